@@ -1,0 +1,90 @@
+"""Behaviours (contract C4): what can be asked of a text. Judge, Guard, Reward, Watcher, and Goal.
+
+Each carries an ``identity`` so that a record can say which one spoke.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, Protocol, runtime_checkable
+
+from calibrant.core.config import Frozen
+from calibrant.core.lm import LM, Chat, Completion, Identity
+from calibrant.core.verdict import Verdict
+
+Side = Literal["input", "output"]
+
+
+class Goal(Frozen):
+    """Something that an attacker (or an ordinary user) wants the model to do."""
+
+    id: str
+    """Stable name."""
+    text: str
+    """The request in plain words, as the user would type it."""
+    category: str = "uncategorised"
+    """Harm category, or the category whose form a benign look-alike borrows."""
+    harmful: bool = True
+    """False for a benign look-alike, which a good model answers."""
+    cluster: str = ""
+    """Goals that share a cluster (a verb, a template) are not independent; "" stands alone."""
+    spans: tuple[str, ...] = ()
+    """The words that carry the meaning; an encoding attack may hide only these."""
+
+
+@runtime_checkable
+class Judge(Protocol):
+    """Says for each completion whether the behaviour happened: yes, no, unknown."""
+
+    @property
+    def identity(self) -> Identity: ...
+
+    @property
+    def calibration(self) -> str:
+        """'exact' (the truth itself), 'calibrated: ...' with the evidence, or 'uncalibrated'."""
+        ...
+
+    def judge(
+        self, goals: Sequence[Goal], chats: Sequence[Chat], completions: Sequence[Completion]
+    ) -> list[Verdict]: ...
+
+
+@runtime_checkable
+class Guard(Protocol):
+    """Says whether a chat may pass. On side 'output' the chat ends with the assistant's reply."""
+
+    @property
+    def identity(self) -> Identity: ...
+
+    def ask(self, chat: Chat, side: Side) -> Verdict: ...
+
+
+class Scores(Frozen):
+    """Rewards of a batch of replies."""
+
+    mean: tuple[float, ...]
+    """One score a reply; higher is better."""
+    std: tuple[float, ...] | None = None
+    """Disagreement between members, where there are several."""
+    members: tuple[tuple[float, ...], ...] | None = None
+    """Scores of each member, member-major."""
+
+
+@runtime_checkable
+class Reward(Protocol):
+    """Scores replies; higher is better."""
+
+    @property
+    def identity(self) -> Identity: ...
+
+    def score(self, chats: Sequence[Chat], replies: Sequence[str]) -> Scores: ...
+
+
+@runtime_checkable
+class Watcher(Protocol):
+    """Looks at a training run now and then; 'no' means stop."""
+
+    @property
+    def identity(self) -> Identity: ...
+
+    def see(self, step: int, policy: LM, rollouts: Any) -> Verdict: ...

@@ -1,0 +1,163 @@
+"""Models you can talk to, on three rungs: LM talks, ScoringLM gives log-probs, OpenLM shows its weights.
+
+A technique asks for the lowest rung that it needs. ``Defended`` offers ``generate`` only, so nobody
+walks round the guards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+
+from pydantic import Field
+
+from calibrant.core.config import Frozen
+from calibrant.core.digest import digest
+from calibrant.core.verdict import LayerVerdict
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+Role = Literal["system", "user", "assistant"]
+
+
+class Message(Frozen):
+    """One turn."""
+
+    role: Role
+    """Who speaks."""
+    content: str
+    """What is said, as text."""
+
+
+class Chat(Frozen):
+    """A conversation, oldest turn first; the model speaks next."""
+
+    messages: tuple[Message, ...]
+    """The turns so far."""
+
+    @classmethod
+    def ask(cls, text: str, *, system: str | None = None) -> Chat:
+        """One user turn, after an optional system message."""
+        first = (Message(role="system", content=system),) if system is not None else ()
+        return cls(messages=(*first, Message(role="user", content=text)))
+
+    def then(self, role: Role, content: str) -> Chat:
+        """This chat with one more turn."""
+        return Chat(messages=(*self.messages, Message(role=role, content=content)))
+
+    @property
+    def last_user(self) -> str:
+        """The text of the latest user turn, or ""."""
+        return next((m.content for m in reversed(self.messages) if m.role == "user"), "")
+
+
+class Sampling(Frozen):
+    """How to draw a completion."""
+
+    max_tokens: int = Field(default=64, ge=1)
+    """Most tokens to generate for one completion."""
+    temperature: float = Field(default=0.0, ge=0.0)
+    """0 is greedy; above 0 the logits are divided by it."""
+    top_p: float = Field(default=1.0, gt=0.0, le=1.0)
+    """Nucleus: keep the smallest set of tokens whose probability reaches this share."""
+    seed: int = 0
+    """Each item draws from hash(seed, chat, occurrence), never from its place in a batch."""
+
+
+class Completion(Frozen):
+    """What came back for one chat (contract C5). ``generate`` never raises for one item."""
+
+    text: str
+    """The reply as text, without the stop token."""
+    ids: tuple[int, ...] | None = None
+    """Generated token ids, stop token included; None where the model does not show them."""
+    logprobs: tuple[float, ...] | None = None
+    """Natural-log probability of each of ``ids`` under the sampling distribution's temperature."""
+    stop: Literal["eos", "length", "blocked", "error"] = "eos"
+    """Why it ended."""
+    error: str | None = None
+    """What went wrong when ``stop`` is 'error', or which layer blocked."""
+    layers: tuple[LayerVerdict, ...] = ()
+    """Every layer's answer, when a defended system spoke."""
+
+
+class Scored(Frozen):
+    """Log-probs of a given reply, token by token."""
+
+    ids: tuple[int, ...]
+    """Token ids of the reply, end-of-turn token included."""
+    logprobs: tuple[float, ...]
+    """Natural-log probability of each id given all before it."""
+
+    @property
+    def total(self) -> float:
+        """Sum over the reply's tokens, in nats."""
+        return float(sum(self.logprobs))
+
+
+class Identity(Frozen):
+    """What exactly was measured: a digest over everything that can change an answer."""
+
+    name: str
+    """A name for people; not part of the digest."""
+    kind: str = "model"
+    """'model', 'defended', 'judge', 'guard', 'reward', ..."""
+    parts: dict[str, str] = Field(default_factory=dict)
+    """Digest or text of each part: weights, tokenizer, template, system_prompt, guards, endpoint."""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over kind and parts."""
+        return digest({"kind": self.kind, "parts": self.parts})
+
+
+@runtime_checkable
+class LM(Protocol):
+    """Talks: an API, local weights, a whole defended system."""
+
+    @property
+    def identity(self) -> Identity: ...
+
+    def generate(self, chats: Sequence[Chat], sampling: Sampling = Sampling()) -> list[Completion]: ...
+
+
+@runtime_checkable
+class ScoringLM(LM, Protocol):
+    """Also says how likely a given reply is."""
+
+    def logprobs(self, chats: Sequence[Chat], replies: Sequence[str]) -> list[Scored]: ...
+
+
+@runtime_checkable
+class OpenLM(ScoringLM, Protocol):
+    """Local weights exactly as published, never folded or re-implemented."""
+
+    @property
+    def module(self) -> nn.Module: ...
+
+    @property
+    def tokenizer(self) -> Any: ...
+
+    def encode(self, chats: Sequence[Chat], replies: Sequence[str] | None = None) -> Batch: ...
+
+    def forward(self, batch: Batch) -> Tensor: ...
+
+    def sites(self) -> tuple[str, ...]: ...
+
+    def trace(self, batch: Batch, sites: Sequence[str]) -> dict[str, Tensor]: ...
+
+    def edit(self, changes: Mapping[str, Any]) -> AbstractContextManager[None]: ...
+
+
+class Batch(Protocol):
+    """Right-padded token ids for a forward pass.
+
+    ``ids`` (B, T) int64; ``mask`` (B, T) bool, True on real tokens; ``reply`` (B, T) bool, True on the
+    tokens of the reply that is scored, its end-of-turn token included.
+    """
+
+    ids: Tensor
+    mask: Tensor
+    reply: Tensor

@@ -1,0 +1,145 @@
+"""Run: the tools that a technique is lent. Job: what is asked. Result: what comes back.
+
+A technique is a function ``f(<inputs>, config, run) -> Result``; inputs are named as in the study.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from pydantic import Field
+
+from calibrant.core.config import Frozen
+from calibrant.core.errors import CapabilityError
+from calibrant.core.estimate import Estimate
+
+if TYPE_CHECKING:
+    from calibrant.core.record import Record
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Budget(Frozen):
+    """Limits that stop a job with a clear error before they are passed. None is no limit."""
+
+    queries: int | None = None
+    """Most calls to a target model."""
+    tokens: int | None = None
+    """Most tokens generated or trained on."""
+    seconds: float | None = None
+    """Most wall-clock seconds."""
+
+
+class Job(Frozen):
+    """One thing to do: a technique with its inputs, config and seed."""
+
+    id: str
+    """Name of the job in its study."""
+    use: str
+    """Technique name: 'train.dpo'."""
+    inputs: dict[str, Any] = Field(default_factory=dict)
+    """Parameter name -> reference (contract C1)."""
+    config: dict[str, Any] = Field(default_factory=dict)
+    """Fields that differ from the technique's defaults."""
+    seed: int = 0
+    """The run's seed."""
+    budget: Budget = Budget()
+    """Limits for this job."""
+
+
+class Result(Frozen):
+    """What a technique returns; subclasses add live objects with ``exclude=True``."""
+
+    metrics: dict[str, Estimate] = Field(default_factory=dict)
+    """Name -> number with its uncertainty."""
+    caveats: tuple[str, ...] = ()
+    """What this result does not show."""
+
+
+class Run(Protocol):
+    """What a technique may use of the world around it."""
+
+    seed: int
+    """Seed for everything random in the technique."""
+
+    @property
+    def work(self) -> Path:
+        """A folder that survives a kill, keyed by the job digest; look there first when resuming."""
+        ...
+
+    def log(self, step: int, **metrics: float) -> None:
+        """Note the state of a loop at ``step``."""
+        ...
+
+    def artifact(self, name: str) -> Path:
+        """A path to write to; what lies there at the end is stored by digest.
+
+        Names that start with 'timing' are stored but stay out of the result digest.
+        """
+        ...
+
+    def spend(self, *, tokens: int = 0, queries: int = 0, flops: float = 0.0) -> None:
+        """Charge the budget. Raises BudgetError when a limit would be passed."""
+        ...
+
+    def progress(self, done: int, total: int, note: str = "") -> None:
+        """Say how far the work is."""
+        ...
+
+    def call(
+        self, technique: str, inputs: Mapping[str, Any], config: Mapping[str, Any] | None = None
+    ) -> Record:
+        """Use another technique (contract C2): own record, lineage, budget, resume."""
+        ...
+
+
+class Quiet:
+    """The run of a technique called from plain Python: no record; files go to a temporary folder."""
+
+    def __init__(self, seed: int = 0, work: Path | None = None) -> None:
+        self.seed = seed
+        self._work = work
+
+    @property
+    def work(self) -> Path:
+        """The given folder, or a temporary one made on first use."""
+        if self._work is None:
+            self._work = Path(tempfile.mkdtemp(prefix="calibrant-"))
+        return self._work
+
+    def log(self, step: int, **metrics: float) -> None:
+        """Nothing is kept."""
+
+    def artifact(self, name: str) -> Path:
+        """A path in the work folder; its parent exists."""
+        path = self.work / "artifacts" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def spend(self, *, tokens: int = 0, queries: int = 0, flops: float = 0.0) -> None:
+        """No limits."""
+
+    def progress(self, done: int, total: int, note: str = "") -> None:
+        """Nobody watches."""
+
+    def call(
+        self, technique: str, inputs: Mapping[str, Any], config: Mapping[str, Any] | None = None
+    ) -> Record:
+        """Raise: calling another technique needs a ledger."""
+        raise CapabilityError(
+            f"a quiet run cannot call '{technique}'",
+            hint="run the technique through calibrant.app.execute, which keeps a ledger",
+        )
+
+
+def technique(version: int) -> Callable[[F], F]:
+    """Mark a function as a technique. Raise ``version`` whenever its code can move a result (C3)."""
+
+    def mark(function: F) -> F:
+        function.version = version  # type: ignore[attr-defined]
+        return function
+
+    return mark

@@ -1,0 +1,81 @@
+"""Text encodings, as pure functions: attacks write them, guards read them, the testbed teaches them.
+
+Each codec is lossless on the words that it is meant for (lower-case ASCII for the letter shifts) and
+leaves every other character as it is. ``decode`` returns None where the text is not in that encoding.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Callable
+from typing import NamedTuple
+
+_LEET = str.maketrans("aeiost", "431057")
+_UNLEET = str.maketrans("431057", "aeiost")
+_SPELLED = re.compile(r"(?<![\w-])\w(?:-\w)+(?![\w-])")
+_BASE64 = re.compile(r"(?<![\w+/=])[A-Za-z0-9+/]{8,}={0,2}(?![\w+/=])")
+
+
+def _shift(text: str, by: int) -> str:
+    """Move each ASCII letter ``by`` places round the alphabet."""
+
+    def move(char: str) -> str:
+        if "a" <= char <= "z":
+            return chr((ord(char) - 97 + by) % 26 + 97)
+        if "A" <= char <= "Z":
+            return chr((ord(char) - 65 + by) % 26 + 65)
+        return char
+
+    return "".join(move(char) for char in text)
+
+
+def _each_word(text: str, change: Callable[[str], str]) -> str:
+    return re.sub(r"\w+", lambda match: change(match.group()), text)
+
+
+def _spell(text: str) -> str:
+    return _each_word(text, "-".join)
+
+
+def _unspell(text: str) -> str | None:
+    if not _SPELLED.search(text):
+        return None
+    return _SPELLED.sub(lambda match: match.group().replace("-", ""), text)
+
+
+def _base64(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
+
+
+def _unbase64(text: str) -> str | None:
+    def read(match: re.Match[str]) -> str:
+        try:
+            return base64.b64decode(match.group(), validate=True).decode()
+        except (binascii.Error, UnicodeDecodeError):
+            return match.group()
+
+    changed = _BASE64.sub(read, text)
+    return changed if changed != text else None
+
+
+class Codec(NamedTuple):
+    """An encoding with its inverse."""
+
+    encode: Callable[[str], str]
+    decode: Callable[[str], str | None]
+
+
+CODECS: dict[str, Codec] = {
+    "spell": Codec(_spell, _unspell),
+    "reverse": Codec(
+        lambda text: _each_word(text, lambda word: word[::-1]),
+        lambda text: _each_word(text, lambda word: word[::-1]),
+    ),
+    "rot13": Codec(lambda text: _shift(text, 13), lambda text: _shift(text, -13)),
+    "caesar": Codec(lambda text: _shift(text, 3), lambda text: _shift(text, -3)),
+    "leet": Codec(lambda text: text.translate(_LEET), lambda text: text.translate(_UNLEET)),
+    "base64": Codec(_base64, _unbase64),
+}
+"""Name -> codec. 'caesar' shifts by three; 'spell' puts a hyphen between the letters of each word."""

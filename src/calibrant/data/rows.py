@@ -1,0 +1,120 @@
+"""The rows that techniques take: pairs, examples, labelled replies, goals, items.
+
+A table is a frozen tuple of rows with its source and the account of what was refused on reading.
+TRL's column names are accepted by the readers; here every prompt is a ``Chat``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Generic, Literal, TypeVar
+
+from calibrant.core.behaviours import Goal
+from calibrant.core.config import Frozen
+from calibrant.core.digest import digest
+from calibrant.core.lm import Chat
+
+R = TypeVar("R", bound=Frozen)
+
+
+class Pair(Frozen):
+    """A preference: for one prompt, a better and a worse reply."""
+
+    id: str
+    """Stable name of the row."""
+    prompt: Chat
+    """What both replies answer."""
+    chosen: str
+    """The preferred reply."""
+    rejected: str
+    """The other one."""
+
+
+class Example(Frozen):
+    """A demonstration for supervised fine-tuning: the loss is on the completion only."""
+
+    id: str
+    """Stable name of the row."""
+    prompt: Chat
+    """What is answered."""
+    completion: str
+    """The reply to imitate."""
+
+
+class Labelled(Frozen):
+    """A reply with a thumb up or down (KTO's shape)."""
+
+    id: str
+    """Stable name of the row."""
+    prompt: Chat
+    """What is answered."""
+    completion: str
+    """The reply."""
+    label: bool
+    """True = desirable."""
+
+
+class Item(Frozen):
+    """A question with a known answer, for capability."""
+
+    id: str
+    """Stable name of the row."""
+    chat: Chat
+    """The question."""
+    answer: str
+    """The right answer."""
+    kind: str = ""
+    """'fact', 'sum', 'instruction', ...: results are also shown by kind."""
+    match: Literal["exact", "contains"] = "exact"
+    """Compare whole replies (case and outer space aside), or look for the answer as a phrase."""
+
+
+class Refused(Frozen):
+    """A row that was not taken, and why."""
+
+    line: int
+    """Line number in the file (1 = first), or row number where a file has no lines."""
+    reason: str
+    """In words."""
+
+
+class Table(Frozen, Generic[R]):
+    """Rows of one kind, with their source and an account of the refused ones."""
+
+    rows: tuple[R, ...]
+    """What was read."""
+    source: str = ""
+    """Where it came from."""
+    refused: tuple[Refused, ...] = ()
+    """Every refused row with its reason and line number."""
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[R]:  # type: ignore[override]
+        return iter(self.rows)
+
+    @property
+    def digest(self) -> str:
+        """Digest of the rows alone: the same rows are the same data wherever they lie."""
+        return digest(list(self.rows))
+
+
+class Preferences(Table[Pair]):
+    """Preference pairs, for DPO and reward models."""
+
+
+class Examples(Table[Example]):
+    """Demonstrations, for SFT."""
+
+
+class LabelledReplies(Table[Labelled]):
+    """Replies with labels, for KTO."""
+
+
+class Goals(Table[Goal]):
+    """Goals, for attacks and refusal measurements."""
+
+
+class Items(Table[Item]):
+    """Questions with answers, for capability."""

@@ -1,0 +1,1 @@
+"""Floor 3: guards, and models defended by them."""

@@ -1,0 +1,1 @@
+"""Floor 1: foreign file formats, in and out."""

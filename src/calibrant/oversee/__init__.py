@@ -1,0 +1,1 @@
+"""Floor 3: techniques that oversee: critique and revise."""

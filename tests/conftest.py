@@ -1,0 +1,28 @@
+"""Shared set-up: real data where it lies beside the checkout, and one thread for repeatable numbers."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+_BESIDE = Path(__file__).resolve().parents[2] / "shared" / "data"
+if "CALIBRANT_DATA" not in os.environ and _BESIDE.is_dir():
+    os.environ["CALIBRANT_DATA"] = str(_BESIDE)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs real data where there is none, with the reason printed."""
+    if os.environ.get("CALIBRANT_DATA"):
+        return
+    skip = pytest.mark.skip(reason="needs real data: set CALIBRANT_DATA to a folder that holds it")
+    for item in items:
+        if item.get_closest_marker("real"):
+            item.add_marker(skip)
+
+
+@pytest.fixture
+def real_data() -> Path:
+    """The folder of real data and weights."""
+    return Path(os.environ["CALIBRANT_DATA"])
