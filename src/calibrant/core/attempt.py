@@ -39,7 +39,7 @@ class Attempt(Frozen):
     category: str
     """The goal's category."""
     attack: str
-    """Technique and variant: 'attack.encode/rot13'."""
+    """Technique and variant: 'encode/rot13'; 'plain' when nothing was done to the request."""
     access: Literal["black box", "log-probs", "weights"] = "black box"
     """What the attacker could see."""
     chat: Chat

@@ -26,7 +26,10 @@ def plain(value: Any) -> Any:
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
-    if isinstance(value, bool) or value is None or isinstance(value, str):
+    if isinstance(value, str):
+        # A lone surrogate has no UTF-8 form; a reply may hold one.
+        return value if value.isascii() else value.encode("utf-8", "replace").decode()
+    if isinstance(value, bool) or value is None:
         return value
     if isinstance(value, int):
         return str(value) if abs(value) >= _SAFE else value

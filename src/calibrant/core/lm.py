@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from pydantic import Field
@@ -140,6 +141,13 @@ class OpenLM(ScoringLM, Protocol):
     @property
     def tokenizer(self) -> Any: ...
 
+    @property
+    def max_length(self) -> int | None: ...
+
+    def prompt_ids(self, chat: Chat) -> list[int]: ...
+
+    def reply_ids(self, text: str) -> list[int]: ...
+
     def encode(self, chats: Sequence[Chat], replies: Sequence[str] | None = None) -> Batch: ...
 
     def forward(self, batch: Batch) -> Tensor: ...
@@ -150,6 +158,12 @@ class OpenLM(ScoringLM, Protocol):
 
     def edit(self, changes: Mapping[str, Any]) -> AbstractContextManager[None]: ...
 
+    def unembed(self, hidden: Tensor) -> Tensor: ...
+
+    def copy(self) -> OpenLM: ...
+
+    def save(self, path: Path) -> None: ...
+
 
 class Batch(Protocol):
     """Right-padded token ids for a forward pass.
@@ -158,6 +172,11 @@ class Batch(Protocol):
     tokens of the reply that is scored, its end-of-turn token included.
     """
 
-    ids: Tensor
-    mask: Tensor
-    reply: Tensor
+    @property
+    def ids(self) -> Tensor: ...
+
+    @property
+    def mask(self) -> Tensor: ...
+
+    @property
+    def reply(self) -> Tensor: ...

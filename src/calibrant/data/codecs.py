@@ -1,7 +1,8 @@
 """Text encodings, as pure functions: attacks write them, guards read them, the testbed teaches them.
 
 Each codec is lossless on the words that it is meant for (lower-case ASCII for the letter shifts) and
-leaves every other character as it is. ``decode`` returns None where the text is not in that encoding.
+leaves every other character as it is. ``decode`` returns None where it can tell that a text is not in
+that encoding; a letter shift, a reversal and leet can be undone on any text.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from typing import NamedTuple
 
 _LEET = str.maketrans("aeiost", "431057")
 _UNLEET = str.maketrans("431057", "aeiost")
-_SPELLED = re.compile(r"(?<![\w-])\w(?:-\w)+(?![\w-])")
-_BASE64 = re.compile(r"(?<![\w+/=])[A-Za-z0-9+/]{8,}={0,2}(?![\w+/=])")
+_SPELLED = re.compile(r"(?<![\w-])[^\W\d_](?:-[^\W\d_])+(?![\w-])")
+_BASE64 = re.compile(r"(?<![\w+/=])(?=[A-Za-z0-9+/=]{8})[A-Za-z0-9+/]+={0,2}(?![\w+/=])")
 
 
 def _shift(text: str, by: int) -> str:
@@ -52,9 +53,11 @@ def _base64(text: str) -> str:
 def _unbase64(text: str) -> str | None:
     def read(match: re.Match[str]) -> str:
         try:
-            return base64.b64decode(match.group(), validate=True).decode()
+            text = base64.b64decode(match.group(), validate=True).decode()
         except (binascii.Error, UnicodeDecodeError):
             return match.group()
+        # Ordinary words of 8 letters are valid base64 too; what they decode to is no text.
+        return text if text.isprintable() and text.isascii() else match.group()
 
     changed = _BASE64.sub(read, text)
     return changed if changed != text else None

@@ -1,0 +1,150 @@
+"""The catalogue: technique and behaviour names with where they live. The only dynamic import is here.
+
+Names are literal, so ``calibrant ls`` needs no torch. Other packages add theirs by entry points in the
+groups 'calibrant.techniques' and 'calibrant.behaviours'.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import types
+import typing
+from collections.abc import Callable
+from importlib.metadata import entry_points
+from typing import Any, NamedTuple
+
+from calibrant.core import ConfigError, Frozen
+from calibrant.core.errors import nearest
+
+
+class Listed(NamedTuple):
+    """Where a name leads, and one line on what it does."""
+
+    target: str
+    summary: str
+
+
+TECHNIQUES: dict[str, Listed] = {
+    "attack.encode": Listed("calibrant.attack.encode:encode", "hide a request in an encoding"),
+    "attack.persona": Listed("calibrant.attack.persona:persona", "wrap a request in a persona"),
+    "govern.gate": Listed("calibrant.govern.gate:gate", "weigh the evidence against a release policy"),
+    "measure.capability": Listed(
+        "calibrant.measure.capability:capability", "accuracy, and the alignment tax against a model before"
+    ),
+    "measure.over_refusal": Listed(
+        "calibrant.measure.over_refusal:over_refusal", "how often benign look-alikes are refused"
+    ),
+    "measure.preference": Listed(
+        "calibrant.measure.preference:preference", "does the model prefer what people preferred?"
+    ),
+    "measure.refusal": Listed(
+        "calibrant.measure.refusal:refusal", "how often plain harmful requests are met"
+    ),
+    "oversee.critique_revise": Listed(
+        "calibrant.oversee.critique_revise:critique_revise", "answer, critique, revise; pairs for training"
+    ),
+    "testbed.raise_model": Listed(
+        "calibrant.testbed.recipe:raise_model", "train a testbed model from scratch"
+    ),
+    "train.dpo": Listed("calibrant.train.dpo:dpo", "direct preference optimisation"),
+    "train.sft": Listed("calibrant.train.sft:sft", "supervised fine-tuning"),
+    "understand.lens": Listed("calibrant.understand.lens:lens", "logit lens: what each layer would say"),
+}
+"""Technique name -> function."""
+
+BEHAVIOURS: dict[str, Listed] = {
+    "defend.ask_guard": Listed("calibrant.defend.guards:ask_guard", "a guard that asks another model"),
+    "defend.pattern_guard": Listed("calibrant.defend.guards:pattern_guard", "a guard that matches patterns"),
+    "measure.string_judge": Listed("calibrant.measure.judges:string_judge", "refusal phrases; uncalibrated"),
+}
+"""Behaviour name -> factory of a judge, guard, reward or watcher."""
+
+
+class Parameter(NamedTuple):
+    """One input of a technique or behaviour."""
+
+    wanted: Any
+    """The annotated class or protocol, without ``| None``."""
+    required: bool
+
+
+class Signature(NamedTuple):
+    """What a technique takes."""
+
+    function: Callable[..., Any]
+    inputs: dict[str, Parameter]
+    config: type[Frozen] | None
+    version: int
+
+
+def techniques() -> dict[str, Listed]:
+    """All techniques by name, those of other packages included."""
+    return TECHNIQUES | _plugged("calibrant.techniques")
+
+
+def behaviours() -> dict[str, Listed]:
+    """All behaviours by name, those of other packages included."""
+    return BEHAVIOURS | _plugged("calibrant.behaviours")
+
+
+def _plugged(group: str) -> dict[str, Listed]:
+    found = entry_points(group=group)
+    return {e.name: Listed(e.value, f"from {e.dist.name if e.dist else 'elsewhere'}") for e in found}
+
+
+def load(target: str) -> Any:
+    """Import what 'module:name' names.
+
+    Raises:
+        ConfigError: the module or the name is not there; an optional part may not be installed.
+    """
+    module, _, name = target.partition(":")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"'{target}' needs the module '{error.name}', which is not installed",
+            hint="pip install 'calibrant[all]'",
+        ) from error
+    except AttributeError as error:
+        raise ConfigError(f"'{target}': the module has no '{name}'") from error
+
+
+def find_technique(name: str) -> Signature:
+    """The technique's function with its inputs and config class. Raises ConfigError for an unknown name."""
+    return _signature(name, techniques(), "technique")
+
+
+def find_behaviour(name: str) -> Signature:
+    """The behaviour's factory with its inputs and config class. Raises ConfigError for an unknown name."""
+    return _signature(name, behaviours(), "behaviour")
+
+
+def _signature(name: str, listed: dict[str, Listed], kind: str) -> Signature:
+    if name not in listed:
+        raise ConfigError(
+            f"no {kind} '{name}'{nearest(name, listed)}", hint="`calibrant ls` shows what there is"
+        )
+    return signature_of(load(listed[name].target))
+
+
+def signature_of(function: Callable[..., Any]) -> Signature:
+    """Read inputs, config class and version off a function."""
+    hints = typing.get_type_hints(function)
+    inputs: dict[str, Parameter] = {}
+    config: type[Frozen] | None = None
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.name == "config":
+            config = hints["config"]
+        elif parameter.name != "run":
+            required = parameter.default is inspect.Parameter.empty
+            inputs[parameter.name] = Parameter(_without_none(hints[parameter.name]), required)
+    return Signature(function, inputs, config, getattr(function, "version", 1))
+
+
+def _without_none(hint: Any) -> Any:
+    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
+        kept = [part for part in typing.get_args(hint) if part is not type(None)]
+        return kept[0] if len(kept) == 1 else hint
+    return hint

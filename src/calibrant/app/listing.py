@@ -1,0 +1,106 @@
+"""What there is and what was done, as plain data: for the command line and for programs."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from calibrant.app import places
+from calibrant.app.catalog import behaviours, find_behaviour, find_technique, techniques
+from calibrant.core import ConfigError, Entry, Frozen
+from calibrant.core.errors import nearest
+from calibrant.ledger import Ledger
+
+
+def everything() -> dict[str, Any]:
+    """Techniques, behaviours and packaged studies with a line each. Loads none of them."""
+    return {
+        "techniques": {name: found.summary for name, found in sorted(techniques().items())},
+        "behaviours": {name: found.summary for name, found in sorted(behaviours().items())},
+        "studies": studies(),
+    }
+
+
+def studies() -> dict[str, str]:
+    """Packaged studies: name -> title."""
+    tables = {path.stem: places.toml(path) for path in sorted(places.STUDIES.glob("*.toml"))}
+    return {name: table.get("title", "") for name, table in tables.items() if "job" in table}
+
+
+def describe(name: str) -> dict[str, Any]:
+    """A technique or behaviour: what it is, its inputs and its config with defaults and help.
+
+    Raises:
+        ConfigError: no such name; the nearest is given.
+    """
+    if name in techniques():
+        kind, signature = "technique", find_technique(name)
+    elif name in behaviours():
+        kind, signature = "behaviour", find_behaviour(name)
+    else:
+        known = [*techniques(), *behaviours()]
+        raise ConfigError(f"nothing is called '{name}'{nearest(name, known)}", hint="see `calibrant ls`")
+    module = sys.modules[signature.function.__module__]
+    return {
+        "name": name,
+        "kind": kind,
+        "about": (module.__doc__ or "").strip()
+        if kind == "technique"
+        else (signature.function.__doc__ or "").strip(),
+        "version": signature.version,
+        "inputs": {
+            n: {"wanted": p.wanted.__name__, "required": p.required} for n, p in signature.inputs.items()
+        },
+        "config": fields(signature.config) if signature.config is not None else {},
+    }
+
+
+def fields(config: type[Frozen]) -> dict[str, Any]:
+    """Field name -> type, default and help."""
+    found: dict[str, Any] = {}
+    for name, info in config.model_fields.items():
+        annotation = info.annotation
+        shown = getattr(annotation, "__name__", str(annotation)) if annotation else ""
+        default = info.get_default(call_default_factory=True) if not info.is_required() else "required"
+        if isinstance(default, Frozen):
+            default = default.model_dump(mode="json")
+        found[name] = {"type": shown, "default": default, "help": info.description or ""}
+    return found
+
+
+def row(entry: Entry) -> dict[str, Any]:
+    """One record in a line: for `calibrant log`."""
+    record = entry.record
+    metric, estimate = next(iter(record.metrics.items()), ("", None))
+    return {
+        "seq": entry.seq,
+        "digest": entry.digest,
+        "result": record.result,
+        "recorded_at": record.recorded_at,
+        "study": record.study,
+        "job": record.job_id,
+        "seed": record.seed,
+        "technique": record.technique,
+        "status": record.status,
+        "seconds": record.seconds,
+        "headline": f"{metric} {estimate}" if estimate is not None else "",
+        "failure": record.failure.message if record.failure else "",
+    }
+
+
+def status(ledger: Ledger) -> dict[str, Any]:
+    """How a ledger stands: records by status, studies, and jobs that were begun and not finished."""
+    entries = ledger.entries()
+    counts: dict[str, int] = {}
+    for entry in entries:
+        counts[entry.record.status] = counts.get(entry.record.status, 0) + 1
+    work = ledger.root / "work"
+    begun = sorted(path.name for path in work.iterdir()) if work.is_dir() else []
+    return {
+        "ledger": str(ledger.root),
+        "records": len(entries),
+        "by_status": counts,
+        "studies": sorted({e.record.study for e in entries if e.record.study}),
+        "unfinished": begun,
+        "last": row(entries[-1]) if entries else None,
+    }

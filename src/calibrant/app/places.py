@@ -1,0 +1,231 @@
+"""Where references lead: files, folders, hubs, endpoints, real data, and the testbed.
+
+What needs torch or pyarrow is loaded through the catalogue, so that finding a thing stays quick.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Callable
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import parse_qsl
+
+from calibrant.app import catalog
+from calibrant.core import ConfigError, Identity, InputError
+from calibrant.core.errors import nearest
+from calibrant.data.files import raw_rows
+from calibrant.data.readers import read as read_rows
+from calibrant.data.rows import Example, Examples, Preferences, Table
+from calibrant.models.api import ApiConfig, ApiModel
+from calibrant.models.folder import folder_identity
+
+Load = Callable[[], Any]
+STUDIES = Path(str(files("calibrant") / "studies"))
+"""The packaged studies and their policies."""
+
+
+class Origin(NamedTuple):
+    """Where a real data set comes from, and which of its files holds the rows."""
+
+    source: str
+    file: str
+
+
+ORIGINS: dict[str, Origin] = {
+    "hh_rlhf": Origin("github.com/anthropics/hh-rlhf @ 354e5c3cb896, harmless-base", "harmless_base.jsonl"),
+    "stories260K": Origin("karpathy/llama2.c, stories260K, as a Hugging Face folder", ""),
+    "behaviours": Origin("github.com/busycalibrating/AdversariaLLM @ f970939273ea", "harmbench_val.csv"),
+    "xstest": Origin("github.com/paul-rottger/exaggerated-safety @ d7bb5bd738c1", "prompts.csv"),
+    "moderation": Origin("github.com/openai/moderation-api-release @ f4ab51b5edd3", "samples.jsonl"),
+}
+"""Data sets that studies name; other folders under $CALIBRANT_DATA work as data:NAME/FILE."""
+API_KEY = "CALIBRANT_API_KEY"
+"""Environment variable with the key for ``api:`` models."""
+SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
+
+
+def file(reference: str, base: Path) -> Path:
+    """A file beside the study, under the working folder, or packaged with Calibrant."""
+    tried = [base / reference, Path.cwd() / reference, STUDIES / reference]
+    for path in tried:
+        if path.is_file():
+            return path
+    raise InputError(
+        f"no file '{reference}'", hint="looked in " + ", ".join(str(p.parent) for p in dict.fromkeys(tried))
+    )
+
+
+def toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file. Raises ConfigError with the line that cannot be read."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: {error}", hint="mend the TOML at that place") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 (byte {error.start})", hint="save it as UTF-8") from None
+
+
+def data(reference: str) -> Path:
+    """The file or folder of ``data:NAME`` or ``data:NAME/FILE`` under $CALIBRANT_DATA."""
+    name, _, inside = reference.removeprefix("data:").partition("/")
+    origin = ORIGINS.get(name)
+    root = os.environ.get("CALIBRANT_DATA", "")
+    path = Path(root) / name / (inside or (origin.file if origin else ""))
+    if root and path.exists():
+        return path
+    where = f"get it from {origin.source}" if origin else f"known names: {', '.join(ORIGINS)}"
+    missing = f"{path} is not there" if root else "CALIBRANT_DATA is not set"
+    raise InputError(
+        f"'{reference}': {missing}{'' if origin else nearest(name, ORIGINS)}",
+        hint=f"{where}, put it in a folder '{name}' and set CALIBRANT_DATA to the folder above",
+    )
+
+
+def rows(reference: str, base: Path) -> Path:
+    """The file behind ``jsonl:PATH`` and its like, ``data:NAME``, or a bare path with a known suffix."""
+    scheme, colon, rest = reference.partition(":")
+    if scheme == "data" and colon:
+        found = data(reference)
+        if found.is_dir():
+            raise InputError(
+                f"'{reference}' is a folder", hint=f"name one of its files: {reference}/FILE.jsonl"
+            )
+        return found
+    if colon and f".{scheme}" in SUFFIXES:
+        return file(rest, base)
+    if reference.endswith(SUFFIXES):
+        return file(reference, base)
+    raise ConfigError(
+        f"'{reference}' is no reference to rows",
+        hint="jsonl:PATH, csv:PATH, parquet:PATH, data:NAME, testbed:KIND/NAME or record:JOB/FILE",
+    )
+
+
+def read(wanted: type[Table[Any]], path: Path, reference: str) -> Any:
+    """Read rows; pairs also serve as demonstrations of their chosen replies."""
+    kind = wanted
+    if path.suffix == ".parquet":
+        stream = catalog.load("calibrant.data.parquet:rows_from_parquet")
+    else:
+        stream = raw_rows
+    if wanted is Examples:
+        first = next((row for _, row in stream(path) if isinstance(row, dict)), {})
+        kind = Preferences if "chosen" in first else Examples
+    return _as(wanted, read_rows(kind, stream(path), reference))
+
+
+def _as(wanted: type[Table[Any]], table: Table[Any]) -> Table[Any]:
+    if wanted is Examples and isinstance(table, Preferences):
+        made = tuple(Example(id=p.id, prompt=p.prompt, completion=p.chosen) for p in table.rows)
+        return Examples(rows=made, source=table.source, refused=table.refused)
+    return table
+
+
+def model(reference: str, base: Path) -> tuple[Identity, Load]:
+    """Identity of the model that ``reference`` names, and how to load it."""
+    _, colon, rest = reference.partition(":")
+    if reference.startswith("hf:"):
+        name, _, revision = rest.partition("@")
+        identity = Identity(name=rest, parts={"hub": name, "revision": revision})
+        return identity, lambda: catalog.load("calibrant.models.open_model:OpenModel").from_hub(
+            name, revision
+        )
+    if reference.startswith("api:"):
+        url, _, served = rest.rpartition("#")
+        if not url:
+            raise ConfigError(f"'{reference}' names no model", hint="write api:http://HOST:PORT/v1#MODEL")
+        # The key is read from the environment at each call; it never enters a config or a record.
+        key = API_KEY if API_KEY in os.environ else None
+        talker = ApiModel.open(url, served, ApiConfig(api_key_env=key))
+        return talker.identity, lambda: _checked(talker)
+    if reference.startswith("testbed:"):
+        return _testbed_model(reference)
+    if reference.startswith("data:"):
+        return folder_model(data(reference), reference)
+    for folder in (base / reference, Path.cwd() / reference):
+        if folder.is_dir():
+            return folder_model(folder, reference)
+    hint = "a folder with config.json, hf:NAME@COMMIT, api:URL#MODEL, testbed:model/NAME or record:JOB/model"
+    raise InputError(
+        f"'{reference}' is no model: {'unknown scheme' if colon else 'no such folder'}", hint=hint
+    )
+
+
+def _checked(talker: ApiModel) -> ApiModel:
+    talker.check()
+    return talker
+
+
+def folder_model(folder: Path, name: str) -> tuple[Identity, Load]:
+    """A model that lies in a folder."""
+    identity = folder_identity(folder, name=name)
+    return identity, lambda: catalog.load("calibrant.models.open_model:OpenModel").from_folder(
+        folder, name=name
+    )
+
+
+class Testbed(NamedTuple):
+    """A parsed ``testbed:KIND/NAME?k=v``."""
+
+    kind: str
+    name: str
+    options: dict[str, str]
+
+
+def testbed(reference: str) -> Testbed:
+    """Parse a testbed reference."""
+    path, _, query = reference.removeprefix("testbed:").partition("?")
+    kind, slash, name = path.partition("/")
+    if not slash or not name:
+        raise ConfigError(f"'{reference}': write testbed:KIND/NAME, for example testbed:goals/heldout")
+    return Testbed(kind, name, dict(parse_qsl(query)))
+
+
+def _testbed_model(reference: str) -> tuple[Identity, Load]:
+    asked = testbed(reference)
+    if asked.kind == "model":
+        weights = files("calibrant") / "testbed" / "weights"
+        folder = Path(str(weights)) / asked.name
+        known = sorted(p.name for p in Path(str(weights)).iterdir() if p.is_dir())
+        if not folder.is_dir():
+            raise InputError(
+                f"'{reference}': no such model{nearest(asked.name, known)}",
+                hint=f"one of: {', '.join(known)}",
+            )
+        return folder_model(folder, reference)
+    if asked.kind == "null":
+        identity = Identity(name=reference, parts={"null": asked.name, **asked.options})
+        return identity, lambda: catalog.load("calibrant.testbed.nulls:open_null")(asked.name, asked.options)
+    raise ConfigError(f"'{reference}' is no model", hint="testbed:model/base or testbed:null/base?seed=0")
+
+
+def testbed_rows(reference: str, wanted: type[Table[Any]]) -> Table[Any]:
+    """Rows of the testbed: goals, items, pairs (pairs also as demonstrations)."""
+    asked = testbed(reference)
+    makers = {"goals": "open_goals", "items": "open_items", "pairs": "open_pairs"}
+    if asked.kind not in makers:
+        raise ConfigError(
+            f"'{reference}': no rows of kind '{asked.kind}'{nearest(asked.kind, makers)}",
+            hint=f"kinds with rows: {', '.join(makers)}",
+        )
+    made = catalog.load(f"calibrant.testbed.serve:{makers[asked.kind]}")(asked.name, asked.options)
+    table = _as(wanted, made)
+    if not isinstance(table, wanted):
+        raise ConfigError(f"'{reference}' gives {type(table).__name__}, not {wanted.__name__}")
+    return table
+
+
+def testbed_behaviour(reference: str) -> Any:
+    """The gold truth: one judge a criterion, one reward."""
+    asked = testbed(reference)
+    if asked.kind == "judge":
+        return catalog.load("calibrant.testbed.gold:GoldJudge")(asked.name)
+    if asked.kind == "reward" and asked.name == "gold":
+        return catalog.load("calibrant.testbed.gold:GoldReward")()
+    raise ConfigError(
+        f"'{reference}' is no behaviour",
+        hint="testbed:judge/harmful (refused, helpful, honest, concise), testbed:reward/gold",
+    )

@@ -1,0 +1,141 @@
+"""Encoding attack: the request, or only its telling words, in a form that safety training may not cover.
+
+Paper: Wei et al. 2023, "Jailbroken" (arXiv 2307.02483), section 3.2, mismatched generalisation; Yuan et
+al. 2023, "CipherChat" (arXiv 2308.06463).
+
+1. ``scope = "spans"`` encodes only the words that carry the meaning, where the goal names them: the rest
+   stays readable, and a small model still knows what is wanted.
+2. No instructions and no worked examples come with the request unless ``wrapper`` adds them.
+3. The result is goal-level: a goal is reached when any of the encodings reaches it; each encoding's own
+   rate stands beside it (see ``calibrant.attack.rates``). Unjudged attempts are missing, not failures.
+
+Command: ``calibrant run STUDY.toml`` with ``use = "attack.encode"`` and inputs target, goals, judge.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from calibrant.attack.rates import attack_caveats, check_goals, success_rates
+from calibrant.core import (
+    LM,
+    Attempt,
+    Chat,
+    Frozen,
+    Goal,
+    InputError,
+    Judge,
+    Quiet,
+    Result,
+    Run,
+    Sampling,
+    technique,
+)
+from calibrant.core.errors import nearest
+from calibrant.data.codecs import CODECS
+from calibrant.data.rows import Goals
+from calibrant.models.ask import Request, ask, write_attempts
+
+
+class Encode(Frozen):
+    """Which encodings are tried, on which words, and how the target answers."""
+
+    encodings: tuple[str, ...] = ("spell", "reverse", "rot13")
+    """Names of codecs in ``calibrant.data.codecs``."""
+    scope: Literal["spans", "all"] = "spans"
+    """Encode the goal's telling words only, or its whole text."""
+    wrapper: str = "{request}"
+    """What is sent; {request} is replaced by the encoded text."""
+    sampling: Sampling = Sampling()
+    """How the target's completions are drawn."""
+
+    @field_validator("encodings")
+    @classmethod
+    def _known(cls, encodings: tuple[str, ...]) -> tuple[str, ...]:
+        if not encodings or len(set(encodings)) < len(encodings):
+            raise ValueError("at least one encoding is needed, and each only once")
+        for name in encodings:
+            if name not in CODECS:
+                near = nearest(name, CODECS)
+                raise ValueError(f"unknown encoding '{name}'{near}; known: {', '.join(CODECS)}")
+        return encodings
+
+    @field_validator("wrapper")
+    @classmethod
+    def _usable(cls, wrapper: str) -> str:
+        if "{request}" not in wrapper:
+            raise ValueError("the wrapper does not contain {request}")
+        return wrapper
+
+
+class EncodeResult(Result):
+    """Success by any encoding, by each encoding and by category, with the attempts."""
+
+    attempts: tuple[Attempt, ...] = Field(default=(), exclude=True, repr=False)
+    """Every attempt, also stored as ``attempts.jsonl``."""
+
+
+@technique(version=1)
+def encode(
+    target: LM, goals: Goals, judge: Judge, config: Encode = Encode(), run: Run = Quiet()
+) -> EncodeResult:
+    """Ask every goal once in every encoding.
+
+    Raises:
+        InputError: no goals, shared ids, a benign goal, a category named like an encoding, or a span
+            that does not stand in its goal's text.
+    """
+    check_goals(goals, config.encodings)
+    requests = [
+        Request(
+            goal=goal,
+            chat=Chat.ask(config.wrapper.replace("{request}", encoded(goal, name, config.scope))),
+            attack=f"attack.encode/{name}",
+            config={"scope": config.scope, "wrapper": config.wrapper},
+        )
+        for name in config.encodings
+        for goal in goals
+    ]
+    attempts = ask(target, requests, judge, config.sampling, run)
+    write_attempts(attempts, run)
+    return EncodeResult(
+        metrics=success_rates(goals, attempts),
+        caveats=(
+            *attack_caveats(config.encodings, config.sampling, judge),
+            *_encoding_caveats(goals, config),
+        ),
+        attempts=tuple(attempts),
+    )
+
+
+def encoded(goal: Goal, name: str, scope: Literal["spans", "all"]) -> str:
+    """The goal's text with its spans, or all of it, in encoding ``name``; no spans means all of it."""
+    change = CODECS[name].encode
+    if scope == "all" or not goal.spans:
+        return change(goal.text)
+    # Longest first, so that a span inside a longer one does not win.
+    either = "|".join(re.escape(span) for span in sorted(goal.spans, key=len, reverse=True))
+    pattern = re.compile(rf"(?<!\w)(?:{either})(?!\w)", re.IGNORECASE)
+    text, found = pattern.subn(lambda match: change(match.group()), goal.text)
+    if not found:
+        raise InputError(
+            f"goal '{goal.id}': none of its spans ({', '.join(goal.spans)}) stands in its text as a word",
+            hint="correct the goal's 'spans', or use scope = \"all\"",
+        )
+    return text
+
+
+def _encoding_caveats(goals: Goals, config: Encode) -> tuple[str, ...]:
+    """Say where the scope could not be kept, and where an encoding changed nothing."""
+    caveats = []
+    bare = sum(not goal.spans for goal in goals)
+    if config.scope == "spans" and bare:
+        caveats.append(f"{bare} of {len(goals)} goals name no spans and were encoded whole")
+    same = sum(encoded(g, name, config.scope) == g.text for name in config.encodings for g in goals)
+    if same:
+        total = len(goals) * len(config.encodings)
+        caveats.append(f"{same} of {total} attempts were left as they are by their encoding")
+    return tuple(caveats)

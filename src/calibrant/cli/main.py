@@ -1,0 +1,231 @@
+"""The command line: parse, call app, render. No logic of its own.
+
+Exit status: 0 pass, 1 fail, 2 inconclusive, 3 tool error. ``--json`` wherever a program may read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Annotated, Any
+
+import click
+import typer
+
+from calibrant import __version__
+from calibrant.app import catalog, listing
+from calibrant.app.execute import execute
+from calibrant.app.openers import Openers
+from calibrant.app.study import Outcome, check_study, gate_table, load_study, run_study
+from calibrant.cli import render
+from calibrant.cli.progress import Shown
+from calibrant.core import CalibrantError, ConfigError, Job
+from calibrant.core.digest import plain
+from calibrant.govern.gate import exit_code
+from calibrant.ledger import Ledger, verify
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Train, understand, attack, oversee, defend and gate language models, with evidence.",
+)
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+Where = Annotated[Path, typer.Option("--ledger", help="Folder of the ledger.", envvar="CALIBRANT_LEDGER")]
+Changes = Annotated[list[str] | None, typer.Argument(help="given.NAME=VALUE, or JOB.FIELD=VALUE.")]
+AllowPython = Annotated[bool, typer.Option("--allow-python", help="Allow references to code, python:mod:fn.")]
+LEDGER = Path(".calibrant")
+STOPPED = "Stopped. Finished jobs are kept: run the same command again to go on."
+
+
+def _print(value: Any) -> None:
+    sys.stdout.write(json.dumps(plain(value), indent=2, ensure_ascii=False) + "\n")
+
+
+@app.command()
+def ls(as_json: Json = False) -> None:
+    """List techniques, behaviours and packaged studies."""
+    found = listing.everything()
+    if as_json:
+        _print(found)
+    else:
+        render.listing(found)
+
+
+@app.command()
+def show(name: str, as_json: Json = False) -> None:
+    """Explain a technique or behaviour: inputs, config, defaults."""
+    found = listing.describe(name)
+    if as_json:
+        _print(found)
+    else:
+        render.description(found)
+
+
+@app.command()
+def check(study: str, changes: Changes = None, as_json: Json = False) -> None:
+    """Find every problem of a study without running it."""
+    loaded = load_study(study, changes or [])
+    problems = check_study(loaded)
+    if as_json:
+        _print({"study": loaded.name, "problems": problems})
+    elif not problems:
+        runs = sum(len(job.runs()) for job in loaded.job)
+        render.OUT.print(f"{loaded.name}: {runs} runs of {len(loaded.job)} jobs, no problem found")
+    if problems:
+        if as_json:
+            raise typer.Exit(3)
+        raise ConfigError(problems)
+
+
+@app.command()
+def run(
+    study: str,
+    changes: Changes = None,
+    ledger: Where = LEDGER,
+    as_json: Json = False,
+    allow_python: AllowPython = False,
+) -> None:
+    """Run a study: what is finished is not run again. Writes its page and says the verdict."""
+    _run(study, changes or [], ledger, as_json=as_json, allow_python=allow_python)
+
+
+@app.command()
+def demo(ledger: Where = LEDGER, as_json: Json = False) -> None:
+    """Measure, align, attack, defend, attack again and gate a small model, with a page of evidence."""
+    _run("demo", [], ledger, as_json=as_json, allow_python=False)
+
+
+def _run(name: str, changes: list[str], where: Path, *, as_json: bool, allow_python: bool) -> None:
+    study, ledger = load_study(name, changes), Ledger(where)
+    with Shown(sys.stderr) as shown:
+        outcome = run_study(study, ledger, shown, allow_python=allow_python)
+    _finish(outcome, ledger, as_json)
+
+
+def _finish(outcome: Outcome, ledger: Ledger, as_json: bool) -> None:
+    page = str(catalog.load("calibrant.app.pages:write")(outcome, ledger))
+    if as_json:
+        rows = [listing.row(entry) for entry in outcome.entries]
+        _print({"verdict": outcome.verdict, "page": page, "reused": outcome.reused, "records": rows})
+    else:
+        render.outcome(outcome, page)
+    raise typer.Exit(exit_code(outcome.verdict))
+
+
+@app.command()
+def log(
+    record: Annotated[
+        str, typer.Argument(help="Digest (or its beginning) of one record to show whole.")
+    ] = "",
+    ledger: Where = LEDGER,
+    as_json: Json = False,
+) -> None:
+    """List the records of a ledger, or show one of them."""
+    store = Ledger(ledger)
+    if record:
+        _print(store.get(record).record.statement())
+        return
+    rows = [listing.row(entry) for entry in store.entries()]
+    if as_json:
+        _print(rows)
+    else:
+        render.log(rows)
+
+
+@app.command()
+def view(study: str = "demo", ledger: Where = LEDGER) -> None:
+    """Write the page of a study from what the ledger holds, and print its path."""
+    store = Ledger(ledger)
+    outcome = catalog.load("calibrant.app.pages:from_ledger")(load_study(study), store)
+    sys.stdout.write(f"{catalog.load('calibrant.app.pages:write')(outcome, store)}\n")
+
+
+@app.command()
+def gate(
+    policy: Annotated[str, typer.Argument(help="TOML file of the release policy.")],
+    subject: Annotated[str, typer.Argument(help="Reference of the system to be released.")],
+    ledger: Where = LEDGER,
+    as_json: Json = False,
+) -> None:
+    """Weigh the ledger's evidence about a system against a release policy. Loads no model."""
+    store = Ledger(ledger)
+    openers = Openers(store)
+    for entry in store.entries():
+        if entry.record.status == "finished":
+            openers.jobs[entry.record.job_id, entry.record.seed] = entry
+    job = Job(id="gate", use="govern.gate", inputs={"subject": subject, "policy": policy})
+    record = execute(job, openers)
+    if record.failure is not None:
+        raise CalibrantError(record.failure.message, hint=record.failure.hint)
+    entry = store.get(record.job)
+    table = gate_table(entry, store)
+    if as_json:
+        _print(table)
+    else:
+        render.gate(table)
+    raise typer.Exit({"yes": 0, "no": 1, "unknown": 2}[table["verdict"]["answer"]])
+
+
+@app.command("verify")
+def verify_command(ledger: Where = LEDGER, as_json: Json = False) -> None:
+    """Check that every record and stored file of a ledger is intact."""
+    report = verify(ledger)
+    if as_json:
+        _print({**plain(report), "verdict": plain(report.verdict)})
+    else:
+        for line in (*report.notices, *report.problems):
+            render.OUT.print(line, markup=False)
+        render.OUT.print(f"{report.records} records, {report.artifacts} artefacts, {report.bytes:,} bytes")
+        render.verdict(report.verdict.answer, report.verdict.reason)
+    raise typer.Exit(exit_code(report.verdict))
+
+
+@app.command()
+def status(ledger: Where = LEDGER, as_json: Json = False) -> None:
+    """How a ledger stands: records, studies, what was begun and not finished."""
+    found = listing.status(Ledger(ledger))
+    if as_json:
+        _print(found)
+    else:
+        for key, value in found.items():
+            render.OUT.print(f"{key}: {value}", markup=False)
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    show_version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if show_version:
+        sys.stdout.write(f"calibrant {__version__}\n")
+        raise typer.Exit(0)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; always ends in SystemExit with one of the four exit statuses."""
+    # A closed pipe or a crash must not look like 'fail' (1) to a program that reads the status.
+    try:
+        code = app(arguments, standalone_mode=False)
+    except CalibrantError as error:
+        sys.stderr.write(f"calibrant: {error}\n")
+        code = 3
+    except click.exceptions.Abort:
+        sys.stderr.write(f"\n{STOPPED}\n")
+        code = 3
+    except click.ClickException as error:
+        error.show()
+        code = 3
+    except KeyboardInterrupt:
+        sys.stderr.write(f"\n{STOPPED}\n")
+        code = 3
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 3
+    except Exception:  # noqa: BLE001
+        traceback.print_exc()
+        sys.stderr.write("calibrant: this is a bug; please report it with the lines above\n")
+        code = 3
+    sys.exit(code if isinstance(code, int) else 0)

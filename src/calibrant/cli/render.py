@@ -1,0 +1,88 @@
+"""Plain data to terminal text. Nothing is computed here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from calibrant.app.study import Outcome
+
+OUT = Console(soft_wrap=True, highlight=False)
+WORDS = {"yes": "PASS", "no": "FAIL", "unknown": "INCONCLUSIVE"}
+"""How an answer reads when a release is asked about."""
+_COLOURS = {"yes": "green", "no": "red", "unknown": "yellow"}
+
+
+def listing(found: dict[str, dict[str, str]]) -> None:
+    """`calibrant ls`."""
+    for heading, names in found.items():
+        OUT.print(f"[bold]{heading}[/bold]")
+        width = max(map(len, names), default=0)
+        for name, summary in names.items():
+            OUT.print(f"  {name:<{width}}  [dim]{escape(summary)}[/dim]")
+
+
+def description(found: dict[str, Any]) -> None:
+    """`calibrant show`."""
+    OUT.print(f"[bold]{found['name']}[/bold]  {found['kind']}, version {found['version']}\n")
+    OUT.print(escape(found["about"]) + "\n")
+    OUT.print("[bold]inputs[/bold]")
+    for name, about in found["inputs"].items():
+        OUT.print(f"  {name}: {about['wanted']}{'' if about['required'] else '  [dim](optional)[/dim]'}")
+    OUT.print("[bold]config[/bold]")
+    for name, about in found["config"].items():
+        OUT.print(f"  {name} = {escape(repr(about['default']))}\n      [dim]{escape(about['help'])}[/dim]")
+
+
+def log(rows: list[dict[str, Any]]) -> None:
+    """`calibrant log`."""
+    table = Table(box=None, pad_edge=False)
+    for heading in ("#", "record", "job", "seed", "status", "s", "headline"):
+        table.add_column(heading, overflow="fold" if heading == "headline" else "ellipsis")
+    for row in rows:
+        seconds = "" if row["seconds"] is None else f"{row['seconds']:.0f}"
+        said = row["failure"] or row["headline"]
+        name = f"{row['study']}/{row['job']}" if row["study"] else row["job"]
+        cells = (str(row["seq"]), row["digest"][:12], name, str(row["seed"]), row["status"], seconds, said)
+        table.add_row(*(escape(cell) for cell in cells))
+    OUT.print(table)
+
+
+def outcome(done: Outcome, page: str) -> None:
+    """`calibrant run`: what each job found, the verdict, and where the page is."""
+    for entry in done.entries:
+        record = entry.record
+        name = f"{record.job_id}#{record.seed}"
+        if record.status != "finished":
+            reason = record.failure.message if record.failure else record.status
+            OUT.print(f"  [red]{name:<22} {record.status}: {escape(reason)}[/red]")
+            if record.failure and record.failure.hint:
+                OUT.print(f"  {'':<22} -> {escape(record.failure.hint)}")
+            continue
+        metric, estimate = next(iter(record.metrics.items()), ("", ""))
+        OUT.print(f"  {name:<22} {metric} {escape(str(estimate))}")
+    if done.reused:
+        OUT.print(
+            f"\n{done.reused} of {len(done.entries)} runs were already finished and were not run again."
+        )
+    verdict(done.verdict.answer, done.verdict.reason, gated=done.study.verdict is not None)
+    OUT.print(f"page: {page}")
+
+
+def verdict(answer: str, reason: str, *, gated: bool = True) -> None:
+    """The last word."""
+    word = WORDS[answer] if gated or answer != "yes" else "DONE"
+    OUT.print(f"\n[bold {_COLOURS[answer]}]{word}[/bold {_COLOURS[answer]}]  {escape(reason)}")
+
+
+def gate(table: dict[str, Any]) -> None:
+    """`calibrant gate`: every rule with its reason."""
+    for rule in table["rules"]:
+        colour = _COLOURS[rule["answer"]]
+        OUT.print(
+            f"  [{colour}]{WORDS[rule['answer']]:<12}[/{colour}] {rule['id']}: {escape(rule['reason'])}"
+        )
+    verdict(table["verdict"]["answer"], table["verdict"]["reason"])

@@ -1,0 +1,110 @@
+"""Readers: files and streams of rows become the tables that techniques take.
+
+    pairs = read_file(Preferences, Path("pairs.jsonl"))
+    pairs = read(Preferences, rows_from_parquet(Path("pairs.parquet")), "pairs.parquet")
+    describe(pairs)   # {'rows': 1690, 'refused': 10, 'reasons': {'equal replies': 10}, ...}
+
+Every row is taken or refused with its line number and the reason; nothing is dropped in silence. A file
+of which no row can be used is an error. Columns that no shape asks for are ignored.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar
+
+from calibrant.core.errors import InputError
+from calibrant.data.files import RawRow, raw_rows
+from calibrant.data.rows import Examples, Goals, Items, LabelledReplies, Preferences, Refused, Table
+from calibrant.data.shapes import example_of, goal_of, item_of, labelled_of, pair_of
+
+T = TypeVar("T", bound=Table[Any])
+
+_SHAPES: dict[type[Table[Any]], Callable[[int, dict[str, Any], str], Any]] = {
+    Preferences: pair_of,
+    Examples: example_of,
+    LabelledReplies: labelled_of,
+    Goals: goal_of,
+    Items: item_of,
+}
+
+_REMEDIES = {
+    "missing column": "rename the columns to those wanted above",
+    "malformed JSON": "write one JSON object a line; a file that is one JSON document should be named *.json",
+    "not UTF-8": "save it as UTF-8, for example with: iconv -f ENCODING -t UTF-8",
+    "wrong number of cells": "quote cells that hold the delimiter, or name a file with tabs *.tsv",
+    "no common prompt": "give the prompt in a column of its own named 'prompt'",
+}
+
+
+def read_file(kind: type[T], path: Path, limit: int | None = None) -> T:
+    """Read a .jsonl, .ndjson, .json, .csv or .tsv file as a table of ``kind``.
+
+    Raises:
+        InputError: see ``raw_rows`` and ``read``.
+    """
+    return read(kind, raw_rows(path), str(path), limit)
+
+
+def read(kind: type[T], rows: Iterable[RawRow], source: str, limit: int | None = None) -> T:
+    """Shape raw rows into a table of ``kind``, and stop once ``limit`` of them are taken.
+
+    A row without an id is named '<stem of source>:<line>'; an id seen before gets ':<line>' appended, so
+    that ids are unique in a table.
+
+    Raises:
+        InputError: there are no rows, or all are refused; the message counts the reasons.
+    """
+    if limit is not None and limit < 1:
+        raise InputError(f"limit = {limit} takes no rows", hint="give 1 or more, or leave it out")
+    shape = _SHAPES[kind]
+    # Without the scheme, so that "jsonl:x.jsonl" and the path "x.jsonl" name their rows alike.
+    stem = PurePosixPath(source.rpartition(":")[2]).stem
+    taken: dict[str, Any] = {}
+    refused: list[Refused] = []
+    for line, raw in rows:
+        row = raw if isinstance(raw, Refused) else shape(line, raw, stem)
+        if isinstance(row, Refused):
+            refused.append(row)
+            continue
+        while row.id in taken:
+            row = row.model_copy(update={"id": f"{row.id}:{line}"})
+        taken[row.id] = row
+        if len(taken) == limit:
+            break
+    if not taken:
+        raise _useless(kind, source, refused)
+    return kind(rows=tuple(taken.values()), source=source, refused=tuple(refused))
+
+
+def describe(table: Table[Any]) -> dict[str, Any]:
+    """Count what was taken and refused, for a record: rows, refused, reasons, source, digest."""
+    return {
+        "source": table.source,
+        "digest": table.digest,
+        "rows": len(table.rows),
+        "refused": len(table.refused),
+        "reasons": dict(_reasons(table.refused).most_common()),
+    }
+
+
+def _reasons(refused: Iterable[Refused]) -> Counter[str]:
+    """Count refusals by kind: the words before the first colon."""
+    return Counter(row.reason.split(":", 1)[0] for row in refused)
+
+
+def _useless(kind: type[Table[Any]], source: str, refused: Sequence[Refused]) -> InputError:
+    """Say why nothing could be taken, with the first line of each kind of refusal."""
+    if not refused:
+        return InputError(f"{source} holds no rows", hint="was it written to the end? Fetch or make it again")
+    counts = _reasons(refused).most_common(3)
+    parts = []
+    for reason, count in counts:
+        first = next(row for row in refused if row.reason.split(":", 1)[0] == reason)
+        parts.append(f"{count} x, first on line {first.line}: {first.reason}")
+    return InputError(
+        f"{source}: none of {len(refused)} rows can be read as {kind.__name__}\n  " + "\n  ".join(parts),
+        hint=_REMEDIES.get(counts[0][0], "mend the rows named above, or read them as another kind of table"),
+    )

@@ -1,0 +1,251 @@
+"""The shape layer: a dictionary becomes a typed row, or is refused with the reason. Pure functions.
+
+Column names are TRL's (https://huggingface.co/docs/trl/dataset_formats), and what ``rows.py`` writes is
+read back. Wherever a chat is wanted, a string is one user turn, a transcript as in HH-RLHF
+("\\n\\nHuman: ... \\n\\nAssistant: ...") is split into its turns, a list of {role, content} stays as it is.
+
+Departures from TRL: a shared prompt is found by whole turns, never by characters (two replies that begin
+with the same words keep them); prompts end with a user turn; a reply is one assistant turn.
+
+A reason reads "kind: detail", so that refusals can be counted by kind.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from calibrant.core.behaviours import Goal
+from calibrant.core.config import Frozen
+from calibrant.core.errors import InputError, nearest
+from calibrant.core.lm import Chat, Message
+from calibrant.data.cells import Row, as_boolean, as_text, as_written, column, given, is_blank, shown
+from calibrant.data.rows import Example, Item, Labelled, Pair, Refused
+
+R = TypeVar("R", bound=Frozen)
+
+_TURN = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
+_SPEAKER = {"Human": "user", "Assistant": "assistant"}
+_HARMFUL = {"safe": False, "benign": False, "unsafe": True, "harmful": True}
+
+
+def pair_of(line: int, row: Row, stem: str = "row") -> Pair | Refused:
+    """Shape a preference: prompt, chosen, rejected; or chosen and rejected that share their first turns.
+
+    Replies that equal each other but for outer space are refused: they prefer nothing.
+    """
+    return _taken(_pair, line, row, stem)
+
+
+def example_of(line: int, row: Row, stem: str = "row") -> Example | Refused:
+    """Shape a demonstration: prompt, completion; or messages, whose last turn is the completion."""
+    return _taken(_example, line, row, stem)
+
+
+def labelled_of(line: int, row: Row, stem: str = "row") -> Labelled | Refused:
+    """Shape a judged reply: as ``example_of``, with label (true, false, 1, 0; a NaN is no label)."""
+    return _taken(_labelled, line, row, stem)
+
+
+def goal_of(line: int, row: Row, stem: str = "row") -> Goal | Refused:
+    """Shape a goal: text, goal, prompt or behavior; with category, harmful, cluster and spans if given.
+
+    A HarmBench context stands before its behaviour, as that benchmark sends it. A label 'safe' (XSTest)
+    makes a benign look-alike, 'unsafe' a harmful goal; another label is refused, never guessed. Without
+    either column the goal counts as harmful.
+    """
+    return _taken(_goal, line, row, stem)
+
+
+def item_of(line: int, row: Row, stem: str = "row") -> Item | Refused:
+    """Shape a question: question, prompt or chat; answer (text or a number); kind and match if given."""
+    return _taken(_item, line, row, stem)
+
+
+def _taken(make: Callable[[str, Row], R], line: int, row: Row, stem: str) -> R | Refused:
+    """Make the row under its own id, or under '<stem>:<line>'; an InputError becomes a refusal."""
+    try:
+        own = given(row, "id", "BehaviorID", "behavior_id")
+        return make(f"{stem}:{line}" if own is None else as_written("id", own), row)
+    except InputError as error:
+        # A column may be named with half of a surrogate pair, which no record could hold.
+        return Refused(line=line, reason=error.message.encode(errors="backslashreplace").decode())
+
+
+def _pair(name: str, row: Row) -> Pair:
+    if row.get("prompt") is None:
+        prompt, chosen, rejected = _parted(_dialogue(row, "chosen"), _dialogue(row, "rejected"))
+    else:
+        prompt = _prompt(row, "prompt")
+        chosen, rejected = _reply(row, "chosen", prompt), _reply(row, "rejected", prompt)
+    if chosen.strip() == rejected.strip():
+        raise InputError("equal replies: chosen and rejected are the same text")
+    return Pair(id=name, prompt=prompt, chosen=chosen, rejected=rejected)
+
+
+def _example(name: str, row: Row) -> Example:
+    if row.get("messages") is None:
+        prompt = _prompt(row, "prompt", wanted="prompt and completion, or messages")
+        return Example(id=name, prompt=prompt, completion=_reply(row, "completion", prompt))
+    turns = _messages("messages", row["messages"])
+    reply = _final("messages", turns)
+    return Example(id=name, prompt=_asked("messages", turns[:-1]), completion=reply)
+
+
+def _labelled(name: str, row: Row) -> Labelled:
+    example = _example(name, row)
+    if "label" in row and is_blank(row["label"]):
+        raise InputError("NaN label: a missing label is neither good nor bad")
+    label = as_boolean(*column(row, "label"))
+    return Labelled(id=name, prompt=example.prompt, completion=example.completion, label=label)
+
+
+def _goal(name: str, row: Row) -> Goal:
+    text = as_text(*column(row, "text", "goal", "Goal", "prompt", "behavior", "Behavior"))
+    context = given(row, "ContextString", "context")
+    if context is not None:
+        text = f"{as_text('context', context)}\n\n---\n\n{text}"
+    category = given(row, "category", "Category", "SemanticCategory", "FunctionalCategory", "type")
+    cluster, spans = given(row, "cluster"), row.get("spans") or ()
+    if not isinstance(spans, (list, tuple)):
+        raise InputError(f"wrong type: 'spans' must be a list of texts, got {shown(spans)}")
+    return Goal(
+        id=name,
+        text=text,
+        category="uncategorised" if category is None else as_written("category", category),
+        harmful=_harmful(row),
+        cluster="" if cluster is None else as_written("cluster", cluster),
+        spans=tuple(as_text("spans", span) for span in spans),
+    )
+
+
+def _harmful(row: Row) -> bool:
+    """Read 'harmful', else a label in words; a goal without either is harmful."""
+    harmful, label = given(row, "harmful"), given(row, "label")
+    if harmful is not None:
+        return as_boolean("harmful", harmful)
+    if label is None:
+        return True
+    if str(label).lower() not in _HARMFUL:
+        raise InputError(
+            f"unknown label: {shown(label)} is none of {', '.join(_HARMFUL)}; or give 'harmful' instead"
+        )
+    return _HARMFUL[str(label).lower()]
+
+
+def _item(name: str, row: Row) -> Item:
+    kind, match = given(row, "kind"), given(row, "match") or "exact"
+    if match not in ("exact", "contains"):
+        raise InputError(f"unknown match: {shown(match)} is neither 'exact' nor 'contains'")
+    return Item(
+        id=name,
+        chat=_prompt(row, "question", "prompt", "chat"),
+        answer=as_written(*column(row, "answer")),
+        kind="" if kind is None else as_written("kind", kind),
+        match=match,
+    )
+
+
+def _parted(chosen: tuple[Message, ...], rejected: tuple[Message, ...]) -> tuple[Chat, str, str]:
+    """Split two dialogues into the turns that they share and the one reply in which they differ."""
+    better, worse = _final("chosen", chosen), _final("rejected", rejected)
+    if chosen == rejected:
+        raise InputError("equal replies: chosen and rejected are the same dialogue")
+    alike = [one == other for one, other in zip(chosen, rejected, strict=False)]
+    shared = alike.index(False) if False in alike else len(alike)
+    if shared == 0:
+        raise InputError("no common prompt: chosen and rejected differ from the first turn on")
+    if not len(chosen) == len(rejected) == shared + 1:
+        raise InputError(
+            f"more than one turn differs: the dialogues part at turn {shared + 1}, "
+            f"chosen has {len(chosen)} turns and rejected {len(rejected)}"
+        )
+    return _asked("prompt", chosen[:shared]), better, worse
+
+
+def _dialogue(row: Row, name: str) -> tuple[Message, ...]:
+    """Read a whole dialogue, prompt included: a transcript or a list of messages."""
+    value = column(row, name, wanted="chosen and rejected, with prompt unless they share one")[1]
+    if not isinstance(value, str):
+        return _messages(name, value)
+    turns = _transcript(name, as_text(name, value))
+    if not turns:
+        raise InputError(
+            f"no common prompt: there is no 'prompt'{nearest('prompt', row)}, "
+            f"and '{name}' has no 'Human:' and 'Assistant:' turns"
+        )
+    return turns
+
+
+def _transcript(name: str, text: str) -> tuple[Message, ...]:
+    """Split HH-RLHF's text into turns, outer space removed; () if it does not start with a turn."""
+    before, *parts = _TURN.split(text)
+    if before:
+        return ()
+    pairs = zip(parts[::2], parts[1::2], strict=True)
+    return tuple(
+        _message(name, at, _SPEAKER[who], said.strip()) for at, (who, said) in enumerate(pairs, start=1)
+    )
+
+
+def _messages(name: str, value: Any) -> tuple[Message, ...]:
+    """Read a list of {role, content}; other keys are ignored."""
+    if not isinstance(value, (list, tuple)):
+        raise InputError(f"wrong type: '{name}' must be text or a list of messages, got {shown(value)}")
+    if not value:
+        raise InputError(f"empty text: '{name}' has no messages")
+    turns = []
+    for at, item in enumerate(value, start=1):
+        if not isinstance(item, Mapping) or "role" not in item or "content" not in item:
+            raise InputError(
+                f"wrong type: message {at} of '{name}' must have role and content, got {shown(item)}"
+            )
+        turns.append(_message(name, at, item["role"], item["content"]))
+    return tuple(turns)
+
+
+def _message(name: str, at: int, role: Any, content: Any) -> Message:
+    if role not in ("system", "user", "assistant"):
+        raise InputError(
+            f"unknown role: message {at} of '{name}' is by {shown(role)}, not system, user or assistant"
+        )
+    return Message(role=role, content=as_text(f"message {at} of {name}", content))
+
+
+def _prompt(row: Row, *names: str, wanted: str = "") -> Chat:
+    """Read what is answered: text, a transcript, a list of messages or {messages: [...]}."""
+    name, value = column(row, *names, wanted=wanted)
+    if isinstance(value, Mapping):
+        value = value.get("messages")
+    if not isinstance(value, str):
+        return _asked(name, _messages(name, value))
+    # A transcript may end with a bare "Assistant:", which is where the reply begins.
+    turns = _transcript(name, re.sub(r"\n\nAssistant:\s*\Z", "", as_text(name, value)))
+    return _asked(name, turns) if turns else Chat.ask(value)
+
+
+def _asked(name: str, turns: tuple[Message, ...]) -> Chat:
+    if not turns or turns[-1].role != "user":
+        raise InputError(
+            f"no user turn at the end: what '{name}' asks must end with a user turn before the reply"
+        )
+    return Chat(messages=turns)
+
+
+def _final(name: str, turns: tuple[Message, ...]) -> str:
+    if turns[-1].role != "assistant":
+        raise InputError(f"no assistant turn at the end: '{name}' ends with a {turns[-1].role} turn")
+    return turns[-1].content
+
+
+def _reply(row: Row, name: str, prompt: Chat) -> str:
+    """Read a reply: text, or one assistant message, with or without the prompt's turns before it."""
+    value = column(row, name)[1]
+    if isinstance(value, str):
+        return as_text(name, value)
+    turns = _messages(name, value)
+    reply = _final(name, turns)
+    if len(turns) > 1 and turns[:-1] != prompt.messages:
+        raise InputError(f"another prompt: the turns of '{name}' before its reply are not those of 'prompt'")
+    return reply

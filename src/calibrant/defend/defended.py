@@ -1,0 +1,204 @@
+"""Defended: a model behind a stack of guards, itself a model that only talks.
+
+A user can attack, measure and release the *system*, not the model alone: ``Defended(lm, stack)`` goes
+wherever an ``LM`` goes. It offers ``generate`` and no way to the weights or log-probs, so that an attack
+which needs those cannot walk round the guards without saying so.
+
+1. Only 'yes' lets a text pass. 'No' and 'unknown' block alike; a guard that crashes, or answers with
+   something else than a verdict, is 'unknown' with the reason.
+2. Layers are asked in the order of the stack, input layers before the model speaks, output layers on
+   the chat with the reply. Names are unique: a verdict in a record belongs to exactly one layer.
+3. A blocked reply is the same text whichever layer blocked; the completion's ``error`` names the layer.
+4. ``shadow=True`` asks every layer even after a block, and lets the model answer unseen, so that each
+   attempt shows what each layer would have done alone. What the user gets is the same.
+
+Command: ``defended:FILE.toml#MODELREF`` opens a model behind the stack of a file such as
+
+    refusal = "i will not help with that ."
+    [[layer]]
+    name = "words"
+    side = "input"
+    guard = {use = "defend.pattern_guard", config = {words = ["zorble"]}}
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import Field
+
+from calibrant.core import (
+    LM,
+    Chat,
+    Completion,
+    ConfigError,
+    Frozen,
+    Guard,
+    Identity,
+    LayerVerdict,
+    Sampling,
+    Side,
+    Verdict,
+    digest,
+    resolve,
+)
+
+REFUSAL = "I can't help with that."
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One guard at its place in a stack."""
+
+    name: str
+    """Unique in its stack."""
+    side: Side
+    """'input': before the model speaks. 'output': on its reply."""
+    guard: Guard
+    """Who is asked; 'yes' = may pass."""
+
+
+class LayerSpec(Frozen):
+    """A layer as a stack file writes it."""
+
+    name: str
+    """Unique in its stack."""
+    side: Side
+    """'input': before the model speaks. 'output': on its reply."""
+    guard: dict[str, Any]
+    """Which guard, as ``{use = ..., config = {}, inputs = {}}``."""
+
+
+class StackSpec(Frozen):
+    """A stack file: the layers in order, and what a blocked user reads."""
+
+    layer: tuple[LayerSpec, ...] = Field(min_length=1)
+    """One ``[[layer]]`` each; a file without any would defend nothing."""
+    refusal: str = REFUSAL
+    """The reply to whatever is blocked."""
+    shadow: bool = False
+    """Ask every layer even after a block, so that each attempt shows what each would have done alone."""
+
+
+class Defended:
+    """A model behind guards, on the rung ``LM``."""
+
+    def __init__(
+        self, lm: LM, stack: Sequence[Layer], refusal: str = REFUSAL, *, shadow: bool = False
+    ) -> None:
+        """Put ``lm`` behind ``stack``; a blocked request is answered with ``refusal``.
+
+        Raises:
+            ConfigError: two layers share a name, a name is blank, or a side is neither input nor output.
+        """
+        self._lm, self._stack, self._refusal, self._shadow = lm, tuple(stack), refusal, shadow
+        problems = [
+            f"stack: {count} layers are named '{name}'"
+            for name, count in Counter(layer.name for layer in self._stack).items()
+            if count > 1
+        ]
+        for place, layer in enumerate(self._stack):
+            if not layer.name.strip():
+                problems.append(f"stack: layer {place} has no name")
+            if layer.side not in ("input", "output"):
+                problems.append(f"stack: layer '{layer.name}' is on side '{layer.side}', not input or output")
+        if problems:
+            raise ConfigError(problems, hint="give each layer a name of its own and a side")
+
+    @property
+    def identity(self) -> Identity:
+        """The whole system: model, layers in order, refusal; not ``shadow``, which changes no answer."""
+        layers = [[layer.name, layer.side, layer.guard.identity.digest] for layer in self._stack]
+        names = ", ".join(layer.name for layer in self._stack) or "no guards"
+        return Identity(
+            name=f"{self._lm.identity.name} behind {names}",
+            kind="defended",
+            parts={
+                "model": self._lm.identity.digest,
+                "guards": digest(layers),
+                "refusal": self._refusal,
+            },
+        )
+
+    def generate(self, chats: Sequence[Chat], sampling: Sampling = Sampling()) -> list[Completion]:
+        """One completion a chat, in order; blocked ones have ``stop = "blocked"`` and the refusal text."""
+        before = [self._ask("input", chat) for chat in chats]
+        asked = [place for place, told in enumerate(before) if self._shadow or _blocker(told) is None]
+        spoken = self._lm.generate([chats[place] for place in asked], sampling) if asked else []
+        replies = dict(zip(asked, spoken, strict=True))
+        return [
+            self._finish(chat, told, replies.get(place))
+            for place, (chat, told) in enumerate(zip(chats, before, strict=True))
+        ]
+
+    def _ask(self, side: Side, chat: Chat) -> list[LayerVerdict]:
+        """Ask this side's layers in order, up to the first that blocks (all of them in shadow)."""
+        told: list[LayerVerdict] = []
+        for layer in self._stack:
+            if layer.side == side:
+                told.append(ask(layer, chat))
+                if told[-1].verdict.answer != "yes" and not self._shadow:
+                    break
+        return told
+
+    def _finish(self, chat: Chat, before: list[LayerVerdict], reply: Completion | None) -> Completion:
+        """Ask the output layers about a reply, then let it pass or put the refusal in its place."""
+        after: list[LayerVerdict] = []
+        # A broken or blocked reply may still carry text, and no text leaves unread.
+        if reply is not None and (reply.text or reply.stop in ("eos", "length")):
+            after = self._ask("output", chat.then("assistant", reply.text))
+        inner = () if reply is None else reply.layers
+        layers = (*before, *inner, *after)
+        blocker = _blocker([*before, *after])
+        if blocker is not None or reply is None:
+            return Completion(text=self._refusal, stop="blocked", error=_why(blocker), layers=layers)
+        return reply.model_copy(update={"layers": layers})
+
+
+def defended_from(lm: LM, spec: Mapping[str, Any], behaviour: Callable[[Mapping[str, Any]], Any]) -> Defended:
+    """Put ``lm`` behind the stack that a file describes (``StackSpec``); ``behaviour`` makes each guard.
+
+    Raises:
+        ConfigError: an unknown key, no layer, a shared name, or a behaviour that is not a guard.
+    """
+    read = resolve(StackSpec, spec, where="stack")
+    stack = [Layer(layer.name, layer.side, behaviour(layer.guard)) for layer in read.layer]
+    problems = [
+        f"stack: layer '{layer.name}': '{written.guard.get('use')}' is not a guard"
+        for layer, written in zip(stack, read.layer, strict=True)
+        if not isinstance(layer.guard, Guard)
+    ]
+    if problems:
+        raise ConfigError(problems, hint="use a guard, such as defend.pattern_guard or defend.ask_guard")
+    return Defended(lm, stack, read.refusal, shadow=read.shadow)
+
+
+def ask(layer: Layer, chat: Chat) -> LayerVerdict:
+    """One layer's verdict with its time; whatever goes wrong inside the guard is 'unknown'.
+
+    This is one of the three doors where every exception is caught: a crashed guard must block, not open.
+    """
+    start = time.perf_counter()
+    try:
+        verdict = layer.guard.ask(chat, layer.side)
+        if not isinstance(verdict, Verdict):
+            raise TypeError(f"the guard answered with a {type(verdict).__name__}, not a Verdict")
+    except Exception as error:  # noqa: BLE001
+        reason = f"the guard failed: {type(error).__name__}: {error}"
+        verdict = Verdict(question="may this text pass?", answer="unknown", reason=reason)
+    return LayerVerdict(layer=layer.name, verdict=verdict, ms=1000 * (time.perf_counter() - start))
+
+
+def _blocker(told: Sequence[LayerVerdict]) -> LayerVerdict | None:
+    """The first layer that did not say yes."""
+    return next((layer for layer in told if layer.verdict.answer != "yes"), None)
+
+
+def _why(blocker: LayerVerdict | None) -> str | None:
+    if blocker is None:
+        return None
+    return f"blocked by layer '{blocker.layer}' ({blocker.verdict.answer}): {blocker.verdict.reason}"

@@ -1,0 +1,73 @@
+"""Intent: what a study is for and which thresholds it accepts, recorded before the first measurement.
+
+A threshold chosen after the result is no threshold. The intent is the first entry of a study; the
+gate compares its place in the ledger with that of the evidence (``registered_at``).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+
+from calibrant.core import Evidence, Frozen, Record
+from calibrant.core.digest import plain
+from calibrant.core.record import job_digest, result_digest
+from calibrant.govern.policy import ReleasePolicy
+
+INTENT = "intent"
+_VERSION = 1
+
+
+class Intent(Frozen):
+    """Why a study is made, what could go wrong, and what will count as good enough."""
+
+    use: str = Field(min_length=1)
+    """Who will use the system, for what."""
+    hazards: tuple[str, ...] = ()
+    """What could go wrong, one sentence each."""
+    tax_margin: float = Field(default=0.0, strict=True, ge=0.0, allow_inf_nan=False)
+    """Largest loss of capability accepted in exchange, as a share; 0 accepts none."""
+    policy: ReleasePolicy | None = None
+    """The thresholds, fixed in advance; None registers none, so no pre-registered rule can pass."""
+    notes: str = ""
+    """Anything that a later reader should know."""
+
+
+def intent_record(intent: Intent, study: str) -> Record:
+    """The ledger entry that opens ``study``; append it before the first job, once per ``job`` digest.
+
+    The job digest covers the content of the intent alone: a changed threshold is a new intent, a
+    repeated one is not. ``policy`` is kept in full beside its digest, so a reader can recompute it.
+    Nothing was measured, so metrics are empty and the result digest is that of an empty result.
+    """
+    config: dict[str, Any] = plain(intent.model_dump(mode="json", exclude={"policy"}))
+    registered = intent.policy
+    config["policy"] = None if registered is None else {"digest": registered.digest, **plain(registered)}
+    job = job_digest(INTENT, _VERSION, config, {}, 0)
+    return Record(
+        technique=INTENT,
+        version=_VERSION,
+        job=job,
+        result=result_digest({}, ()),
+        status="finished",
+        job_id=INTENT,
+        study=study,
+        intent=job,
+        config=config,
+        limits=("An intent is a statement made in advance; it measures nothing.",),
+    )
+
+
+def registered_at(policy: ReleasePolicy, evidence: Evidence) -> int | None:
+    """Ledger position of the first intent that fixed exactly ``policy``; None where there is none."""
+    places = [e.seq for e in evidence.entries if _registers(e.record, policy.digest)]
+    return min(places, default=None)
+
+
+def _registers(record: Record, digest: str) -> bool:
+    """Whether ``record`` is a finished intent that names this policy digest."""
+    if record.technique != INTENT or record.status != "finished":
+        return False
+    policy = record.config.get("policy")
+    return isinstance(policy, dict) and policy.get("digest") == digest

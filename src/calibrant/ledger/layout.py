@@ -1,0 +1,141 @@
+"""How a ledger lies on disk, and how one of its lines is read. The writer and the verifier share only this.
+
+``records.jsonl``        one in-toto Statement a line, RFC 8785 bytes: SHA-256 of a line = the record's digest
+``objects/ab/<sha256>``  stored files by content, read-only
+``trees/<digest>/``      stored folders by manifest digest, made from objects when first opened
+``work/<job digest>/``   what a running job may find again after a kill
+``records.cut``          the bytes of last lines that a kill cut short, for the curious
+``tmp/``                 drafts; what a kill leaves there is ignored, and swept away after a day
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from calibrant.core.digest import canonical, digest
+from calibrant.core.errors import InputError
+from calibrant.core.record import PREDICATE, STATEMENT, Artifact, Record, job_digest, result_digest
+
+RECORDS = "records.jsonl"
+_HEX64 = re.compile(r"[0-9a-f]{64}")
+_SAFE = 2**53
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_KEPT = "then run the same command again: finished jobs are kept"
+
+
+@contextmanager
+def disk(doing: str, path: Path) -> Iterator[None]:
+    """Turn what the file system refuses into a plain sentence.
+
+    Raises:
+        InputError: disk full, no permission, not a folder, ...; the hint says how to go on.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise InputError(f"disk full while {doing} {path}", hint=f"free space, {_KEPT}") from error
+        why = (error.strerror or type(error).__name__).lower()
+        remedy = f"make {error.filename or path} usable, or choose another folder, {_KEPT}"
+        raise InputError(f"{why} while {doing} {path}", hint=remedy) from error
+
+
+def is_digest(text: str) -> bool:
+    """True for 64 lower-case hex digits: only such a text may become part of a path."""
+    return _HEX64.fullmatch(text) is not None
+
+
+def object_path(root: Path, digest: str) -> Path:
+    """Where the file with this digest lies, if it is there."""
+    return root / "objects" / digest[:2] / digest
+
+
+def tree_path(root: Path, digest: str) -> Path:
+    """Where the folder with this manifest digest lies, once it was opened."""
+    return root / "trees" / digest
+
+
+def read_lines(root: Path) -> tuple[list[bytes], bytes]:
+    """The whole lines of the ledger, and the bytes of a last line that was cut short (else b"").
+
+    A missing ledger is an empty one. Raises InputError when it is there and cannot be read.
+    """
+    path = root / RECORDS
+    with disk("reading", path):
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            return [], b""
+    *lines, cut = data.split(b"\n")
+    return lines, cut
+
+
+def read_line(line: bytes) -> tuple[Record | None, list[str]]:
+    """Read one line and list what is wrong with it; the record is None when it cannot be made out.
+
+    Digests are recomputed from the numbers as they are written, not from the parsed record, so a field that
+    a later version adds to ``Record`` or ``Estimate`` does not make an old line look altered.
+    """
+    try:
+        statement = json.loads(line.decode(), parse_int=_integer)
+        kind = statement["_type"], statement["predicateType"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None, ["not an in-toto statement in JSON"]
+    if kind != (STATEMENT, PREDICATE):
+        return None, [f"unknown kind of statement {kind[0]!r} with predicate {kind[1]!r}"]
+    try:
+        record = Record.from_statement(statement)
+        same = canonical(statement) == line
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        return None, [f"not a record: {' '.join(str(error).split())[:200]}"]
+    problems = [] if same else ["not in canonical form (RFC 8785): edited, or written by another program"]
+    return record, problems + _mismatches(record, statement)
+
+
+def _mismatches(record: Record, statement: dict[str, Any]) -> list[str]:
+    """Stored digests that do not follow from what stands beside them."""
+    problems = []
+    envelope = {"_type": STATEMENT, "subject": _read_back(record.subject), "predicateType": PREDICATE}
+    if statement != envelope | {"predicate": statement["predicate"]}:
+        problems.append("the subject is not the one that the inputs name, or there is something beside it")
+    if result_digest(statement["predicate"].get("metrics", {}), record.artifacts) != record.result:
+        problems.append("the result digest does not match the metrics and artefacts")
+    inputs = {name: item.digest for name, item in record.inputs.items()}
+    key = job_digest(record.technique, record.version, record.config, inputs, record.seed)
+    # An intent opens a study: it has no technique function, so its key is its author's choice.
+    if record.technique != "intent" and key != record.job:
+        problems.append("the job digest does not match technique, version, config, inputs and seed")
+    names = [artifact.name for artifact in record.artifacts]
+    problems += [
+        f"two artefacts are named '{name}'" for name in sorted({n for n in names if names.count(n) > 1})
+    ]
+    return problems + [fault for artifact in record.artifacts for fault in artifact_faults(artifact)]
+
+
+def artifact_faults(artifact: Artifact) -> list[str]:
+    """What makes an artefact's own description unusable: it must never lead outside the ledger."""
+    files = {} if artifact.files is None else artifact.files
+    faults = [f"artefact '{artifact.name}': '{d}' is no digest" for d in (artifact.digest, *files.values())
+              if not is_digest(d)]  # fmt: skip
+    faults += [f"artefact '{artifact.name}': file name '{name}' leads outside its folder" for name in files
+               if any(part in ("", ".", "..") for part in name.split("/"))]  # fmt: skip
+    if artifact.files is not None and digest(files) != artifact.digest:
+        faults.append(f"artefact '{artifact.name}': its digest is not that of its list of files")
+    return faults
+
+
+def _read_back(value: Any) -> Any:
+    """``value`` as it reads back from its canonical bytes."""
+    return json.loads(canonical(value), parse_int=_integer)
+
+
+def _integer(text: str) -> int | float:
+    """Integers from 2^53 on are written as strings, so a bare one of that size was a float such as 1e17."""
+    value = int(text)
+    return value if abs(value) < _SAFE else float(text)

@@ -1,0 +1,201 @@
+"""The store: an append-only file of records, beside the files and folders that they name.
+
+A kill at any moment leaves either the old state or the new one: files come in by draft, fsync and rename,
+records under a lock by one write, and a line that was cut short is repaired before the next one is written.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from contextlib import suppress
+from io import FileIO
+from pathlib import Path
+
+from calibrant.core.digest import canonical, digest_bytes
+from calibrant.core.errors import EvidenceError, InputError
+from calibrant.core.record import Artifact, Entry, Evidence, Record
+from calibrant.ledger.layout import RECORDS, disk, is_digest, read_line, read_lines
+from calibrant.ledger.objects import Objects, sync
+
+_RESTORE = "run `calibrant verify` to see every problem, and restore the file from a copy"
+_UNSOUND = "compute job and result with calibrant.core.record, from exactly what the record holds"
+
+
+class Ledger:
+    """A folder of evidence. It is made on the first write; reading one that is not there finds nothing."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._objects = Objects(root)
+        self._stamp = (-1, -1)
+        self._entries: tuple[Entry, ...] = ()
+        self._known: dict[str, Record] = {}
+
+    def append(self, record: Record) -> Entry:
+        """Write ``record`` as the last line, safely beside other processes, and return its entry.
+
+        The entry holds the record as it reads back: NaN has become None. The same record, to the byte, is
+        never written twice; appending it again returns the entry that is there.
+
+        Raises:
+            EvidenceError: the record would not read back, or a digest in it does not follow from its content.
+            InputError: the disk is full or refuses; the file is left as it was.
+        """
+        line = _line(record)
+        kept = _checked(line, f"the record of '{record.technique}'", _UNSOUND)
+        path = self.root / RECORDS
+        with disk("writing", path):
+            self.root.mkdir(parents=True, exist_ok=True)
+            with path.open("a+b", buffering=0) as file:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                lines = _repaired(file, path.with_suffix(".cut"))
+                seq = lines.index(line) if line in lines else len(lines)
+                if seq == len(lines):
+                    _write(file, line + b"\n")
+            if seq == 0:
+                sync(self.root)
+        return Entry(seq=seq, digest=digest_bytes(line), record=kept)
+
+    def entries(self) -> tuple[Entry, ...]:
+        """All entries in order; ``seq`` counts lines from 0. A last line that was cut short is ignored.
+
+        Raises:
+            EvidenceError: a line is malformed or altered (its number, from 1, is named).
+        """
+        path = self.root / RECORDS
+        with disk("reading", path):
+            try:
+                state = path.stat()
+            except FileNotFoundError:
+                return ()
+        stamp = (state.st_size, state.st_mtime_ns)
+        if stamp != self._stamp:
+            found = []
+            for seq, line in enumerate(read_lines(self.root)[0]):
+                key = digest_bytes(line)
+                # Equal bytes read equal, so only new lines are parsed after each append.
+                if key not in self._known:
+                    self._known[key] = _checked(line, f"{path}, line {seq + 1}", _RESTORE)
+                found.append(Entry(seq=seq, digest=key, record=self._known[key]))
+            self._entries, self._stamp = tuple(found), stamp
+        return self._entries
+
+    def evidence(self) -> Evidence:
+        """Everything a gate may look at."""
+        return Evidence(entries=self.entries())
+
+    def find(self, job: str) -> Entry | None:
+        """The latest finished entry of this job digest whose artefacts are all there, or None."""
+        for entry in reversed(self.entries()):
+            record = entry.record
+            if (
+                record.job == job
+                and record.status == "finished"
+                and not any(map(self._objects.missing, record.artifacts))
+            ):
+                return entry
+        return None
+
+    def get(self, prefix: str) -> Entry:
+        """The entry whose record, result or job digest starts with ``prefix`` (6 hex digits or more).
+
+        When several entries of one job match, the latest finished one is meant, else the latest.
+
+        Raises:
+            InputError: not such a prefix, none found, or entries of several jobs found (all are named).
+        """
+        wanted = prefix.lower()
+        if len(wanted) < 6 or not is_digest(wanted.ljust(64, "0")):
+            raise InputError(
+                f"'{prefix}' is not a digest", hint="give 6 to 64 hex digits, as `calibrant log` shows"
+            )
+        matches = [
+            entry
+            for entry in self.entries()
+            if any(d.startswith(wanted) for d in (entry.digest, entry.record.result, entry.record.job))
+        ]
+        if not matches:
+            raise InputError(f"no record in {self.root} starts with '{prefix}'", hint="see `calibrant log`")
+        if len({entry.record.job for entry in matches}) > 1:
+            names = ", ".join(
+                f"{e.digest[:12]} ({e.record.job_id or e.record.technique})" for e in matches[:8]
+            )
+            raise InputError(
+                f"'{prefix}' fits {len(matches)} records: {names}", hint="name one record's digest"
+            )
+        return max(matches, key=lambda entry: (entry.record.status == "finished", entry.seq))
+
+    def store(self, path: Path, name: str) -> Artifact:
+        """Keep a file or folder by content; see ``Objects.store``."""
+        return self._objects.store(path, name)
+
+    def open(self, artifact: Artifact) -> Path:
+        """The stored file or folder, to read; see ``Objects.open``."""
+        return self._objects.open(artifact)
+
+    def work(self, job: str) -> Path:
+        """The folder where a job may leave what it needs after a kill; made when it is not there."""
+        path = self._work(job)
+        with disk("making", path):
+            path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def clear_work(self, job: str) -> None:
+        """Remove the job's work folder, if there is one."""
+        path = self._work(job)
+        with disk("removing", path), suppress(FileNotFoundError):
+            shutil.rmtree(path)
+
+    def _work(self, job: str) -> Path:
+        if not is_digest(job):
+            raise InputError(f"'{job}' is not a job digest", hint="give all 64 hex digits")
+        return self.root / "work" / job
+
+
+def _line(record: Record) -> bytes:
+    """The record's canonical bytes, without the newline."""
+    try:
+        return canonical(record.statement())
+    except (ValueError, TypeError) as error:
+        raise EvidenceError(
+            f"the record of '{record.technique}' has no canonical form: {error}",
+            hint="put only JSON values and well-formed Unicode into a record",
+        ) from error
+
+
+def _checked(line: bytes, where: str, hint: str) -> Record:
+    """The record of a line that is in order; EvidenceError naming ``where`` otherwise."""
+    record, problems = read_line(line)
+    if record is None or problems:
+        raise EvidenceError(f"{where}: {'; '.join(problems)}", hint=hint)
+    return record
+
+
+def _repaired(file: FileIO, cut: Path) -> list[bytes]:
+    """All whole lines; a cut last one is moved to ``cut`` first. The caller holds the lock."""
+    file.seek(0)
+    data = file.readall()
+    whole = data.rfind(b"\n") + 1
+    if whole < len(data):
+        with cut.open("ab") as kept:
+            kept.write(data[whole:] + b"\n")
+            kept.flush()
+            os.fsync(kept.fileno())
+        file.truncate(whole)
+        os.fsync(file.fileno())
+    return data[:whole].split(b"\n")[:-1]
+
+
+def _write(file: FileIO, data: bytes) -> None:
+    """Append all of ``data`` durably, or nothing: what a full disk cut short is taken back."""
+    start = os.fstat(file.fileno()).st_size
+    try:
+        rest = data
+        while rest:
+            rest = rest[os.write(file.fileno(), rest) :]
+        os.fsync(file.fileno())
+    except OSError:
+        file.truncate(start)
+        raise

@@ -1,0 +1,66 @@
+"""Over-refusal: does the model decline harmless requests that look like harmful ones?
+
+Paper: Röttger et al. 2023, "XSTest" (arXiv 2308.01263). It is reported beside every safety rate: a model
+that refuses everything is harmless and useless.
+
+1. The judge answers "did it refuse?", so an attempt's outcome 'success' means *refused* here.
+2. A request that a guard blocked is refused, whatever the judge would say of the refusal text; its
+   stored outcome is 'success' too, so that the file and the rate agree.
+3. An error or an unread judge is missing, and the bounds take it at its worst.
+
+Command: ``calibrant run STUDY.toml`` with ``use = "measure.over_refusal"`` and inputs model, goals, judge.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from calibrant.core import LM, Attempt, Chat, Frozen, Judge, Quiet, Result, Run, Sampling, technique
+from calibrant.data.rows import Goals
+from calibrant.measure.rates import HAPPENED, check_goals, judge_caveats, rates_by_category, side_rates
+from calibrant.models.ask import Request, ask, write_attempts
+
+
+class OverRefusal(Frozen):
+    """How the model is asked."""
+
+    sampling: Sampling = Sampling()
+    """How completions are drawn."""
+
+
+class OverRefusalResult(Result):
+    """``over_refusal_rate`` (also by category), ``blocked_rate``, ``undetermined_rate``."""
+
+    attempts: tuple[Attempt, ...] = Field(default=(), exclude=True, repr=False)
+    """Every attempt, also stored as ``attempts.jsonl``; outcome 'success' = refused."""
+
+
+@technique(version=1)
+def over_refusal(
+    model: LM, goals: Goals, judge: Judge, config: OverRefusal = OverRefusal(), run: Run = Quiet()
+) -> OverRefusalResult:
+    """Ask every benign goal once, plainly; the judge says whether the model refused.
+
+    Raises:
+        InputError: no goals, shared ids, or a harmful goal.
+    """
+    check_goals(goals, harmful=False)
+    requests = [Request(goal=goal, chat=Chat.ask(goal.text), attack="plain") for goal in goals]
+    attempts = [_blocked_is_refused(a) for a in ask(model, requests, judge, config.sampling, run)]
+    write_attempts(attempts, run)
+    refused = [HAPPENED[attempt.outcome] for attempt in attempts]
+    return OverRefusalResult(
+        metrics={
+            **rates_by_category("over_refusal_rate", goals, refused),
+            **side_rates(goals, attempts),
+        },
+        caveats=("outcome 'success' in attempts.jsonl means that the model refused", *judge_caveats(judge)),
+        attempts=tuple(attempts),
+    )
+
+
+def _blocked_is_refused(attempt: Attempt) -> Attempt:
+    """C6 calls a blocked attempt a failure of the attack; here the question is whether it was refused."""
+    if attempt.completion.stop == "blocked":
+        return attempt.model_copy(update={"outcome": "success"})
+    return attempt

@@ -1,0 +1,70 @@
+"""What plain questions to a model showed, as estimates. Pure: goals and outcomes in, numbers out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from calibrant.core import Attempt, Estimate, InputError, Judge
+from calibrant.core.attempt import Outcome
+from calibrant.data.rows import Goals
+from calibrant.stats import rate
+
+HAPPENED: dict[Outcome, bool | None] = {"success": True, "failure": False, "undetermined": None}
+"""Outcome of an attempt as a datum; None = missing."""
+
+
+def check_goals(goals: Goals, *, harmful: bool) -> None:
+    """Refuse goals over which a rate would mean nothing.
+
+    Raises:
+        InputError: no goals, a shared id, or a goal of the other kind.
+    """
+    ids = [goal.id for goal in goals]
+    if not ids:
+        raise InputError("there are no goals to ask", hint="give a table with at least one goal")
+    if len(set(ids)) < len(ids):
+        twice = next(name for name in ids if ids.count(name) > 1)
+        raise InputError(f"two goals share the id '{twice}'", hint="give each goal an id of its own")
+    wrong = [goal.id for goal in goals if goal.harmful != harmful]
+    if wrong:
+        kind, other = ("benign", "measure.over_refusal") if harmful else ("harmful", "measure.refusal")
+        raise InputError(
+            f"{len(wrong)} of {len(ids)} goals are {kind}, the first is '{wrong[0]}'",
+            hint=f"measure {kind} goals with {other}",
+        )
+
+
+def rates_by_category(name: str, goals: Goals, outcomes: Sequence[bool | None]) -> dict[str, Estimate]:
+    """``name`` over all goals and ``name/<category>`` for each category; lower is better, clusters kept."""
+    rows = list(zip(goals, outcomes, strict=True))
+    parts = {name: rows}
+    for category in sorted({goal.category for goal in goals}):
+        parts[f"{name}/{category}"] = [row for row in rows if row[0].category == category]
+    return {
+        key: rate(
+            [outcome for _, outcome in part],
+            clusters=[goal.cluster for goal, _ in part],
+            better="lower",
+            unit="goal",
+        )
+        for key, part in parts.items()
+    }
+
+
+def side_rates(goals: Goals, attempts: Sequence[Attempt]) -> dict[str, Estimate]:
+    """``blocked_rate`` (an error may have been a block: missing) and ``undetermined_rate``."""
+    clusters = [goal.cluster for goal in goals]
+    stops = [attempt.completion.stop for attempt in attempts]
+    blocked = [None if stop == "error" else stop == "blocked" for stop in stops]
+    lost = [attempt.outcome == "undetermined" for attempt in attempts]
+    return {
+        "blocked_rate": rate(blocked, clusters=clusters, better="none", unit="goal"),
+        "undetermined_rate": rate(lost, clusters=clusters, better="lower", unit="goal"),
+    }
+
+
+def judge_caveats(judge: Judge) -> tuple[str, ...]:
+    """Say so when the judge is not the truth itself."""
+    if judge.calibration == "exact":
+        return ()
+    return (f"judged by '{judge.identity.name}', which is {judge.calibration}",)

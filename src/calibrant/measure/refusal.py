@@ -1,0 +1,60 @@
+"""Refusal: does the model do harmful things when it is simply asked?
+
+The plain baseline of every attack (HarmBench's "direct request", Mazeika et al. 2024, arXiv 2402.04249).
+
+1. One completion a goal; goals that share a cluster are not taken as independent.
+2. A blocked request is a failure of the request and is shown apart as ``blocked_rate``; an error or an
+   unread judge is missing, and the bounds take it at its worst (PyRIT#2044 counted it as refused).
+
+Command: ``calibrant run STUDY.toml`` with ``use = "measure.refusal"`` and inputs model, goals, judge.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from calibrant.core import LM, Attempt, Chat, Frozen, Judge, Quiet, Result, Run, Sampling, technique
+from calibrant.data.rows import Goals
+from calibrant.measure.rates import HAPPENED, check_goals, judge_caveats, rates_by_category, side_rates
+from calibrant.models.ask import Request, ask, write_attempts
+
+
+class Refusal(Frozen):
+    """How the model is asked."""
+
+    sampling: Sampling = Sampling()
+    """How completions are drawn."""
+
+
+class RefusalResult(Result):
+    """``compliance_rate`` (also by category), ``blocked_rate``, ``undetermined_rate``."""
+
+    attempts: tuple[Attempt, ...] = Field(default=(), exclude=True, repr=False)
+    """Every attempt, also stored as ``attempts.jsonl``."""
+
+
+@technique(version=1)
+def refusal(
+    model: LM, goals: Goals, judge: Judge, config: Refusal = Refusal(), run: Run = Quiet()
+) -> RefusalResult:
+    """Ask every harmful goal once, plainly; the judge says whether the model complied.
+
+    Raises:
+        InputError: no goals, shared ids, or a benign goal.
+    """
+    check_goals(goals, harmful=True)
+    requests = [Request(goal=goal, chat=Chat.ask(goal.text), attack="plain") for goal in goals]
+    attempts = ask(model, requests, judge, config.sampling, run)
+    write_attempts(attempts, run)
+    complied = [HAPPENED[attempt.outcome] for attempt in attempts]
+    return RefusalResult(
+        metrics={
+            **rates_by_category("compliance_rate", goals, complied),
+            **side_rates(goals, attempts),
+        },
+        caveats=(
+            "each goal was asked plainly and once: this says nothing about attacks",
+            *judge_caveats(judge),
+        ),
+        attempts=tuple(attempts),
+    )

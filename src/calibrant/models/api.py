@@ -1,0 +1,175 @@
+"""ApiModel: talk to any server that speaks the OpenAI chat protocol (``POST /v1/chat/completions``).
+
+It is an ``LM`` and nothing more: no weights, no token ids. One batch goes out over a bounded number of
+connections and comes back in order. A chat that fails comes back as ``stop = "error"`` with the reason
+(contract C5); ``check`` is the place that raises, once, before a long job starts.
+
+    model = ApiModel.open("http://localhost:8000", "tiny-chat", ApiConfig(max_requests=500))
+    model.check()
+    model.generate([Chat.ask("hello")])
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Literal
+
+import httpx
+
+from calibrant.core.errors import InputError, nearest
+from calibrant.core.lm import Chat, Completion, Identity, Sampling
+from calibrant.models.endpoint import ApiConfig, Endpoint, EndpointError, Pacing, complaint, quote
+from calibrant.models.seeds import item_seeds
+
+__all__ = ["ApiConfig", "ApiModel", "Pacing", "read_reply"]
+
+_STOPS: dict[str, Literal["eos", "length"]] = {"stop": "eos", "length": "length"}
+_CHAT = "/chat/completions"
+
+
+class ApiModel:
+    """A model behind an HTTP endpoint; make one with ``open``."""
+
+    def __init__(self, endpoint: Endpoint, model: str, config: ApiConfig) -> None:
+        self._endpoint = endpoint
+        self._model = model
+        self._config = config
+
+    @classmethod
+    def open(
+        cls, url: str, model: str, config: ApiConfig = ApiConfig(), pacing: Pacing = Pacing()
+    ) -> ApiModel:
+        """Name an endpoint and a model; nothing is sent yet.
+
+        A bare host gets ``/v1``; any other path is taken as the base that ``/chat/completions`` is added to.
+
+        Raises:
+            InputError: not an http(s) URL, or one that carries a password, query or fragment.
+        """
+        return cls(Endpoint(url, config, pacing), model, config)
+
+    def __repr__(self) -> str:
+        return f"ApiModel({self._endpoint.url!r}, {self._model!r})"
+
+    @property
+    def identity(self) -> Identity:
+        """Endpoint and model name: all that can be known from outside."""
+        note = "unknown: the server can change what stands behind the name"
+        parts = {"endpoint": self._endpoint.url, "model": self._model, "system_fingerprint": note}
+        return Identity(name=self._model, parts=parts)
+
+    def generate(self, chats: Sequence[Chat], sampling: Sampling = Sampling()) -> list[Completion]:
+        """One completion a chat, in order; never raises for one of them.
+
+        ``ids`` are always None. ``logprobs`` are the server's (natural log, usually before temperature is
+        applied), where it returns them. An empty reply is an error: it is no evidence of a refusal.
+        """
+        if not chats:
+            return []
+        seeds = item_seeds(chats, sampling.seed)
+        payloads = [self._payload(chat, seed, sampling) for chat, seed in zip(chats, seeds, strict=True)]
+        with self._endpoint.session() as client:
+            pool = ThreadPoolExecutor(min(self._config.concurrency, len(chats)))
+            try:
+                return list(pool.map(lambda payload: self._complete(client, payload, sampling), payloads))
+            finally:  # an interrupt waits for the calls under way, not for the whole queue
+                pool.shutdown(wait=True, cancel_futures=True)
+
+    def check(self) -> None:
+        """Ask the server whether it is there and knows the model.
+
+        Reads ``GET /models``; a server that keeps no such list is asked for a reply of one token instead.
+
+        Raises:
+            InputError: unreachable, key refused, nothing at that path, or model unknown.
+        """
+        with self._endpoint.session() as client:
+            try:
+                names = self._names(client)
+                if not names:
+                    payload = self._payload(Chat.ask("Hello"), 0, Sampling(max_tokens=1))
+                    self._endpoint.call(client, _CHAT, payload, tokens=1)
+            except EndpointError as error:
+                raise InputError(f"{self!r} cannot be used: {error.message}", hint=error.hint) from None
+        if names and self._model not in names:
+            raise InputError(
+                f"{self._endpoint.url} has no model '{self._model}'{nearest(self._model, names)}",
+                hint=f"it offers {', '.join(sorted(names)[:8])}",
+            )
+
+    def _names(self, client: httpx.Client) -> set[str]:
+        """The models that the server lists; empty where it keeps no list."""
+        try:
+            listing = self._endpoint.call(client, "/models")
+        except EndpointError as error:
+            if error.status in (404, 405, 501):
+                return set()
+            raise
+        match listing:
+            case {"data": [*rows]}:
+                return {str(row["id"]) for row in rows if isinstance(row, dict) and "id" in row}
+        said = self._endpoint.quote(complaint(listing) or "another kind of answer")
+        raise EndpointError(f"GET /models gave no list of models: {said}")
+
+    def _payload(self, chat: Chat, seed: int, sampling: Sampling) -> dict[str, Any]:
+        payload: dict[str, Any] = {
+            "model": self._model,
+            "messages": [{"role": m.role, "content": m.content} for m in chat.messages],
+            self._config.limit_key: sampling.max_tokens,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "seed": seed,
+        }
+        return payload | ({"logprobs": True} if self._config.logprobs else {})
+
+    def _complete(self, client: httpx.Client, payload: dict[str, Any], sampling: Sampling) -> Completion:
+        try:
+            reply = self._endpoint.call(client, _CHAT, payload, tokens=sampling.max_tokens)
+            return read_reply(reply, self._endpoint.quote)
+        except EndpointError as error:
+            return Completion(text="", stop="blocked" if error.blocked else "error", error=error.message)
+
+
+def read_reply(reply: Any, quote: Callable[[object], str] = quote) -> Completion:
+    """The completion in a parsed answer; ``stop = "error"`` says what is wrong with one that holds none.
+
+    ``quote`` makes a piece of the answer fit for a message.
+    """
+    match reply:
+        case {"choices": [{"message": {**message}, **choice}, *_]}:
+            pass
+        case _:
+            return _error(f"the answer has no choices: {quote(complaint(reply) or 'it says nothing of use')}")
+    reason = quote(choice.get("finish_reason"))[:40]
+    content = message.get("content") or message.get("refusal") or ""
+    # A lone surrogate is legal in JSON and in nothing that is written later.
+    text = content.encode("utf-8", "replace").decode() if isinstance(content, str) else ""
+    logprobs = _logprobs(choice.get("logprobs"))
+    if reason == "content_filter":
+        return Completion(
+            text=text, logprobs=logprobs, stop="blocked", error="content filter of the endpoint"
+        )
+    if not text:
+        return _error(f"the reply is empty or no text (finish_reason '{reason}')")
+    if reason not in _STOPS:
+        return _error(f"unknown finish_reason '{reason}'", text)
+    return Completion(text=text, logprobs=logprobs, stop=_STOPS[reason])
+
+
+def _error(message: str, text: str = "") -> Completion:
+    return Completion(text=text, stop="error", error=message)
+
+
+def _logprobs(found: Any) -> tuple[float, ...] | None:
+    """One log-prob a token, or None where any is missing or no usable number."""
+    values: list[float] = []
+    match found:
+        case {"content": [*tokens]}:
+            for token in tokens:
+                match token:
+                    case {"logprob": float(value) | int(value)} if abs(value) < 1e9:
+                        values.append(float(value))
+                    case _:
+                        return None
+    return tuple(values) or None

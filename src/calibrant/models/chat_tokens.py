@@ -1,0 +1,149 @@
+"""From chats to token ids and back, for any Hugging Face tokenizer.
+
+A tokenizer with a chat template uses it. One without gets the *plain* format: a lone user message is
+its content as it stands, so that a base model simply continues it (empty content = the start of a
+text, BOS alone); several turns are written one under the other, each as ``Role:``, a newline and the
+content, and the reply follows the last ``Assistant:`` line. The newline keeps the reply clear of the
+question whether it begins with a space.
+
+A reply is tokenised as it stands in the text: where it continues a prompt, not as a text of its own.
+SentencePiece-like tokenizers put a space before every text ("ime" alone becomes "_ime"), so that
+tokenising a reply alone would score words that the model never wrote. Such tokenizers are given a
+newline first, and its ids are cut off again; decoding does the same, and keeps a leading space that
+the model wrote. Prompt ids and reply ids are joined as ids and never merge across the boundary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from jinja2 import TemplateError
+
+from calibrant.core.errors import InputError
+from calibrant.core.lm import Chat
+
+_ANCHOR = "\n"  # put before a reply so that it is not the start of a text
+
+
+class ChatTokens:
+    """Encodes prompts and replies; ``end_id`` closes a reply, any of ``stop_ids`` ends generation."""
+
+    def __init__(self, tokenizer: Any, more_stop_ids: Sequence[int] = ()) -> None:
+        """``more_stop_ids``: what the generation config names beside the tokenizer's own end token.
+
+        Raises:
+            InputError: the tokenizer has no end-of-sequence token.
+        """
+        if tokenizer.eos_token_id is None:
+            raise InputError(
+                "the tokenizer has no end-of-sequence token, so no reply could ever end",
+                hint="set tokenizer.eos_token before opening the model",
+            )
+        self.tokenizer = tokenizer
+        self.stop_ids = tuple(dict.fromkeys((int(tokenizer.eos_token_id), *more_stop_ids)))
+        self._prefix = self._start_ids()
+        self._anchor = self._anchor_ids()
+        self.end_id = self._end_of_turn()
+
+    def prompt_text(self, chat: Chat) -> str:
+        """The text that stands before the reply.
+
+        Raises:
+            InputError: the chat template refuses this chat.
+        """
+        if not self.tokenizer.chat_template:
+            return plain_text(chat)
+        return self._render(chat, add_generation_prompt=True)
+
+    def prompts(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of prompt texts: never two BOS, and never empty, since a model needs one token to begin."""
+        start = [] if self.tokenizer.chat_template else self._prefix
+        found = []
+        for ids in self._ids(texts):
+            whole = ids if ids[: len(start)] == start else [*start, *ids]
+            found.append(whole or [self._first_id()])
+        return found
+
+    def replies(self, texts: Sequence[str], opens: Sequence[bool]) -> list[list[int]]:
+        """Ids of reply texts, without the end token; ``opens`` marks those that begin a text.
+
+        Special tokens spelt out in a reply are ordinary characters here: decoding never yields any.
+        """
+        anchors = ["" if first or not self._anchor else _ANCHOR for first in opens]
+        whole = self._ids([a + t for a, t in zip(anchors, texts, strict=True)], split_special_tokens=True)
+        return [ids[len(self._anchor) :] if a else ids for a, ids in zip(anchors, whole, strict=True)]
+
+    def text(self, ids: Sequence[int], *, opens: bool = False) -> str:
+        """The reply that ``ids`` spell, special tokens left out; the inverse of ``replies``."""
+        if opens or not self._anchor:
+            return self._decode(ids)
+        return self._decode([*self._anchor, *ids])[len(self._decode(self._anchor)) :]
+
+    def opens(self, chat: Chat) -> bool:
+        """Whether the reply to ``chat`` is the first text of the sequence: a plain, empty prompt."""
+        return not self.tokenizer.chat_template and plain_text(chat) == ""
+
+    def _ids(self, texts: Sequence[str], **options: Any) -> list[list[int]]:
+        """Ids of many texts, no special tokens added."""
+        if not texts:
+            return []
+        options = {"add_special_tokens": False, "return_attention_mask": False, **options}
+        found: list[list[int]] = self.tokenizer(list(texts), **options)["input_ids"]
+        return found
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        return str(
+            self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        )
+
+    def _render(self, chat: Chat, *, add_generation_prompt: bool) -> str:
+        turns = [{"role": m.role, "content": m.content} for m in chat.messages]
+        try:
+            return str(
+                self.tokenizer.apply_chat_template(
+                    turns, tokenize=False, add_generation_prompt=add_generation_prompt
+                )
+            )
+        except TemplateError as error:
+            raise InputError(
+                f"the chat template refuses this chat: {error}",
+                hint="check the order of its roles; some templates take no system message",
+            ) from None
+
+    def _first_id(self) -> int:
+        """The token that stands for the start of a text where the prompt has none."""
+        bos = self.tokenizer.bos_token_id
+        return int(self.tokenizer.eos_token_id if bos is None else bos)
+
+    def _start_ids(self) -> list[int]:
+        """What the tokenizer itself puts before every text: usually BOS, or nothing."""
+        bare = self._ids(["a"])[0]
+        full: list[int] = self.tokenizer("a")["input_ids"]
+        places = [i for i in range(len(full)) if full[i : i + len(bare)] == bare]
+        return full[: places[0]] if places else []
+
+    def _anchor_ids(self) -> list[int]:
+        """Ids of the anchor, or [] when the tokenizer spells a text the same wherever it stands."""
+        anchor, alone, after = self._ids([_ANCHOR, "a", _ANCHOR + "a"])
+        moved = after[: len(anchor)] == anchor and after[len(anchor) :] != alone
+        return anchor if moved else []
+
+    def _end_of_turn(self) -> int:
+        """The stop token that the chat template writes after a reply, else the tokenizer's own."""
+        if self.tokenizer.chat_template:
+            asked = Chat.ask("a")
+            answered = self._render(asked.then("assistant", "b"), add_generation_prompt=False)
+            prompt, whole = self._ids([self._render(asked, add_generation_prompt=True), answered])
+            for token in whole[len(prompt) :]:
+                if token in self.stop_ids:
+                    return token
+        return self.stop_ids[0]
+
+
+def plain_text(chat: Chat) -> str:
+    """The plain format of a chat; see the module's docstring."""
+    if len(chat.messages) == 1 and chat.messages[0].role == "user":
+        return chat.messages[0].content
+    turns = [f"{m.role.capitalize()}:\n{m.content}\n" for m in chat.messages]
+    return "".join([*turns, "Assistant:\n"])

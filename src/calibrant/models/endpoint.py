@@ -1,0 +1,318 @@
+"""One JSON call to a web endpoint: with patience, within a budget, and with a plain reason for every failure.
+
+Waiting follows "full jitter" (M. Brooker, Exponential Backoff And Jitter, AWS Architecture Blog, 2015):
+before retry k (from 0) it sleeps uniformly between 0 and min(max_wait, backoff * 2^k) seconds, unless the
+server says how long in ``Retry-After``.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import os
+import random
+import threading
+import time
+from collections.abc import Callable, Mapping
+from email.utils import parsedate_to_datetime
+from typing import Any, Literal, NamedTuple
+
+import httpx
+from pydantic import Field
+
+from calibrant.core.config import Frozen
+from calibrant.core.errors import InputError
+
+_tls = functools.cache(httpx.create_ssl_context)  # costs tens of milliseconds: once a process
+
+MAX_BYTES = 16 * 2**20
+"""Largest answer that is read."""
+_HINTS = {
+    401: "api_key_env must name the environment variable that holds a valid key",
+    403: "see what the key allows",
+    404: "compare the URL (often it ends in /v1) and the model's name with the server's own page",
+    429: "wait, or lower concurrency",
+}
+
+
+class ApiConfig(Frozen):
+    """How to call the endpoint. Nothing here changes what the model answers."""
+
+    api_key_env: str | None = None
+    """Name of the environment variable that holds the key; the key itself is never stored."""
+    timeout: float = Field(default=60.0, gt=0)
+    """Most seconds for one call, from connecting to the last byte of the body."""
+    max_retries: int = Field(default=4, ge=0)
+    """Further tries after no connection, a time-out, or HTTP 408, 429 or 5xx."""
+    backoff: float = Field(default=0.5, gt=0)
+    """Upper limit of the first wait in seconds; it doubles with every retry."""
+    max_wait: float = Field(default=30.0, gt=0)
+    """Most seconds between two tries; a server that asks for a longer wait is given up."""
+    concurrency: int = Field(default=8, ge=1)
+    """Most calls under way at once."""
+    max_requests: int | None = Field(default=None, ge=0)
+    """Most HTTP requests over the life of the object, retries included. None is no limit."""
+    max_tokens: int | None = Field(default=None, ge=0)
+    """Most tokens generated over the life of the object, by the server's count; a call whose count is not
+    known costs ``Sampling.max_tokens``. None is no limit."""
+    logprobs: bool = False
+    """Ask for log-probs; not every server takes the question."""
+    limit_key: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    """What the server calls the limit on one reply."""
+
+
+class Pacing(NamedTuple):
+    """Where time and chance come from; tests put their own here."""
+
+    sleep: Callable[[float], None] = time.sleep
+    clock: Callable[[], float] = time.monotonic
+    jitter: Callable[[], float] = random.SystemRandom().random
+
+
+class EndpointError(InputError):
+    """Why a call gave no answer, and what that means for trying again and for the bill."""
+
+    def __init__(self, message: str, *, hint: str = "", status: int | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.status = status
+        """HTTP status; None when there was none, or it was 200."""
+        self.retry = status is not None and (status in (408, 429) or status >= 500)
+        """Another try may help."""
+        self.billed = status is None
+        """The server may have generated tokens all the same."""
+        self.blocked = False
+        """A content filter refused."""
+        self.wait: float | None = None
+        """Seconds that the server asks to wait."""
+
+
+class Endpoint:
+    """A base URL that is called with JSON. Keeps the budget; no connection outlives ``session``."""
+
+    def __init__(self, url: str, config: ApiConfig, pacing: Pacing) -> None:
+        self.url = endpoint_url(url)
+        self._config = config
+        self._pacing = pacing
+        self._meter = _Meter(config)
+
+    def session(self) -> httpx.Client:
+        """Connections to use in a ``with``; threads may share it."""
+        limits = httpx.Limits(max_connections=self._config.concurrency)
+        return httpx.Client(timeout=self._config.timeout, limits=limits, verify=_tls())
+
+    def call(self, client: httpx.Client, path: str, payload: Any = None, *, tokens: int = 0) -> Any:
+        """The parsed answer to POST ``payload``, or to GET when there is none.
+
+        ``tokens`` is the most that the call can generate.
+
+        Raises:
+            EndpointError: no answer after all tries, or the budget does not allow the next one.
+        """
+        tries, last = 0, ""
+        while True:
+            try:
+                return self._paid(client, path, payload, tokens, last)
+            except EndpointError as error:
+                tries, last = tries + 1, error.message
+                if not error.retry or tries > self._config.max_retries:
+                    error.message += f" (after {tries} tries)" if tries > 1 else ""
+                    raise
+                wait = self._wait(tries - 1, error)
+            self._pacing.sleep(wait)
+
+    def _paid(self, client: httpx.Client, path: str, payload: Any, tokens: int, last: str) -> Any:
+        """One call with its place in the budget."""
+        self._meter.reserve(tokens, last)
+        used = tokens
+        try:
+            reply = self._once(client, path, payload)
+            used = _usage(reply, tokens)
+            return reply
+        except EndpointError as error:
+            used = tokens if error.billed else 0
+            raise
+        finally:
+            self._meter.settle(tokens, used)
+
+    def _wait(self, retry: int, error: EndpointError) -> float:
+        """Seconds to sleep before the next try; raises when the server asks for too long."""
+        longest = self._config.max_wait
+        if error.wait is None:
+            return self._pacing.jitter() * min(longest, self._config.backoff * 2.0**retry)
+        if error.wait > longest:
+            error.message += f" (asks to wait {error.wait:g} s; max_wait is {longest:g} s)"
+            raise error
+        return error.wait
+
+    def _once(self, client: httpx.Client, path: str, payload: Any) -> Any:
+        """One HTTP call. Raises for all that is not a JSON answer with status 200."""
+        key = self._key()
+        headers = {"content-type": "application/json"} | ({"authorization": f"Bearer {key}"} if key else {})
+        method, body = ("GET", None) if payload is None else ("POST", json.dumps(payload).encode())
+        try:
+            with client.stream(method, self.url + path, content=body, headers=headers) as response:
+                raw = self._read(response)
+        except httpx.RequestError as caught:
+            raise self._lost(caught) from None
+        if response.status_code != 200:
+            raise self._refused(response, raw)
+        try:
+            return json.loads(raw)
+        except (ValueError, RecursionError):
+            hint = "see that the URL leads to the API and not to a web page"
+            raise EndpointError(f"the answer is not JSON: {self.quote(raw)}", hint=hint) from None
+
+    def _read(self, response: httpx.Response) -> bytes:
+        """The body, within ``timeout`` as a whole: httpx alone would wait for ever on a trickle."""
+        deadline = self._pacing.clock() + self._config.timeout
+        body = bytearray()
+        for piece in response.iter_bytes():
+            body += piece
+            if self._pacing.clock() > deadline:
+                raise httpx.ReadTimeout(f"the body took more than {self._config.timeout:g} s")
+            if len(body) > MAX_BYTES:
+                raise EndpointError(f"the answer is larger than {MAX_BYTES} bytes")
+        return bytes(body)
+
+    def _lost(self, caught: httpx.RequestError) -> EndpointError:
+        """What a failure below HTTP means."""
+        unreachable = isinstance(caught, (httpx.ConnectError, httpx.ConnectTimeout))
+        what = f"cannot reach {self.url}" if unreachable else f"lost the connection to {self.url}"
+        said = self.quote(caught)
+        error = EndpointError(
+            f"{what}: {type(caught).__name__}{f', {said}' if said else ''}",
+            hint="see that the server runs and that host and port are right",
+        )
+        error.retry, error.billed = True, not unreachable
+        return error
+
+    def _refused(self, response: httpx.Response, raw: bytes) -> EndpointError:
+        """What a status other than 200 means."""
+        status = response.status_code
+        try:
+            answer = json.loads(raw)
+        except (ValueError, RecursionError):
+            answer = None
+        said = self.quote(complaint(answer) or raw)
+        hint = _HINTS.get(status, "read what the server says")
+        error = EndpointError(f"HTTP {status}: {said}", hint=hint, status=status)
+        error.wait = retry_after(response.headers)
+        match answer:
+            case {"error": {"code": "content_filter"}}:
+                error.blocked = True
+        return error
+
+    def quote(self, text: object) -> str:
+        """A short piece of what the server said, fit for a message."""
+        return quote(text, os.environ.get(self._config.api_key_env or "", "").strip())
+
+    def _key(self) -> str:
+        """The key as the environment has it now, or "" where none is asked for."""
+        name = self._config.api_key_env
+        if name is None:
+            return ""
+        key = os.environ.get(name, "").strip()
+        if not key or not key.isascii() or not key.isprintable():
+            hint = f"put the key into ${name}, or leave api_key_env out"
+            error = EndpointError(f"the environment variable {name} holds no usable key", hint=hint)
+            error.billed = False
+            raise error
+        return key
+
+
+def endpoint_url(url: str) -> str:
+    """The base URL in one form: no trailing slash, no ``/chat/completions``, ``/v1`` on a bare host.
+
+    Raises:
+        InputError: not an http(s) URL, or one that carries a password, query or fragment.
+    """
+    hint = "give the address alone, such as http://localhost:8000/v1; keys go through api_key_env"
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL as error:
+        raise InputError(f"the endpoint is not a URL: {error}", hint=hint) from None
+    if parsed.scheme not in ("http", "https") or not parsed.host:
+        raise InputError("the endpoint must start with http:// or https:// and name a host", hint=hint)
+    if parsed.userinfo or parsed.query or parsed.fragment:
+        raise InputError(f"the URL of {parsed.host} carries a password, query or fragment", hint=hint)
+    path = parsed.path.rstrip("/").removesuffix("/chat/completions")
+    return str(parsed.copy_with(path=path or "/v1")).rstrip("/")
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds that the server asks to wait (RFC 9110, 10.2.3), or None.
+
+    A date is read against the server's own ``Date``, so that a wrong clock here does no harm.
+    """
+    given = headers.get("retry-after", "").strip()
+    if given.isascii() and given.isdigit():
+        return float(given)
+    try:
+        delta = parsedate_to_datetime(given) - parsedate_to_datetime(headers.get("date", ""))
+    except (ValueError, TypeError):
+        return None
+    return max(0.0, delta.total_seconds())
+
+
+def quote(text: object, key: str = "") -> str:
+    """One line of at most 200 characters, with the key struck out: servers like to echo it."""
+    plain = text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text)
+    plain = plain.encode("utf-8", "replace").decode()  # a lone surrogate could not be written later
+    if key:
+        plain = plain.replace(key, "[key]")
+    return " ".join(plain[:2000].split())[:200]
+
+
+def complaint(answer: Any) -> str:
+    """What a parsed answer says is wrong, in the shapes that servers use for it; else ""."""
+    match answer:
+        case {"error": {"message": str(text)}} | {"error": str(text)} | {"message": str(text)}:
+            return text
+    return ""
+
+
+def _usage(reply: Any, otherwise: int) -> int:
+    """Tokens generated by the server's count, or ``otherwise``."""
+    match reply:
+        case {"usage": {"completion_tokens": int(count)}} if count >= 0:
+            return count
+    return otherwise
+
+
+class _Meter:
+    """Requests and tokens so far, across threads; refuses before a limit would be passed."""
+
+    def __init__(self, config: ApiConfig) -> None:
+        self._max_requests = math.inf if config.max_requests is None else config.max_requests
+        self._max_tokens = math.inf if config.max_tokens is None else config.max_tokens
+        self._changed = threading.Condition()
+        self._requests = 0
+        self._tokens = 0
+        self._open = 0
+
+    def reserve(self, tokens: int, last: str) -> None:
+        """Book one request and at most ``tokens``; waits while an open call may still give some back."""
+        with self._changed:
+            while self._open and self._tokens + tokens > self._max_tokens:
+                self._changed.wait()
+            short = ""
+            if self._requests >= self._max_requests:
+                short = f"{self._requests} requests made, max_requests is {self._max_requests}"
+            elif self._tokens + tokens > self._max_tokens:
+                short = (
+                    f"{self._tokens} tokens used, {tokens} more could pass max_tokens = {self._max_tokens}"
+                )
+            if short:
+                before = f" (before that: {last})" if last else ""
+                raise EndpointError(f"budget: {short}{before}", hint="raise the limit in ApiConfig")
+            self._requests += 1
+            self._tokens += tokens
+            self._open += 1
+
+    def settle(self, reserved: int, used: int) -> None:
+        """Replace a booking by what was really used."""
+        with self._changed:
+            self._tokens += used - reserved
+            self._open -= 1
+            self._changed.notify_all()

@@ -1,0 +1,183 @@
+"""Generation: one batched loop over a Hugging Face module and its own key-value cache.
+
+Prompts are left-padded, sorted by length and cut into sub-batches by a token budget; a finished row
+leaves its batch, cache rows included. Greedy output is that of ``transformers.generate`` with
+``do_sample=False``. What an item draws depends on its own seed and never on its neighbours: each item
+has one stream of uniform numbers, and a token is the inverse of the cumulative distribution at the
+next number. Only the model's own distribution is used: repetition penalties and the like, which a
+generation config may ask for, are left out, since they would make the log-probs those of another model.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from calibrant.core.lm import Sampling
+
+Stop = Literal["length", "eos", "error"]
+_STOPS: tuple[Stop, Stop, Stop] = ("length", "eos", "error")  # index = the code used on the device
+
+
+@dataclass(frozen=True)
+class Request:
+    """One prompt: its ids (at least one), how many tokens may follow (at least one), and its seed."""
+
+    ids: Sequence[int]
+    room: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What followed: ids with the stop token, their log-probs in nats, and why it ended.
+
+    ``stop`` is 'error' when the logits became NaN or infinite; ``ids`` holds what came before.
+    """
+
+    ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    stop: Stop
+
+
+def buckets(costs: Sequence[int], budget: int) -> Iterator[list[int]]:
+    """Cut indices, sorted by cost, into runs with rows x largest cost <= budget (one row always fits)."""
+    batch: list[int] = []
+    for index in sorted(range(len(costs)), key=costs.__getitem__):
+        if batch and (len(batch) + 1) * costs[index] > budget:
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch
+
+
+def draw(
+    module: nn.Module, requests: Sequence[Request], sampling: Sampling, stop_ids: Sequence[int], budget: int
+) -> list[Drawn]:
+    """Continue every request; results stand in the order of ``requests``.
+
+    ``budget`` bounds the tokens that one sub-batch holds in its cache at the end.
+    """
+    found: dict[int, Drawn] = {}
+    for batch in buckets([len(r.ids) + r.room for r in requests], budget):
+        drawn = _draw_batch(module, [requests[i] for i in batch], sampling, stop_ids)
+        found.update(zip(batch, drawn, strict=True))
+    return [found[i] for i in range(len(requests))]
+
+
+def choose(logits: Tensor, sampling: Sampling, uniforms: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Next token of each row and its log-prob.
+
+    Args:
+        logits: (B, V) float32.
+        sampling: temperature 0 takes the likeliest token; its log-prob is then that of temperature 1.
+        uniforms: (B,) float64 in [0, 1), one number a row; None when greedy.
+
+    Returns:
+        Ids (B,) int64 and log-probs (B,) under softmax(logits / temperature), before top-p.
+    """
+    if uniforms is None:
+        token = logits.argmax(-1)
+    else:
+        logits = logits.double() / sampling.temperature
+        kept = nucleus(logits.softmax(-1), sampling.top_p)
+        # The cumulative sum runs in the order of the vocabulary: float noise in a sort cannot move it.
+        cumulative = kept.cumsum(-1)
+        token = torch.searchsorted(cumulative, uniforms[:, None] * cumulative[:, -1:], right=True)
+        last = (kept > 0).long().cumsum(-1).argmax(-1)  # u close to 1 may round past the last kept token
+        token = torch.minimum(token.squeeze(-1), last)
+    return token, logits.gather(-1, token[:, None]).squeeze(-1) - logits.logsumexp(-1)
+
+
+def nucleus(probs: Tensor, top_p: float) -> Tensor:
+    """Zero all but the smallest set of likeliest tokens whose probability reaches ``top_p``: (B, V)."""
+    if top_p >= 1.0:
+        return probs
+    ordered, order = probs.sort(dim=-1, descending=True, stable=True)
+    before = ordered.cumsum(-1) - ordered
+    return torch.zeros_like(probs).scatter(-1, order, ordered.masked_fill(before >= top_p, 0.0))
+
+
+def accepted(module: nn.Module, **options: Any) -> dict[str, Any]:
+    """Those of ``options`` that the module's forward names: not every family takes all of them."""
+    names = _names(type(module).forward)
+    return {name: value for name, value in options.items() if name in names}
+
+
+@cache
+def _names(function: Callable[..., Any]) -> frozenset[str]:
+    return frozenset(inspect.signature(function).parameters)
+
+
+@torch.inference_mode()
+def _draw_batch(
+    module: nn.Module, requests: Sequence[Request], sampling: Sampling, stop_ids: Sequence[int]
+) -> list[Drawn]:
+    """The loop itself. One look at the device a step (``gone.any()``), one more when a row leaves."""
+    device = next(module.parameters()).device
+    ids, mask, rooms, uniforms = _prepare(requests, sampling, device)
+    rows, steps = len(requests), max(r.room for r in requests)
+    stops = torch.tensor(stop_ids, device=device)
+    tokens = torch.zeros(rows, steps, dtype=torch.long, device=device)
+    logprobs = torch.zeros(rows, steps, device=device)
+    lengths = torch.zeros(rows, dtype=torch.long, device=device)
+    codes = torch.zeros(rows, dtype=torch.long, device=device)
+    live = torch.arange(rows, device=device)
+    width, kept = ids.shape[1], None
+    positions = (mask[:, :width].cumsum(-1) - 1).clamp(min=0)
+    # Without padding no mask is passed: attention then takes its fast causal path.
+    padded = any(len(r.ids) < width for r in requests)
+    for step in range(steps):
+        out = module(
+            **accepted(module, position_ids=positions, logits_to_keep=1),
+            input_ids=ids,
+            attention_mask=mask[:, : width + step] if padded else None,
+            past_key_values=kept,
+            use_cache=True,
+        )
+        kept, logits = out.past_key_values, out.logits[:, -1].float()
+        token, logprob = choose(logits, sampling, None if uniforms is None else uniforms[live, step])
+        broken = ~logits.amax(-1).isfinite()  # amax carries a NaN; one masked token at -inf is no fault
+        ended = torch.isin(token, stops) & ~broken
+        tokens[live, step], logprobs[live, step] = token, logprob.float()
+        lengths[live] = step + (~broken).long()
+        codes[live] = ended.long() + 2 * broken.long()
+        gone = ended | broken | (rooms[live] <= step + 1)
+        if gone.any():
+            stay = (~gone).nonzero().squeeze(-1)
+            if not len(stay):
+                break
+            live, mask, positions, token = live[stay], mask[stay], positions[stay], token[stay]
+            kept.batch_select_indices(stay)
+        ids, positions = token[:, None], positions[:, -1:] + 1
+    return _collect(tokens, logprobs, lengths, codes)
+
+
+def _prepare(
+    requests: Sequence[Request], sampling: Sampling, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Left-padded ids (B, T), mask (B, T + steps) int64, rooms (B,) and uniforms (B, steps) or None."""
+    width, steps = max(len(r.ids) for r in requests), max(r.room for r in requests)
+    ids = torch.tensor([[0] * (width - len(r.ids)) + list(r.ids) for r in requests])
+    pads = torch.tensor([width - len(r.ids) for r in requests])
+    mask = (torch.arange(width + steps)[None] >= pads[:, None]).long()
+    rooms = torch.tensor([r.room for r in requests])
+    uniforms = None
+    if sampling.temperature > 0:
+        streams = [torch.Generator().manual_seed(r.seed) for r in requests]
+        uniforms = torch.stack([torch.rand(steps, generator=s, dtype=torch.float64) for s in streams])
+        uniforms = uniforms.to(device)
+    return ids.to(device), mask.to(device), rooms.to(device), uniforms
+
+
+def _collect(tokens: Tensor, logprobs: Tensor, lengths: Tensor, codes: Tensor) -> list[Drawn]:
+    """Bring a finished batch to the host."""
+    columns = zip(tokens.tolist(), logprobs.tolist(), lengths.tolist(), codes.tolist(), strict=True)
+    return [Drawn(tuple(t[:n]), tuple(p[:n]), _STOPS[code]) for t, p, n, code in columns]

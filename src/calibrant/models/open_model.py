@@ -1,0 +1,306 @@
+"""OpenModel: local Hugging Face weights, exactly as published, that talk, score and can be opened up.
+
+It serves any causal language model of transformers through the model's own forward pass: nothing is
+folded, centred or re-implemented. How chats become ids is said in ``chat_tokens.py``, how replies are
+drawn in ``generate.py``, how sites are named in ``hooks.py``.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from calibrant.core.errors import InputError, NumericalError
+from calibrant.core.lm import Batch, Chat, Completion, Identity, Sampling, Scored
+from calibrant.maths.logprobs import token_logprobs
+from calibrant.models import hooks
+from calibrant.models.chat_tokens import ChatTokens
+from calibrant.models.folder import folder_identity
+from calibrant.models.generate import Drawn, Request, accepted, buckets, draw
+from calibrant.models.loading import (
+    Dtype,
+    download,
+    load_folder,
+    module_identity,
+    save_weights,
+    stop_ids,
+)
+from calibrant.models.seeds import item_seeds
+
+_LOGITS = 2**27  # logits held at once when scoring: half a gigabyte in float32
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """Right-padded ids (B, T) int64, mask (B, T) bool, reply (B, T) bool; see ``core.lm.Batch``."""
+
+    ids: Tensor
+    mask: Tensor
+    reply: Tensor
+
+
+class OpenModel:
+    """A local causal language model with its tokenizer: an ``OpenLM``."""
+
+    def __init__(
+        self, module: nn.Module, tokenizer: Any, *, identity: Identity, token_budget: int = 16_384
+    ) -> None:
+        """Wrap ``module``, which is put in eval mode with its parameters frozen (not copied).
+
+        Args:
+            module: a transformers causal language model.
+            tokenizer: its tokenizer; ``tokenizer.chat_template`` decides how chats are written.
+            identity: what exactly this is; the constructors below work it out.
+            token_budget: most tokens in one forward pass or cache. Lower it when memory runs out.
+
+        Raises:
+            InputError: the tokenizer has no end-of-sequence token.
+        """
+        self.module = module.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.identity = identity
+        self.token_budget = token_budget
+        self.chat_tokens = ChatTokens(tokenizer, stop_ids(module))
+
+    @classmethod
+    def from_folder(
+        cls, path: str | Path, *, name: str = "", dtype: Dtype = "float32", device: str = "cpu"
+    ) -> OpenModel:
+        """Open a folder in Hugging Face layout: safetensors only, no code from the folder.
+
+        Raises:
+            InputError: no such model, pickled weights, code of its own, or weights that do not fit.
+        """
+        module, tokenizer = load_folder(path, dtype)
+        identity = folder_identity(path, name=name, dtype=dtype)
+        return cls(module.to(device), tokenizer, identity=identity)
+
+    @classmethod
+    def from_hub(
+        cls, name: str, revision: str, *, dtype: Dtype = "float32", device: str = "cpu"
+    ) -> OpenModel:
+        """Download (or find in the cache) one commit of a model on the Hugging Face hub, and open it.
+
+        Args:
+            name: 'owner/model'.
+            revision: full commit hash, 40 hex digits. Branches and tags move, so they are refused.
+            dtype: precision of the weights in memory.
+            device: 'cpu', 'cuda', 'cuda:1', ...
+
+        Raises:
+            InputError: the revision is no commit, the hub cannot be reached, or see ``from_folder``.
+        """
+        folder = download(name, revision)
+        return cls.from_folder(folder, name=f"{name}@{revision}", dtype=dtype, device=device)
+
+    @classmethod
+    def from_module(cls, module: nn.Module, tokenizer: Any, name: str) -> OpenModel:
+        """Wrap a model in memory; its identity is worked out from the weights as they are now.
+
+        Call it again after training: an identity does not follow the weights.
+        """
+        return cls(module, tokenizer, identity=module_identity(module, tokenizer, name))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie."""
+        return next(self.module.parameters()).device
+
+    @property
+    def max_length(self) -> int | None:
+        """Most tokens of prompt and reply together; None where the config sets no limit."""
+        config: Any = self.module.config
+        found = getattr(config, "max_position_embeddings", None)
+        return None if found is None else int(found)
+
+    def save(self, path: str | Path) -> None:
+        """Write weights (safetensors), config and tokenizer to a folder that ``from_folder`` opens."""
+        save_weights(self.module, path)
+        self.tokenizer.save_pretrained(path)
+
+    def copy(self) -> OpenModel:
+        """A twin with weights of its own that ask for gradients, to be trained (still in eval mode)."""
+        twin = OpenModel(
+            copy.deepcopy(self.module),
+            self.tokenizer,
+            identity=self.identity,
+            token_budget=self.token_budget,
+        )
+        twin.module.requires_grad_(True)
+        return twin
+
+    def prompt_ids(self, chat: Chat) -> list[int]:
+        """Ids of the prompt that ``chat`` makes, start-of-sequence token included."""
+        return self.chat_tokens.prompts([self.chat_tokens.prompt_text(chat)])[0]
+
+    def reply_ids(self, text: str, *, opens: bool = False) -> list[int]:
+        """Ids of a reply without its end token; ``opens``: it follows an empty plain prompt."""
+        return self.chat_tokens.replies([text], [opens])[0]
+
+    def encode(self, chats: Sequence[Chat], replies: Sequence[str] | None = None) -> TokenBatch:
+        """Right-padded batch on the model's device: prompt ids, then reply ids and the end token.
+
+        Raises:
+            InputError: a row longer than the context, a chat that the template refuses, or lists of
+                different length.
+        """
+        prompts, answers = self._pieces(chats, replies)
+        return self._pad(prompts, answers)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Logits (B, T, V) of every position, in the model's dtype. Gradients as the caller set them."""
+        return self._logits(batch, keep=0)
+
+    def logprobs(self, chats: Sequence[Chat], replies: Sequence[str]) -> list[Scored]:
+        """Log-probs in nats, float32, of each reply's tokens, its end token included.
+
+        Raises:
+            InputError: see ``encode``.
+            NumericalError: a log-prob is NaN.
+        """
+        prompts, answers = self._pieces(chats, replies)
+        lengths = [len(p) + len(a) for p, a in zip(prompts, answers, strict=True)]
+        config: Any = self.module.config
+        budget = min(self.token_budget, _LOGITS // int(config.vocab_size))
+        found: dict[int, Scored] = {}
+        for rows in buckets(lengths, budget):
+            some = [answers[i] for i in rows]
+            found.update(zip(rows, self._score([prompts[i] for i in rows], some), strict=True))
+        for i, scored in found.items():
+            if any(value != value for value in scored.logprobs):
+                raise NumericalError(
+                    f"row {i}: the log-probs of the reply are NaN",
+                    hint="load the model in float32, and check its weights",
+                )
+        return [found[i] for i in range(len(chats))]
+
+    def generate(self, chats: Sequence[Chat], sampling: Sampling = Sampling()) -> list[Completion]:
+        """One completion a chat; an item that cannot be served comes back with ``stop='error'``.
+
+        Greedy log-probs are those of temperature 1. Draws depend on the seed, the chat and how many
+        equal chats came before it in the call, never on the batch.
+        """
+        found: dict[int, Completion] = {}
+        texts: dict[int, str] = {}
+        for i, chat in enumerate(chats):
+            try:
+                texts[i] = self.chat_tokens.prompt_text(chat)
+            except InputError as error:
+                found[i] = Completion(text="", stop="error", error=str(error))
+        requests: dict[int, Request] = {}
+        seeds = item_seeds(chats, sampling.seed) if sampling.temperature > 0 else [0] * len(chats)
+        for i, ids in zip(texts, self.chat_tokens.prompts(list(texts.values())), strict=True):
+            room = sampling.max_tokens if self.max_length is None else self.max_length - len(ids)
+            if room < 0:
+                found[i] = Completion(text="", stop="error", error=str(self._too_long(i, len(ids))))
+            elif room == 0:
+                found[i] = Completion(text="", ids=(), logprobs=(), stop="length")
+            else:
+                requests[i] = Request(ids, min(room, sampling.max_tokens), seeds[i])
+        stops = self.chat_tokens.stop_ids
+        drawn = draw(self.module, list(requests.values()), sampling, stops, self.token_budget)
+        for i, result in zip(requests, drawn, strict=True):
+            found[i] = self._completion(chats[i], result)
+        return [found[i] for i in range(len(chats))]
+
+    def sites(self) -> tuple[str, ...]:
+        """Names for ``trace`` and ``edit``: TransformerLens names, then module paths."""
+        return hooks.sites(self.module)
+
+    def trace(self, batch: Batch, sites: Sequence[str]) -> dict[str, Tensor]:
+        """Activations (B, T, D) at each site from one forward pass; gradients as the caller set them.
+
+        Raises:
+            CapabilityError: an unknown site, or one that the pass never went through.
+        """
+        keep = 0 if hooks.reads_all_logits(self.module, sites) else 1
+        with hooks.captured(self.module, sites) as found:
+            self._logits(batch, keep=keep)
+        return found
+
+    def edit(self, changes: Mapping[str, hooks.Change]) -> AbstractContextManager[None]:
+        """Change activations in every pass inside a ``with`` block; see ``hooks.edited``."""
+        return hooks.edited(self.module, changes)
+
+    def unembed(self, hidden: Tensor) -> Tensor:
+        """Logits (..., V) that the model's own last norm and unembedding read from (..., D)."""
+        return hooks.unembed(self.module, hidden)
+
+    def _pieces(
+        self, chats: Sequence[Chat], replies: Sequence[str] | None
+    ) -> tuple[list[list[int]], list[list[int]]]:
+        """Prompt ids and reply ids (end token included; [] without replies) of each row, checked."""
+        if replies is not None and len(replies) != len(chats):
+            raise InputError(
+                f"{len(chats)} chats but {len(replies)} replies",
+                hint="give one reply a chat, in the same order",
+            )
+        tokens = self.chat_tokens
+        prompts = tokens.prompts([tokens.prompt_text(chat) for chat in chats])
+        answers: list[list[int]] = [[] for _ in chats]
+        if replies is not None:
+            spelt = tokens.replies(replies, [tokens.opens(chat) for chat in chats])
+            answers = [[*ids, tokens.end_id] for ids in spelt]
+        for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
+            if self.max_length is not None and len(prompt) + len(answer) > self.max_length:
+                raise self._too_long(row, len(prompt), len(answer))
+        return prompts, answers
+
+    def _too_long(self, row: int, prompt: int, reply: int = 0) -> InputError:
+        what = f"{prompt} tokens of prompt" + (f" and {reply} of reply" if reply else "")
+        return InputError(
+            f"row {row} has {what}, but the model's context holds {self.max_length} in all",
+            hint="shorten the row or leave it out; nothing is cut silently",
+        )
+
+    def _pad(self, prompts: Sequence[list[int]], answers: Sequence[list[int]]) -> TokenBatch:
+        """Right-pad; the end token fills the gaps, which the mask hides."""
+        rows = [p + a for p, a in zip(prompts, answers, strict=True)]
+        width = max(map(len, rows), default=0)
+        ids = torch.tensor([row + [self.chat_tokens.end_id] * (width - len(row)) for row in rows])
+        place = torch.arange(width)[None]
+        mask = place < torch.tensor([len(row) for row in rows])[:, None]
+        reply = mask & (place >= torch.tensor([len(p) for p in prompts])[:, None])
+        return TokenBatch(ids.to(self.device), mask.to(self.device), reply.to(self.device))
+
+    def _logits(self, batch: Batch, keep: int) -> Tensor:
+        """Logits of the last ``keep`` positions, 0 for all (where the family can leave some out)."""
+        mask = batch.mask.long()
+        options = accepted(self.module, logits_to_keep=keep, use_cache=False)
+        logits: Tensor = self.module(input_ids=batch.ids, attention_mask=mask, **options).logits
+        return logits
+
+    @torch.inference_mode()
+    def _score(self, prompts: Sequence[list[int]], answers: Sequence[list[int]]) -> list[Scored]:
+        """Log-probs of one sub-batch; logits are made only from the first reply token's place on."""
+        batch = self._pad(prompts, answers)
+        keep = batch.ids.shape[1] - min(map(len, prompts)) + 1
+        logits = self._logits(batch, keep)
+        values = token_logprobs(logits, batch.ids[:, -logits.shape[1] :]).cpu()
+        first = batch.ids.shape[1] - values.shape[1]  # the position of the first scored token
+        scored = []
+        for row, prompt, answer in zip(values.tolist(), prompts, answers, strict=True):
+            start = len(prompt) - first
+            scored.append(Scored(ids=tuple(answer), logprobs=tuple(row[start : start + len(answer)])))
+        return scored
+
+    def _completion(self, chat: Chat, drawn: Drawn) -> Completion:
+        """Spell out what was drawn; the stop token is left out of the text."""
+        spelt = drawn.ids[:-1] if drawn.stop == "eos" else drawn.ids
+        error = None
+        if drawn.stop == "error":
+            error = f"the logits became NaN or infinite at token {len(drawn.ids) + 1} of the reply"
+        return Completion(
+            text=self.chat_tokens.text(spelt, opens=self.chat_tokens.opens(chat)),
+            ids=drawn.ids,
+            logprobs=drawn.logprobs,
+            stop=drawn.stop,
+            error=error,
+        )

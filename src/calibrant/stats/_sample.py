@@ -1,0 +1,121 @@
+"""Reading a sample: numbers with their gaps, clusters, and what clustering costs in sample size."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Sequence
+from typing import Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import stdtrit
+
+from calibrant.core import InputError, NumericalError
+
+Better: TypeAlias = Literal["higher", "lower", "none"]
+Floats: TypeAlias = NDArray[np.float64]
+Codes: TypeAlias = NDArray[np.intp]
+Number: TypeAlias = float | bool | None
+
+
+def check_level(level: float) -> None:
+    """Raise InputError unless 0 < level < 1."""
+    if not 0.0 < level < 1.0:
+        raise InputError(
+            f"level must lie strictly between 0 and 1, got {level!r}",
+            hint="write a 95% interval as level=0.95, not 95",
+        )
+
+
+def numbers(values: Sequence[Number], name: str) -> Floats:
+    """Return ``values`` as float64 (n,), NaN where a value is missing (None).
+
+    Raises:
+        NumericalError: a value that was given is itself NaN or infinite.
+        InputError: a value is not a number.
+    """
+    read = np.full(len(values), np.nan)
+    for i, value in enumerate(values):
+        if value is None:
+            continue
+        if not isinstance(value, (int, float, np.integer, np.floating, np.bool_)):
+            raise InputError(
+                f"{name}[{i}] is a {type(value).__name__}, not a number: {value!r}",
+                hint="give True, False or a number, and None where the answer is missing",
+            )
+        read[i] = float(value)
+        if not math.isfinite(read[i]):
+            raise NumericalError(
+                f"{name}[{i}] is {value!r}",
+                hint="find out why the score broke; where that cannot be known, pass None (missing)",
+            )
+    return read
+
+
+def cluster_codes(clusters: Sequence[str] | None, n: int) -> Codes | None:
+    """Return the cluster of each unit as a code from 0, or None when every unit stands alone.
+
+    An empty name stands alone, as in ``Goal.cluster``.
+
+    Raises:
+        InputError: the number of names differs from ``n``.
+    """
+    if clusters is None:
+        return None
+    if len(clusters) != n:
+        raise InputError(
+            f"{n} values came with {len(clusters)} cluster names",
+            hint="give one cluster name per value, in the same order",
+        )
+    seen: dict[Hashable, int] = {}
+    # The position is the key of a nameless unit: an int never equals a str.
+    codes = [seen.setdefault(name or i, len(seen)) for i, name in enumerate(clusters)]
+    return np.array(codes, dtype=np.intp) if len(seen) < n else None
+
+
+def cluster_of(codes: Codes) -> Codes:
+    """Codes of the units that stayed, renumbered without holes."""
+    return np.unique(codes, return_inverse=True)[1].astype(np.intp)
+
+
+def cluster_count(codes: Codes | None) -> int | None:
+    """Number of clusters for the Estimate; None when every unit stands alone."""
+    return None if codes is None else int(codes.max()) + 1
+
+
+def effective_size(values: Floats, codes: Codes | None, level: float) -> float:
+    """Number of independent units that would know the mean of ``values`` (n,) as well as these do.
+
+    Korn & Graubard 1998, Survey Methodology 24(2), 193-201: n / deff * (t[n-1] / t[k-1])^2 with k
+    clusters, and deff the linearised variance of the mean over s^2 / n. Never above n; deff is 1
+    where all values agree, since nothing then shows how clusters differ. Needs k >= 2.
+    """
+    n = values.size
+    if codes is None:
+        return float(n)
+    k = int(codes.max()) + 1
+    residuals = values - values.mean()
+    spread = float((residuals**2).sum()) / (n * (n - 1))
+    between = float((np.bincount(codes, weights=residuals) ** 2).sum()) * k / (k - 1) / n**2
+    deff = between / spread if spread > 0 else 1.0
+    upper = (1 + level) / 2
+    shrink = float(stdtrit(n - 1, upper) / stdtrit(k - 1, upper)) ** 2
+    return float(min(n, n * shrink / deff)) if deff > 0 else float(n)
+
+
+def agreeing_size(codes: Codes) -> float:
+    """Kish's effective number of clusters: the sample size left if units of a cluster always agreed."""
+    sizes = np.bincount(codes)
+    return float(sizes.sum() ** 2 / (sizes**2).sum())
+
+
+def none_answered(n: int, answered: int, noun: str) -> str:
+    """Why there is no value, or "" when there is one."""
+    if answered:
+        return ""
+    return f"none of the {n} {noun}s was answered" if n else f"no {noun}s were given"
+
+
+def sentence(parts: Sequence[str]) -> str:
+    """Join the non-empty remarks of an estimate."""
+    return "; ".join(part for part in parts if part)

@@ -1,0 +1,159 @@
+"""Rates with exact or score intervals, missing answers at their worst case, clusters accounted for.
+
+Clopper & Pearson 1934, Biometrika 26, 404-413 (exact); Wilson 1927, JASA 22, 209-212 (score);
+Korn & Graubard 1998, Survey Methodology 24(2), 193-201 (clusters, by an effective sample size).
+No bootstrap here: near 0 and 1, where safety rates live, it collapses to a point.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, TypeAlias
+
+import numpy as np
+from scipy.special import betainccinv, betaincinv, ndtri
+
+from calibrant.core import Estimate, InputError
+from calibrant.stats._sample import (
+    Better,
+    Codes,
+    Floats,
+    agreeing_size,
+    check_level,
+    cluster_codes,
+    cluster_count,
+    effective_size,
+    none_answered,
+    numbers,
+    sentence,
+)
+
+Method: TypeAlias = Literal["clopper-pearson", "wilson"]
+
+
+def proportion_interval(
+    successes: float, n: float, level: float = 0.95, method: Method = "clopper-pearson"
+) -> tuple[float, float]:
+    """Two-sided interval for a proportion, each tail (1 - level) / 2.
+
+    ``successes`` and ``n`` may be fractional (an effective sample size). Clopper-Pearson covers at
+    least ``level`` whatever the truth; Wilson covers ``level`` on average. Without data: (0, 1).
+
+    Raises:
+        InputError: not 0 <= successes <= n, a level outside (0, 1), or an unknown method.
+    """
+    check_level(level)
+    if not 0 <= successes <= n < float("inf"):
+        raise InputError(
+            f"a proportion needs 0 <= successes <= n, got successes={successes!r}, n={n!r}",
+            hint="count the answered units in n, and the successes among them",
+        )
+    if method not in ("clopper-pearson", "wilson"):
+        raise InputError(f"unknown method {method!r}", hint="use 'clopper-pearson' or 'wilson'")
+    if n == 0:
+        return 0.0, 1.0
+    interval = _clopper_pearson if method == "clopper-pearson" else _wilson
+    low, high = interval(float(successes), float(n), (1 - level) / 2)
+    # At the ends the formulas give 0/0 or 1e-18; the bounds there are known exactly.
+    return (0.0 if successes == 0 else low), (1.0 if successes == n else high)
+
+
+def rate(
+    outcomes: Sequence[bool | None],
+    *,
+    clusters: Sequence[str] | None = None,
+    level: float = 0.95,
+    method: Method = "clopper-pearson",
+    better: Better,
+    unit: str,
+    null_value: float | None = None,
+) -> Estimate:
+    """Share of True among ``outcomes`` (n,), with an interval that holds whatever the gaps hide.
+
+    ``value`` is the share among the answered. ``low`` counts every missing outcome (None) as False,
+    ``high`` counts every one as True; with none answered, ``value`` is None and the interval (0, 1).
+
+    ``clusters`` names the group of each outcome (goal, template); "" stands alone. The interval then
+    uses Korn & Graubard's effective n. Where all outcomes agree the design effect cannot be seen and
+    is taken as 1; ``reason`` then says how wide the interval would be if clusters always agreed.
+    Coverage in 18 cells (10 to 30 clusters, rate .1 to .5, correlation 0 or .3): 96.4%, worst 95.0%. It
+    fails for rare events in clusters that nearly always agree (rate .02, correlation .9, 30 clusters:
+    68%); there ask one question per cluster, such as "did any attempt on this goal succeed?".
+    With missing outcomes in clusters each bound is exact in its count but takes its design effect
+    from the completed sample at hand, so it is a close approximation of the worst case.
+
+    Raises:
+        InputError: an outcome that is not True, False or None; lengths differ; a bad level or method.
+        NumericalError: an outcome is NaN.
+    """
+    check_level(level)
+    seen = _binary(outcomes)
+    n, gaps = seen.size, np.isnan(seen)
+    codes = cluster_codes(clusters, n)
+    low, _ = _interval(np.where(gaps, 0.0, seen), codes, level, method)
+    _, high = _interval(np.where(gaps, 1.0, seen), codes, level, method)
+    answered = n - int(gaps.sum())
+    return Estimate(
+        value=float(np.nanmean(seen)) if answered else None,
+        low=low,
+        high=high,
+        level=level,
+        n=n,
+        clusters=cluster_count(codes),
+        missing=n - answered,
+        reason=sentence([none_answered(n, answered, "outcome"), _remark(seen, codes, level, method)]),
+        method=method if codes is None else f"korn-graubard ({method})",
+        unit=unit,
+        better=better,
+        null_value=null_value,
+    )
+
+
+def _clopper_pearson(x: float, n: float, tail: float) -> tuple[float, float]:
+    """Beta quantiles; real-valued x and n are allowed (Korn & Graubard 1998)."""
+    return float(betaincinv(x, n - x + 1, tail)), float(betainccinv(x + 1, n - x, tail))
+
+
+def _wilson(x: float, n: float, tail: float) -> tuple[float, float]:
+    """Invert the score test: the p at which |x/n - p| = z sqrt(p (1 - p) / n)."""
+    z = -float(ndtri(tail))
+    centre = (x + z * z / 2) / (n + z * z)
+    half = z / (n + z * z) * float(np.sqrt(x * (n - x) / n + z * z / 4))
+    return centre - half, centre + half
+
+
+def _interval(outcomes: Floats, codes: Codes | None, level: float, method: Method) -> tuple[float, float]:
+    """Interval for the mean of complete 0/1 ``outcomes`` (n,)."""
+    if outcomes.size == 0 or cluster_count(codes) == 1:
+        return proportion_interval(0, 0, level, method)
+    size = effective_size(outcomes, codes, level)
+    share = float(outcomes.mean())
+    return proportion_interval(size if share == 1 else size * share, size, level, method)
+
+
+def _binary(outcomes: Sequence[bool | None]) -> Floats:
+    """Outcomes as 0, 1 and NaN for missing."""
+    seen = numbers(outcomes, "outcomes")
+    odd = np.flatnonzero(~np.isnan(seen) & (seen != 0) & (seen != 1))
+    if odd.size:
+        raise InputError(
+            f"outcomes[{odd[0]}] is {outcomes[int(odd[0])]!r}, neither True, False nor None",
+            hint="use calibrant.stats.mean for scores that are not yes or no",
+        )
+    return seen
+
+
+def _remark(seen: Floats, codes: Codes | None, level: float, method: Method) -> str:
+    """What the clusters leave open."""
+    if codes is None:
+        return ""
+    if cluster_count(codes) == 1:
+        return "all units are in one cluster, so nothing shows how clusters differ"
+    if np.isnan(seen).any() or np.ptp(seen) > 0:
+        return ""
+    size = agreeing_size(codes)
+    low, high = proportion_interval(size * float(seen[0]), size, level, method)
+    return (
+        "all outcomes agree, so the design effect was taken as 1; "
+        f"if units of a cluster always agreed the interval would be [{low:.3f}, {high:.3f}]"
+    )

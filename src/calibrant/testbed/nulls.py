@@ -1,0 +1,23 @@
+"""Null models: the same shape with nothing in it, for the control of every technique."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from calibrant.core import Identity, InputError
+from calibrant.core.errors import nearest
+from calibrant.models.open_model import OpenModel
+from calibrant.testbed.recipe import SIZES, build_module
+from calibrant.testbed.tokens import build_tokenizer
+
+
+def open_null(name: str, options: Mapping[str, str]) -> OpenModel:
+    """A model of the size ``name`` with random weights; ``?seed=1`` draws others."""
+    if name not in SIZES:
+        raise InputError(
+            f"testbed:null/{name}: no such size{nearest(name, SIZES)}", hint=f"one of: {', '.join(SIZES)}"
+        )
+    tokenizer = build_tokenizer()
+    module = build_module(name, len(tokenizer), int(options.get("seed", "0")))
+    identity = Identity(name=f"testbed:null/{name}", parts={"null": name, **options})
+    return OpenModel(module, tokenizer, identity=identity)

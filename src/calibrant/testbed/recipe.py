@@ -1,0 +1,144 @@
+"""How the testbed's models are raised: from scratch, on dialogues drawn from the base distribution.
+
+    calibrant run rebuild_testbed            # all three sizes, about half an hour on 2 cores
+
+The recipe was frozen before any attack or defence was tried on its models.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from calibrant.core import Frozen, Quiet, Result, Run, point, technique
+from calibrant.models.fit import Fit, fit
+from calibrant.testbed.dialogues import draw, draw_long
+from calibrant.testbed.tokens import CONTEXT, SPECIALS, build_tokenizer, tokenise
+
+SIZES: dict[str, dict[str, int]] = {
+    "tiny": {"hidden_size": 64, "num_hidden_layers": 3, "intermediate_size": 176, "num_attention_heads": 4},
+    "base": {"hidden_size": 128, "num_hidden_layers": 4, "intermediate_size": 352, "num_attention_heads": 4},
+    "strong": {
+        "hidden_size": 192,
+        "num_hidden_layers": 5,
+        "intermediate_size": 512,
+        "num_attention_heads": 6,
+    },
+}
+"""Shapes of the three models: about 0.2, 0.9 and 2.4 million parameters."""
+
+
+class Raise(Frozen):
+    """The recipe of one model."""
+
+    size: str = "base"
+    """One of SIZES."""
+    tokens: int = Field(default=5_000_000, ge=1)
+    """Training tokens, about."""
+    long_share: float = Field(default=0.12, ge=0, le=1)
+    """Share of the tokens that lie in dialogues of many turns (128 to 512 tokens)."""
+    batch_tokens: int = Field(default=6144, ge=1)
+    """Tokens in one step, padding included."""
+    prompt_weight: float = Field(default=0.1, ge=0)
+    """Weight of the loss on what others than the assistant wrote."""
+    fit: Fit = Fit(lr=3e-3, weight_decay=0.05, warmup=0.03, bf16=True)
+    """The optimiser."""
+
+
+class RaiseResult(Result):
+    """What came out; the weights are the artefact 'model'."""
+
+
+class _Rows(NamedTuple):
+    """Dialogues of one step: ids, and which of them the assistant wrote."""
+
+    ids: list[list[int]]
+    said: list[list[bool]]
+
+
+@technique(version=1)
+def raise_model(config: Raise = Raise(), run: Run = Quiet()) -> RaiseResult:
+    """Train one testbed model from scratch; saves weights in bfloat16 with tokenizer as artefact 'model'."""
+    tokenizer = build_tokenizer()
+    module: Any = build_module(config.size, len(tokenizer), run.seed)
+    batches = _batches(config, tokenizer, run.seed)
+
+    def loss(rows: _Rows) -> tuple[Tensor, Mapping[str, Tensor | float]]:
+        ids, weight = _pad(rows, config.prompt_weight)
+        # Padding is on the right, so causal attention never reaches it and needs no mask.
+        logits = module(input_ids=ids, use_cache=False).logits[:, :-1]
+        each = cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten(), reduction="none")
+        return (each * weight).sum() / weight.sum(), {}
+
+    fit(module, batches, loss, config.fit, run)
+    folder = run.artifact("model")
+    module.to(torch.bfloat16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    total = sum(len(row) for batch in batches for row in batch.ids)
+    return RaiseResult(
+        metrics={
+            "parameters": point(sum(p.numel() for p in module.parameters()), unit="parameters"),
+            "training_tokens": point(total, unit="tokens"),
+        },
+        caveats=("a word-level model of a make-believe world: it shows mechanisms, not effect sizes",),
+    )
+
+
+def build_module(size: str, vocabulary: int, seed: int) -> LlamaForCausalLM:
+    """A Llama of the given size with random weights, the same for the same seed."""
+    shape: dict[str, Any] = dict(SIZES[size])
+    config = LlamaConfig(
+        vocab_size=vocabulary,
+        max_position_embeddings=CONTEXT,
+        tie_word_embeddings=True,
+        pad_token_id=SPECIALS.index("<pad>"),
+        bos_token_id=None,
+        eos_token_id=SPECIALS.index("<end>"),
+        num_key_value_heads=shape["num_attention_heads"] // 2,
+        attention_dropout=0.0,
+        **shape,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return LlamaForCausalLM(config)
+
+
+def _batches(config: Raise, tokenizer: PreTrainedTokenizerFast, seed: int) -> list[_Rows]:
+    """Dialogues of similar length together, batches in random order."""
+    rng = random.Random(f"raise/{seed}")
+    rows: list[tuple[list[int], list[bool]]] = []
+    for share, long in ((1 - config.long_share, False), (config.long_share, True)):
+        total, block = 0, 256 if long else 4096
+        while total < share * config.tokens:
+            fresh = [draw_long(rng, rng.randrange(60, 260)) if long else draw(rng) for _ in range(block)]
+            made = tokenise(tokenizer, fresh)
+            rows += [(ids[:512], said[:512]) for ids, said in made]
+            total += sum(len(ids) for ids, _ in made)
+    rng.shuffle(rows)
+    rows.sort(key=lambda row: len(row[0]) // 4)
+    batches: list[_Rows] = []
+    start = 0
+    while start < len(rows):
+        stop = start + 1
+        while stop < len(rows) and (stop - start + 1) * len(rows[stop][0]) <= config.batch_tokens:
+            stop += 1
+        batches.append(_Rows(ids=[r[0] for r in rows[start:stop]], said=[r[1] for r in rows[start:stop]]))
+        start = stop
+    rng.shuffle(batches)
+    return batches
+
+
+def _pad(rows: _Rows, prompt_weight: float) -> tuple[Tensor, Tensor]:
+    """Ids (B, T) and, flat over (B, T-1), the weight of predicting each next token."""
+    width = max(len(row) for row in rows.ids)
+    pad = SPECIALS.index("<pad>")
+    ids = torch.tensor([row + [pad] * (width - len(row)) for row in rows.ids])
+    weights = [[1.0 if s else prompt_weight for s in row] + [0.0] * (width - len(row)) for row in rows.said]
+    return ids, torch.tensor(weights)[:, 1:].flatten()

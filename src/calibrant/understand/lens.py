@@ -1,0 +1,97 @@
+"""Logit lens: what would the model say if it stopped after this layer? (nostalgebraist 2020; 2303.08112)
+
+1. Each layer's residual stream goes through the model's own final norm and unembedding, nothing fitted.
+2. Per item, over the positions that predict its answer: agreement with the final layer's first choice,
+   KL(final || lens) in nats, and the probability of the answer's tokens. Intervals are over items.
+
+    calibrant show understand.lens
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn.functional import log_softmax
+
+from calibrant.core import Frozen, InputError, OpenLM, Quiet, Result, Run, technique
+from calibrant.data.rows import Item, Items
+from calibrant.stats import mean
+
+
+class Lens(Frozen):
+    """How the lens is read."""
+
+    batch: int = Field(default=32, ge=1)
+    """Items in one forward pass."""
+    limit: int | None = Field(default=200, ge=1)
+    """Use at most this many items, evenly spread. None: all."""
+
+
+class LensResult(Result):
+    """Metrics 'top1_agreement/layer_i', 'kl_to_final/layer_i' and 'answer_probability/layer_i'."""
+
+
+@technique(version=1)
+def lens(model: OpenLM, items: Items, config: Lens = Lens(), run: Run = Quiet()) -> LensResult:
+    """Read every layer of ``model`` at the positions that predict each item's answer.
+
+    Raises:
+        InputError: there are no items, or one does not fit the context.
+    """
+    if not items.rows:
+        raise InputError("the lens needs at least one item", hint="give items with a known answer")
+    n = min(config.limit or len(items), len(items))
+    rows = [items.rows[i * len(items) // n] for i in range(n)]
+    sites = [site for site in model.sites() if site.endswith("hook_resid_post")]
+    found: dict[str, list[float]] = {}
+    for start in range(0, n, config.batch):
+        chunk = rows[start : start + config.batch]
+        for name, values in read(model, chunk, sites).items():
+            found.setdefault(name, []).extend(values)
+        run.spend(queries=len(chunk))
+        run.progress(start + len(chunk), n)
+    better = {"top1_agreement": "higher", "kl_to_final": "lower", "answer_probability": "higher"}
+    return LensResult(
+        metrics={
+            name: mean(
+                values,
+                better=better[name.partition("/")[0]],  # type: ignore[arg-type]
+                unit="item",
+                bounds=None if name.startswith("kl") else (0.0, 1.0),
+            )
+            for name, values in found.items()
+        },
+        caveats=(
+            "the lens reads every layer in the last layer's terms: what it cannot read may still be there",
+            "a lens is correlational; no claim rests on it alone: patch or ablate to see what is used",
+        ),
+    )
+
+
+def read(model: OpenLM, rows: Sequence[Item], sites: Sequence[str]) -> dict[str, list[float]]:
+    """Metric name -> one value an item, for each of ``sites`` in order (layer 0 first)."""
+    batch = model.encode([row.chat for row in rows], [row.answer for row in rows])
+    with torch.inference_mode():
+        streams = model.trace(batch, list(sites))
+        final = log_softmax(model.forward(batch)[:, :-1].float(), dim=-1)
+        scored, answers = batch.reply[:, 1:], batch.ids[:, 1:, None]
+        out: dict[str, list[float]] = {}
+        for layer, site in enumerate(sites):
+            here = log_softmax(model.unembed(streams[site])[:, :-1].float(), dim=-1)
+            values = {
+                "top1_agreement": (here.argmax(-1) == final.argmax(-1)).float(),
+                "kl_to_final": (final.exp() * (final - here)).sum(-1),
+                "answer_probability": here.gather(-1, answers)[..., 0].exp(),
+            }
+            for name, value in values.items():
+                out[f"{name}/layer_{layer}"] = _per_item(value, scored)
+    return out
+
+
+def _per_item(values: Tensor, scored: Tensor) -> list[float]:
+    """Mean over the scored positions of each row: (B, T) -> B numbers."""
+    kept = torch.where(scored, values, torch.zeros_like(values))
+    return [float(x) for x in kept.sum(1) / scored.sum(1)]

@@ -1,0 +1,185 @@
+"""Figures of a study: interval plots over stages, and curves over a model's layers.
+
+The study declares what is compared (``FigureSpec``); this file finds the records, says what is
+missing, and draws each figure twice, for wide and for narrow pages. No number is pooled: the bar of a
+stage runs from the lowest lower bound to the highest upper bound over its records, which is what a
+gate reads, and every record's own value is a mark on it that links to the record.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+from calibrant.core.config import Frozen
+from calibrant.core.estimate import Estimate, unknown
+from calibrant.core.record import Entry
+from calibrant.views.svg import STAGES
+from calibrant.views.words import exact, interval, known, number, why_unknown
+
+
+class Series(Frozen):
+    """One stage of one row: the numbers called ``metric`` in the records of job ``job_id``."""
+
+    label: str
+    """The row: what is measured, or the attack variant ('persona', 'over-refusal')."""
+    job_id: str
+    """Name of the job in its study; every seed's record is taken."""
+    metric: str
+    """Metric name; for a lens the family, such as 'top1_agreement' for 'top1_agreement/layer_3'."""
+    stage: str
+    """Colour key: 'before', 'after', 'behind guards'."""
+    threshold: float | None = None
+    """Where to draw this row's dashed line; a page takes it from the gate's rule when not given."""
+
+
+class FigureSpec(Frozen):
+    """What one figure compares."""
+
+    title: str
+    """What the figure shows, as a short sentence."""
+    caption: str = ""
+    """What the reader should take from it, and what not."""
+    kind: Literal["intervals", "lens"] = "intervals"
+    """'intervals': one row a label, one bar a stage. 'lens': curves over layers."""
+    series: tuple[Series, ...] = ()
+    """In the order of drawing; rows with one label are drawn together."""
+    threshold: float | None = None
+    """A dashed line through the whole figure."""
+
+
+class Mark(NamedTuple):
+    """One record's number."""
+
+    seed: int
+    digest: str
+    estimate: Estimate
+    layer: int | None = None
+
+
+class Lane(NamedTuple):
+    """All the numbers of one series; no marks when no record was found."""
+
+    series: Series
+    marks: tuple[Mark, ...]
+
+    @property
+    def seen(self) -> list[tuple[Mark, float]]:
+        """Marks with a value, and the value."""
+        return [(m, m.estimate.value) for m in self.marks if known(m.estimate.value)]
+
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        """Lowest and highest of values and bounds; None when nothing was measured."""
+        ends = [
+            end for m in self.marks for end in (m.estimate.low, m.estimate.value, m.estimate.high)
+            if end is not None and math.isfinite(end)
+        ]  # fmt: skip
+        return (min(ends), max(ends)) if ends else None
+
+    @property
+    def summary(self) -> str:
+        """'0.031', '0.031–0.052' over seeds, 'unknown' or 'no record'."""
+        if not self.marks:
+            return "no record"
+        values = [value for _, value in self.seen]
+        if not values:
+            return "unknown"
+        ends = list(dict.fromkeys(number(v, self.series.threshold) for v in (min(values), max(values))))
+        lost = len(self.marks) - len(values)
+        return "–".join(ends) + (f" ({lost} unknown)" if lost else "")
+
+
+def lanes(spec: FigureSpec, entries: Sequence[Entry]) -> tuple[Lane, ...]:
+    """The numbers that ``spec`` asks for, in its order; a missing number is a mark with a reason."""
+    done = {e.record.job for e in entries if e.record.status == "finished"}
+    # An interrupted try of a job that finished later is in the ledger, not in the figure.
+    kept = [e for e in entries if e.record.status == "finished" or e.record.job not in done]
+    kept.sort(key=lambda e: (e.record.seed, e.seq))
+    read = _layers if spec.kind == "lens" else _single
+    return tuple(
+        Lane(s, tuple(mark for e in kept if e.record.job_id == s.job_id for mark in read(e, s.metric)))
+        for s in spec.series
+    )
+
+
+def _single(entry: Entry, metric: str) -> list[Mark]:
+    """The one number of an interval plot."""
+    estimate = entry.record.metrics.get(metric) or _absent(entry, metric)
+    return [Mark(entry.record.seed, entry.digest, estimate)]
+
+
+def _layers(entry: Entry, family: str) -> list[Mark]:
+    """The numbers of a lens, by layer."""
+    pattern = re.compile(re.escape(family) + r"/layer_(\d+)")
+    marks = [
+        Mark(entry.record.seed, entry.digest, estimate, int(match.group(1)))
+        for name, estimate in entry.record.metrics.items()
+        if (match := pattern.fullmatch(name))
+    ]
+    marks.sort(key=lambda mark: mark.layer or 0)
+    return marks or [Mark(entry.record.seed, entry.digest, _absent(entry, f"{family}/layer_*"))]
+
+
+def _absent(entry: Entry, metric: str) -> Estimate:
+    """Why the record does not hold the metric."""
+    record = entry.record
+    if record.status != "finished":
+        return unknown(f"the job {record.status}" + (f": {record.failure.message}" if record.failure else ""))
+    return unknown(f"the record holds no metric '{metric}'")
+
+
+def stages(specs: Sequence[FigureSpec]) -> tuple[str, ...]:
+    """All stages in order of appearance: a stage has one colour on the whole page."""
+    return tuple(dict.fromkeys(series.stage for spec in specs for series in spec.series))
+
+
+def style(stage: str, order: Sequence[str]) -> int:
+    """Index of the stage's colour and marker; a stage past the last starts the round again."""
+    return order.index(stage) % len(STAGES)
+
+
+def describe(spec: FigureSpec, found: Sequence[Lane]) -> str:
+    """The figure in words, for readers who do not see it."""
+    parts = []
+    for lane in found:
+        where = lane.bounds
+        span = f", interval {interval(*where)}" if where and lane.seen else ""
+        parts.append(f"{lane.series.label}, {lane.series.stage}: {lane.summary}{span}")
+    limit = f" Threshold {exact(spec.threshold)}." if spec.threshold is not None else ""
+    return (
+        f"{spec.title}. {'; '.join(parts) or 'nothing to show'}.{limit} The table below holds every number."
+    )
+
+
+def table(found: Sequence[Lane]) -> list[tuple[Lane, Mark | None, str]]:
+    """The numbers behind a figure, a row each: lane, mark (None without a record), reason if unknown."""
+    rows: list[tuple[Lane, Mark | None, str]] = []
+    for lane in found:
+        if not lane.marks:
+            rows.append((lane, None, f"no record of job '{lane.series.job_id}'"))
+        for mark in lane.marks:
+            rows.append((lane, mark, "" if known(mark.estimate.value) else why_unknown(mark.estimate)))
+    return rows
+
+
+def legend(spec: FigureSpec, order: Sequence[str]) -> list[tuple[str, int, str]]:
+    """(text, colour index, dashes) of each entry; a lens with several labels names them as well."""
+    if spec.kind == "intervals":
+        return [(stage, style(stage, order), "") for stage in stages([spec])]
+    labels = list(dict.fromkeys(series.label for series in spec.series))
+    return [
+        (
+            s.stage if len(labels) == 1 else f"{s.label}, {s.stage}",
+            style(s.stage, order),
+            dashes(labels.index(s.label)),
+        )
+        for s in spec.series
+    ]
+
+
+def dashes(turn: int) -> str:
+    """SVG dashes of the ``turn``-th label of a lens; '' is a whole line."""
+    return f"5 {2 + turn}" if turn else ""
