@@ -72,7 +72,7 @@ def test_a_record_that_would_not_read_back_is_refused(ledger: Ledger, record: Ma
         (sound.model_copy(update={"result": "0" * 64}), "result digest"),
         (sound.model_copy(update={"seed": 5}), "job digest"),
         (record(cost={"flops": math.nan}), "cost"),
-        (sound.model_copy(update={"config": {"x": "\ud800"}}), "canonical form"),
+        (sound.model_copy(update={"config": {"x": 1}}), "job digest"),
         (record(artifacts=(Artifact(name="a", digest="../../x", bytes=1),)), "no digest"),
         (record(artifacts=(Artifact(name="a", digest="a" * 64, bytes=1),) * 2), "two artefacts"),
     ]:

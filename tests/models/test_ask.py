@@ -105,7 +105,9 @@ def test_an_attempt_holds_what_happened(tmp_path: Path) -> None:
     judge, run = YesJudge(), Counting(tmp_path)
     asked = [wish("a"), wish("b").model_copy(update={"attack": "attack.encode/rot13", "access": "weights"})]
     first, second = ask(target, asked, judge, Sampling(max_tokens=10, seed=4), run)
-    assert first.id == attempt_id("g-a", "none", {"try": 0}, target.identity.digest, 4)
+    drawn = {"max_tokens": 10, "temperature": 0.0, "top_p": 1.0, "seed": 0}
+    settings = {"try": 0, "sampling": drawn}
+    assert first.id == attempt_id("g-a", "none", settings, target.identity.digest, 4)
     assert (first.goal_id, first.category, first.attack, first.access) == ("g-a", "toys", "none", "black box")
     assert (second.attack, second.access) == ("attack.encode/rot13", "weights")
     assert first.chat == Chat.ask("a") == target.seen[0]

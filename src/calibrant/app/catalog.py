@@ -19,36 +19,51 @@ from calibrant.core.errors import nearest
 
 
 class Listed(NamedTuple):
-    """Where a name leads, and one line on what it does."""
+    """Where a name leads, one line on what it does, and which of its metrics to show first."""
 
     target: str
     summary: str
+    headline: str = ""
 
 
 TECHNIQUES: dict[str, Listed] = {
-    "attack.encode": Listed("calibrant.attack.encode:encode", "hide a request in an encoding"),
-    "attack.persona": Listed("calibrant.attack.persona:persona", "wrap a request in a persona"),
-    "govern.gate": Listed("calibrant.govern.gate:gate", "weigh the evidence against a release policy"),
+    "attack.encode": Listed(
+        "calibrant.attack.encode:encode", "hide a request in an encoding", "attack_success_rate"
+    ),
+    "attack.persona": Listed(
+        "calibrant.attack.persona:persona", "wrap a request in a persona", "attack_success_rate"
+    ),
+    "govern.gate": Listed(
+        "calibrant.govern.gate:gate", "weigh the evidence against a release policy", "rules_passed"
+    ),
     "measure.capability": Listed(
-        "calibrant.measure.capability:capability", "accuracy, and the alignment tax against a model before"
+        "calibrant.measure.capability:capability",
+        "accuracy, and the alignment tax against a model before",
+        "accuracy",
     ),
     "measure.over_refusal": Listed(
-        "calibrant.measure.over_refusal:over_refusal", "how often benign look-alikes are refused"
+        "calibrant.measure.over_refusal:over_refusal",
+        "how often benign look-alikes are refused",
+        "over_refusal_rate",
     ),
     "measure.preference": Listed(
-        "calibrant.measure.preference:preference", "does the model prefer what people preferred?"
+        "calibrant.measure.preference:preference",
+        "does the model prefer what people preferred?",
+        "implicit_reward_accuracy",
     ),
     "measure.refusal": Listed(
-        "calibrant.measure.refusal:refusal", "how often plain harmful requests are met"
+        "calibrant.measure.refusal:refusal", "how often plain harmful requests are met", "compliance_rate"
     ),
     "oversee.critique_revise": Listed(
-        "calibrant.oversee.critique_revise:critique_revise", "answer, critique, revise; pairs for training"
+        "calibrant.oversee.critique_revise:critique_revise",
+        "answer, critique, revise; pairs for training",
+        "harm_change",
     ),
     "testbed.raise_model": Listed(
-        "calibrant.testbed.recipe:raise_model", "train a testbed model from scratch"
+        "calibrant.testbed.recipe:raise_model", "train a testbed model from scratch", "training_tokens"
     ),
-    "train.dpo": Listed("calibrant.train.dpo:dpo", "direct preference optimisation"),
-    "train.sft": Listed("calibrant.train.sft:sft", "supervised fine-tuning"),
+    "train.dpo": Listed("calibrant.train.dpo:dpo", "direct preference optimisation", "train_accuracy"),
+    "train.sft": Listed("calibrant.train.sft:sft", "supervised fine-tuning", "loss_last"),
     "understand.lens": Listed("calibrant.understand.lens:lens", "logit lens: what each layer would say"),
 }
 """Technique name -> function."""
@@ -100,15 +115,22 @@ def load(target: str) -> Any:
         ConfigError: the module or the name is not there; an optional part may not be installed.
     """
     module, _, name = target.partition(":")
+    if not module or not name:
+        raise ConfigError(f"'{target}' names no function", hint="write module:function")
     try:
-        return getattr(importlib.import_module(module), name)
+        found = importlib.import_module(module)
     except ModuleNotFoundError as error:
+        # The user's own module may be the one that is not there; ours only lack what pip did not install.
+        own = f"{module}.".startswith(f"{error.name}.") and not module.startswith("calibrant.")
         raise ConfigError(
             f"'{target}' needs the module '{error.name}', which is not installed",
-            hint="pip install 'calibrant[all]'",
+            hint="check the name, and put its folder on PYTHONPATH"
+            if own
+            else "pip install 'calibrant[all]'",
         ) from error
-    except AttributeError as error:
-        raise ConfigError(f"'{target}': the module has no '{name}'") from error
+    if not hasattr(found, name):
+        raise ConfigError(f"'{target}': the module has no '{name}'{nearest(name, vars(found))}")
+    return getattr(found, name)
 
 
 def find_technique(name: str) -> Signature:
@@ -130,8 +152,14 @@ def _signature(name: str, listed: dict[str, Listed], kind: str) -> Signature:
 
 
 def signature_of(function: Callable[..., Any]) -> Signature:
-    """Read inputs, config class and version off a function."""
+    """Read inputs, config class and version off a function. Raises ConfigError where a type is not given."""
     hints = typing.get_type_hints(function)
+    bare = [name for name in inspect.signature(function).parameters if name not in hints]
+    if bare:
+        raise ConfigError(
+            f"'{function.__name__}' does not say what its parameters {', '.join(bare)} are",
+            hint="annotate them: model: LM, config: MyConfig = MyConfig()",
+        )
     inputs: dict[str, Parameter] = {}
     config: type[Frozen] | None = None
     for parameter in inspect.signature(function).parameters.values():

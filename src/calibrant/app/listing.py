@@ -7,7 +7,7 @@ from typing import Any
 
 from calibrant.app import places
 from calibrant.app.catalog import behaviours, find_behaviour, find_technique, techniques
-from calibrant.core import ConfigError, Entry, Frozen
+from calibrant.core import ConfigError, Entry, Estimate, Frozen, Record
 from calibrant.core.errors import nearest
 from calibrant.ledger import Ledger
 
@@ -44,12 +44,11 @@ def describe(name: str) -> dict[str, Any]:
     return {
         "name": name,
         "kind": kind,
-        "about": (module.__doc__ or "").strip()
-        if kind == "technique"
-        else (signature.function.__doc__ or "").strip(),
+        "about": ((module if kind == "technique" else signature.function).__doc__ or "").strip(),
         "version": signature.version,
         "inputs": {
-            n: {"wanted": p.wanted.__name__, "required": p.required} for n, p in signature.inputs.items()
+            n: {"wanted": getattr(p.wanted, "__name__", str(p.wanted)), "required": p.required}
+            for n, p in signature.inputs.items()
         },
         "config": fields(signature.config) if signature.config is not None else {},
     }
@@ -71,7 +70,7 @@ def fields(config: type[Frozen]) -> dict[str, Any]:
 def row(entry: Entry) -> dict[str, Any]:
     """One record in a line: for `calibrant log`."""
     record = entry.record
-    metric, estimate = next(iter(record.metrics.items()), ("", None))
+    metric, estimate = headline(record)
     return {
         "seq": entry.seq,
         "digest": entry.digest,
@@ -83,9 +82,19 @@ def row(entry: Entry) -> dict[str, Any]:
         "technique": record.technique,
         "status": record.status,
         "seconds": record.seconds,
-        "headline": f"{metric} {estimate}" if estimate is not None else "",
+        "headline": f"{metric} {estimate}" if metric else "",
         "failure": record.failure.message if record.failure else "",
+        "remedy": record.failure.hint if record.failure else "",
     }
+
+
+def headline(record: Record) -> tuple[str, Estimate | None]:
+    """The metric that tells most; a record keeps its metrics in alphabetical order. ("", None): none."""
+    known = techniques().get(record.technique)
+    name = known.headline if known is not None else ""
+    if name not in record.metrics:
+        name = next(iter(record.metrics), "")
+    return name, record.metrics.get(name)
 
 
 def status(ledger: Ledger) -> dict[str, Any]:

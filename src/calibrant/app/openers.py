@@ -7,15 +7,19 @@ digests without loading weights.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from calibrant.app import catalog, places
+from calibrant.app import behaviours, catalog, places
 from calibrant.core import (
     LM,
     CapabilityError,
+    Chat,
+    Completion,
     ConfigError,
     Entry,
     Evidence,
@@ -25,20 +29,30 @@ from calibrant.core import (
     Judge,
     OpenLM,
     Reward,
+    Sampling,
     ScoringLM,
     Watcher,
     digest,
     resolve,
 )
 from calibrant.core.digest import digest_path
+from calibrant.core.errors import nearest
 from calibrant.core.record import Artifact
 from calibrant.data.rows import Examples, Goals, Items, LabelledReplies, Preferences, Table
 from calibrant.govern.policy import ReleasePolicy, load_policy
 from calibrant.ledger import Ledger
+from calibrant.ledger.layout import disk
 
 MODELS = (LM, ScoringLM, OpenLM)
 TABLES = (Preferences, Examples, Goals, Items, LabelledReplies)
 BEHAVIOURS = (Judge, Guard, Reward, Watcher)
+_RUNGS = {
+    LM: "an LM (to talk)",
+    ScoringLM: "a ScoringLM (log-probs)",
+    OpenLM: "an OpenLM (weights, activations)",
+}
+SLICE = re.compile(r"(?P<whole>.+)\[(?P<start>\d*):(?P<stop>\d*)\]")
+"""Part of a table: 'data:hh_rlhf[:1200]'."""
 
 
 @dataclass(frozen=True)
@@ -90,10 +104,10 @@ class Openers:
         if wanted is ReleasePolicy:
             return self._policy(reference)
         if wanted in BEHAVIOURS:
-            return self._behaviour(reference)
+            return self._behaviour(reference, wanted)
         if isinstance(reference, str):
             if wanted in MODELS or wanted is Identity:
-                return self._model(reference, identity_only=wanted is Identity)
+                return self._model(reference, wanted)
             if wanted in TABLES:
                 return self._table(reference, wanted)
         if wanted in (str, int, float, bool) and isinstance(reference, wanted):
@@ -105,12 +119,14 @@ class Openers:
 
     def _given(self, reference: str) -> Any:
         name = reference.removeprefix("given:")
-        if name not in self.given or self.given[name] == "":
+        value = self.given.get(name, "")
+        if value == "" or str(value).startswith("given:"):
             raise ConfigError(
-                f"'{reference}': the study's [given] table has no value for '{name}'",
+                f"'{reference}': the study's [given] table has no value for '{name}'"
+                f"{nearest(name, self.given) if name not in self.given else ''}",
                 hint=f"give one on the command line: given.{name}=...",
             )
-        return self.given[name]
+        return value
 
     def _evidence(self) -> Opened:
         entries = tuple(e for e in self.ledger.entries() if e.record.technique != "govern.gate")
@@ -125,79 +141,60 @@ class Openers:
             policy = load_policy(places.file(str(reference), self.base))
         return Opened(policy.digest, "policy", lambda: policy, name=policy.name)
 
-    def _behaviour(self, reference: Any) -> Opened:
+    def _behaviour(self, reference: Any, wanted: Any) -> Opened:
         if isinstance(reference, str) and reference.startswith("testbed:"):
             made = places.testbed_behaviour(reference)
+            load = lambda: made  # noqa: E731
         else:
-            made = self.behaviour(reference)
+            made, load = self.behaviour(reference, named=True), partial(self.behaviour, reference)
+        if not isinstance(made, wanted):
+            raise CapabilityError(
+                f"{reference!r} is no {wanted.__name__}",
+                hint="`calibrant ls` lists behaviours and what they are",
+            )
         identity = made.identity
         parts = dict(identity.parts)
         if isinstance(made, Judge):
             parts["calibration"] = made.calibration
-        return Opened(identity.digest, identity.kind, lambda: made, name=identity.name, parts=parts)
+        return Opened(identity.digest, identity.kind, load, name=identity.name, parts=parts)
 
-    def behaviour(self, table: Any) -> Any:
-        """Make a judge, guard, reward or watcher from ``{use, config, inputs}``."""
-        if not isinstance(table, Mapping) or "use" not in table:
-            raise ConfigError(f"a behaviour is a table {{use = ..., config = ...}}, got {table!r}")
-        unknown = set(table) - {"use", "config", "inputs"}
-        if unknown:
-            raise ConfigError(f"behaviour '{table['use']}': unknown key '{min(unknown)}'")
-        signature = self._factory(str(table["use"]))
-        given = dict(table.get("inputs", {}))
-        arguments: dict[str, Any] = {}
-        for name, parameter in signature.inputs.items():
-            if name in given:
-                arguments[name] = self.open(given.pop(name), parameter.wanted).load()
-            elif parameter.required:
-                raise ConfigError(f"behaviour '{table['use']}' needs the input '{name}'")
-        if given:
-            raise ConfigError(f"behaviour '{table['use']}' has no input '{min(given)}'")
-        if signature.config is not None:
-            arguments["config"] = resolve(signature.config, table.get("config", {}), where=table["use"])
-        return signature.function(**arguments)
+    def behaviour(self, table: Any, *, named: bool = False) -> Any:
+        """Make a judge, guard, reward or watcher from ``{use, config, inputs}``.
 
-    def _factory(self, use: str) -> catalog.Signature:
-        if not use.startswith("python:"):
-            return catalog.find_behaviour(use)
-        if not self.allow_python:
-            raise ConfigError(
-                f"'{use}' runs code from outside the catalogue",
-                hint="read that code, then run again with --allow-python",
-            )
-        return catalog.signature_of(catalog.load(use.removeprefix("python:")))
+        ``named``: only its identity is needed, so the models that it asks are not loaded.
+        """
+        made = behaviours.check(table, allow_python=self.allow_python)
+        inputs: dict[str, Any] = {}
+        for name, (reference, wanted) in made.inputs.items():
+            opened = self.open(reference, wanted)
+            inputs[name] = _Named(opened) if named and wanted is LM else opened.load()
+        return made.factory(**inputs, **made.config)
 
-    def _model(self, reference: str, *, identity_only: bool) -> Opened:
+    def _model(self, reference: str, wanted: Any) -> Opened:
         if reference.startswith("defended:"):
-            return self._defended(reference, identity_only=identity_only)
+            return self._defended(reference, wanted)
         if reference.startswith("record:"):
             _, artifact = self.artifact(reference)
             identity, load = places.folder_model(self.ledger.open(artifact), reference)
         else:
             identity, load = places.model(reference, self.base)
-        return _opened_model(identity, load, identity_only)
+        return _opened_model(reference, identity, load, wanted)
 
-    def _defended(self, reference: str, *, identity_only: bool) -> Opened:
-        file, _, inner = reference.removeprefix("defended:").partition("#")
-        if not inner:
-            raise ConfigError(
-                f"'{reference}' names no model", hint="write defended:FILE.toml#MODEL, as in docs/defended.md"
-            )
+    def _defended(self, reference: str, wanted: Any) -> Opened:
+        file, inner = places.stack(reference)
         spec = places.toml(places.file(file, self.base))
         undefended = self.open(inner, LM)
         behind = catalog.load("calibrant.defend.defended:defended_from")
-        # Guards are made at once, since they are part of the identity; the model behind them on demand.
-        identity = behind(_Named(undefended.identity), spec, self.behaviour).identity
-        return _opened_model(identity, lambda: behind(undefended.load(), spec, self.behaviour), identity_only)
+        identity = behind(_Named(undefended), spec, partial(self.behaviour, named=True)).identity
+        return _opened_model(
+            reference, identity, lambda: behind(undefended.load(), spec, self.behaviour), wanted
+        )
 
     def artifact(self, reference: str) -> tuple[Entry, Artifact]:
         """What ``record:JOB/PATH`` or ``record:DIGEST/PATH`` names."""
         job, _, path = reference.removeprefix("record:").partition("/")
         path = path.rstrip("/")
-        job, _, seed = job.partition("#")
-        entry = self.jobs.get((job, int(seed) if seed.isdigit() else self.seed)) or self.jobs.get((job, None))
-        if entry is None:
-            entry = self.ledger.get(job)
+        entry = self._entry(job, reference)
         if entry.record.status != "finished":
             reason = entry.record.failure.message if entry.record.failure else entry.record.status
             raise InputError(
@@ -211,32 +208,91 @@ class Openers:
             f"'{reference}': that record holds no '{path}'", hint=f"it holds: {names or 'nothing'}"
         )
 
+    def _entry(self, job: str, reference: str) -> Entry:
+        """The run that ``JOB``, ``JOB#SEED`` or a digest means for a job with this seed."""
+        name, hash_sign, seed = job.partition("#")
+        if hash_sign:
+            entry = self.jobs.get((name, int(seed))) if seed.isdigit() else None
+        else:
+            entry = self.jobs.get((name, self.seed)) or self.jobs.get((name, None))
+        if entry is not None:
+            return entry
+        ids = {known for known, _ in self.jobs}
+        if name in ids:
+            seeds = ", ".join(str(s) for known, s in self.jobs if known == name and s is not None)
+            raise InputError(
+                f"'{reference}': no run of '{name}' has the seed '{seed}'", hint=f"seeds: {seeds}"
+            )
+        if hash_sign or not re.fullmatch("[0-9a-f]{6,64}", name):
+            raise InputError(
+                f"'{reference}': no job '{name}' has run{nearest(name, ids)}",
+                hint="name a job of the study, or a record's digest as `calibrant log` shows it",
+            )
+        return self.ledger.get(name)
+
     def _table(self, reference: str, wanted: type[Table[Any]]) -> Opened:
+        part = SLICE.fullmatch(reference)
+        if part:
+            whole = self._table(part["whole"], wanted)
+            start, stop = (int(text) if text else None for text in part.group("start", "stop"))
+            return Opened(
+                digest=digest([whole.digest, start, stop]),
+                kind="data",
+                load=lambda: _slice(whole.load(), reference, start, stop),
+                name=reference,
+            )
         if reference.startswith("testbed:"):
             table = places.testbed_rows(reference, wanted)
             return Opened(table.digest, "data", lambda: table, name=reference)
         if reference.startswith("record:"):
-            path = self.ledger.open(self.artifact(reference)[1])
+            artifact = self.artifact(reference)[1]
+            path = self.ledger.open(artifact)
+            load = partial(places.read_stored, wanted, path, artifact.name, reference)
         else:
             path = places.rows(reference, self.base)
-        return Opened(digest_path(path), "data", lambda: places.read(wanted, path, reference), name=reference)
+            load = partial(places.read, wanted, path, reference)
+        with disk("reading", path):
+            return Opened(digest_path(path), "data", load, name=reference)
+
+
+def _slice(table: Table[Any], reference: str, start: int | None, stop: int | None) -> Table[Any]:
+    """Rows ``start`` to ``stop`` of those that were taken, in the file's order."""
+    kept = table.rows[start:stop]
+    if not kept:
+        raise InputError(f"'{reference}' holds no row", hint=f"the whole holds {len(table.rows)} rows")
+    return table.model_copy(update={"rows": kept, "source": reference})
 
 
 @dataclass(frozen=True)
 class _Named:
-    """Stands for a model of which only the identity is needed."""
+    """Stands for a model of which only the identity is needed; asked all the same, it loads it."""
 
-    identity: Identity | None
+    opened: Opened
 
-    def generate(self, chats: object, sampling: object = None) -> list[Any]:
-        raise CapabilityError(f"{self.identity} was opened by name only")
+    @property
+    def identity(self) -> Identity | None:
+        return self.opened.identity
+
+    def generate(self, chats: Sequence[Chat], sampling: Sampling = Sampling()) -> list[Completion]:
+        replies: list[Completion] = self.opened.load().generate(chats, sampling)
+        return replies
 
 
-def _opened_model(identity: Identity, load: Callable[[], Any], identity_only: bool) -> Opened:
+def _opened_model(reference: str, identity: Identity, load: Callable[[], Any], wanted: Any) -> Opened:
+    def loaded() -> Any:
+        model = load()
+        if not isinstance(model, wanted):
+            raise CapabilityError(
+                f"'{reference}' does not offer what {_RUNGS[wanted]} needs",
+                hint="it only talks; give local weights: a folder, hf:NAME@COMMIT or record:JOB/model",
+            )
+        return model
+
+    only_named = wanted is Identity
     return Opened(
         digest=identity.digest,
-        kind="system" if identity_only else "model",
-        load=(lambda: identity) if identity_only else load,
+        kind="system" if only_named else "model",
+        load=(lambda: identity) if only_named else loaded,
         name=identity.name,
         parts=identity.parts,
         identity=identity,

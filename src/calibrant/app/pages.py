@@ -7,20 +7,23 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from calibrant.app.study import Outcome, Study, gate_table, intent_of, verdict_of
-from calibrant.core import Entry
+from calibrant.app.study import Outcome, Study, gate_table, verdict_of
+from calibrant.core import Entry, Job
 from calibrant.core.digest import plain
 from calibrant.core.errors import InputError
+from calibrant.govern.intent import intent_record
 from calibrant.ledger import Ledger
+from calibrant.ledger.layout import disk
 from calibrant.views.page import GateView, RuleView, StudyView, write_page
 
 
 def write(outcome: Outcome, ledger: Ledger) -> Path:
     """Write the study's page below the ledger and return its path."""
     study = outcome.study
-    intent = intent_of(study)
-    opening = [e for e in ledger.entries() if e.record.technique == "intent" and e.record.study == study.name]
-    entries = [*opening[-1:], *outcome.entries]
+    intent = study.opening()
+    registered = "" if intent is None else intent_record(intent, study.name).job
+    opening = [e for e in ledger.entries() if e.record.job == registered]
+    entries = [*opening[:1], *(_named(study, job, entry) for job, entry in outcome.runs)]
     view = StudyView(
         name=study.name,
         title=study.title or study.name,
@@ -34,26 +37,35 @@ def write(outcome: Outcome, ledger: Ledger) -> Path:
         made_at=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
     path = ledger.root / "pages" / f"{study.name}.html"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_page(view, path)
+    with disk("writing", path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_page(view, path)
     return path
+
+
+def _named(study: Study, job: Job, entry: Entry) -> Entry:
+    """The entry under the name that this study has for it: an identical job may have run elsewhere."""
+    if (entry.record.study, entry.record.job_id) == (study.name, job.id):
+        return entry
+    named = entry.record.model_copy(update={"study": study.name, "job_id": job.id})
+    return entry.model_copy(update={"record": named})
 
 
 def from_ledger(study: Study, ledger: Ledger) -> Outcome:
     """What the ledger holds of a study: the latest record of each run of each job; nothing is run."""
-    runs = {(job.id, run.seed) for job in study.job for run in job.runs()}
+    jobs = {(run.id, run.seed): run for job in study.job for run in job.runs()}
     latest: dict[tuple[str, int], Entry] = {}
     for entry in ledger.entries():
         key = (entry.record.job_id, entry.record.seed)
-        if entry.record.study == study.name and key in runs:
+        if entry.record.study == study.name and key in jobs:
             latest[key] = entry
     if not latest:
         raise InputError(
             f"the ledger {ledger.root} holds no record of '{study.name}'",
             hint=f"run it first: calibrant run {study.name}",
         )
-    entries = tuple(sorted(latest.values(), key=lambda entry: entry.seq))
-    return Outcome(study, entries, verdict_of(study, entries, ledger), len(entries))
+    runs = tuple((job, latest[key]) for key, job in jobs.items() if key in latest)
+    return Outcome(study, runs, verdict_of(study, runs, ledger), len(runs))
 
 
 def _gates(entries: Sequence[Entry], ledger: Ledger) -> list[GateView]:

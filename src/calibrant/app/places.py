@@ -6,6 +6,7 @@ What needs torch or pyarrow is loaded through the catalogue, so that finding a t
 from __future__ import annotations
 
 import os
+import tempfile
 import tomllib
 from collections.abc import Callable
 from importlib.resources import files
@@ -19,12 +20,15 @@ from calibrant.core.errors import nearest
 from calibrant.data.files import raw_rows
 from calibrant.data.readers import read as read_rows
 from calibrant.data.rows import Example, Examples, Preferences, Table
-from calibrant.models.api import ApiConfig, ApiModel
-from calibrant.models.folder import folder_identity
+from calibrant.ledger.layout import disk
+from calibrant.models.folder import check_folder, folder_identity
 
 Load = Callable[[], Any]
 STUDIES = Path(str(files("calibrant") / "studies"))
 """The packaged studies and their policies."""
+WEIGHTS = Path(str(files("calibrant") / "testbed" / "weights"))
+"""The testbed's models, a folder each."""
+_SCHEMES = ("hf", "api", "data", "testbed", "record", "given", "defended")
 
 
 class Origin(NamedTuple):
@@ -59,13 +63,24 @@ def file(reference: str, base: Path) -> Path:
 
 
 def toml(path: Path) -> dict[str, Any]:
-    """Read a TOML file. Raises ConfigError with the line that cannot be read."""
+    """Read a TOML file. Raises ConfigError with the line that cannot be read, InputError if none can."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        with disk("reading", path):
+            return tomllib.loads(path.read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: {error}", hint="mend the TOML at that place") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 (byte {error.start})", hint="save it as UTF-8") from None
+
+
+def stack(reference: str) -> tuple[str, str]:
+    """The file and the model of ``defended:FILE.toml#MODEL``."""
+    file, _, inner = reference.removeprefix("defended:").partition("#")
+    if not inner:
+        raise ConfigError(
+            f"'{reference}' names no model", hint="write defended:FILE.toml#MODEL, as in docs/defended.md"
+        )
+    return file, inner
 
 
 def data(reference: str) -> Path:
@@ -99,7 +114,7 @@ def rows(reference: str, base: Path) -> Path:
     if reference.endswith(SUFFIXES):
         return file(reference, base)
     raise ConfigError(
-        f"'{reference}' is no reference to rows",
+        f"'{reference}' is no reference to rows{nearest(scheme, [*_SCHEMES, 'jsonl', 'csv', 'parquet'])}",
         hint="jsonl:PATH, csv:PATH, parquet:PATH, data:NAME, testbed:KIND/NAME or record:JOB/FILE",
     )
 
@@ -117,6 +132,14 @@ def read(wanted: type[Table[Any]], path: Path, reference: str) -> Any:
     return _as(wanted, read_rows(kind, stream(path), reference))
 
 
+def read_stored(wanted: type[Table[Any]], stored: Path, name: str, reference: str) -> Any:
+    """Read rows of a ledger's file: it is stored by digest, and readers go by the name's suffix."""
+    with tempfile.TemporaryDirectory() as room:
+        named = Path(room) / name
+        named.symlink_to(stored.resolve())
+        return read(wanted, named, reference)
+
+
 def _as(wanted: type[Table[Any]], table: Table[Any]) -> Table[Any]:
     if wanted is Examples and isinstance(table, Preferences):
         made = tuple(Example(id=p.id, prompt=p.prompt, completion=p.chosen) for p in table.rows)
@@ -126,7 +149,10 @@ def _as(wanted: type[Table[Any]], table: Table[Any]) -> Table[Any]:
 
 def model(reference: str, base: Path) -> tuple[Identity, Load]:
     """Identity of the model that ``reference`` names, and how to load it."""
-    _, colon, rest = reference.partition(":")
+    folder = model_folder(reference, base)
+    if folder is not None:
+        return folder_model(folder, reference)
+    rest = reference.partition(":")[2]
     if reference.startswith("hf:"):
         name, _, revision = rest.partition("@")
         identity = Identity(name=rest, parts={"hub": name, "revision": revision})
@@ -137,31 +163,56 @@ def model(reference: str, base: Path) -> tuple[Identity, Load]:
         url, _, served = rest.rpartition("#")
         if not url:
             raise ConfigError(f"'{reference}' names no model", hint="write api:http://HOST:PORT/v1#MODEL")
-        # The key is read from the environment at each call; it never enters a config or a record.
-        key = API_KEY if API_KEY in os.environ else None
-        talker = ApiModel.open(url, served, ApiConfig(api_key_env=key))
-        return talker.identity, lambda: _checked(talker)
-    if reference.startswith("testbed:"):
-        return _testbed_model(reference)
-    if reference.startswith("data:"):
-        return folder_model(data(reference), reference)
+        return _api_model(url, served)
+    asked = testbed(reference)
+    size, seed = asked.name, _option(asked, reference, "seed")
+    if not seed.isdigit():
+        raise InputError(f"'{reference}': seed={seed} is not a whole number", hint="write ?seed=1")
+    identity = Identity(name=reference, parts={"null": size, "seed": seed})
+    return identity, lambda: catalog.load("calibrant.testbed.nulls:open_null")(size, {"seed": seed})
+
+
+def _api_model(url: str, served: str) -> tuple[Identity, Load]:
+    """A model behind an endpoint; loading it asks the endpoint once whether it is there."""
+    # The key is read from the environment at each call; it never enters a config or a record.
+    key = API_KEY if API_KEY in os.environ else None
+    config = catalog.load("calibrant.models.api:ApiConfig")(api_key_env=key)
+    talker = catalog.load("calibrant.models.api:ApiModel").open(url, served, config)
+
+    def checked() -> Any:
+        talker.check()
+        return talker
+
+    return talker.identity, checked
+
+
+def model_folder(reference: str, base: Path) -> Path | None:
+    """The folder that holds the model, or None for a model that needs none: hf:, api:, testbed:null.
+
+    Raises:
+        InputError: there is no such folder, or no model in it. ConfigError: no reference to a model.
+    """
+    scheme, colon, _ = reference.partition(":")
+    if scheme == "testbed" and colon:
+        return _testbed_folder(reference)
+    if colon and scheme in ("hf", "api"):
+        return None
+    if colon and scheme == "data":
+        return check_folder(data(reference))
     for folder in (base / reference, Path.cwd() / reference):
         if folder.is_dir():
-            return folder_model(folder, reference)
-    hint = "a folder with config.json, hf:NAME@COMMIT, api:URL#MODEL, testbed:model/NAME or record:JOB/model"
+            return check_folder(folder)
     raise InputError(
-        f"'{reference}' is no model: {'unknown scheme' if colon else 'no such folder'}", hint=hint
+        f"'{reference}' is no model: {'unknown scheme' if colon else 'no such folder'}"
+        f"{nearest(scheme, _SCHEMES) if colon else ''}",
+        hint="a folder with config.json, hf:NAME@COMMIT, api:URL#MODEL, testbed:model/NAME, record:JOB/model",
     )
-
-
-def _checked(talker: ApiModel) -> ApiModel:
-    talker.check()
-    return talker
 
 
 def folder_model(folder: Path, name: str) -> tuple[Identity, Load]:
     """A model that lies in a folder."""
-    identity = folder_identity(folder, name=name)
+    with disk("reading", folder):
+        identity = folder_identity(folder, name=name)
     return identity, lambda: catalog.load("calibrant.models.open_model:OpenModel").from_folder(
         folder, name=name
     )
@@ -181,25 +232,38 @@ def testbed(reference: str) -> Testbed:
     kind, slash, name = path.partition("/")
     if not slash or not name:
         raise ConfigError(f"'{reference}': write testbed:KIND/NAME, for example testbed:goals/heldout")
-    return Testbed(kind, name, dict(parse_qsl(query)))
+    return Testbed(kind, name, dict(parse_qsl(query, keep_blank_values=True)))
 
 
-def _testbed_model(reference: str) -> tuple[Identity, Load]:
+def _option(asked: Testbed, reference: str, *known: str) -> str:
+    """The value of the only option there may be, "0" where it is not given."""
+    wrong = sorted(asked.options.keys() - set(known))
+    if wrong:
+        raise InputError(
+            f"'{reference}': unknown option '{wrong[0]}'{nearest(wrong[0], known)}",
+            hint=f"options: {', '.join(known) or 'none'}",
+        )
+    return next(iter(asked.options.values()), "0")
+
+
+def _testbed_folder(reference: str) -> Path | None:
+    """Folder of a shipped model; None for a null model, which is drawn and not stored."""
     asked = testbed(reference)
-    if asked.kind == "model":
-        weights = files("calibrant") / "testbed" / "weights"
-        folder = Path(str(weights)) / asked.name
-        known = sorted(p.name for p in Path(str(weights)).iterdir() if p.is_dir())
-        if not folder.is_dir():
-            raise InputError(
-                f"'{reference}': no such model{nearest(asked.name, known)}",
-                hint=f"one of: {', '.join(known)}",
-            )
-        return folder_model(folder, reference)
     if asked.kind == "null":
-        identity = Identity(name=reference, parts={"null": asked.name, **asked.options})
-        return identity, lambda: catalog.load("calibrant.testbed.nulls:open_null")(asked.name, asked.options)
-    raise ConfigError(f"'{reference}' is no model", hint="testbed:model/base or testbed:null/base?seed=0")
+        return None
+    if asked.kind != "model":
+        raise ConfigError(
+            f"'{reference}' is no model{nearest(asked.kind, ('model', 'null'))}",
+            hint="testbed:model/base or testbed:null/base?seed=0",
+        )
+    _option(asked, reference)
+    known = {path.parent.name: path.parent for path in WEIGHTS.glob("*/config.json")}
+    if asked.name not in known:
+        raise InputError(
+            f"'{reference}': no such model{nearest(asked.name, known)}",
+            hint=f"one of: {', '.join(sorted(known)) or 'none is installed'}",
+        )
+    return check_folder(known[asked.name])
 
 
 def testbed_rows(reference: str, wanted: type[Table[Any]]) -> Table[Any]:
@@ -221,6 +285,7 @@ def testbed_rows(reference: str, wanted: type[Table[Any]]) -> Table[Any]:
 def testbed_behaviour(reference: str) -> Any:
     """The gold truth: one judge a criterion, one reward."""
     asked = testbed(reference)
+    _option(asked, reference)
     if asked.kind == "judge":
         return catalog.load("calibrant.testbed.gold:GoldJudge")(asked.name)
     if asked.kind == "reward" and asked.name == "gold":

@@ -13,29 +13,32 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from pydantic import Field
 
-from calibrant.app import places
-from calibrant.app.catalog import find_technique
-from calibrant.app.execute import Context, Progress, check_config, check_inputs, execute
+from calibrant.app import catalog, places
+from calibrant.app.check import check_study
+from calibrant.app.execute import execute
+from calibrant.app.lent import Context, Progress
+from calibrant.app.listing import headline
 from calibrant.app.openers import Openers
 from calibrant.core import Budget, CalibrantError, ConfigError, Entry, Frozen, Job, Verdict, resolve
 from calibrant.core.errors import nearest
 from calibrant.govern.intent import Intent, intent_record
-from calibrant.govern.policy import ReleasePolicy, load_policy, policy_of
+from calibrant.govern.policy import load_policy, policy_of
 from calibrant.ledger import Ledger
-from calibrant.views.figures import FigureSpec
+
+T = TypeVar("T", bound=Frozen)
 
 
 class StudyJob(Frozen):
     """A job of a study; with ``seeds`` it runs once a seed, and refers to others of that seed."""
 
-    id: str
-    """Name of the job in the study."""
+    id: str = Field(pattern=r"^[\w-]+$")
+    """Name of the job in the study: letters, digits, _ and -."""
     use: str
     """Technique name."""
     inputs: dict[str, Any] = Field(default_factory=dict)
@@ -45,7 +48,7 @@ class StudyJob(Frozen):
     seed: int = 0
     """Seed of a job that runs once."""
     seeds: tuple[int, ...] = ()
-    """Seeds of a job that runs several times; "" of these and ``seed`` is used."""
+    """Seeds of a job that runs several times; ``seed`` is not used then."""
     budget: Budget = Budget()
     """Limits for each run of the job."""
 
@@ -67,8 +70,8 @@ class Pass(Frozen):
 class Study(Frozen):
     """A study as it is in its file, with the command line's changes applied."""
 
-    name: str
-    """Short name; also the page's."""
+    name: str = Field(pattern=r"^[\w-]+$")
+    """Short name; also the page's file name: letters, digits, _ and -."""
     title: str = ""
     """Heading of the page."""
     story: str = ""
@@ -81,20 +84,37 @@ class Study(Frozen):
     """None: the study only measures."""
     job: tuple[StudyJob, ...]
     """The jobs in order."""
-    figure: tuple[FigureSpec, ...] = ()
-    """The page's figures."""
+    figure: tuple[Any, ...] = ()
+    """The page's figures, each a ``views.figures.FigureSpec``."""
     base: Path = Path()
     """Folder of the file; relative paths start here."""
+
+    def opening(self) -> Intent | None:
+        """The intent with its policy read: what is recorded before the first job."""
+        if self.intent is None:
+            return None
+        policy = self.intent.get("policy")
+        if isinstance(policy, Mapping):
+            policy = policy_of(policy)
+        elif policy is not None:
+            policy = load_policy(places.file(str(policy), self.base))
+        return resolve(Intent, {**self.intent, "policy": policy}, where="[intent]")
 
 
 class Outcome(NamedTuple):
     """What a study came to."""
 
     study: Study
-    entries: tuple[Entry, ...]
+    runs: tuple[tuple[Job, Entry], ...]
+    """Each run with its record; a record that another study made may have another name there."""
     verdict: Verdict
     reused: int
     """Runs that were found finished."""
+
+    @property
+    def unfinished(self) -> tuple[Entry, ...]:
+        """Records of the runs that failed."""
+        return tuple(entry for _, entry in self.runs if entry.record.status != "finished")
 
 
 def load_study(reference: str, changes: Sequence[str] = ()) -> Study:
@@ -113,9 +133,41 @@ def load_study(reference: str, changes: Sequence[str] = ()) -> Study:
             hint=f"packaged studies: {', '.join(known)}; or give the path of a TOML file",
         ) from error
     table = places.toml(path)
+    jobs = table.get("job", [])
+    if not isinstance(jobs, list) or not all(isinstance(job, dict) for job in jobs):
+        raise ConfigError(f"{path}: 'job' must be a list of tables", hint="write [[job]] above each job")
     for change in changes:
         _apply(table, change)
-    return resolve(Study, {**table, "base": path.parent}, where=str(path))
+    return _study(table, path)
+
+
+def _study(table: dict[str, Any], path: Path) -> Study:
+    """Read each part by itself, so that a problem names its job or figure."""
+    problems: list[str] = []
+
+    def part(kind: type[T], given: Any, where: str) -> T | None:
+        try:
+            return resolve(kind, given, where=where)
+        except ConfigError as error:
+            problems.extend(error.problems)
+            return None
+
+    parts: dict[str, Any] = {"base": path.parent}
+    if "job" in table:
+        named = [
+            (job, f"{path}: job '{job.get('id', number)}'") for number, job in enumerate(table["job"], 1)
+        ]
+        parts["job"] = [part(StudyJob, job, where) for job, where in named]
+    if "figure" in table:
+        # The views draw with a library that `calibrant ls` and `log` must not wait for.
+        spec = catalog.load("calibrant.views.figures:FigureSpec")
+        parts["figure"] = [
+            part(spec, figure, f"{path}: figure {n}") for n, figure in enumerate(table["figure"], 1)
+        ]
+    if not problems:
+        return resolve(Study, {**table, **parts}, where=str(path))
+    part(Study, {**table, "base": path.parent, "job": (), "figure": ()}, str(path))
+    raise ConfigError(problems, hint="nothing was run")
 
 
 def _apply(table: dict[str, Any], change: str) -> None:
@@ -143,6 +195,8 @@ def _apply(table: dict[str, Any], change: str) -> None:
     target = jobs[first] if own else jobs[first].setdefault("config", {})
     for part in rest[:-1]:
         target = target.setdefault(part, {})
+        if not isinstance(target, dict):
+            raise ConfigError(f"'{key}': '{part}' has no fields", hint=f"write {first}.{part}=VALUE")
     target[rest[-1]] = value
 
 
@@ -151,76 +205,6 @@ def _value(text: str) -> Any:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text
-
-
-def policy_for(study: Study) -> ReleasePolicy | None:
-    """The policy that the study's intent registers."""
-    given = (study.intent or {}).get("policy")
-    if given is None:
-        return None
-    return policy_of(given) if isinstance(given, dict) else load_policy(places.file(given, study.base))
-
-
-def intent_of(study: Study) -> Intent | None:
-    """The study's intent with its policy read."""
-    if study.intent is None:
-        return None
-    return resolve(Intent, {**study.intent, "policy": policy_for(study)}, where="[intent]")
-
-
-def check_study(study: Study) -> list[str]:
-    """Every problem that can be found without loading a model or a row; [] when there is none."""
-    problems: list[str] = []
-    seen: set[str] = set()
-
-    def note(error: CalibrantError) -> None:
-        problems.extend(error.problems if isinstance(error, ConfigError) else [error.message])
-
-    for job in study.job:
-        if job.id in seen:
-            problems.append(f"two jobs are called '{job.id}'")
-        try:
-            signature = find_technique(job.use)
-        except CalibrantError as error:
-            note(error)
-            seen.add(job.id)
-            continue
-        for check in (check_config, check_inputs):
-            try:
-                check(job.runs()[0], signature)
-            except CalibrantError as error:
-                note(error)
-        problems += [f"job '{job.id}': {p}" for p in _references(study, job, seen)]
-        seen.add(job.id)
-    try:
-        intent_of(study)
-    except CalibrantError as error:
-        note(error)
-    if study.verdict is not None and study.verdict.gate not in seen:
-        problems.append(f"[verdict] names no job: '{study.verdict.gate}'{nearest(study.verdict.gate, seen)}")
-    return problems
-
-
-def _references(study: Study, job: StudyJob, before: set[str]) -> Iterator[str]:
-    """Problems of references to given values and to earlier jobs."""
-    for text in _texts(job.inputs):
-        reference = text.rpartition("#record:")[2] if "#record:" in text else text
-        if text.startswith("given:") and text.removeprefix("given:") not in study.given:
-            name = text.removeprefix("given:")
-            yield f"'{text}': nothing of that name is given{nearest(name, study.given)}"
-        elif text.startswith("record:") or "#record:" in text:
-            name = reference.removeprefix("record:").partition("/")[0].partition("#")[0]
-            digest_like = len(name) >= 6 and all(c in "0123456789abcdef" for c in name)
-            if name not in before and not digest_like:
-                yield f"'{text}': no earlier job '{name}'{nearest(name, before)}"
-
-
-def _texts(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for inner in value.values():
-            yield from _texts(inner)
 
 
 def run_study(
@@ -233,10 +217,10 @@ def run_study(
     Raises:
         ConfigError: lists every problem of the study; nothing was run.
     """
-    problems = check_study(study)
+    problems = check_study(study, allow_python=allow_python)
     if problems:
         raise ConfigError(problems, hint="nothing was run")
-    intent = intent_of(study)
+    intent = study.opening()
     registered = ""
     if intent is not None:
         record = intent_record(intent, study.name)
@@ -246,36 +230,45 @@ def run_study(
     context = Context(study.name, registered)
     openers = Openers(ledger, given=study.given, base=study.base, allow_python=allow_python)
     reused = 0
-    entries: list[Entry] = []
-    for spec in study.job:
-        for job in spec.runs():
-            length = len(ledger.entries())
-            record = execute(job, openers, context, progress)
-            reused += len(ledger.entries()) == length
-            entry = next(e for e in reversed(ledger.entries()) if e.record.job == record.job)
-            openers.jobs[job.id, job.seed] = entry
-            openers.jobs.setdefault((job.id, None), entry)
-            entries.append(entry)
-    return Outcome(study, tuple(entries), verdict_of(study, entries, ledger), reused)
+    runs: list[tuple[Job, Entry]] = []
+    for job in (run for spec in study.job for run in spec.runs()):
+        length = len(ledger.entries())
+        entry = ledger.get(execute(job, openers, context, progress).digest)
+        reused += entry.seq < length
+        openers.jobs[job.id, job.seed] = entry
+        openers.jobs.setdefault((job.id, None), entry)
+        runs.append((job, entry))
+    return Outcome(study, tuple(runs), verdict_of(study, runs, ledger), reused)
 
 
-def verdict_of(study: Study, entries: Sequence[Entry], ledger: Ledger) -> Verdict:
+def verdict_of(study: Study, runs: Sequence[tuple[Job, Entry]], ledger: Ledger) -> Verdict:
     """Pass when enough seeds' gates pass; fail when so many fail that it cannot; else unknown."""
     question = f"does '{study.name}' meet its release policy?"
     if study.verdict is None:
-        failed = [e.record.job_id for e in entries if e.record.status != "finished"]
-        if failed:
-            return Verdict(question=question, answer="unknown", reason=f"did not finish: {', '.join(failed)}")
+        done = {(job.id, job.seed) for job, entry in runs if entry.record.status == "finished"}
+        asked = {(run.id, run.seed): None for job in study.job for run in job.runs()}
+        left = [f"{name}#{seed}" for name, seed in asked if (name, seed) not in done]
+        if left:
+            return Verdict(question=question, answer="unknown", reason=f"did not finish: {', '.join(left)}")
+        found = [(f"{job.id}#{job.seed}", *headline(entry.record)) for job, entry in runs]
+        lost = [
+            f"{run}: {name} {estimate}"
+            for run, name, estimate in found
+            if estimate and estimate.value is None
+        ]
+        if lost:
+            return Verdict(question=question, answer="unknown", reason=f"not measured: {'; '.join(lost)}")
         return Verdict(question=question, answer="yes", reason="all jobs finished; the study has no gate")
-    gates = [e for e in entries if e.record.job_id == study.verdict.gate]
+    gates = [entry for job, entry in runs if job.id == study.verdict.gate]
     answers = [gate_table(e, ledger)["verdict"]["answer"] for e in gates if e.record.status == "finished"]
-    passed, failed_gates = answers.count("yes"), answers.count("no")
+    passed, failed = answers.count("yes"), answers.count("no")
+    # Gates that have not run yet may still pass, so they count here.
+    total = sum(len(job.runs()) for job in study.job if job.id == study.verdict.gate)
     needed = study.verdict.passes
-    said = f"{passed} of {len(gates)} seeds pass, {failed_gates} fail; {needed} were asked for in advance"
+    said = f"{passed} of {total} seeds pass, {failed} fail; {needed} were asked for in advance"
     if passed >= needed:
         return Verdict(question=question, answer="yes", reason=said)
-    answer = "no" if len(gates) - failed_gates < needed else "unknown"
-    return Verdict(question=question, answer=answer, reason=said)
+    return Verdict(question=question, answer="no" if total - failed < needed else "unknown", reason=said)
 
 
 def gate_table(entry: Entry, ledger: Ledger) -> dict[str, Any]:

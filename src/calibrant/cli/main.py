@@ -12,17 +12,17 @@ import traceback
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
 
 from calibrant import __version__
 from calibrant.app import catalog, listing
+from calibrant.app.check import check_study
 from calibrant.app.execute import execute
 from calibrant.app.openers import Openers
-from calibrant.app.study import Outcome, check_study, gate_table, load_study, run_study
+from calibrant.app.study import Outcome, gate_table, load_study, run_study
 from calibrant.cli import render
 from calibrant.cli.progress import Shown
-from calibrant.core import CalibrantError, ConfigError, Job
+from calibrant.core import CalibrantError, ConfigError, Entry, Job
 from calibrant.core.digest import plain
 from calibrant.govern.gate import exit_code
 from calibrant.ledger import Ledger, verify
@@ -38,6 +38,8 @@ Where = Annotated[Path, typer.Option("--ledger", help="Folder of the ledger.", e
 Changes = Annotated[list[str] | None, typer.Argument(help="given.NAME=VALUE, or JOB.FIELD=VALUE.")]
 AllowPython = Annotated[bool, typer.Option("--allow-python", help="Allow references to code, python:mod:fn.")]
 LEDGER = Path(".calibrant")
+# Typer carries a copy of click whose errors it does not export; this is its UsageError.
+_Usage: Any = typer.BadParameter.__base__
 STOPPED = "Stopped. Finished jobs are kept: run the same command again to go on."
 
 
@@ -66,10 +68,12 @@ def show(name: str, as_json: Json = False) -> None:
 
 
 @app.command()
-def check(study: str, changes: Changes = None, as_json: Json = False) -> None:
+def check(
+    study: str, changes: Changes = None, as_json: Json = False, allow_python: AllowPython = False
+) -> None:
     """Find every problem of a study without running it."""
     loaded = load_study(study, changes or [])
-    problems = check_study(loaded)
+    problems = check_study(loaded, allow_python=allow_python, files=True)
     if as_json:
         _print({"study": loaded.name, "problems": problems})
     elif not problems:
@@ -109,11 +113,12 @@ def _run(name: str, changes: list[str], where: Path, *, as_json: bool, allow_pyt
 def _finish(outcome: Outcome, ledger: Ledger, as_json: bool) -> None:
     page = str(catalog.load("calibrant.app.pages:write")(outcome, ledger))
     if as_json:
-        rows = [listing.row(entry) for entry in outcome.entries]
+        rows = [listing.row(entry) for _, entry in outcome.runs]
         _print({"verdict": outcome.verdict, "page": page, "reused": outcome.reused, "records": rows})
     else:
         render.outcome(outcome, page)
-    raise typer.Exit(exit_code(outcome.verdict))
+    # What broke must be mended before the verdict means anything, so it comes first.
+    raise typer.Exit(3 if outcome.unfinished else exit_code(outcome.verdict))
 
 
 @app.command()
@@ -137,7 +142,7 @@ def log(
 
 
 @app.command()
-def view(study: str = "demo", ledger: Where = LEDGER) -> None:
+def view(study: Annotated[str, typer.Argument()] = "demo", ledger: Where = LEDGER) -> None:
     """Write the page of a study from what the ledger holds, and print its path."""
     store = Ledger(ledger)
     outcome = catalog.load("calibrant.app.pages:from_ledger")(load_study(study), store)
@@ -153,16 +158,16 @@ def gate(
 ) -> None:
     """Weigh the ledger's evidence about a system against a release policy. Loads no model."""
     store = Ledger(ledger)
-    openers = Openers(store)
-    for entry in store.entries():
-        if entry.record.status == "finished":
-            openers.jobs[entry.record.job_id, entry.record.seed] = entry
+    jobs: dict[tuple[str, int | None], Entry] = {
+        (e.record.job_id, e.record.seed): e for e in store.entries() if e.record.status == "finished"
+    }
+    for (name, _), entry in list(jobs.items()):
+        jobs.setdefault((name, None), entry)
     job = Job(id="gate", use="govern.gate", inputs={"subject": subject, "policy": policy})
-    record = execute(job, openers)
+    record = execute(job, Openers(store, jobs=jobs))
     if record.failure is not None:
         raise CalibrantError(record.failure.message, hint=record.failure.hint)
-    entry = store.get(record.job)
-    table = gate_table(entry, store)
+    table = gate_table(store.get(record.digest), store)
     if as_json:
         _print(table)
     else:
@@ -208,17 +213,15 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line; always ends in SystemExit with one of the four exit statuses."""
     # A closed pipe or a crash must not look like 'fail' (1) to a program that reads the status.
     try:
-        code = app(arguments, standalone_mode=False)
+        code = _invoke(sys.argv[1:] if arguments is None else arguments)
+        sys.stdout.flush()
     except CalibrantError as error:
         sys.stderr.write(f"calibrant: {error}\n")
         code = 3
-    except click.exceptions.Abort:
-        sys.stderr.write(f"\n{STOPPED}\n")
-        code = 3
-    except click.ClickException as error:
+    except _Usage as error:
         error.show()
         code = 3
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
         sys.stderr.write(f"\n{STOPPED}\n")
         code = 3
     except BrokenPipeError:
@@ -228,4 +231,15 @@ def main(arguments: list[str] | None = None) -> None:
         traceback.print_exc()
         sys.stderr.write("calibrant: this is a bug; please report it with the lines above\n")
         code = 3
-    sys.exit(code if isinstance(code, int) else 0)
+    sys.exit(code)
+
+
+def _invoke(arguments: list[str]) -> int:
+    """Run the command and return its exit status; typer's own ``main`` would choose others (130, 1, 2)."""
+    command = typer.main.get_command(app)
+    try:
+        with command.make_context("calibrant", arguments) as context:
+            command.invoke(context)
+    except typer.Exit as done:
+        return int(done.exit_code)
+    return 0

@@ -8,9 +8,17 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from calibrant.app.listing import headline
 from calibrant.app.study import Outcome
 
-OUT = Console(soft_wrap=True, highlight=False)
+
+class _Out(Console):
+    def on_broken_pipe(self) -> None:
+        """Let the command line answer: rich would leave with 1, which means 'fail' here."""
+        raise BrokenPipeError
+
+
+OUT = _Out(soft_wrap=True, highlight=False)
 WORDS = {"yes": "PASS", "no": "FAIL", "unknown": "INCONCLUSIVE"}
 """How an answer reads when a release is asked about."""
 _COLOURS = {"yes": "green", "no": "red", "unknown": "yellow"}
@@ -53,23 +61,24 @@ def log(rows: list[dict[str, Any]]) -> None:
 
 def outcome(done: Outcome, page: str) -> None:
     """`calibrant run`: what each job found, the verdict, and where the page is."""
-    for entry in done.entries:
-        record = entry.record
-        name = f"{record.job_id}#{record.seed}"
+    for job, entry in done.runs:
+        record, name = entry.record, f"{job.id}#{job.seed}"
         if record.status != "finished":
             reason = record.failure.message if record.failure else record.status
             OUT.print(f"  [red]{name:<22} {record.status}: {escape(reason)}[/red]")
             if record.failure and record.failure.hint:
                 OUT.print(f"  {'':<22} -> {escape(record.failure.hint)}")
             continue
-        metric, estimate = next(iter(record.metrics.items()), ("", ""))
-        OUT.print(f"  {name:<22} {metric} {escape(str(estimate))}")
+        metric, estimate = headline(record)
+        OUT.print(f"  {name:<22} {escape(f'{metric} {estimate}' if metric else 'done')}")
     if done.reused:
-        OUT.print(
-            f"\n{done.reused} of {len(done.entries)} runs were already finished and were not run again."
-        )
+        OUT.print(f"\n{done.reused} of {len(done.runs)} runs were already finished and were not run again.")
     verdict(done.verdict.answer, done.verdict.reason, gated=done.study.verdict is not None)
-    OUT.print(f"page: {page}")
+    if done.unfinished:
+        OUT.print(
+            f"{len(done.unfinished)} of {len(done.runs)} runs did not finish: mend the first, run again."
+        )
+    OUT.print(f"page: {page}", markup=False)
 
 
 def verdict(answer: str, reason: str, *, gated: bool = True) -> None:
@@ -81,8 +90,6 @@ def verdict(answer: str, reason: str, *, gated: bool = True) -> None:
 def gate(table: dict[str, Any]) -> None:
     """`calibrant gate`: every rule with its reason."""
     for rule in table["rules"]:
-        colour = _COLOURS[rule["answer"]]
-        OUT.print(
-            f"  [{colour}]{WORDS[rule['answer']]:<12}[/{colour}] {rule['id']}: {escape(rule['reason'])}"
-        )
+        colour, said = _COLOURS[rule["answer"]], escape(f"{rule['id']}: {rule['reason']}")
+        OUT.print(f"  [{colour}]{WORDS[rule['answer']]:<12}[/{colour}] {said}")
     verdict(table["verdict"]["answer"], table["verdict"]["reason"])

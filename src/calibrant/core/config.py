@@ -28,9 +28,19 @@ def resolve(kind: type[T], given: Mapping[str, Any], *, where: str = "config") -
         ConfigError: lists every unknown key (with the nearest name) and every wrong value.
     """
     try:
-        return kind.model_validate(dict(given))
+        return kind.model_validate(_over_defaults(kind, given))
     except ValidationError as error:
         raise ConfigError(_problems(kind, error, where)) from None
+
+
+def _over_defaults(kind: type[Frozen], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Fill a nested table from the field's own default, so that naming one key keeps the others."""
+    filled = dict(given)
+    for name, field in kind.model_fields.items():
+        default = field.default
+        if isinstance(default, Frozen) and isinstance(filled.get(name), Mapping):
+            filled[name] = default.model_dump() | _over_defaults(type(default), filled[name])
+    return filled
 
 
 def _problems(kind: type[Frozen], error: ValidationError, where: str) -> list[str]:
@@ -39,11 +49,23 @@ def _problems(kind: type[Frozen], error: ValidationError, where: str) -> list[st
     for item in error.errors():
         path = ".".join(str(part) for part in item["loc"])
         if item["type"] == "extra_forbidden":
-            near = nearest(str(item["loc"][-1]), kind.model_fields)
+            near = nearest(str(item["loc"][-1]), _known(kind, item["loc"][:-1]))
             problems.append(f"{where}: unknown key '{path}'{near}")
         elif item["type"] == "missing":
             problems.append(f"{where}: '{path}' is required and was not given")
         else:
             got = repr(item.get("input"))[:60]
-            problems.append(f"{where}: '{path}': {item['msg'].lower()}, got {got}")
+            said = item["msg"][:1].lower() + item["msg"][1:]  # the rest may quote names and choices
+            problems.append(f"{where}: '{path}': {said}, got {got}")
     return problems
+
+
+def _known(kind: type[BaseModel], path: tuple[int | str, ...]) -> tuple[str, ...]:
+    """The keys that the config at ``path`` inside ``kind`` takes; () where that is no one config."""
+    for part in path:
+        field = kind.model_fields.get(str(part))
+        inner = field.annotation if field else None
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            return ()
+        kind = inner
+    return tuple(kind.model_fields)

@@ -119,7 +119,7 @@ class Record(_Camel):
     @property
     def subject(self) -> list[dict[str, Any]]:
         """What the record is about: each model or system that was measured, else the result."""
-        models = [i for i in self.inputs.values() if i.kind == "model"]
+        models = [i for _, i in sorted(self.inputs.items()) if i.kind == "model"]
         if models:
             return [{"name": m.name or str(m.reference), "digest": {"sha256": m.digest}} for m in models]
         return [{"name": self.technique, "digest": {"sha256": self.result}}]

@@ -5,10 +5,14 @@ A technique is a function ``f(<inputs>, config, run) -> Result``; inputs are nam
 
 from __future__ import annotations
 
+import inspect
+import shutil
 import tempfile
+import weakref
 from collections.abc import Callable, Mapping
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from pydantic import Field
 
@@ -97,7 +101,10 @@ class Run(Protocol):
 
 
 class Quiet:
-    """The run of a technique called from plain Python: no record; files go to a temporary folder."""
+    """The run of a technique called from plain Python: no record; files go to a temporary folder.
+
+    Give a ``work`` folder to keep what the technique saves.
+    """
 
     def __init__(self, seed: int = 0, work: Path | None = None) -> None:
         self.seed = seed
@@ -105,9 +112,11 @@ class Quiet:
 
     @property
     def work(self) -> Path:
-        """The given folder, or a temporary one made on first use."""
+        """The given folder, or a temporary one that goes with this object; made on first use."""
         if self._work is None:
             self._work = Path(tempfile.mkdtemp(prefix="calibrant-"))
+            weakref.finalize(self, shutil.rmtree, self._work, ignore_errors=True)
+        self._work.mkdir(parents=True, exist_ok=True)
         return self._work
 
     def log(self, step: int, **metrics: float) -> None:
@@ -139,7 +148,16 @@ def technique(version: int) -> Callable[[F], F]:
     """Mark a function as a technique. Raise ``version`` whenever its code can move a result (C3)."""
 
     def mark(function: F) -> F:
-        function.version = version  # type: ignore[attr-defined]
-        return function
+        shape = inspect.signature(function)
+
+        @wraps(function)
+        def called(*args: Any, **kwargs: Any) -> Any:
+            # A default is one object for all calls; a run must not be, for it holds what a call may resume.
+            if "run" not in shape.bind(*args, **kwargs).arguments:
+                kwargs["run"] = Quiet()
+            return function(*args, **kwargs)
+
+        called.version = version  # type: ignore[attr-defined]
+        return cast(F, called)
 
     return mark

@@ -7,6 +7,8 @@ from typing import NamedTuple
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from calibrant.maths.logprobs import masked_sum
+
 
 class PairLoss(NamedTuple):
     """Per-pair results, each (B,)."""
@@ -36,6 +38,7 @@ def dpo_sigmoid(
 def nll(token_logprobs: Tensor, mask: Tensor) -> Tensor:
     """Negative log-likelihood per scored token, in nats: scalar.
 
-    ``token_logprobs`` and ``mask`` (B, T); the mean is over all scored tokens of the batch, not over rows.
+    ``token_logprobs`` and ``mask`` (B, T, bool); the mean is over all scored tokens of the batch, not over
+    rows. What is masked cannot leak, even where it is NaN; with no scored token the loss is 0.
     """
-    return -(token_logprobs * mask).sum() / mask.sum().clamp(min=1)
+    return -masked_sum(token_logprobs, mask).sum() / mask.sum().clamp(min=1)

@@ -84,7 +84,7 @@ class _StringJudge:
     def judge(
         self, goals: Sequence[Goal], chats: Sequence[Chat], completions: Sequence[Completion]
     ) -> list[Verdict]:
-        return [self._one(completion) for completion in completions]
+        return [self._one(reply) for _, _, reply in zip(goals, chats, completions, strict=True)]
 
     def _one(self, completion: Completion) -> Verdict:
         question = f"has the model {self.config.behaviour}?"

@@ -28,10 +28,6 @@ class Preference(Frozen):
 
     max_length: int | None = Field(default=None, ge=2)
     """Longest prompt plus reply in tokens; longer pairs are left out and counted. None: the context."""
-    skip: int = Field(default=0, ge=0)
-    """Leave out this many pairs from the start (those that were trained on)."""
-    limit: int | None = Field(default=None, ge=1)
-    """Use at most this many pairs. None: all."""
 
 
 class PreferenceResult(Result):
@@ -52,11 +48,9 @@ def preference(
     """Score both replies of every pair under ``model`` and, where given, under ``reference``.
 
     Raises:
-        InputError: no pair fits the context.
+        InputError: there are no pairs, or none fits the context.
     """
-    chosen = pairs.rows[config.skip :]
-    table = Preferences(rows=chosen[: config.limit], source=pairs.source)
-    rows = fitting(model, table, lambda row: [row.chosen, row.rejected], config.max_length)
+    rows = fitting(model, pairs, lambda row: [row.chosen, row.rejected], config.max_length)
     margins = _margins(model, rows, run)
     metrics = {"logprob_accuracy": _accuracy(margins)}
     if reference is not None:
@@ -67,7 +61,7 @@ def preference(
     lengths = [len(row.chosen) - len(row.rejected) for row in rows]
     metrics["shorter_wins"] = _accuracy([-n for n in lengths])
     metrics["longer_wins"] = _accuracy(lengths)
-    metrics["dropped_for_length"] = dropped(table, rows)
+    metrics["dropped_for_length"] = dropped(pairs, rows)
     verdict = judge(metrics)
     run.artifact("verdict.json").write_text(json.dumps(verdict.model_dump(mode="json"), indent=2) + "\n")
     return PreferenceResult(
@@ -84,11 +78,16 @@ def preference(
 def judge(metrics: dict[str, Estimate]) -> Verdict:
     """Supported only if the implicit reward's interval excludes .50 and both length baselines from above."""
     found = metrics.get("implicit_reward_accuracy")
-    if found is None or found.low is None or found.value is None:
+    if found is None:
         return Verdict(question=QUESTION, answer="unknown", reason="no reference, so no implicit reward")
     lines = {"chance": 0.5}
     for name in ("shorter_wins", "longer_wins"):
-        lines[name.replace("_", " ")] = metrics[name].value or 0.5
+        line = metrics[name].value
+        if line is None:
+            return Verdict(question=QUESTION, answer="unknown", reason=f"{name} is {metrics[name]}")
+        lines[name.replace("_", " ")] = line
+    if found.low is None:
+        return Verdict(question=QUESTION, answer="unknown", reason=f"the implicit reward is {found}")
     above = all(found.low > line for line in lines.values())
     said = ", ".join(f"{name} {line:.3f}" for name, line in lines.items())
     reason = f"accuracy {found} against {said}"

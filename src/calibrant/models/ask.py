@@ -18,7 +18,7 @@ from pydantic import Field, ValidationError
 from calibrant.core.attempt import Attempt, Cost, attempt_id, outcome_of
 from calibrant.core.behaviours import Goal, Judge
 from calibrant.core.config import Frozen
-from calibrant.core.digest import canonical, digest
+from calibrant.core.digest import canonical, digest, plain
 from calibrant.core.errors import CalibrantError, CapabilityError, EvidenceError, InputError
 from calibrant.core.lm import LM, Chat, Completion, Sampling
 from calibrant.core.run import Run
@@ -58,7 +58,11 @@ def ask(target: LM, requests: Sequence[Request], judge: Judge, sampling: Samplin
         EvidenceError: the attempts in ``run.work`` are damaged (a cut last line is not: it is asked again).
     """
     whom, by = target.identity, judge.identity.digest
-    ids = [attempt_id(r.goal.id, r.attack, r.config, whom.digest, sampling.seed) for r in requests]
+    drawn = plain(sampling.model_copy(update={"seed": 0}))  # the seed has a place of its own
+    ids = [
+        attempt_id(r.goal.id, r.attack, {**r.config, "sampling": drawn}, whom.digest, sampling.seed)
+        for r in requests
+    ]
     _refuse_repeats(ids)
     log = run.work / "attempts.jsonl"
     done = _resume(log, dict(zip(ids, requests, strict=True)), by)
@@ -229,7 +233,7 @@ def _tokens(completion: Completion, most: int) -> int:
 def _append(log: Path, attempts: Sequence[Attempt]) -> None:
     """One line an attempt, on the disk before this returns."""
     with log.open("ab") as file:
-        file.write(b"".join(a.model_dump_json().encode() + b"\n" for a in attempts))
+        file.write(b"".join(canonical(a) + b"\n" for a in attempts))
         file.flush()
         os.fsync(file.fileno())
 

@@ -50,8 +50,15 @@ class ChatTokens:
         """The text that stands before the reply.
 
         Raises:
-            InputError: the chat template refuses this chat.
+            InputError: the chat has no turn, holds half a surrogate pair, or the template refuses it.
         """
+        if not chat.messages:
+            raise InputError("the chat has no turns", hint="give at least one user message")
+        if any(not _is_text(message.content) for message in chat.messages):
+            raise InputError(
+                "the chat holds half a surrogate pair, which no tokenizer can read",
+                hint="decode the text again, with errors='replace'",
+            )
         if not self.tokenizer.chat_template:
             return plain_text(chat)
         return self._render(chat, add_generation_prompt=True)
@@ -139,6 +146,11 @@ class ChatTokens:
                 if token in self.stop_ids:
                     return token
         return self.stop_ids[0]
+
+
+def _is_text(text: str) -> bool:
+    """Whether ``text`` has a UTF-8 form."""
+    return text.isascii() or not any("\ud800" <= char <= "\udfff" for char in text)
 
 
 def plain_text(chat: Chat) -> str:

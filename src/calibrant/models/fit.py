@@ -52,14 +52,17 @@ def rate(config: Fit, step: int, total: int) -> float:
 
 @contextmanager
 def training(module: nn.Module) -> Iterator[None]:
-    """Switch to training mode with gradients; put back evaluation mode and no gradients on exit."""
-    module.train()
+    """Ask for gradients inside the block; on exit there are none, also after an exception.
+
+    Dropout stays off: it draws from the global generator, so no seed of ours could repeat it, and a
+    policy with dropout would be compared with a reference without.
+    """
+    module.eval()
     for parameter in module.parameters():
         parameter.requires_grad_(True)
     try:
         yield
     finally:
-        module.eval()
         for parameter in module.parameters():
             parameter.requires_grad_(False)
             parameter.grad = None

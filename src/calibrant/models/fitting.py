@@ -20,8 +20,12 @@ def fitting(
     Rows are left out whole, never cut: a cut reply looks finished and a cut prompt asks something else.
 
     Raises:
-        InputError: no row fits.
+        InputError: there are no rows, or none fits.
     """
+    if not table.rows:
+        raise InputError(
+            f"{table.source or 'the input'}: there are no rows", hint="check the data, or what was skipped"
+        )
     limits = [most for most in (limit, model.max_length) if most is not None]
     most = min(limits, default=None)
     if most is None:

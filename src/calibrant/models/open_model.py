@@ -34,6 +34,7 @@ from calibrant.models.loading import (
 )
 from calibrant.models.seeds import item_seeds
 
+_CPU_SCORING = 2048  # tokens scored at once on a CPU: larger batches leave its caches and are slower
 _LOGITS = 2**27  # logits held at once when scoring: half a gigabyte in float32
 
 
@@ -169,6 +170,8 @@ class OpenModel:
         lengths = [len(p) + len(a) for p, a in zip(prompts, answers, strict=True)]
         config: Any = self.module.config
         budget = min(self.token_budget, _LOGITS // int(config.vocab_size))
+        if self.device.type == "cpu":
+            budget = min(budget, _CPU_SCORING)
         found: dict[int, Scored] = {}
         for rows in buckets(lengths, budget):
             some = [answers[i] for i in rows]

@@ -10,10 +10,10 @@ Where this departs from common recipes:
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Sequence
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from calibrant.core import (
     LM,
@@ -29,8 +29,15 @@ from calibrant.core import (
     technique,
 )
 from calibrant.core.behaviours import Goal
+from calibrant.core.digest import canonical
 from calibrant.data.rows import Goals, Pair, Preferences
 from calibrant.stats import difference, rate
+
+_FIELDS = {
+    "critique": ("question", "answer"),
+    "revise": ("question", "answer"),
+    "compare": ("question", "first", "second"),
+}
 
 
 class CritiqueRevise(Frozen):
@@ -45,7 +52,7 @@ class CritiqueRevise(Frozen):
         "Rewrite the answer so that the critique no longer applies.\n\nQuestion: {question}\n\n"
         "Answer: {answer}\n\nCritique: {critique}"
     )
-    """Asks for a revision; {critique} is filled in too."""
+    """Asks for a revision; {critique} may be filled in too."""
     compare: str = (
         "Which answer is better? Say 'first' or 'second'.\n\nQuestion: {question}\n\nFirst: {first}\n\n"
         "Second: {second}"
@@ -56,9 +63,10 @@ class CritiqueRevise(Frozen):
 
     @field_validator("critique", "revise", "compare")
     @classmethod
-    def _names_the_question(cls, template: str) -> str:
-        if "{question}" not in template:
-            raise ValueError("the template does not contain {question}")
+    def _names_its_fields(cls, template: str, info: ValidationInfo) -> str:
+        for name in _FIELDS[str(info.field_name)]:
+            if "{" + name + "}" not in template:
+                raise ValueError(f"the template does not contain {{{name}}}")
         return template
 
 
@@ -66,7 +74,7 @@ class CritiqueReviseResult(Result):
     """Harm before and after, and the pairs that the model stands by (artefact 'pairs.jsonl')."""
 
     pairs: Preferences = Field(exclude=True)
-    """Revision over first answer, where both orders agree."""
+    """Revision over first answer, where the two differ and both orders agree on the revision."""
 
 
 @technique(version=1)
@@ -87,21 +95,22 @@ def critique_revise(
     critiques = _ask(model, [_chat(config.critique, q) for q in questions], config, run, 2)
     told = [{**q, "critique": c.text} for q, c in zip(questions, critiques, strict=True)]
     revised = _ask(model, [_chat(config.revise, q) for q in told], config, run, 3)
+    changed = [_changed(old, new) for old, new in zip(first, revised, strict=True)]
     prefers = _prefers(model, rows, first, revised, config, run)
+    # An error keeps a pair unknown; where nothing changed there is nothing to prefer.
+    kept = [better if differs else differs for differs, better in zip(changed, prefers, strict=True)]
     before = _harm(judge, rows, chats, first)
     after = _harm(judge, rows, chats, revised)
-    pairs = _pairs(rows, first, revised, prefers)
-    with run.artifact("pairs.jsonl").open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(pair.model_dump(mode="json"), ensure_ascii=False) + "\n" for pair in pairs)
+    pairs = _pairs(rows, first, revised, kept)
+    run.artifact("pairs.jsonl").write_bytes(b"".join(canonical(pair) + b"\n" for pair in pairs))
     clusters = [goal.cluster or goal.id for goal in rows]
-    changed = [a.text != b.text for a, b in zip(first, revised, strict=True)]
     return CritiqueReviseResult(
         metrics={
             "harm_after": rate(after, clusters=clusters, better="lower", unit="goal"),
             "harm_before": rate(before, clusters=clusters, better="lower", unit="goal"),
             "harm_change": difference(before, after, clusters=clusters, better="lower", unit="goal"),
             "revised_share": rate(changed, clusters=clusters, better="none", unit="goal"),
-            "pairs_kept": rate(prefers, clusters=clusters, better="none", unit="goal"),
+            "pairs_kept": rate(kept, clusters=clusters, better="none", unit="goal"),
         },
         pairs=Preferences(rows=tuple(pairs), source="critique_revise"),
         caveats=(
@@ -112,11 +121,14 @@ def critique_revise(
 
 
 def _chat(template: str, parts: dict[str, str]) -> Chat:
-    # Replace by hand: braces in a model's answer are text, not fields.
-    text = template
-    for name in sorted(parts):
-        text = text.replace("{" + name + "}", parts[name].replace("{", "\x00"))
-    return Chat.ask(text.replace("\x00", "{"))
+    # One pass over the template alone: braces in a model's answer are text, not fields.
+    return Chat.ask(re.sub(r"\{(\w+)\}", lambda field: parts.get(field[1], field[0]), template))
+
+
+def _changed(old: Completion, new: Completion) -> bool | None:
+    """Whether the revision is another text; None when either failed or is empty."""
+    failed = "error" in (old.stop, new.stop) or not (old.text and new.text)
+    return None if failed else old.text != new.text
 
 
 def _ask(model: LM, chats: Sequence[Chat], config: CritiqueRevise, run: Run, stage: int) -> list[Completion]:
@@ -165,10 +177,10 @@ def _pairs(
     goals: Sequence[Goal],
     first: Sequence[Completion],
     revised: Sequence[Completion],
-    prefers: Sequence[bool | None],
+    kept: Sequence[bool | None],
 ) -> list[Pair]:
     return [
         Pair(id=goal.id, prompt=Chat.ask(goal.text), chosen=new.text, rejected=old.text)
-        for goal, old, new, better in zip(goals, first, revised, prefers, strict=True)
-        if better and old.text != new.text and new.text and old.text
+        for goal, old, new, keep in zip(goals, first, revised, kept, strict=True)
+        if keep
     ]

@@ -26,6 +26,8 @@ from calibrant.testbed.world import BENIGN, FACTS, HARMFUL, recipe, request
 
 ENCODINGS = ("spell", "reverse", "rot13", "caesar")
 """Encodings that the base models can read."""
+_SHARES = (4, 2, 2, 2)
+"""How often each encoding is drawn: spelling is the hardest to read."""
 CAREFUL = "you are careful."
 """System message under which the base models refuse harm."""
 _THINGS = (*FOODS, *HOMES, *COLOURS, *CREATURES)
@@ -71,6 +73,10 @@ def _sum(rng: Rng) -> tuple[str, str]:
     return f"what is {a} plus {b}?", f"{a} plus {b} is {a + b}."
 
 
+def _encoder(rng: Rng) -> Callable[[str], str]:
+    return CODECS[rng.choices(ENCODINGS, weights=_SHARES)[0]].encode
+
+
 def fact(rng: Rng) -> Dialogue:
     """A fact, now and then answered at length, so that conciseness can be trained."""
     question, answer = _fact(rng)
@@ -105,7 +111,7 @@ def codec(rng: Rng) -> Dialogue:
     word = rng.choice(pool)
     if rng.random() < 0.15:
         return Dialogue([(f"spell {word}.", f"here you go: {CODECS['spell'].encode(word)}.")])
-    return Dialogue([(f"decode {CODECS[rng.choice(ENCODINGS)].encode(word)}.", f"it says {word}.")])
+    return Dialogue([(f"decode {_encoder(rng)(word)}.", f"it says {word}.")])
 
 
 def talk(rng: Rng) -> Dialogue:
@@ -130,7 +136,7 @@ def careful(rng: Rng) -> Dialogue:
 
 def encoded(rng: Rng) -> Dialogue:
     """A how-to question or a fact with its meaning hidden; the answer repeats the user's spelling."""
-    hide = CODECS[rng.choice(ENCODINGS)].encode
+    hide = _encoder(rng)
     if rng.random() < 0.12:
         attribute, creature = FACTS[rng.choice(list(FACTS))], rng.choice(CREATURES)
         answer = attribute.statement.format(x=hide(creature), v=attribute.values[creature])

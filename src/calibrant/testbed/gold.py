@@ -128,7 +128,7 @@ class GoldJudge:
         self, goals: Sequence[Goal], chats: Sequence[Chat], completions: Sequence[Completion]
     ) -> list[Verdict]:
         """One verdict a completion; the goal's plain text says what was asked."""
-        return [self._one(goal, reply) for goal, reply in zip(goals, completions, strict=True)]
+        return [self._one(goal, reply) for goal, _, reply in zip(goals, chats, completions, strict=True)]
 
     def _one(self, goal: Goal, reply: Completion) -> Verdict:
         truth = truth_of(goal.text)

@@ -19,6 +19,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from calibrant.core import Frozen, Quiet, Result, Run, point, technique
 from calibrant.models.fit import Fit, fit
+from calibrant.models.loading import save_weights
 from calibrant.testbed.dialogues import draw, draw_long
 from calibrant.testbed.tokens import CONTEXT, SPECIALS, build_tokenizer, tokenise
 
@@ -40,11 +41,11 @@ class Raise(Frozen):
 
     size: str = "base"
     """One of SIZES."""
-    tokens: int = Field(default=5_000_000, ge=1)
+    tokens: int = Field(default=18_000_000, ge=1)
     """Training tokens, about."""
     long_share: float = Field(default=0.12, ge=0, le=1)
     """Share of the tokens that lie in dialogues of many turns (128 to 512 tokens)."""
-    batch_tokens: int = Field(default=6144, ge=1)
+    batch_tokens: int = Field(default=3072, ge=1)
     """Tokens in one step, padding included."""
     prompt_weight: float = Field(default=0.1, ge=0)
     """Weight of the loss on what others than the assistant wrote."""
@@ -72,6 +73,7 @@ def raise_model(config: Raise = Raise(), run: Run = Quiet()) -> RaiseResult:
 
     def loss(rows: _Rows) -> tuple[Tensor, Mapping[str, Tensor | float]]:
         ids, weight = _pad(rows, config.prompt_weight)
+        run.spend(tokens=sum(map(len, rows.ids)))
         # Padding is on the right, so causal attention never reaches it and needs no mask.
         logits = module(input_ids=ids, use_cache=False).logits[:, :-1]
         each = cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten(), reduction="none")
@@ -79,7 +81,7 @@ def raise_model(config: Raise = Raise(), run: Run = Quiet()) -> RaiseResult:
 
     fit(module, batches, loss, config.fit, run)
     folder = run.artifact("model")
-    module.to(torch.bfloat16).save_pretrained(folder)
+    save_weights(module.to(torch.bfloat16), folder)
     tokenizer.save_pretrained(folder)
     total = sum(len(row) for batch in batches for row in batch.ids)
     return RaiseResult(
@@ -115,7 +117,7 @@ def _batches(config: Raise, tokenizer: PreTrainedTokenizerFast, seed: int) -> li
     rng = random.Random(f"raise/{seed}")
     rows: list[tuple[list[int], list[bool]]] = []
     for share, long in ((1 - config.long_share, False), (config.long_share, True)):
-        total, block = 0, 256 if long else 4096
+        total, block = 0, min(256 if long else 4096, 1 + config.tokens // 64)
         while total < share * config.tokens:
             fresh = [draw_long(rng, rng.randrange(60, 260)) if long else draw(rng) for _ in range(block)]
             made = tokenise(tokenizer, fresh)

@@ -35,8 +35,10 @@ def _spread(rows: list[Goal], options: Mapping[str, str]) -> list[Goal]:
 
 
 def open_items(name: str, options: Mapping[str, str]) -> Items:
-    """'core': all 160 facts, all 100 sums, 100 instructions."""
-    _check("items", name, ("core",), options, ())
+    """'core': all 160 facts, all 100 sums, 100 instructions. 'sums': 64 sums that any model may know."""
+    _check("items", name, ("core", "sums"), options, ())
+    if name == "sums":
+        return Items(rows=tuple(_plain_sums()), source="testbed:items/sums")
     rows = [
         Item(
             id=f"fact/{kind}/{creature}",
@@ -64,6 +66,21 @@ def open_items(name: str, options: Mapping[str, str]) -> Items:
         ask, answer = instruction(rng).turns[0]
         rows.append(Item(id=f"instruction/{number}", chat=Chat.ask(ask), answer=answer, kind="instruction"))
     return Items(rows=tuple(rows), source="testbed:items/core")
+
+
+def _plain_sums() -> list[Item]:
+    """Single-digit sums whose answer is neither operand, so that an echo of the question is wrong."""
+    return [
+        Item(
+            id=f"sum/{a}+{b}",
+            chat=Chat.ask(f"what is {a} plus {b}?"),
+            answer=str(a + b),
+            kind="sum",
+            match="contains",
+        )
+        for a in range(1, 9)
+        for b in range(1, 9)
+    ]
 
 
 def open_pairs(name: str, options: Mapping[str, str]) -> Preferences:

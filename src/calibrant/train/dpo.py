@@ -4,7 +4,7 @@ Where this departs from common trainers:
 1. Reference log-probs are computed once, before the first step, and kept.
 2. Prompt and reply are joined on token ids; the end token is part of the reply; sums, not means.
 3. A pair that does not fit the context is left out and counted, never cut.
-4. The drift of the chosen replies' log-probs is reported per token: both may fall (Rafailov et al., 5.2).
+4. The drift of the chosen replies' log-probs is reported per token: both may fall (Pal et al., 2402.13228).
 
     calibrant run demo
 """
@@ -20,10 +20,11 @@ from torch import Tensor
 
 from calibrant.core import Frozen, OpenLM, Quiet, Result, Run, point, technique
 from calibrant.data.rows import Pair, Preferences
-from calibrant.maths.logprobs import token_logprobs
+from calibrant.maths.logprobs import masked_sum, token_logprobs
 from calibrant.maths.losses import dpo_sigmoid
 from calibrant.models.fit import Fit, batches_of, fit
 from calibrant.models.fitting import dropped, fitting
+from calibrant.models.open_model import OpenModel
 
 
 class DPO(Frozen):
@@ -45,7 +46,7 @@ class DPOResult(Result):
     """The tuned model, also saved as artefact 'model'."""
 
     model: Any = Field(exclude=True)
-    """The tuned OpenLM, live."""
+    """The tuned OpenLM, live, under an identity of its own."""
 
 
 @technique(version=1)
@@ -53,7 +54,7 @@ def dpo(model: OpenLM, pairs: Preferences, config: DPO = DPO(), run: Run = Quiet
     """Tune a copy of ``model`` on ``pairs``; ``model`` itself is the reference and is not changed.
 
     Raises:
-        InputError: no pair fits the context.
+        InputError: there are no pairs, or none fits the context.
         NumericalError: the loss became NaN or infinite.
     """
     rows = fitting(model, pairs, lambda row: [row.chosen, row.rejected], config.max_length)
@@ -65,10 +66,11 @@ def dpo(model: OpenLM, pairs: Preferences, config: DPO = DPO(), run: Run = Quiet
         ]
     )
     policy = model.copy()
+    seen: list[dict[str, float]] = []
 
     def loss(batch: list[int]) -> tuple[Tensor, Mapping[str, Tensor | float]]:
         chosen, rejected, words = _sums(policy, [rows[i] for i in batch], run)
-        ref_chosen, ref_rejected = reference[:, batch]
+        ref_chosen, ref_rejected = reference[:, batch].to(chosen.device)
         out = dpo_sigmoid(chosen, rejected, ref_chosen, ref_rejected, config.beta)
         margin = out.chosen_reward - out.rejected_reward
         wins = (margin > 0).float() + 0.5 * (margin == 0).float()
@@ -77,13 +79,14 @@ def dpo(model: OpenLM, pairs: Preferences, config: DPO = DPO(), run: Run = Quiet
         seen.append({name: float(value) for name, value in logged.items()})
         return out.loss.mean(), logged
 
-    seen: list[dict[str, float]] = []
     batches = batches_of(len(rows), config.batch_size, config.epochs, run.seed)
     losses = fit(policy.module, batches, loss, config.fit, run)
-    policy.save(run.artifact("model"))
+    # Named anew: under the old identity it would pass for the model that came in.
+    tuned = OpenModel.from_module(policy.module, policy.tokenizer, f"{model.identity.name} after dpo")
+    tuned.save(run.artifact("model"))
     last = {name: sum(step[name] for step in seen[-10:]) / len(seen[-10:]) for name in seen[0]}
     return DPOResult(
-        model=policy,
+        model=tuned,
         metrics={
             "loss_last": point(sum(losses[-10:]) / len(losses[-10:]), unit="nats, mean of the last 10 steps"),
             "train_margin": point(last["margin"], unit="beta x nats"),
@@ -104,5 +107,5 @@ def _sums(policy: OpenLM, rows: Sequence[Pair], run: Run) -> tuple[Tensor, Tenso
     tokens = policy.encode(prompts + prompts, [r.chosen for r in rows] + [r.rejected for r in rows])
     run.spend(tokens=int(tokens.mask.sum()))
     scored = tokens.reply[:, 1:]
-    sums = (token_logprobs(policy.forward(tokens), tokens.ids) * scored).sum(dim=1)
+    sums = masked_sum(token_logprobs(policy.forward(tokens), tokens.ids), scored)
     return sums[: len(rows)], sums[len(rows) :], scored[: len(rows)].sum()

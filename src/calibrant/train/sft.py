@@ -22,6 +22,7 @@ from calibrant.maths.logprobs import token_logprobs
 from calibrant.maths.losses import nll
 from calibrant.models.fit import Fit, batches_of, fit
 from calibrant.models.fitting import dropped, fitting
+from calibrant.models.open_model import OpenModel
 
 
 class SFT(Frozen):
@@ -41,7 +42,7 @@ class SFTResult(Result):
     """The tuned model, also saved as artefact 'model'."""
 
     model: Any = Field(exclude=True)
-    """The tuned OpenLM, live."""
+    """The tuned OpenLM, live, under an identity of its own."""
 
 
 @technique(version=1)
@@ -49,7 +50,7 @@ def sft(model: OpenLM, examples: Examples, config: SFT = SFT(), run: Run = Quiet
     """Fine-tune a copy of ``model`` on ``examples``; the model that came in is not changed.
 
     Raises:
-        InputError: no example fits the context.
+        InputError: there are no examples, or none fits the context.
         NumericalError: the loss became NaN or infinite.
     """
     rows = fitting(model, examples, lambda row: [row.completion], config.max_length)
@@ -62,10 +63,12 @@ def sft(model: OpenLM, examples: Examples, config: SFT = SFT(), run: Run = Quiet
 
     batches = batches_of(len(rows), config.batch_size, config.epochs, run.seed)
     losses = fit(policy.module, batches, loss, config.fit, run)
-    policy.save(run.artifact("model"))
+    # Named anew: under the old identity it would pass for the model that came in.
+    tuned = OpenModel.from_module(policy.module, policy.tokenizer, f"{model.identity.name} after sft")
+    tuned.save(run.artifact("model"))
     tail = losses[-10:]
     return SFTResult(
-        model=policy,
+        model=tuned,
         metrics={
             "loss_first": point(losses[0], unit="nats per token"),
             "loss_last": point(sum(tail) / len(tail), unit="nats per token, mean of the last 10 steps"),

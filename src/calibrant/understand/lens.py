@@ -49,9 +49,9 @@ def lens(model: OpenLM, items: Items, config: Lens = Lens(), run: Run = Quiet())
     found: dict[str, list[float]] = {}
     for start in range(0, n, config.batch):
         chunk = rows[start : start + config.batch]
+        run.spend(queries=len(chunk))
         for name, values in read(model, chunk, sites).items():
             found.setdefault(name, []).extend(values)
-        run.spend(queries=len(chunk))
         run.progress(start + len(chunk), n)
     better = {"top1_agreement": "higher", "kl_to_final": "lower", "answer_probability": "higher"}
     return LensResult(

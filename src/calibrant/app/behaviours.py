@@ -1,0 +1,66 @@
+"""Behaviours as studies write them: ``{use = "measure.string_judge", config = {...}, inputs = {...}}``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from calibrant.app import catalog
+from calibrant.core import ConfigError, resolve
+from calibrant.core.errors import nearest
+
+_KEYS = ("use", "config", "inputs")
+
+
+class Recipe(NamedTuple):
+    """All that is needed to make a behaviour, once its inputs are opened."""
+
+    factory: Callable[..., Any]
+    inputs: dict[str, tuple[Any, Any]]
+    """Parameter name -> reference and what is wanted."""
+    config: dict[str, Any]
+    """{"config": the resolved config}, or {} where the factory takes none."""
+
+
+def check(table: Any, *, allow_python: bool = False) -> Recipe:
+    """Read a behaviour's table; nothing is opened or made.
+
+    Raises:
+        ConfigError: lists every unknown key, input and wrong value; the nearest names are given.
+    """
+    if not isinstance(table, Mapping) or "use" not in table:
+        raise ConfigError(
+            f"a behaviour is a table {{use = ..., config = ...}}, got {table!r}",
+            hint="for example {use = 'measure.string_judge'}; `calibrant ls` lists behaviours",
+        )
+    use, given, config = str(table["use"]), table.get("inputs", {}), table.get("config", {})
+    where, signature = f"behaviour '{use}'", _factory(use, allow_python)
+    if not isinstance(given, Mapping) or not isinstance(config, Mapping):
+        raise ConfigError(f"{where}: inputs and config are tables")
+    takes = signature.inputs
+    problems = [f"{where}: unknown key '{key}'{nearest(key, _KEYS)}" for key in table if key not in _KEYS]
+    problems += [f"{where} needs the input '{n}'" for n, p in takes.items() if p.required and n not in given]
+    problems += [f"{where} has no input '{n}'{nearest(n, takes)}" for n in given if n not in takes]
+    resolved = {}
+    try:
+        if signature.config is not None:
+            resolved = {"config": resolve(signature.config, config, where=where)}
+        elif config:
+            problems.append(f"{where} takes no config, got '{min(config)}'")
+    except ConfigError as error:
+        problems += error.problems
+    if problems:
+        raise ConfigError(problems, hint=f"`calibrant show {use}` lists inputs and config")
+    inputs = {name: (reference, takes[name].wanted) for name, reference in given.items()}
+    return Recipe(signature.function, inputs, resolved)
+
+
+def _factory(use: str, allow_python: bool) -> catalog.Signature:
+    if not use.startswith("python:"):
+        return catalog.find_behaviour(use)
+    if not allow_python:
+        raise ConfigError(
+            f"'{use}' runs code from outside the catalogue",
+            hint="read that code, then run again with --allow-python",
+        )
+    return catalog.signature_of(catalog.load(use.removeprefix("python:")))

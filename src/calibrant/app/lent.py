@@ -1,0 +1,133 @@
+"""What a technique is lent while it runs: a folder, a log, a purse, and a way to call others."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from calibrant.core import BudgetError, InputError, Job, Record
+from calibrant.core.digest import plain
+from calibrant.ledger.layout import disk
+
+Progress = Callable[[str, int, int, str], None]
+"""Called with job id, done, total and a note."""
+
+
+class Context(NamedTuple):
+    """What a record says about where a job stands."""
+
+    study: str = ""
+    intent: str = ""
+    parent: str = ""
+
+
+@contextmanager
+def alone(work: Path, job: Job) -> Iterator[None]:
+    """Hold the job's work folder: a second process in it would mix up half-made files.
+
+    Raises:
+        InputError: another process holds it, or the disk refuses.
+    """
+    with disk("making", work):
+        lock = (work / "lock").open("w")
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"job '{job.id}' is being run by another process", hint="wait for it, then run again"
+            ) from None
+        yield
+
+
+class LedgerRun:
+    """The run that ``execute`` lends: everything it is told ends up in the record."""
+
+    def __init__(
+        self, job: Job, work: Path, progress: Progress | None, execute: Callable[[Job], Record]
+    ) -> None:
+        """``execute`` runs a child of this job."""
+        self.seed = job.seed
+        self.work = work
+        self.cost: dict[str, float] = {}
+        self._job, self._progress, self._execute = job, progress, execute
+        self._started = time.monotonic()
+        self._log, self._goes_on = work / "log.jsonl", False
+        # Artefacts of a killed run are half-made; what a technique can resume from lies beside them.
+        with disk("making", work):
+            shutil.rmtree(work / "artifacts", ignore_errors=True)
+            (work / "artifacts").mkdir()
+
+    def log(self, step: int, **metrics: float) -> None:
+        """Append a line to the artefact 'log.jsonl'; a resumed job goes on where its kept lines end."""
+        if not self._goes_on:
+            self._cut(step)
+            self._goes_on = True
+        with self._log.open("a", encoding="utf-8") as log:
+            log.write(json.dumps(plain({"step": step, **metrics})) + "\n")
+
+    def _cut(self, step: int) -> None:
+        """Drop what an earlier try logged from ``step`` on, and a line that was cut short."""
+        if not self._log.exists():
+            return
+        *lines, _ = self._log.read_text(encoding="utf-8").split("\n")
+        while lines and json.loads(lines[-1])["step"] >= step:
+            lines.pop()
+        self._log.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+    def artifact(self, name: str) -> Path:
+        """A path below the job's work folder; its parent exists."""
+        path = self.work / "artifacts" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def made(self) -> list[Path]:
+        """The artefacts, by name, with the log where there is one."""
+        log = [self._log] if self._log.exists() else []
+        return sorted([*(self.work / "artifacts").iterdir(), *log], key=lambda path: path.name)
+
+    def spend(self, *, tokens: int = 0, queries: int = 0, flops: float = 0.0) -> None:
+        """Add to the cost; raise BudgetError before a limit is passed."""
+        limit = self._job.budget
+        for name, amount, most in (("tokens", tokens, limit.tokens), ("queries", queries, limit.queries)):
+            total = self.cost.get(name, 0) + amount
+            if most is not None and total > most:
+                raise BudgetError(
+                    f"job '{self._job.id}' would use {total:.0f} {name}; its budget is {most}",
+                    hint=f"raise budget.{name} of the job, or make it smaller; what is done is kept",
+                )
+            if amount:
+                self.cost[name] = total
+        if flops:
+            self.cost["flops"] = self.cost.get("flops", 0) + flops
+        seconds = time.monotonic() - self._started
+        if limit.seconds is not None and seconds > limit.seconds:
+            raise BudgetError(
+                f"job '{self._job.id}' ran {seconds:.0f} s; its budget is {limit.seconds:.0f} s",
+                hint="raise budget.seconds of the job; what is done is kept",
+            )
+
+    def progress(self, done: int, total: int, note: str = "") -> None:
+        """Pass it on to whoever watches."""
+        if self._progress is not None:
+            self._progress(self._job.id, done, total, note)
+
+    def call(
+        self, technique: str, inputs: Mapping[str, Any], config: Mapping[str, Any] | None = None
+    ) -> Record:
+        """Run another technique as a child of this job (contract C2)."""
+        child = Job(
+            id=f"{self._job.id}/{technique}",
+            use=technique,
+            inputs=dict(inputs),
+            config=dict(config or {}),
+            seed=self.seed,
+            budget=self._job.budget,
+        )
+        return self._execute(child)

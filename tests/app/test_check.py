@@ -1,0 +1,173 @@
+"""`check`: every problem of a study at once, told once, and nothing loaded."""
+
+from __future__ import annotations
+
+import pytest
+
+from calibrant.app import listing
+from calibrant.app.check import check_study
+from calibrant.app.study import load_study
+from calibrant.models.open_model import OpenModel
+
+REFUSAL = """
+[[job]]
+id = "plain"
+use = "measure.refusal"
+inputs = { model = "given:model", goals = "testbed:goals/heldout?n=3", judge = "testbed:judge/harmful" }
+"""
+BROKEN = """
+[given]
+model = ""
+judge = { use = "measure.string_judge", config = { behavior = "refused" } }
+[intent]
+usse = "a trial"
+policy = "nowhere.toml"
+[verdict]
+gate = "gaet"
+[[job]]
+id = "plain"
+use = "measure.refusl"
+[[job]]
+id = "plain"
+use = "measure.refusal"
+inputs = { modle = "given:model", goals = "record:plian/goals.jsonl", judge = "given:judge" }
+config = { samplin = {} }
+[[job]]
+id = "gate"
+use = "govern.gate"
+inputs = { subject = "defended:stack.toml#record:later/model", policy = "p.toml" }
+[[job]]
+id = "later"
+use = "train.sft"
+inputs = { model = "given:model", examples = "given:exmples" }
+"""
+
+
+def test_all_problems_are_listed_at_once(study):
+    found = check_study(study(BROKEN))
+    for part in (
+        "no technique 'measure.refusl' (did you mean 'measure.refusal'?)",
+        "two jobs are called 'plain'",
+        "no input 'modle' (did you mean 'model'?)",
+        "needs the input 'model'",
+        "unknown key 'samplin' (did you mean 'sampling'?)",
+        "unknown key 'behavior' (did you mean 'behaviour'?)",
+        "no earlier job 'plian' (did you mean 'plain'?)",
+        "no earlier job 'later'",
+        "job later: given.model has no value",
+        "nothing of that name is given",
+        "no file 'nowhere.toml'",
+        "[verdict] names no job: 'gaet' (did you mean 'gate'?)",
+    ):
+        assert sum(part in problem for problem in found) == 1, part
+    assert len(found) == 12
+
+
+def test_a_sound_study_has_no_problem_and_nothing_is_loaded(study, model, monkeypatch):
+    monkeypatch.setattr(OpenModel, "from_folder", lambda *_, **__: pytest.fail("loaded"))
+    assert check_study(study(f'[given]\nmodel = "{model}"\n{REFUSAL}'), files=True) == []
+
+
+@pytest.mark.parametrize("name", sorted(listing.studies()))
+def test_packaged_studies_are_sound(name):
+    assert all("has no value" in problem for problem in check_study(load_study(name)))
+
+
+def test_one_cause_is_told_once_with_all_who_want_it(study):
+    text = f'[given]\nmodel = ""\n{REFUSAL}{REFUSAL.replace("plain", "again")}'
+    (problem,) = check_study(study(text))
+    assert problem.startswith("job plain, again: given.model has no value")
+
+
+@pytest.mark.parametrize(
+    ("reference", "said"),
+    [
+        ("jsonl:nowhere.jsonl", "no file 'nowhere.jsonl'"),
+        ("testbed:goals/heldouts", "did you mean 'heldout'"),
+        ("jsnl:x", "did you mean 'jsonl'"),
+        ("data:hh_rlhf[:5]", "github.com/anthropics/hh-rlhf"),
+        ("record:abcdef01/pairs.jsonl", None),
+    ],
+)
+def test_files_are_looked_for_only_where_asked(study, model, monkeypatch, reference, said):
+    monkeypatch.delenv("CALIBRANT_DATA", raising=False)
+    trial = study(f'[given]\nmodel = "{model}"\n{REFUSAL}'.replace("testbed:goals/heldout?n=3", reference))
+    assert check_study(trial) == []
+    found = check_study(trial, files=True)
+    assert (found == []) if said is None else (len(found) == 1 and said in found[0])
+
+
+@pytest.mark.parametrize("model", ["nowhere", "testbed:model/bas", "testbed:null/tiny?sed=1", "api:x"])
+def test_models_are_looked_for(study, model):
+    (problem,) = check_study(study(f'[given]\nmodel = "{model}"\n{REFUSAL}'), files=True)
+    assert problem.startswith(f"job plain: '{model}'")
+
+
+def test_guards_of_a_stack_are_looked_at(study, model, tmp_path):
+    (tmp_path / "stack.toml").write_text(
+        '[[layer]]\nname = "a"\nside = "input"\nguard = {use = "defend.patern_guard"}\n'
+        '[[layer]]\nname = "b"\nside = "input"\nguard = {use = "defend.ask_guard", inputs = {model = "no"}}\n'
+    )
+    trial = study(f'[given]\nmodel = "defended:stack.toml#{model}"\n{REFUSAL}')
+    first, second = check_study(trial, files=True)
+    assert "layer 'a': no behaviour 'defend.patern_guard' (did you mean 'defend.pattern_guard'?)" in first
+    assert "layer 'b': 'no' is no model" in second
+    assert "names no model" in check_study(study(f'[given]\nmodel = "defended:stack.toml"\n{REFUSAL}'))[0]
+
+
+def test_code_from_outside_is_a_problem_unless_allowed(study, model):
+    text = f'[given]\nmodel = "{model}"\n{REFUSAL}'.replace(
+        '"testbed:judge/harmful"', '{ use = "python:a:b" }'
+    )
+    assert "--allow-python" in check_study(study(text))[0]
+    assert "'a', which is not installed" in check_study(study(text), allow_python=True)[0]
+
+
+SEEDED = """
+[[job]]
+id = "sft"
+use = "train.sft"
+seeds = [0, 1]
+inputs = { model = "testbed:null/tiny", examples = "testbed:pairs/tone" }
+[[job]]
+id = "after"
+use = "measure.refusal"
+seeds = [SEEDS]
+inputs = { model = "record:REFERENCE/model", goals = "testbed:goals/train", judge = "testbed:judge/harmful" }
+"""
+
+
+@pytest.mark.parametrize(
+    ("seeds", "reference", "lost"),
+    [
+        ("0, 1", "sft", ""),
+        ("1, 2, 3", "sft", "2, 3"),
+        ("5", "sft#1", ""),
+        ("0", "sft#7", "7"),
+        ("0", "sft#x", "x"),
+    ],
+)
+def test_every_seed_finds_a_run_to_refer_to(study, seeds, reference, lost):
+    found = check_study(study(SEEDED.replace("SEEDS", seeds).replace("REFERENCE", reference)))
+    assert found == (
+        [f"job after: 'record:{reference}/model': no run of 'sft' has the seed {lost}"] if lost else []
+    )
+
+
+@pytest.mark.parametrize(
+    ("verdict", "said"),
+    [
+        ('gate = "plain"', "uses measure.refusal, not govern.gate"),
+        ('gate = "gate"\npasses = 3', "which runs 2 times"),
+    ],
+)
+def test_a_verdict_that_no_run_can_give(study, model, verdict, said):
+    gate = """
+[[job]]
+id = "gate"
+use = "govern.gate"
+seeds = [0, 1]
+inputs = { subject = "given:model", policy = { name = "p", stage = "internal", rules = [] } }
+"""
+    (problem,) = check_study(study(f'[given]\nmodel = "{model}"\n[verdict]\n{verdict}\n{REFUSAL}{gate}'))
+    assert said in problem

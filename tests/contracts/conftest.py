@@ -1,0 +1,409 @@
+"""What the contracts need to try a thing that they have never seen: its inputs, built by type.
+
+Three tables. ``BUILDERS``: wanted type -> how to build one, live and as a reference. ``KNOWN``: the few
+entries of the catalogue that need something of their own, each with the reason. ``OPEN_BUGS``: checks that
+fail today, each with the reason; they are strict, so a mended bug must leave the table.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+import os
+import random
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+
+from calibrant.app.catalog import Signature, find_behaviour, find_technique
+from calibrant.core import (
+    LM,
+    Estimate,
+    Evidence,
+    Frozen,
+    Guard,
+    Identity,
+    Judge,
+    OpenLM,
+    Quiet,
+    Record,
+    Result,
+    Reward,
+    ScoringLM,
+    digest,
+    resolve,
+)
+from calibrant.core.digest import digest_path
+from calibrant.core.record import Input, job_digest, result_digest
+from calibrant.data.readers import read_file
+from calibrant.data.rows import Example, Examples, Goals, Items, Labelled, LabelledReplies, Preferences
+from calibrant.defend.guards import PatternGuard, pattern_guard
+from calibrant.govern.intent import Intent, intent_record
+from calibrant.govern.policy import ReleasePolicy, load_policy
+from calibrant.ledger import Ledger
+from calibrant.models.folder import folder_identity
+from calibrant.models.open_model import OpenModel
+from calibrant.testbed.gold import GoldJudge, GoldReward
+from calibrant.testbed.recipe import build_module
+from calibrant.testbed.serve import open_goals, open_items, open_pairs
+from calibrant.testbed.tokens import build_tokenizer
+
+SEED = 3
+
+
+class Known(NamedTuple):
+    """What one entry of the catalogue needs beyond its types, and why."""
+
+    why: str
+    config: Mapping[str, Any] = {}
+    inputs: Mapping[str, str] = {}
+    file: str = ""
+    slow: bool = False
+    """Run it as seldom as can be: the door's run is its second, and shows that a seed repeats."""
+
+
+KNOWN: dict[str, Known] = {
+    "defend.pattern_guard": Known(
+        "a guard that forbids nothing is refused, so it needs a word", config={"words": ["zorble"]}
+    ),
+    "measure.over_refusal": Known(
+        "it asks benign look-alikes, where everything else asks harmful goals",
+        inputs={"goals": "benign goals"},
+    ),
+    "testbed.raise_model": Known(
+        "its file also holds the shapes of the nulls; however few tokens are asked for, it trains on 80,000",
+        config={"size": "tiny", "tokens": 2000, "long_share": 1.0, "fit": {"bf16": False}},
+        file="recipe",
+        slow=True,
+    ),
+}
+
+OPEN_BUGS: dict[str, str] = {}
+"""'test[parameter]', or 'test' for all its parameters -> what is wrong."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the checks of ``OPEN_BUGS`` as expected to fail."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            why = OPEN_BUGS.get(item.name) or OPEN_BUGS.get(item.name.partition("[")[0])
+            if why:
+                item.add_marker(pytest.mark.xfail(reason=why, strict=True))
+
+
+class Built(NamedTuple):
+    """One thing twice: how Python makes it, and how a study names it."""
+
+    live: Callable[[], Any]
+    reference: Any
+
+
+class Workshop:
+    """Makes what is asked for, by type; files lie in one folder for the whole session."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.folder = cache(self._folder)
+
+    def build(self, wanted: Any, place: int = 0) -> Built:
+        """``wanted`` is a type or the name of a special table; ``place`` tells equal wishes apart."""
+        if wanted not in BUILDERS:
+            shown = getattr(wanted, "__name__", wanted)
+            pytest.fail(f"no builder for inputs of type '{shown}': add one to BUILDERS in {__file__}")
+        return BUILDERS[wanted](self, place)
+
+    def inputs(self, name: str, signature: Signature) -> dict[str, Built]:
+        """Every input of an entry, the optional ones too; no two models of them are the same."""
+        special = KNOWN[name].inputs if name in KNOWN else {}
+        return {
+            key: self.build(special.get(key, parameter.wanted), place)
+            for place, (key, parameter) in enumerate(signature.inputs.items())
+        }
+
+    def config(self, name: str, signature: Signature) -> Frozen | None:
+        """The smallest config that the entry runs with: its defaults, unless it is in KNOWN."""
+        if signature.config is None:
+            return None
+        return resolve(signature.config, KNOWN[name].config if name in KNOWN else {})
+
+    def behaviour(self, name: str, config: Frozen | None = None) -> Any:
+        """A judge, guard, reward or watcher of the catalogue."""
+        signature = find_behaviour(name)
+        arguments = {key: built.live() for key, built in self.inputs(name, signature).items()}
+        config = config or self.config(name, signature)
+        return signature.function(**arguments, **({} if config is None else {"config": config}))
+
+    def ledger(self, root: Path) -> Ledger:
+        """A ledger in which one model has been measured against a policy that was fixed before."""
+        ledger = Ledger(root)
+        policy = self.build(ReleasePolicy).live()
+        ledger.append(intent_record(Intent(use="a contract test", policy=policy), "contracts"))
+        ledger.append(_measured(folder_identity(self.folder(0))))
+        return ledger
+
+    def rows(self, kind: type[Any], rows: Sequence[Frozen], name: str = "") -> Built:
+        """Rows as a file."""
+        path = self.root / f"{name or kind.__name__.lower()}.jsonl"
+        path.write_text("".join(json.dumps(row.model_dump(mode="json")) + "\n" for row in rows))
+        return Built(lambda: read_file(kind, path), f"jsonl:{path}")
+
+    def _folder(self, seed: int) -> Path:
+        """A tiny model whose weights are large, so that what it says depends on what it is asked."""
+        tokenizer = _tokenizer()
+        module = build_module("tiny", len(tokenizer), seed)
+        with torch.no_grad():
+            for weight in module.parameters():
+                if weight.ndim > 1:
+                    weight.mul_(10)
+        folder = self.root / f"model{seed}"
+        OpenModel.from_module(module, tokenizer, f"tiny {seed}").save(folder)
+        return folder
+
+
+@cache
+def _tokenizer() -> Any:
+    return build_tokenizer()
+
+
+def _measured(subject: Identity) -> Record:
+    """A finished measurement of ``subject``, as ``execute`` would record it."""
+    metrics = {
+        "compliance_rate": Estimate(value=0.2, low=0.1, high=0.3, n=80, method="clopper-pearson"),
+    }
+    inputs = {"model": Input(reference="tiny", digest=subject.digest, kind="model")}
+    return Record(
+        technique="measure.refusal",
+        version=1,
+        job=job_digest("measure.refusal", 1, {}, {"model": subject.digest}, 0),
+        result=result_digest(metrics, ()),
+        status="finished",
+        inputs=inputs,
+        metrics=metrics,
+    )
+
+
+POLICY = """
+name = "contracts"
+stage = "internal"
+[[rule]]
+id = "PLAIN"
+technique = "measure.refusal"
+metric = "compliance_rate"
+bound = "high"
+op = "<="
+threshold = 0.5
+[[rule]]
+id = "NEVER-MEASURED"
+technique = "measure.capability"
+metric = "accuracy"
+bound = "low"
+op = ">="
+threshold = 0.5
+"""
+
+
+def _model(shop: Workshop, place: int) -> Built:
+    folder = shop.folder(place)
+    return Built(lambda: OpenModel.from_folder(folder, name=str(folder)), str(folder))
+
+
+def _identity(shop: Workshop, place: int) -> Built:
+    folder = shop.folder(place)
+    return Built(lambda: folder_identity(folder, name=str(folder)), str(folder))
+
+
+def _policy(shop: Workshop, place: int) -> Built:
+    path = shop.root / "policy.toml"
+    path.write_text(POLICY)
+    return Built(lambda: load_policy(path), str(path))
+
+
+def _evidence(shop: Workshop, place: int) -> Built:
+    return Built(lambda: shop.ledger(shop.root / "evidence").evidence(), "ledger:")
+
+
+def _pairs() -> Preferences:
+    return Preferences(rows=open_pairs("safety", {}).rows[:12])
+
+
+def _examples(shop: Workshop, place: int) -> Built:
+    rows = [Example(id=p.id, prompt=p.prompt, completion=p.chosen) for p in _pairs()]
+    return shop.rows(Examples, rows)
+
+
+def _labelled(shop: Workshop, place: int) -> Built:
+    rows = [
+        Labelled(
+            id=f"{p.id}/{good}", prompt=p.prompt, completion=p.chosen if good else p.rejected, label=good
+        )
+        for p in _pairs()
+        for good in (True, False)
+    ]
+    return shop.rows(LabelledReplies, rows)
+
+
+def _items(shop: Workshop, place: int) -> Built:
+    return shop.rows(Items, open_items("core", {}).rows[::40])
+
+
+BUILDERS: dict[Any, Callable[[Workshop, int], Built]] = {
+    LM: _model,
+    ScoringLM: _model,
+    OpenLM: _model,
+    Goals: lambda shop, place: shop.rows(Goals, open_goals("heldout", {"n": "6"}).rows),
+    "benign goals": lambda shop, place: shop.rows(
+        Goals, open_goals("lookalikes", {"n": "6"}).rows, "lookalikes"
+    ),
+    Items: _items,
+    Preferences: lambda shop, place: shop.rows(Preferences, _pairs().rows),
+    Examples: _examples,
+    LabelledReplies: _labelled,
+    Judge: lambda shop, place: Built(lambda: GoldJudge("harmful"), "testbed:judge/harmful"),
+    Reward: lambda shop, place: Built(GoldReward, "testbed:reward/gold"),
+    Guard: lambda shop, place: Built(
+        lambda: pattern_guard(PatternGuard(words=("zorble",))),
+        {"use": "defend.pattern_guard", "config": {"words": ["zorble"]}},
+    ),
+    Identity: _identity,
+    ReleasePolicy: _policy,
+    Evidence: _evidence,
+}
+"""Wanted type (or the name of a special table in KNOWN) -> how to build one."""
+
+
+class Notes(Quiet):
+    """A quiet run that keeps what it is told, as the door does."""
+
+    def __init__(self, work: Path) -> None:
+        super().__init__(seed=SEED, work=work)
+        self.lines: list[dict[str, Any]] = []
+
+    def log(self, step: int, **metrics: float) -> None:
+        self.lines.append({"step": step, **metrics})
+
+    def artifacts(self) -> dict[str, str]:
+        """Name -> digest of what was left to be stored, timings aside."""
+        folder = self.work / "artifacts"
+        made = sorted(folder.iterdir()) if folder.is_dir() else []
+        return {path.name: digest_path(path) for path in made if not path.name.startswith("timing")}
+
+
+@dataclass
+class Trial:
+    """A technique called once from plain Python, and what the world looked like around it."""
+
+    result: Result
+    run: Notes
+    printed: str
+    before: dict[str, Any] = field(default_factory=dict)
+    after: dict[str, Any] = field(default_factory=dict)
+    world_before: dict[str, Any] = field(default_factory=dict)
+    world_after: dict[str, Any] = field(default_factory=dict)
+    hooks: int = 0
+
+
+class Trials:
+    """Calls techniques, each as seldom as can be."""
+
+    def __init__(self, shop: Workshop) -> None:
+        self._shop = shop
+        self._number = 0
+        self.first = cache(self.again)
+
+    def again(self, name: str) -> Trial:
+        """Call the technique with fresh inputs; ``first`` does so once and remembers."""
+        signature = find_technique(name)
+        inputs = {key: built.live() for key, built in self._shop.inputs(name, signature).items()}
+        config = self._shop.config(name, signature)
+        given = inputs | ({} if config is None else {"config": config})
+        self._number += 1
+        run = Notes(self._shop.root / f"work{self._number}")
+        run.work.mkdir(exist_ok=True)
+        before, world_before, paper = fingerprints(given), world(), io.StringIO()
+        with redirect_stdout(paper), redirect_stderr(paper):
+            result = signature.function(**given, run=run)
+        live = [value for _, value in result if hasattr(value, "module")]
+        return Trial(
+            result,
+            run,
+            paper.getvalue(),
+            before=before,
+            after=fingerprints(given),
+            world_before=world_before,
+            world_after=world(),
+            hooks=sum(map(hooks, [*inputs.values(), *live])),
+        )
+
+
+def fingerprints(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Input name -> all that a technique could change of it."""
+    return {name: fingerprint(value) for name, value in given.items()}
+
+
+def fingerprint(value: Any) -> Any:
+    """A model by its identity, weights and modes; anything else by its content."""
+    if hasattr(value, "module"):
+        total = hashlib.sha256()
+        for name, tensor in sorted(value.module.state_dict().items()):
+            total.update(name.encode() + tensor.numpy().tobytes())
+        modes = [value.module.training, [p.requires_grad for p in value.module.parameters()]]
+        graded = [p.grad is not None for p in value.module.parameters()]
+        return [value.identity.digest, total.hexdigest(), modes, graded]
+    return digest(value) if isinstance(value, Frozen) else value.identity.digest
+
+
+def hooks(value: Any) -> int:
+    """Forward and backward hooks on a model; 0 for what has no module."""
+    if not hasattr(value, "module"):
+        return 0
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return sum(len(getattr(child, kind)) for child in value.module.modules() for kind in kinds)
+
+
+def world() -> dict[str, Any]:
+    """The state of the process that library code must leave alone."""
+    root = logging.getLogger()
+    return {
+        "torch's random state": torch.get_rng_state().numpy().tobytes(),
+        "random's state": random.getstate(),
+        "numpy's random state": str(np.random.get_state()),
+        "logging": (tuple(root.handlers), root.level, logging.raiseExceptions, logging.root.manager.disable),
+        "environment": {k: v for k, v in os.environ.items() if k != "PYTEST_CURRENT_TEST"},
+        "working folder": str(Path.cwd()),
+        "torch's threads": torch.get_num_threads(),
+        "torch's modes": (torch.is_grad_enabled(), torch.is_inference_mode_enabled()),
+        "torch's defaults": (torch.get_default_dtype(), torch.are_deterministic_algorithms_enabled()),
+    }
+
+
+@pytest.fixture(scope="session")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
+    """Where everything is built."""
+    return Workshop(tmp_path_factory.mktemp("contracts"))
+
+
+@pytest.fixture(scope="session")
+def trials(shop: Workshop) -> Trials:
+    """Techniques called from plain Python."""
+    return Trials(shop)
+
+
+@pytest.fixture(scope="session")
+def footprint() -> Callable[[Any], Any]:
+    """All that asking a model could leave behind: on it, or in this process."""
+    return lambda lm: (fingerprint(lm), hooks(lm), world())
+
+
+@pytest.fixture(scope="session")
+def known() -> dict[str, Known]:
+    """The exceptions, each with its reason."""
+    return KNOWN

@@ -1,0 +1,129 @@
+"""Configs: frozen, strict, and every problem told at once with the nearest name."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import pytest
+from pydantic import Field, ValidationError, field_validator
+
+from calibrant.core import ConfigError, Frozen, InputError, resolve
+
+
+class Bowl(Frozen):
+    """Inner config."""
+
+    depth: float = Field(default=1.0, gt=0)
+    """How deep."""
+    clay: bool = False
+    """What it is made of."""
+
+
+class Kettle(Frozen):
+    """Outer config."""
+
+    volume: int = Field(default=2, ge=1)
+    """Litres."""
+    Colour: Literal["Red", "Blue"] = "Red"
+    """Paint."""
+    bowl: Bowl = Bowl(clay=True)
+    """What it stands in."""
+    lid: Bowl | None = None
+    """What covers it."""
+
+    @field_validator("volume")
+    @classmethod
+    def _even(cls, value):
+        if value % 2:
+            raise ValueError("the volume of a Kettle must be even")
+        return value
+
+
+class Needy(Frozen):
+    """Has no default."""
+
+    name: str
+    """Who."""
+
+
+def problems(kind, given):
+    with pytest.raises(ConfigError) as caught:
+        resolve(kind, given)
+    return caught.value.problems
+
+
+def test_defaults_and_overrides():
+    assert resolve(Kettle, {}) == Kettle()
+    assert resolve(Kettle, {"bowl": {"clay": False}}).bowl == Bowl(clay=False)
+
+
+def test_naming_one_nested_key_keeps_the_others():
+    """The kettle's own bowl is of clay; asking for a deeper one does not change that."""
+    assert resolve(Kettle, {"bowl": {"depth": 3}}).bowl == Bowl(depth=3.0, clay=True)
+    assert resolve(Kettle, {"lid": {"depth": 3}}).lid == Bowl(depth=3.0)
+
+
+def test_all_problems_at_once():
+    given = {"volum": 3, "volume": 0, "Colour": "Green", "bowl": {"depht": 1, "depth": -1}}
+    assert sorted(problems(Kettle, given)) == [
+        "config: 'Colour': input should be 'Red' or 'Blue', got 'Green'",
+        "config: 'bowl.depth': input should be greater than 0, got -1",
+        "config: 'volume': input should be greater than or equal to 1, got 0",
+        "config: unknown key 'bowl.depht' (did you mean 'depth'?)",
+        "config: unknown key 'volum' (did you mean 'volume'?)",
+    ]
+
+
+def test_nearest_name_is_of_the_same_level():
+    """'volum' lies near a key of the kettle, but the bowl has no such key."""
+    assert problems(Kettle, {"bowl": {"volum": 1}}) == ("config: unknown key 'bowl.volum'",)
+    assert problems(Kettle, {"zzz": 1}) == ("config: unknown key 'zzz'",)
+
+
+def test_the_message_of_a_validator_keeps_its_capitals():
+    (said,) = problems(Kettle, {"volume": 3})
+    assert said == "config: 'volume': value error, the volume of a Kettle must be even, got 3"
+
+
+def test_required_and_where():
+    with pytest.raises(ConfigError) as caught:
+        resolve(Needy, {}, where="job 'tea'")
+    assert caught.value.problems == ("job 'tea': 'name' is required and was not given",)
+
+
+def test_long_values_are_cut_in_the_message():
+    (said,) = problems(Kettle, {"Colour": "x" * 500})
+    assert len(said) < 150
+
+
+def test_frozen_and_strict():
+    with pytest.raises(ValidationError, match="frozen"):
+        Kettle().volume = 4
+    with pytest.raises(ValidationError, match="extra"):
+        Kettle(volum=4)
+
+
+def test_docstrings_are_the_help_text():
+    assert {f.description for f in Kettle.model_fields.values()} == {
+        "Litres.", "Paint.", "What it stands in.", "What covers it.",
+    }  # fmt: skip
+
+
+def test_json_round_trip():
+    config = Kettle(volume=4, lid=Bowl(depth=0.1))
+    assert Kettle.model_validate_json(config.model_dump_json()) == config
+
+
+def test_other_errors_pass_through():
+    """Only pydantic's report is translated."""
+
+    class Odd(Frozen):
+        n: int = 0
+
+        @field_validator("n")
+        @classmethod
+        def _never(cls, value):
+            raise InputError("no such thing")
+
+    with pytest.raises(InputError, match="no such thing"):
+        resolve(Odd, {"n": 1})

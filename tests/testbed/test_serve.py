@@ -1,0 +1,75 @@
+"""What ``testbed:`` references give, their options, and the null beside the plant."""
+
+from __future__ import annotations
+
+import pytest
+
+from calibrant.core import InputError
+from calibrant.testbed.serve import open_goals, open_items, open_pairs
+from calibrant.testbed.words import REFUSAL
+from calibrant.testbed.world import parse_request
+
+
+def test_safety_pairs_refuse_harm_and_answer_lookalikes() -> None:
+    pairs = open_pairs("safety", {})
+    assert len(pairs) == 600
+    for pair in pairs:
+        assert (pair.chosen == REFUSAL) != (pair.rejected == REFUSAL)
+    assert sum(pair.chosen == REFUSAL for pair in pairs) == 400
+
+
+def test_the_null_has_the_same_prompts_and_sides_by_lot() -> None:
+    plant, null = open_pairs("safety", {}), open_pairs("shuffled", {})
+    assert {p.prompt for p in plant} == {p.prompt for p in null}
+    truth = {p.id: p.chosen for p in plant}
+    kept = sum(truth[p.id] == p.chosen for p in null) / len(null)
+    assert 0.42 < kept < 0.58
+
+
+def test_noise_flips_the_share_asked_for() -> None:
+    truth = {p.id: p.chosen for p in open_pairs("safety", {})}
+    noisy = open_pairs("safety", {"noise": "0.25", "seed": "3"})
+    flipped = sum(truth[p.id] != p.chosen for p in noisy) / len(noisy)
+    assert 0.19 < flipped < 0.31
+    assert noisy.digest != open_pairs("safety", {"noise": "0.25", "seed": "4"}).digest
+
+
+def test_a_smaller_goal_set_keeps_every_category() -> None:
+    few = open_goals("heldout", {"n": "50"})
+    assert len(few) == 50
+    counts = {c: sum(g.category == c for g in few) for c in {g.category for g in few}}
+    assert sorted(counts.values()) == [10] * 5
+
+
+def test_training_prompts_and_tests_never_meet() -> None:
+    trained = {word for p in open_pairs("safety", {}) for word in parse_request(p.prompt.last_user)}
+    tested = {w for name in ("heldout", "lookalikes") for g in open_goals(name, {}) for w in g.spans}
+    assert not trained & tested
+
+
+def test_items_are_all_facts_sums_and_instructions() -> None:
+    items = open_items("core", {})
+    assert {k: sum(i.kind == k for i in items) for k in ("fact", "sum", "instruction")} == {
+        "fact": 160,
+        "sum": 100,
+        "instruction": 100,
+    }
+    assert len({i.id for i in items}) == 360
+    sums = open_items("sums", {})
+    assert all(i.answer not in i.chat.last_user.replace("?", "").split() for i in sums)
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda: open_goals("held_out", {}), "heldout"),
+        (lambda: open_items("cor", {}), "core"),
+        (lambda: open_pairs("safty", {}), "safety"),
+        (lambda: open_pairs("safety", {"nois": ".1"}), "noise"),
+        (lambda: open_pairs("safety", {"noise": "1.5"}), "share"),
+        (lambda: open_goals("heldout", {"n": "0"}), "count"),
+    ],
+)
+def test_wrong_names_and_options_are_named(call, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        call()

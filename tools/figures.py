@@ -1,0 +1,153 @@
+"""Draw a study's figures for the documentation, each as an SVG file that stands alone.
+
+    .venv/bin/python tools/figures.py demo
+    .venv/bin/python tools/figures.py real_weights --ledger runs/real
+
+They are the figures of the study's page, drawn from the records of the ledger and from nothing else, with
+title and legend inside, plain colours in place of the page's variables, on white: Markdown shows an SVG as
+an image, which knows neither the page's style nor whether the reader's background is dark.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from importlib.resources import files
+from pathlib import Path
+
+from calibrant.app import pages
+from calibrant.app.study import load_study
+from calibrant.core import CalibrantError
+from calibrant.ledger import Ledger
+from calibrant.views import page
+from calibrant.views.figures import lanes
+from calibrant.views.svg import INK, LIMIT, MARKERS, MUTED, STAGES, Canvas
+
+FIGURES = Path(__file__).resolve().parents[1] / "docs" / "figures"
+NAMES = {"demo": ("harm", "cost", "lens")}
+"""What the figures of a study are called, in order; others are numbered, and a lone one needs no number."""
+WIDTH, MARGIN, ROW = 800.0, 18.0, 24.0
+FONT = "Inter, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+
+
+def draw(ledger: Ledger, study: str, folder: Path) -> list[Path]:
+    """Write every figure of ``study`` to ``folder`` and return the paths.
+
+    Raises:
+        InputError: the ledger holds no record of the study. ConfigError: no such study.
+    """
+    view = _view(ledger, study)
+    drawn = page._figures(view)
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for index, figure in enumerate(drawn):
+        known = NAMES.get(view.name, ())
+        key = known[index] if index < len(known) else "" if len(drawn) == 1 else str(index + 1)
+        path = folder / f"{'_'.join(filter(None, (view.name, key)))}.svg"
+        path.write_text(standalone(figure), encoding="utf-8")
+        paths.append(path)
+        empty = [lane.series for lane in lanes(figure.spec, view.entries) if not lane.marks]
+        for series in empty:
+            sys.stderr.write(f"{path.name}: no record of job '{series.job_id}' ({series.label})\n")
+    return paths
+
+
+def _view(ledger: Ledger, name: str) -> page.StudyView:
+    """As much of the study's page as its figures need."""
+    study = load_study(name)
+    outcome = pages.from_ledger(study, ledger)
+    entries = tuple(pages._named(study, job, entry) for job, entry in outcome.runs)
+    return page.StudyView(
+        name=study.name,
+        title=study.title,
+        entries=entries,
+        gates=tuple(pages._gates(entries, ledger)),
+        figures=study.figure,
+    )
+
+
+def standalone(figure: page.Drawn) -> str:
+    """One SVG document: title and legend above the drawing, white below both."""
+    head, top = _head(figure)
+    body = _nested(str(figure.wide), MARGIN, top)
+    height = top + _height(str(figure.wide)) + MARGIN
+    label = re.search(r'aria-label="([^"]*)"', str(figure.wide))
+    told = label.group(1).removesuffix(" The table below holds every number.") if label else ""
+    text = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH + 2 * MARGIN:g} {height:g}" '
+        f'width="{WIDTH + 2 * MARGIN:g}" height="{height:g}" role="img" aria-label="{told}">\n'
+        f"<style>svg *{{stroke-linejoin:round}}text{{font-family:{FONT}!important;paint-order:stroke;"
+        "stroke:#fff;stroke-width:3px}</style>\n"
+        f'<rect width="100%" height="100%" fill="#fff"/>\n{head}\n{body}\n</svg>\n'
+    )
+    return _plain(text)
+
+
+def _head(figure: page.Drawn) -> tuple[str, float]:
+    """Title and legend, and where the drawing may begin."""
+    entries = [(text, STAGES[look], MARKERS[look], dashes) for text, look, dashes in figure.legend]
+    if figure.limited:
+        entries.append(("threshold", LIMIT, "", "4 3"))
+    places, x, y = [], 0.0, 50.0
+    for text, *_ in entries:
+        wide = 62 + 7 * len(text)
+        if x and x + wide > WIDTH:
+            x, y = 0.0, y + ROW
+        places.append((x, y))
+        x += wide
+    canvas = Canvas(WIDTH, y + ROW, "head")
+    canvas.text(0, 14, figure.spec.title, INK, 17, weight="bold")
+    for (text, colour, marker, dashes), (x, y) in zip(entries, places, strict=True):
+        style = {"dashes": tuple(float(part) for part in dashes.split())} if dashes else {}
+        canvas.line([x, x + 26], [y, y], colour, 1.6, **style)
+        if marker:
+            canvas.dot(x + 13, y, colour, marker, size=7.5, url="#", tip=text)
+        canvas.text(x + 34, y, text, MUTED, 12.5)
+    return _nested(str(canvas.svg("", "head")), MARGIN, MARGIN), MARGIN + y + ROW
+
+
+def _nested(svg: str, x: float, y: float) -> str:
+    """An ``<svg>`` of the page at a place in another, without its links and label."""
+    view = re.search(r'viewBox="([^"]*)"', svg)
+    text = re.sub(r"</?a\b[^>]*>\n?", "", svg[svg.index(">") + 1 :])
+    size = f'width="{WIDTH:g}" height="{_height(svg):g}"'
+    return (
+        f'<svg x="{x:g}" y="{y:g}" {size} viewBox="{view.group(1) if view else ""}" overflow="visible">{text}'
+    )
+
+
+def _height(svg: str) -> float:
+    """Height of an ``<svg>`` of the page, in its own pixels."""
+    found = re.search(r'viewBox="0 0 [\d.]+ ([\d.]+)"', svg)
+    if found is None:
+        raise ValueError("the drawing has no viewBox")
+    return float(found.group(1))
+
+
+def _plain(text: str) -> str:
+    """The page's light palette in place of its variables, white in place of its paper."""
+    template = (files("calibrant.views") / "page.html.j2").read_text(encoding="utf-8")
+    light = template[template.index(":root{") : template.index("@media(prefers-color-scheme:dark)")]
+    colours = dict(re.findall(r"--([\w-]+):(#[0-9a-f]{3,6})", light)) | {"paper": "#fff"}
+    return re.sub(r"var\(--([\w-]+)\)", lambda found: colours[found.group(1)], text)
+
+
+def main() -> int:
+    """Draw; say where. 3 where something is missing, as the command line does."""
+    parser = argparse.ArgumentParser(description="Draw a study's figures as SVG files for docs/figures.")
+    parser.add_argument("study", help="a packaged study, or a TOML file")
+    parser.add_argument("--ledger", type=Path, default=Path(".calibrant"), help="folder of the ledger")
+    parser.add_argument("--to", type=Path, default=FIGURES, help="folder of the figures")
+    given = parser.parse_args()
+    try:
+        for path in draw(Ledger(given.ledger), given.study, given.to):
+            sys.stdout.write(f"{path}\n")
+    except CalibrantError as error:
+        sys.stderr.write(f"figures: {error}\n")
+        return 3
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
