@@ -22,7 +22,8 @@ from calibrant.core import CalibrantError
 from calibrant.ledger import Ledger
 from calibrant.views import page
 from calibrant.views.figures import lanes
-from calibrant.views.svg import INK, LIMIT, MARKERS, MUTED, STAGES, Canvas
+from calibrant.views.palette import INK, LIMIT, MUTED, STAGES
+from calibrant.views.svg import MARKERS, Canvas
 
 FIGURES = Path(__file__).resolve().parents[1] / "docs" / "figures"
 NAMES = {"demo": ("harm", "cost", "lens")}
@@ -37,8 +38,8 @@ def draw(ledger: Ledger, study: str, folder: Path) -> list[Path]:
     Raises:
         InputError: the ledger holds no record of the study. ConfigError: no such study.
     """
-    view = _view(ledger, study)
-    drawn = page._figures(view)
+    view = pages.view(pages.from_ledger(load_study(study), ledger), ledger)
+    drawn = page.figures(view)
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for index, figure in enumerate(drawn):
@@ -51,20 +52,6 @@ def draw(ledger: Ledger, study: str, folder: Path) -> list[Path]:
         for series in empty:
             sys.stderr.write(f"{path.name}: no record of job '{series.job_id}' ({series.label})\n")
     return paths
-
-
-def _view(ledger: Ledger, name: str) -> page.StudyView:
-    """As much of the study's page as its figures need."""
-    study = load_study(name)
-    outcome = pages.from_ledger(study, ledger)
-    entries = tuple(pages._named(study, job, entry) for job, entry in outcome.runs)
-    return page.StudyView(
-        name=study.name,
-        title=study.title,
-        entries=entries,
-        gates=tuple(pages._gates(entries, ledger)),
-        figures=study.figure,
-    )
 
 
 def standalone(figure: page.Drawn) -> str:

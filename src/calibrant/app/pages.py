@@ -19,12 +19,21 @@ from calibrant.views.page import GateView, RuleView, StudyView, write_page
 
 def write(outcome: Outcome, ledger: Ledger) -> Path:
     """Write the study's page below the ledger and return its path."""
+    path = ledger.root / "pages" / f"{outcome.study.name}.html"
+    with disk("writing", path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_page(view(outcome, ledger), path)
+    return path
+
+
+def view(outcome: Outcome, ledger: Ledger) -> StudyView:
+    """All that the page of a study shows."""
     study = outcome.study
     intent = study.opening()
     registered = "" if intent is None else intent_record(intent, study.name).job
     opening = [e for e in ledger.entries() if e.record.job == registered]
     entries = [*opening[:1], *(_named(study, job, entry) for job, entry in outcome.runs)]
-    view = StudyView(
+    return StudyView(
         name=study.name,
         title=study.title or study.name,
         story=study.story.strip(),
@@ -36,11 +45,6 @@ def write(outcome: Outcome, ledger: Ledger) -> Path:
         ledger=str(ledger.root),
         made_at=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
-    path = ledger.root / "pages" / f"{study.name}.html"
-    with disk("writing", path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_page(view, path)
-    return path
 
 
 def _named(study: Study, job: Job, entry: Entry) -> Entry:

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from pydantic import Field
 
-from calibrant.app import catalog, places
+from calibrant.app import places
 from calibrant.app.check import check_study
 from calibrant.app.execute import execute
 from calibrant.app.lent import Context, Progress
@@ -30,6 +30,7 @@ from calibrant.core.errors import nearest
 from calibrant.govern.intent import Intent, intent_record
 from calibrant.govern.policy import load_policy, policy_of
 from calibrant.ledger import Ledger
+from calibrant.views.figures import FigureSpec
 
 T = TypeVar("T", bound=Frozen)
 
@@ -84,8 +85,8 @@ class Study(Frozen):
     """None: the study only measures."""
     job: tuple[StudyJob, ...]
     """The jobs in order."""
-    figure: tuple[Any, ...] = ()
-    """The page's figures, each a ``views.figures.FigureSpec``."""
+    figure: tuple[FigureSpec, ...] = ()
+    """The page's figures."""
     base: Path = Path()
     """Folder of the file; relative paths start here."""
 
@@ -159,10 +160,8 @@ def _study(table: dict[str, Any], path: Path) -> Study:
         ]
         parts["job"] = [part(StudyJob, job, where) for job, where in named]
     if "figure" in table:
-        # The views draw with a library that `calibrant ls` and `log` must not wait for.
-        spec = catalog.load("calibrant.views.figures:FigureSpec")
         parts["figure"] = [
-            part(spec, figure, f"{path}: figure {n}") for n, figure in enumerate(table["figure"], 1)
+            part(FigureSpec, figure, f"{path}: figure {n}") for n, figure in enumerate(table["figure"], 1)
         ]
     if not problems:
         return resolve(Study, {**table, **parts}, where=str(path))

@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 from calibrant.core.config import Frozen
 from calibrant.core.estimate import Estimate, unknown
 from calibrant.core.record import Entry
-from calibrant.views.svg import STAGES
+from calibrant.views.palette import STAGES
 from calibrant.views.words import exact, interval, known, number, why_unknown
 
 

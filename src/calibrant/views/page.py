@@ -147,7 +147,7 @@ def page(study: StudyView) -> str:
     return (
         _TEMPLATE.render(
             study=study,
-            figures=_figures(study),
+            figures=figures(study),
             limits=_limits(study.entries),
             opening=_opening(study),
             seeds=_seeds(study.gates),
@@ -206,7 +206,7 @@ def strip(rule: RuleView) -> Strip | None:
     return Strip(at(low), at(high), None if value is None else at(value), line, allowed)
 
 
-def _figures(study: StudyView) -> list[Drawn]:
+def figures(study: StudyView) -> list[Drawn]:
     """Every figure, wide and narrow, with its legend and numbers."""
     order = stages(study.figures)
     drawn = []

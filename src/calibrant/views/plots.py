@@ -11,7 +11,8 @@ from markupsafe import Markup
 from matplotlib.ticker import MaxNLocator
 
 from calibrant.views.figures import FigureSpec, Lane, Mark, style
-from calibrant.views.svg import HAIR, INK, LIMIT, MARKERS, MUTED, STAGES, Canvas
+from calibrant.views.palette import HAIR, INK, LIMIT, MUTED, STAGES
+from calibrant.views.svg import MARKERS, Canvas
 from calibrant.views.words import anchor, exact, interval, number
 
 

@@ -18,9 +18,8 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-# Hex values that nobody would choose: what matplotlib writes is replaced by the variable.
-INK, MUTED, HAIR, PAPER, LIMIT = "#010a01", "#010a02", "#010a03", "#010a04", "#010a05"
-STAGES = ("#010b00", "#010b01", "#010b02", "#010b03", "#010b04")
+from calibrant.views.palette import HAIR, INK, LIMIT, MUTED, PAPER, STAGES
+
 MARKERS = ("o", "s", "D", "^", "v")
 _VARIABLES = {INK: "ink", MUTED: "muted", HAIR: "hair", PAPER: "paper", LIMIT: "limit"} | {
     colour: f"s{index}" for index, colour in enumerate(STAGES)
