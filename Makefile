@@ -14,7 +14,7 @@ READY := .venv/.installed
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 RACES := $(patsubst benchmarks/%.py,%,$(wildcard benchmarks/[a-z]*.py))
 
-.PHONY: setup demo test check lint bench peers docs clean
+.PHONY: setup demo test check lint bench peers docs weights clean
 .DELETE_ON_ERROR:
 
 setup: $(READY)
@@ -60,6 +60,11 @@ peers: $(READY)
 
 docs: $(READY)
 	$(BIN)/python tools/docs.py
+
+# The testbed's models, raised again from scratch with their figures: about half an hour on two cores.
+weights: $(READY)
+	$(BIN)/calibrant run rebuild_testbed
+	$(BIN)/python tools/weights.py
 
 # The ledger (.calibrant) is evidence, so it stays.
 clean:

@@ -116,7 +116,9 @@ def _finish(outcome: Outcome, ledger: Ledger, as_json: bool) -> None:
         rows = [listing.row(entry) for _, entry in outcome.runs]
         _print({"verdict": outcome.verdict, "page": page, "reused": outcome.reused, "records": rows})
     else:
-        render.outcome(outcome, page)
+        finished = [(job.seed, e) for job, e in outcome.runs if e.record.status == "finished"]
+        gates = [(s, gate_table(e, ledger)) for s, e in finished if e.record.technique == "govern.gate"]
+        render.outcome(outcome, gates, page)
     # What broke must be mended before the verdict means anything, so it comes first.
     raise typer.Exit(3 if outcome.unfinished else exit_code(outcome.verdict))
 

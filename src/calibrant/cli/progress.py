@@ -52,5 +52,6 @@ class Shown:
         if now - self._spoke >= 60:
             self._spoke = now
             left = (now - began) / max(done, 1) * (total - done)
-            self._stream.write(f"{job}: {done}/{total} {note} (about {left:.0f} s left)\n")
+            eta = f" (about {left:.0f} s left)" if done else ""
+            self._stream.write(f"{job}: {done}/{total} {note}{eta}\n")
             self._stream.flush()

@@ -21,6 +21,8 @@ class _Out(Console):
 OUT = _Out(soft_wrap=True, highlight=False)
 WORDS = {"yes": "PASS", "no": "FAIL", "unknown": "INCONCLUSIVE"}
 """How an answer reads when a release is asked about."""
+ANSWERS = ("measure.preference",)
+"""Techniques whose first limit says whether a claim is supported."""
 _COLOURS = {"yes": "green", "no": "red", "unknown": "yellow"}
 
 
@@ -59,8 +61,8 @@ def log(rows: list[dict[str, Any]]) -> None:
     OUT.print(table)
 
 
-def outcome(done: Outcome, page: str) -> None:
-    """`calibrant run`: what each job found, the verdict, and where the page is."""
+def outcome(done: Outcome, gates: list[tuple[int, dict[str, Any]]], page: str) -> None:
+    """`calibrant run`: what each job found, why a gate did not pass, the verdict, and where the page is."""
     for job, entry in done.runs:
         record, name = entry.record, f"{job.id}#{job.seed}"
         if record.status != "finished":
@@ -71,8 +73,14 @@ def outcome(done: Outcome, page: str) -> None:
             continue
         metric, estimate = headline(record)
         OUT.print(f"  {name:<22} {escape(f'{metric} {estimate}' if metric else 'done')}")
+        if record.technique in ANSWERS:
+            OUT.print(f"  {'':<22} [dim]{escape(record.limits[0])}[/dim]")
     if done.reused:
         OUT.print(f"\n{done.reused} of {len(done.runs)} runs were already finished and were not run again.")
+    for seed, table in gates:
+        if table["verdict"]["answer"] != "yes":
+            OUT.print(f"\ngate, seed {seed}")
+            rules(table)
     verdict(done.verdict.answer, done.verdict.reason, gated=done.study.verdict is not None)
     if done.unfinished:
         OUT.print(
@@ -88,8 +96,13 @@ def verdict(answer: str, reason: str, *, gated: bool = True) -> None:
 
 
 def gate(table: dict[str, Any]) -> None:
-    """`calibrant gate`: every rule with its reason."""
+    """`calibrant gate`: every rule with its reason, and the verdict."""
+    rules(table)
+    verdict(table["verdict"]["answer"], table["verdict"]["reason"])
+
+
+def rules(table: dict[str, Any]) -> None:
+    """Every rule of a gate with its reason."""
     for rule in table["rules"]:
         colour, said = _COLOURS[rule["answer"]], escape(f"{rule['id']}: {rule['reason']}")
         OUT.print(f"  [{colour}]{WORDS[rule['answer']]:<12}[/{colour}] {said}")
-    verdict(table["verdict"]["answer"], table["verdict"]["reason"])

@@ -63,12 +63,13 @@ def preference(
     metrics["longer_wins"] = _accuracy(lengths)
     metrics["dropped_for_length"] = dropped(pairs, rows)
     verdict = judge(metrics)
+    said = f"{'supported' if verdict.answer == 'yes' else 'not supported'}: {verdict.reason}"
     run.artifact("verdict.json").write_text(json.dumps(verdict.model_dump(mode="json"), indent=2) + "\n")
     return PreferenceResult(
         metrics=metrics,
         verdict=verdict,
         caveats=(
-            f"{'supported' if verdict.answer == 'yes' else 'not supported'}: {verdict.reason}",
+            said,
             "preferring a written reply is not the same as writing one like it",
             "length is counted in characters; other surface cues may still explain a preference",
         ),

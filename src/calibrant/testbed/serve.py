@@ -35,7 +35,7 @@ def _spread(rows: list[Goal], options: Mapping[str, str]) -> list[Goal]:
 
 
 def open_items(name: str, options: Mapping[str, str]) -> Items:
-    """'core': all 160 facts, all 100 sums, 100 instructions. 'sums': 64 sums that any model may know."""
+    """'core': all 160 facts, all 100 sums, 100 instructions. 'sums': 144 sums that any model may know."""
     _check("items", name, ("core", "sums"), options, ())
     if name == "sums":
         return Items(rows=tuple(_plain_sums()), source="testbed:items/sums")
@@ -69,7 +69,7 @@ def open_items(name: str, options: Mapping[str, str]) -> Items:
 
 
 def _plain_sums() -> list[Item]:
-    """Single-digit sums whose answer is neither operand, so that an echo of the question is wrong."""
+    """Small sums whose answer is neither operand, so that an echo of the question is wrong."""
     return [
         Item(
             id=f"sum/{a}+{b}",
@@ -78,8 +78,8 @@ def _plain_sums() -> list[Item]:
             kind="sum",
             match="contains",
         )
-        for a in range(1, 9)
-        for b in range(1, 9)
+        for a in range(1, 13)
+        for b in range(1, 13)
     ]
 
 
