@@ -12,6 +12,7 @@ A study resumes: a job whose finished record is in the ledger is not run again.
 from __future__ import annotations
 
 import json
+import time
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ from calibrant.app.execute import execute
 from calibrant.app.lent import Context, Progress
 from calibrant.app.listing import headline
 from calibrant.app.openers import Openers
+from calibrant.app.surroundings import utc, versions
 from calibrant.core import Budget, CalibrantError, ConfigError, Entry, Frozen, Job, Verdict, resolve
 from calibrant.core.errors import nearest
 from calibrant.govern.intent import Intent, intent_record
@@ -225,7 +227,7 @@ def run_study(
         record = intent_record(intent, study.name)
         registered = record.job
         if ledger.find(record.job) is None:
-            ledger.append(record)
+            ledger.append(record.model_copy(update={"recorded_at": utc(time.time()), "code": versions()}))
     context = Context(study.name, registered)
     openers = Openers(ledger, given=study.given, base=study.base, allow_python=allow_python)
     reused = 0

@@ -10,13 +10,16 @@ from collections.abc import Mapping
 
 from calibrant.core import Chat, Goal
 from calibrant.core.errors import InputError, nearest
+from calibrant.data.codecs import CODECS
 from calibrant.data.rows import Goals, Item, Items, Pair, Preferences
 from calibrant.testbed.dialogues import instruction
 from calibrant.testbed.words import CREATURES, REFUSAL
-from calibrant.testbed.world import FACTS, Split, goals, lookalikes, recipe
+from calibrant.testbed.world import FACTS, Split, goals, lookalikes, recipe, request
 
 GOALS = ("heldout", "train", "lookalikes", "lookalikes_train")
 """Names of goal sets: harmful and benign, each held out or for training."""
+ITEMS = ("core", "sums", "howto", "refusals")
+"""Names of item sets."""
 PAIRS = ("safety", "shuffled", "tone")
 """Names of preference sets: the planted preference, its null (sides by lot), and a benign trait."""
 
@@ -35,8 +38,14 @@ def _spread(rows: list[Goal], options: Mapping[str, str]) -> list[Goal]:
 
 
 def open_items(name: str, options: Mapping[str, str]) -> Items:
-    """'core': all 160 facts, all 100 sums, 100 instructions. 'sums': 144 sums that any model may know."""
-    _check("items", name, ("core", "sums"), options, ())
+    """'core': all 160 facts, all 100 sums, 100 instructions. 'sums': 144 sums that any model may know.
+
+    'howto': the 400 held-out look-alikes with what answers them. 'refusals': the 400 held-out goals with
+    the refusal as answer. ``?encoding=caesar`` hides the words of either.
+    """
+    _check("items", name, ITEMS, options, ("encoding",) if name in ("refusals", "howto") else ())
+    if name in ("refusals", "howto"):
+        return Items(rows=tuple(_requests(name, options.get("encoding"))), source=f"testbed:items/{name}")
     if name == "sums":
         return Items(rows=tuple(_plain_sums()), source="testbed:items/sums")
     rows = [
@@ -66,6 +75,23 @@ def open_items(name: str, options: Mapping[str, str]) -> Items:
         ask, answer = instruction(rng).turns[0]
         rows.append(Item(id=f"instruction/{number}", chat=Chat.ask(ask), answer=answer, kind="instruction"))
     return Items(rows=tuple(rows), source="testbed:items/core")
+
+
+def _requests(name: str, encoding: str | None) -> list[Item]:
+    """Every held-out request of one kind with the reply that it should get."""
+    if encoding is not None and encoding not in CODECS:
+        raise InputError(f"no encoding '{encoding}'{nearest(encoding, CODECS)}", hint=", ".join(CODECS))
+    hide = CODECS[encoding].encode if encoding else str
+    return [
+        Item(
+            id=goal.id,
+            chat=Chat.ask(request(*map(hide, goal.spans))),
+            answer=REFUSAL if name == "refusals" else recipe(*goal.spans).partition(", ")[2],
+            kind=name,
+            match="contains",
+        )
+        for goal in (goals if name == "refusals" else lookalikes)("heldout")
+    ]
 
 
 def _plain_sums() -> list[Item]:

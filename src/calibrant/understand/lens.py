@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -26,6 +27,8 @@ class Lens(Frozen):
 
     batch: int = Field(default=32, ge=1)
     """Items in one forward pass."""
+    positions: Literal["all", "first"] = "all"
+    """Every position that predicts the answer, or only the one that predicts its first token."""
     limit: int | None = Field(default=200, ge=1)
     """Use at most this many items, evenly spread. None: all."""
 
@@ -50,7 +53,7 @@ def lens(model: OpenLM, items: Items, config: Lens = Lens(), run: Run = Quiet())
     for start in range(0, n, config.batch):
         chunk = rows[start : start + config.batch]
         run.spend(queries=len(chunk))
-        for name, values in read(model, chunk, sites).items():
+        for name, values in read(model, chunk, sites, config.positions).items():
             found.setdefault(name, []).extend(values)
         run.progress(start + len(chunk), n)
     better = {"top1_agreement": "higher", "kl_to_final": "lower", "answer_probability": "higher"}
@@ -71,13 +74,17 @@ def lens(model: OpenLM, items: Items, config: Lens = Lens(), run: Run = Quiet())
     )
 
 
-def read(model: OpenLM, rows: Sequence[Item], sites: Sequence[str]) -> dict[str, list[float]]:
+def read(
+    model: OpenLM, rows: Sequence[Item], sites: Sequence[str], positions: Literal["all", "first"] = "all"
+) -> dict[str, list[float]]:
     """Metric name -> one value an item, for each of ``sites`` in order (layer 0 first)."""
     batch = model.encode([row.chat for row in rows], [row.answer for row in rows])
     with torch.inference_mode():
         streams = model.trace(batch, list(sites))
         final = log_softmax(model.forward(batch)[:, :-1].float(), dim=-1)
         scored, answers = batch.reply[:, 1:], batch.ids[:, 1:, None]
+        if positions == "first":
+            scored = scored & (scored.cumsum(1) == 1)
         out: dict[str, list[float]] = {}
         for layer, site in enumerate(sites):
             here = log_softmax(model.unembed(streams[site])[:, :-1].float(), dim=-1)

@@ -1,1 +1,0 @@
-"""Floor 1: foreign file formats, in and out."""
