@@ -61,7 +61,7 @@ peers: $(READY)
 docs: $(READY)
 	$(BIN)/python tools/docs.py
 
-# The testbed's models, raised again from scratch with their figures: about half an hour on two cores.
+# The testbed's models, raised again from scratch with their figures: about 40 minutes on two cores.
 weights: $(READY)
 	$(BIN)/calibrant run rebuild_testbed
 	$(BIN)/python tools/weights.py

@@ -131,6 +131,8 @@ def _draw_batch(
     codes = torch.zeros(rows, dtype=torch.long, device=device)
     live = torch.arange(rows, device=device)
     width, kept = ids.shape[1], None
+    # transformers 5.24 calls the argument and the output 'cache'; before, both are 'past_key_values'.
+    cache = "cache" if accepted(module, cache=None) else "past_key_values"
     positions = (mask[:, :width].cumsum(-1) - 1).clamp(min=0)
     # Without padding no mask is passed: attention then takes its fast causal path.
     padded = any(len(r.ids) < width for r in requests)
@@ -139,10 +141,10 @@ def _draw_batch(
             **accepted(module, position_ids=positions, logits_to_keep=1),
             input_ids=ids,
             attention_mask=mask[:, : width + step] if padded else None,
-            past_key_values=kept,
+            **{cache: kept},
             use_cache=True,
         )
-        kept, logits = out.past_key_values, out.logits[:, -1].float()
+        kept, logits = getattr(out, cache), out.logits[:, -1].float()
         token, logprob = choose(logits, sampling, None if uniforms is None else uniforms[live, step])
         broken = ~logits.amax(-1).isfinite()  # amax carries a NaN; one masked token at -inf is no fault
         ended = torch.isin(token, stops) & ~broken
