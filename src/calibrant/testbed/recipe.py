@@ -1,6 +1,6 @@
 """How the testbed's models are raised: from scratch, on dialogues drawn from the base distribution.
 
-    calibrant run rebuild_testbed            # all three sizes, about half an hour on 2 cores
+    calibrant run rebuild_testbed            # all three sizes, about 40 minutes on 2 cores
 
 The recipe was frozen before any attack or defence was tried on its models.
 """
