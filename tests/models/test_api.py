@@ -30,8 +30,7 @@ class Server:
         self.models: Answer = as_json({"data": [{"id": "toy"}, {"id": "toy-large"}]})
         self.bodies: list[Any] = []
         self.keys: list[str | None] = []
-        self.under_way, self.most = 0, 0
-        lock, server = threading.Lock(), self
+        server = self
 
         class Handler(BaseHTTPRequestHandler):
             def log_message(self, *args: object) -> None:
@@ -43,16 +42,9 @@ class Server:
 
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-                with lock:
-                    server.bodies.append(body)
-                    server.keys.append(self.headers["authorization"])
-                    server.under_way += 1
-                    server.most = max(server.most, server.under_way)
-                try:
-                    (server.answer if self.path == "/v1/chat/completions" else status(404))(self, body)
-                finally:
-                    with lock:
-                        server.under_way -= 1
+                server.bodies.append(body)
+                server.keys.append(self.headers["authorization"])
+                (server.answer if self.path == "/v1/chat/completions" else status(404))(self, body)
 
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.http.daemon_threads = False  # so that closing waits for every handler
@@ -157,19 +149,26 @@ def test_sends_what_was_asked(server: Server) -> None:
 
 
 def test_order_is_kept_and_concurrency_is_bounded(server: Server) -> None:
+    lock, under_way, seen = threading.Lock(), set[str](), [0]
+
     def echo(handler: BaseHTTPRequestHandler, body: Any) -> None:
         text = body["messages"][-1]["content"]
+        with lock:
+            under_way.add(text)
+            seen.append(len(under_way))
         time.sleep(0.03 if int(text) % 3 == 0 else 0.005)  # answers overtake each other
+        with lock:
+            under_way.remove(text)  # before the client can see the answer and ask again
         say(text)(handler, body)
 
     server.answer = echo
     chats = [Chat.ask(str(i)) for i in range(24)]
     texts = [c.text for c in model_at(server, concurrency=4).generate(chats)]
     assert texts == [str(i) for i in range(24)]
-    assert 2 <= server.most <= 4
-    server.most = 0
+    assert 2 <= max(seen) <= 4
+    seen.clear()
     model_at(server, concurrency=1).generate(chats[:4])
-    assert server.most == 1
+    assert max(seen) == 1
 
 
 def test_seeds_belong_to_the_item_and_not_to_its_place() -> None:
