@@ -8,9 +8,10 @@ from calibrant.app import catalog
 from calibrant.app.catalog import Listed
 from calibrant.app.execute import execute
 from calibrant.app.openers import Openers
-from calibrant.app.study import gate_table, load_study, run_study, verdict_of
-from calibrant.core import ConfigError, Estimate, Frozen, InputError, Job, Quiet, Result, Run, point
+from calibrant.app.study import finished_jobs, gate_table, load_study, run_study, verdict_of
+from calibrant.core import ConfigError, Estimate, Frozen, InputError, Job, Quiet, Record, Result, Run, point
 from calibrant.core.lm import LM
+from calibrant.core.record import job_digest, result_digest
 from calibrant.data.rows import Preferences
 from calibrant.ledger import Ledger, verify
 
@@ -309,3 +310,26 @@ def test_progress_is_passed_on_with_the_jobs_name(study, ledger, model):
     )
     run_study(trial, ledger, lambda *said: told.append(said))
     assert told and all(name == "ask" for name, *_ in told) and told[-1][1] == told[-1][2]
+
+
+def test_a_job_name_of_two_studies_is_never_guessed(tmp_path):
+    ledger = Ledger(tmp_path / "ledger")
+    for study in ("one", "two"):
+        digest = job_digest("train.dpo", 1, {"study": study}, {}, 0)
+        record = Record(
+            technique="train.dpo",
+            version=1,
+            job=digest,
+            result=result_digest({}, ()),
+            status="finished",
+            job_id="dpo",
+            study=study,
+            config={"study": study},
+        )
+        ledger.append(record)
+    with pytest.raises(InputError, match="several studies have a job 'dpo': one, two") as caught:
+        finished_jobs(ledger, "defended:guards.toml#record:dpo/model")
+    assert caught.value.hint == "name one: --study one"
+    found = finished_jobs(ledger, "record:dpo/model", "two")
+    assert found["dpo", 0].record.study == found["dpo", None].record.study == "two"
+    assert finished_jobs(ledger, "./folder")["dpo", 0].record.study == "two"

@@ -12,6 +12,7 @@ A study resumes: a job whose finished record is in the ledger is not run again.
 from __future__ import annotations
 
 import json
+import re
 import time
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -27,7 +28,17 @@ from calibrant.app.lent import Context, Progress
 from calibrant.app.listing import headline
 from calibrant.app.openers import Openers
 from calibrant.app.surroundings import utc, versions
-from calibrant.core import Budget, CalibrantError, ConfigError, Entry, Frozen, Job, Verdict, resolve
+from calibrant.core import (
+    Budget,
+    CalibrantError,
+    ConfigError,
+    Entry,
+    Frozen,
+    InputError,
+    Job,
+    Verdict,
+    resolve,
+)
 from calibrant.core.errors import nearest
 from calibrant.govern.intent import Intent, intent_record
 from calibrant.govern.policy import load_policy, policy_of
@@ -277,3 +288,24 @@ def gate_table(entry: Entry, ledger: Ledger) -> dict[str, Any]:
     artifact = next(a for a in entry.record.artifacts if a.name == "gate.json")
     table: dict[str, Any] = json.loads(ledger.open(artifact).read_text(encoding="utf-8"))
     return table
+
+
+def finished_jobs(ledger: Ledger, reference: str, study: str = "") -> dict[tuple[str, int | None], Entry]:
+    """(job id, seed) -> latest finished entry, of ``study`` alone where one is named.
+
+    Raises:
+        InputError: ``reference`` names a job that several studies of the ledger have, and no study is named.
+    """
+    done = [e for e in ledger.entries() if e.record.status == "finished"]
+    kept = [e for e in done if not study or e.record.study == study]
+    for name in re.findall(r"record:([\w-]+)", reference):
+        owners = sorted({e.record.study for e in kept if e.record.job_id == name})
+        if len(owners) > 1:
+            raise InputError(
+                f"'{reference}': several studies have a job '{name}': {', '.join(owners)}",
+                hint=f"name one: --study {owners[0]}",
+            )
+    jobs: dict[tuple[str, int | None], Entry] = {(e.record.job_id, e.record.seed): e for e in kept}
+    for (name, _), entry in list(jobs.items()):
+        jobs.setdefault((name, None), entry)
+    return jobs

@@ -19,10 +19,10 @@ from calibrant.app import catalog, listing
 from calibrant.app.check import check_study
 from calibrant.app.execute import execute
 from calibrant.app.openers import Openers
-from calibrant.app.study import Outcome, gate_table, load_study, run_study
+from calibrant.app.study import Outcome, finished_jobs, gate_table, load_study, run_study
 from calibrant.cli import render
 from calibrant.cli.progress import Shown
-from calibrant.core import CalibrantError, ConfigError, Entry, Job
+from calibrant.core import CalibrantError, ConfigError, Job
 from calibrant.core.digest import plain
 from calibrant.govern.gate import exit_code
 from calibrant.ledger import Ledger, verify
@@ -155,18 +155,14 @@ def view(study: Annotated[str, typer.Argument()] = "demo", ledger: Where = LEDGE
 def gate(
     policy: Annotated[str, typer.Argument(help="TOML file of the release policy.")],
     subject: Annotated[str, typer.Argument(help="Reference of the system to be released.")],
+    study: Annotated[str, typer.Option("--study", help="Study whose jobs 'record:JOB' means.")] = "",
     ledger: Where = LEDGER,
     as_json: Json = False,
 ) -> None:
     """Weigh the ledger's evidence about a system against a release policy. Loads no model."""
     store = Ledger(ledger)
-    jobs: dict[tuple[str, int | None], Entry] = {
-        (e.record.job_id, e.record.seed): e for e in store.entries() if e.record.status == "finished"
-    }
-    for (name, _), entry in list(jobs.items()):
-        jobs.setdefault((name, None), entry)
     job = Job(id="gate", use="govern.gate", inputs={"subject": subject, "policy": policy})
-    record = execute(job, Openers(store, jobs=jobs))
+    record = execute(job, Openers(store, jobs=finished_jobs(store, subject, study)))
     if record.failure is not None:
         raise CalibrantError(record.failure.message, hint=record.failure.hint)
     table = gate_table(store.get(record.digest), store)
