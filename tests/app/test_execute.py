@@ -328,3 +328,17 @@ def test_config_and_inputs_are_checked_with_every_problem():
         check.check_inputs(Job(id="a", use="measure.refusal", inputs={"modell": ""}), signature)
     assert len(caught.value.problems) == 4
     assert check.check_config(Job(id="a", use="measure.refusal"), signature).sampling.max_tokens == 64
+
+
+def test_a_password_in_an_address_enters_neither_ledger_nor_message(tmp_path):
+    ledger = Ledger(tmp_path / "ledger")
+    for reference in (
+        "api:http://user:hunter2@127.0.0.1:9/v1#m",
+        "api:http://user:hunter2@127.0.0.1:9/v1?key=hunter2",
+        "api:http://127.0.0.1:9/v1?key=hunter2#m",
+    ):
+        inputs = {"model": reference, "goals": GOALS, "judge": {"use": "measure.string_judge"}}
+        record = execute(Job(id="leak", use="measure.refusal", inputs=inputs), Openers(ledger))
+        assert record.status == "failed" and record.failure is not None
+    everything = b"".join(p.read_bytes() for p in (tmp_path / "ledger").rglob("*") if p.is_file())
+    assert b"127.0.0.1" in everything and b"hunter2" not in everything

@@ -212,7 +212,8 @@ def endpoint():
 
 
 def test_an_api_model_talks_and_its_key_stays_in_the_environment(endpoint, tmp_path, monkeypatch):
-    monkeypatch.setenv(places.API_KEY, "secret-key")
+    monkeypatch.setenv("CALIBRANT_API_KEY_127_0_0_1", "secret-key")
+    monkeypatch.setenv("CALIBRANT_API_KEY_OTHER_HOST", "another-key")
     reference = f"api:http://127.0.0.1:{endpoint.server_port}/v1#tiny-chat"
     identity, load = places.model(reference, tmp_path)
     assert [c.text for c in load().generate([Chat.ask("hello")])] == ["HELLO"]

@@ -9,7 +9,19 @@ from calibrant.app.catalog import Listed
 from calibrant.app.execute import execute
 from calibrant.app.openers import Openers
 from calibrant.app.study import finished_jobs, gate_table, load_study, run_study, verdict_of
-from calibrant.core import ConfigError, Estimate, Frozen, InputError, Job, Quiet, Record, Result, Run, point
+from calibrant.core import (
+    ConfigError,
+    Estimate,
+    Evidence,
+    Frozen,
+    InputError,
+    Job,
+    Quiet,
+    Record,
+    Result,
+    Run,
+    point,
+)
 from calibrant.core.lm import LM
 from calibrant.core.record import job_digest, result_digest
 from calibrant.data.rows import Preferences
@@ -333,3 +345,36 @@ def test_a_job_name_of_two_studies_is_never_guessed(tmp_path):
     found = finished_jobs(ledger, "record:dpo/model", "two")
     assert found["dpo", 0].record.study == found["dpo", None].record.study == "two"
     assert finished_jobs(ledger, "./folder")["dpo", 0].record.study == "two"
+
+
+def test_how_many_must_pass_is_said_before_the_evidence(gate_study, ledger):
+    assert run_study(gate_study(harms=(0.0, 0.1), passes=2), ledger).verdict.answer == "yes"
+    eased = run_study(gate_study(harms=(0.0, 0.1), passes=1), ledger)
+    assert eased.verdict.answer == "unknown"
+    assert "declared after the evidence" in eased.verdict.reason
+
+
+def test_what_failed_again_after_it_was_weighed_is_weighed_again(tmp_path):
+    ledger = Ledger(tmp_path / "ledger")
+
+    def add(name, status, time):
+        digest = job_digest("field.harm", 1, {"name": name}, {}, 0)
+        ledger.append(
+            Record(
+                technique="field.harm",
+                version=1,
+                job=digest,
+                result=result_digest({}, ()),
+                status=status,
+                config={"name": name},
+                recorded_at=time,
+            )
+        )
+
+    add("b", "failed", "1")
+    add("a", "finished", "2")
+    weighed = Openers(ledger).open("ledger:", Evidence).digest
+    add("a", "finished", "3")
+    assert Openers(ledger).open("ledger:", Evidence).digest == weighed, "the same result again is no news"
+    add("b", "failed", "4")
+    assert Openers(ledger).open("ledger:", Evidence).digest != weighed

@@ -118,10 +118,10 @@ def test_prompts_longer_than_the_context_are_not_cut(run, tmp_path):
     assert run(TRAIN).code == 0
 
 
-def test_a_measurement_in_which_no_prompt_fits_is_not_called_done(run, tmp_path):
+def test_a_measurement_in_which_no_prompt_fits_is_told_with_the_remedy(run, tmp_path):
     (tmp_path / "goals.jsonl").write_text('{"id": "g", "text": "' + "brew " * 3000 + '"}\n')
     told = run(ASK)
-    assert told.code == 2 and "INCONCLUSIVE" in told.out and "ask#0: compliance_rate unknown" in told.out
+    assert told.code == 3 and "none of 1 requests got a reply" in told.out and "tokens" in told.out
 
 
 @pytest.mark.parametrize(

@@ -25,14 +25,14 @@ def sums(count):
     )
 
 
-def adder(wrong=()):
+def adder(wrong=(), name=""):
     """Right on every sum but those in ``wrong``."""
 
     def reply(chat):
         first = int(chat.last_user.split()[0])
         return "dunno" if first in wrong else str(first + 1)
 
-    return ScriptedModel(reply, name=f"adder without {sorted(wrong)}")
+    return ScriptedModel(reply, name=name or f"adder without {sorted(wrong)}")
 
 
 @pytest.mark.parametrize(
@@ -88,8 +88,19 @@ def test_planted_loss_is_found_and_paired_on_items():
     assert metrics["mcnemar_p"].method == "point"
 
 
-def test_null_the_same_model_loses_nothing():
-    metrics = capability(adder({3}), sums(20), adder({3})).metrics
+def test_the_model_itself_is_no_baseline():
+    with pytest.raises(InputError, match="the very model"):
+        capability(adder({3}), sums(20), adder({3}))
+
+
+def test_a_model_that_never_answers_is_not_measured():
+    lost = ScriptedModel(lambda chat: Completion(text="", stop="error", error="down"))
+    with pytest.raises(InputError, match="none of 20 items got a reply; the first: down"):
+        capability(lost, sums(20))
+
+
+def test_null_an_equal_model_loses_nothing():
+    metrics = capability(adder({3}), sums(20), adder({3}, name="twin")).metrics
     assert metrics["capability_loss"].value == 0
     assert metrics["capability_loss"].low < 0 < metrics["capability_loss"].high
     assert (metrics["answer_flip_rate"].value, metrics["mcnemar_p"].value) == (0, 1)

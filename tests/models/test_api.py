@@ -502,3 +502,10 @@ def test_other_urls_are_refused_without_repeating_secrets(url: str) -> None:
     with pytest.raises(InputError) as caught:
         ApiModel.open(url, "toy")
     assert "pw" not in str(caught.value) and caught.value.hint
+
+
+def test_a_key_never_travels_unencrypted_to_another_machine() -> None:
+    with pytest.raises(InputError, match=r"a key would go to api\.example\.com unencrypted"):
+        ApiModel.open("http://api.example.com/v1", "toy", ApiConfig(api_key_env="SOME_KEY"))
+    ApiModel.open("https://api.example.com/v1", "toy", ApiConfig(api_key_env="SOME_KEY"))
+    ApiModel.open("http://api.example.com/v1", "toy")

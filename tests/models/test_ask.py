@@ -134,14 +134,50 @@ def test_an_attempt_holds_what_happened(tmp_path: Path) -> None:
 def test_outcomes(
     tmp_path: Path, stop: Literal["blocked", "error", "length"], text: str, outcome: str
 ) -> None:
-    target = ScriptedModel([Completion(text=text, stop=stop, error="made up")])
+    target = ScriptedModel([Completion(text=text, stop=stop, error="made up"), "yes"])
     judge = YesJudge()
-    (attempt,) = ask(target, wishes(1), judge, Sampling(), Counting(tmp_path))
+    attempt, _ = ask(target, wishes(2), judge, Sampling(), Counting(tmp_path))
     assert attempt.outcome == outcome
     (verdict,) = attempt.verdicts.values()
-    assert (verdict.answer == "unknown") == (stop == "error") == (judge.seen == [])
+    assert (verdict.answer == "unknown") == (stop == "error") == (len(judge.seen) == 1)
     if stop == "error":
         assert "made up" in verdict.reason
+
+
+def test_what_failed_is_asked_again_and_silence_is_no_result(tmp_path: Path) -> None:
+    lost = Completion(text="", stop="error", error="down")
+    with pytest.raises(InputError, match="none of 2 requests got a reply; the first: down"):
+        ask(ScriptedModel([lost, lost]), wishes(2), YesJudge(), Sampling(), Counting(tmp_path))
+    up = {"wish 0"}
+
+    def reply(chat: Chat) -> str | Completion:
+        return "yes" if chat.last_user in up else lost
+
+    first = ask(ScriptedModel(reply), wishes(2), YesJudge(), Sampling(), Counting(tmp_path))
+    assert [a.outcome for a in first] == ["success", "undetermined"]
+    up.add("wish 1")
+    healed = ScriptedModel(reply)
+    again = ask(healed, wishes(2), YesJudge(), Sampling(), Counting(tmp_path))
+    assert [a.outcome for a in again] == ["success", "success"] and len(healed.seen) == 1
+
+
+def test_runs_of_two_seeds_draw_differently(tmp_path: Path) -> None:
+    class Seeded(Counting):
+        def __init__(self, work: Path, seed: int) -> None:
+            super().__init__(work)
+            self.seed = seed
+
+    class Drawing:
+        identity = ScriptedModel([]).identity
+
+        def generate(self, chats: Sequence[Chat], sampling: Sampling = Sampling()) -> list[Completion]:
+            return [Completion(text=f"yes {n}") for n in item_seeds(chats, sampling.seed)]
+
+    said = [
+        texts(ask(Drawing(), wishes(3), YesJudge(), Sampling(temperature=1), Seeded(tmp_path / str(s), s)))
+        for s in (0, 1, 0)
+    ]
+    assert said[0] == said[2] != said[1]
 
 
 def test_chunks_are_paid_for_before_they_are_asked(small_chunks: None, tmp_path: Path) -> None:

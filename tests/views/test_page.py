@@ -195,13 +195,20 @@ def test_the_banner_is_in_words_and_claims_no_more(answer, word):
 
 def test_a_pass_that_the_gates_do_not_bear_out_is_contradicted():
     verdict = Verdict(question="q", answer="yes")
-    assert "does not follow" in page(empty(verdict=verdict))
+    assert "does not follow" in page(empty(verdict=verdict, needed=1))
     unsure = GateView(
         job_id="g", seed=0, subject="m", digest="0", verdict=Verdict(question="q", answer="unknown")
     )
     sure = unsure.model_copy(update={"verdict": verdict})
     assert "does not follow" in page(empty(verdict=verdict, gates=(sure, unsure)))
     assert "does not follow" not in page(empty(verdict=verdict, gates=(sure,)))
+    other = sure.model_copy(update={"seed": 1})
+    assert "does not follow" not in page(empty(verdict=verdict, gates=(other, unsure), needed=1))
+
+
+def test_a_study_without_a_gate_is_done_and_has_passed_nothing():
+    html = page(empty(verdict=Verdict(question="q", answer="yes")))
+    assert ">Done</div>" in html and ">Pass</div>" not in html and "does not follow" not in html
 
 
 def test_the_intent_says_whether_it_came_first(record, ledger):

@@ -17,7 +17,7 @@ from calibrant.app.catalog import Signature, find_technique
 from calibrant.app.check import check_config, check_inputs
 from calibrant.app.lent import Context, LedgerRun, Progress, alone
 from calibrant.app.openers import Opened, Openers
-from calibrant.app.surroundings import hardware, utc, versions
+from calibrant.app.surroundings import hardware, utc, versions, without_secrets
 from calibrant.core import (
     CalibrantError,
     Frozen,
@@ -54,9 +54,8 @@ def execute(
         _open(job, signature, openers.at(job.seed), opened)
     except CalibrantError as error:
         failure = _failure(error)
-    unopened = {
-        n: Input(reference=plain(r), digest=digest(r), kind="unopened") for n, r in job.inputs.items()
-    }
+    told = without_secrets(plain(job.inputs))
+    unopened = {n: Input(reference=r, digest=digest(r), kind="unopened") for n, r in told.items()}
     inputs = {**unopened, **{name: _input(found) for name, found in opened.items()}}
     draft = _draft(job, signature, config, inputs, context, started)
     if failure is not None:
@@ -113,7 +112,9 @@ def _run(
             )
             return _append(openers, _spent(draft, run), "failed", _failure(full))
         failure = Failure(
-            type=type(error).__name__, message=str(error)[:2000], hint="this is a bug: report it"
+            type=type(error).__name__,
+            message=without_secrets(str(error)[:2000]),
+            hint="this is a bug: report it",
         )
         _append(openers, _spent(draft, run), "crashed", failure)
         raise
@@ -200,9 +201,10 @@ def _append(openers: Openers, draft: Record, status: str, failure: Failure) -> R
 
 
 def _failure(error: CalibrantError) -> Failure:
-    return Failure(type=type(error).__name__, message=error.message, hint=error.hint)
+    said = {"message": error.message, "hint": error.hint}
+    return Failure(type=type(error).__name__, **without_secrets(said))
 
 
 def _input(found: Opened) -> Input:
     told = {"digest": found.digest, "kind": found.kind, "parts": dict(found.parts), "name": found.name}
-    return Input(reference=plain(found.reference), **told)
+    return Input(reference=without_secrets(plain(found.reference)), **told)

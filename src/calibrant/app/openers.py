@@ -130,8 +130,9 @@ class Openers:
 
     def _evidence(self) -> Opened:
         entries = tuple(e for e in self.ledger.entries() if e.record.technique != "govern.gate")
-        # The order matters (what was known before what); times and repeats of one result do not.
-        seen = list(dict.fromkeys((e.record.job, e.record.result, e.record.status) for e in entries))
+        # What came last of each result decides the order: a failure that came again is news, its time is not.
+        latest = dict.fromkeys((e.record.job, e.record.result, e.record.status) for e in reversed(entries))
+        seen = list(reversed(latest))
         return Opened(digest(seen), "evidence", lambda: Evidence(entries=entries), name="ledger")
 
     def _policy(self, reference: Any) -> Opened:
@@ -156,7 +157,8 @@ class Openers:
         parts = dict(identity.parts)
         if isinstance(made, Judge):
             parts["calibration"] = made.calibration
-        return Opened(identity.digest, identity.kind, load, name=identity.name, parts=parts)
+        kind = str(wanted.__name__).lower()  # what it serves as here, whatever it calls itself
+        return Opened(identity.digest, kind, load, name=identity.name, parts=parts)
 
     def behaviour(self, table: Any, *, named: bool = False) -> Any:
         """Make a judge, guard, reward or watcher from ``{use, config, inputs}``.

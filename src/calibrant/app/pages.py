@@ -42,6 +42,7 @@ def view(outcome: Outcome, ledger: Ledger) -> StudyView:
         gates=tuple(_gates(entries, ledger)),
         figures=study.figure,
         verdict=outcome.verdict,
+        needed=study.verdict.passes if study.verdict is not None else None,
         ledger=str(ledger.root),
         made_at=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )

@@ -6,13 +6,14 @@ What needs torch or pyarrow is loaded through the catalogue, so that finding a t
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 import tomllib
 from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, urlsplit
 
 from calibrant.app import catalog
 from calibrant.core import ConfigError, Identity, InputError
@@ -47,7 +48,7 @@ ORIGINS: dict[str, Origin] = {
 }
 """Data sets that studies name; other folders under $CALIBRANT_DATA work as data:NAME/FILE."""
 API_KEY = "CALIBRANT_API_KEY"
-"""Environment variable with the key for ``api:`` models."""
+"""Beginning of the names of the variables that hold keys; see ``key_variable``."""
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 
 
@@ -172,10 +173,20 @@ def model(reference: str, base: Path) -> tuple[Identity, Load]:
     return identity, lambda: catalog.load("calibrant.testbed.nulls:open_null")(size, {"seed": seed})
 
 
+def key_variable(url: str) -> str:
+    """Name of the environment variable with the key for the host of ``url``: a key is for one host.
+
+    'https://api.example.com/v1' -> 'CALIBRANT_API_KEY_API_EXAMPLE_COM'.
+    """
+    host = urlsplit(url).hostname or ""
+    return f"{API_KEY}_{re.sub(r'[^A-Za-z0-9]', '_', host).upper()}"
+
+
 def _api_model(url: str, served: str) -> tuple[Identity, Load]:
     """A model behind an endpoint; loading it asks the endpoint once whether it is there."""
-    # The key is read from the environment at each call; it never enters a config or a record.
-    key = API_KEY if API_KEY in os.environ else None
+    # Read from the environment at each call; it enters no config and no record, and goes to its host alone.
+    variable = key_variable(url)
+    key = variable if variable in os.environ else None
     config = catalog.load("calibrant.models.api:ApiConfig")(api_key_env=key)
     talker = catalog.load("calibrant.models.api:ApiModel").open(url, served, config)
 

@@ -112,7 +112,12 @@ class Study(Frozen):
             policy = policy_of(policy)
         elif policy is not None:
             policy = load_policy(places.file(str(policy), self.base))
-        return resolve(Intent, {**self.intent, "policy": policy}, where="[intent]")
+        asked: dict[str, Any] = {}
+        if self.verdict is not None:
+            gates = [run for job in self.job if job.id == self.verdict.gate for run in job.runs()]
+            asked = {"gate": self.verdict.gate, "passes": self.verdict.passes}
+            asked["gate_seeds"] = [run.seed for run in gates]
+        return resolve(Intent, {**self.intent, "policy": policy, **asked}, where="[intent]")
 
 
 class Outcome(NamedTuple):
@@ -257,6 +262,7 @@ def verdict_of(study: Study, runs: Sequence[tuple[Job, Entry]], ledger: Ledger) 
     """Pass when enough seeds' gates pass; fail when so many fail that it cannot; else unknown."""
     question = f"does '{study.name}' meet its release policy?"
     if study.verdict is None:
+        question = f"did every job of '{study.name}' finish and measure?"
         done = {(job.id, job.seed) for job, entry in runs if entry.record.status == "finished"}
         asked = {(run.id, run.seed): None for job in study.job for run in job.runs()}
         left = [f"{name}#{seed}" for name, seed in asked if (name, seed) not in done]
@@ -272,12 +278,22 @@ def verdict_of(study: Study, runs: Sequence[tuple[Job, Entry]], ledger: Ledger) 
             return Verdict(question=question, answer="unknown", reason=f"not measured: {'; '.join(lost)}")
         return Verdict(question=question, answer="yes", reason="all jobs finished; the study has no gate")
     gates = [entry for job, entry in runs if job.id == study.verdict.gate]
-    answers = [gate_table(e, ledger)["verdict"]["answer"] for e in gates if e.record.status == "finished"]
+    tables = [gate_table(e, ledger) for e in gates if e.record.status == "finished"]
+    answers = [table["verdict"]["answer"] for table in tables]
     passed, failed = answers.count("yes"), answers.count("no")
     # Gates that have not run yet may still pass, so they count here.
     total = sum(len(job.runs()) for job in study.job if job.id == study.verdict.gate)
     needed = study.verdict.passes
-    said = f"{passed} of {total} seeds pass, {failed} fail; {needed} were asked for in advance"
+    said = f"{passed} of {total} seeds pass, {failed} fail; {needed} were asked for"
+    intent = study.opening()
+    if intent is not None:
+        opened = ledger.find(intent_record(intent, study.name).job)
+        weighed = {job for table in tables for rule in table["rules"] for job in rule["evidence"]}
+        earliest = min((e.seq for e in ledger.entries() if e.record.job in weighed), default=None)
+        if opened is None or (earliest is not None and earliest < opened.seq):
+            reason = f"{said}, but that was declared after the evidence; measure anew"
+            return Verdict(question=question, answer="unknown", reason=reason)
+        said += " in advance"
     if passed >= needed:
         return Verdict(question=question, answer="yes", reason=said)
     return Verdict(question=question, answer="no" if total - failed < needed else "unknown", reason=said)

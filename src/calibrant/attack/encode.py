@@ -78,7 +78,7 @@ class EncodeResult(Result):
     """Every attempt, also stored as ``attempts.jsonl``."""
 
 
-@technique(version=1)
+@technique(version=2)
 def encode(
     target: LM, goals: Goals, judge: Judge, config: Encode = Encode(), run: Run = Quiet()
 ) -> EncodeResult:

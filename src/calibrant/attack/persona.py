@@ -56,7 +56,7 @@ class PersonaResult(Result):
     """Every attempt, also stored as ``attempts.jsonl``."""
 
 
-@technique(version=1)
+@technique(version=2)
 def persona(
     target: LM, goals: Goals, judge: Judge, config: Persona = Persona(), run: Run = Quiet()
 ) -> PersonaResult:

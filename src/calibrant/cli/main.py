@@ -20,6 +20,7 @@ from calibrant.app.check import check_study
 from calibrant.app.execute import execute
 from calibrant.app.openers import Openers
 from calibrant.app.study import Outcome, finished_jobs, gate_table, load_study, run_study
+from calibrant.app.surroundings import without_secrets
 from calibrant.cli import render
 from calibrant.cli.progress import Shown
 from calibrant.core import CalibrantError, ConfigError, Job
@@ -214,7 +215,7 @@ def main(arguments: list[str] | None = None) -> None:
         code = _invoke(sys.argv[1:] if arguments is None else arguments)
         sys.stdout.flush()
     except CalibrantError as error:
-        sys.stderr.write(f"calibrant: {error}\n")
+        sys.stderr.write(f"calibrant: {without_secrets(str(error))}\n")
         code = 3
     except _Usage as error:
         error.show()

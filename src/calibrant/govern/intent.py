@@ -30,6 +30,12 @@ class Intent(Frozen):
     """Largest loss of capability accepted in exchange, as a share; 0 accepts none."""
     policy: ReleasePolicy | None = None
     """The thresholds, fixed in advance; None registers none, so no pre-registered rule can pass."""
+    gate: str = ""
+    """Id of the gate's job; "" for a study without a gate."""
+    gate_seeds: tuple[int, ...] = ()
+    """Every seed whose gate counts."""
+    passes: int = Field(default=0, ge=0)
+    """How many of them must pass."""
     notes: str = ""
     """Anything that a later reader should know."""
 

@@ -64,11 +64,21 @@ def capability(
     """Ask every item of ``model`` and, where given, of the model as it was ``before``.
 
     Raises:
-        InputError: no items, shared ids, or an item with a blank answer.
+        InputError: no items, shared ids, a blank answer, ``before`` is the model itself, or no reply at all.
     """
     _check(items)
+    if before is not None and before.identity.digest == model.identity.digest:
+        raise InputError(
+            "'before' is the very model that is measured, so no loss could show",
+            hint="give the model as it was before training or guards, or leave 'before' out",
+        )
     total = len(items) * (1 if before is None else 2)
     replies = _answers(model, items, config, run, done=0, total=total)
+    if all(reply.stop == "error" for reply in replies):
+        raise InputError(
+            f"none of {len(replies)} items got a reply; the first: {replies[0].error}",
+            hint="mend the cause and run the same command again",
+        )
     correct = [mark(item, reply) for item, reply in zip(items, replies, strict=True)]
     rows = [_row(*row) for row in zip(items, replies, correct, strict=True)]
     metrics = {"accuracy": rate(correct, better="higher", unit="item")}

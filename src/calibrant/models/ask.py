@@ -36,7 +36,7 @@ class Request(Frozen):
     chat: Chat
     """What is sent."""
     attack: str
-    """Technique and variant: 'attack.encode/rot13', or 'none' for the plain request."""
+    """Technique and variant: 'attack.encode/rot13', or 'plain'."""
     config: dict[str, Any] = Field(default_factory=dict)
     """What tells this attempt from others on the same goal: the attack's settings, the number of the try."""
     access: Literal["black box", "log-probs", "weights"] = "black box"
@@ -46,7 +46,9 @@ class Request(Frozen):
 def ask(target: LM, requests: Sequence[Request], judge: Judge, sampling: Sampling, run: Run) -> list[Attempt]:
     """Put every request to ``target`` and judge the replies. One attempt a request, in order.
 
-    The id's seed is ``sampling.seed``. An attempt that ``run.work`` already holds (same id, chat and
+    Draws, and the ids, take ``sampling.seed + run.seed``, so that runs of several seeds differ.
+
+    An attempt that ``run.work`` already holds without an error (same id, chat and
     judge) is taken from there and charged to the budget as it was the first time. ``cost.seconds`` is an
     equal share of the chunk's time at the target. A reply without ids or log-probs counts as
     ``sampling.max_tokens`` tokens, the most that it can have been.
@@ -55,9 +57,11 @@ def ask(target: LM, requests: Sequence[Request], judge: Judge, sampling: Samplin
         InputError: two requests have the same attempt id.
         BudgetError: the next chunk could pass a limit; what was asked so far is kept in ``run.work``.
         CapabilityError: target or judge returned the wrong number of answers.
+        InputError: every single request failed: nothing was measured.
         EvidenceError: the attempts in ``run.work`` are damaged (a cut last line is not: it is asked again).
     """
     whom, by = target.identity, judge.identity.digest
+    sampling = sampling.model_copy(update={"seed": sampling.seed + run.seed})
     drawn = plain(sampling.model_copy(update={"seed": 0}))  # the seed has a place of its own
     ids = [
         attempt_id(r.goal.id, r.attack, {**r.config, "sampling": drawn}, whom.digest, sampling.seed)
@@ -79,6 +83,7 @@ def ask(target: LM, requests: Sequence[Request], judge: Judge, sampling: Samplin
         done |= {a.id: a for a in fresh}
         run.spend(tokens=sum(a.cost.target_tokens for a in fresh) - most)  # give back what was not generated
         run.progress(len(done), len(requests), f"asking {whom.name}")
+    _refuse_silence([done[i].completion for i in ids])
     return [done[i] for i in ids]
 
 
@@ -135,6 +140,15 @@ def _refuse_repeats(ids: Sequence[str]) -> None:
         first[one] = place
 
 
+def _refuse_silence(replies: Sequence[Completion]) -> None:
+    """Where every reply is an error there is no result to keep, and a rerun must ask again."""
+    if replies and all(reply.stop == "error" for reply in replies):
+        raise InputError(
+            f"none of {len(replies)} requests got a reply; the first: {replies[0].error}",
+            hint="mend the cause and run the same command again",
+        )
+
+
 def _resume(log: Path, wanted: dict[str, Request], by: str) -> dict[str, Attempt]:
     """The attempts that ``log`` already holds, by id; a line that a kill cut short is taken off the file."""
     if not log.is_file():
@@ -146,7 +160,10 @@ def _resume(log: Path, wanted: dict[str, Request], by: str) -> dict[str, Attempt
     return {
         a.id: a
         for a in read_attempts(log)
-        if a.id in wanted and a.chat == wanted[a.id].chat and by in a.verdicts
+        if a.id in wanted
+        and a.chat == wanted[a.id].chat
+        and by in a.verdicts
+        and a.completion.stop != "error"  # what failed is asked again
     }
 
 

@@ -36,6 +36,9 @@ _HINTS = {
 }
 
 
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+
 class ApiConfig(Frozen):
     """How to call the endpoint. Nothing here changes what the model answers."""
 
@@ -92,6 +95,12 @@ class Endpoint:
 
     def __init__(self, url: str, config: ApiConfig, pacing: Pacing) -> None:
         self.url = endpoint_url(url)
+        parsed = httpx.URL(self.url)
+        if config.api_key_env and parsed.scheme == "http" and parsed.host not in _LOOPBACK:
+            raise InputError(
+                f"a key would go to {parsed.host} unencrypted",
+                hint="use https://, or take the key away for a server that wants none",
+            )
         self._config = config
         self._pacing = pacing
         self._meter = _Meter(config)

@@ -16,7 +16,13 @@ from calibrant.core.lm import Identity
 
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 """A folder holds a tokenizer when one of these lies in it."""
-_TOKENIZER_FILES = (*TOKENIZERS, "tokenizer_config.json", "merges.txt", "special_tokens_map.json")
+_TOKENIZER_FILES = (
+    *TOKENIZERS,
+    "tokenizer_config.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
 _CONFIGS = ("config.json", "generation_config.json")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 

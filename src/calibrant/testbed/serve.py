@@ -1,6 +1,6 @@
 """What ``testbed:KIND/NAME?k=v`` opens to (contract C1): goals, items, pairs, judges, rewards.
 
-Models and nulls live in ``models.py`` of this folder, because they need torch.
+Nulls live in ``nulls.py`` of this folder, because they need torch.
 """
 
 from __future__ import annotations

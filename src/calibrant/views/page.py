@@ -107,6 +107,8 @@ class StudyView(Frozen):
         default=Verdict(question="may it be released?", answer="unknown", reason="no gate ran")
     )
     """The answer for the whole study."""
+    needed: int | None = None
+    """How many gates must pass, as declared; None for a study without a gate."""
     ledger: str = ""
     """Where the ledger lies."""
     made_at: str = ""
@@ -147,6 +149,7 @@ def page(study: StudyView) -> str:
     return (
         _TEMPLATE.render(
             study=study,
+            answer=_answer(study),
             figures=figures(study),
             limits=_limits(study.entries),
             opening=_opening(study),
@@ -295,11 +298,17 @@ def _seeds(gates: Sequence[GateView]) -> list[tuple[int, Answer]]:
     return sorted(answers.items())
 
 
+def _answer(study: StudyView) -> str:
+    """The verdict in a word; a study that asked no gate has not passed anything, it is done."""
+    gated = study.gates or study.needed is not None
+    return "Done" if study.verdict.answer == "yes" and not gated else words.ANSWERS[study.verdict.answer]
+
+
 def _contradiction(study: StudyView) -> str:
     """Said aloud when the study passes and its gates do not all; '' otherwise."""
     seeds = _seeds(study.gates)
     passed = sum(answer == "yes" for _, answer in seeds)
-    if study.verdict.answer != "yes" or (seeds and passed == len(seeds)):
+    if study.verdict.answer != "yes" or passed >= (len(seeds) if study.needed is None else study.needed):
         return ""
     return "This verdict does not follow from the gates on this page: " + (
         f"{passed} of {words.count(len(seeds), 'seed')} passed." if seeds else "no gate ran."
