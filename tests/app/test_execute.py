@@ -284,7 +284,7 @@ def test_half_made_artefacts_of_a_killed_run_are_not_stored(openers, ledger):
 
 def test_a_resumed_log_goes_on_where_its_kept_lines_end(tmp_path):
     def steps(*logged):
-        run = LedgerRun(job(), tmp_path, None, lambda child: pytest.fail("nobody calls"))
+        run = LedgerRun(job(), tmp_path, tmp_path / "cache", None, lambda child: pytest.fail("nobody calls"))
         for step in logged:
             run.log(step, loss=1.0)
         (log,) = run.made()

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from calibrant.core import BudgetError, NumericalError, Quiet
-from calibrant.models.fit import Fit, batches_of, fit, rate, training
+from calibrant.models.fit import Fit, Plan, Share, batches_of, fit, last, rate, training
 
 PLAIN = Fit(lr=0.1, warmup=0.0, schedule="constant")
 
@@ -40,6 +40,13 @@ def line(seed=0):
         for parameter in module.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=source))
     return module.requires_grad_(False)
+
+
+def go(module, batches, loss, config, run):
+    """Fit with a loss of one whole batch; returns the loss of every step."""
+    plan = Plan(batches=[[i] for i in range(len(batches))], key="test")
+    rows = fit(module, plan, lambda part, whole: Share(*loss(batches[part[0]])), config, run)
+    return [row["loss"] for row in rows]
 
 
 def squares(module):
@@ -95,7 +102,7 @@ def test_the_rate_is_used():
         module = nn.Linear(1, 1, bias=False).requires_grad_(False)
         before = float(module.weight)
         with pytest.raises(BudgetError):
-            fit(module, [1, 2, 3, 4], _one_step_then_stop(module), Fit(lr=0.1, warmup=warmup), Quiet())
+            go(module, [1, 2, 3, 4], _one_step_then_stop(module), Fit(lr=0.1, warmup=warmup), Quiet())
         assert before - float(module.weight) == pytest.approx(moved, abs=1e-6)
 
 
@@ -115,7 +122,7 @@ def test_the_loop_is_adamw():
     """The same steps by hand: torch's AdamW with the same rates on the same gradients."""
     ours, theirs = line(), line().requires_grad_(True)
     config = Fit(lr=0.05, warmup=0.25, schedule="linear", weight_decay=0.1, clip=1e9)
-    fit(ours, data(), squares(ours), config, Quiet())
+    go(ours, data(), squares(ours), config, Quiet())
     groups = [{"params": [theirs.weight], "weight_decay": 0.1}, {"params": [theirs.bias], "weight_decay": 0}]
     optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.99))
     for step, batch in enumerate(data()):
@@ -141,16 +148,16 @@ def test_gradient_norms_are_clipped_together():
         def log(self, step, **metrics):
             seen.append([float(module[name].grad) for name in "ab"])
 
-    fit(module, [0], loss, Fit(clip=1.0), Look())
+    go(module, [0], loss, Fit(clip=1.0), Look())
     assert seen == [pytest.approx([0.6, 0.8], abs=1e-6)]
-    fit(module, [0], loss, Fit(clip=1000.0), Look())
+    go(module, [0], loss, Fit(clip=1000.0), Look())
     assert seen[1] == [300.0, 400.0]
 
 
 def test_losses_and_metrics_are_logged_as_numbers():
     module, run = line(), Log()
     batches = data(3)
-    losses = fit(module, batches, lambda b: ((module(b) ** 2).mean(), {"size": len(b)}), PLAIN, run)
+    losses = go(module, batches, lambda b: ((module(b) ** 2).mean(), {"size": len(b)}), PLAIN, run)
     assert [step for step, _ in run.rows] == [0, 1, 2]
     assert [row["loss"] for _, row in run.rows] == losses
     assert run.rows[0][1]["size"] == 4.0
@@ -160,13 +167,13 @@ def test_losses_and_metrics_are_logged_as_numbers():
 
 def test_it_descends():
     module = line()
-    losses = fit(module, data(1) * 60, squares(module), PLAIN, Quiet())
+    losses = go(module, data(1) * 60, squares(module), PLAIN, Quiet())
     assert losses[-1] < 0.05 * losses[0]
 
 
 def test_same_seed_same_bits():
     one, two = line(), line()
-    assert fit(one, data(), squares(one), PLAIN, Quiet()) == fit(two, data(), squares(two), PLAIN, Quiet())
+    assert go(one, data(), squares(one), PLAIN, Quiet()) == go(two, data(), squares(two), PLAIN, Quiet())
     assert torch.equal(one.weight, two.weight)
 
 
@@ -175,8 +182,8 @@ def test_dropout_neither_acts_nor_draws():
     module = nn.Sequential(line(), nn.Dropout(0.5))
     plain = line()
     state = torch.get_rng_state()
-    losses = fit(module.train(), data(), squares(module), PLAIN, Quiet())
-    assert losses == fit(plain, data(), squares(plain), PLAIN, Quiet())
+    losses = go(module.train(), data(), squares(module), PLAIN, Quiet())
+    assert losses == go(plain, data(), squares(plain), PLAIN, Quiet())
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -188,14 +195,14 @@ def test_bfloat16_moves_the_forward_pass_only():
         kinds.append(out.dtype)
         return (out.float() ** 2).mean(), {}
 
-    fit(module, data(2), loss, Fit(bf16=True), Quiet())
+    go(module, data(2), loss, Fit(bf16=True), Quiet())
     assert kinds == [torch.bfloat16] * 2
     assert module.weight.dtype == torch.float32
 
 
 def test_no_batches_no_steps():
     module = line()
-    assert fit(module, [], squares(module), PLAIN, Quiet()) == []
+    assert go(module, [], squares(module), PLAIN, Quiet()) == []
     assert torch.equal(module.weight, line().weight)
 
 
@@ -205,10 +212,10 @@ def test_no_batches_no_steps():
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_broken_loss_stops_at_the_last_good_weights(bad):
     module, good = line(), line()
-    fit(good, data()[:3], squares(good), PLAIN, Quiet())
+    go(good, data()[:3], squares(good), PLAIN, Quiet())
     batches = [*data()[:3], torch.full((4, 3), bad), *data()]
     with pytest.raises(NumericalError, match=r"loss is (nan|inf) at step 3") as caught:
-        fit(module, batches, squares(module), PLAIN, Quiet())
+        go(module, batches, squares(module), PLAIN, Quiet())
     assert "lr" in caught.value.hint
     assert torch.equal(module.weight, good.weight)
     assert torch.equal(module.bias, good.bias)
@@ -225,16 +232,16 @@ def test_a_broken_gradient_stops_too():
 
     batches = [data()[0], torch.zeros(4, 3)]
     good = line()
-    fit(good, batches[:1], squares(good), PLAIN, Quiet())
+    go(good, batches[:1], squares(good), PLAIN, Quiet())
     with pytest.raises(NumericalError, match=r"gradient norm is (nan|inf) at step 1"):
-        fit(module, batches, loss, PLAIN, Quiet())
+        go(module, batches, loss, PLAIN, Quiet())
     assert torch.equal(module.weight, good.weight)
     _at_rest(module)
 
 
 def test_everything_rests_afterwards_also_after_an_error():
     module = line().train()
-    fit(module, data(), squares(module), PLAIN, Quiet())
+    go(module, data(), squares(module), PLAIN, Quiet())
     _at_rest(module)
     with pytest.raises(ZeroDivisionError), training(module):
         assert all(p.requires_grad for p in module.parameters())

@@ -11,6 +11,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from calibrant.core import BudgetError, Chat, InputError, NumericalError, Quiet
 from calibrant.data.rows import Pair, Preferences
 from calibrant.measure.preference import preference
+from calibrant.models import reference
 from calibrant.models.fit import Fit
 from calibrant.models.fitting import length
 from calibrant.models.open_model import OpenModel
@@ -62,10 +63,10 @@ def test_the_second_step_by_a_slow_route(model, tmp_path):
     ]
     losses = [math.log1p(math.exp(-beta * (chosen - rejected))) for chosen, rejected in shifts]
     assert run.rows[1]["loss"] == pytest.approx(sum(losses) / 6, abs=1e-5)
-    assert run.rows[1]["margin"] == pytest.approx(beta * sum(c - r for c, r in shifts) / 6, abs=1e-4)
+    assert run.rows[1]["rewards/margins"] == pytest.approx(beta * sum(c - r for c, r in shifts) / 6, abs=1e-4)
     words = sum(length(model, row.prompt, row.chosen) - len(model.prompt_ids(row.prompt)) for row in table)
     assert run.rows[1]["chosen_drift_per_token"] == pytest.approx(sum(c for c, _ in shifts) / words, abs=1e-5)
-    assert run.rows[1]["accuracy"] == sum(c > r for c, r in shifts) / 6
+    assert run.rows[1]["rewards/accuracies"] == sum(c > r for c, r in shifts) / 6
 
 
 def test_order_within_a_batch_does_not_matter(model, tmp_path):
@@ -137,24 +138,38 @@ def test_dropout_has_no_say(model, weights, tmp_path):
     assert weights(tuned[0]) == weights(tuned[1])
 
 
-def test_the_reference_is_scored_once(model, pairs, monkeypatch, tmp_path):
-    """Two calls, chosen and rejected, however long the training."""
-    calls, real = [], model.logprobs
+def test_the_reference_is_read_once_and_found_by_later_jobs(model, pairs, monkeypatch, tmp_path):
+    """However long the training; another beta finds what the first job read; other rows are read then."""
+    read, real = [], reference.branch_sums
 
-    def counted(chats, replies):
-        calls.append(len(chats))
-        return real(chats, replies)
+    def counted(lm, branches, temperature=1.0):
+        read.append(sum(map(len, branches.replies)))
+        return real(lm, branches, temperature)
 
-    monkeypatch.setattr(model, "logprobs", counted)
-    dpo(model, pairs(12), DPO(batch_size=4, epochs=3), Quiet(work=tmp_path))
-    assert calls == [12, 12]
+    monkeypatch.setattr(reference, "branch_sums", counted)
+    for beta in (0.1, 0.3):
+        dpo(model, pairs(12), DPO(batch_size=4, epochs=3, beta=beta), Quiet(work=tmp_path))
+    assert read == [24]
+    both = Preferences(rows=(*pairs(12).rows[::-1], *pairs(2, start=12).rows))
+    dpo(model, both, DPO(batch_size=4), Quiet(work=tmp_path))
+    assert read == [24, 4]
+
+
+def test_a_cached_reference_changes_nothing(model, pairs, weights, tmp_path):
+    fresh, found = (dpo(model, pairs(12), FAST, Quiet(work=tmp_path / str(n))).model for n in (0, 0))
+    assert (
+        weights(fresh)
+        == weights(found)
+        == weights(dpo(model, pairs(12), FAST, Quiet(work=tmp_path / "2")).model)
+    )
 
 
 def test_tokens_are_charged_before_they_are_used(model, pairs, weights, tmp_path):
     table, run, before = pairs(12), Log(tmp_path), weights(model)
     dpo(model, table, DPO(batch_size=5, epochs=2), run)
+    prompts = [len(model.prompt_ids(row.prompt)) for row in table]
     each = [length(model, row.prompt, r) for row in table for r in (row.chosen, row.rejected)]
-    assert run.tokens == 2 * sum(each)
+    assert run.tokens == 2 * (sum(each) - sum(prompts))  # a prompt is read once for both replies
 
     class Poor(Quiet):
         def spend(self, *, tokens=0, queries=0, flops=0.0):

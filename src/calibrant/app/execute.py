@@ -89,6 +89,7 @@ def _run(
     run = LedgerRun(
         job,
         openers.ledger.work(draft.job),
+        openers.ledger.cache,
         progress,
         lambda child: execute(child, openers, context, progress),
     )

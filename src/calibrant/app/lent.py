@@ -50,17 +50,24 @@ class LedgerRun:
     """The run that ``execute`` lends: everything it is told ends up in the record."""
 
     def __init__(
-        self, job: Job, work: Path, progress: Progress | None, execute: Callable[[Job], Record]
+        self,
+        job: Job,
+        work: Path,
+        cache: Path,
+        progress: Progress | None,
+        execute: Callable[[Job], Record],
     ) -> None:
-        """``execute`` runs a child of this job."""
+        """``cache`` is shared by all jobs; ``execute`` runs a child of this job."""
         self.seed = job.seed
         self.work = work
         self.cost: dict[str, float] = {}
         self._job, self._progress, self._execute = job, progress, execute
         self._started = time.monotonic()
+        self.cache = cache
         self._log, self._goes_on = work / "log.jsonl", False
         # Artefacts of a killed run are half-made; what a technique can resume from lies beside them.
         with disk("making", work):
+            cache.mkdir(parents=True, exist_ok=True)
             shutil.rmtree(work / "artifacts", ignore_errors=True)
             (work / "artifacts").mkdir()
 

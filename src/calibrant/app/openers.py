@@ -38,13 +38,13 @@ from calibrant.core import (
 from calibrant.core.digest import digest_path
 from calibrant.core.errors import nearest
 from calibrant.core.record import Artifact
-from calibrant.data.rows import Examples, Goals, Items, LabelledReplies, Preferences, Table
+from calibrant.data.rows import Examples, Goals, Items, LabelledReplies, Preferences, Prompts, Table
 from calibrant.govern.policy import ReleasePolicy, load_policy
 from calibrant.ledger import Ledger
 from calibrant.ledger.layout import disk
 
 MODELS = (LM, ScoringLM, OpenLM)
-TABLES = (Preferences, Examples, Goals, Items, LabelledReplies)
+TABLES = (Preferences, Examples, Prompts, Goals, Items, LabelledReplies)
 BEHAVIOURS = (Judge, Guard, Reward, Watcher)
 _RUNGS = {
     LM: "an LM (to talk)",

@@ -280,7 +280,12 @@ def _testbed_folder(reference: str) -> Path | None:
 def testbed_rows(reference: str, wanted: type[Table[Any]]) -> Table[Any]:
     """Rows of the testbed: goals, items, pairs (pairs also as demonstrations)."""
     asked = testbed(reference)
-    makers = {"goals": "open_goals", "items": "open_items", "pairs": "open_pairs"}
+    makers = {
+        "goals": "open_goals",
+        "items": "open_items",
+        "pairs": "open_pairs",
+        "prompts": "open_prompts",
+    }
     if asked.kind not in makers:
         raise ConfigError(
             f"'{reference}': no rows of kind '{asked.kind}'{nearest(asked.kind, makers)}",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -18,6 +18,9 @@ class Frozen(BaseModel):
     The docstring under each field is its help text, form label and documentation.
     """
 
+    aliases: ClassVar[Mapping[str, str]] = {}
+    """Names that other tools give to a field -> the field here ('learning_rate' -> 'fit.lr')."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=True)
 
 
@@ -28,9 +31,32 @@ def resolve(kind: type[T], given: Mapping[str, Any], *, where: str = "config") -
         ConfigError: lists every unknown key (with the nearest name) and every wrong value.
     """
     try:
-        return kind.model_validate(_over_defaults(kind, given))
+        return kind.model_validate(_over_defaults(kind, _renamed(kind, given, where)))
     except ValidationError as error:
         raise ConfigError(_problems(kind, error, where)) from None
+
+
+def _renamed(kind: type[Frozen], given: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Put what came under another tool's name where it belongs.
+
+    Raises:
+        ConfigError: a field was given under both names.
+    """
+    named = {key: value for key, value in given.items() if key not in kind.aliases}
+    for key, value in given.items():
+        if key not in kind.aliases:
+            continue
+        *above, field = kind.aliases[key].split(".")
+        table = named
+        for part in above:
+            table[part] = dict(table.get(part, {}))
+            table = table[part]
+        if field in table:
+            raise ConfigError(
+                f"{where}: '{key}' is another name of '{kind.aliases[key]}', which is given, too"
+            )
+        table[field] = value
+    return named
 
 
 def _over_defaults(kind: type[Frozen], given: Mapping[str, Any]) -> dict[str, Any]:

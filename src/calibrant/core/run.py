@@ -74,6 +74,11 @@ class Run(Protocol):
         """A folder that survives a kill, keyed by the job digest; look there first when resuming."""
         ...
 
+    @property
+    def cache(self) -> Path:
+        """A folder that all jobs of a ledger share; what lies there may be deleted at any time."""
+        ...
+
     def log(self, step: int, **metrics: float) -> None:
         """Note the state of a loop at ``step``."""
         ...
@@ -118,6 +123,13 @@ class Quiet:
             weakref.finalize(self, shutil.rmtree, self._work, ignore_errors=True)
         self._work.mkdir(parents=True, exist_ok=True)
         return self._work
+
+    @property
+    def cache(self) -> Path:
+        """A folder inside ``work``."""
+        path = self.work / "cache"
+        path.mkdir(exist_ok=True)
+        return path
 
     def log(self, step: int, **metrics: float) -> None:
         """Nothing is kept."""

@@ -17,14 +17,24 @@ from typing import Any, TypeVar
 
 from calibrant.core.errors import InputError
 from calibrant.data.files import RawRow, raw_rows
-from calibrant.data.rows import Examples, Goals, Items, LabelledReplies, Preferences, Refused, Table
-from calibrant.data.shapes import example_of, goal_of, item_of, labelled_of, pair_of
+from calibrant.data.rows import (
+    Examples,
+    Goals,
+    Items,
+    LabelledReplies,
+    Preferences,
+    Prompts,
+    Refused,
+    Table,
+)
+from calibrant.data.shapes import example_of, goal_of, item_of, labelled_of, pair_of, prompt_of
 
 T = TypeVar("T", bound=Table[Any])
 
 _SHAPES: dict[type[Table[Any]], Callable[[int, dict[str, Any], str], Any]] = {
     Preferences: pair_of,
     Examples: example_of,
+    Prompts: prompt_of,
     LabelledReplies: labelled_of,
     Goals: goal_of,
     Items: item_of,

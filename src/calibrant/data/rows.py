@@ -1,4 +1,4 @@
-"""The rows that techniques take: pairs, examples, labelled replies, goals, items.
+"""The rows that techniques take: pairs, examples, prompts, labelled replies, goals, items.
 
 A table is a frozen tuple of rows with its source and the account of what was refused on reading.
 TRL's column names are accepted by the readers; here every prompt is a ``Chat``.
@@ -39,6 +39,15 @@ class Example(Frozen):
     """What is answered."""
     completion: str
     """The reply to imitate."""
+
+
+class Prompt(Frozen):
+    """Something to answer, where training draws the replies itself."""
+
+    id: str
+    """Stable name of the row."""
+    prompt: Chat
+    """What is answered."""
 
 
 class Labelled(Frozen):
@@ -102,6 +111,10 @@ class Table(Frozen, Generic[R]):
 
 class Preferences(Table[Pair]):
     """Preference pairs, for DPO and reward models."""
+
+
+class Prompts(Table[Prompt]):
+    """Prompts, for methods that draw their own replies: PPO, best-of-n, online DPO."""
 
 
 class Examples(Table[Example]):

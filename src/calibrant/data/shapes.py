@@ -21,7 +21,7 @@ from calibrant.core.config import Frozen
 from calibrant.core.errors import InputError, nearest
 from calibrant.core.lm import Chat, Message
 from calibrant.data.cells import Row, as_boolean, as_text, as_written, column, given, is_blank, shown
-from calibrant.data.rows import Example, Item, Labelled, Pair, Refused
+from calibrant.data.rows import Example, Item, Labelled, Pair, Prompt, Refused
 
 R = TypeVar("R", bound=Frozen)
 
@@ -41,6 +41,11 @@ def pair_of(line: int, row: Row, stem: str = "row") -> Pair | Refused:
 def example_of(line: int, row: Row, stem: str = "row") -> Example | Refused:
     """Shape a demonstration: prompt, completion; or messages, whose last turn is the completion."""
     return _taken(_example, line, row, stem)
+
+
+def prompt_of(line: int, row: Row, stem: str = "row") -> Prompt | Refused:
+    """Shape something to answer: prompt, question, chat or messages; a goal's text; a pair's shared turns."""
+    return _taken(_only_prompt, line, row, stem)
 
 
 def labelled_of(line: int, row: Row, stem: str = "row") -> Labelled | Refused:
@@ -91,6 +96,13 @@ def _example(name: str, row: Row) -> Example:
     turns = _messages("messages", row["messages"])
     reply = _final("messages", turns)
     return Example(id=name, prompt=_asked("messages", turns[:-1]), completion=reply)
+
+
+def _only_prompt(name: str, row: Row) -> Prompt:
+    if row.get("chosen") is not None and row.get("prompt") is None:
+        return Prompt(id=name, prompt=_pair(name, row).prompt)
+    wanted = ("prompt", "question", "chat", "text", "goal", "messages")
+    return Prompt(id=name, prompt=_prompt(row, *wanted))
 
 
 def _labelled(name: str, row: Row) -> Labelled:

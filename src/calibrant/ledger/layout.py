@@ -5,6 +5,7 @@
 ``trees/<digest>/``      stored folders by manifest digest, made from objects when first opened
 ``work/<job digest>/``   what a running job may find again after a kill
 ``records.cut``          the bytes of last lines that a kill cut short, for the curious
+``cache/``               what jobs share to save work, made again when it is deleted
 ``tmp/``                 drafts; what a kill leaves there is ignored, and swept away after a day
 """
 

@@ -8,7 +8,6 @@ The recipe was frozen before any attack or defence was tried on its models.
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -17,8 +16,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from calibrant.core import Frozen, Quiet, Result, Run, point, technique
-from calibrant.models.fit import Fit, fit
+from calibrant.core import Frozen, Quiet, Result, Run, digest, point, technique
+from calibrant.models.fit import Fit, Plan, Share, fit
 from calibrant.models.loading import save_weights
 from calibrant.testbed.dialogues import draw, draw_long
 from calibrant.testbed.tokens import CONTEXT, SPECIALS, build_tokenizer, tokenise
@@ -71,19 +70,20 @@ def raise_model(config: Raise = Raise(), run: Run = Quiet()) -> RaiseResult:
     module: Any = build_module(config.size, len(tokenizer), run.seed)
     batches = _batches(config, tokenizer, run.seed)
 
-    def loss(rows: _Rows) -> tuple[Tensor, Mapping[str, Tensor | float]]:
-        ids, weight = _pad(rows, config.prompt_weight)
-        run.spend(tokens=sum(map(len, rows.ids)))
+    def loss(part: list[int], whole: list[int]) -> Share:
+        ids, weight = _pad(batches[part[0]], config.prompt_weight)
         # Padding is on the right, so causal attention never reaches it and needs no mask.
         logits = module(input_ids=ids, use_cache=False).logits[:, :-1]
         each = cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten(), reduction="none")
-        return (each * weight).sum() / weight.sum(), {}
+        return Share((each * weight).sum() / weight.sum())
 
-    fit(module, batches, loss, config.fit, run)
+    costs = [sum(map(len, batch.ids)) for batch in batches]  # a "row" of the loop is a whole batch here
+    plan = Plan([[i] for i in range(len(batches))], key=digest(config), costs=costs)
+    fit(module, plan, loss, config.fit, run)
     folder = run.artifact("model")
     save_weights(module.to(torch.bfloat16), folder)
     tokenizer.save_pretrained(folder)
-    total = sum(len(row) for batch in batches for row in batch.ids)
+    total = sum(costs)
     return RaiseResult(
         metrics={
             "parameters": point(sum(p.numel() for p in module.parameters()), unit="parameters"),

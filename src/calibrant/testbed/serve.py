@@ -7,19 +7,24 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
+from typing import TypeVar
 
-from calibrant.core import Chat, Goal
+from calibrant.core import Chat, Frozen
 from calibrant.core.errors import InputError, nearest
 from calibrant.data.codecs import CODECS
-from calibrant.data.rows import Goals, Item, Items, Pair, Preferences
+from calibrant.data.rows import Goals, Item, Items, Pair, Preferences, Prompt, Prompts
 from calibrant.testbed.dialogues import instruction
 from calibrant.testbed.words import CREATURES, REFUSAL
 from calibrant.testbed.world import FACTS, Split, goals, lookalikes, recipe, request
+
+R = TypeVar("R", bound=Frozen)
 
 GOALS = ("heldout", "train", "lookalikes", "lookalikes_train")
 """Names of goal sets: harmful and benign, each held out or for training."""
 ITEMS = ("core", "sums", "howto", "refusals")
 """Names of item sets."""
+PROMPTS = ("train", "heldout")
+"""Names of prompt sets: every kind of plain request, those that training may see and those held out."""
 PAIRS = ("safety", "shuffled", "tone")
 """Names of preference sets: the planted preference, its null (sides by lot), and a benign trait."""
 
@@ -32,7 +37,7 @@ def open_goals(name: str, options: Mapping[str, str]) -> Goals:
     return Goals(rows=tuple(_spread(rows, options)), source=f"testbed:goals/{name}")
 
 
-def _spread(rows: list[Goal], options: Mapping[str, str]) -> list[Goal]:
+def _spread(rows: list[R], options: Mapping[str, str]) -> list[R]:
     n = _whole(options, "n", len(rows))
     return [rows[i * len(rows) // n] for i in range(min(n, len(rows)))]
 
@@ -107,6 +112,20 @@ def _plain_sums() -> list[Item]:
         for a in range(1, 13)
         for b in range(1, 13)
     ]
+
+
+def open_prompts(name: str, options: Mapping[str, str]) -> Prompts:
+    """'train': the 400 harmful training goals, their 200 look-alikes, 160 facts and 100 sums.
+
+    'heldout': the 400 harmful goals and 400 look-alikes that training never sees. ``?n=200`` keeps an even
+    spread of that many.
+    """
+    _check("prompts", name, PROMPTS, options, ("n",))
+    split: Split = "train" if name == "train" else "heldout"
+    rows = [Prompt(id=g.id, prompt=Chat.ask(g.text)) for g in [*goals(split), *lookalikes(split)]]
+    if name == "train":
+        rows += [Prompt(id=i.id, prompt=i.chat) for i in open_items("core", {}) if i.kind in ("fact", "sum")]
+    return Prompts(rows=tuple(_spread(rows, options)), source=f"testbed:prompts/{name}")
 
 
 def open_pairs(name: str, options: Mapping[str, str]) -> Preferences:

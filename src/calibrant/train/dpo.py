@@ -1,55 +1,111 @@
-"""Direct preference optimisation: learn from pairs without a reward model (Rafailov et al., 2305.18290).
+"""Direct preference optimisation and its kin: learn from pairs without a reward model (2305.18290).
 
 Where this departs from common trainers:
-1. Reference log-probs are computed once, before the first step, and kept.
-2. Prompt and reply are joined on token ids; the end token is part of the reply; sums, not means.
-3. A pair that does not fit the context is left out and counted, never cut.
-4. The drift of the chosen replies' log-probs is reported per token: both may fall (Pal et al., 2402.13228).
+1. One row holds a prompt and both replies, the prompt is read once, and the unembedding is applied to scored
+   tokens only (``models/branches.py``); the numbers are those of separate rows.
+2. Reference log-probs are read once, kept by example and model, and found again by later jobs.
+3. Prompt and reply are joined on token ids; the end token is part of the reply.
+4. A pair that does not fit the context is left out and counted, never cut.
+5. An option that the chosen loss ignores is an error.
+6. The drift of both replies' log-probs is reported per token: both may fall (Pal et al., 2402.13228).
 
     calibrant run demo
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
-from calibrant.core import Frozen, OpenLM, Quiet, Result, Run, point, technique
-from calibrant.data.rows import Pair, Preferences
-from calibrant.maths.logprobs import masked_sum, token_logprobs
-from calibrant.maths.losses import dpo_sigmoid
-from calibrant.models.fit import Fit, batches_of, fit
+from calibrant.core import Frozen, OpenLM, Quiet, Result, Run, digest, point, technique
+from calibrant.data.rows import Preferences
+from calibrant.maths.losses import chosen_nll
+from calibrant.maths.pair_losses import LOSSES, Option, check_options, pair_loss
+from calibrant.maths.pair_sums import PairSums, implicit_rewards
+from calibrant.models.branches import Branches, pack, score, shares, tokenised
+from calibrant.models.fit import Fit, Plan, Share, batches_of, fit, last
 from calibrant.models.fitting import dropped, fitting
+from calibrant.models.lora import LoRA, adapted, merged
 from calibrant.models.open_model import OpenModel
+from calibrant.models.reference import reference_sums
+
+_OPTIONS = ("beta", "label_smoothing", "gamma", "lam", "tau", "length_average", "reference_free",
+            "divergence", "alpha")  # fmt: skip
 
 
 class DPO(Frozen):
-    """Settings of DPO with the sigmoid loss."""
+    """Settings of DPO and the losses of its family."""
 
-    beta: float = Field(default=0.1, gt=0)
-    """Strength of the pull to the reference, in units of 1 / nats: higher stays closer."""
+    aliases: ClassVar[Mapping[str, str]] = {
+        "loss_type": "loss", "simpo_gamma": "gamma", "rpo_alpha": "nll", "f_divergence_type": "divergence",
+        "f_alpha_divergence_coef": "alpha", "discopop_tau": "tau", "num_train_epochs": "epochs",
+        "per_device_train_batch_size": "batch_size", "learning_rate": "fit.lr", "max_grad_norm": "fit.clip",
+        "weight_decay": "fit.weight_decay", "warmup_ratio": "fit.warmup", "lr_scheduler_type": "fit.schedule",
+        "adam_beta2": "fit.beta2", "adam_epsilon": "fit.eps", "gradient_checkpointing": "fit.recompute",
+        "bf16": "fit.bf16",
+    }  # fmt: skip
+
+    loss: str = "sigmoid"
+    """Which loss: sigmoid (DPO), conservative (cDPO), robust, hinge, ipo, simpo, orpo, nca_pair, sppo_hard,
+    apo_zero, apo_down, ...: all are in docs/train.dpo.md."""
+    beta: float | None = Field(default=None, gt=0)
+    """Strength of the pull to the reference: higher stays closer. None: the loss's own default, often 0.1."""
+    label_smoothing: float | None = Field(default=None, ge=0, lt=0.5)
+    """Share of the labels that is wrong (conservative, robust, aot), or the smoothing of exo_pair."""
+    gamma: float | None = Field(default=None, ge=0)
+    """SimPO's target margin, in nats x beta."""
+    lam: float | None = Field(default=None, ge=0)
+    """ORPO's weight of the odds ratio."""
+    tau: float | None = Field(default=None, gt=0)
+    """DiscoPOP's temperature."""
+    length_average: bool | None = None
+    """IPO: means over tokens (as its authors and TRL have it) or sums."""
+    reference_free: bool | None = None
+    """Leave the reference out: it likes both replies equally."""
+    divergence: str | None = None
+    """Distance from the reference: reverse_kl, forward_kl, js, or alpha (f-DPO, 2309.16240)."""
+    alpha: float | None = None
+    """Order of the divergence 'alpha'."""
+    nll: float = Field(default=0.0, ge=0)
+    """Weight of the chosen reply's negative log-likelihood a token, mixed in; it holds that reply up."""
     epochs: int = Field(default=1, ge=1)
     """Passes over the pairs."""
     batch_size: int = Field(default=16, ge=1)
     """Pairs in one step."""
     max_length: int | None = Field(default=None, ge=2)
     """Longest prompt plus reply in tokens; longer pairs are left out and counted. None: the context."""
+    lora: LoRA | None = None
+    """Train low-rank adapters alone; the saved model has them merged. None: all weights."""
     fit: Fit = Fit(lr=3e-4)
     """The optimiser."""
 
+    @property
+    def options(self) -> dict[str, Option]:
+        """What was said about the loss."""
+        return {name: value for name in _OPTIONS if (value := getattr(self, name)) is not None}
+
+    @model_validator(mode="after")
+    def _nothing_is_ignored(self) -> DPO:
+        problems = check_options(self.loss, self.options)
+        if self.loss in LOSSES and not LOSSES[self.loss].accumulation_invariant and self.fit.micro_tokens:
+            problems.append(f"loss '{self.loss}' looks at a whole batch, so fit.micro_tokens cannot cut it")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
 
 class DPOResult(Result):
-    """The tuned model, also saved as artefact 'model'."""
+    """The tuned model, also saved as artefact 'model'; every pair at every step in 'examples.parquet'."""
 
     model: Any = Field(exclude=True)
     """The tuned OpenLM, live, under an identity of its own."""
 
 
-@technique(version=1)
+@technique(version=2)
 def dpo(model: OpenLM, pairs: Preferences, config: DPO = DPO(), run: Run = Quiet()) -> DPOResult:
     """Tune a copy of ``model`` on ``pairs``; ``model`` itself is the reference and is not changed.
 
@@ -57,55 +113,95 @@ def dpo(model: OpenLM, pairs: Preferences, config: DPO = DPO(), run: Run = Quiet
         InputError: there are no pairs, or none fits the context.
         NumericalError: the loss became NaN or infinite.
     """
+    kind = LOSSES[config.loss]
+    beta = float(config.options.get("beta", kind.options.get("beta", 1.0)))
     rows = fitting(model, pairs, lambda row: [row.chosen, row.rejected], config.max_length)
-    prompts = [row.prompt for row in rows]
-    reference = torch.tensor(
-        [
-            [scored.total for scored in model.logprobs(prompts, [row.chosen for row in rows])],
-            [scored.total for scored in model.logprobs(prompts, [row.rejected for row in rows])],
-        ]
+    prompts, chosen = tokenised(model, [row.prompt for row in rows], [row.chosen for row in rows])
+    _, rejected = tokenised(model, [row.prompt for row in rows], [row.rejected for row in rows])
+    tokens = torch.tensor([[len(c) for c in chosen], [len(r) for r in rejected]])
+    both = Branches(prompts, [[c, r] for c, r in zip(chosen, rejected, strict=True)])
+    reference = torch.zeros(2, len(rows))
+    if kind.needs_reference and not config.reference_free:
+        reference = reference_sums(model, both, run).view(-1, 2).T
+    policy = adapted(model.copy(), config.lora, run.seed)
+    alone, device = shares(policy.module), next(policy.module.parameters()).device
+    reference, tokens = reference.to(device), tokens.to(device)
+
+    def loss(part: list[int], whole: list[int]) -> Share:
+        some = Branches([prompts[i] for i in part], [both.replies[i] for i in part])
+        packed = pack(some, shared=not alone, device=device)
+        found = score(policy.module, packed).sums().view(-1, 2)
+        sums = PairSums(found[:, 0], found[:, 1], *reference[:, part], *tokens[:, part])
+        each = pair_loss(config.loss, sums, config.options)
+        if config.nll:
+            each = each + config.nll * chosen_nll(sums)
+        return Share(each.sum() / len(whole), *_noted(sums, beta, len(whole), tokens[:, whole].sum(1)))
+
+    plan = Plan(
+        batches_of(len(rows), config.batch_size, config.epochs, run.seed),
+        key=digest([config, pairs.digest, model.identity.digest]),
+        names=[row.id for row in rows],
+        costs=[len(p) + int(n) for p, n in zip(prompts, tokens.sum(0), strict=True)],
     )
-    policy = model.copy()
-    seen: list[dict[str, float]] = []
-
-    def loss(batch: list[int]) -> tuple[Tensor, Mapping[str, Tensor | float]]:
-        chosen, rejected, words = _sums(policy, [rows[i] for i in batch], run)
-        ref_chosen, ref_rejected = reference[:, batch].to(chosen.device)
-        out = dpo_sigmoid(chosen, rejected, ref_chosen, ref_rejected, config.beta)
-        margin = out.chosen_reward - out.rejected_reward
-        wins = (margin > 0).float() + 0.5 * (margin == 0).float()
-        drift = (chosen.detach() - ref_chosen).sum() / words
-        logged = {"margin": margin.mean(), "accuracy": wins.mean(), "chosen_drift_per_token": drift}
-        seen.append({name: float(value) for name, value in logged.items()})
-        return out.loss.mean(), logged
-
-    batches = batches_of(len(rows), config.batch_size, config.epochs, run.seed)
-    losses = fit(policy.module, batches, loss, config.fit, run)
+    steps = fit(policy.module, plan, loss, config.fit, run)
     # Named anew: under the old identity it would pass for the model that came in.
-    tuned = OpenModel.from_module(policy.module, policy.tokenizer, f"{model.identity.name} after dpo")
+    tuned = OpenModel.from_module(merged(policy).module, policy.tokenizer, f"{model.identity.name} after dpo")
     tuned.save(run.artifact("model"))
-    last = {name: sum(step[name] for step in seen[-10:]) / len(seen[-10:]) for name in seen[0]}
+    drift = last(steps, "chosen_drift_per_token"), last(steps, "rejected_drift_per_token")
     return DPOResult(
         model=tuned,
         metrics={
-            "loss_last": point(sum(losses[-10:]) / len(losses[-10:]), unit="nats, mean of the last 10 steps"),
-            "train_margin": point(last["margin"], unit="beta x nats"),
-            "train_accuracy": point(last["accuracy"], unit="share of pairs"),
-            "chosen_drift_per_token": point(last["chosen_drift_per_token"], unit="nats per token"),
+            "loss_last": point(last(steps, "loss"), unit="nats, mean of the last 10 steps"),
+            "train_margin": point(last(steps, "rewards/margins"), unit="beta x nats"),
+            "train_accuracy": point(last(steps, "rewards/accuracies"), unit="share of pairs"),
+            "chosen_drift_per_token": point(drift[0], unit="nats per token"),
+            "rejected_drift_per_token": point(drift[1], unit="nats per token"),
             "dropped_for_length": dropped(pairs, rows),
         },
         caveats=(
             "accuracy on training pairs shows that they were learned, not that behaviour generalises",
             "DPO teaches what the pairs show: requests in forms that they lack may stay as they were",
+            *_explained(*drift),
+            *(
+                [f"slower than it could be: each reply had a row of its own, since of {alone}"]
+                if alone
+                else []
+            ),
         ),
     )
 
 
-def _sums(policy: OpenLM, rows: Sequence[Pair], run: Run) -> tuple[Tensor, Tensor, Tensor]:
-    """Summed log-probs of the chosen (B,) and rejected (B,) replies, and the chosen tokens' number."""
-    prompts = [row.prompt for row in rows]
-    tokens = policy.encode(prompts + prompts, [r.chosen for r in rows] + [r.rejected for r in rows])
-    run.spend(tokens=int(tokens.mask.sum()))
-    scored = tokens.reply[:, 1:]
-    sums = masked_sum(token_logprobs(policy.forward(tokens), tokens.ids), scored)
-    return sums[: len(rows)], sums[len(rows) :], scored[: len(rows)].sum()
+def _noted(
+    sums: PairSums, beta: float, whole: int, tokens: Tensor
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """What is logged every step (shares of a batch of ``whole`` pairs) and of every pair."""
+    good, bad = implicit_rewards(sums, beta)
+    margin = good - bad
+    drift = (sums.chosen_ratio.detach().sum(), sums.rejected_ratio.detach().sum())
+    metrics = {
+        "rewards/chosen": good.sum() / whole,
+        "rewards/rejected": bad.sum() / whole,
+        "rewards/margins": margin.sum() / whole,
+        "rewards/accuracies": ((margin > 0).float() + 0.5 * (margin == 0).float()).sum() / whole,
+        "logps/chosen": sums.policy_chosen.detach().sum() / whole,
+        "logps/rejected": sums.policy_rejected.detach().sum() / whole,
+        "chosen_drift_per_token": drift[0] / tokens[0],
+        "rejected_drift_per_token": drift[1] / tokens[1],
+    }
+    rows = {
+        "chosen_logp": sums.policy_chosen, "rejected_logp": sums.policy_rejected,
+        "ref_chosen_logp": sums.ref_chosen, "ref_rejected_logp": sums.ref_rejected, "margin": margin,
+        "chosen_tokens": sums.chosen_tokens, "rejected_tokens": sums.rejected_tokens,
+    }  # fmt: skip
+    return metrics, rows
+
+
+def _explained(chosen: float, rejected: float) -> tuple[str, ...]:
+    """In words, what it means when both replies lost probability."""
+    if chosen >= -0.05 or rejected >= 0:
+        return ()
+    return (
+        f"both replies became less likely (chosen {chosen:.2f}, rejected {rejected:.2f} nats a token): "
+        "the loss asks for a difference only, and the rest went to replies that no pair shows; "
+        "mix in nll, raise beta or train less where the model's own replies suffer",
+    )

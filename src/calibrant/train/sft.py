@@ -11,22 +11,27 @@ Where this departs from common trainers:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field
-from torch import Tensor
 
-from calibrant.core import Frozen, OpenLM, Quiet, Result, Run, point, technique
+from calibrant.core import Frozen, OpenLM, Quiet, Result, Run, digest, point, technique
 from calibrant.data.rows import Examples
-from calibrant.maths.logprobs import token_logprobs
-from calibrant.maths.losses import nll
-from calibrant.models.fit import Fit, batches_of, fit
+from calibrant.models.branches import Branches, pack, score, tokenised
+from calibrant.models.fit import Fit, Plan, Share, batches_of, fit, last
 from calibrant.models.fitting import dropped, fitting
+from calibrant.models.lora import LoRA, adapted, merged
 from calibrant.models.open_model import OpenModel
 
 
 class SFT(Frozen):
     """Settings of supervised fine-tuning."""
+
+    aliases: ClassVar[Mapping[str, str]] = {
+        "num_train_epochs": "epochs", "per_device_train_batch_size": "batch_size", "learning_rate": "fit.lr",
+        "max_grad_norm": "fit.clip", "weight_decay": "fit.weight_decay", "warmup_ratio": "fit.warmup",
+        "lr_scheduler_type": "fit.schedule", "gradient_checkpointing": "fit.recompute", "bf16": "fit.bf16",
+    }  # fmt: skip
 
     epochs: int = Field(default=1, ge=1)
     """Passes over the demonstrations."""
@@ -34,6 +39,8 @@ class SFT(Frozen):
     """Demonstrations in one step."""
     max_length: int | None = Field(default=None, ge=2)
     """Longest prompt plus reply in tokens; longer rows are left out and counted. None: the context."""
+    lora: LoRA | None = None
+    """Train low-rank adapters alone; the saved model has them merged. None: all weights."""
     fit: Fit = Fit(lr=5e-4)
     """The optimiser."""
 
@@ -45,7 +52,7 @@ class SFTResult(Result):
     """The tuned OpenLM, live, under an identity of its own."""
 
 
-@technique(version=1)
+@technique(version=2)
 def sft(model: OpenLM, examples: Examples, config: SFT = SFT(), run: Run = Quiet()) -> SFTResult:
     """Fine-tune a copy of ``model`` on ``examples``; the model that came in is not changed.
 
@@ -54,24 +61,33 @@ def sft(model: OpenLM, examples: Examples, config: SFT = SFT(), run: Run = Quiet
         NumericalError: the loss became NaN or infinite.
     """
     rows = fitting(model, examples, lambda row: [row.completion], config.max_length)
-    policy = model.copy()
+    prompts, replies = tokenised(model, [row.prompt for row in rows], [row.completion for row in rows])
+    policy = adapted(model.copy(), config.lora, run.seed)
+    device = next(policy.module.parameters()).device
 
-    def loss(batch: list[int]) -> tuple[Tensor, Mapping[str, Tensor | float]]:
-        tokens = policy.encode([rows[i].prompt for i in batch], [rows[i].completion for i in batch])
-        run.spend(tokens=int(tokens.mask.sum()))
-        return nll(token_logprobs(policy.forward(tokens), tokens.ids), tokens.reply[:, 1:]), {}
+    def loss(part: list[int], whole: list[int]) -> Share:
+        some = Branches([prompts[i] for i in part], [[replies[i]] for i in part])
+        found = score(policy.module, pack(some, shared=False, device=device))
+        sums = found.sums()
+        return Share(
+            -sums.sum() / sum(len(replies[i]) for i in whole), {}, {"logp": sums, "tokens": found.lengths}
+        )
 
-    batches = batches_of(len(rows), config.batch_size, config.epochs, run.seed)
-    losses = fit(policy.module, batches, loss, config.fit, run)
+    plan = Plan(
+        batches_of(len(rows), config.batch_size, config.epochs, run.seed),
+        key=digest([config, examples.digest, model.identity.digest]),
+        names=[row.id for row in rows],
+        costs=[len(p) + len(r) for p, r in zip(prompts, replies, strict=True)],
+    )
+    steps = fit(policy.module, plan, loss, config.fit, run)
     # Named anew: under the old identity it would pass for the model that came in.
-    tuned = OpenModel.from_module(policy.module, policy.tokenizer, f"{model.identity.name} after sft")
+    tuned = OpenModel.from_module(merged(policy).module, policy.tokenizer, f"{model.identity.name} after sft")
     tuned.save(run.artifact("model"))
-    tail = losses[-10:]
     return SFTResult(
         model=tuned,
         metrics={
-            "loss_first": point(losses[0], unit="nats per token"),
-            "loss_last": point(sum(tail) / len(tail), unit="nats per token, mean of the last 10 steps"),
+            "loss_first": point(steps[0]["loss"], unit="nats per token"),
+            "loss_last": point(last(steps, "loss"), unit="nats per token, mean of the last 10 steps"),
             "dropped_for_length": dropped(examples, rows),
         },
         caveats=("a falling training loss shows imitation, not that the model behaves better",),

@@ -1,0 +1,275 @@
+"""Votes: which of two outputs a rater prefers. People's and simulated raters' are never in one table.
+
+A file of votes is JSONL and only ever grows. Its first line says which comparisons were voted on:
+
+    {"votes": 1, "data": "<digest of the comparisons>", "source": "outputs.jsonl"}
+    {"item": "q1", "rater": "ann", "first": "b", "choice": "second", "repeat": false}
+    {"undo": "q1", "rater": "ann"}
+
+An undo takes back that rater's latest standing vote, which must be on that item. ``first`` says which side,
+a or b, was shown first; ``repeat`` marks a hidden second showing.
+
+What is compared is held as a ``Pair``: side a in ``chosen``, side b in ``rejected``. Its file has the columns
+``prompt``, ``a`` and ``b``, or is a file of preference pairs.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from calibrant.core.config import Frozen
+from calibrant.core.digest import canonical
+from calibrant.core.errors import InputError, nearest
+from calibrant.data.cells import as_boolean, as_text
+from calibrant.data.files import RawRow, raw_rows
+from calibrant.data.readers import read
+from calibrant.data.rows import Pair, Preferences, Refused, Table
+
+Side = Literal["a", "b"]
+Showing = tuple[str, str, bool]
+"""Item, rater, and whether it was the hidden second showing."""
+Choice = Literal["first", "second", "both good", "both bad", "same"]
+"""The side shown first, the one shown second, or one of three ties; 'same' = cannot be told apart."""
+CHOICES: tuple[Choice, ...] = get_args(Choice)
+Winner = Literal["a", "b", "tie"]
+"""What a vote comes to: these are the labels of which agreement is measured."""
+SIMULATED = "simulated:"
+"""How the name of every simulated rater begins, and of no other."""
+
+
+class Vote(Frozen):
+    """One rater's answer to one showing of a comparison."""
+
+    item: str
+    """Id of the comparison."""
+    rater: str
+    """Who answered."""
+    first: Side
+    """Which side was shown first."""
+    choice: Choice
+    """What was answered."""
+    repeat: bool = False
+    """True for a hidden second showing, which only serves to see whether the rater agrees with himself."""
+
+    @property
+    def winner(self) -> Winner:
+        """The preferred side; all three ties are 'tie'."""
+        if self.choice == "first":
+            return self.first
+        if self.choice == "second":
+            return "b" if self.first == "a" else "a"
+        return "tie"
+
+    @property
+    def showing(self) -> Showing:
+        """What was answered, by whom: unique among standing votes."""
+        return self.item, self.rater, self.repeat
+
+
+class Votes(Table[Vote]):
+    """Standing votes, undone ones left out, in the order in which they were given."""
+
+    data: str = ""
+    """Digest of the comparisons voted on; "" where the file does not say."""
+
+    @property
+    def simulated(self) -> bool:
+        """Whether these raters are simulated."""
+        return any(is_simulated(vote.rater) for vote in self.rows)
+
+
+def is_simulated(rater: str) -> bool:
+    """Whether ``rater`` names a simulated rater."""
+    return rater.startswith(SIMULATED)
+
+
+def header(data: str, source: str) -> bytes:
+    """The first line of a file of votes on the comparisons with the digest ``data``."""
+    return canonical({"votes": 1, "data": data, "source": source}) + b"\n"
+
+
+def vote_line(vote: Vote) -> bytes:
+    """One vote as a line."""
+    return canonical(vote) + b"\n"
+
+
+def undo_line(vote: Vote) -> bytes:
+    """The line that takes back ``vote``, the latest of its rater."""
+    return canonical({"undo": vote.item, "rater": vote.rater}) + b"\n"
+
+
+def read_votes(path: Path) -> Votes:
+    """Read a file of votes.
+
+    Raises:
+        InputError: see ``raw_rows`` and ``votes_from``.
+    """
+    return votes_from(raw_rows(path), str(path))
+
+
+def votes_from(rows: Iterable[RawRow], source: str) -> Votes:
+    """Replay lines of votes and undos. A line that cannot be read is an error: later ones build on it.
+
+    A header may come again (files of several raters, joined) if it names the same comparisons.
+
+    Raises:
+        InputError: a broken line, an undo of nothing, two votes by one rater on one showing, headers of
+            different comparisons, or votes of people and simulated raters in one table.
+    """
+    standing: dict[Showing, Vote] = {}
+    data = ""
+    for line, raw in rows:
+        try:
+            if isinstance(raw, Refused):
+                raise InputError(raw.reason)
+            if "votes" in raw:
+                data = _same_data(data, raw)
+            elif "undo" in raw:
+                _undo(standing, raw)
+            else:
+                _add(standing, _vote(raw))
+        except InputError as error:
+            raise InputError(
+                f"{source}:{line}: {error.message}",
+                hint=error.hint or "mend that line; each line is a vote, an undo or a header",
+            ) from None
+    votes = Votes(rows=tuple(standing.values()), source=source, data=data)
+    mixed = {is_simulated(vote.rater) for vote in votes}
+    if len(mixed) > 1:
+        raise InputError(
+            f"{source} mixes votes of people with votes of simulated raters",
+            hint=f"keep them in two files; names of simulated raters begin with '{SIMULATED}'",
+        )
+    return votes
+
+
+def read_comparisons(path: Path) -> Preferences:
+    """Read what is to be compared; side a stands in ``chosen`` and side b in ``rejected``.
+
+    Raises:
+        InputError: see ``raw_rows`` and ``read``; there is no comparison in it.
+    """
+    try:
+        return read(Preferences, _renamed(raw_rows(path)), str(path))
+    except InputError as error:
+        if "missing column" not in error.message:
+            raise
+        raise InputError(
+            error.message,
+            hint="a comparison needs the columns prompt, a and b, or those of a preference pair",
+        ) from None
+
+
+def ratings_of(votes: Votes) -> list[tuple[str, str, str]]:
+    """(item, rater, winner) of every first showing, for ``stats.agreement.ratings``."""
+    return [(vote.item, vote.rater, vote.winner) for vote in votes if not vote.repeat]
+
+
+def consensus(votes: Votes) -> dict[str, Winner]:
+    """Item -> the answer that more raters gave than any other, first showings only; 'tie' where none leads."""
+    told: dict[str, Counter[Winner]] = {}
+    for vote in votes:
+        if not vote.repeat:
+            told.setdefault(vote.item, Counter())[vote.winner] += 1
+    return {item: _leader(answers) for item, answers in told.items()}
+
+
+def pairs_from(comparisons: Preferences, votes: Votes) -> list[Pair]:
+    """The comparisons on which the raters' consensus prefers a side, as pairs, in the order given.
+
+    Raises:
+        InputError: the votes are on other comparisons.
+    """
+    known = {row.id for row in comparisons}
+    foreign = next((vote.item for vote in votes if vote.item not in known), None)
+    if foreign is not None or votes.data not in ("", comparisons.digest):
+        raise InputError(
+            f"{votes.source} holds votes on other comparisons than {comparisons.source}"
+            + (f": '{foreign}' is not among them" if foreign else ""),
+            hint="name the file that was voted on, unchanged",
+        )
+    agreed = consensus(votes)
+    return [
+        row
+        if agreed[row.id] == "a"
+        else row.model_copy(update={"chosen": row.rejected, "rejected": row.chosen})
+        for row in comparisons
+        if agreed.get(row.id, "tie") != "tie"
+    ]
+
+
+def pair_line(pair: Pair) -> bytes:
+    """One pair as a line in TRL's conversational format, with its id; the reader of pairs opens it."""
+    replies = {
+        name: [{"role": "assistant", "content": text}]
+        for name, text in (("chosen", pair.chosen), ("rejected", pair.rejected))
+    }
+    return canonical({"id": pair.id, "prompt": pair.prompt.messages, **replies}) + b"\n"
+
+
+def comparison_line(pair: Pair) -> bytes:
+    """One comparison as a line that ``read_comparisons`` opens."""
+    row = {"id": pair.id, "prompt": pair.prompt.messages, "a": pair.chosen, "b": pair.rejected}
+    return canonical(row) + b"\n"
+
+
+def _leader(answers: Counter[Winner]) -> Winner:
+    (best, most), *rest = answers.most_common()
+    return "tie" if rest and rest[0][1] == most else best
+
+
+def _renamed(rows: Iterable[RawRow]) -> Iterator[RawRow]:
+    """Columns a and b under the names that the reader of pairs knows."""
+    for line, raw in rows:
+        if isinstance(raw, Mapping) and "a" in raw and "b" in raw:
+            yield line, {**raw, "chosen": raw["a"], "rejected": raw["b"]}
+        else:
+            yield line, raw
+
+
+def _vote(raw: Mapping[str, Any]) -> Vote:
+    """Shape one line."""
+    first, choice = _text(raw, "first"), _text(raw, "choice")
+    if first not in get_args(Side):
+        raise InputError(f"'first' is {first!r}, neither 'a' nor 'b'")
+    if choice not in CHOICES:
+        near = nearest(choice, CHOICES)
+        raise InputError(f"'choice' is {choice!r}{near}, none of: {', '.join(CHOICES)}")
+    repeat = as_boolean("repeat", raw.get("repeat", False))
+    return Vote(item=_text(raw, "item"), rater=_text(raw, "rater"), first=first, choice=choice, repeat=repeat)
+
+
+def _text(raw: Mapping[str, Any], name: str) -> str:
+    if name not in raw:
+        raise InputError(f"no '{name}'{nearest(name, raw)}; found: {', '.join(raw) or 'nothing'}")
+    return as_text(name, raw[name])
+
+
+def _same_data(data: str, raw: Mapping[str, Any]) -> str:
+    found = _text(raw, "data")
+    if raw["votes"] != 1:
+        raise InputError(f"votes of version {raw['votes']!r}; this reader knows version 1")
+    if data not in ("", found):
+        raise InputError("a second header names other comparisons", hint="keep votes on other data apart")
+    return found
+
+
+def _add(standing: dict[Showing, Vote], vote: Vote) -> None:
+    if vote.showing in standing:
+        raise InputError(
+            f"rater '{vote.rater}' votes on '{vote.item}' a second time", hint="undo the first vote before"
+        )
+    standing[vote.showing] = vote
+
+
+def _undo(standing: dict[Showing, Vote], raw: Mapping[str, Any]) -> None:
+    """Take back the rater's latest standing vote."""
+    rater, item = _text(raw, "rater"), _text(raw, "undo")
+    last = next((vote for vote in reversed(standing.values()) if vote.rater == rater), None)
+    if last is None or last.item != item:
+        said = f"the latest vote of '{rater}' is {f'on {last.item!r}' if last else 'none'}"
+        raise InputError(f"an undo of '{item}', but {said}")
+    del standing[last.showing]
