@@ -45,7 +45,16 @@ from calibrant.core import (
 from calibrant.core.digest import digest_path
 from calibrant.core.record import Input, job_digest, result_digest
 from calibrant.data.readers import read_file
-from calibrant.data.rows import Example, Examples, Goals, Items, Labelled, LabelledReplies, Preferences
+from calibrant.data.rows import (
+    Example,
+    Examples,
+    Goals,
+    Items,
+    Labelled,
+    LabelledReplies,
+    Preferences,
+    Prompts,
+)
 from calibrant.defend.guards import PatternGuard, pattern_guard
 from calibrant.govern.intent import Intent, intent_record
 from calibrant.govern.policy import ReleasePolicy, load_policy
@@ -54,7 +63,7 @@ from calibrant.models.folder import folder_identity
 from calibrant.models.open_model import OpenModel
 from calibrant.testbed.gold import GoldJudge, GoldReward
 from calibrant.testbed.recipe import build_module
-from calibrant.testbed.serve import open_goals, open_items, open_pairs
+from calibrant.testbed.serve import open_goals, open_items, open_pairs, open_prompts
 from calibrant.testbed.tokens import build_tokenizer
 
 SEED = 3
@@ -264,6 +273,7 @@ BUILDERS: dict[Any, Callable[[Workshop, int], Built]] = {
         Goals, open_goals("lookalikes", {"n": "6"}).rows, "lookalikes"
     ),
     Items: _items,
+    Prompts: lambda shop, place: shop.rows(Prompts, open_prompts("train", {"n": "6"}).rows),
     Preferences: lambda shop, place: shop.rows(Preferences, _pairs().rows),
     Examples: _examples,
     LabelledReplies: _labelled,

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from calibrant.core import BudgetError, NumericalError, Quiet
-from calibrant.models.fit import Fit, Plan, Share, batches_of, fit, last, rate, training
+from calibrant.models.fit import Fit, Plan, Share, batches_of, fit, rate, training
 
 PLAIN = Fit(lr=0.1, warmup=0.0, schedule="constant")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections import Counter
 from collections.abc import Callable
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from calibrant.core import Chat, Completion, Sampling
-from calibrant.models.generate import buckets, choose, nucleus
+from calibrant.models.generate import Request, buckets, choose, draw, nucleus
 from calibrant.models.open_model import OpenModel
 from calibrant.models.seeds import item_seeds
 
@@ -180,3 +181,28 @@ def test_seeds_depend_on_chat_and_occurrence_only() -> None:
     assert len({one, two, three}) == 3
     assert item_seeds([a, a, b], 7) == [one, three, two]
     assert item_seeds([a], 8) != [one]
+
+
+# A prompt that occurs several times
+
+
+def test_the_same_prompt_is_read_once_and_drawn_for_each(tiny, monkeypatch):
+    """K samples of a prompt: what each draws is what it draws alone, and the prompt passes once."""
+    model = tiny("llama")
+    ask = [[0, 40, 41, 42], [0, 50], [0, 40, 41, 42], [0, 40, 41, 42], [0, 50]]
+    requests = [Request(ids, 6, seed) for seed, ids in enumerate(ask)]
+    sampling = Sampling(temperature=1.0)
+    alone = [draw(model.module, [r], sampling, [1], 10**6)[0] for r in requests]
+    shapes, real = [], model.module.forward
+
+    def watched(*args, **kwargs):
+        shapes.append(tuple(kwargs["input_ids"].shape))
+        return real(*args, **kwargs)
+
+    watched.__signature__ = inspect.signature(real)
+    monkeypatch.setattr(model.module, "forward", watched)
+    together = draw(model.module, requests, sampling, [1], 10**6)
+    assert shapes[0] == (2, 4)
+    assert [d.ids for d in together] == [d.ids for d in alone]
+    for one, other in zip(together, alone, strict=True):
+        assert one.logprobs == pytest.approx(other.logprobs, abs=1e-5)

@@ -142,6 +142,11 @@ class Ledger:
             path.mkdir(parents=True, exist_ok=True)
         return path
 
+    @property
+    def cache(self) -> Path:
+        """The folder where jobs keep what saves others work; it may be deleted at any time."""
+        return self.root / "cache"
+
     def clear_work(self, job: str) -> None:
         """Remove the job's work folder, if there is one."""
         path = self._work(job)

@@ -1,7 +1,8 @@
 """Generation: one batched loop over a Hugging Face module and its own key-value cache.
 
 Prompts are left-padded, sorted by length and cut into sub-batches by a token budget; a finished row
-leaves its batch, cache rows included. Greedy output is that of ``transformers.generate`` with
+leaves its batch, cache rows included. A prompt that occurs K times is read once, and its cache is then
+handed to all K. Greedy output is that of ``transformers.generate`` with
 ``do_sample=False``. What an item draws depends on its own seed and never on its neighbours: each item
 has one stream of uniform numbers, and a token is the inverse of the cumulative distribution at the
 next number. Only the model's own distribution is used: repetition penalties and the like, which a
@@ -123,28 +124,33 @@ def _draw_batch(
     """The loop itself. One look at the device a step (``gone.any()``), one more when a row leaves."""
     device = next(module.parameters()).device
     ids, mask, rooms, uniforms = _prepare(requests, sampling, device)
-    rows, steps = len(requests), max(r.room for r in requests)
+    count, steps = len(requests), max(r.room for r in requests)
     stops = torch.tensor(stop_ids, device=device)
-    tokens = torch.zeros(rows, steps, dtype=torch.long, device=device)
-    logprobs = torch.zeros(rows, steps, device=device)
-    lengths = torch.zeros(rows, dtype=torch.long, device=device)
-    codes = torch.zeros(rows, dtype=torch.long, device=device)
-    live = torch.arange(rows, device=device)
+    tokens = torch.zeros(count, steps, dtype=torch.long, device=device)
+    logprobs = torch.zeros(count, steps, device=device)
+    lengths = torch.zeros(count, dtype=torch.long, device=device)
+    codes = torch.zeros(count, dtype=torch.long, device=device)
+    live = torch.arange(count, device=device)
     width, kept = ids.shape[1], None
+    first, alike = _prompts(requests, device)
     # transformers 5.24 calls the argument and the output 'cache'; before, both are 'past_key_values'.
     cache = "cache" if accepted(module, cache=None) else "past_key_values"
     positions = (mask[:, :width].cumsum(-1) - 1).clamp(min=0)
     # Without padding no mask is passed: attention then takes its fast causal path.
     padded = any(len(r.ids) < width for r in requests)
     for step in range(steps):
+        rows = first if step == 0 and alike is not None else slice(None)
         out = module(
-            **accepted(module, position_ids=positions, logits_to_keep=1),
-            input_ids=ids,
-            attention_mask=mask[:, : width + step] if padded else None,
+            **accepted(module, position_ids=positions[rows], logits_to_keep=1),
+            input_ids=ids[rows],
+            attention_mask=mask[rows, : width + step] if padded else None,
             **{cache: kept},
             use_cache=True,
         )
         kept, logits = getattr(out, cache), out.logits[:, -1].float()
+        if step == 0 and alike is not None:
+            kept.batch_select_indices(alike)
+            logits = logits[alike]
         token, logprob = choose(logits, sampling, None if uniforms is None else uniforms[live, step])
         broken = ~logits.amax(-1).isfinite()  # amax carries a NaN; one masked token at -inf is no fault
         ended = torch.isin(token, stops) & ~broken
@@ -160,6 +166,20 @@ def _draw_batch(
             kept.batch_select_indices(stay)
         ids, positions = token[:, None], positions[:, -1:] + 1
     return _collect(tokens, logprobs, lengths, codes)
+
+
+def _prompts(requests: Sequence[Request], device: torch.device) -> tuple[Tensor, Tensor | None]:
+    """Rows of the different prompts (U,), and which of them is each row's own (B,); None if all differ."""
+    numbers: dict[tuple[int, ...], int] = {}
+    rows: list[int] = []
+    alike = []
+    for row, request in enumerate(requests):
+        number = numbers.setdefault(tuple(request.ids), len(numbers))
+        if number == len(rows):
+            rows.append(row)
+        alike.append(number)
+    first = torch.tensor(rows, device=device)
+    return first, torch.tensor(alike, device=device) if len(rows) < len(requests) else None
 
 
 def _prepare(

@@ -1,0 +1,140 @@
+"""Claims: what an experiment was to show, said in advance and held against its runs.
+
+    [[job]]
+    id = "claim"
+    use = "govern.claim"
+    config = { study = "goodhart", claims = [
+      { says = "best-of-n loses gold in the end", job = "bon", metric = "gold_slope_end", op = "<" },
+      { says = "an ensemble keeps more", job = "many", against = "one", metric = "gold_at_n", op = ">" },
+    ] }
+
+A claim reads one number of each seed's run (minus that of ``against`` at the same seed) and holds when the
+interval of their mean lies beyond ``value``; it fails when the interval lies on the other side; else it is
+unknown. A run that is missing or has no number makes it unknown, whatever the others say.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from pydantic import Field
+from scipy import stats
+
+from calibrant.core import Estimate, Evidence, Frozen, Quiet, Record, Result, Run, Verdict, point, technique
+from calibrant.core import unknown as not_known
+
+
+class Claim(Frozen):
+    """One thing that should hold."""
+
+    says: str
+    """The claim in words."""
+    job: str
+    """Id of the job whose runs (one a seed) are read."""
+    metric: str
+    """Which of their numbers."""
+    op: Literal[">", "<"] = ">"
+    """On which side of ``value`` it should lie."""
+    value: float = 0.0
+    """What it is compared with."""
+    against: str = ""
+    """Id of a job whose number at the same seed is subtracted first; "" subtracts nothing."""
+    minus: str = ""
+    """Name of the other job's number; "" is the same ``metric``."""
+    seeds: int = Field(default=3, ge=2)
+    """Runs that must be there: with fewer the claim is unknown."""
+
+
+class Claims(Frozen):
+    """What a study was to show."""
+
+    study: str = ""
+    """Name of the study whose runs count; "" takes runs of any study."""
+    claims: tuple[Claim, ...] = ()
+    """The claims."""
+    level: float = Field(default=0.95, gt=0, lt=1)
+    """Two-sided level of each claim's interval."""
+
+
+class ClaimResult(Result):
+    """Each claim's number with its interval, and how many hold."""
+
+    verdicts: tuple[Verdict, ...] = Field(default=(), exclude=True)
+    """One a claim: yes, no or unknown, with the reason."""
+
+
+@technique(version=1)
+def claim(evidence: Evidence, config: Claims = Claims(), run: Run = Quiet()) -> ClaimResult:
+    """Hold every claim against the finished runs of the study; the latest run of a job and seed counts."""
+    runs: dict[str, dict[int, Record]] = {}
+    for entry in evidence.entries:
+        record = entry.record
+        if record.status == "finished" and config.study in ("", record.study):
+            runs.setdefault(record.job_id, {})[record.seed] = record
+    metrics: dict[str, Estimate] = {}
+    verdicts = []
+    for number, one in enumerate(config.claims, start=1):
+        found = _number(one, runs, config.level)
+        verdicts.append(_verdict(one, found))
+        metrics[f"{number} {verdicts[-1].answer}: {one.says}"] = found
+    held = sum(verdict.answer == "yes" for verdict in verdicts)
+    metrics["claims_held"] = point(held, unit=f"of {len(config.claims)} claims", n=len(config.claims))
+    unheld = [f"not shown ({v.answer}): {v.question}: {v.reason}" for v in verdicts if v.answer != "yes"]
+    return ClaimResult(
+        verdicts=tuple(verdicts),
+        metrics=metrics,
+        caveats=(
+            "a claim that holds here holds for these seeds, sizes and data, and may not elsewhere",
+            "intervals are over seeds: what all runs share (data, world, recipe) does not widen them",
+            *unheld,
+        ),
+    )
+
+
+def _number(one: Claim, runs: Mapping[str, Mapping[int, Record]], level: float) -> Estimate:
+    """Mean over seeds with Student's interval, or why there is none."""
+    mine, theirs = runs.get(one.job, {}), runs.get(one.against, {})
+    seeds = sorted(mine.keys() & theirs.keys()) if one.against else sorted(mine)
+    if len(seeds) < one.seeds:
+        pair = f"'{one.job}' and '{one.against}'" if one.against else f"'{one.job}'"
+        return not_known(f"{len(seeds)} finished runs of {pair}; {one.seeds} are needed", n=len(seeds))
+    values = []
+    for seed in seeds:
+        pair_values = [_value(mine[seed], one.metric)]
+        if one.against:
+            pair_values.append(_value(theirs[seed], one.minus or one.metric))
+        if any(value is None for value in pair_values):
+            return not_known(f"seed {seed} has no number for '{one.metric}'", n=len(seeds))
+        first, *rest = (float(value) for value in pair_values if value is not None)
+        values.append(first - sum(rest))
+    return _student(values, level)
+
+
+def _value(record: Record, metric: str) -> float | None:
+    found = record.metrics.get(metric)
+    return None if found is None else found.value
+
+
+def _student(values: Sequence[float], level: float) -> Estimate:
+    """Mean of one number a seed; the seeds are the units."""
+    n = len(values)
+    centre = math.fsum(values) / n
+    spread = math.sqrt(math.fsum((v - centre) ** 2 for v in values) / (n - 1) / n)
+    half = float(stats.t.ppf((1 + level) / 2, n - 1)) * spread
+    return Estimate(
+        value=centre, low=centre - half, high=centre + half, level=level, n=n, method="student-t",
+        unit="mean over seeds",
+    )  # fmt: skip
+
+
+def _verdict(one: Claim, found: Estimate) -> Verdict:
+    if found.value is None or found.low is None or found.high is None:
+        return Verdict(question=one.says, answer="unknown", reason=found.reason)
+    beyond = found.low > one.value if one.op == ">" else found.high < one.value
+    against = found.high <= one.value if one.op == ">" else found.low >= one.value
+    answer: Literal["yes", "no", "unknown"] = "yes" if beyond else "no" if against else "unknown"
+    interval = f"{found.value:.4g} [{found.low:.4g}, {found.high:.4g}]"
+    said = f"{interval} over {found.n} seeds, wanted {one.op} {one.value:g}"
+    return Verdict(question=one.says, answer=answer, reason=said)

@@ -1,0 +1,110 @@
+"""What a model's replies are worth: their mean reward, and how far the model went from a reference to get it.
+
+Reward alone says little: a policy that is pushed against a learned reward first earns more of the true one,
+then less (Gao et al., 2210.10760). So reward stands beside the distance, KL(model || reference), estimated by
+k1 = ln pi - ln ref summed over each reply and averaged over replies drawn from the model: unbiased, in nats.
+
+    calibrant run kl_sweep
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from pydantic import Field
+
+from calibrant.core import Frozen, InputError, OpenLM, Quiet, Result, Reward, Run, Sampling, point, technique
+from calibrant.core import unknown as not_known
+from calibrant.data.parquet import write_columns
+from calibrant.data.rows import Prompts
+from calibrant.models.branches import Branches
+from calibrant.models.reference import branch_sums, reference_sums
+from calibrant.stats import mean
+
+
+class RewardConfig(Frozen):
+    """How replies are drawn."""
+
+    samples: int = Field(default=4, ge=1)
+    """Replies to each prompt."""
+    sampling: Sampling = Sampling(max_tokens=48, temperature=1.0)
+    """How a reply is drawn. At another temperature than 1 it is that distribution whose KL is measured."""
+
+
+class RewardResult(Result):
+    """Mean reward and KL with intervals; every reply is in the artefact 'samples.parquet'."""
+
+
+@technique(version=1)
+def reward(
+    model: OpenLM,
+    prompts: Prompts,
+    reward: Reward,
+    config: RewardConfig = RewardConfig(),
+    run: Run = Quiet(),
+    reference: OpenLM | None = None,
+) -> RewardResult:
+    """Draw replies, score them, and measure how far they are from ``reference``.
+
+    Raises:
+        InputError: there are no prompts, a reply cannot be drawn, or the temperature is 0 (nothing is drawn).
+    """
+    if not prompts.rows:
+        raise InputError("there are no prompts", hint="give at least one")
+    if config.sampling.temperature <= 0:
+        raise InputError("temperature 0 draws nothing", hint="set sampling.temperature above 0, mostly 1")
+    rows = [row for row in prompts for _ in range(config.samples)]
+    sampling = config.sampling.model_copy(update={"seed": config.sampling.seed + run.seed})
+    run.spend(queries=len(rows))
+    drawn = model.generate([row.prompt for row in rows], sampling)
+    if broken := next((reply for reply in drawn if reply.stop == "error"), None):
+        raise InputError(f"a reply could not be drawn: {broken.error}", hint="check prompts and model")
+    run.spend(tokens=sum(len(reply.ids or ()) for reply in drawn))
+    scores = reward.score([row.prompt for row in rows], [reply.text for reply in drawn])
+    clusters = [row.id for row in rows]
+    found: dict[str, Any] = {
+        "reward": mean(list(scores.mean), clusters=clusters, better="higher", unit="reward, mean of replies"),
+        "length": mean(
+            [float(len(r.ids or ())) for r in drawn], clusters=clusters, better="none", unit="tokens"
+        ),
+        "ended": point(
+            sum(r.stop == "eos" for r in drawn) / len(drawn), unit="share of replies", n=len(drawn)
+        ),
+    }
+    if scores.std is not None:
+        found["reward_std"] = mean(list(scores.std), clusters=clusters, better="lower", unit="reward")
+    columns: dict[str, list[Any]] = {
+        "id": clusters, "reward": list(scores.mean), "tokens": [len(r.ids or ()) for r in drawn],
+        "reply": [r.text for r in drawn],
+    }  # fmt: skip
+    if reference is not None:
+        columns["kl"] = _distance(model, reference, [row.prompt for row in rows], drawn, config, run)
+        found["kl"] = mean(columns["kl"], clusters=clusters, better="none", unit="nats a reply, k1")
+        far = found["kl"].value
+        found["sqrt_kl"] = (
+            point(math.sqrt(max(0.0, far)), unit="root nats")
+            if far is not None
+            else not_known("the KL is not known")
+        )
+    write_columns(run.artifact("samples.parquet"), columns)
+    return RewardResult(
+        metrics=found,
+        caveats=(
+            "the reward is what was asked for, not what was meant: hold it to one that training never saw",
+            "replies were drawn at one temperature; a greedy or colder policy may earn another reward",
+        ),
+    )
+
+
+def _distance(
+    model: OpenLM, reference: OpenLM, chats: list[Any], drawn: list[Any], config: RewardConfig, run: Run
+) -> list[float]:
+    """k1 of each reply in nats: ln pi - ln ref of the very ids that were drawn."""
+    branches = Branches([model.prompt_ids(chat) for chat in chats], [[list(reply.ids)] for reply in drawn])
+    temperature = config.sampling.temperature
+    own = branch_sums(model, branches, temperature)
+    theirs = reference_sums(reference, branches, run, temperature)
+    difference: torch.Tensor = own.double() - theirs.double()
+    return [float(value) for value in difference]
