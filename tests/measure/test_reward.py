@@ -38,7 +38,7 @@ def prompts(*texts):
 
 
 def test_the_mean_is_that_of_the_stored_replies(model, tmp_path):
-    found = reward(model, prompts("how", "who"), Words(), SHORT, Quiet(work=tmp_path))
+    found = reward(model, prompts("how", "who"), Words(), None, SHORT, Quiet(work=tmp_path))
     rows = pq.read_table(tmp_path / "artifacts" / "samples.parquet").to_pylist()
     assert len(rows) == 16
     assert all(row["reward"] == len(row["reply"].split()) for row in rows)
@@ -49,7 +49,7 @@ def test_the_mean_is_that_of_the_stored_replies(model, tmp_path):
 
 
 def test_a_model_is_no_distance_from_itself(model, tmp_path):
-    found = reward(model, prompts("how", "who"), Words(), SHORT, Quiet(work=tmp_path), reference=model)
+    found = reward(model, prompts("how", "who"), Words(), model, SHORT, Quiet(work=tmp_path))
     assert found.metrics["kl"].value == pytest.approx(0.0, abs=1e-4)
     assert found.metrics["sqrt_kl"].value == pytest.approx(0.0, abs=0.02)
 
@@ -62,7 +62,7 @@ def test_the_kl_is_that_of_the_distributions(model, tmp_path):
             parameter.add_(0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
     other = OpenModel.from_module(other.module.requires_grad_(False), model.tokenizer, "other")
     one = RewardConfig(samples=4000, sampling=Sampling(max_tokens=1, temperature=0.7))
-    found = reward(model, prompts("how"), Words(), one, Quiet(work=tmp_path), reference=other).metrics["kl"]
+    found = reward(model, prompts("how"), Words(), other, one, Quiet(work=tmp_path)).metrics["kl"]
     batch = model.encode([Chat.ask("how")])
     ours, theirs = (
         (lm.forward(batch)[0, -1].detach().double() / 0.7).log_softmax(-1) for lm in (model, other)
@@ -78,4 +78,4 @@ def test_what_cannot_be_measured_is_said(model):
     with pytest.raises(InputError, match="no prompts"):
         reward(model, Prompts(rows=()), Words())
     with pytest.raises(InputError, match="temperature 0"):
-        reward(model, prompts("how"), Words(), RewardConfig(sampling=Sampling(temperature=0.0)))
+        reward(model, prompts("how"), Words(), None, RewardConfig(sampling=Sampling(temperature=0.0)))

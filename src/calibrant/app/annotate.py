@@ -11,17 +11,13 @@ What was shown first, and what comes back swapped, follows from the data, the ra
 
 from __future__ import annotations
 
-import fcntl
-import os
 import random
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
 
+from calibrant.app.vote_file import VoteFile, writing
 from calibrant.core import Chat, Estimate, InputError, unknown
-from calibrant.data.files import check_file, raw_rows
 from calibrant.data.rows import Preferences
 from calibrant.data.votes import (
     CHOICES,
@@ -30,7 +26,6 @@ from calibrant.data.votes import (
     Side,
     Vote,
     Votes,
-    header,
     is_simulated,
     pair_line,
     pairs_from,
@@ -38,7 +33,6 @@ from calibrant.data.votes import (
     read_votes,
     undo_line,
     vote_line,
-    votes_from,
 )
 from calibrant.stats import rate
 from calibrant.stats.agreement import agreement, ratings
@@ -105,7 +99,7 @@ class Session:
             raise InputError(f"repeats = {repeats} is not a share", hint="give a number from 0 to 1")
         self.rater = rater
         self._rows = comparisons.rows
-        self._file = _VoteFile(votes, comparisons)
+        self._file = VoteFile(votes, comparisons)
         self._votes = {vote.showing: vote for vote in self._file.votes}
         lot = random.Random(f"{comparisons.digest}/{rater}/{seed}")
         self._plan = plan(len(self._rows), repeats, lot)
@@ -218,93 +212,12 @@ def export_pairs(comparisons: Preferences, votes: Path, path: Path) -> Exported:
     """
     found = read_votes(votes)
     pairs = pairs_from(comparisons, found)
-    with _writing(path):
-        path.write_bytes(b"".join(pair_line(pair) for pair in pairs))
+    draft = path.with_name(f"{path.name}.draft")
+    with writing(path):
+        draft.write_bytes(b"".join(pair_line(pair) for pair in pairs))
+        draft.replace(path)  # whole or not at all
     voted = len({vote.item for vote in found if not vote.repeat})
     return Exported(len(pairs), voted - len(pairs), len(comparisons) - voted)
-
-
-class _VoteFile:
-    """An append-only file of votes, locked for as long as it is open."""
-
-    def __init__(self, path: Path, comparisons: Preferences) -> None:
-        if path.suffix != ".jsonl":
-            raise InputError(f"{path}: votes are written as JSON lines", hint=f"name it {path.stem}.jsonl")
-        self._path = path
-        with _writing(path):
-            self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-        try:
-            self.votes = self._begin(comparisons)
-        except BaseException:
-            self.close()
-            raise
-
-    def _begin(self, comparisons: Preferences) -> Votes:
-        """Lock the file and read what is in it; a new one gets its header."""
-        try:
-            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(
-                f"{self._path} is being voted into", hint="wait, or give each rater a file of their own"
-            ) from None
-        if os.fstat(self._handle).st_size == 0:
-            self.append(header(comparisons.digest, comparisons.source))
-        votes, whole = _standing(self._path)
-        if votes.data != comparisons.digest:
-            raise InputError(
-                f"{self._path} {'is about other comparisons' if votes.data else 'does not say what it is about'}"
-                f", not those of {comparisons.source}",
-                hint="the data must be unchanged; for other data name a new file of votes",
-            )
-        if votes.simulated:
-            raise InputError(
-                f"{self._path} holds votes of simulated raters", hint="people's votes go to another file"
-            )
-        with _writing(self._path):
-            os.ftruncate(self._handle, whole)
-        return votes
-
-    def append(self, line: bytes) -> None:
-        """Write a whole line and see it to the disk, or leave the file as it was."""
-        size = os.fstat(self._handle).st_size
-        with _writing(self._path):
-            try:
-                rest = line
-                while rest:
-                    rest = rest[os.write(self._handle, rest) :]
-                os.fsync(self._handle)
-            except OSError:
-                os.ftruncate(self._handle, size)
-                raise
-
-    def close(self) -> None:
-        """Let go; closing twice does nothing."""
-        if self._handle >= 0:
-            os.close(self._handle)
-            self._handle = -1
-
-
-def _standing(path: Path) -> tuple[Votes, int]:
-    """The votes of a file, and how many of its bytes are whole lines: a kill may have cut the last one."""
-    check_file(path)
-    data = path.read_bytes()
-    whole = data.rfind(b"\n") + 1
-    rows = list(raw_rows(path))
-    if whole < len(data):
-        rows.pop()
-    return votes_from(rows, str(path)), whole
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    """Turn what the disk refuses into a plain sentence."""
-    try:
-        yield
-    except OSError as error:
-        raise InputError(
-            f"{path} cannot be written: {(error.strerror or type(error).__name__).lower()}",
-            hint="free space or choose another place, then run the same command again: votes given are kept",
-        ) from error
 
 
 def _other(side: Side) -> Side:

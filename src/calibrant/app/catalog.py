@@ -33,6 +33,9 @@ TECHNIQUES: dict[str, Listed] = {
     "attack.persona": Listed(
         "calibrant.attack.persona:persona", "wrap a request in a persona", "attack_success_rate"
     ),
+    "govern.claim": Listed(
+        "calibrant.govern.claim:claim", "hold an experiment's claims against its runs", "claims_held"
+    ),
     "govern.gate": Listed(
         "calibrant.govern.gate:gate", "weigh the evidence against a release policy", "rules_passed"
     ),
@@ -46,23 +49,53 @@ TECHNIQUES: dict[str, Listed] = {
         "how often benign look-alikes are refused",
         "over_refusal_rate",
     ),
+    "measure.overoptimization": Listed(
+        "calibrant.measure.overoptimization:overoptimization",
+        "best-of-n under a proxy: what happens to the gold reward",
+        "gold_gain",
+    ),
     "measure.preference": Listed(
         "calibrant.measure.preference:preference",
         "does the model prefer what people preferred?",
         "implicit_reward_accuracy",
     ),
+    "measure.preference_data": Listed(
+        "calibrant.measure.preference_data:preference_data",
+        "faults, agreement and label noise of preference pairs",
+        "faulty_share",
+    ),
     "measure.refusal": Listed(
         "calibrant.measure.refusal:refusal", "how often plain harmful requests are met", "compliance_rate"
+    ),
+    "measure.reward": Listed(
+        "calibrant.measure.reward:reward", "mean reward of replies, and their KL from a reference", "reward"
     ),
     "oversee.critique_revise": Listed(
         "calibrant.oversee.critique_revise:critique_revise",
         "answer, critique, revise; pairs for training",
         "harm_change",
     ),
+    "testbed.annotate": Listed(
+        "calibrant.testbed.annotate:annotate", "simulated raters compare a model's replies", "votes_true"
+    ),
     "testbed.raise_model": Listed(
         "calibrant.testbed.recipe:raise_model", "train a testbed model from scratch", "training_tokens"
     ),
-    "train.dpo": Listed("calibrant.train.dpo:dpo", "direct preference optimisation", "train_accuracy"),
+    "train.dpo": Listed(
+        "calibrant.train.dpo:dpo", "direct preference optimisation and its family", "train_accuracy"
+    ),
+    "train.kto": Listed("calibrant.train.kto:kto", "learn from thumbs up and down", "train_accuracy"),
+    "train.ppo": Listed(
+        "calibrant.train.ppo:ppo", "learn from a reward on the model's own replies", "reward_last"
+    ),
+    "train.reward": Listed(
+        "calibrant.train.reward:reward",
+        "a Bradley-Terry reward model with its calibration",
+        "held_out_accuracy",
+    ),
+    "train.reward_ensemble": Listed(
+        "calibrant.train.reward_ensemble:reward_ensemble", "several reward models as one", "held_out_accuracy"
+    ),
     "train.sft": Listed("calibrant.train.sft:sft", "supervised fine-tuning", "loss_last"),
     "understand.lens": Listed("calibrant.understand.lens:lens", "logit lens: what each layer would say"),
 }
@@ -71,7 +104,13 @@ TECHNIQUES: dict[str, Listed] = {
 BEHAVIOURS: dict[str, Listed] = {
     "defend.ask_guard": Listed("calibrant.defend.guards:ask_guard", "a guard that asks another model"),
     "defend.pattern_guard": Listed("calibrant.defend.guards:pattern_guard", "a guard that matches patterns"),
+    "measure.goodhart_watch": Listed(
+        "calibrant.measure.goodhart_watch:goodhart_watch", "a watcher: stop where the gold reward may fall"
+    ),
     "measure.string_judge": Listed("calibrant.measure.judges:string_judge", "refusal phrases; uncalibrated"),
+    "train.conservative": Listed(
+        "calibrant.train.conservative:conservative", "an ensemble read with caution: WCO, UWO, lower bound"
+    ),
 }
 """Behaviour name -> factory of a judge, guard, reward or watcher."""
 

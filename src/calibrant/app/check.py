@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from calibrant.app import behaviours, catalog, places
 from calibrant.app.catalog import Signature, find_technique
 from calibrant.app.openers import BEHAVIOURS, MODELS, SLICE, TABLES
-from calibrant.core import LM, CalibrantError, ConfigError, Evidence, Frozen, Guard, Identity, Job, resolve
+from calibrant.core import (
+    LM,
+    CalibrantError,
+    ConfigError,
+    Evidence,
+    Frozen,
+    Guard,
+    Identity,
+    Job,
+    Reward,
+    resolve,
+)
 from calibrant.core.errors import nearest
 from calibrant.govern.policy import ReleasePolicy, load_policy
 
@@ -167,6 +178,8 @@ def _find(value: Any, wanted: Any, base: Path) -> None:
             load_policy(places.file(value, base))
     elif not isinstance(value, str):
         return
+    elif wanted is Reward and not value.startswith("testbed:"):
+        places.reward_folder(value, base)
     elif wanted in BEHAVIOURS:
         places.testbed_behaviour(value)
     elif wanted in MODELS or wanted is Identity:

@@ -11,8 +11,10 @@ import errno
 import time
 from collections.abc import Iterator, Mapping
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
+from calibrant.app import catalog
 from calibrant.app.catalog import Signature, find_technique
 from calibrant.app.check import check_config, check_inputs
 from calibrant.app.lent import Context, LedgerRun, Progress, alone
@@ -66,7 +68,7 @@ def execute(
         openers.ledger.clear_work(draft.job)
         return done.record
     with alone(openers.ledger.work(draft.job), job):
-        return _run(job, signature, config, opened, openers, draft, progress)
+        return _run(job, signature, config, opened, openers, draft, progress, context.board)
 
 
 def _open(job: Job, signature: Signature, openers: Openers, opened: dict[str, Opened]) -> None:
@@ -84,14 +86,16 @@ def _run(
     openers: Openers,
     draft: Record,
     progress: Progress | None,
+    board: Path | None,
 ) -> Record:
-    context = Context(draft.study, draft.intent, draft.job)
+    context = Context(draft.study, draft.intent, draft.job, board)
     run = LedgerRun(
         job,
         openers.ledger.work(draft.job),
         openers.ledger.cache,
         progress,
         lambda child: execute(child, openers, context, progress),
+        catalog.load("calibrant.app.tensorboard:Board")(board, job) if board else None,
     )
     try:
         arguments = {name: found.load() for name, found in opened.items()}

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from calibrant.core import BudgetError, InputError, Job, Record
 from calibrant.core.digest import plain
@@ -19,12 +19,20 @@ Progress = Callable[[str, int, int, str], None]
 """Called with job id, done, total and a note."""
 
 
+class Board(Protocol):
+    """Hears what a job logs: ``app/tensorboard.py``."""
+
+    def log(self, step: int, metrics: dict[str, float]) -> None: ...  # noqa: D102
+
+
 class Context(NamedTuple):
     """What a record says about where a job stands."""
 
     study: str = ""
     intent: str = ""
     parent: str = ""
+    board: Path | None = None
+    """Folder for TensorBoard's event files; not part of any record."""
 
 
 @contextmanager
@@ -56,12 +64,13 @@ class LedgerRun:
         cache: Path,
         progress: Progress | None,
         execute: Callable[[Job], Record],
+        board: Board | None = None,
     ) -> None:
-        """``cache`` is shared by all jobs; ``execute`` runs a child of this job."""
+        """``cache`` is shared by all jobs; ``execute`` runs a child; ``board`` hears what is logged."""
         self.seed = job.seed
         self.work = work
         self.cost: dict[str, float] = {}
-        self._job, self._progress, self._execute = job, progress, execute
+        self._job, self._progress, self._execute, self._board = job, progress, execute, board
         self._started = time.monotonic()
         self.cache = cache
         self._log, self._goes_on = work / "log.jsonl", False
@@ -78,6 +87,8 @@ class LedgerRun:
             self._goes_on = True
         with self._log.open("a", encoding="utf-8") as log:
             log.write(json.dumps(plain({"step": step, **metrics})) + "\n")
+        if self._board is not None:
+            self._board.log(step, metrics)
 
     def _cut(self, step: int) -> None:
         """Drop what an earlier try logged from ``step`` on, and a line that was cut short."""

@@ -30,6 +30,7 @@ from calibrant.core import (
     OpenLM,
     Reward,
     Sampling,
+    Scores,
     ScoringLM,
     Watcher,
     digest,
@@ -39,12 +40,14 @@ from calibrant.core.digest import digest_path
 from calibrant.core.errors import nearest
 from calibrant.core.record import Artifact
 from calibrant.data.rows import Examples, Goals, Items, LabelledReplies, Preferences, Prompts, Table
+from calibrant.data.votes import Votes
 from calibrant.govern.policy import ReleasePolicy, load_policy
 from calibrant.ledger import Ledger
 from calibrant.ledger.layout import disk
+from calibrant.models.reward_folder import reward_identity
 
 MODELS = (LM, ScoringLM, OpenLM)
-TABLES = (Preferences, Examples, Prompts, Goals, Items, LabelledReplies)
+TABLES = (Preferences, Examples, Prompts, Goals, Items, LabelledReplies, Votes)
 BEHAVIOURS = (Judge, Guard, Reward, Watcher)
 _RUNGS = {
     LM: "an LM (to talk)",
@@ -143,6 +146,8 @@ class Openers:
         return Opened(policy.digest, "policy", lambda: policy, name=policy.name)
 
     def _behaviour(self, reference: Any, wanted: Any) -> Opened:
+        if wanted is Reward and isinstance(reference, str) and not reference.startswith("testbed:"):
+            return self._reward(reference)
         if isinstance(reference, str) and reference.startswith("testbed:"):
             made = places.testbed_behaviour(reference)
             load = lambda: made  # noqa: E731
@@ -158,7 +163,19 @@ class Openers:
         if isinstance(made, Judge):
             parts["calibration"] = made.calibration
         kind = str(wanted.__name__).lower()  # what it serves as here, whatever it calls itself
-        return Opened(identity.digest, kind, load, name=identity.name, parts=parts)
+        return Opened(identity.digest, kind, load, name=identity.name, parts=parts, identity=identity)
+
+    def _reward(self, reference: str) -> Opened:
+        """A reward model's folder: 'record:JOB/reward', or one on this disk."""
+        if reference.startswith("record:"):
+            folder = self.ledger.open(self.artifact(reference)[1])
+        else:
+            folder = places.reward_folder(reference, self.base)
+        with disk("reading", folder):
+            identity = reward_identity(folder, name=reference)
+        load = partial(catalog.load("calibrant.models.reward_model:open_reward"), folder, name=reference)
+        parts, digest = identity.parts, identity.digest
+        return Opened(digest, "reward", load, name=identity.name, parts=parts, identity=identity)
 
     def behaviour(self, table: Any, *, named: bool = False) -> Any:
         """Make a judge, guard, reward or watcher from ``{use, config, inputs}``.
@@ -169,7 +186,8 @@ class Openers:
         inputs: dict[str, Any] = {}
         for name, (reference, wanted) in made.inputs.items():
             opened = self.open(reference, wanted)
-            inputs[name] = _Named(opened) if named and wanted is LM else opened.load()
+            stand_in = _STAND_INS.get(wanted) if named else None
+            inputs[name] = stand_in(opened) if stand_in else opened.load()
         return made.factory(**inputs, **made.config)
 
     def _model(self, reference: str, wanted: Any) -> Opened:
@@ -278,6 +296,24 @@ class _Named:
     def generate(self, chats: Sequence[Chat], sampling: Sampling = Sampling()) -> list[Completion]:
         replies: list[Completion] = self.opened.load().generate(chats, sampling)
         return replies
+
+
+@dataclass(frozen=True)
+class _NamedReward:
+    """The same for a reward."""
+
+    opened: Opened
+
+    @property
+    def identity(self) -> Identity | None:
+        return self.opened.identity
+
+    def score(self, chats: Sequence[Chat], replies: Sequence[str]) -> Scores:
+        scores: Scores = self.opened.load().score(chats, replies)
+        return scores
+
+
+_STAND_INS: dict[Any, Callable[[Opened], Any]] = {LM: _Named, Reward: _NamedReward}
 
 
 def _opened_model(reference: str, identity: Identity, load: Callable[[], Any], wanted: Any) -> Opened:

@@ -20,7 +20,17 @@ from calibrant.core import ConfigError, Identity, InputError
 from calibrant.core.errors import nearest
 from calibrant.data.files import raw_rows
 from calibrant.data.readers import read as read_rows
-from calibrant.data.rows import Example, Examples, Preferences, Table
+from calibrant.data.rows import (
+    Example,
+    Examples,
+    Labelled,
+    LabelledReplies,
+    Preferences,
+    Prompt,
+    Prompts,
+    Table,
+)
+from calibrant.data.votes import Votes, votes_from
 from calibrant.ledger.layout import disk
 from calibrant.models.folder import check_folder, folder_identity
 
@@ -121,15 +131,17 @@ def rows(reference: str, base: Path) -> Path:
 
 
 def read(wanted: type[Table[Any]], path: Path, reference: str) -> Any:
-    """Read rows; pairs also serve as demonstrations of their chosen replies."""
+    """Read rows; pairs also serve as demonstrations and as labelled replies."""
+    if wanted is Votes:
+        return votes_from(raw_rows(path), reference)
     kind = wanted
     if path.suffix == ".parquet":
         stream = catalog.load("calibrant.data.parquet:rows_from_parquet")
     else:
         stream = raw_rows
-    if wanted is Examples:
+    if wanted in (Examples, LabelledReplies):
         first = next((row for _, row in stream(path) if isinstance(row, dict)), {})
-        kind = Preferences if "chosen" in first else Examples
+        kind = Preferences if "chosen" in first else wanted
     return _as(wanted, read_rows(kind, stream(path), reference))
 
 
@@ -142,10 +154,20 @@ def read_stored(wanted: type[Table[Any]], stored: Path, name: str, reference: st
 
 
 def _as(wanted: type[Table[Any]], table: Table[Any]) -> Table[Any]:
-    if wanted is Examples and isinstance(table, Preferences):
-        made = tuple(Example(id=p.id, prompt=p.prompt, completion=p.chosen) for p in table.rows)
-        return Examples(rows=made, source=table.source, refused=table.refused)
-    return table
+    """Pairs as demonstrations of their chosen replies, as replies with a thumb up or down, or as prompts."""
+    if not isinstance(table, Preferences) or wanted is Preferences:
+        return table
+    made: list[Any] = []
+    for p in table.rows:
+        if wanted is Examples:
+            made.append(Example(id=p.id, prompt=p.prompt, completion=p.chosen))
+        elif wanted is Prompts:
+            made.append(Prompt(id=p.id, prompt=p.prompt))
+        elif wanted is LabelledReplies:
+            for label, reply in ((True, p.chosen), (False, p.rejected)):
+                name = f"{p.id}/{'chosen' if label else 'rejected'}"
+                made.append(Labelled(id=name, prompt=p.prompt, completion=reply, label=label))
+    return wanted(rows=tuple(made), source=table.source, refused=table.refused) if made else table
 
 
 def model(reference: str, base: Path) -> tuple[Identity, Load]:
@@ -226,6 +248,17 @@ def folder_model(folder: Path, name: str) -> tuple[Identity, Load]:
         identity = folder_identity(folder, name=name)
     return identity, lambda: catalog.load("calibrant.models.open_model:OpenModel").from_folder(
         folder, name=name
+    )
+
+
+def reward_folder(reference: str, base: Path) -> Path:
+    """The folder on this disk that holds a reward model. Raises InputError when there is none."""
+    for folder in (base / reference, Path.cwd() / reference):
+        if folder.is_dir():
+            return folder
+    raise InputError(
+        f"'{reference}' is no reward: no such folder",
+        hint="record:JOB/reward, a folder that holds one, testbed:reward/gold, or {use = ..., config = ...}",
     )
 
 

@@ -225,11 +225,17 @@ def _value(text: str) -> Any:
 
 
 def run_study(
-    study: Study, ledger: Ledger, progress: Progress | None = None, *, allow_python: bool = False
+    study: Study,
+    ledger: Ledger,
+    progress: Progress | None = None,
+    *,
+    allow_python: bool = False,
+    board: Path | None = None,
 ) -> Outcome:
     """Record the intent, run every job that is not finished, and read the verdict off the gates.
 
-    A job that fails does not stop the others; what depends on it fails with that reason.
+    A job that fails does not stop the others; what depends on it fails with that reason. ``board`` is a
+    folder for TensorBoard's event files.
 
     Raises:
         ConfigError: lists every problem of the study; nothing was run.
@@ -244,7 +250,7 @@ def run_study(
         registered = record.job
         if ledger.find(record.job) is None:
             ledger.append(record.model_copy(update={"recorded_at": utc(time.time()), "code": versions()}))
-    context = Context(study.name, registered)
+    context = Context(study.name, registered, board=board)
     openers = Openers(ledger, given=study.given, base=study.base, allow_python=allow_python)
     reused = 0
     runs: list[tuple[Job, Entry]] = []

@@ -22,6 +22,7 @@ from calibrant.app.openers import Openers
 from calibrant.app.study import Outcome, finished_jobs, gate_table, load_study, run_study
 from calibrant.app.surroundings import without_secrets
 from calibrant.cli import render
+from calibrant.cli.annotate import annotate
 from calibrant.cli.progress import Shown
 from calibrant.core import CalibrantError, ConfigError, Job
 from calibrant.core.digest import plain
@@ -93,9 +94,12 @@ def run(
     ledger: Where = LEDGER,
     as_json: Json = False,
     allow_python: AllowPython = False,
+    tensorboard: Annotated[
+        Path | None, typer.Option("--tensorboard", help="Also write event files here, a folder a job.")
+    ] = None,
 ) -> None:
     """Run a study: what is finished is not run again. Writes its page and says the verdict."""
-    _run(study, changes or [], ledger, as_json=as_json, allow_python=allow_python)
+    _run(study, changes or [], ledger, as_json=as_json, allow_python=allow_python, board=tensorboard)
 
 
 @app.command()
@@ -104,10 +108,18 @@ def demo(ledger: Where = LEDGER, as_json: Json = False) -> None:
     _run("demo", [], ledger, as_json=as_json, allow_python=False)
 
 
-def _run(name: str, changes: list[str], where: Path, *, as_json: bool, allow_python: bool) -> None:
+def _run(
+    name: str,
+    changes: list[str],
+    where: Path,
+    *,
+    as_json: bool,
+    allow_python: bool,
+    board: Path | None = None,
+) -> None:
     study, ledger = load_study(name, changes), Ledger(where)
     with Shown(sys.stderr) as shown:
-        outcome = run_study(study, ledger, shown, allow_python=allow_python)
+        outcome = run_study(study, ledger, shown, allow_python=allow_python, board=board)
     _finish(outcome, ledger, as_json)
 
 
@@ -122,6 +134,9 @@ def _finish(outcome: Outcome, ledger: Ledger, as_json: bool) -> None:
         render.outcome(outcome, gates, page)
     # What broke must be mended before the verdict means anything, so it comes first.
     raise typer.Exit(3 if outcome.unfinished else exit_code(outcome.verdict))
+
+
+app.command()(annotate)
 
 
 @app.command()

@@ -169,7 +169,7 @@ def ratings_of(votes: Votes) -> list[tuple[str, str, str]]:
 
 
 def consensus(votes: Votes) -> dict[str, Winner]:
-    """Item -> the answer that more raters gave than any other, first showings only; 'tie' where none leads."""
+    """Item -> the answer that most raters gave, repeats aside; 'tie' where no answer leads."""
     told: dict[str, Counter[Winner]] = {}
     for vote in votes:
         if not vote.repeat:

@@ -8,14 +8,13 @@ reply, sigma the logistic function. What each takes, and its name in TRL, stands
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid, relu
 
 from calibrant.maths.logprobs import masked_sum
-from calibrant.maths.pair_sums import PairSums, implicit_rewards
+from calibrant.maths.pair_sums import PairSums
 
 
 def sigmoid(sums: PairSums, beta: float) -> Tensor:
@@ -174,26 +173,6 @@ def sft(sums: PairSums) -> Tensor:
     the one to take where batches are cut.
     """
     return -sums.policy_chosen * len(sums.policy_chosen) / sums.chosen_tokens.sum().clamp(min=1)
-
-
-class PairLoss(NamedTuple):
-    """Per-pair results, each (B,)."""
-
-    loss: Tensor
-    """What is descended (mean it over the batch)."""
-    chosen_reward: Tensor
-    """beta x (log pi - log ref) of the chosen reply, detached: the implicit reward in nats x beta."""
-    rejected_reward: Tensor
-    """The same for the rejected reply."""
-
-
-def dpo_sigmoid(
-    policy_chosen: Tensor, policy_rejected: Tensor, ref_chosen: Tensor, ref_rejected: Tensor, beta: float
-) -> PairLoss:
-    """``sigmoid`` and ``implicit_rewards`` in one call, from sums alone; all inputs (B,)."""
-    ones = torch.ones_like(policy_chosen)
-    sums = PairSums(policy_chosen, policy_rejected, ref_chosen, ref_rejected, ones, ones)
-    return PairLoss(sigmoid(sums, beta), *implicit_rewards(sums, beta))
 
 
 def nll(token_logprobs: Tensor, mask: Tensor) -> Tensor:

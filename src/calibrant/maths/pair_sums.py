@@ -123,8 +123,8 @@ def desensitised(logprobs: Tensor, own: Tensor, other: Tensor, alpha: float) -> 
 def on_policy_weight(logprobs: Tensor, log_collision: Tensor, tokens: Tensor) -> Tensor:
     """exp of the mean of ln p - ln sum_v p_v^2 over a reply's tokens: (R,), detached.
 
-    WPO: Zhou et al. 2024 (arXiv 2406.11827), equation 2 and the alignment of its section 3. The loss of a
-    pair is multiplied by the weights of both replies.
+    WPO: Zhou et al. 2024 (arXiv 2406.11827), equation 2, with their sampled alignment. The loss of a pair is
+    multiplied by the weights of both replies.
 
     Args:
         logprobs: (R, T) of the tokens, right-padded.

@@ -42,9 +42,9 @@ def reward(
     model: OpenLM,
     prompts: Prompts,
     reward: Reward,
+    reference: OpenLM | None = None,
     config: RewardConfig = RewardConfig(),
     run: Run = Quiet(),
-    reference: OpenLM | None = None,
 ) -> RewardResult:
     """Draw replies, score them, and measure how far they are from ``reference``.
 

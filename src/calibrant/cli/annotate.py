@@ -1,0 +1,128 @@
+"""`calibrant annotate`: a person compares two outputs, in plain text. Works with piped input too."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from calibrant.app.annotate import Session, Shown, export_pairs
+from calibrant.cli import render
+from calibrant.core import Chat, InputError
+from calibrant.data.rows import Preferences
+from calibrant.data.votes import Choice, read_comparisons
+
+KEYS: dict[str, Choice] = {
+    "1": "first",
+    "2": "second",
+    "g": "both good",
+    "b": "both bad",
+    "s": "same",
+}
+"""What is typed -> the choice."""
+HELP = (
+    "1 or 2: that one is better   g: both good   b: both bad   s: cannot tell them apart   u: undo   q: stop"
+)
+
+
+def annotate(
+    file: Annotated[Path, typer.Argument(help="What to compare: prompt, a, b; or preference pairs.")],
+    votes: Annotated[Path, typer.Option("--votes", help="File of votes (.jsonl); it only grows.")],
+    rater: Annotated[
+        str, typer.Option("--rater", help="Your name; leave it out to write --pairs only.")
+    ] = "",
+    pairs: Annotated[Path | None, typer.Option("--pairs", help="Write the agreed pairs here.")] = None,
+    repeats: Annotated[float, typer.Option("--repeats", help="Share shown again, swapped.")] = 0.1,
+    seed: Annotated[int, typer.Option("--seed", help="Order, sides and repeats.")] = 0,
+) -> None:
+    """Compare two outputs, blind, and keep the votes; run it again to go on where you stopped."""
+    if not rater and pairs is None:
+        raise InputError("nothing to do without --rater and --pairs", hint="give --rater NAME to vote")
+    if pairs is not None and pairs.resolve() in (file.resolve(), votes.resolve()):
+        raise InputError(f"--pairs {pairs} would overwrite what it is made from", hint="name another file")
+    comparisons = read_comparisons(file)
+    if comparisons.refused:
+        first = comparisons.refused[0]
+        _say(f"{len(comparisons.refused)} rows left out, first line {first.line}: {first.reason}")
+    if rater:
+        with Session(comparisons, votes, rater, seed=seed, repeats=repeats) as session:
+            _sit(session)
+            _summary(session)
+    if pairs is not None:
+        _export(comparisons, votes, pairs)
+
+
+def _sit(session: Session) -> None:
+    """Show and ask until all is answered, or the rater stops."""
+    while (shown := session.next()) is not None:
+        _show(shown, session.done + 1, session.total)
+        if not _answer(session):
+            return
+
+
+def _answer(session: Session) -> bool:
+    """Take one answer or undo; False to stop. What is not understood is asked again."""
+    while True:
+        _say(HELP)
+        line = _line()
+        typed = line.strip().lower()
+        if line == "" or typed == "q":
+            return False
+        if typed == "u":
+            if session.undo():
+                return True
+            _say("there is no vote to take back")
+        elif typed in KEYS:
+            session.vote(KEYS[typed])
+            return True
+        else:
+            _say(f"not understood: {visible(typed[:40])}")
+
+
+def _line() -> str:
+    """The next line of input; "" at its end."""
+    try:
+        return sys.stdin.readline()
+    except UnicodeDecodeError:
+        raise InputError("the input is not UTF-8 text", hint="type 1, 2, g, b, s, u or q") from None
+
+
+def _show(shown: Shown, number: int, total: int) -> None:
+    _say(f"\n--- {number} of {total} ---\n{_told(shown.prompt)}")
+    for name, text in (("1", shown.first), ("2", shown.second)):
+        _say(f"\n[{name}]\n{visible(text)}")
+    _say("")
+
+
+def _told(chat: Chat) -> str:
+    """The prompt; who speaks is named where there are several turns."""
+    if len(chat.messages) == 1:
+        return visible(chat.messages[0].content)
+    return "\n".join(f"{turn.role}: {visible(turn.content)}" for turn in chat.messages)
+
+
+def _summary(session: Session) -> None:
+    """Where the sitting stands, and whether the rater agrees with himself and with others."""
+    _say(f"\n{session.done} of {session.total} answered by {visible(session.rater)}")
+    found = session.consistency()
+    _say(f"with yourself, on swapped repeats: {found} of {found.n}" if found.n else f"with yourself: {found}")
+    if len({vote.rater for vote in session.votes}) > 1:
+        _say(f"between raters: {session.agreement()}")
+
+
+def _export(comparisons: Preferences, votes: Path, pairs: Path) -> None:
+    done = export_pairs(comparisons, votes, pairs)
+    _say(
+        f"{done.written} pairs written to {pairs}; {done.undecided} undecided, {done.unvoted} without a vote"
+    )
+
+
+def visible(text: str) -> str:
+    """``text`` with control and invisible characters spelt out: an output cannot steer the terminal."""
+    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
+
+
+def _say(text: str) -> None:
+    render.OUT.print(text, markup=False, emoji=False)

@@ -1,0 +1,67 @@
+"""Near-duplicates between two sets of texts: exact, by the overlap of word shingles.
+
+A text is the set of its runs of three words, case and punctuation aside. Two texts are alike when the Jaccard
+similarity of their sets reaches a threshold (Broder 1997). All such pairs are found without comparing each
+with each: sets that similar must share one of their rarest shingles (prefix filter; Bayardo, Ma & Srikant
+2007, "Scaling up all pairs similarity search"), so nothing is missed and nothing is drawn at random.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from typing import NamedTuple
+
+_WORDS = re.compile(r"\w+")
+_RUN = 3
+
+
+class Alike(NamedTuple):
+    """Two texts that are nearly the same."""
+
+    query: int
+    """Place in the first list."""
+    match: int
+    """Place in the second list of the text that is most like it, the first of several."""
+    similarity: float
+    """Jaccard similarity of their shingles, from the threshold to 1."""
+
+
+def shingles(text: str) -> frozenset[str]:
+    """Runs of three words; a shorter text is one run, and one without words is itself."""
+    words = _WORDS.findall(text.casefold())
+    if len(words) <= _RUN:
+        return frozenset([" ".join(words) or text])
+    return frozenset(" ".join(words[at : at + _RUN]) for at in range(len(words) - _RUN + 1))
+
+
+def jaccard(one: frozenset[str], other: frozenset[str]) -> float:
+    """Shared shingles over all shingles."""
+    shared = len(one & other)
+    return shared / (len(one) + len(other) - shared)
+
+
+def near(queries: Sequence[str], texts: Sequence[str], threshold: float) -> list[Alike]:
+    """For each query that is like some text, the text that it is most like; in the order of the queries."""
+    asked, known = [shingles(text) for text in queries], [shingles(text) for text in texts]
+    often = Counter(shingle for group in (asked, known) for one in group for shingle in one)
+    index: dict[str, list[int]] = defaultdict(list)
+    for at, one in enumerate(known):
+        for shingle in _rarest(one, often, threshold):
+            index[shingle].append(at)
+    found = []
+    for at, one in enumerate(asked):
+        candidates = {match for shingle in _rarest(one, often, threshold) for match in index.get(shingle, ())}
+        best = max(((jaccard(one, known[match]), -match) for match in candidates), default=(0.0, 0))
+        if best[0] >= threshold:
+            found.append(Alike(at, -best[1], best[0]))
+    return found
+
+
+def _rarest(one: frozenset[str], often: Counter[str], threshold: float) -> list[str]:
+    """The shingles of which a text that is like this one must hold at least one."""
+    must_share = math.ceil(threshold * len(one) - 1e-9)
+    ranked = sorted(one, key=lambda shingle: (often[shingle], shingle))
+    return ranked[: len(one) - must_share + 1]

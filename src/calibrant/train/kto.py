@@ -1,0 +1,293 @@
+"""KTO: learn from replies with a thumb up or down, no pairs needed (Ethayarajh et al., 2402.01306).
+
+Where this departs from common trainers:
+1. The mismatched replies that z0 is made of are borrowed inside a batch, anew every epoch; none is ever the
+   row's own. A row for which there is none adds nothing to z0.
+2. One row holds a prompt, its reply and the borrowed one, and the prompt is read once
+   (``models/branches.py``). Where a batch is cut, z0 is still that of the whole batch.
+3. Reference log-probs, those of borrowed replies too, are read before the first step, and kept.
+4. The weights are solved for the paper's band from the labels at hand.
+5. A reply that does not fit the context is left out and counted, never cut.
+
+    calibrant show train.kto
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from calibrant.core import Estimate, Frozen, OpenLM, Quiet, Result, Run, digest, point, technique, unknown
+from calibrant.data.rows import LabelledReplies
+from calibrant.maths.kto import BAND, mismatch, reference_point, solve_weights
+from calibrant.maths.kto import kto as kto_loss
+from calibrant.models.branches import Branches, pack, score, shares, tokenised
+from calibrant.models.fit import Fit, Plan, Share, batches_of, fit
+from calibrant.models.fitting import dropped, fitting
+from calibrant.models.lora import LoRA, adapted, merged
+from calibrant.models.open_model import OpenModel
+from calibrant.models.reference import branch_sums, reference_sums
+
+
+class KTO(Frozen):
+    """Settings of KTO."""
+
+    aliases: ClassVar[Mapping[str, str]] = {
+        "loss_type": "loss", "num_train_epochs": "epochs", "per_device_train_batch_size": "batch_size",
+        "learning_rate": "fit.lr", "max_grad_norm": "fit.clip", "weight_decay": "fit.weight_decay",
+        "warmup_ratio": "fit.warmup", "lr_scheduler_type": "fit.schedule", "adam_beta2": "fit.beta2",
+        "adam_epsilon": "fit.eps", "gradient_checkpointing": "fit.recompute", "bf16": "fit.bf16",
+    }  # fmt: skip
+
+    loss: Literal["kto", "apo_zero_unpaired"] = "kto"
+    """kto; or apo_zero_unpaired (2408.06266), the same with z0 = 0, which borrows no replies."""
+    beta: float = Field(default=0.1, gt=0)
+    """Risk aversion, in units of 1 / nats: higher saturates sooner, and so stays closer to the reference."""
+    desirable_weight: float | None = Field(default=None, gt=0)
+    """Weight of desirable replies. None for both weights: solved from the labels; None for one: 1."""
+    undesirable_weight: float | None = Field(default=None, gt=0)
+    """Weight of undesirable replies; see desirable_weight."""
+    epochs: int = Field(default=1, ge=1)
+    """Passes over the replies."""
+    batch_size: int = Field(default=16, ge=1)
+    """Replies in one step. They borrow from each other, so a reply alone has no z0."""
+    max_length: int | None = Field(default=None, ge=2)
+    """Longest prompt plus reply in tokens; longer rows are left out and counted. None: the context."""
+    lora: LoRA | None = None
+    """Train low-rank adapters alone; the saved model has them merged. None: all weights."""
+    fit: Fit = Fit(lr=3e-4)
+    """The optimiser."""
+
+    def weights(self, desirable: int, undesirable: int) -> tuple[float, float]:
+        """(lambda_D, lambda_U) for that many replies of each label."""
+        if self.desirable_weight is None and self.undesirable_weight is None:
+            return solve_weights(desirable, undesirable)
+        return self.desirable_weight or 1.0, self.undesirable_weight or 1.0
+
+
+class KTOResult(Result):
+    """The tuned model, also saved as artefact 'model'; every reply at every step in 'examples.parquet'."""
+
+    model: Any = Field(exclude=True)
+    """The tuned OpenLM, live, under an identity of its own."""
+
+
+class _Lent(NamedTuple):
+    """What the B rows of one batch borrow."""
+
+    replies: list[list[int] | None]
+    """Token ids of y', None where a row borrows nothing."""
+    reference: Tensor
+    """(B,) ln ref(y' | x) in nats, NaN where a row borrows nothing."""
+
+    @property
+    def places(self) -> list[int]:
+        """The rows that borrow."""
+        return [place for place, reply in enumerate(self.replies) if reply is not None]
+
+
+@technique(version=1)
+def kto(model: OpenLM, replies: LabelledReplies, config: KTO = KTO(), run: Run = Quiet()) -> KTOResult:
+    """Tune a copy of ``model`` on ``replies``; ``model`` itself is the reference and is not changed.
+
+    Raises:
+        InputError: there are no replies, or none fits the context.
+        NumericalError: the loss became NaN or infinite.
+    """
+    rows = fitting(model, replies, lambda row: [row.completion], config.max_length)
+    prompts, answers = tokenised(model, [row.prompt for row in rows], [row.completion for row in rows])
+    ups = [row.label for row in rows]
+    weights = config.weights(sum(ups), len(ups) - sum(ups))
+    batches = batches_of(len(rows), config.batch_size, config.epochs, run.seed)
+    lends = config.loss == "kto"
+    most = min([n for n in (config.max_length, model.max_length) if n is not None], default=None)
+    lenders: dict[tuple[int, ...], list[int | None]] = {
+        tuple(batch): _lenders(batch, prompts, answers, most, run.seed) if lends else [None] * len(batch)
+        for batch in batches
+    }
+    policy = adapted(model.copy(), config.lora, run.seed)
+    alone, device = shares(policy.module), next(policy.module.parameters()).device
+    reference, lent = _reference(model, prompts, answers, lenders, run)
+    reference, labels = reference.to(device), torch.tensor(ups, device=device)
+    lent = {batch: _Lent(found.replies, found.reference.to(device)) for batch, found in lent.items()}
+    tokens = torch.tensor([len(answer) for answer in answers], device=device)
+    apart: tuple[list[int], Tensor] = [], torch.empty(0)  # a batch that comes in parts, and its sums of y'
+
+    def loss(part: list[int], whole: list[int]) -> Share:
+        nonlocal apart
+        asked, given = [prompts[i] for i in part], [answers[i] for i in part]
+        other = lent[tuple(whole)]
+        if len(part) == len(whole):
+            own, found = _together(policy.module, asked, given, other.replies, not alone)
+        else:
+            own, _ = _together(policy.module, asked, given, [None] * len(part), not alone)
+            if apart[0] is not whole:
+                apart = whole, _apart(policy, [prompts[i] for i in whole], other.replies)
+            found = apart[1]
+        mismatched = found - other.reference
+        z0 = reference_point(mismatched[other.places])
+        ratios = own - reference[part]
+        each = kto_loss(ratios, labels[part], z0, config.beta, weights)
+        noted = {
+            "logp": own, "ref_logp": reference[part], "reward": config.beta * ratios, "z0": z0.expand_as(own),
+            "mismatched_ratio": mismatched[[whole.index(i) for i in part]],
+            "desirable": labels[part], "tokens": tokens[part],
+        }  # fmt: skip
+        noted = {name: value.detach() for name, value in noted.items()}
+        metrics = _metrics(noted, config.beta, [(ups[i], len(answers[i])) for i in whole])
+        return Share(each.sum() / len(whole), metrics, noted)
+
+    plan = Plan(
+        batches,
+        key=digest([config, replies.digest, model.identity.digest]),
+        names=[row.id for row in rows],
+        # As many tokens are borrowed in a batch as are its own, as long as each reply is lent once.
+        costs=[len(p) + (1 + lends) * len(a) for p, a in zip(prompts, answers, strict=True)],
+    )
+    steps = fit(policy.module, plan, loss, config.fit, run)
+    # Named anew: under the old identity it would pass for the model that came in.
+    tuned = OpenModel.from_module(merged(policy).module, policy.tokenizer, f"{model.identity.name} after kto")
+    tuned.save(run.artifact("model"))
+    idle = sum(who.count(None) for who in lenders.values()) / sum(map(len, lenders.values()))
+    return KTOResult(
+        model=tuned,
+        metrics={
+            "loss_last": _last(steps, "loss", "weighted loss, mean of the last 10 steps"),
+            "train_margin": _last(steps, "rewards/margins", "beta x nats"),
+            "train_accuracy": _last(steps, "rewards/accuracies", "share of replies"),
+            "kl": _last(steps, "kl", "nats"),
+            "desirable_drift_per_token": _last(steps, "chosen_drift_per_token", "nats per token"),
+            "undesirable_drift_per_token": _last(steps, "rejected_drift_per_token", "nats per token"),
+            "desirable_weight": point(weights[0]),
+            "undesirable_weight": point(weights[1]),
+            "without_mismatch": point(idle, unit="share of replies", n=len(rows)),
+            "dropped_for_length": dropped(replies, rows),
+        },
+        caveats=_caveats(sum(ups), len(ups) - sum(ups), weights, idle * lends, alone),
+    )
+
+
+def _lenders(
+    batch: list[int], prompts: list[list[int]], answers: list[list[int]], most: int | None, seed: int
+) -> list[int | None]:
+    """For each row of the batch, the example whose reply it borrows; ``most`` is the context."""
+
+    def fits(row: int, lender: int) -> bool:
+        return most is None or len(prompts[batch[row]]) + len(answers[batch[lender]]) <= most
+
+    # Seeded by the batch itself, so that a run that goes on from a checkpoint draws the same.
+    rng = random.Random(f"kto/{seed}/{batch}")
+    found = mismatch([tuple(prompts[i]) for i in batch], [tuple(answers[i]) for i in batch], rng, fits)
+    return [None if lender is None else batch[lender] for lender in found]
+
+
+def _reference(
+    model: OpenLM,
+    prompts: list[list[int]],
+    answers: list[list[int]],
+    lenders: Mapping[tuple[int, ...], list[int | None]],
+    run: Run,
+) -> tuple[Tensor, dict[tuple[int, ...], _Lent]]:
+    """ln ref of every reply (n,), and what each batch borrows; a prompt is read once for all its replies."""
+    # For each prompt: the replies that are read behind it, and their places there.
+    wanted: list[dict[int, int]] = [{i: 0} for i in range(len(prompts))]
+    for batch, lent in lenders.items():
+        for i, j in zip(batch, lent, strict=True):
+            if j is not None:
+                wanted[i].setdefault(j, len(wanted[i]))
+    texts = Branches(prompts, [[answers[j] for j in places] for places in wanted])
+    sums = reference_sums(model, texts, run).tolist()
+    first = list(accumulate(map(len, wanted), initial=0))
+
+    def known(i: int, j: int | None) -> float:
+        return float("nan") if j is None else sums[first[i] + wanted[i][j]]
+
+    found = {
+        batch: _Lent(
+            [None if j is None else answers[j] for j in lent],
+            torch.tensor([known(i, j) for i, j in zip(batch, lent, strict=True)]),
+        )
+        for batch, lent in lenders.items()
+    }
+    return torch.tensor([sums[place] for place in first[:-1]]), found
+
+
+def _together(
+    module: nn.Module,
+    prompts: list[list[int]],
+    answers: list[list[int]],
+    borrowed: Sequence[list[int] | None],
+    shared: bool,
+) -> tuple[Tensor, Tensor]:
+    """Summed log-probs (B,) of the replies, and (B,) of the borrowed ones (NaN for none), in one pass."""
+    texts = [[a] if b is None else [a, b] for a, b in zip(answers, borrowed, strict=True)]
+    device = next(module.parameters()).device
+    sums = score(module, pack(Branches(prompts, texts), shared=shared, device=device)).sums()
+    first = torch.tensor(list(accumulate(map(len, texts), initial=0))[:-1], device=device)
+    both = torch.tensor([len(text) == 2 for text in texts], device=device)
+    second = (first + 1).clamp(max=len(sums) - 1)
+    return sums[first], torch.where(both, sums[second].detach(), torch.nan)
+
+
+def _apart(policy: OpenLM, prompts: list[list[int]], borrowed: Sequence[list[int] | None]) -> Tensor:
+    """Summed log-probs (B,) of borrowed replies alone (NaN for none), without gradient."""
+    texts = [(p, [b]) for p, b in zip(prompts, borrowed, strict=True) if b is not None]
+    found = iter(branch_sums(policy, Branches([p for p, _ in texts], [b for _, b in texts])).tolist())
+    device = next(policy.module.parameters()).device
+    return torch.tensor([torch.nan if b is None else next(found) for b in borrowed], device=device)
+
+
+def _metrics(
+    noted: Mapping[str, Tensor], beta: float, whole: Sequence[tuple[bool, int]]
+) -> dict[str, Tensor]:
+    """Shares of what is logged every step; ``whole`` holds label and tokens of each reply of the batch.
+
+    What a batch of one label cannot show (its margin, say) is left out, not taken for 0.
+    """
+    margin = (noted["reward"] - beta * noted["z0"]) * (2 * noted["desirable"].float() - 1)
+    found = {
+        "rewards/accuracies": ((margin > 0).float() + 0.5 * (margin == 0).float()).sum() / len(whole),
+        "kl": noted["z0"].sum() / len(whole),
+    }
+    for side, label in (("chosen", True), ("rejected", False)):
+        rows, tokens = sum(up is label for up, _ in whole), sum(n for up, n in whole if up is label)
+        if rows:
+            mine = (noted["desirable"] == label).float()
+            found[f"rewards/{side}"] = (mine * noted["reward"]).sum() / rows
+            found[f"logps/{side}"] = (mine * noted["logp"]).sum() / rows
+            found[f"{side}_drift_per_token"] = (mine * noted["reward"]).sum() / beta / tokens
+    if "rewards/chosen" in found and "rewards/rejected" in found:
+        found["rewards/margins"] = found["rewards/chosen"] - found["rewards/rejected"]
+    return found
+
+
+def _last(steps: Sequence[Mapping[str, float]], name: str, unit: str) -> Estimate:
+    """Mean over the last ten steps that have the number."""
+    tail = [step[name] for step in steps if name in step][-10:]
+    if not tail:
+        return unknown("no batch held the labels that it takes", unit=unit)
+    return point(sum(tail) / len(tail), unit=unit)
+
+
+def _caveats(up: int, down: int, weights: tuple[float, float], idle: float, alone: str) -> tuple[str, ...]:
+    """What the result does not show, and what the reader must know of the data."""
+    said = [
+        "accuracy on training replies shows that they were learned, not that behaviour generalises",
+        "where labels of like replies contradict each other, KTO goes with the majority",
+    ]
+    if not (up and down):
+        said.append(f"every reply is {'desirable' if up else 'undesirable'}: nothing says what to do instead")
+    elif not BAND[0] * 0.999 <= weights[0] * up / (weights[1] * down) <= BAND[1] * 1.001:
+        share = weights[0] * up / (weights[1] * down)
+        said.append(f"the weights put lambda_D n_D / (lambda_U n_U) at {share:.3g}, outside of [1, 4/3]")
+    if idle:
+        said.append(f"{idle:.0%} of the replies had none to borrow, so that z0 rests on fewer or is 0")
+    if alone:
+        said.append(f"slower than it could be: each reply had a row of its own, since of {alone}")
+    return tuple(said)
