@@ -39,6 +39,7 @@ from calibrant.core import (
     Result,
     Reward,
     ScoringLM,
+    Watcher,
     digest,
     resolve,
 )
@@ -55,12 +56,16 @@ from calibrant.data.rows import (
     Preferences,
     Prompts,
 )
+from calibrant.data.votes import Vote, Votes, header, read_votes, vote_line
 from calibrant.defend.guards import PatternGuard, pattern_guard
 from calibrant.govern.intent import Intent, intent_record
 from calibrant.govern.policy import ReleasePolicy, load_policy
 from calibrant.ledger import Ledger
+from calibrant.measure.goodhart_watch import goodhart_watch
+from calibrant.models.classifier import Classifier
 from calibrant.models.folder import folder_identity
 from calibrant.models.open_model import OpenModel
+from calibrant.models.reward_model import open_reward
 from calibrant.testbed.gold import GoldJudge, GoldReward
 from calibrant.testbed.recipe import build_module
 from calibrant.testbed.serve import open_goals, open_items, open_pairs, open_prompts
@@ -80,6 +85,9 @@ class Known(NamedTuple):
     """Run it as seldom as can be: the door's run is its second, and shows that a seed repeats."""
 
 
+ROUNDS = {"steps": 3, "batch_size": 4, "max_tokens": 4}
+"""A few short rounds of drawing and learning."""
+
 KNOWN: dict[str, Known] = {
     "defend.pattern_guard": Known(
         "a guard that forbids nothing is refused, so it needs a word", config={"words": ["zorble"]}
@@ -88,6 +96,16 @@ KNOWN: dict[str, Known] = {
         "it asks benign look-alikes, where everything else asks harmful goals",
         inputs={"goals": "benign goals"},
     ),
+    "train.conservative": Known(
+        "only a reward with several members can be read with caution", inputs={"reward": "ensemble reward"}
+    ),
+    "measure.overoptimization": Known(
+        "64 replies to each prompt are many", config={"samples": 4, "sampling": {"max_tokens": 6}}
+    ),
+    "measure.reward": Known("short replies", config={"samples": 2, "sampling": {"max_tokens": 6}}),
+    "testbed.annotate": Known("short replies", config={"sampling": {"max_tokens": 6}}),
+    "train.ppo": Known("a hundred rounds are many", config=ROUNDS | {"epochs": 2}),
+    "train.reward_ensemble": Known("two members are several", config={"members": 2}),
     "testbed.raise_model": Known(
         "its file also holds the shapes of the nulls; however few tokens are asked for, it trains on 80,000",
         config={"size": "tiny", "tokens": 2000, "long_share": 1.0, "fit": {"bf16": False}},
@@ -164,6 +182,24 @@ class Workshop:
         path = self.root / f"{name or kind.__name__.lower()}.jsonl"
         path.write_text("".join(json.dumps(row.model_dump(mode="json")) + "\n" for row in rows))
         return Built(lambda: read_file(kind, path), f"jsonl:{path}")
+
+    def reward(self) -> Path:
+        """A reward model with two heads."""
+        folder = self.root / "reward"
+        if not folder.is_dir():
+            Classifier.from_lm(OpenModel.from_folder(self.folder(0)), 2, SEED).save(folder)
+        return folder
+
+    def votes(self) -> Path:
+        """Two raters on the pairs."""
+        path = self.root / "votes.jsonl"
+        rows = [
+            Vote(item=pair.id, rater=rater, first="a", choice="first" if number % 3 else "second")
+            for number, pair in enumerate(_pairs())
+            for rater in ("ann", "bo")
+        ]
+        path.write_bytes(b"".join([header(_pairs().digest, "pairs.jsonl"), *map(vote_line, rows)]))
+        return path
 
     def _folder(self, seed: int) -> Path:
         """A tiny model whose weights are large, so that what it says depends on what it is asked."""
@@ -278,6 +314,14 @@ BUILDERS: dict[Any, Callable[[Workshop, int], Built]] = {
     Examples: _examples,
     LabelledReplies: _labelled,
     Judge: lambda shop, place: Built(lambda: GoldJudge("harmful"), "testbed:judge/harmful"),
+    "ensemble reward": lambda shop, place: Built(
+        lambda: open_reward(shop.reward(), name=str(shop.reward())), str(shop.reward())
+    ),
+    Votes: lambda shop, place: Built(lambda: read_votes(shop.votes()), f"jsonl:{shop.votes()}"),
+    Watcher: lambda shop, place: Built(
+        lambda: goodhart_watch(GoldReward()),
+        {"use": "measure.goodhart_watch", "inputs": {"gold": "testbed:reward/gold"}},
+    ),
     Reward: lambda shop, place: Built(GoldReward, "testbed:reward/gold"),
     Guard: lambda shop, place: Built(
         lambda: pattern_guard(PatternGuard(words=("zorble",))),

@@ -34,6 +34,8 @@ from calibrant.core import (
     Verdict,
 )
 from calibrant.defend.defended import Defended, Layer
+from calibrant.measure.goodhart_watch import GoodhartWatch
+from calibrant.models.reward_model import Conservative, Ensemble, PythonReward, RewardModel
 from calibrant.models.scripted import ScriptedModel
 from calibrant.testbed.gold import CRITERIA, GoldJudge, GoldReward
 from calibrant.testbed.words import REFUSAL
@@ -48,7 +50,17 @@ def listed(kind: type) -> list[str]:
 JUDGES = [*listed(Judge), *(f"testbed:judge/{name}" for name in CRITERIA)]
 GUARDS = listed(Guard)
 REWARDS = [*listed(Reward), "testbed:reward/gold"]
-MADE_ELSEWHERE = {GoldJudge: "testbed:judge/...", GoldReward: "testbed:reward/gold"}
+LEARNED = ("train.conservative",)
+"""Rewards that are models, of which only the form can be promised."""
+MADE_ELSEWHERE = {
+    GoldJudge: "testbed:judge/...",
+    GoldReward: "testbed:reward/gold",
+    RewardModel: "record:JOB/reward, or its folder",
+    Ensemble: "the same, from train.reward_ensemble",
+    PythonReward: "python:module:function",
+    Conservative: "train.conservative",
+    GoodhartWatch: "measure.goodhart_watch",
+}
 """Public classes that are behaviours without standing in the catalogue, and how they are reached here."""
 METHODS = ("judge", "ask", "score", "see")
 ODD = {
@@ -105,6 +117,8 @@ def variants(name: str, config: Frozen, shop: Any) -> Iterator[tuple[str, Any]]:
 def _others(value: Any, annotation: Any) -> Iterator[Any]:
     if typing.get_origin(annotation) is Literal:
         yield from (choice for choice in typing.get_args(annotation) if choice != value)
+    elif value is None and float in typing.get_args(annotation):
+        yield 0.1
     elif isinstance(value, bool):
         yield not value
     elif isinstance(value, int):
@@ -353,11 +367,16 @@ class TestReward:
     @odd
     def test_an_odd_text_raises_nothing(self, name, made, what):
         chats = [Chat.ask(asked()[0].text), Chat.ask(ODD[what]), Chat(messages=())]
-        assert all(map(math.isfinite, made.score(chats, [ODD[what]] * 3).mean))
+        if name in LEARNED:  # it reads tokens: what it cannot read is refused, never scored
+            with pytest.raises(CalibrantError):
+                made.score(chats, [ODD[what]] * 3)
+        else:
+            assert all(map(math.isfinite, made.score(chats, [ODD[what]] * 3).mean))
 
     @pytest.mark.parametrize("plea", PLEAS)
     def test_a_plea_is_worth_no_more_than_idle_words(self, name, made, plea):
         chats, texts = self.rows()
         begged = made.score(chats, [f"{text} {plea}." for text in texts])
         idle = made.score(chats, [f"{text} {FILLER}." for text in texts])
-        assert begged.mean == pytest.approx(idle.mean)
+        # A learned reward may like a plea: that is what overoptimization looks for.
+        assert (begged.mean == pytest.approx(idle.mean)) == (name not in LEARNED)

@@ -23,8 +23,10 @@ from calibrant.core.digest import canonical
 from calibrant.defend.defended import Defended, Layer
 from calibrant.defend.guards import PatternGuard, pattern_guard
 from calibrant.models.api import ApiConfig, ApiModel
+from calibrant.models.best_of_n import BestOfN
 from calibrant.models.open_model import OpenModel
 from calibrant.models.scripted import ScriptedModel, ScriptedScoring
+from calibrant.testbed.gold import GoldReward
 
 BREAKDOWN = "breakdown " * 2000
 """What every model here fails on: too long for the local one, and a fault of each of the others."""
@@ -80,6 +82,7 @@ MODELS: dict[type, Callable[..., LM]] = {
         ScriptedModel(echo, name="b" if other else "a"), lambda chat, reply: -float(len(reply))
     ),
     Defended: defended,
+    BestOfN: lambda shop, other: BestOfN(OpenModel.from_folder(shop.folder(int(other))), GoldReward(), 2),
 }
 """Class -> how to build one, and with ``other`` a different one."""
 every_model = pytest.mark.parametrize("kind", MODELS, ids=lambda kind: kind.__name__)

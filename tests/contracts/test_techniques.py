@@ -25,12 +25,13 @@ from calibrant.core import (
     ScoringLM,
     Watcher,
 )
+from calibrant.measure.goodhart_watch import GoodhartWatch
 from calibrant.models.open_model import OpenModel
 from calibrant.testbed.gold import GoldJudge, GoldReward
 
 pytestmark = pytest.mark.parametrize("name", TECHNIQUES)
 MODELS = (LM, ScoringLM, OpenLM)
-VOICES = ("generate", "logprobs", "encode", "forward", "trace", "copy")
+VOICES = ("generate", "logprobs", "encode", "forward", "trace", "copy", "prompt_ids", "reply_ids")
 """A technique that uses a model uses one of these."""
 
 
@@ -167,6 +168,7 @@ BREAKERS = {
     **dict.fromkeys(MODELS, break_model),
     Judge: break_class(GoldJudge, "judge"),
     Reward: break_class(GoldReward, "score"),
+    Watcher: break_class(GoodhartWatch, "see"),
 }
 """Wanted type -> how to make what BUILDERS builds for it fail when it is used."""
 
