@@ -13,8 +13,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from calibrant.core import Chat, Identity, NumericalError, Scores, Watcher, resolve
+from calibrant.core import Chat, Identity, NumericalError, Scores, Watcher, point, resolve
 from calibrant.core.errors import ConfigError
+from calibrant.measure import goodhart_watch as watching
 from calibrant.measure.goodhart_watch import GoodhartWatchConfig, Look, goodhart_watch
 from calibrant.stats import gao
 from calibrant.stats.gao import GaoFit
@@ -70,18 +71,19 @@ def simulate(curve, seed, looks=40, far=8.0, watch=None, noise=0.3, **settings):
 
 @pytest.fixture
 def quick(monkeypatch):
-    """Fewer draws and a coarse band, for the simulations of hundreds of runs."""
+    """Fewer draws, and no band nor interval of a look, which decide nothing: for hundreds of runs."""
     monkeypatch.setattr(gao, "DRAWS", 300)
     monkeypatch.setattr(gao, "_GRID", 2)
+    monkeypatch.setattr(watching, "mean", lambda values, **_: point(sum(values) / len(values)))
 
 
 def test_a_hump_is_stopped_near_its_peak(quick):
     """50 runs that would end at R(8) = -.32, 1.68 below the top of 1.36. Regret = top less R where stopped.
 
-    In 100 runs each, 'may fall' stopped at sqrt(KL) 2.7 to 3.5: regret .005, worst .05. 'falls' stopped at
-    3.1 to 5.5: regret .17, worst .56.
+    In 60 runs each, 'may fall' stopped at sqrt(KL) 2.7 to 3.7: regret .007, worst .08. 'falls' stopped at
+    3.3 to 5.5: regret .22, worst .56. The peak is at 2.72.
     """
-    for rule, mean, worst in (("may fall", 0.03, 0.15), ("falls", 0.25, 0.7)):
+    for rule, mean, worst in (("may fall", 0.03, 0.15), ("falls", 0.3, 0.8)):
         stops = [simulate(hump, seed, stop_when=rule)[0] for seed in range(50)]
         assert None not in stops
         regrets = [TOP - hump(d) for d in stops]
