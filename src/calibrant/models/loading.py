@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from huggingface_hub import snapshot_download
@@ -28,10 +28,27 @@ from calibrant.models.folder import check_folder
 Dtype = Literal["float32", "bfloat16", "float16"]
 _DOWNLOADED = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "vocab.txt", "merges.txt"]
 _bars: Any = transformers_logging
-_model_class: Any = AutoModelForCausalLM
 
 
-def load_folder(path: str | Path, dtype: Dtype) -> tuple[nn.Module, Any]:
+class Kind(NamedTuple):
+    """What a folder is opened as."""
+
+    auto: Any
+    """The auto class of transformers."""
+    name: str
+    """For messages."""
+    remedy: str
+    """What to do where weights are missing."""
+
+
+LANGUAGE = Kind(
+    AutoModelForCausalLM,
+    "causal language model",
+    "config.json and *.safetensors must come from the same model",
+)
+
+
+def load_folder(path: str | Path, dtype: Dtype, kind: Kind = LANGUAGE) -> tuple[nn.Module, Any]:
     """Module and tokenizer of a folder in Hugging Face layout.
 
     Raises:
@@ -42,20 +59,22 @@ def load_folder(path: str | Path, dtype: Dtype) -> tuple[nn.Module, Any]:
     weights: dict[str, Any] = {"use_safetensors": True, "output_loading_info": True}
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+        for how in ("is_local", "local_files_only"):  # how it was opened is no part of it: not to be saved
+            tokenizer.init_kwargs.pop(how, None)
         with _no_progress_bars():
-            module, report = _model_class.from_pretrained(
+            module, report = kind.auto.from_pretrained(
                 folder, dtype=getattr(torch, dtype), **weights, **options
             )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise InputError(
             f"'{folder}' cannot be opened: {error}",
-            hint="it must be a causal language model that transformers knows, without code of its own",
+            hint=f"it must be a {kind.name} that transformers knows, without code of its own",
         ) from error
-    lost = sorted(str(key) for kind in ("missing_keys", "mismatched_keys") for key in report[kind])
+    lost = sorted(str(key) for what in ("missing_keys", "mismatched_keys") for key in report[what])
     if lost:  # transformers would fill these with random numbers and carry on
         raise InputError(
             f"'{folder}' lacks {len(lost)} weights that its config asks for: {', '.join(lost[:5])}",
-            hint="config.json and *.safetensors must come from the same model",
+            hint=kind.remedy,
         )
     return module, tokenizer
 

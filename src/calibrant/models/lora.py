@@ -26,7 +26,7 @@ class LoRA(Frozen):
 
     r: int = Field(default=8, ge=1)
     """Rank of the adapters."""
-    alpha: float = Field(default=16.0, gt=0)
+    alpha: int = Field(default=16, gt=0)
     """Their scale is alpha / r."""
     targets: tuple[str, ...] | Literal["all-linear"] = "all-linear"
     """Names of the layers that get one: ("q_proj", "v_proj"), or every linear layer but the head."""

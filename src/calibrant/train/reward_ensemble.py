@@ -1,0 +1,227 @@
+"""Ensembles of reward models as one reward: trained apart, heads on one trunk, or averaged weights.
+
+1. independent: M models that differ in their heads' first weights and the order of the data (Coste et al.,
+   2310.02743). Where they disagree, the reward is unsure; costs M times the training and M times the scoring.
+2. shared_trunk: M heads on one trunk, for about the price of one model; they disagree less than they should.
+3. warm: M fine-tunings of one start, head included, whose *weights* are averaged into one model (WARM,
+   2401.12187). No disagreement to read, but the price of one model to score, and less memory of wrong labels.
+
+Members share what is wrong with their data and their trunk: agreement is not truth (2312.09244).
+
+    calibrant show train.reward_ensemble
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from pydantic import Field, model_validator
+
+from calibrant.core import Frozen, OpenLM, Quiet, Record, Run, digest, point, technique
+from calibrant.data.rows import Preferences
+from calibrant.models.checkpoint import Checkpoint
+from calibrant.models.classifier import Classifier
+from calibrant.models.fit import last
+from calibrant.models.reward_card import calibration
+from calibrant.models.reward_folder import RewardCard, member_folders, reward_identity, write_card
+from calibrant.models.reward_model import Ensemble, RewardModel
+from calibrant.train.reward import (
+    RewardConfig,
+    RewardResult,
+    Task,
+    caveats,
+    descend,
+    held_out_rows,
+    normaliser,
+    prepared,
+    stored,
+)
+
+_LOGGED = ("loss", "accuracy", "margin")
+_EXAMPLES = "examples.parquet"
+
+
+class RewardEnsemble(Frozen):
+    """Settings of an ensemble of reward models."""
+
+    kind: Literal["independent", "shared_trunk", "warm"] = "independent"
+    """Models trained apart, heads on one trunk, or one model of averaged weights."""
+    members: int = Field(default=4, ge=2)
+    """How many."""
+    lr_spread: float = Field(default=1.0, ge=1)
+    """Learning rates of members go from lr / spread to lr x spread in equal ratios (independent and warm)."""
+    each: RewardConfig = RewardConfig()
+    """How a member is trained; its heads follow from ``kind``."""
+
+    @model_validator(mode="after")
+    def _nothing_is_ignored(self) -> RewardEnsemble:
+        problems = []
+        if self.each.heads != 1:
+            problems.append("each.heads follows from kind and members: leave it at 1")
+        if self.kind == "shared_trunk" and self.lr_spread != 1:
+            problems.append("heads on one trunk are trained with one learning rate: leave lr_spread at 1")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+
+@technique(version=1)
+def reward_ensemble(
+    model: OpenLM,
+    pairs: Preferences,
+    held_out: Preferences | None = None,
+    ties: Preferences | None = None,
+    config: RewardEnsemble = RewardEnsemble(),
+    run: Run = Quiet(),
+) -> RewardResult:
+    """Train several reward models on the trunk of ``model``, saved as one artefact 'reward'.
+
+    Inputs and errors are those of ``train.reward``. A killed run keeps its finished members.
+    """
+    together = config.kind == "shared_trunk"
+    each = config.each.model_copy(update={"heads": config.members}) if together else config.each
+    task = prepared(model, pairs, ties, each)
+    trained = [_trained(model, task, member, run) for member in _members(each, config, run.seed)]
+    rows, name = held_out_rows(model, held_out, each), f"{config.kind} rewards on {model.identity.name}"
+    made = [RewardModel(c, normaliser(c, task)) for c in _joined([c for c, _ in trained], config.kind)]
+    saved: RewardModel | Ensemble
+    if config.kind == "independent":
+        found = calibration(Ensemble(made), rows)
+        saved = _saved(made, [calibration(m, rows) for m in made], found, run.artifact("reward"), name)
+    else:
+        found = calibration(made[0], rows)
+        card = RewardCard(kind="heads" if together else "warm", members=config.members, calibration=found)
+        saved = stored(made[0], run.artifact("reward"), card, name)
+    numbers = {n: sum(notes[n] for _, notes in trained) / len(trained) for n in _LOGGED}
+    return RewardResult(
+        reward=saved,
+        metrics={
+            **found,
+            "loss_last": point(numbers["loss"], unit="nats, last 10 steps, mean of members"),
+            "train_accuracy": point(
+                numbers["accuracy"], unit="share of pairs, last 10 steps, mean of members"
+            ),
+            "train_margin": point(numbers["margin"], unit="log-odds, last 10 steps, mean of members"),
+            "dropped_for_length": task.dropped,
+        },
+        caveats=(
+            *caveats(task, made[0].classifier, held_out),
+            "members share their data and their trunk, so they can agree and be wrong together",
+        ),
+    )
+
+
+def averaged(classifiers: Sequence[Classifier]) -> Classifier:
+    """One classifier whose weights are the means of theirs (in float64): WARM, equation 4.
+
+    It only makes sense of weights that started from the same place, heads included.
+    """
+    made = classifiers[0].copy()
+    states = [classifier.module.state_dict() for classifier in classifiers]
+    with torch.no_grad():
+        for name, tensor in made.module.state_dict().items():
+            tensor.copy_(torch.stack([state[name].double() for state in states]).mean(0))
+    made.module.requires_grad_(False)
+    return made
+
+
+class _Member(NamedTuple):
+    """How one model is trained."""
+
+    number: int
+    of: int
+    config: RewardConfig
+    start: int
+    """Seed of the head's first weights."""
+    order: int
+    """Seed of the data's order and of the bootstrap."""
+
+
+def _members(each: RewardConfig, config: RewardEnsemble, seed: int) -> list[_Member]:
+    if config.kind == "shared_trunk":
+        return [_Member(0, 1, each, seed, seed)]
+    found = []
+    for number in range(config.members):
+        own = random.Random(f"reward member/{seed}/{number}").getrandbits(31)
+        lr = each.fit.lr * config.lr_spread ** (2 * number / (config.members - 1) - 1)
+        rated = each.model_copy(update={"fit": each.fit.model_copy(update={"lr": lr})})
+        found.append(_Member(number, config.members, rated, seed if config.kind == "warm" else own, own))
+    return found
+
+
+def _trained(model: OpenLM, task: Task, member: _Member, run: Run) -> tuple[Classifier, dict[str, float]]:
+    """One trained model and its last numbers; taken from ``run.work`` where an earlier try finished it."""
+    classifier = Classifier.from_lm(model, member.config.heads, member.start)
+    lent = _Lent(run, member, steps=task.steps(member.config))
+    kept = Checkpoint(lent.work / "finished.safetensors", digest([task.key, *member]))
+    found = kept.load()
+    if found is None:
+        steps = descend(classifier, task, member.config, member.order, lent)
+        facts = {"spent": lent.spent, **{name: last(steps, name) for name in _LOGGED}}
+        kept.save(classifier.module.state_dict(), facts)
+    else:
+        tensors, facts = found
+        classifier.module.load_state_dict(tensors)
+        run.spend(tokens=int(facts["spent"]))
+    if (lent.work / _EXAMPLES).is_file():
+        name = _EXAMPLES if member.of == 1 else f"examples_{member.number}.parquet"
+        shutil.copyfile(lent.work / _EXAMPLES, run.artifact(name))
+    return classifier, facts
+
+
+def _joined(classifiers: list[Classifier], kind: str) -> list[Classifier]:
+    return [averaged(classifiers)] if kind == "warm" else classifiers
+
+
+def _saved(
+    made: Sequence[RewardModel],
+    cards: Sequence[dict[str, Any]],
+    found: dict[str, Any],
+    folder: Path,
+    name: str,
+) -> Ensemble:
+    """Write models trained apart, each with its own card, as one reward."""
+    card = RewardCard(kind="independent", members=len(made), calibration=found)
+    members = [
+        stored(
+            member, inside, RewardCard(kind="single", members=1, calibration=own), f"{name}, {inside.name}"
+        )
+        for member, inside, own in zip(made, member_folders(folder, card), cards, strict=True)
+    ]
+    write_card(folder, card)
+    return Ensemble(members, identity=reward_identity(folder, name=name))
+
+
+class _Lent:
+    """The run as one member sees it: a folder of its own that survives a kill, and its place in the whole."""
+
+    def __init__(self, run: Run, member: _Member, steps: int) -> None:
+        self.seed, self.cache = run.seed, run.cache
+        self.work = run.work / f"member{member.number}"
+        self.work.mkdir(parents=True, exist_ok=True)
+        self.spent = 0
+        self._run, self._member, self._before = run, member, member.number * steps
+
+    def log(self, step: int, **metrics: float) -> None:
+        self._run.log(self._before + step, member=self._member.number, **metrics)
+
+    def artifact(self, name: str) -> Path:
+        return self.work / name
+
+    def spend(self, *, tokens: int = 0, queries: int = 0, flops: float = 0.0) -> None:
+        self._run.spend(tokens=tokens, queries=queries, flops=flops)
+        self.spent += tokens
+
+    def progress(self, done: int, total: int, note: str = "") -> None:
+        said = f"member {self._member.number + 1} of {self._member.of}, {note}"
+        self._run.progress(self._before + done, self._member.of * total, said)
+
+    def call(
+        self, technique: str, inputs: Mapping[str, Any], config: Mapping[str, Any] | None = None
+    ) -> Record:
+        return self._run.call(technique, inputs, config)
