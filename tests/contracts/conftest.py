@@ -105,6 +105,9 @@ KNOWN: dict[str, Known] = {
     "measure.reward": Known("short replies", config={"samples": 2, "sampling": {"max_tokens": 6}}),
     "testbed.annotate": Known("short replies", config={"sampling": {"max_tokens": 6}}),
     "train.ppo": Known("a hundred rounds are many", config=ROUNDS | {"epochs": 2}),
+    "train.rloo": Known("a hundred rounds are many", config=ROUNDS | {"samples": 3}),
+    "train.grpo": Known("a hundred rounds are many", config=ROUNDS | {"samples": 3}),
+    "train.online_dpo": Known("a hundred rounds are many", config=ROUNDS | {"samples": 3}),
     "train.reward_ensemble": Known("two members are several", config={"members": 2}),
     "testbed.raise_model": Known(
         "its file also holds the shapes of the nulls; however few tokens are asked for, it trains on 80,000",

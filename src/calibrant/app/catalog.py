@@ -84,7 +84,15 @@ TECHNIQUES: dict[str, Listed] = {
     "train.dpo": Listed(
         "calibrant.train.dpo:dpo", "direct preference optimisation and its family", "train_accuracy"
     ),
+    "train.grpo": Listed(
+        "calibrant.train.grpo:grpo", "learn from rewards, by groups of replies", "reward_last"
+    ),
     "train.kto": Listed("calibrant.train.kto:kto", "learn from thumbs up and down", "train_accuracy"),
+    "train.online_dpo": Listed(
+        "calibrant.train.online_dpo:online_dpo",
+        "DPO on the model's own replies, ranked by a reward",
+        "reward_last",
+    ),
     "train.ppo": Listed(
         "calibrant.train.ppo:ppo", "learn from a reward on the model's own replies", "reward_last"
     ),
@@ -95,6 +103,9 @@ TECHNIQUES: dict[str, Listed] = {
     ),
     "train.reward_ensemble": Listed(
         "calibrant.train.reward_ensemble:reward_ensemble", "several reward models as one", "held_out_accuracy"
+    ),
+    "train.rloo": Listed(
+        "calibrant.train.rloo:rloo", "learn from rewards, each against the others", "reward_last"
     ),
     "train.sft": Listed("calibrant.train.sft:sft", "supervised fine-tuning", "loss_last"),
     "understand.lens": Listed("calibrant.understand.lens:lens", "logit lens: what each layer would say"),

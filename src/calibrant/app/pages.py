@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +15,7 @@ from calibrant.core.errors import InputError
 from calibrant.govern.intent import intent_record
 from calibrant.ledger import Ledger
 from calibrant.ledger.layout import disk
+from calibrant.views.curves import ARTIFACTS, Curve, read_curve
 from calibrant.views.page import GateView, RuleView, StudyView, write_page
 
 
@@ -41,6 +43,7 @@ def view(outcome: Outcome, ledger: Ledger) -> StudyView:
         entries=tuple(entries),
         gates=tuple(_gates(entries, ledger)),
         figures=study.figure,
+        curves=_curves(study, entries, ledger),
         verdict=outcome.verdict,
         needed=study.verdict.passes if study.verdict is not None else None,
         ledger=str(ledger.root),
@@ -93,6 +96,18 @@ def _gates(entries: Sequence[Entry], ledger: Ledger) -> list[GateView]:
             )
         )
     return views
+
+
+def _curves(study: Study, entries: Sequence[Entry], ledger: Ledger) -> dict[str, Curve]:
+    """What the jobs of figures of the kind 'goodhart' stored."""
+    asked = {s.job_id for figure in study.figure if figure.kind == "goodhart" for s in figure.series}
+    found = {}
+    for entry in entries:
+        stored = [a for a in entry.record.artifacts if a.name in ARTIFACTS]
+        if entry.record.job_id in asked and stored:
+            table = json.loads(ledger.open(stored[0]).read_text(encoding="utf-8"))
+            found[entry.digest] = read_curve(table)
+    return found
 
 
 def _rule(rule: dict[str, Any], records: dict[str, str]) -> RuleView:

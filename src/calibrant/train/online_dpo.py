@@ -1,0 +1,257 @@
+"""Online DPO: the policy draws, a reward ranks, and the best and the worst reply are a pair (2402.04792).
+
+Each round draws K replies to every prompt from the policy as it is, takes the best against the worst by the
+reward, and takes steps of a loss of the DPO family on those pairs. The reference is the model that came in.
+
+Where this departs from common trainers:
+1. Where all replies to a prompt have one score there is no pair: it is left out and counted, never ranked by
+   the order of drawing. Among several best (or worst) the first drawn is taken.
+2. Any number of replies from 2 on, and every loss of train.dpo with its options; an option that the chosen
+   loss ignores is an error.
+3. Draw, policy and reference have one temperature.
+4. One row holds a prompt and both replies, and the prompt is read once (``models/branches.py``).
+5. Everything random comes from (seed, step), so a killed run goes on with the same bits. A watcher may look
+   on; its 'no' ends the run at the last weights that it said 'yes' to.
+
+    calibrant show train.online_dpo
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from calibrant.core import Frozen, OpenLM, Quiet, Result, Reward, Run, Watcher, technique
+from calibrant.data.rows import Prompts
+from calibrant.maths.kl import FixedKL
+from calibrant.maths.logprobs import masked_sum
+from calibrant.maths.losses import chosen_nll
+from calibrant.maths.pair_losses import LOSSES, Option, check_options, pair_loss
+from calibrant.maths.pair_sums import PairSums, implicit_rewards
+from calibrant.maths.policy_losses import Window
+from calibrant.models.branches import Branches
+from calibrant.models.checkpoint import Checkpoint
+from calibrant.models.fit import Fit
+from calibrant.models.lora import LoRA, adapted
+from calibrant.models.rollouts import roll
+from calibrant.train import _group as group
+from calibrant.train._learner import Learner, Student, watched
+from calibrant.train._rl import Shaping, cycle, judged, with_room
+
+_OPTIONS = ("beta", "label_smoothing", "gamma", "lam", "tau", "length_average", "reference_free",
+            "divergence", "alpha")  # fmt: skip
+
+
+class OnlineDPO(Frozen):
+    """Settings of online DPO."""
+
+    aliases: ClassVar[Mapping[str, str]] = {
+        "max_steps": "steps", "per_device_train_batch_size": "batch_size", "max_new_tokens": "max_tokens",
+        "missing_eos_penalty": "missing_end", "loss_type": "loss", "simpo_gamma": "gamma",
+        "rpo_alpha": "nll", "f_divergence_type": "divergence", "f_alpha_divergence_coef": "alpha",
+        "discopop_tau": "tau", "num_generations": "samples", "max_completion_length": "max_tokens",
+        "learning_rate": "fit.lr", "max_grad_norm": "fit.clip", "weight_decay": "fit.weight_decay",
+        "warmup_ratio": "fit.warmup", "lr_scheduler_type": "fit.schedule", "adam_beta2": "fit.beta2",
+        "adam_epsilon": "fit.eps", "gradient_checkpointing": "fit.recompute", "bf16": "fit.bf16",
+    }  # fmt: skip
+
+    steps: int = Field(default=100, ge=1)
+    """Rounds of drawing, ranking and learning."""
+    batch_size: int = Field(default=16, ge=1)
+    """Prompts in one round, each at most one pair."""
+    samples: int = Field(default=2, ge=2)
+    """K, replies drawn to each prompt: the best and the worst of them make its pair."""
+    max_tokens: int = Field(default=64, ge=1)
+    """Most tokens of a reply; prompts that leave no room for it are left out and counted."""
+    temperature: float = Field(default=1.0, gt=0)
+    """Of the draw; every log-prob (policy, reference) divides its logits by it."""
+    epochs: int = Field(default=1, ge=1)
+    """Passes over the pairs of a round."""
+    minibatches: int = Field(default=1, ge=1)
+    """Optimiser steps in one pass."""
+    missing_end: float | None = Field(default=None, ge=0)
+    """Penalty off the score of a reply that was cut off, before ranking. None: it is ranked as it is."""
+    loss: str = "sigmoid"
+    """Which loss: sigmoid (DPO), ipo, hinge, robust, simpo, ...: all are in docs/train.dpo.md."""
+    beta: float | None = Field(default=None, gt=0)
+    """Strength of the pull to the reference: higher stays closer. None: the loss's own default, often 0.1."""
+    label_smoothing: float | None = Field(default=None, ge=0, lt=0.5)
+    """Share of the pairs that the reward ranks wrongly (conservative, robust, aot), or that of exo_pair."""
+    gamma: float | None = Field(default=None, ge=0)
+    """SimPO's target margin, in nats x beta."""
+    lam: float | None = Field(default=None, ge=0)
+    """ORPO's weight of the odds ratio."""
+    tau: float | None = Field(default=None, gt=0)
+    """DiscoPOP's temperature."""
+    length_average: bool | None = None
+    """IPO: means over tokens or sums."""
+    reference_free: bool | None = None
+    """Leave the reference out of the loss: it likes both replies equally."""
+    divergence: str | None = None
+    """Distance from the reference: reverse_kl, forward_kl, js, or alpha (f-DPO, 2309.16240)."""
+    alpha: float | None = None
+    """Order of the divergence 'alpha'."""
+    nll: float = Field(default=0.0, ge=0)
+    """Weight of the chosen reply's negative log-likelihood a token, mixed in; it holds that reply up."""
+    watch_every: int = Field(default=10, ge=1)
+    """Rounds between two looks of the watcher, where there is one."""
+    lora: LoRA | None = None
+    """Train low-rank adapters alone; the saved model has them merged. None: all weights."""
+    fit: Fit = Fit(lr=1e-4, schedule="linear")
+    """The optimiser. Whole models of a billion weights take a rate of about 5e-7."""
+
+    @property
+    def options(self) -> dict[str, Option]:
+        """What was said about the loss."""
+        return {name: value for name in _OPTIONS if (value := getattr(self, name)) is not None}
+
+    @model_validator(mode="after")
+    def _nothing_is_ignored(self) -> OnlineDPO:
+        problems = check_options(self.loss, self.options)
+        problems += group.contradictions(self.batch_size, self.minibatches)
+        if self.loss in LOSSES and not LOSSES[self.loss].accumulation_invariant and self.fit.micro_tokens:
+            problems.append(f"loss '{self.loss}' looks at a whole batch, so fit.micro_tokens cannot cut it")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+
+class OnlineDPOResult(Result):
+    """The tuned model, also saved as artefact 'model'; every reply of every step in 'examples.parquet'."""
+
+    model: Any = Field(exclude=True)
+    """The tuned OpenLM, live, under an identity of its own."""
+
+
+@technique(version=1)
+def online_dpo(
+    model: OpenLM,
+    prompts: Prompts,
+    reward: Reward,
+    watcher: Watcher | None = None,
+    config: OnlineDPO = OnlineDPO(),
+    run: Run = Quiet(),
+) -> OnlineDPOResult:
+    """Tune a copy of ``model`` on its own replies to ``prompts``; ``model`` is the reference, and unchanged.
+
+    Raises:
+        InputError: there are no prompts, none leaves room for a reply, the reward gives a wrong number of
+            scores, or a checkpoint cannot be written. What the reward raises is passed on.
+        CapabilityError: there are several processes.
+        NumericalError: a score, loss or gradient is NaN or infinite; what was saved before stays.
+    """
+    group.alone("train.online_dpo")
+    rows = with_room(model, prompts, config.max_tokens)
+    policy = adapted(model.copy(), config.lora, run.seed)
+    student = Student(policy.module, config.fit)
+    learner = Learner({"policy": student}, FixedKL(0.0), watched(watcher, student))
+    watch, stopped = learner.watch, False
+    kept = Checkpoint(
+        run.work / "online_dpo.safetensors", group.key(config, run, model, prompts, reward, watcher)
+    )
+    shaping = Shaping(missing_end=config.missing_end)
+    for step in range(learner.resume(kept, run), config.steps):
+        picked = cycle(len(rows), config.batch_size, step, run.seed)
+        sampling = group.sampling(config.max_tokens, config.temperature, run.seed, step)
+        drawn = roll(policy, [rows[i].prompt for i in picked], config.samples, sampling)
+        learner.spend(drawn.tokens * (1 + config.epochs), run)
+        found = group.known(learner, judged(reward, drawn), model, shaping, rescored=False)
+        best, worst = _ranked(found)
+        learner.examples.note(step, picked, found.rolled, **found.columns(), side=_sides(found, best, worst))
+        if watch is not None and step % config.watch_every == 0:
+            stopped = watch.stops(step, policy, student, found.rolled)
+        if stopped:
+            break
+        student.pace(step, config.steps)
+        lesson, shown = _pairs(found, best, worst), {"updates": 0.0, "lr": student.lr}
+        if best:
+            batches = group.minibatches(len(best), config.epochs, config.minibatches, f"{run.seed}/{step}")
+            with learner.learning():
+                shown = group.learn(student, lesson, batches, _term(student, lesson, config))
+            shown["objective/scores_margin"] = float(-lesson.grouped.diff().mean())
+        learner.rows.append({**found.summary(), "pairs": float(len(best)), **shown})
+        run.log(step, **learner.rows[-1])
+        if kept.due():
+            learner.save(kept, step + 1)
+        run.progress(step + 1, config.steps, f"reward {learner.rows[-1]['reward']:.3f}")
+    if kept.path.exists() and not stopped:  # a long run: what follows must not cost it again
+        learner.save(kept, config.steps)
+    return OnlineDPOResult(
+        model=group.saved("online_dpo", model, policy, learner, rows, run),
+        metrics=group.metrics(
+            learner,
+            len(rows),
+            len(prompts),
+            tied_last=("frac_reward_zero_std", "share of prompts"),
+            train_margin_last=("rewards/margins", "beta x nats"),
+            train_accuracy_last=("rewards/accuracies", "share of pairs"),
+        ),
+        caveats=group.caveats(learner, stopped),
+    )
+
+
+def _ranked(found: group.Round) -> tuple[list[int], list[int]]:
+    """Numbers of the best and of the worst reply to each prompt whose replies differ in score."""
+    scores = found.grouped
+    told = (~group.flat(scores)).nonzero().flatten()
+    best, worst = (told * scores.shape[1] + at[told] for at in (scores.argmax(1), scores.argmin(1)))
+    return best.tolist(), worst.tolist()
+
+
+def _sides(found: group.Round, best: list[int], worst: list[int]) -> Tensor:
+    """(M,) 1 for a chosen reply, -1 for a rejected one, 0 for one that is in no pair."""
+    side = torch.zeros(len(found.rolled), dtype=torch.int64)
+    side[best], side[worst] = 1, -1
+    return side
+
+
+def _pairs(found: group.Round, best: list[int], worst: list[int]) -> group.Round:
+    """The round of the pairs alone: two replies a prompt, the chosen one first."""
+    rolled, k = found.rolled, found.rolled.samples
+    rows = [row for pair in zip(best, worst, strict=True) for row in pair]
+    asked, answered = rolled.branches
+    prompts = [row // k for row in best]
+    replies = [[answered[row // k][row % k] for row in pair] for pair in zip(best, worst, strict=True)]
+    pairs = replace(
+        rolled,
+        chats=tuple(rolled.chats[row] for row in rows),
+        texts=tuple(rolled.texts[row] for row in rows),
+        branches=Branches([asked[i] for i in prompts], replies),
+        ended=rolled.ended[rows],
+        behaviour=rolled.behaviour[rows],
+        scores=None,
+        kl=None,
+    )
+    return group.Round(
+        pairs, found.mask[rows], found.old[rows], found.reference[rows], found.shaped[rows], found.coef
+    )
+
+
+def _term(student: Student, lesson: group.Round, config: OnlineDPO) -> group.Term:
+    """The pair loss of an update: its sum over the pairs of a part, over the pairs of the update."""
+    tokens, reference = lesson.mask.sum(-1), masked_sum(lesson.reference, lesson.mask)
+    beta = float(config.options.get("beta", LOSSES[config.loss].options.get("beta", 1.0)))
+
+    def term(window: Window, part: list[int]) -> tuple[Tensor, Mapping[str, Tensor]]:
+        rows, pairs = lesson.rolled.rows(part), window.sequences // 2
+        new = group.logprobs(student.module, lesson.rolled, part, lesson.old)
+        both = [side.view(-1, 2).unbind(1) for side in (new.sum(-1), reference[rows], tokens[rows])]
+        sums = PairSums(*both[0], *both[1], *both[2])
+        each = pair_loss(config.loss, sums, config.options)
+        if config.nll:
+            each = each + config.nll * chosen_nll(sums)
+        good, bad = implicit_rewards(sums, beta)
+        right = (good > bad).float() + 0.5 * (good == bad).float()
+        shown = {
+            "rewards/chosen": good, "rewards/rejected": bad, "rewards/margins": good - bad,
+            "rewards/accuracies": right, "logps/chosen": sums.policy_chosen.detach(),
+            "logps/rejected": sums.policy_rejected.detach(),
+        }  # fmt: skip
+        return each.sum() / pairs, {name: value.sum() / pairs for name, value in shown.items()}
+
+    return term

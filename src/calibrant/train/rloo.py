@@ -1,0 +1,193 @@
+"""RLOO: REINFORCE with the mean of the prompt's other replies as baseline (Back to Basics, 2402.14740).
+
+Each of K replies y_i to a prompt is an action of its own, worth R_i = score - beta sum_t k1. It is pushed by
+A_i = R_i - mean of the other R_j: no critic, no value loss, no GAE.
+
+Where this departs from common trainers:
+1. KL is in the reward, as in the paper: summed over the reply *before* the baseline is taken. Some programs
+   take the baseline of raw scores and add the KL token by token; that is another method.
+2. The ratio pi / pi_old is one of whole replies, or one a token, as ``ratio`` says. In the first update of a
+   round both have the gradient of REINFORCE.
+3. Equal scores give advantages of exactly 0, not of a rounding error that AdamW would blow up.
+4. One row holds a prompt and all its replies, and the prompt is read once (``models/branches.py``).
+5. Everything random comes from (seed, step), so a killed run goes on with the same bits. A watcher may look
+   on; its 'no' ends the run at the last weights that it said 'yes' to.
+
+    calibrant show train.rloo
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from calibrant.core import Frozen, OpenLM, Quiet, Result, Reward, Run, Watcher, technique
+from calibrant.data.rows import Prompts
+from calibrant.maths.advantages import group_normalised, leave_one_out
+from calibrant.maths.kl import ESTIMATORS
+from calibrant.maths.logprobs import masked_sum
+from calibrant.maths.policy_losses import Window, clipped_surrogate, constant
+from calibrant.models.checkpoint import Checkpoint
+from calibrant.models.fit import Fit
+from calibrant.models.lora import LoRA, adapted
+from calibrant.models.rollouts import roll
+from calibrant.train import _group as group
+from calibrant.train._learner import Learner, Student, watched
+from calibrant.train._rl import KL, Shaping, cycle, judged, with_room
+
+
+class RLOO(Frozen):
+    """Settings of RLOO."""
+
+    aliases: ClassVar[Mapping[str, str]] = {
+        "max_steps": "steps", "num_generations": "samples", "max_completion_length": "max_tokens",
+        "num_iterations": "epochs", "epsilon": "clip", "epsilon_high": "clip_high", "beta": "kl.coef",
+        "normalize_advantages": "normalise_advantages", "learning_rate": "fit.lr",
+        "max_grad_norm": "fit.clip", "weight_decay": "fit.weight_decay", "warmup_ratio": "fit.warmup",
+        "lr_scheduler_type": "fit.schedule", "adam_beta2": "fit.beta2", "adam_epsilon": "fit.eps",
+        "gradient_checkpointing": "fit.recompute", "bf16": "fit.bf16",
+    }  # fmt: skip
+
+    steps: int = Field(default=100, ge=1)
+    """Rounds of drawing, scoring and learning."""
+    batch_size: int = Field(default=8, ge=1)
+    """Prompts in one round."""
+    samples: int = Field(default=4, ge=2)
+    """K, replies drawn to each prompt: each is compared with the K - 1 others."""
+    max_tokens: int = Field(default=64, ge=1)
+    """Most tokens of a reply; prompts that leave no room for it are left out and counted."""
+    temperature: float = Field(default=1.0, gt=0)
+    """Of the draw; every log-prob (old, new, reference) divides its logits by it."""
+    epochs: int = Field(default=1, ge=1)
+    """Passes over the replies of a round. One with one minibatch is REINFORCE: pi is still pi_old."""
+    minibatches: int = Field(default=1, ge=1)
+    """Optimiser steps in one pass."""
+    ratio: Literal["sequence", "token"] = "sequence"
+    """pi / pi_old of a whole reply, clipped as one (the paper, TRL), or of each token, clipped one by one."""
+    clip: float | None = Field(default=0.2, gt=0)
+    """The ratio counts from 1 - clip to 1 + clip. None: no clip."""
+    clip_high: float | None = Field(default=None, gt=0)
+    """Another upper clip. None: ``clip`` on both sides."""
+    normalise_advantages: bool = False
+    """Advantages of a round get mean 0 and standard deviation 1 (unbiased, plus 1e-4)."""
+    old_logprobs: Literal["behaviour", "rescored"] = "behaviour"
+    """pi_old as the draw reported it, or from one more pass before learning."""
+    watch_every: int = Field(default=10, ge=1)
+    """Rounds between two looks of the watcher, where there is one."""
+    kl: KL = KL()
+    """The pull to the model that came in: always off the reward, summed over the reply."""
+    shaping: Shaping = Shaping()
+    """What becomes of a score before the KL is taken off it."""
+    lora: LoRA | None = None
+    """Train low-rank adapters alone; the saved model has them merged. None: all weights."""
+    fit: Fit = Fit(lr=1e-4, eps=1e-5, schedule="linear")
+    """The optimiser. Whole models of a billion weights take a rate of about 1e-6."""
+
+    @model_validator(mode="after")
+    def _nothing_contradicts(self) -> RLOO:
+        problems = group.contradictions(self.batch_size, self.minibatches)
+        if self.shaping.whiten:
+            problems.append("shaping.whiten scales rewards of tokens; here a reply has one reward")
+        if self.kl.place != "reward":
+            problems.append("RLOO takes the KL off the reward; train.grpo adds it to the loss")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+
+class RLOOResult(Result):
+    """The tuned model, also saved as artefact 'model'; every reply of every step in 'examples.parquet'."""
+
+    model: Any = Field(exclude=True)
+    """The tuned OpenLM, live, under an identity of its own."""
+
+
+@technique(version=1)
+def rloo(
+    model: OpenLM,
+    prompts: Prompts,
+    reward: Reward,
+    watcher: Watcher | None = None,
+    config: RLOO = RLOO(),
+    run: Run = Quiet(),
+) -> RLOOResult:
+    """Tune a copy of ``model`` on its own replies to ``prompts``; ``model`` is the reference, and unchanged.
+
+    Raises:
+        InputError: there are no prompts, none leaves room for a reply, the reward gives a wrong number of
+            scores, or a checkpoint cannot be written. What the reward raises is passed on.
+        CapabilityError: there are several processes.
+        NumericalError: a score, loss or gradient is NaN or infinite; what was saved before stays.
+    """
+    group.alone("train.rloo")
+    rows = with_room(model, prompts, config.max_tokens)
+    policy = adapted(model.copy(), config.lora, run.seed)
+    student = Student(policy.module, config.fit)
+    learner = Learner({"policy": student}, config.kl.controller(), watched(watcher, student))
+    watch, stopped = learner.watch, False
+    kept = Checkpoint(run.work / "rloo.safetensors", group.key(config, run, model, prompts, reward, watcher))
+    for step in range(learner.resume(kept, run), config.steps):
+        picked = cycle(len(rows), config.batch_size, step, run.seed)
+        sampling = group.sampling(config.max_tokens, config.temperature, run.seed, step)
+        drawn = roll(policy, [rows[i].prompt for i in picked], config.samples, sampling)
+        learner.spend(drawn.tokens * (1 + config.epochs), run)
+        rescored = config.old_logprobs == "rescored"
+        found = group.known(learner, judged(reward, drawn), model, config.shaping, rescored=rescored)
+        advantages = _advantages(found, config)
+        learner.examples.note(step, picked, found.rolled, **found.columns(), advantage=advantages)
+        if watch is not None and step % config.watch_every == 0:
+            stopped = watch.stops(step, policy, student, found.rolled)
+        if stopped:
+            break
+        student.pace(step, config.steps)
+        batches = group.minibatches(len(picked), config.epochs, config.minibatches, f"{run.seed}/{step}")
+        term = _term(student, found, advantages, config)
+        with learner.learning():
+            shown = group.learn(student, found, batches, term)
+        nats, lengths = found.k1.sum(), found.rolled.lengths
+        learner.controller = learner.controller.after(float(nats), len(lengths), int(lengths.sum()))
+        learner.rows.append({**found.summary(), **shown})
+        run.log(step, **learner.rows[-1])
+        if kept.due():
+            learner.save(kept, step + 1)
+        run.progress(step + 1, config.steps, f"reward {learner.rows[-1]['reward']:.3f}")
+    if kept.path.exists() and not stopped:  # a long run: what follows must not cost it again
+        learner.save(kept, config.steps)
+    return RLOOResult(
+        model=group.saved("rloo", model, policy, learner, rows, run),
+        metrics=group.metrics(learner, len(rows), len(prompts)),
+        caveats=group.caveats(learner, stopped),
+    )
+
+
+def _advantages(found: group.Round, config: RLOO) -> Tensor:
+    """(M,) float32: R_i less the mean of the prompt's other R_j."""
+    nats = masked_sum(ESTIMATORS[config.kl.estimator](found.old, found.reference), found.mask)
+    advantages = leave_one_out((found.shaped - found.coef * nats).view(-1, config.samples)).flatten()
+    if config.normalise_advantages:
+        advantages = group_normalised(advantages[None], scale="group").flatten()
+    return advantages.float()
+
+
+def _term(student: Student, found: group.Round, advantages: Tensor, config: RLOO) -> group.Term:
+    """The loss of an update: its sum over the replies of a part, over the replies of the update."""
+    low, high = group.clips(config.clip, config.clip_high)
+
+    def term(window: Window, part: list[int]) -> tuple[Tensor, Mapping[str, Tensor]]:
+        rows = found.rolled.rows(part)
+        mask, old, credit = found.mask[rows], found.old[rows], advantages[rows, None]
+        new = group.logprobs(student.module, found.rolled, part, old)
+        if config.ratio == "sequence":
+            sums = masked_sum(new, mask)[:, None], masked_sum(old, mask)[:, None]
+            out, counts = clipped_surrogate(*sums, credit, low=low, high=high), torch.ones_like(credit).bool()
+        else:
+            out, counts = clipped_surrogate(new, old, credit.expand_as(new), low=low, high=high), mask
+        # Tokens of a reply are summed, never averaged, so that at ratio 1 both kinds have one gradient.
+        share = constant(out.loss, counts, window)
+        return share, group.moved(found, rows, new, out, credit, window)
+
+    return term
