@@ -443,7 +443,7 @@ def test_a_checkpoint_of_another_run_is_not_taken(model, monkeypatch, weights, t
     assert weights(found[0]) == weights(found[1])
 
 
-def test_a_no_stops_at_the_last_weights_that_had_a_yes(model, plain, tmp_path):
+def test_a_no_stops_at_the_weights_of_the_last_look(model, plain, tmp_path):
     watcher, run = Looks(no_at=3), Log(tmp_path)
     result = grpo(model, prompts(), Lengths(), watcher, changed(watch_every=1, steps=9), run)
     assert [row["step"] for row in run.rows] == [0, 1, 2]
@@ -476,7 +476,7 @@ def test_an_ensemble_read_with_caution_is_a_reward(model, tmp_path):
     for reply in table:
         own = len(reply["reply"]) / len(reply["prompt"])
         assert reply["reward"] == pytest.approx(min(own, 0.4), rel=1e-5)
-        assert reply["reward_std"] == pytest.approx(abs(own - 0.4) / math.sqrt(2), rel=1e-4)
+        assert reply["disagreement"] == pytest.approx(abs(own - 0.4) / math.sqrt(2), rel=1e-4)
     assert all(row["disagreement"] > 0 for row in run.rows)
 
 

@@ -413,7 +413,7 @@ def test_a_checkpoint_of_another_run_is_not_taken(model, monkeypatch, weights, t
     assert weights(found[0]) == weights(found[1])
 
 
-def test_a_no_stops_at_the_last_weights_that_had_a_yes(model, plain, tmp_path):
+def test_a_no_stops_at_the_weights_of_the_last_look(model, plain, tmp_path):
     watcher, run = Looks(no_at=3), Log(tmp_path)
     result = online_dpo(model, prompts(), Lengths(), watcher, changed(watch_every=1, steps=9), run)
     assert [row["step"] for row in run.rows] == [0, 1, 2]

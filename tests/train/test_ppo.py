@@ -159,7 +159,7 @@ def test_the_first_step_by_a_slow_route(model, tmp_path, place):
     assert shown["loss/policy_avg"] == pytest.approx(-statistics.mean(advantages), abs=1e-4)
     assert shown["loss/value_avg"] == pytest.approx(0.5 * statistics.mean(errors), rel=1e-4)
     assert shown["objective/scores"] == pytest.approx(statistics.mean(scores), abs=1e-6)
-    assert shown["reward_std"] == pytest.approx(statistics.mean(0.1 * len(r) for r in rolled.texts))
+    assert shown["disagreement"] == pytest.approx(statistics.mean(0.1 * len(r) for r in rolled.texts))
     assert shown["objective/kl"] == pytest.approx(0.0, abs=1e-4)
     assert shown["logprob_mismatch"] < 1e-4
     assert shown["reply_tokens"] == pytest.approx(statistics.mean(map(len, replies)))
@@ -296,14 +296,14 @@ def test_a_watcher_sees_replies_scores_and_kl(model, tmp_path):
 
 
 @pytest.mark.parametrize("before", ["yes", "unknown"])
-def test_a_no_stops_at_the_last_weights_that_had_a_yes(model, weights, tmp_path, before):
-    """No at step 3: the model is the one that had a yes at step 2; without any yes, that at the start."""
+def test_a_no_stops_at_the_weights_of_the_last_look(model, weights, tmp_path, before):
+    """No at step 3: the model is that of step 2, whether it had a yes or nothing could be told yet."""
     watcher = Looks(no_at=3, before=before)
     run = Log(tmp_path)
     result = ppo(model, prompts(), Lengths(), watcher, changed(watch_every=1, steps=9), run)
     assert [row["step"] for row in run.rows] == [0, 1, 2]
     seen = dict(watcher.saw)
-    assert result.model.identity.digest == (seen[2] if before == "yes" else model.identity.digest)
+    assert result.model.identity.digest == seen[2] != model.identity.digest
     assert any("stopped the run at step 3" in caveat for caveat in result.caveats)
     assert result.metrics["steps"].value == 3
     assert (

@@ -130,6 +130,6 @@ def test_the_log_of_examples(model, rolled, tmp_path):
     assert table["reply"] == list(rolled.texts) * 2
     assert table["kl"] == [0, 1, 2, 3, 4, 5] * 2
     assert table["reward"][:6] == [1, 2, 3, 4, 5, 6]
-    assert table["reward_std"] == [0.5] * 12
+    assert table["disagreement"] == [0.5] * 12
     assert table["reply_tokens"][:6] == rolled.lengths.tolist()
     assert table["ended"][:6] == rolled.ended.tolist()

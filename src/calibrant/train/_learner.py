@@ -92,12 +92,16 @@ def descend(student: Student, parts: Sequence[list[int]], loss: Loss, where: str
 
 @dataclass
 class Watch:
-    """A watcher, and the last weights of the policy that it said 'yes' to."""
+    """A watcher, and the weights of its last look that was not a 'no'.
+
+    Weights of the last 'yes' would undo nearly all: a watcher that cannot tell yet says 'unknown' while the
+    reward still rises (mean regret .41 to 1.33 of a hump of 1.36, against .007 to .22 for the last look).
+    """
 
     watcher: Watcher
     """Who looks."""
     good: dict[str, Tensor]
-    """On the CPU; those at the start until there is a 'yes'."""
+    """On the CPU; those at the start until the first look."""
     good_step: int = 0
     """The step whose replies they drew."""
     seen: int = 0
@@ -110,7 +114,7 @@ class Watch:
         # Named anew: under the old identity its answers would pass for those of the model that came in.
         now = OpenModel.from_module(policy.module, policy.tokenizer, f"{policy.identity.name} at step {step}")
         self.verdict, self.seen = self.watcher.see(step, now, rolled), step
-        if self.verdict.answer == "yes":
+        if self.verdict.answer != "no":
             self.good, self.good_step = _copied(student), step
         if self.verdict.answer == "no":
             student.put(self.good)

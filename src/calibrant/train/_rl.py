@@ -180,7 +180,7 @@ class ExampleLog:
             **columns,
         }
         if rolled.scores is not None and rolled.scores.std is not None:
-            found["reward_std"] = torch.tensor(rolled.scores.std)
+            found["disagreement"] = torch.tensor(rolled.scores.std)
         for name, value in found.items():
             self.columns.setdefault(name, []).append(value.cpu())
         letters = torch.frombuffer(bytearray(b"".join(spelt)) or bytearray(1), dtype=torch.uint8)

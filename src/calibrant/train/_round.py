@@ -90,7 +90,7 @@ class Round:
             "ended": self.rolled.ended.float().mean(),
         }
         if scores is not None and scores.std is not None:
-            kept["reward_std"] = torch.tensor(scores.std).mean()
+            kept["disagreement"] = torch.tensor(scores.std).mean()
         numbers = {name: float(value) for name, value in kept.items()}
         return {name: value for name, value in numbers.items() if value == value} | {"kl_coef": self.coef}
 

@@ -8,7 +8,7 @@ Where this departs from common trainers:
 4. One row holds a prompt and all its replies, and the unembedding is applied to scored tokens only.
 5. Policy and critic have an optimiser and a clip each. Everything random comes from (seed, step), so a killed
    run goes on with the same bits.
-6. A watcher may look on; its 'no' ends the run at the last weights that it said 'yes' to.
+6. A watcher may look on; its 'no' ends the run at the weights of its last look before.
 
     calibrant run tour
 """
