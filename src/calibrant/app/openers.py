@@ -54,6 +54,7 @@ _RUNGS = {
     ScoringLM: "a ScoringLM (log-probs)",
     OpenLM: "an OpenLM (weights, activations)",
 }
+_ANSWERS = ("govern.gate", "govern.claim")  # what evidence is held against is no evidence
 SLICE = re.compile(r"(?P<whole>.+)\[(?P<start>\d*):(?P<stop>\d*)\]")
 """Part of a table: 'data:hh_rlhf[:1200]'."""
 
@@ -132,7 +133,7 @@ class Openers:
         return value
 
     def _evidence(self) -> Opened:
-        entries = tuple(e for e in self.ledger.entries() if e.record.technique != "govern.gate")
+        entries = tuple(e for e in self.ledger.entries() if e.record.technique not in _ANSWERS)
         # What came last of each result decides the order: a failure that came again is news, its time is not.
         latest = dict.fromkeys((e.record.job, e.record.result, e.record.status) for e in reversed(entries))
         seen = list(reversed(latest))

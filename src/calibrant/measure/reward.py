@@ -10,12 +10,25 @@ k1 = ln pi - ln ref summed over each reply and averaged over replies drawn from 
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
 
-from calibrant.core import Frozen, InputError, OpenLM, Quiet, Result, Reward, Run, Sampling, point, technique
+from calibrant.core import (
+    Estimate,
+    Frozen,
+    InputError,
+    OpenLM,
+    Quiet,
+    Result,
+    Reward,
+    Run,
+    Sampling,
+    point,
+    technique,
+)
 from calibrant.core import unknown as not_known
 from calibrant.data.parquet import write_columns
 from calibrant.data.rows import Prompts
@@ -65,23 +78,21 @@ def reward(
     scores = reward.score([row.prompt for row in rows], [reply.text for reply in drawn])
     clusters = [row.id for row in rows]
     found: dict[str, Any] = {
-        "reward": mean(list(scores.mean), clusters=clusters, better="higher", unit="reward, mean of replies"),
-        "length": mean(
-            [float(len(r.ids or ())) for r in drawn], clusters=clusters, better="none", unit="tokens"
-        ),
+        "reward": _mean(scores.mean, clusters, "higher", "reward, mean of replies"),
+        "length": _mean([float(len(r.ids or ())) for r in drawn], clusters, "none", "tokens"),
         "ended": point(
             sum(r.stop == "eos" for r in drawn) / len(drawn), unit="share of replies", n=len(drawn)
         ),
     }
     if scores.std is not None:
-        found["reward_std"] = mean(list(scores.std), clusters=clusters, better="lower", unit="reward")
+        found["reward_std"] = _mean(scores.std, clusters, "lower", "reward")
     columns: dict[str, list[Any]] = {
         "id": clusters, "reward": list(scores.mean), "tokens": [len(r.ids or ()) for r in drawn],
         "reply": [r.text for r in drawn],
     }  # fmt: skip
     if reference is not None:
         columns["kl"] = _distance(model, reference, [row.prompt for row in rows], drawn, config, run)
-        found["kl"] = mean(columns["kl"], clusters=clusters, better="none", unit="nats a reply, k1")
+        found["kl"] = _mean(columns["kl"], clusters, "none", "nats a reply, k1")
         far = found["kl"].value
         found["sqrt_kl"] = (
             point(math.sqrt(max(0.0, far)), unit="root nats")
@@ -98,11 +109,27 @@ def reward(
     )
 
 
+def _mean(
+    values: Sequence[float], clusters: list[str], better: Literal["higher", "lower", "none"], unit: str
+) -> Estimate:
+    """Mean over replies, prompts drawn whole; an interval has two ends or none."""
+    found = mean(list(values), clusters=clusters, better=better, unit=unit)
+    return (
+        found if None not in (found.low, found.high) else found.model_copy(update={"low": None, "high": None})
+    )
+
+
 def _distance(
     model: OpenLM, reference: OpenLM, chats: list[Any], drawn: list[Any], config: RewardConfig, run: Run
 ) -> list[float]:
     """k1 of each reply in nats: ln pi - ln ref of the very ids that were drawn."""
-    branches = Branches([model.prompt_ids(chat) for chat in chats], [[list(reply.ids)] for reply in drawn])
+    asked = [model.prompt_ids(chat) for chat in chats]
+    if asked != [reference.prompt_ids(chat) for chat in chats]:
+        raise InputError(
+            f"'{reference.identity.name}' reads prompts as other tokens than '{model.identity.name}'",
+            hint="a reference has the tokenizer and chat template of the model that it is the start of",
+        )
+    branches = Branches(asked, [[list(reply.ids)] for reply in drawn])
     temperature = config.sampling.temperature
     own = branch_sums(model, branches, temperature)
     theirs = reference_sums(reference, branches, run, temperature)
