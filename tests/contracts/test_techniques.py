@@ -250,14 +250,15 @@ def test_calls_with_the_default_run_share_nothing(name, shop, tmp_path, monkeypa
     """A second call asks its model anew: the first call's work is not mistaken for its own."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     signature, counts = find_technique(name), []
-    models = lent(name, MODELS)
+    models, config = lent(name, MODELS), shop.config(name, signature)
+    given = {} if config is None else {"config": config}
     for _ in range(2 if models else 0):
         inputs = {key: built.live() for key, built in shop.inputs(name, signature).items()}
         calls: list[str] = []
         for key in models:
             for voice in VOICES:
                 setattr(inputs[key], voice, counted(getattr(inputs[key], voice), calls))
-        signature.function(**inputs)
+        signature.function(**inputs, **given)
         counts.append(len(calls))
     assert counts[:1] == counts[1:]
     assert all(counts)
