@@ -126,7 +126,7 @@ def test_what_there_is():
 def test_a_description_has_every_input_and_field():
     found = listing.describe("train.dpo")
     assert found["inputs"]["pairs"] == {"wanted": "Preferences", "required": True}
-    assert found["config"]["beta"]["default"] == 0.1 and found["config"]["fit"]["default"]["lr"] == 3e-4
+    assert found["config"]["epochs"]["default"] == 1 and found["config"]["fit"]["default"]["lr"] == 3e-4
     assert all(field["help"] for field in found["config"].values()) and "2305.18290" in found["about"]
     assert "views" in listing.describe("defend.pattern_guard")["config"]
     with pytest.raises(ConfigError, match=r"did you mean 'train\.dpo'"):

@@ -47,7 +47,7 @@ def test_what_there_is(calibrant):
 
 def test_a_technique_is_explained(calibrant):
     shown = calibrant("show", "train.dpo")
-    assert shown.code == 0 and "pairs: Preferences" in shown.out and "beta = 0.1" in shown.out
+    assert shown.code == 0 and "pairs: Preferences" in shown.out and "epochs = 1" in shown.out
     assert json.loads(calibrant("show", "train.dpo", "--json").out)["version"] >= 1
     told = calibrant("show", "train.dpoo")
     assert told.code == 3 and "did you mean 'train.dpo'" in told.err

@@ -34,10 +34,12 @@ def test_committed_pages_are_those_of_the_code(docs: ModuleType) -> None:
 
 def test_only_what_stands_between_the_markers_is_rewritten(docs: ModuleType, tmp_path: Path) -> None:
     page = tmp_path / "train.dpo.md"
-    page.write_text(f"# By hand\n\n{docs.BEGIN}\nold\n{docs.END}\n\nAlso by hand.\n", encoding="utf-8")
+    page.write_text(
+        f"# By hand\n\n{docs.BEGIN}\nwhat stood here\n{docs.END}\n\nAlso by hand.\n", encoding="utf-8"
+    )
     text = docs.generated(tmp_path)[0]["train.dpo.md"]
     assert text.startswith(f"# By hand\n\n{docs.BEGIN}\n") and text.endswith(f"{docs.END}\n\nAlso by hand.\n")
-    assert "old" not in text and "| `beta` | `float` | `0.1` |" in text
+    assert "what stood here" not in text and "| `epochs` | `int` | `1` |" in text
     page.write_text(text, encoding="utf-8")
     assert docs.generated(tmp_path)[0]["train.dpo.md"] == text, "a second run changes nothing"
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from calibrant.app.annotate import Session, Shown, export_pairs
+from calibrant.app import catalog
 from calibrant.cli import render
 from calibrant.core import Chat, InputError
 from calibrant.data.rows import Preferences
 from calibrant.data.votes import Choice, read_comparisons
+
+if TYPE_CHECKING:  # what it needs to know of agreement is loaded when someone annotates
+    from calibrant.app.annotate import Session, Shown
 
 KEYS: dict[str, Choice] = {
     "1": "first",
@@ -47,7 +50,9 @@ def annotate(
         first = comparisons.refused[0]
         _say(f"{len(comparisons.refused)} rows left out, first line {first.line}: {first.reason}")
     if rater:
-        with Session(comparisons, votes, rater, seed=seed, repeats=repeats) as session:
+        with catalog.load("calibrant.app.annotate:Session")(
+            comparisons, votes, rater, seed=seed, repeats=repeats
+        ) as session:
             _sit(session)
             _summary(session)
     if pairs is not None:
@@ -113,7 +118,7 @@ def _summary(session: Session) -> None:
 
 
 def _export(comparisons: Preferences, votes: Path, pairs: Path) -> None:
-    done = export_pairs(comparisons, votes, pairs)
+    done = catalog.load("calibrant.app.annotate:export_pairs")(comparisons, votes, pairs)
     _say(
         f"{done.written} pairs written to {pairs}; {done.undecided} undecided, {done.unvoted} without a vote"
     )
