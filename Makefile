@@ -12,6 +12,7 @@ BIN := .venv/bin
 READY := .venv/.installed
 # One thread a process: small tensors gain nothing from more, and two test processes share two cores.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+PEERS := $(patsubst benchmarks/peers/%.txt,%,$(wildcard benchmarks/peers/*.txt))
 RACES := $(patsubst benchmarks/%.py,%,$(wildcard benchmarks/[a-z]*.py))
 
 .PHONY: setup demo test check lint bench peers docs weights clean
@@ -54,9 +55,14 @@ bench: $(READY) peers
 	done
 	$(BIN)/python tools/bench_table.py
 
-# Peers that clash with Calibrant's own libraries get an environment each, .peers/NAME. None does yet.
-peers: $(READY)
-	@echo "every peer raced so far (transformers) is in .venv"
+# Peers that clash with Calibrant's own libraries get an environment each: .peers/NAME from benchmarks/peers/NAME.txt.
+peers: $(READY) $(PEERS:%=.peers/%/.installed)
+
+.peers/%/.installed: benchmarks/peers/%.txt constraints.txt
+	test -x .peers/$*/bin/python || $(PYTHON) -m venv .peers/$*
+	.peers/$*/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r $<
+	@echo "== .peers/$*" && .peers/$*/bin/python -m pip freeze --disable-pip-version-check
+	@touch $@
 
 docs: $(READY)
 	$(BIN)/python tools/docs.py

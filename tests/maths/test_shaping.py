@@ -60,7 +60,7 @@ def test_a_diluted_mean_moves_with_padding() -> None:
 
 
 def test_explained_variance() -> None:
-    """Perfect but for a shift 1; a constant 0; twice the truth 0; nothing to explain NaN. Padding is not looked at."""
+    """Right but for a shift: 1; a constant: 0; twice the truth: 0; nothing to explain: NaN."""
     returns, mask = torch.tensor([[1.0, 2.0, 3.0, 99.0]]), torch.tensor([[True, True, True, False]])
     assert float(explained_variance(returns + 5, returns, mask)) == pytest.approx(
         1.0

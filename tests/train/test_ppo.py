@@ -26,7 +26,7 @@ from calibrant.models import checkpoint
 from calibrant.models.fit import Fit
 from calibrant.models.open_model import OpenModel
 from calibrant.models.rollouts import roll
-from calibrant.train import _critic, _rl, _update
+from calibrant.train import _critic, _rl, _round, _update
 from calibrant.train._critic import open_critic
 from calibrant.train._rl import KL
 from calibrant.train.ppo import PPO, ppo
@@ -380,3 +380,23 @@ def test_prompts_that_do_not_fit_are_counted(model, tmp_path):
     assert result.metrics["dropped_for_length"].value == pytest.approx(0.1)
     with pytest.raises(InputError, match="no rows"):
         ppo(model, Prompts(rows=()), Lengths(), config=SMALL, run=Quiet(work=tmp_path))
+
+
+def test_the_score_has_a_place_behind_the_longest_reply_too(model, monkeypatch, tmp_path):
+    """TRL puts it there; where all replies end early the table must be one wider than the longest."""
+    seen, real = [], _round.credited
+
+    def watched(shaped, penalty, expected, lengths, ended, config):
+        seen.append((penalty.shape[1], int(lengths.max())))
+        return real(shaped, penalty, expected, lengths, ended, config)
+
+    monkeypatch.setattr(_round, "credited", watched)
+    config = changed(score_at="after", steps=4, max_tokens=5)
+    ppo(model, prompts(), Lengths(), config=config, run=Log(tmp_path))
+        model,
+        prompts(),
+        Lengths(),
+        config=changed(score_at="after", steps=4, max_tokens=5),
+        run=Log(tmp_path),
+    )
+    assert seen and all(width == min(longest + 1, 5) for width, longest in seen)

@@ -8,7 +8,8 @@ import pytest
 
 from calibrant.core import Estimate, unknown
 from calibrant.core.record import Failure
-from calibrant.views.figures import FigureSpec, Series, describe, lanes, legend, stages, style, table
+from calibrant.views.curves import Curve, Fitted, read_curve
+from calibrant.views.figures import FigureSpec, Series, describe, lanes, legend, peaks, stages, style, table
 from calibrant.views.plots import draw, extent
 
 
@@ -121,7 +122,7 @@ def test_lens_reads_layers_in_order_and_leaves_a_gap(record, ledger):
     entries = ledger([record("j_before", "t", metrics | {"klx/layer_7": share(0.5, 0.4, 0.6)})])
     given = spec(kind="lens", stages=("before",), metric="kl", threshold=0.3)
     lane = lanes(given, entries)[0]
-    assert [m.layer for m in lane.marks] == [0, 1, 2, 3, 10]
+    assert [m.at for m in lane.marks] == [0, 1, 2, 3, 10]
     svg = render(given, entries)
     assert svg.count(f'href="#r-{entries[0].digest[:12]}"') == 4
     assert "layer 10, seed 0: 0.500" in svg and "threshold 0.3" in svg
@@ -143,3 +144,96 @@ def test_extent():
     assert extent([0.1, 0.2], whole=False) == (0.0, pytest.approx(0.206))
     assert extent([-1.0, 3.0]) == (pytest.approx(-1.24), pytest.approx(3.24))
     assert extent([]) == (0.0, 1.0) and extent([2.0, 2.0]) == (0.0, 2.5)
+
+
+def curve(distances, proxy, gold, peak=None, band=True) -> Curve:
+    fit = Fitted(
+        sqrt_kl=(0.0, 1.0, 2.0),
+        value=(0.0, 0.6, 0.1),
+        low=(0.0, 0.5, -5.0) if band else None,
+        high=(0.0, 0.7, 0.2) if band else None,
+        peak=Estimate(value=peak, low=peak - 0.2, high=peak + 0.1) if peak else unknown("no hump is shown"),
+    )
+    return Curve(
+        sqrt_kl=distances,
+        proxy=tuple(Estimate(value=v) for v in proxy),
+        gold=tuple(Estimate(value=v, low=v - 0.1, high=v + 0.1) for v in gold),
+        fit=fit,
+    )
+
+
+def goodhart() -> FigureSpec:
+    return FigureSpec(
+        title="A hump",
+        kind="goodhart",
+        series=tuple(Series(label="run", job_id="j_run", metric=m, stage=m) for m in ("proxy", "gold")),
+    )
+
+
+@pytest.mark.parametrize("narrow", [False, True])
+def test_goodhart_shows_points_forms_and_peaks(record, ledger, narrow):
+    entries = ledger([record("j_run", "t", {}, seed=s) for s in range(3)])
+    stored = {
+        entries[0].digest: curve((0.0, 1.0, 2.0), (0, 1, 2), (0, 0.6, 0.1), peak=1.25),
+        entries[1].digest: curve((0.0, 2.0, 1.0), (0, 2, 1), (0, 0.2, 0.7), peak=1.5),
+        entries[2].digest: curve((0.0, 1.0, 2.0), (0, 1, 2), (0, 0.6, 0.7), band=False),
+    }
+    given = goodhart()
+    found = lanes(given, entries, stored)
+    assert [(m.seed, m.at, m.estimate.value) for m in found[1].marks][:3] == [
+        (0, 0, 0),
+        (0, 1, 0.6),
+        (0, 2, 0.1),
+    ]
+    assert not found[0].fits and len(found[1].fits) == 3
+    assert peaks(found[1]) == "peak 1.25–1.50 (1 of 3 show none)"
+    svg = str(draw(given, found, stages([given]), "f0", describe(given, found), narrow=narrow))
+    assert svg.count("proxy, √KL 2, seed 0") == 1 and svg.count("peak at √KL 1.25, seed 0") == 1
+    assert "peak 1.25–1.50 (1 of 3 show none)" in svg and ">√KL<" in svg
+    height = float(re.search(r'viewBox="0 0 [\d.]+ ([\d.]+)"', svg).group(1))
+    drawn = [
+        float(y)
+        for path in re.findall(r' d="([^"]*)"', svg)
+        for y in re.findall(r"[ML] [-\d.]+ ([-\d.]+)", path)
+    ]
+    assert min(drawn) >= -height and max(drawn) <= height, "a band that leaves the plot is cut"
+
+
+def test_goodhart_says_what_it_lacks(record, ledger):
+    entries = ledger([record("j_run", "t", {})])
+    given = goodhart()
+    found = lanes(given, entries)
+    assert [reason for _, _, reason in table(found)] == [
+        f"the record holds no metric '{m}'" for m in ("proxy", "gold")
+    ]
+    assert "unknown: no √KL was measured" in render(given, entries)
+    flat = lanes(given, entries, {entries[0].digest: curve((0.0, 1.0), (0, 1), (0, 0.4))})
+    assert peaks(flat[1]) == "no peak is shown"
+
+
+def test_a_sweep_stands_at_even_steps_in_the_order_of_its_settings(record, ledger):
+    at = {"a": 0.5, "b": 0.0, "c": 2.0}
+    entries = ledger(
+        [record(f"j_{k}", "t", {"m": share(x / 4, x / 5, x / 3)}) for k, x in at.items() if k != "c"]
+    )
+    series = tuple(Series(label="row", job_id=f"j_{k}", metric="m", stage="s", at=x) for k, x in at.items())
+    given = FigureSpec(title="A sweep", kind="sweep", axis="coefficient", series=series)
+    svg = render(given, entries)
+    xs = [float(x) for x in re.findall(r"<use [^>]*x=\"([\d.]+)\"", svg)]
+    assert len(xs) == 2 and all(f">{t}<" in svg for t in ("0", "0.5", "coefficient"))
+    assert legend(given, ("s",)) == [("s", 0, "")], "one entry for all settings"
+    assert "row, s at coefficient 0.5: 0.125" in describe(given, lanes(given, entries))
+    assert "no record of job 'j_c'" in [reason for _, _, reason in table(lanes(given, entries))]
+
+
+def test_both_stored_tables_are_read():
+    none = {"value": None, "low": None, "high": None, "reason": "no hump is shown"}
+    fit = {"sqrt_kl": [0, 1], "value": [0, 1], "low": None, "high": None, "peak_sqrt_kl": none}
+    ends = {"value": [0.1, 0.2], "low": [0.0, 0.1], "high": [0.2, 0.3]}
+    bon = read_curve(
+        {"sqrt_kl": [0, 0.4], "proxy": ends, "gold": ends, "prompts": 9, "fits": {"best-of-n": fit}}
+    )
+    assert bon.gold[1] == Estimate(value=0.2, low=0.1, high=0.3, n=9) and bon.fit.value == (0, 1)
+    look = {"sqrt_kl": 0.3, "proxy": 1.5, "gold": {"value": 0.7, "n": 4}}
+    rl = read_curve({"looks": [look], "config": {"form": "rl"}, "fits": {"rl": None, "best-of-n": fit}})
+    assert rl.sqrt_kl == (0.3,) and rl.proxy[0].value == 1.5 and rl.gold[0].n == 4 and rl.fit is None

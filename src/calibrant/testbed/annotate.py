@@ -32,7 +32,8 @@ from calibrant.core import (
     technique,
     unknown,
 )
-from calibrant.data.rows import Pair, Preferences, Prompts
+from calibrant.core.digest import canonical
+from calibrant.data.rows import Labelled, Pair, Preferences, Prompts
 from calibrant.data.votes import (
     SIMULATED,
     Choice,
@@ -101,6 +102,8 @@ class Annotate(Frozen):
     """How they are drawn; the run's seed takes the place of its own."""
     raters: tuple[Annotator, ...] = Field(default=(Annotator(noise=0.1),) * 3, min_length=1)
     """The raters; each votes on every comparison."""
+    thumbs_down: float = Field(default=1.0, ge=0, le=1)
+    """Share of the worse replies that 'thumbs.jsonl' keeps, by lot; the better ones are all in it."""
 
 
 class AnnotateResult(Result):
@@ -127,7 +130,7 @@ def annotate(
     """Let simulated raters compare what ``model`` answers to ``prompts``; ``gold`` is the truth.
 
     Artefacts: 'comparisons.jsonl' (prompt, a, b; `calibrant annotate` opens it), 'votes.jsonl',
-    'pairs.jsonl' (prompt, chosen, rejected).
+    'pairs.jsonl' (prompt, chosen, rejected), 'thumbs.jsonl' (prompt, completion, label).
 
     Raises:
         InputError: there are no prompts, or no prompt got two different answers.
@@ -148,6 +151,7 @@ def annotate(
     told = [header(table.digest, SOURCE), *map(vote_line, votes.rows)]
     run.artifact("votes.jsonl").write_bytes(b"".join(told))
     run.artifact("pairs.jsonl").write_bytes(b"".join(map(pair_line, pairs.rows)))
+    run.artifact("thumbs.jsonl").write_bytes(_thumbs(pairs, config.thumbs_down, run.seed))
     kept = rate(
         [pair is not None for _, pair in drawn],
         clusters=[prompt for prompt, _ in drawn],
@@ -218,6 +222,18 @@ def _votes(compared: Sequence[_Compared], config: Annotate, seed: int) -> list[V
             choice = rater.choose(replies, scores, lot)
             found.append(Vote(item=row.id, rater=f"{SIMULATED}{place}", first=first, choice=choice))
     return found
+
+
+def _thumbs(pairs: Preferences, down: float, seed: int) -> bytes:
+    """The replies of all pairs, each with a thumb up or down; of the latter a share ``down`` by lot."""
+    lot = random.Random(f"thumbs/{seed}")
+    lines = []
+    for pair in pairs:
+        for label, reply in ((True, pair.chosen), (False, pair.rejected)):
+            if label or lot.random() < down:
+                row = Labelled(id=f"{pair.id}/{label}", prompt=pair.prompt, completion=reply, label=label)
+                lines.append(canonical(row) + b"\n")
+    return b"".join(lines)
 
 
 def _truth(compared: Sequence[_Compared], votes: Votes, pairs: Preferences) -> dict[str, Estimate]:

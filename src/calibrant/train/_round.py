@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from calibrant.core import OpenLM
 from calibrant.maths.advantages import gae, whiten
@@ -98,6 +99,11 @@ class Round:
 def experience(learner: Learner, rolled: Rollouts, model: OpenLM, critic: RewardModel, config: PPO) -> Round:
     """Read a round's replies: reference, old policy and critic; then give credit."""
     device = critic.classifier.device
+    if (
+        config.score_at == "after"
+    ):  # the longest reply, too, needs a place behind it, where it was not cut off
+        room = min(rolled.behaviour.shape[1] + 1, config.max_tokens) - rolled.behaviour.shape[1]
+        rolled = replace(rolled, behaviour=pad(rolled.behaviour, (0, room)))
     lengths = rolled.lengths.to(device)
     reference, old = read(model.module, rolled, config.fit.bf16), rolled.behaviour.to(device)
     if config.old_logprobs == "rescored":

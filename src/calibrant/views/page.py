@@ -21,6 +21,7 @@ from calibrant.core.config import Frozen
 from calibrant.core.record import Entry, Record
 from calibrant.core.verdict import Answer, Verdict
 from calibrant.views import words
+from calibrant.views.curves import Curve
 from calibrant.views.figures import FigureSpec, Lane, Mark, describe, lanes, legend, stages, table
 from calibrant.views.plots import draw
 
@@ -103,6 +104,8 @@ class StudyView(Frozen):
     """Every gate that ran."""
     figures: tuple[FigureSpec, ...] = ()
     """What the study compares."""
+    curves: dict[str, Curve] = Field(default_factory=dict)
+    """Record digest -> the rewards over the distance that it stored, for figures of the kind 'goodhart'."""
     verdict: Verdict = Field(
         default=Verdict(question="may it be released?", answer="unknown", reason="no gate ran")
     )
@@ -215,7 +218,7 @@ def figures(study: StudyView) -> list[Drawn]:
     drawn = []
     for index, given in enumerate(study.figures):
         spec = given.model_copy(update={"series": _with_thresholds(given, study)})
-        found = lanes(spec, study.entries)
+        found = lanes(spec, study.entries, study.curves)
         label, key = describe(spec, found), f"f{index}"
         wide = draw(spec, found, order, key, label)
         narrow = draw(spec, found, order, key, label, narrow=True)

@@ -1,4 +1,4 @@
-"""Drawings of a study's figures: bars over stages, curves over layers."""
+"""Drawings of a study's figures: bars over stages, curves over layers, settings or distances."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import NamedTuple
 from markupsafe import Markup
 from matplotlib.ticker import MaxNLocator
 
-from calibrant.views.figures import FigureSpec, Lane, Mark, style
+from calibrant.views.curves import Fitted
+from calibrant.views.figures import FigureSpec, Lane, Mark, peaks, style
 from calibrant.views.palette import HAIR, INK, LIMIT, MUTED, STAGES
 from calibrant.views.svg import MARKERS, Canvas
 from calibrant.views.words import anchor, exact, interval, number
@@ -27,7 +28,7 @@ def draw(
 ) -> Markup:
     """One ``<svg>``; ``order`` from ``stages``, ``key`` unique on the page, ``label`` from ``describe``."""
     name = "narrow" if narrow else "wide"
-    plot = _draw_lens if spec.kind == "lens" else _draw_intervals
+    plot = _draw_intervals if spec.kind == "intervals" else _draw_curves
     return plot(spec, found, order, f"{key}{name[0]}", narrow).svg(label, name)
 
 
@@ -175,75 +176,141 @@ def _clear(x: float, limits: Sequence[float], scale: _Scale) -> float:
     return x
 
 
-def _tip(lane: Lane, mark: Mark) -> str:
+def _tip(lane: Lane, mark: Mark, across: str = "at") -> str:
     """What a mark says when pointed at."""
-    e, layer = mark.estimate, "" if mark.layer is None else f", layer {mark.layer}"
+    e, place = mark.estimate, "" if mark.at is None else f", {across} {mark.at:.4g}"
     return (
-        f"{lane.series.label}, {lane.series.stage}{layer}, seed {mark.seed}: "
+        f"{lane.series.label}, {lane.series.stage}{place}, seed {mark.seed}: "
         f"{number(e.value)} {interval(e.low, e.high)} n = {e.n}"
     )
 
 
-def _draw_lens(
+def _draw_curves(
     spec: FigureSpec, found: Sequence[Lane], order: Sequence[str], key: str, narrow: bool
 ) -> Canvas:
-    """Curves over layers, one a seed, on the band of all their intervals."""
+    """Curves over a horizontal axis: layers, settings at even steps, or distances."""
     width, height = (350.0, 260.0) if narrow else (800.0, 330.0)
     canvas = Canvas(width, height, key)
-    layers = [mark.layer for lane in found for mark in lane.marks if mark.layer is not None]
-    across = _Scale(
-        min(layers, default=0), max(max(layers, default=1), min(layers, default=0) + 1), 46, width - 14
-    )
+    across = _axis(spec, found, 46, width - 14)
     up = _Scale(*extent(_reach(spec, found), whole=False), height - 44, 16)
     for tick in up.ticks():
         canvas.line([46, width - 6], [up(tick)] * 2, HAIR, 0.8)
         canvas.text(36, up(tick), exact(tick), MUTED, 11, ha="right")
-    for tick in (t for t in across.ticks() if t == round(t)):
-        canvas.text(across(tick), height - 30, exact(tick), MUTED, 11, ha="center")
-    canvas.text((46 + width) / 2, height - 10, "layer", MUTED, 11, ha="center")
+    for place, tick in across.marked():
+        canvas.text(place, height - 30, exact(tick), MUTED, 11, ha="center")
+    canvas.text((46 + width) / 2, height - 10, spec.across, MUTED, 11, ha="center")
     if spec.threshold is not None:
         canvas.line([46, width - 6], [up(spec.threshold)] * 2, LIMIT, 1.3, dashes=(4, 3))
         canvas.text(
             width - 6, up(spec.threshold) - 9, f"threshold {exact(spec.threshold)}", LIMIT, 11, ha="right"
         )
     labels = list(dict.fromkeys(lane.series.label for lane in found))
-    for lane in found:
-        _curve(canvas, lane, style(lane.series.stage, order), labels.index(lane.series.label), across, up)
+    for lane in _joined(found):
+        look, turn = style(lane.series.stage, order), labels.index(lane.series.label)
+        if lane.fits:
+            _hump(canvas, lane, STAGES[look], across, up)
+        _curve(canvas, lane, look, turn, across, up)
     if not any(lane.seen for lane in found):
-        canvas.text(
-            (46 + width) / 2,
-            height / 2,
-            "unknown: no layer was measured",
-            MUTED,
-            12,
-            ha="center",
-            style="italic",
-        )
+        text = f"unknown: no {spec.across or 'setting'} was measured"
+        canvas.text((46 + width) / 2, height / 2, text, MUTED, 12, ha="center", style="italic")
     return canvas
 
 
-def _curve(canvas: Canvas, lane: Lane, look: int, turn: int, across: _Scale, up: _Scale) -> None:
-    """One series; an unknown layer leaves a gap."""
+class _Axis(NamedTuple):
+    """A horizontal axis: values on ``scale``, or the places of ``settings`` at even steps."""
+
+    name: str
+    scale: _Scale
+    settings: tuple[float, ...] = ()
+
+    def __call__(self, value: float) -> float:
+        return self.scale(self.settings.index(value) if self.settings else value)
+
+    def marked(self) -> list[tuple[float, float]]:
+        """(pixel, number) of each tick; layers are whole numbers."""
+        if self.settings:
+            return [(self(value), value) for value in self.settings]
+        ticks = self.scale.ticks()
+        return [(self(t), t) for t in ticks if self.name != "layer" or t == round(t)]
+
+
+def _axis(spec: FigureSpec, found: Sequence[Lane], start: float, end: float) -> _Axis:
+    places = [mark.at for lane in found for mark in lane.marks if mark.at is not None]
+    low, high = min(places, default=0.0), max(places, default=1.0)
+    if spec.kind == "sweep":
+        settings = tuple(sorted(set(places)))
+        return _Axis(spec.across, _Scale(-0.4, max(len(settings), 1) - 0.6, start, end), settings)
+    if spec.kind == "goodhart":
+        return _Axis(spec.across, _Scale(0.0, high * 1.02 or 1.0, start, end))
+    return _Axis(spec.across, _Scale(low, max(high, low + 1), start, end))
+
+
+def _joined(found: Sequence[Lane]) -> list[Lane]:
+    """Lanes of one label and stage as one curve: the settings of a sweep are jobs of their own."""
+    curves: dict[tuple[str, str], Lane] = {}
+    for lane in found:
+        key = lane.series.label, lane.series.stage
+        known = curves.get(key, lane._replace(marks=(), fits=()))
+        curves[key] = known._replace(marks=known.marks + lane.marks, fits=known.fits + lane.fits)
+    return list(curves.values())
+
+
+def _curve(canvas: Canvas, lane: Lane, look: int, turn: int, across: _Axis, up: _Scale) -> None:
+    """One series; an unknown number leaves a gap. Looks that jump to and fro are dots without a line."""
     colour = STAGES[look]
-    by_layer: dict[int, list[Mark]] = {}
+    by_place: dict[float, list[Mark]] = {}
     for mark in lane.marks:
-        if mark.layer is not None:
-            by_layer.setdefault(mark.layer, []).append(mark)
+        if mark.at is not None:
+            by_place.setdefault(mark.at, []).append(mark)
     spans = [
-        (n, Lane(lane.series, tuple(marks)).bounds or (math.nan, math.nan))
-        for n, marks in sorted(by_layer.items())
+        (x, Lane(lane.series, tuple(marks)).bounds or (math.nan, math.nan))
+        for x, marks in sorted(by_place.items())
     ]
-    canvas.band(
-        [across(n) for n, _ in spans], [up(s[1]) for _, s in spans], [up(s[0]) for _, s in spans], colour
-    )
-    for seed in dict.fromkeys(mark.seed for mark in lane.marks):
-        mine = [m for m in lane.marks if m.seed == seed and m.layer is not None]
-        xs = [across(m.layer or 0) for m in mine]
+    seeds = list(dict.fromkeys(mark.seed for mark in lane.marks))
+    drawn = {seed: [m for m in lane.marks if m.seed == seed and m.at is not None] for seed in seeds}
+    ordered = all([m.at for m in mine] == sorted(m.at or 0 for m in mine) for mine in drawn.values())
+    if ordered and not lane.fits:
+        canvas.band(
+            [across(x) for x, _ in spans], [up(s[1]) for _, s in spans], [up(s[0]) for _, s in spans], colour
+        )
+    for mine in drawn.values():
+        xs = [across(m.at or 0) for m in mine]
         ys = [up(m.estimate.value) if m.estimate.value is not None else math.nan for m in mine]
-        dashes = {"dashes": (5, 2 + turn)} if turn else {}
-        canvas.line(xs, ys, colour, 1.6, alpha=0.9, **dashes)
+        if ordered and not lane.fits:
+            dashes = {"dashes": (5, 2 + turn)} if turn else {}
+            canvas.line(xs, ys, colour, 1.6, alpha=0.9, **dashes)
+        size = 5.4 if ordered else 4.0
         for x, y, mark in zip(xs, ys, mine, strict=True):
             if math.isfinite(y):
-                canvas.dot(
-                    x, y, colour, MARKERS[look], size=5.4, url=f"#{anchor(mark.digest)}", tip=_tip(lane, mark)
-                )
+                tip = _tip(lane, mark, across.name)
+                canvas.dot(x, y, colour, MARKERS[look], size=size, url=f"#{anchor(mark.digest)}", tip=tip)
+
+
+def _hump(canvas: Canvas, lane: Lane, colour: str, across: _Axis, up: _Scale) -> None:
+    """Fitted forms with their bands, and above the axis where they have their peaks."""
+    for _, fit in lane.fits:
+        xs = [across(d) for d in fit.sqrt_kl]
+        if fit.low is not None and fit.high is not None:
+            above, below = ([min(max(up(v), up.end), up.start) for v in ends] for ends in (fit.high, fit.low))
+            canvas.band(xs, above, below, colour, alpha=0.16 / math.sqrt(len(lane.fits)))
+        canvas.line(xs, [up(v) for v in fit.value], colour, 1.6, alpha=0.9)
+    _peaks(canvas, lane, [fit for _, fit in lane.fits], colour, across, up.start - 7)
+
+
+def _peaks(canvas: Canvas, lane: Lane, fits: Sequence[Fitted], colour: str, across: _Axis, y: float) -> None:
+    """A bar from the lowest to the highest end of the peaks' intervals, a mark each."""
+    right = across.scale.end
+    shown = [mark for mark, _ in lane.fits if mark.at is not None]
+    ends = [end for fit in fits for end in (fit.peak.low, fit.peak.value, fit.peak.high) if end is not None]
+    x = across.scale.start + 8
+    if shown:
+        span = [min(across(end), right) for end in (min(ends), max(ends))]
+        canvas.line(span, [y, y], colour, 5, alpha=0.27, solid_capstyle="round")
+        for mark in shown:
+            tip = _tip(lane, mark, "peak at √KL")
+            canvas.dot(across(mark.at or 0), y, colour, "d", size=7, url=f"#{anchor(mark.digest)}", tip=tip)
+        x = span[1] + 9
+    if x + 90 > right:
+        canvas.text(span[0] - 9, y, peaks(lane), colour, 11, ha="right")
+    else:
+        canvas.text(x, y, peaks(lane), colour, 11)

@@ -55,9 +55,12 @@ class Canvas:
         """A polyline; ``style`` is matplotlib's (alpha, dashes, solid_capstyle)."""
         self._axes.add_line(Line2D(xs, ys, color=colour, linewidth=width, clip_on=False, **style))
 
-    def band(self, xs: Sequence[float], upper: Sequence[float], lower: Sequence[float], colour: str) -> None:
+    def band(
+        self, xs: Sequence[float], upper: Sequence[float], lower: Sequence[float], colour: str,
+        alpha: float = 0.16,
+    ) -> None:  # fmt: skip
         """A tinted band between two curves."""
-        self._axes.fill_between(xs, upper, lower, color=colour, alpha=0.16, linewidth=0, clip_on=False)
+        self._axes.fill_between(xs, upper, lower, color=colour, alpha=alpha, linewidth=0, clip_on=False)
 
     def dot(self, x: float, y: float, colour: str, marker: str, *, size: float, url: str, tip: str) -> None:
         """A mark that links to ``url`` and says ``tip`` when pointed at."""
