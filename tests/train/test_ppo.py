@@ -393,10 +393,4 @@ def test_the_score_has_a_place_behind_the_longest_reply_too(model, monkeypatch, 
     monkeypatch.setattr(_round, "credited", watched)
     config = changed(score_at="after", steps=4, max_tokens=5)
     ppo(model, prompts(), Lengths(), config=config, run=Log(tmp_path))
-        model,
-        prompts(),
-        Lengths(),
-        config=changed(score_at="after", steps=4, max_tokens=5),
-        run=Log(tmp_path),
-    )
     assert seen and all(width == min(longest + 1, 5) for width, longest in seen)
