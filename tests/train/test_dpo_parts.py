@@ -162,8 +162,9 @@ def test_two_processes_take_the_same_path_as_one(model, tmp_path):
     (tmp_path / "train.py").write_text(WORKER)
     rows = json.dumps([[r.prompt.last_user, r.chosen, r.rejected] for r in uneven()])
     alone = {**os.environ, "OMP_NUM_THREADS": "1"}
-    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
-              "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]  # fmt: skip
+    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    launch += ["--main_process_port", "0"]
     for command in ([], launch):
         done = subprocess.run(
             [sys.executable, *command, str(tmp_path / "train.py"), str(tmp_path), rows],
