@@ -38,6 +38,10 @@ def test_a_lane_spans_all_seeds_and_keeps_each_value(record, ledger):
     lane = lanes(spec(stages=("before",)), entries)[0]
     assert [(m.seed, m.estimate.value) for m in lane.marks] == [(0, 0.4), (1, 0.2)]
     assert lane.bounds == (0.1, 0.6) and lane.summary == "0.200–0.400"
+    below = ledger(
+        [record("j_before", "t", {"m": share(-v, -1, 0)}, seed=s) for s, v in enumerate((0.2, 0.4))]
+    )
+    assert lanes(spec(stages=("before",)), below)[0].summary == "−0.400 to −0.200"
 
 
 def test_what_is_missing_is_said_with_the_reason(record, ledger):

@@ -104,7 +104,8 @@ class Lane(NamedTuple):
             return "unknown"
         ends = list(dict.fromkeys(number(v, self.series.threshold) for v in (min(values), max(values))))
         lost = len(self.marks) - len(values)
-        return "–".join(ends) + (f" ({lost} unknown)" if lost else "")
+        dash = " to " if ends[-1].startswith("\N{MINUS SIGN}") else "–"
+        return dash.join(ends) + (f" ({lost} unknown)" if lost else "")
 
 
 def lanes(
