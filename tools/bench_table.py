@@ -51,10 +51,16 @@ def _cells(row: dict[str, Any]) -> list[str]:
     elif row["low"] is None:
         said = "quick run: no interval"
     else:
-        said = "met" if row["low"] >= row["target"] else "missed"
+        said = "no target" if not row["target"] else "met" if row["low"] >= row["target"] else "missed"
     low, high = (("?" if row[end] is None else f"{row[end]:.2f}") for end in ("low", "high"))
     memory = "" if row["memory_ratio"] is None else f"{row['memory_ratio']:.2f}"
-    return [row["name"], f"{row['ratio']:.2f} [{low}, {high}]", f"{row['target']:g}", memory, said]
+    return [
+        row["name"],
+        f"{row['ratio']:.2f} [{low}, {high}]",
+        f"{row['target']:g}" if row["target"] else "",
+        memory,
+        said,
+    ]
 
 
 def _line(cells: Sequence[str]) -> str:
