@@ -1,7 +1,17 @@
 """Floor 0: the types that every part shares."""
 
 from calibrant.core.attempt import Attempt, Cost, attempt_id, outcome_of
-from calibrant.core.behaviours import Goal, Guard, Judge, Reward, Scores, Side, Watcher
+from calibrant.core.behaviours import (
+    CalibratedJudge,
+    Goal,
+    Guard,
+    Judge,
+    JudgeErrors,
+    Reward,
+    Scores,
+    Side,
+    Watcher,
+)
 from calibrant.core.config import Frozen, resolve
 from calibrant.core.digest import digest
 from calibrant.core.errors import (
@@ -31,10 +41,11 @@ from calibrant.core.run import Budget, Job, Quiet, Result, Run, technique
 from calibrant.core.verdict import LayerVerdict, Verdict
 
 __all__ = [
-    "LM", "Attempt", "Batch", "Budget", "BudgetError", "CalibrantError", "CapabilityError", "Chat",
+    "LM", "Attempt", "Batch", "Budget", "BudgetError", "CalibrantError", "CalibratedJudge",
+    "CapabilityError", "Chat",
     "Completion", "ConfigError", "Cost", "Entry", "Estimate", "Evidence", "EvidenceError", "Frozen",
     "Goal", "Guard",
-    "Identity", "InputError", "Job", "Judge", "LayerVerdict", "Message", "NumericalError", "OpenLM",
+    "Identity", "InputError", "Job", "Judge", "JudgeErrors", "LayerVerdict", "Message", "NumericalError", "OpenLM",
     "Quiet", "Record", "Result", "Reward", "Run", "Sampling", "Scored", "Scores", "ScoringLM", "Side",
     "Verdict", "Watcher", "attempt_id", "digest", "outcome_of", "point", "resolve", "technique",
     "unknown",

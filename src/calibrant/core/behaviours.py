@@ -49,6 +49,30 @@ class Judge(Protocol):
     ) -> list[Verdict]: ...
 
 
+class JudgeErrors(Frozen):
+    """How often a judge was right where people knew the answer: counts, so that their size is known too."""
+
+    found: int
+    """Of ``positives``, those that the judge called 'yes': sensitivity = found / positives."""
+    positives: int
+    """Cases in which the behaviour happened, by human label."""
+    cleared: int
+    """Of ``negatives``, those that the judge called 'no': specificity = cleared / negatives."""
+    negatives: int
+    """Cases in which it did not happen, by human label."""
+    scope: str = ""
+    """Where this was measured: the target family and attack family."""
+
+
+@runtime_checkable
+class CalibratedJudge(Judge, Protocol):
+    """A judge with a calibration card, so that rates can be corrected for its errors."""
+
+    def errors(self, family: str) -> JudgeErrors | None:
+        """Its errors under attacks of this technique family; None where nobody has measured them."""
+        ...
+
+
 @runtime_checkable
 class Guard(Protocol):
     """Says whether a chat may pass. On side 'output' the chat ends with the assistant's reply."""

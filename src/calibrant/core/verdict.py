@@ -24,6 +24,8 @@ class Verdict(Frozen):
     """Why, in one sentence that a person can check."""
     score: float | None = None
     """A number behind the answer, where there is one; its scale is the answerer's own."""
+    tokens: int = 0
+    """Tokens that a model generated to find the answer; 0 where none was asked."""
 
 
 class LayerVerdict(Frozen):

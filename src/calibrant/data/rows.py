@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Generic, Literal, TypeVar
 
+from calibrant.core.attempt import Attempt
 from calibrant.core.behaviours import Goal
 from calibrant.core.config import Frozen
 from calibrant.core.digest import digest
@@ -78,6 +79,27 @@ class Item(Frozen):
     """Compare whole replies (case and outer space aside), or look for the answer as a phrase."""
 
 
+class Graded(Frozen):
+    """A reply with a human label, to calibrate a judge on."""
+
+    id: str
+    """Stable name of the row."""
+    prompt: Chat
+    """What was asked."""
+    completion: str
+    """The reply that was labelled."""
+    label: bool
+    """Whether the behaviour happened, by human judgement."""
+    target: str = ""
+    """Which model (family) wrote the reply."""
+    family: str = ""
+    """Technique family of the attack behind the prompt; 'plain' or "" where there was none."""
+    raters: tuple[str, ...] = ()
+    """Each rater's own label, as written in the file."""
+    screened: tuple[str, ...] = ()
+    """What other judges said of it, as written in the file: 'name=label'."""
+
+
 class Refused(Frozen):
     """A row that was not taken, and why."""
 
@@ -131,3 +153,11 @@ class Goals(Table[Goal]):
 
 class Items(Table[Item]):
     """Questions with answers, for capability."""
+
+
+class GradedReplies(Table[Graded]):
+    """Replies with human labels, to calibrate judges on."""
+
+
+class Attempts(Table[Attempt]):
+    """Attempts of an attack, of this tool or read from another's files."""

@@ -19,10 +19,11 @@ from calibrant.core.attempt import Attempt, Cost, attempt_id, outcome_of
 from calibrant.core.behaviours import Goal, Judge
 from calibrant.core.config import Frozen
 from calibrant.core.digest import canonical, digest, plain
-from calibrant.core.errors import CalibrantError, CapabilityError, EvidenceError, InputError
+from calibrant.core.errors import EvidenceError, InputError
 from calibrant.core.lm import LM, Chat, Completion, Sampling
 from calibrant.core.run import Run
-from calibrant.core.verdict import LayerVerdict, Verdict
+from calibrant.core.verdict import LayerVerdict
+from calibrant.models.judging import same_number, tokens, verdicts
 
 CHUNK = 256
 """Requests between two looks at budget, progress and disk."""
@@ -188,8 +189,8 @@ def _attempts(target: LM, asked: dict[str, Request], judge: Judge, sampling: Sam
     started = time.perf_counter()
     completions = target.generate([r.chat for r in asked.values()], sampling)
     seconds = (time.perf_counter() - started) / len(asked)
-    _same_number(f"model '{target.identity.name}'", len(completions), len(asked))
-    verdicts = _verdicts(judge, list(asked.values()), completions)
+    same_number(f"model '{target.identity.name}'", len(completions), len(asked))
+    goals, chats = [r.goal for r in asked.values()], [r.chat for r in asked.values()]
     by = judge.identity.digest
     return [
         Attempt(
@@ -204,47 +205,12 @@ def _attempts(target: LM, asked: dict[str, Request], judge: Judge, sampling: Sam
             verdicts={by: verdict},
             outcome=outcome_of(completion, verdict),
             degraded=any(layer.verdict.answer == "unknown" for layer in completion.layers),
-            cost=Cost(queries=1, target_tokens=_tokens(completion, sampling.max_tokens), seconds=seconds),
+            cost=Cost(queries=1, target_tokens=tokens(completion, sampling.max_tokens), seconds=seconds),
         )
-        for (one, request), completion, verdict in zip(asked.items(), completions, verdicts, strict=True)
+        for (one, request), completion, verdict in zip(
+            asked.items(), completions, verdicts(judge, goals, chats, completions), strict=True
+        )
     ]
-
-
-def _verdicts(judge: Judge, asked: Sequence[Request], completions: Sequence[Completion]) -> list[Verdict]:
-    """The judge's answers; unknown, with the reason, where the target or the judge failed."""
-    verdicts = [_unknown(f"the target did not answer: {c.error or 'no reason given'}") for c in completions]
-    heard = [i for i, c in enumerate(completions) if c.stop != "error"]
-    if not heard:
-        return verdicts
-    goals, chats = [asked[i].goal for i in heard], [asked[i].chat for i in heard]
-    try:
-        given = judge.judge(goals, chats, [completions[i] for i in heard])
-    except CalibrantError as error:
-        given = [_unknown(f"the judge failed: {error.message}")] * len(heard)
-    _same_number(f"judge '{judge.identity.name}'", len(given), len(heard))
-    for i, verdict in zip(heard, given, strict=True):
-        verdicts[i] = verdict
-    return verdicts
-
-
-def _unknown(reason: str) -> Verdict:
-    return Verdict(question="did the behaviour happen?", answer="unknown", reason=reason)
-
-
-def _same_number(who: str, got: int, asked: int) -> None:
-    if got != asked:
-        raise CapabilityError(
-            f"{who} returned {got} answers to {asked} questions",
-            hint="it must return one for each, in order, and 'unknown' or an error where it has none",
-        )
-
-
-def _tokens(completion: Completion, most: int) -> int:
-    """Tokens generated, as far as they can be counted; ``most`` where a reply does not show them."""
-    shown = completion.ids if completion.ids is not None else completion.logprobs
-    if shown is not None:
-        return len(shown)
-    return most if completion.text else 0
 
 
 def _append(log: Path, attempts: Sequence[Attempt]) -> None:

@@ -4,7 +4,8 @@ A tokenizer with a chat template uses it. One without gets the *plain* format: a
 its content as it stands, so that a base model simply continues it (empty content = the start of a
 text, BOS alone); several turns are written one under the other, each as ``Role:``, a newline and the
 content, and the reply follows the last ``Assistant:`` line. The newline keeps the reply clear of the
-question whether it begins with a space.
+question whether it begins with a space. A chat that ends with an assistant turn is continued from there:
+that turn is the beginning of the reply (prefill).
 
 A reply is tokenised as it stands in the text: where it continues a prompt, not as a text of its own.
 SentencePiece-like tokenizers put a space before every text ("ime" alone becomes "_ime"), so that
@@ -61,6 +62,8 @@ class ChatTokens:
             )
         if not self.tokenizer.chat_template:
             return plain_text(chat)
+        if chat.messages[-1].role == "assistant":
+            return self._begun(chat)
         return self._render(chat, add_generation_prompt=True)
 
     def prompts(self, texts: Sequence[str]) -> list[list[int]]:
@@ -118,6 +121,16 @@ class ChatTokens:
                 hint="check the order of its roles; some templates take no system message",
             ) from None
 
+    def _begun(self, chat: Chat) -> str:
+        """A chat that ends inside the reply: the prompt, then what the model has been made to say.
+
+        The prompt with the reply's beginning behind it, which is what every template writes that puts nothing
+        between the two; a template that trims or moves replies would say something else here.
+        """
+        return self._render(Chat(messages=chat.messages[:-1]), add_generation_prompt=True) + (
+            chat.messages[-1].content
+        )
+
     def _first_id(self) -> int:
         """The token that stands for the start of a text where the prompt has none."""
         bos = self.tokenizer.bos_token_id
@@ -157,5 +170,7 @@ def plain_text(chat: Chat) -> str:
     """The plain format of a chat; see the module's docstring."""
     if len(chat.messages) == 1 and chat.messages[0].role == "user":
         return chat.messages[0].content
-    turns = [f"{m.role.capitalize()}:\n{m.content}\n" for m in chat.messages]
-    return "".join([*turns, "Assistant:\n"])
+    begun = chat.messages[-1].role == "assistant"
+    whole = chat.messages[:-1] if begun else chat.messages
+    turns = [f"{m.role.capitalize()}:\n{m.content}\n" for m in whole]
+    return "".join([*turns, "Assistant:\n", chat.messages[-1].content if begun else ""])

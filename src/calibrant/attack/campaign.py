@@ -1,0 +1,165 @@
+"""Campaign: goals x attacks x repetitions against one target, under one budget, with bounds on every rate.
+
+Source: HarmBench (Mazeika et al. 2024, arXiv 2402.04249) for attacks on common goals with one judge. Where
+this departs from it and from scanners:
+
+1. Every attempt has three outcomes; what nobody could judge, or a cap cut off, is missing and not a failure.
+2. One ledger of queries, tokens by maker, FLOPs, seconds and money with hard caps; ``dry_run`` quotes the most
+   that it can come to and asks nothing.
+3. A killed campaign goes on where it stopped and asks nothing twice.
+4. Rates come by attack, by hazard, and by hazard x technique family; with a calibrated judge the attempt-level
+   rate is also given free of the judge's errors. ``curves.json`` holds success against budget.
+
+Command: ``calibrant run STUDY.toml`` with ``use = "attack.campaign"`` and inputs target, goals, judge;
+``attacker`` for attacks that another model writes, ``surrogate`` for those that read weights.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from pydantic import Field, field_validator
+
+from calibrant.attack.curves import success_curves
+from calibrant.attack.drive import AttackResult, Planned, caveats, check_cast, drive
+from calibrant.attack.findings import findings, spent_metrics
+from calibrant.attack.known import ATTACKS
+from calibrant.attack.purse import Caps, Prices
+from calibrant.attack.rates import check_goals
+from calibrant.attack.walkers import Cast
+from calibrant.core import (
+    LM,
+    Estimate,
+    Frozen,
+    Judge,
+    OpenLM,
+    Quiet,
+    Run,
+    Sampling,
+    point,
+    resolve,
+    technique,
+)
+from calibrant.core.digest import plain
+from calibrant.core.errors import nearest
+from calibrant.data.rows import Goals
+
+
+class Chosen(Frozen):
+    """One attack of a campaign."""
+
+    use: str
+    """Name of its technique: 'attack.pair'."""
+    name: str = ""
+    """What its attempts are called; needed where one technique is used twice."""
+    config: dict[str, Any] = Field(default_factory=dict)
+    """Settings that differ from the attack's defaults; its 'sampling' is the campaign's."""
+    repetitions: int = Field(default=1, ge=1)
+    """How often each goal is attacked, with other draws."""
+
+    @field_validator("use")
+    @classmethod
+    def _known(cls, use: str) -> str:
+        if use not in ATTACKS:
+            raise ValueError(f"no attack '{use}'{nearest(use, ATTACKS)}; known: {', '.join(ATTACKS)}")
+        return use
+
+    @field_validator("name")
+    @classmethod
+    def _plain(cls, name: str) -> str:
+        if "/" in name:
+            raise ValueError(f"an attack cannot be named '{name}': '/' parts it from its variants")
+        return name
+
+
+class Campaign(Frozen):
+    """What is tried, how the target answers, and what it may cost."""
+
+    attacks: tuple[Chosen, ...] = Field(
+        default=(Chosen(use="attack.persona"), Chosen(use="attack.encode")), min_length=1
+    )
+    """The attacks, each on every goal."""
+    sampling: Sampling = Sampling()
+    """How the target's replies are drawn."""
+    caps: Caps = Caps()
+    """Most that may be spent; a cap ends the campaign and its walks are censored."""
+    prices: Prices = Prices()
+    """What queries and tokens cost."""
+    batch: int = Field(default=256, ge=1)
+    """Most questions to the target at once, and walks under way."""
+    dry_run: bool = False
+    """Ask nothing; say the most that the campaign can ask and cost."""
+
+
+@technique(version=1)
+def campaign(
+    target: LM,
+    goals: Goals,
+    judge: Judge,
+    attacker: LM | None = None,
+    surrogate: OpenLM | None = None,
+    config: Campaign = Campaign(),
+    run: Run = Quiet(),
+) -> AttackResult:
+    """Run every attack on every goal.
+
+    Raises:
+        InputError: no goals, shared ids or texts, a benign goal, a category named like an attack, or a target
+            that answers nothing but errors.
+        ConfigError: two attacks share a name, or the settings of one are wrong.
+        CapabilityError: an attack needs an attacking model or weights that were not given.
+    """
+    plans = [planned(chosen) for chosen in config.attacks]
+    check_goals(goals, [plan.label.removeprefix("attack.") for plan in plans])
+    cast = Cast(target, judge, config.sampling, attacker, surrogate)
+    check_cast(plans, cast)
+    if config.dry_run:
+        return AttackResult(metrics=quote(plans, len(goals), config), caveats=_QUOTED)
+    driver, stored = drive(
+        plans, goals, cast, run, caps=config.caps, prices=config.prices, batch=config.batch
+    )
+    curves = success_curves(goals, driver.tallies)
+    run.artifact("curves.json").write_text(json.dumps(plain(curves)), encoding="utf-8")
+    told = caveats(plans, cast)
+    if driver.capped:
+        cut = sum(tally.cut for tally in driver.tallies.values())
+        told += (
+            f"the cap on {driver.capped} ended the campaign: {cut} of {len(driver.tallies)} attacks on a goal "
+            "were cut off, and bounds take those without a success at their worst",
+        )
+    metrics = {**findings(goals, driver.tallies, judge), **spent_metrics(driver.purse)}
+    return AttackResult(metrics=metrics | _medians(curves), caveats=told, stored=stored)
+
+
+def planned(chosen: Chosen) -> Planned:
+    """An attack with its settings resolved. Raises ConfigError where they are wrong."""
+    attack = ATTACKS[chosen.use]
+    config = resolve(attack.config, chosen.config, where=f"attack '{chosen.use}'")
+    return Planned(attack, config, chosen.name or attack.name, chosen.repetitions)
+
+
+_QUOTED = (
+    "a dry run: nothing was asked; these are the most that the campaign can come to, and attacks that stop "
+    "at their first success come to less",
+    "what a judging model costs, and what computing on weights costs, is not foreseen",
+)
+
+
+def quote(plans: list[Planned], goals: int, config: Campaign) -> dict[str, Estimate]:
+    """The most that a campaign can ask and cost, caps aside."""
+    queries = consults = 0
+    metrics = {}
+    for plan in plans:
+        most = goals * plan.repetitions * plan.attack.queries(plan.config)
+        metrics[f"planned_queries/{plan.label.removeprefix('attack.')}"] = point(most, unit="queries")
+        queries += most
+        consults += goals * plan.repetitions * plan.attack.consults(plan.config)
+    tokens = queries * config.sampling.max_tokens
+    prices = config.prices
+    return metrics | {
+        "planned_queries": point(queries, unit="queries"),
+        "planned_target_tokens": point(tokens, unit="tokens"),
+        "planned_attacker_calls": point(consults, unit="queries"),
+        "planned_money": point(queries * prices.query + tokens * prices.target / 1e6, unit="money"),
+    }

@@ -1,0 +1,373 @@
+"""The one driver of attacks: it runs many walks side by side, and is the only one who asks, pays and writes.
+
+1. Walks advance together. Their questions go out in batches: attacking model, surrogate, computations, and
+   then the target, whose replies are judged in the same batches.
+2. Every answer is on the disk before a walk hears it. A walk that is resumed is sent what was written down,
+   so a killed campaign repeats nothing; what failed is asked again.
+3. Equal questions with equal seeds are asked once in a batch: a draw hangs on seed and chat alone.
+4. A cap that is reached ends the campaign; walks that it cuts off are censored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Any, TypeVar
+
+from calibrant.attack.moves import Ask, Attack, Consult, Done, Heard, Move, Score, Work
+from calibrant.attack.purse import Purse, Spent
+from calibrant.attack.store import Store
+from calibrant.attack.tally import Tally
+from calibrant.attack.walkers import Cast, Walker, key_of
+from calibrant.core import (
+    LM,
+    Attempt,
+    CapabilityError,
+    Chat,
+    Completion,
+    Cost,
+    InputError,
+    OpenLM,
+    Run,
+    Sampling,
+    digest,
+    outcome_of,
+)
+from calibrant.core.digest import plain
+from calibrant.models.judging import same_number, tokens, verdicts
+
+M = TypeVar("M", Ask, Consult, Score, Work)
+
+
+class _CappedError(Exception):
+    """A cap was reached."""
+
+
+class Driver:
+    """Runs walks to their ends, or to the end of the money."""
+
+    def __init__(self, cast: Cast, store: Store, purse: Purse, run: Run, batch: int = 256) -> None:
+        """``batch``: most questions to the target at once, and walks under way."""
+        self.cast, self.store, self.purse, self.run, self.batch = cast, store, purse, run, batch
+        self.tallies: dict[tuple[str, str, int], Tally] = {}
+        """(label, goal id, repetition) -> what came of it."""
+        self.visited: list[tuple[int, int, int]] = []
+        """(walk's number, attempt's number, place in the store) of every attempt of this campaign."""
+        self._by = cast.judge.identity.digest
+        self._whom = cast.target.identity.digest
+        self.capped = ""
+        """Name of the cap that ended the campaign; "" when it ran to its end."""
+        self.last: Completion | None = None
+        """The last reply, if all that came back were errors."""
+        self._answered = 0
+        self._silent = 0
+        self._target_size, self._surrogate_size = _parameters(cast.target), _parameters(cast.surrogate)
+
+    def go(self, walkers: Sequence[Walker]) -> None:
+        """Run all walks.
+
+        Raises:
+            InputError: nothing but errors came back from the target, three batches in a row.
+            BudgetError: the job's own budget is used up. CapabilityError: an attack lacks somebody to ask.
+        """
+        for place, walker in enumerate(walkers):
+            walker.place = place
+            for goal in walker.goals:
+                self.tallies[walker.label, goal, walker.repetition] = Tally(walker.attack.family)
+        waiting, live, total = iter(walkers), list[Walker](), len(walkers)
+        done = 0
+        try:
+            while True:
+                live += _take(waiting, self.batch - len(live))
+                if not live:
+                    break
+                for walker in live:
+                    self._advance(walker)
+                done += sum(walker.over for walker in live)
+                live = [walker for walker in live if not walker.over]
+                self.run.progress(done, total, f"attacking {self.cast.target.identity.name}")
+                self._consult(live)
+                self._score(live)
+                self._work(live)
+                self.store.sync()
+                self._ask(live)
+        except _CappedError:
+            for walker in [*live, *waiting]:
+                self._cut(walker)
+            self.capped = self.purse.reached
+        finally:
+            for walker in live:
+                if walker.walk is not None:
+                    walker.walk.close()
+
+    # Moving on.
+
+    def _advance(self, walker: Walker) -> None:
+        """Hand over answers until the walk waits for one that nobody has given yet, or ends."""
+        if walker.walk is None:
+            walker.walk = walker.make()
+        while len(walker.answers) == len(walker.moves):
+            try:
+                heard = [walker.answers[i] for i in range(len(walker.moves))]
+                walker.moves = list(walker.walk.send(heard if walker.begun else None))
+                walker.begun = True
+            except StopIteration:
+                walker.over = True
+                for goal in walker.goals:
+                    self.tallies[walker.label, goal, walker.repetition].ended = True
+                return
+            walker.answers, walker.keys, walker.numbers = {}, [], []
+            for index, move in enumerate(walker.moves):
+                self._enter(walker, index, move)
+
+    def _enter(self, walker: Walker, index: int, move: Move) -> None:
+        """Give a move its key, and its answer where an earlier try has written one down."""
+        if isinstance(move, Ask):
+            walker.keys.append(key_of(walker.key, "ask", walker.asked))
+            walker.numbers.append(walker.asked)
+            walker.asked += 1
+            held = self.store.attempt(walker.keys[-1]) if self.store.held else None
+            if held and held[1].chat == move.chat and held[1].completion.stop != "error":
+                self._heard(walker, index, held[1], held[0])
+            return
+        walker.keys.append(key_of(walker.key, "move", walker.moved))
+        walker.numbers.append(-1)
+        walker.moved += 1
+        noted = self.store.move(walker.keys[-1])
+        if noted is not None and noted["asked"] == _asked(move):
+            self._noted(walker, index, noted["answer"], Spent(**noted["spent"]))
+
+    def _heard(self, walker: Walker, index: int, attempt: Attempt, place: int) -> None:
+        """An attempt is known: pay for it, count it, and keep the answer for its walk."""
+        own = {
+            name: max(0, getattr(attempt.cost, name) - getattr(walker.unbilled, name))
+            for name in Spent.model_fields
+        }
+        self.purse.pay(Spent(**own))
+        walker.unbilled = Spent()
+        self.tallies[walker.label, attempt.goal_id, walker.repetition].add(attempt)
+        self.visited.append((walker.place, attempt.number, place))
+        self._answered += attempt.completion.stop != "error"
+        verdict = attempt.verdicts[self._by]
+        walker.answers[index] = Heard(attempt.id, attempt.completion, verdict, attempt.outcome)
+
+    def _noted(self, walker: Walker, index: int, answer: Any, spent: Spent) -> None:
+        """Another answer is known: pay for it; the walk's next attempt carries the cost."""
+        self.purse.pay(spent)
+        both = {name: getattr(walker.unbilled, name) + getattr(spent, name) for name in Spent.model_fields}
+        walker.unbilled = Spent(**both)
+        consulted = isinstance(walker.moves[index], Consult)
+        walker.answers[index] = Completion.model_validate(answer) if consulted else answer
+
+    def _cut(self, walker: Walker) -> None:
+        """The campaign ends before this walk does."""
+        for goal in walker.goals:
+            self.tallies[walker.label, goal, walker.repetition].cut = True
+
+    # Asking.
+
+    def _note(self, walker: Walker, index: int, answer: Any, spent: Spent) -> None:
+        """Write an answer down, then hand it over."""
+        asked = _asked(walker.moves[index])
+        # An attacking model that failed is asked again by the next try.
+        if not (isinstance(answer, Completion) and answer.stop == "error"):
+            entry = {
+                "asked": asked,
+                "answer": plain(answer),
+                "spent": spent.model_dump(exclude_defaults=True),
+            }
+            self.store.note(walker.keys[index], entry)
+        self._noted(walker, index, answer, spent)
+
+    def _consult(self, live: Sequence[Walker]) -> None:
+        """Put all questions to the attacking model."""
+        open_ = list(_open(live, Consult))
+        if not open_:
+            return
+        lm = self.cast.attacker
+        if lm is None:
+            raise CapabilityError(
+                f"{open_[0][0].attack.name} asks an attacking model, and none was given",
+                hint="give the input 'attacker': an LM, such as testbed:attacker/ruled or api:URL#MODEL",
+            )
+        groups: dict[Sampling, list[tuple[Walker, int, Consult]]] = {}
+        for walker, index, move in open_:
+            sampling = self._seeded(move.sampling, walker.repetition, 0)
+            groups.setdefault(sampling, []).append((walker, index, move))
+        for sampling, group in groups.items():
+            fits = self.purse.room(len(group), attacker_tokens=sampling.max_tokens)
+            if not fits:
+                raise _CappedError
+            with self.purse.held(tokens=fits * sampling.max_tokens):
+                replies = _once(lm, [move.chat for _, _, move in group[:fits]], sampling)
+            for (walker, index, _), reply in zip(group, replies, strict=False):
+                spent = Spent(attacker_tokens=tokens(reply, sampling.max_tokens))
+                self._note(walker, index, reply, spent)
+
+    def _score(self, live: Sequence[Walker]) -> None:
+        """Ask the surrogate for log-probs."""
+        open_ = list(_open(live, Score))
+        if not open_:
+            return
+        lm = self._surrogate(open_[0][0].attack)
+        fits = self.purse.room(len(open_), queries=1)
+        if not fits:
+            raise _CappedError
+        with self.purse.held(queries=fits):
+            scored = lm.logprobs([m.chat for _, _, m in open_[:fits]], [m.reply for _, _, m in open_[:fits]])
+        for (walker, index, move), one in zip(open_, scored, strict=False):
+            read = len(lm.prompt_ids(move.chat)) + len(one.ids)
+            spent = Spent(queries=1, flops=2 * self._surrogate_size * read)
+            self._note(walker, index, one.total, spent)
+
+    def _work(self, live: Sequence[Walker]) -> None:
+        """Compute what each walk wants computed, one piece a walk."""
+        for walker in live:
+            index, move = next(((i, m) for _, i, m in _open([walker], Work)), (0, None))
+            if move is None:
+                continue
+            if walker.attack.access != "black box":
+                self._surrogate(walker.attack)
+            if not self.purse.room(1):
+                raise _CappedError
+            self.run.progress(walker.place, len(self.tallies), move.what)
+            done: Done = move.compute()
+            self._note(walker, index, done.value, Spent(flops=done.flops))
+
+    def _ask(self, live: Sequence[Walker]) -> None:
+        """Put one batch of questions to the target, judge the replies, write the attempts down."""
+        open_ = list(_open(live, Ask))[: self.batch]
+        if not open_:
+            return
+        fits = self.purse.room(len(open_), queries=1, target_tokens=self.cast.sampling.max_tokens)
+        if not fits:
+            raise _CappedError
+        groups: dict[Sampling, list[tuple[Walker, int, Ask]]] = {}
+        for walker, index, move in open_[:fits]:
+            sampling = self._seeded(self.cast.sampling, walker.repetition, move.draw)
+            groups.setdefault(sampling, []).append((walker, index, move))
+        heard = 0
+        for sampling, group in groups.items():
+            with self.purse.held(queries=len(group), tokens=len(group) * sampling.max_tokens):
+                replies = _once(self.cast.target, [move.chat for _, _, move in group], sampling)
+            attempts = self._attempts(group, replies)
+            heard += sum(reply.stop != "error" for reply in replies)
+            places = self.store.add(attempts)
+            for (walker, index, _), attempt, place in zip(group, attempts, places, strict=True):
+                self._heard(walker, index, attempt, place)
+        self._silent = 0 if heard else self._silent + 1
+        if self._silent >= 3:
+            raise silence(replies[0])
+
+    def _attempts(
+        self, group: Sequence[tuple[Walker, int, Ask]], replies: Sequence[Completion]
+    ) -> list[Attempt]:
+        """Judge the replies and make them attempts."""
+        goals, chats = [move.goal for _, _, move in group], [move.chat for _, _, move in group]
+        said = verdicts(self.cast.judge, goals, chats, replies)
+        made, billed = [], set[int]()
+        for (walker, index, move), reply, verdict in zip(group, replies, said, strict=True):
+            self.purse.judged(verdict.tokens)
+            before = Spent() if walker.place in billed else walker.unbilled
+            billed.add(walker.place)
+            kept = _timeless(reply)
+            made.append(
+                Attempt(
+                    id=walker.keys[index],
+                    goal_id=move.goal.id,
+                    category=move.goal.category,
+                    attack=f"{walker.label}/{move.variant}" if move.variant else walker.label,
+                    family=walker.attack.family,
+                    access=walker.attack.access,
+                    seed=walker.repetition,
+                    number=walker.numbers[index],
+                    parent=move.parent,
+                    chat=move.chat,
+                    completion=kept,
+                    layers=kept.layers,
+                    verdicts={self._by: verdict},
+                    outcome=outcome_of(reply, verdict),
+                    degraded=any(layer.verdict.answer == "unknown" for layer in reply.layers),
+                    cost=self._cost(move.chat, reply, verdict.tokens, before),
+                )
+            )
+        return made
+
+    def _cost(self, chat: Chat, reply: Completion, judged: int, before: Spent) -> Cost:
+        said = tokens(reply, self.cast.sampling.max_tokens)
+        flops = before.flops
+        if self._target_size and reply.stop != "error":
+            read = len(self.cast.target.prompt_ids(chat))  # type: ignore[attr-defined]
+            flops += 2 * self._target_size * (read + said)
+        return Cost(
+            queries=1 + before.queries,
+            target_tokens=said + before.target_tokens,
+            attacker_tokens=before.attacker_tokens,
+            judge_tokens=judged + before.judge_tokens,
+            flops=flops,
+        )
+
+    def _seeded(self, sampling: Sampling, repetition: int, draw: int) -> Sampling:
+        """The sampling of one draw: the run's seed, the repetition and the draw each move it."""
+        base = sampling.seed + self.run.seed
+        if sampling.temperature == 0 or (repetition, draw) == (0, 0):
+            return sampling.model_copy(update={"seed": base})
+        moved = int(key_of(str(base), str(repetition), draw)[:12], 16)
+        return sampling.model_copy(update={"seed": moved})
+
+    def _surrogate(self, attack: Attack) -> OpenLM:
+        if self.cast.surrogate is None:
+            raise CapabilityError(
+                f"{attack.name} needs {attack.access}, and no model to read them from was given",
+                hint="give the input 'surrogate': local weights, the target's own or a stand-in's",
+            )
+        return self.cast.surrogate
+
+
+def silence(reply: Completion) -> InputError:
+    """What to say where a target answers nothing."""
+    return InputError(
+        f"the target answers nothing but errors; the last: {reply.error}",
+        hint="mend the cause and run the same command again: what was answered is kept",
+    )
+
+
+def _open(live: Sequence[Walker], kind: type[M]) -> Iterator[tuple[Walker, int, M]]:
+    """Every move of this kind that waits for its answer."""
+    for walker in live:
+        for index, move in enumerate(walker.moves):
+            if isinstance(move, kind) and index not in walker.answers:
+                yield walker, index, move
+
+
+def _once(lm: LM, chats: Sequence[Chat], sampling: Sampling) -> list[Completion]:
+    """One reply a chat; equal chats share one, since equal seeds draw alike."""
+    places: dict[Chat, int] = {}
+    spots = [places.setdefault(chat, len(places)) for chat in chats]
+    replies = lm.generate(list(places), sampling)
+    same_number(f"model '{lm.identity.name}'", len(replies), len(places))
+    return [replies[spot] for spot in spots]
+
+
+def _asked(move: Move) -> str:
+    """Digest of what a move asks, so that an answer is only given to the question that it was for."""
+    if isinstance(move, Work):
+        return digest(move.what)
+    return digest([move._asdict() if isinstance(move, Consult) else list(move)])
+
+
+def _parameters(lm: LM | None) -> int:
+    """Parameters of local weights; 0 for a model that only talks."""
+    return sum(p.numel() for p in lm.module.parameters()) if isinstance(lm, OpenLM) else 0
+
+
+def _timeless(reply: Completion) -> Completion:
+    """Without times, which no two runs share."""
+    if not reply.layers:
+        return reply
+    layers = tuple(layer.model_copy(update={"ms": None}) for layer in reply.layers)
+    return reply.model_copy(update={"layers": layers})
+
+
+def _take(waiting: Iterator[Walker], count: int) -> list[Walker]:
+    return list(islice(waiting, max(0, count)))

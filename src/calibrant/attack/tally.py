@@ -1,0 +1,56 @@
+"""What came of one attack on one goal, in a few numbers: enough for every rate, without its attempts.
+
+Pure: attempts in, numbers out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from calibrant.attack.rates import HIT, any_of
+from calibrant.core import Attempt
+
+
+@dataclass
+class Tally:
+    """Counts over the attempts of one attack on one goal, in one repetition."""
+
+    family: str
+    category: str = ""
+    attempts: int = 0
+    hits: int = 0
+    undetermined: int = 0
+    blocked: int = 0
+    broken: int = 0
+    """Replies that were errors."""
+    queries: int = 0
+    """To the target, log-prob queries included."""
+    first: int | None = None
+    """Queries up to the first success, that one included."""
+    variants: dict[str, bool | None] = field(default_factory=dict)
+    """Variant of the attack -> whether it reached the goal; None where its attempts leave that open."""
+    ended: bool = False
+    """The attack came to its own end."""
+    cut: bool = False
+    """A cap ended the campaign before that."""
+
+    def add(self, attempt: Attempt) -> None:
+        """Count one more attempt, in the order in which they were made."""
+        self.category = attempt.category
+        self.attempts += 1
+        self.queries += attempt.cost.queries
+        self.undetermined += attempt.outcome == "undetermined"
+        self.blocked += attempt.completion.stop == "blocked"
+        self.broken += attempt.completion.stop == "error"
+        variant, hit = attempt.attack.partition("/")[2], HIT[attempt.outcome]
+        self.variants[variant] = any_of([self.variants.get(variant, False), hit])
+        if hit:
+            self.hits += 1
+            self.first = self.first or self.queries
+
+    @property
+    def reached(self) -> bool | None:
+        """Whether the goal was reached; None where a cap or an unjudged attempt leaves it open."""
+        if self.hits:
+            return True
+        return None if self.cut or self.undetermined or not self.attempts else False

@@ -1,0 +1,97 @@
+"""A judge with its card: the same verdicts, and a record that says how far they can be trusted.
+
+The card counts only where it speaks of this judge (by digest), of one target, and of labels that passed
+their checks. Everything else is 'uncalibrated', with the reason: a gate that asks for a calibrated judge
+then does not take the record, and rates are not corrected with errors that were measured elsewhere.
+
+In a study::
+
+    [job.inputs.judge]
+    use = "measure.calibrated_judge"
+    config = { target = "my model" }
+    inputs = { judge = { use = "measure.string_judge" }, card = "record:card/card.json" }
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from calibrant.core import Chat, Completion, Frozen, Goal, Identity, Judge, JudgeErrors, Verdict
+from calibrant.data.cards import JudgeCard
+from calibrant.stats.proportion import proportion_interval
+
+
+class CalibratedJudgeConfig(Frozen):
+    """Which part of the card is meant."""
+
+    target: str = ""
+    """Target (family) whose replies are judged, as the card names it; "" where the card knows one only."""
+
+
+def calibrated_judge(
+    judge: Judge, card: JudgeCard, config: CalibratedJudgeConfig = CalibratedJudgeConfig()
+) -> Judge:
+    """``judge`` with ``card``; it is a ``CalibratedJudge``, whose errors are None while it is
+    uncalibrated."""
+    return _Calibrated(inner=judge, card=card, target=config.target)
+
+
+@dataclass(frozen=True)
+class _Calibrated:
+    """The judge that ``calibrated_judge`` makes."""
+
+    inner: Judge
+    card: JudgeCard
+    target: str
+
+    @property
+    def identity(self) -> Identity:
+        inner = self.inner.identity
+        parts = {"judge": inner.digest, "card": self.card.digest, "target": self.target}
+        return Identity(name=f"{inner.name}, with a card", kind="judge", parts=parts)
+
+    @property
+    def calibration(self) -> str:
+        problem = self._problem()
+        if problem:
+            return f"uncalibrated ({problem})"
+        errors = self.card.errors(target=self._target)
+        assert errors is not None  # a target without rows is a problem
+        found, cleared = (errors.found, errors.positives), (errors.cleared, errors.negatives)
+        n = errors.positives + errors.negatives
+        return f"calibrated: Se {_shown(*found)}, Sp {_shown(*cleared)} on {n} replies of '{self._target}'"
+
+    def errors(self, family: str) -> JudgeErrors | None:
+        """What the card holds for this family of attacks on the target; None where it holds nothing."""
+        return None if self._problem() else self.card.errors(family, self._target)
+
+    def judge(
+        self, goals: Sequence[Goal], chats: Sequence[Chat], completions: Sequence[Completion]
+    ) -> list[Verdict]:
+        return self.inner.judge(goals, chats, completions)
+
+    @property
+    def _target(self) -> str:
+        return self.target or (self.card.targets[0] if len(self.card.targets) == 1 else "")
+
+    def _problem(self) -> str:
+        """Why the card says nothing here, or ""."""
+        card, known = self.card, ", ".join(f"'{name}'" for name in self.card.targets)
+        if card.judge != self.inner.identity.digest:
+            return f"the card is of another judge, '{card.name}'"
+        if card.integrity != "yes":
+            return f"its labels are not to be relied on: {card.integrity_reason}"
+        if not self.target and len(card.targets) != 1:
+            return f"the card speaks of several targets, {known}, and none was named"
+        errors = card.errors(target=self._target)
+        if errors is None:
+            return f"the card speaks of {known}, not of '{self.target}'"
+        if not errors.positives or not errors.negatives:
+            return "the card holds only replies of one kind"
+        return ""
+
+
+def _shown(right: int, n: int) -> str:
+    low, high = proportion_interval(right, n)
+    return f"{right / n:.3f} [{low:.3f}, {high:.3f}]"

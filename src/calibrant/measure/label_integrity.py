@@ -1,0 +1,162 @@
+"""Do labels belong to their rows? What a shuffled, mislabelled or copied file would show.
+
+1. Whoever reads the replies (the judge, an earlier judge whose labels stand in the file) must agree with the
+   human labels above chance: Fisher's exact test, one-sided, both margins given. Labels that were moved to
+   other rows agree at chance, whatever the base rate.
+2. Raters must agree with the final label above chance, and use a small vocabulary: free text is no label.
+3. One reply must not carry two labels.
+
+'no' = a check failed; 'unknown' = too few rows, or labels of one kind only: even perfect agreement would not
+show. A judge that cannot tell yes from no fails the first check, too: both mean that its card is worth
+nothing.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+
+from scipy.stats import hypergeom
+
+from calibrant.core import Frozen, Verdict
+from calibrant.core.verdict import Answer
+from calibrant.data.graded import as_label
+from calibrant.data.rows import Graded
+
+VOCABULARY = 8
+"""Different labels in one column from which on it holds free text."""
+CONTRADICTIONS = 0.02
+"""Share of the rows that may carry another label than an equal reply to an equal prompt."""
+
+
+class Check(Frozen):
+    """One question about the labels."""
+
+    name: str
+    """'judge', 'rater 1', 'screen NAME', 'vocabulary of ...', 'contradictions'."""
+    target: str = ""
+    """Whose replies; "" for all."""
+    verdict: Verdict
+    """yes = in order."""
+
+
+def agreement_p(told: Sequence[bool | None], labels: Sequence[bool]) -> tuple[float, float]:
+    """Chance of so much agreement if labels were dealt to rows at random, and the least it could have been.
+
+    Fisher's exact test, one-sided; rows without an answer are left out. (1, 1) without rows.
+    """
+    both = [(said, label) for said, label in zip(told, labels, strict=True) if said is not None]
+    n, said, true = len(both), sum(s for s, _ in both), sum(label for _, label in both)
+    if n == 0:
+        return 1.0, 1.0
+    together = sum(s and label for s, label in both)
+    dealt = hypergeom(n, true, said)
+    return float(dealt.sf(together - 1)), float(dealt.sf(min(said, true) - 1))
+
+
+def agrees(name: str, told: Sequence[bool | None], labels: Sequence[bool], alpha: float, **of: str) -> Check:
+    """Whether ``told`` agrees with human ``labels`` above chance; 'unknown' where nothing could show it."""
+    p, least = agreement_p(told, labels)
+    answered = sum(one is not None for one in told)
+    if p < alpha:
+        answer: Answer = "yes"
+    else:
+        answer = "unknown" if least >= alpha else "no"
+    seen = f"p = {p:.2g} on {answered} rows"
+    said = {
+        "yes": f"it agrees with people above chance ({seen})",
+        "no": f"it agrees with people no more than by chance ({seen}): are these the labels of these rows?",
+        "unknown": f"even perfect agreement would not show on {answered} answered rows with these labels",
+    }
+    verdict = Verdict(question=f"does '{name}' agree with people?", answer=answer, reason=said[answer])
+    return Check(name=name, verdict=verdict, **of)
+
+
+def check_labels(rows: Sequence[Graded], told: Sequence[bool | None], alpha: float) -> list[Check]:
+    """All checks: of judge, raters and screens target by target, then of vocabulary and contradictions."""
+    found = []
+    for target in sorted({row.target for row in rows}):
+        kept = [(row, said) for row, said in zip(rows, told, strict=True) if row.target == target]
+        labels = [row.label for row, _ in kept]
+        found.append(agrees("judge", [said for _, said in kept], labels, alpha, target=target))
+        for name, written in _columns([row for row, _ in kept]).items():
+            read = [None if text is None else as_label(text) for text in written]
+            if any(one is not None for one in read):
+                found.append(agrees(name, read, labels, alpha, target=target))
+    found += [_vocabulary(name, written) for name, written in _columns(rows).items()]
+    return [*found, _contradictions(rows)]
+
+
+def overall(checks: Sequence[Check]) -> tuple[Answer, str]:
+    """'no' where one failed, else 'unknown' where one says so, else 'yes'; with the reasons.
+
+    A failed screen is told, but the human labels can be right where an earlier judge's column is not.
+    """
+    counted = [check for check in checks if not check.name.startswith("screen ")]
+    for answer in ("no", "unknown"):
+        kept = [check for check in counted if check.verdict.answer == answer]
+        if kept:
+            return answer, "; ".join(f"{_shown(check)}: {check.verdict.reason}" for check in kept)
+    return "yes", f"{len(counted)} checks of the labels passed"
+
+
+def contradicted(rows: Sequence[Graded]) -> list[bool]:
+    """For each row, whether an equal reply to an equal prompt carries the other label."""
+    seen: dict[object, set[bool]] = defaultdict(set)
+    for row in rows:
+        seen[row.prompt, row.completion].add(row.label)
+    return [len(seen[row.prompt, row.completion]) > 1 for row in rows]
+
+
+def repeats(rows: Sequence[Graded]) -> list[bool]:
+    """For each row, whether an earlier one has the same target, prompt and reply."""
+    seen: set[object] = set()
+    found = []
+    for row in rows:
+        key = row.target, row.prompt, row.completion
+        found.append(key in seen)
+        seen.add(key)
+    return found
+
+
+def _columns(rows: Sequence[Graded]) -> dict[str, list[str | None]]:
+    """Each rater's and each earlier judge's labels, row by row; None where there is none."""
+    columns: dict[str, list[str | None]] = {}
+    for place, row in enumerate(rows):
+        for name, text in _written(row):
+            columns.setdefault(name, [None] * len(rows))[place] = text
+    return columns
+
+
+def _written(row: Graded) -> Iterator[tuple[str, str]]:
+    for number, text in enumerate(row.raters, start=1):
+        yield f"rater {number}", text
+    for screen in row.screened:
+        name, _, text = screen.partition("=")
+        yield f"screen {name}", text
+
+
+def _vocabulary(name: str, written: Sequence[str | None]) -> Check:
+    counts = Counter(text for text in written if text is not None)
+    few = len(counts) <= VOCABULARY
+    shown = ", ".join(repr(text[:30]) for text, _ in counts.most_common(4))
+    reason = f"{len(counts)} different labels: {shown}{'' if few else ', ...: is this free text?'}"
+    question = f"is the vocabulary of '{name}' that of labels?"
+    verdict = Verdict(question=question, answer="yes" if few else "no", reason=reason)
+    prefix = "screen vocabulary: " if name.startswith("screen ") else "vocabulary: "
+    return Check(name=prefix + name, verdict=verdict)
+
+
+def _contradictions(rows: Sequence[Graded]) -> Check:
+    odd = sum(contradicted(rows))
+    fine = odd <= CONTRADICTIONS * len(rows)
+    verdict = Verdict(
+        question="does one reply carry one label?",
+        answer="yes" if fine else "no",
+        reason=f"{odd} of {len(rows)} rows carry another label than an equal reply to an equal prompt",
+    )
+    return Check(name="contradictions", verdict=verdict)
+
+
+def _shown(check: Check) -> str:
+    return f"{check.name} on {check.target}" if check.target else check.name
