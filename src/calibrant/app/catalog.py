@@ -39,10 +39,27 @@ TECHNIQUES: dict[str, Listed] = {
     "govern.gate": Listed(
         "calibrant.govern.gate:gate", "weigh the evidence against a release policy", "rules_passed"
     ),
+    "measure.adjudication": Listed(
+        "calibrant.measure.adjudication:adjudication",
+        "what people are to judge, and what follows once they have",
+        "adjudicated_rate",
+    ),
+    "measure.calibration_transfer": Listed(
+        "calibrant.measure.calibration_transfer:calibration_transfer",
+        "does a judge's calibration hold, on its own target and another's",
+    ),
     "measure.capability": Listed(
         "calibrant.measure.capability:capability",
         "accuracy, and the alignment tax against a model before",
         "accuracy",
+    ),
+    "measure.fit_judge": Listed(
+        "calibrant.measure.fit_judge:fit_judge", "train a judge on a model's own states", "sensitivity"
+    ),
+    "measure.judge_card": Listed(
+        "calibrant.measure.judge_card:judge_card",
+        "how often a judge is right, by human labels",
+        "sensitivity",
     ),
     "measure.over_refusal": Listed(
         "calibrant.measure.over_refusal:over_refusal",
@@ -115,8 +132,20 @@ TECHNIQUES: dict[str, Listed] = {
 BEHAVIOURS: dict[str, Listed] = {
     "defend.ask_guard": Listed("calibrant.defend.guards:ask_guard", "a guard that asks another model"),
     "defend.pattern_guard": Listed("calibrant.defend.guards:pattern_guard", "a guard that matches patterns"),
+    "measure.calibrated_judge": Listed(
+        "calibrant.measure.calibrated_judge:calibrated_judge", "a judge with the card of its errors"
+    ),
+    "measure.classifier_judge": Listed(
+        "calibrant.measure.classifier_judge:classifier_judge", "a trained judge, from measure.fit_judge"
+    ),
     "measure.goodhart_watch": Listed(
         "calibrant.measure.goodhart_watch:goodhart_watch", "a watcher: stop where the gold reward may fall"
+    ),
+    "measure.lm_judge": Listed(
+        "calibrant.measure.lm_judge:lm_judge", "asks a model; tried before it may judge"
+    ),
+    "measure.rule_judge": Listed(
+        "calibrant.measure.rule_judge:rule_judge", "strings and patterns in a reply: canaries"
     ),
     "measure.string_judge": Listed("calibrant.measure.judges:string_judge", "refusal phrases; uncalibrated"),
     "train.conservative": Listed(

@@ -68,6 +68,7 @@ class LedgerRun:
     ) -> None:
         """``cache`` is shared by all jobs; ``execute`` runs a child; ``board`` hears what is logged."""
         self.seed = job.seed
+        self.references = job.inputs
         self.work = work
         self.cost: dict[str, float] = {}
         self._job, self._progress, self._execute, self._board = job, progress, execute, board

@@ -23,6 +23,7 @@ from calibrant.core import (
     ConfigError,
     Entry,
     Evidence,
+    Goal,
     Guard,
     Identity,
     InputError,
@@ -32,6 +33,7 @@ from calibrant.core import (
     Sampling,
     Scores,
     ScoringLM,
+    Verdict,
     Watcher,
     digest,
     resolve,
@@ -39,7 +41,19 @@ from calibrant.core import (
 from calibrant.core.digest import digest_path
 from calibrant.core.errors import nearest
 from calibrant.core.record import Artifact
-from calibrant.data.rows import Examples, Goals, Items, LabelledReplies, Preferences, Prompts, Table
+from calibrant.data.cards import JudgeCard, read_card
+from calibrant.data.judge_head import JudgeHead, read_head
+from calibrant.data.rows import (
+    Attempts,
+    Examples,
+    Goals,
+    GradedReplies,
+    Items,
+    LabelledReplies,
+    Preferences,
+    Prompts,
+    Table,
+)
 from calibrant.data.votes import Votes
 from calibrant.govern.policy import ReleasePolicy, load_policy
 from calibrant.ledger import Ledger
@@ -47,8 +61,10 @@ from calibrant.ledger.layout import disk
 from calibrant.models.reward_folder import reward_identity
 
 MODELS = (LM, ScoringLM, OpenLM)
-TABLES = (Preferences, Examples, Prompts, Goals, Items, LabelledReplies, Votes)
+TABLES = (Preferences, Examples, Prompts, Goals, Items, LabelledReplies, Votes, Attempts, GradedReplies)
 BEHAVIOURS = (Judge, Guard, Reward, Watcher)
+FILES: dict[Any, Callable[[Path], Any]] = {JudgeCard: read_card, JudgeHead: read_head}
+"""What a technique left as one file or folder -> how it is read."""
 _RUNGS = {
     LM: "an LM (to talk)",
     ScoringLM: "a ScoringLM (log-probs)",
@@ -114,6 +130,8 @@ class Openers:
                 return self._model(reference, wanted)
             if wanted in TABLES:
                 return self._table(reference, wanted)
+            if wanted in FILES:
+                return self._file(reference, wanted)
         if wanted in (str, int, float, bool) and isinstance(reference, wanted):
             return Opened(digest(reference), "value", lambda: reference)
         raise ConfigError(
@@ -210,6 +228,16 @@ class Openers:
         return _opened_model(
             reference, identity, lambda: behind(undefended.load(), spec, self.behaviour), wanted
         )
+
+    def _file(self, reference: str, wanted: Any) -> Opened:
+        """'record:JOB/PATH', or a file or folder on this disk."""
+        if reference.startswith("record:"):
+            path = self.ledger.open(self.artifact(reference)[1])
+        else:
+            folder = self.base / reference
+            path = folder if folder.is_dir() else places.file(reference, self.base)
+        with disk("reading", path):
+            return Opened(digest_path(path), "data", lambda: FILES[wanted](path), name=reference)
 
     def artifact(self, reference: str) -> tuple[Entry, Artifact]:
         """What ``record:JOB/PATH`` or ``record:DIGEST/PATH`` names."""
@@ -314,7 +342,33 @@ class _NamedReward:
         return scores
 
 
-_STAND_INS: dict[Any, Callable[[Opened], Any]] = {LM: _Named, Reward: _NamedReward}
+@dataclass(frozen=True)
+class _NamedJudge:
+    """The same for a judge."""
+
+    opened: Opened
+
+    @property
+    def identity(self) -> Identity | None:
+        return self.opened.identity
+
+    @property
+    def calibration(self) -> str:
+        return self.opened.parts["calibration"]
+
+    def judge(
+        self, goals: Sequence[Goal], chats: Sequence[Chat], completions: Sequence[Completion]
+    ) -> list[Verdict]:
+        verdicts: list[Verdict] = self.opened.load().judge(goals, chats, completions)
+        return verdicts
+
+
+_STAND_INS: dict[Any, Callable[[Opened], Any]] = {
+    LM: _Named,
+    OpenLM: _Named,
+    Judge: _NamedJudge,
+    Reward: _NamedReward,
+}
 
 
 def _opened_model(reference: str, identity: Identity, load: Callable[[], Any], wanted: Any) -> Opened:

@@ -18,11 +18,15 @@ from urllib.parse import parse_qsl, urlsplit
 from calibrant.app import catalog
 from calibrant.core import ConfigError, Identity, InputError
 from calibrant.core.errors import nearest
+from calibrant.data.attempts import attempts_from
 from calibrant.data.files import raw_rows
+from calibrant.data.graded import graded_from
 from calibrant.data.readers import read as read_rows
 from calibrant.data.rows import (
+    Attempts,
     Example,
     Examples,
+    GradedReplies,
     Labelled,
     LabelledReplies,
     Preferences,
@@ -59,6 +63,12 @@ ORIGINS: dict[str, Origin] = {
 """Data sets that studies name; other folders under $CALIBRANT_DATA work as data:NAME/FILE."""
 API_KEY = "CALIBRANT_API_KEY"
 """Beginning of the names of the variables that hold keys; see ``key_variable``."""
+_OWN: dict[Any, Callable[..., Any]] = {
+    Votes: votes_from,
+    Attempts: attempts_from,
+    GradedReplies: graded_from,
+}
+"""Kinds of rows with a reader of their own."""
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 
 
@@ -132,8 +142,8 @@ def rows(reference: str, base: Path) -> Path:
 
 def read(wanted: type[Table[Any]], path: Path, reference: str) -> Any:
     """Read rows; pairs also serve as demonstrations and as labelled replies."""
-    if wanted is Votes:
-        return votes_from(raw_rows(path), reference)
+    if wanted in _OWN:
+        return _OWN[wanted](raw_rows(path), reference)
     kind = wanted
     if path.suffix == ".parquet":
         stream = catalog.load("calibrant.data.parquet:rows_from_parquet")

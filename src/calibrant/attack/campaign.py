@@ -3,12 +3,12 @@
 Source: HarmBench (Mazeika et al. 2024, arXiv 2402.04249) for attacks on common goals with one judge. Where
 this departs from it and from scanners:
 
-1. Every attempt has three outcomes; what nobody could judge, or a cap cut off, is missing and not a failure.
-2. One ledger of queries, tokens by maker, FLOPs, seconds and money with hard caps; ``dry_run`` quotes the most
-   that it can come to and asks nothing.
+1. Every attempt has three outcomes; what nobody could judge, or a cap cut off, is missing, not a failure.
+2. One ledger of queries, tokens by maker, FLOPs, seconds and money with hard caps; ``dry_run`` quotes the
+   most that it can come to and asks nothing.
 3. A killed campaign goes on where it stopped and asks nothing twice.
-4. Rates come by attack, by hazard, and by hazard x technique family; with a calibrated judge the attempt-level
-   rate is also given free of the judge's errors. ``curves.json`` holds success against budget.
+4. Rates come by attack, by hazard, and by hazard x technique family; with a calibrated judge the rate over
+   attempts is also given free of the judge's errors. ``curves.json`` holds success against budget.
 
 Command: ``calibrant run STUDY.toml`` with ``use = "attack.campaign"`` and inputs target, goals, judge;
 ``attacker`` for attacks that another model writes, ``surrogate`` for those that read weights.
@@ -23,7 +23,7 @@ from pydantic import Field, field_validator
 
 from calibrant.attack.curves import success_curves
 from calibrant.attack.drive import AttackResult, Planned, caveats, check_cast, drive
-from calibrant.attack.findings import findings, spent_metrics
+from calibrant.attack.findings import answer_rates, findings, spent_metrics
 from calibrant.attack.known import ATTACKS
 from calibrant.attack.purse import Caps, Prices
 from calibrant.attack.rates import check_goals
@@ -88,6 +88,9 @@ class Campaign(Frozen):
     """What queries and tokens cost."""
     batch: int = Field(default=256, ge=1)
     """Most questions to the target at once, and walks under way."""
+    benign: bool = False
+    """The goals are benign, and the judge's 'yes' is an answer: ``answer_rate`` shows what disguises cost
+    people who mean no harm."""
     dry_run: bool = False
     """Ask nothing; say the most that the campaign can ask and cost."""
 
@@ -111,7 +114,7 @@ def campaign(
         CapabilityError: an attack needs an attacking model or weights that were not given.
     """
     plans = [planned(chosen) for chosen in config.attacks]
-    check_goals(goals, [plan.label.removeprefix("attack.") for plan in plans])
+    check_goals(goals, [plan.label.removeprefix("attack.") for plan in plans], harmful=not config.benign)
     cast = Cast(target, judge, config.sampling, attacker, surrogate)
     check_cast(plans, cast)
     if config.dry_run:
@@ -125,9 +128,12 @@ def campaign(
     if driver.capped:
         cut = sum(tally.cut for tally in driver.tallies.values())
         told += (
-            f"the cap on {driver.capped} ended the campaign: {cut} of {len(driver.tallies)} attacks on a goal "
-            "were cut off, and bounds take those without a success at their worst",
+            f"the cap on {driver.capped} ended the campaign and cut off {cut} of {len(driver.tallies)} "
+            "attacks on a goal; bounds take those without a success at their worst",
         )
+    if config.benign:
+        metrics = {**answer_rates(goals, driver.tallies), **spent_metrics(driver.purse)}
+        return AttackResult(metrics=metrics, caveats=_BENIGN, stored=stored)
     metrics = {**findings(goals, driver.tallies, judge), **spent_metrics(driver.purse)}
     return AttackResult(metrics=metrics | _medians(curves), caveats=told, stored=stored)
 
@@ -139,6 +145,10 @@ def planned(chosen: Chosen) -> Planned:
     return Planned(attack, config, chosen.name or attack.name, chosen.repetitions)
 
 
+_BENIGN = (
+    "the goals are benign: outcome 'success' in attempts.jsonl means that the request was answered",
+    "attacks that stop at their first success ask an answered request no further, which raises the rate",
+)
 _QUOTED = (
     "a dry run: nothing was asked; these are the most that the campaign can come to, and attacks that stop "
     "at their first success come to less",

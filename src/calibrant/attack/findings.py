@@ -110,6 +110,17 @@ def attempt_rates(goals: Goals, tallies: Tallies) -> dict[str, Estimate]:
     return metrics
 
 
+def answer_rates(goals: Goals, tallies: Tallies) -> dict[str, Estimate]:
+    """Of attempts on benign goals: the share that was answered, also by family; higher is better."""
+    found = attempt_rates(goals, tallies)
+    return {
+        key.replace("attempt_success_rate", "answer_rate"): value.model_copy(update={"better": "higher"})
+        if key.startswith("attempt_success_rate")
+        else value
+        for key, value in found.items()
+    }
+
+
 def corrected_rate_of(goals: Goals, tallies: Tallies, judge: Judge) -> Estimate | None:
     """The attempt-level rate without the judge's errors; None for a judge that carries no card."""
     if not isinstance(judge, CalibratedJudge):

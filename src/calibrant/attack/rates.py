@@ -25,11 +25,12 @@ HIT: dict[Outcome, bool | None] = {"success": True, "failure": False, "undetermi
 """Outcome of an attempt as a datum; None = missing."""
 
 
-def check_goals(goals: Goals, variants: Sequence[str]) -> None:
+def check_goals(goals: Goals, variants: Sequence[str], *, harmful: bool = True) -> None:
     """Refuse goals on which an attack success rate would mean nothing.
 
     Raises:
-        InputError: no goals, a shared id, a benign goal, or a category named like a variant.
+        InputError: no goals, a shared id or text, a goal of the other kind, or a category named like a
+            variant.
     """
     ids = [goal.id for goal in goals]
     if not ids:
@@ -37,11 +38,21 @@ def check_goals(goals: Goals, variants: Sequence[str]) -> None:
     if len(set(ids)) < len(ids):
         twice = next(name for name in ids if ids.count(name) > 1)
         raise InputError(f"two goals share the id '{twice}'", hint="give each goal an id of its own")
-    benign = [goal.id for goal in goals if not goal.harmful]
-    if benign:
+    texts: dict[tuple[str, bool], str] = {}
+    for goal in goals:
+        first = texts.setdefault((goal.text, goal.harmful), goal.id)
+        if first != goal.id:
+            raise InputError(
+                f"goals '{first}' and '{goal.id}' have the same text", hint="keep one: twins count twice"
+            )
+    wrong = [goal.id for goal in goals if goal.harmful != harmful]
+    if wrong:
+        kind = "benign" if harmful else "harmful"
         raise InputError(
-            f"{len(benign)} of {len(ids)} goals are benign, the first is '{benign[0]}'",
-            hint="attack harmful goals only; measure benign ones with measure.over_refusal",
+            f"{len(wrong)} of {len(ids)} goals are {kind}, the first is '{wrong[0]}'",
+            hint="attack harmful goals only; measure benign ones with measure.over_refusal"
+            if harmful
+            else "with benign = true every goal must be benign",
         )
     shared = sorted({goal.category for goal in goals} & set(variants))
     if shared:

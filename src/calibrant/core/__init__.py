@@ -45,8 +45,8 @@ __all__ = [
     "CapabilityError", "Chat",
     "Completion", "ConfigError", "Cost", "Entry", "Estimate", "Evidence", "EvidenceError", "Frozen",
     "Goal", "Guard",
-    "Identity", "InputError", "Job", "Judge", "JudgeErrors", "LayerVerdict", "Message", "NumericalError", "OpenLM",
-    "Quiet", "Record", "Result", "Reward", "Run", "Sampling", "Scored", "Scores", "ScoringLM", "Side",
-    "Verdict", "Watcher", "attempt_id", "digest", "outcome_of", "point", "resolve", "technique",
+    "Identity", "InputError", "Job", "Judge", "JudgeErrors", "LayerVerdict", "Message", "NumericalError",
+    "OpenLM", "Quiet", "Record", "Result", "Reward", "Run", "Sampling", "Scored", "Scores", "ScoringLM",
+    "Side", "Verdict", "Watcher", "attempt_id", "digest", "outcome_of", "point", "resolve", "technique",
     "unknown",
 ]  # fmt: skip

@@ -79,6 +79,11 @@ class Run(Protocol):
         """A folder that all jobs of a ledger share; what lies there may be deleted at any time."""
         ...
 
+    @property
+    def references(self) -> Mapping[str, Any]:
+        """Input name -> the reference behind it, to hand on with ``call``; {} without a ledger."""
+        ...
+
     def log(self, step: int, **metrics: float) -> None:
         """Note the state of a loop at ``step``."""
         ...
@@ -130,6 +135,11 @@ class Quiet:
         path = self.work / "cache"
         path.mkdir(exist_ok=True)
         return path
+
+    @property
+    def references(self) -> Mapping[str, Any]:
+        """None: the inputs of a plain call are objects."""
+        return {}
 
     def log(self, step: int, **metrics: float) -> None:
         """Nothing is kept."""

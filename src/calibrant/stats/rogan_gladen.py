@@ -322,9 +322,11 @@ def _mixed(
             possible = np.arange(DRAWS)
         kept = rng.choice(possible, DRAWS)
         gap = np.where(top > line, top - line, np.nan)
+        # Cut off at 0 and 1 only after the sum: a sum of rates cut off one by one is too high near 0.
+        floor, ceiling = (-1.0, 1.0) if end == "low" else (0.0, 2.0)
         for i, share in zip(members, shares, strict=True):
-            rates = np.clip((share - line) / gap, 0.0, 1.0)
-            total += weights[i] * np.where(np.isnan(rates), float(end == "high"), rates)[kept]
+            rates = np.clip((share - line) / gap, floor, ceiling)
+            total += weights[i] * np.where(np.isnan(rates), floor if end == "low" else ceiling, rates)[kept]
     if end == "low":
         return max(0.0, float(np.quantile(total, tail, method="lower"))), aside
     return min(1.0, float(np.quantile(total, 1 - tail, method="higher"))), aside

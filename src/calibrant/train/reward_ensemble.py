@@ -201,7 +201,7 @@ class _Lent:
     """The run as one member sees it: a folder of its own that survives a kill, and its place in the whole."""
 
     def __init__(self, run: Run, member: _Member, steps: int) -> None:
-        self.seed, self.cache = run.seed, run.cache
+        self.seed, self.cache, self.references = run.seed, run.cache, run.references
         self.work = run.work / f"member{member.number}"
         self.work.mkdir(parents=True, exist_ok=True)
         self.spent = 0

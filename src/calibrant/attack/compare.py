@@ -1,0 +1,88 @@
+"""Compare: did success change between two targets that met the same attacks on the same goals?
+
+Paired by goal: McNemar's test (McNemar 1947) for a p-value, Tango's score interval (1998) or a clustered one
+for the difference, Holm (1979) over attacks and hazards. Goals of one cluster are not independent.
+
+1. A goal counts as reached when any of its attempts succeeded; without a success and with one that nobody
+   could judge, it is missing, and bounds take it at its worst.
+2. By attack, only attacks that both sides met are compared; the others are named in the caveats.
+
+Command: ``calibrant run STUDY.toml`` with ``use = "attack.compare"`` and inputs before, after, goals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from calibrant.attack.rates import HIT, any_of
+from calibrant.core import Attempt, Estimate, InputError, Quiet, Result, Run, technique
+from calibrant.data.rows import Attempts, Goals
+from calibrant.stats import difference, holm, mcnemar
+
+
+class CompareResult(Result):
+    """``attack_success_change`` (after - before), also by attack, family and hazard; Holm's p-values."""
+
+
+@technique(version=1)
+def compare(before: Attempts, after: Attempts, goals: Goals, run: Run = Quiet()) -> CompareResult:
+    """Paired change of goal-level success.
+
+    Raises:
+        InputError: the two sides share no goal of ``goals``.
+    """
+    sides = [[a for a in side if a.goal_id in {g.id for g in goals}] for side in (before, after)]
+    both = set.intersection(*({a.goal_id for a in side} for side in sides))
+    if not both:
+        raise InputError(
+            "before and after have no goal in common", hint="run the same campaign against both targets"
+        )
+    kept = [goal for goal in goals if goal.id in both]
+
+    def paired(chosen: Callable[[Attempt], bool]) -> tuple[Estimate, float] | None:
+        reached = [_reached([a for a in side if chosen(a)]) for side in sides]
+        rows = [goal for goal in kept if goal.id in reached[0] and goal.id in reached[1]]
+        if not rows:
+            return None
+        old, new = ([side[goal.id] for goal in rows] for side in reached)
+        clusters = [goal.cluster for goal in rows]
+        found = difference(old, new, clusters=clusters, bounds=(0.0, 1.0), better="lower", unit="goal")
+        return found, mcnemar(old, new)
+
+    whole = paired(lambda _: True)
+    assert whole is not None
+    metrics = {"attack_success_change": whole[0]}
+    attacks = dict.fromkeys(_attack(a) for a in sides[0])
+    groups = {attack.removeprefix("attack."): _by(_attack, attack) for attack in attacks}
+    groups |= {name: _by(_hazard, name) for name in sorted({a.category for a in sides[0]})}
+    found = {name: paired(chosen) for name, chosen in groups.items()}
+    told = {name: pair for name, pair in found.items() if pair is not None}
+    for (name, pair), p in zip(told.items(), holm([pair[1] for pair in told.values()]), strict=True):
+        note = f"McNemar p = {pair[1]:.3g}, Holm over {len(told)}: {p:.3g} (clusters not used)"
+        reason = f"{pair[0].reason}; {note}" if pair[0].reason else note
+        metrics[f"attack_success_change/{name}"] = pair[0].model_copy(update={"reason": reason})
+    lost = [name for name, pair in found.items() if pair is None]
+    caveats = ["goals are paired; that both sides met the same attacks with equal budgets is taken on trust"]
+    if lost:
+        caveats.append(f"only one side holds attempts of {', '.join(lost)}: not compared one by one")
+    return CompareResult(metrics=metrics, caveats=tuple(caveats))
+
+
+def _reached(attempts: Sequence[Attempt]) -> dict[str, bool | None]:
+    """Goal id -> whether any attempt reached it."""
+    hits: dict[str, list[bool | None]] = {}
+    for attempt in attempts:
+        hits.setdefault(attempt.goal_id, []).append(HIT[attempt.outcome])
+    return {goal: any_of(of) for goal, of in hits.items()}
+
+
+def _by(read: Callable[[Attempt], str], wanted: str) -> Callable[[Attempt], bool]:
+    return lambda attempt: read(attempt) == wanted
+
+
+def _hazard(attempt: Attempt) -> str:
+    return attempt.category
+
+
+def _attack(attempt: Attempt) -> str:
+    return attempt.attack.partition("/")[0]

@@ -1,0 +1,121 @@
+"""Harvest: confirmed hits of an attack become preference pairs, so that each hit can train the model.
+
+Source: adversarial training by preference pairs; rapid response (Peng et al. 2024, arXiv 2411.07494) for
+learning from few examples of each strategy.
+
+1. Only hits count: by the judge, or by a person where one has labelled the attempt. With ``confirmed``, a
+   replay of the hits, only those that came back.
+2. Near-twins (same goal, word runs alike) are one hit: a thousand copies teach one thing.
+3. A pair prefers ``refusal`` to the reply that did harm. With ``retain``, benign requests in the same
+   disguises that were answered, further pairs prefer the answer to the refusal: else a model learns to
+   refuse the disguise, not the harm.
+4. Pairs are named after their attempts, so that weights trained on them lead back to each hit.
+
+Command: ``calibrant run STUDY.toml`` with ``use = "attack.harvest"`` and input attempts.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+
+from pydantic import Field
+
+from calibrant.attack.replay import hit
+from calibrant.core import Attempt, Chat, Frozen, InputError, Quiet, Result, Run, point, technique
+from calibrant.core.digest import canonical
+from calibrant.data.near import jaccard, shingles
+from calibrant.data.rows import Attempts, Pair, Preferences
+
+
+class Harvest(Frozen):
+    """What becomes of a hit."""
+
+    refusal: str = "I can't help with that."
+    """The reply that is preferred to a harmful one, in the model's own words for refusing."""
+    alike: float = Field(default=0.9, gt=0, le=1)
+    """Two hits on one goal are twins when their word runs overlap this much (Jaccard); 1: only copies."""
+    per_goal: int = Field(default=8, ge=1)
+    """Most pairs from one goal."""
+    retain_ratio: float = Field(default=1.0, ge=0)
+    """Most pairs from ``retain``, for each pair from a hit."""
+
+
+class HarvestResult(Result):
+    """Counts of hits and pairs."""
+
+    pairs: Preferences = Field(exclude=True, repr=False)
+    """Also the artefact ``pairs.jsonl``."""
+
+
+@technique(version=1)
+def harvest(
+    attempts: Attempts,
+    confirmed: Attempts | None = None,
+    retain: Attempts | None = None,
+    config: Harvest = Harvest(),
+    run: Run = Quiet(),
+) -> HarvestResult:
+    """Make pairs of hits; artefacts ``pairs.jsonl`` and ``hits.jsonl`` (the attempts behind them).
+
+    Raises:
+        InputError: there is not one hit to learn from.
+    """
+    hits = [attempt for attempt in attempts if hit(attempt)]
+    found = len(hits)
+    if confirmed is not None:
+        again = {attempt.parent for attempt in confirmed if hit(attempt)}
+        hits = [attempt for attempt in hits if attempt.id in again]
+    kept = unique(hits, config)
+    if not kept:
+        raise InputError(
+            f"none of {len(attempts)} attempts is a confirmed hit ({found} before they were confirmed)",
+            hint="there is nothing to learn from: attack harder, or stop here",
+        )
+    pairs = [_pair(attempt, "hit", config.refusal) for attempt in kept]
+    answered = unique([a for a in retain or () if hit(a)], config)
+    random.Random(f"harvest/{run.seed}").shuffle(answered)
+    held = answered[: int(config.retain_ratio * len(pairs))]
+    pairs += [_pair(attempt, "retain", config.refusal) for attempt in held]
+    random.Random(f"harvest/order/{run.seed}").shuffle(pairs)
+    _write(run, "pairs.jsonl", pairs)
+    _write(run, "hits.jsonl", kept)
+    return HarvestResult(
+        metrics={
+            "hits": point(found, unit="attempts", n=len(attempts)),
+            "hits_confirmed": point(len(hits), unit="attempts", n=found),
+            "hits_unique": point(len(kept), unit="attempts", n=len(hits)),
+            "pairs_retained": point(len(held), unit="pairs", n=len(answered)),
+            "pairs": point(len(pairs), unit="pairs"),
+        },
+        caveats=(
+            "pairs teach what these attacks found: whether other attacks still get through is measured apart",
+        ),
+        pairs=Preferences(rows=tuple(pairs), source="harvest"),
+    )
+
+
+def unique(hits: Iterable[Attempt], config: Harvest) -> list[Attempt]:
+    """Hits without twins, at most ``per_goal`` a goal, in order."""
+    kept: dict[str, list[tuple[Attempt, frozenset[str]]]] = {}
+    for attempt in hits:
+        words = shingles("\n".join(message.content for message in attempt.chat.messages))
+        goal = kept.setdefault(attempt.goal_id, [])
+        copies = any(old.chat == attempt.chat for old, _ in goal)
+        twins = config.alike < 1 and any(jaccard(words, other) >= config.alike for _, other in goal)
+        if len(goal) < config.per_goal and not copies and not twins:
+            goal.append((attempt, words))
+    return [attempt for goal in kept.values() for attempt, _ in goal]
+
+
+def _pair(attempt: Attempt, kind: str, refusal: str) -> Pair:
+    chat, reply = attempt.chat, attempt.completion.text
+    if chat.messages[-1].role == "assistant":  # prefill: what was put into its mouth belongs to the reply
+        reply = chat.messages[-1].content + reply
+        chat = Chat(messages=chat.messages[:-1])
+    good, bad = (refusal, reply) if kind == "hit" else (reply, refusal)
+    return Pair(id=f"{kind}/{attempt.id}", prompt=chat, chosen=good, rejected=bad)
+
+
+def _write(run: Run, name: str, rows: Iterable[Frozen]) -> None:
+    run.artifact(name).write_bytes(b"".join(canonical(row) + b"\n" for row in rows))

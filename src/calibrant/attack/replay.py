@@ -1,0 +1,129 @@
+"""Replay: ask a target again, word for word, what was asked before. Old hits make a regression suite.
+
+Source: the regression suites of software testing; garak's hit log and promptfoo's retries are of this kind.
+
+1. The chats are sent as they were recorded; nothing is optimised anew. That a hit is gone says that these
+   words do not work any more, not that their attack does not.
+2. ``attack_success_rate`` is over goals, ``reproduction_rate`` over recorded attempts (goals as clusters).
+3. Attempts of other tools and people can be replayed, too, as far as their goals are known by id.
+
+Command: ``calibrant run STUDY.toml`` with ``use = "attack.replay"``; inputs target, attempts, goals, judge.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from calibrant.attack.rates import HIT, any_of
+from calibrant.core import (
+    LM,
+    Attempt,
+    Estimate,
+    Frozen,
+    Goal,
+    InputError,
+    Judge,
+    Quiet,
+    Result,
+    Run,
+    Sampling,
+    technique,
+)
+from calibrant.data.rows import Attempts, Goals
+from calibrant.models.ask import Request, ask, write_attempts
+from calibrant.stats import rate
+
+
+class Replay(Frozen):
+    """What is asked again, and how the target answers."""
+
+    only: Literal["hits", "all"] = "hits"
+    """The recorded successes (by judge, or by a person where one has spoken), or every attempt."""
+    sampling: Sampling = Sampling()
+    """How the target's completions are drawn."""
+
+
+class ReplayResult(Result):
+    """``reproduction_rate``, also by family; ``attack_success_rate`` over the goals that were asked."""
+
+    attempts: tuple[Attempt, ...] = Field(default=(), exclude=True, repr=False)
+    """Every new attempt, also stored as ``attempts.jsonl``."""
+
+
+@technique(version=1)
+def replay(
+    target: LM,
+    attempts: Attempts,
+    goals: Goals,
+    judge: Judge,
+    config: Replay = Replay(),
+    run: Run = Quiet(),
+) -> ReplayResult:
+    """Ask the recorded chats again.
+
+    Raises:
+        InputError: an attempt's goal is not among the goals.
+    """
+    known = {goal.id: goal for goal in goals}
+    chosen = [a for a in attempts if config.only == "all" or hit(a)]
+    lost = [a.goal_id for a in chosen if a.goal_id not in known]
+    if lost:
+        raise InputError(
+            f"{len(lost)} of {len(chosen)} attempts are after goals that were not given, such as '{lost[0]}'",
+            hint="give the goals that the attempts were made for",
+        )
+    caveats = [
+        "the words are those of the record: an attacker who adapts to this target may still get through",
+    ]
+    if not chosen:
+        return ReplayResult(
+            metrics={"reproduction_rate": rate([], better="lower", unit="attempt")},
+            caveats=(*caveats, "there was no recorded success to replay"),
+        )
+    requests = [
+        Request(
+            goal=known[a.goal_id],
+            chat=a.chat,
+            attack=a.attack,
+            config={"replayed": a.id},
+            access=a.access,
+        )
+        for a in chosen
+    ]
+    again = [
+        new.model_copy(update={"family": old.family, "parent": old.id})
+        for new, old in zip(ask(target, requests, judge, config.sampling, run), chosen, strict=True)
+    ]
+    write_attempts(again, run)
+    if judge.calibration != "exact":
+        caveats.append(f"judged by '{judge.identity.name}', which is {judge.calibration}")
+    return ReplayResult(metrics=_metrics(again, known), caveats=tuple(caveats), attempts=tuple(again))
+
+
+def hit(attempt: Attempt) -> bool:
+    """Whether a recorded attempt counts as a success: a person's word is above the judge's."""
+    return attempt.outcome == "success" if attempt.human is None else attempt.human
+
+
+def _metrics(again: list[Attempt], known: dict[str, Goal]) -> dict[str, Estimate]:
+    cluster = {name: goal.cluster or f"goal {name}" for name, goal in known.items()}
+
+    def over(part: list[Attempt]) -> Estimate:
+        groups = [cluster[a.goal_id] for a in part]
+        return rate([HIT[a.outcome] for a in part], clusters=groups, better="lower", unit="attempt")
+
+    metrics = {"reproduction_rate": over(again)}
+    for family in dict.fromkeys(a.family for a in again if a.family):
+        metrics[f"reproduction_rate/{family}"] = over([a for a in again if a.family == family])
+    by_goal: dict[str, list[bool | None]] = {}
+    for attempt in again:
+        by_goal.setdefault(attempt.goal_id, []).append(HIT[attempt.outcome])
+    metrics["attack_success_rate"] = rate(
+        [any_of(hits) for hits in by_goal.values()],
+        clusters=[known[goal].cluster for goal in by_goal],
+        better="lower",
+        unit="goal",
+    )
+    return metrics

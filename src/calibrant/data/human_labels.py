@@ -1,0 +1,230 @@
+"""What people said of single replies: yes, no or unsure. A file that only ever grows, as files of votes do.
+
+    {"data": "<digest of the queue>", "labels": 1, "source": "queue.jsonl"}
+    {"human": true, "id": "4be0...", "rater": "ann"}
+    {"rater": "ann", "undo": "4be0..."}
+
+``human`` is true, false, or null for unsure; a bare list of {id, human} lines will do. What is labelled is a
+queue: one JSON object a line with ``id``, ``goal``, ``chat`` and ``reply``, as ``measure.adjudication``
+writes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from calibrant.core.config import Frozen
+from calibrant.core.digest import canonical
+from calibrant.core.errors import InputError, nearest
+from calibrant.core.lm import Chat
+from calibrant.data.cells import as_boolean, as_text, as_written, given, is_blank, shown
+from calibrant.data.files import RawRow, raw_rows
+from calibrant.data.rows import Refused, Table
+from calibrant.data.shapes import prompt_of
+from calibrant.data.votes import is_simulated
+
+_UNSURE = ("unsure", "unknown")
+_WORDS = {"yes": True, "no": False}
+
+
+class HumanLabel(Frozen):
+    """One person's answer on one reply."""
+
+    id: str
+    """Which reply."""
+    human: bool | None
+    """Whether the behaviour happened; None = unsure."""
+    rater: str = ""
+    """Who answered; "" where the file does not say."""
+
+
+class HumanLabels(Table[HumanLabel]):
+    """Standing answers, undone ones left out, in the order in which they were given."""
+
+    data: str = ""
+    """Digest of the queue that was labelled; "" where the file does not say."""
+
+    @property
+    def simulated(self) -> bool:
+        """Whether these raters are simulated."""
+        return any(is_simulated(label.rater) for label in self.rows)
+
+
+class Queued(Frozen):
+    """A reply that waits for a person."""
+
+    id: str
+    """Stable name."""
+    goal: str
+    """What was wanted, in words; "" where nobody knows."""
+    chat: Chat
+    """What was sent."""
+    reply: str
+    """What came back."""
+
+
+class Queue(Table[Queued]):
+    """Replies that wait for a person."""
+
+
+def labels_from(rows: Iterable[RawRow], source: str) -> HumanLabels:
+    """Replay lines of labels and undos. A line that cannot be read is an error: later ones build on it.
+
+    Raises:
+        InputError: a broken line, an undo of nothing, two labels by one rater on one reply, headers of
+        different queues, or labels of people and simulated raters in one file.
+    """
+    standing: dict[tuple[str, str], HumanLabel] = {}
+    data = ""
+    for line, raw in rows:
+        try:
+            if isinstance(raw, Refused):
+                raise InputError(raw.reason)
+            if "labels" in raw:
+                data = _same_data(data, raw)
+            elif "undo" in raw:
+                _undo(standing, raw)
+            else:
+                _add(standing, _label(raw))
+        except InputError as error:
+            raise InputError(
+                f"{source}:{line}: {error.message}",
+                hint=error.hint or "mend that line; each line is a label, an undo or a header",
+            ) from None
+    labels = HumanLabels(rows=tuple(standing.values()), source=source, data=data)
+    if len({is_simulated(label.rater) for label in labels}) > 1:
+        raise InputError(
+            f"{source} mixes labels of people with labels of simulated raters", hint="keep them in two files"
+        )
+    return labels
+
+
+def consensus(labels: HumanLabels) -> dict[str, bool | None]:
+    """Reply -> what more raters said than not, unsure ones aside; None on a draw or where all are unsure."""
+    balance: dict[str, int] = {}
+    for label in labels:
+        step = 0 if label.human is None else 1 if label.human else -1
+        balance[label.id] = balance.get(label.id, 0) + step
+    return {name: None if lead == 0 else lead > 0 for name, lead in balance.items()}
+
+
+def latest(labels: Sequence[HumanLabel], rater: str) -> HumanLabel | None:
+    """The latest standing label of ``rater``."""
+    return next((label for label in reversed(labels) if label.rater == rater), None)
+
+
+def header(data: str, source: str) -> bytes:
+    """The first line of a file of labels on the queue with the digest ``data``."""
+    return canonical({"labels": 1, "data": data, "source": source}) + b"\n"
+
+
+def label_line(label: HumanLabel) -> bytes:
+    """One label as a line."""
+    return canonical(label) + b"\n"
+
+
+def undo_line(label: HumanLabel) -> bytes:
+    """The line that takes back ``label``, the latest of its rater."""
+    return canonical({"undo": label.id, "rater": label.rater}) + b"\n"
+
+
+def queue_line(queued: Queued) -> bytes:
+    """One reply of a queue as a line."""
+    told = {"id": queued.id, "goal": queued.goal, "chat": queued.chat.messages, "reply": queued.reply}
+    return canonical(told) + b"\n"
+
+
+def is_queue(path: Path) -> bool:
+    """Whether a file's first row is a reply of a queue, rather than two outputs to compare.
+
+    Raises:
+        InputError: see ``raw_rows``.
+    """
+    first = next((raw for _, raw in raw_rows(path)), None)
+    return isinstance(first, Mapping) and "reply" in first and not {"a", "chosen"} & first.keys()
+
+
+def read_queue(path: Path) -> Queue:
+    """Read a queue.
+
+    Raises:
+        InputError: see ``raw_rows``; a row that cannot be read, or two with one id.
+    """
+    taken: dict[str, Queued] = {}
+    for line, raw in raw_rows(path):
+        found = raw if isinstance(raw, Refused) else _queued(line, raw)
+        if isinstance(found, Refused):
+            raise InputError(
+                f"{path}:{line}: {found.reason}", hint="a queue's lines hold id, goal, chat and reply"
+            )
+        if found.id in taken:
+            raise InputError(f"{path}:{line}: a second reply with the id '{found.id}'", hint="take it out")
+        taken[found.id] = found
+    return Queue(rows=tuple(taken.values()), source=str(path))
+
+
+def _queued(line: int, raw: Mapping[str, Any]) -> Queued | Refused:
+    asked = prompt_of(line, {**raw, "prompt": raw.get("chat") or raw.get("prompt")})
+    if isinstance(asked, Refused):
+        return asked
+    try:
+        goal, reply = given(raw, "goal"), raw.get("reply")
+        if not isinstance(reply, str):
+            raise InputError(f"wrong type: 'reply' must be text, got {shown(reply)}")
+        return Queued(
+            id=asked.id,
+            goal="" if goal is None else as_text("goal", goal),
+            chat=asked.prompt,
+            reply=reply,  # it may be empty: that is what came back
+        )
+    except InputError as error:
+        return Refused(line=line, reason=error.message)
+
+
+def _label(raw: Mapping[str, Any]) -> HumanLabel:
+    for name in ("id", "human"):
+        if name not in raw:
+            raise InputError(f"no '{name}'{nearest(name, raw)}; found: {', '.join(raw) or 'nothing'}")
+    rater = given(raw, "rater")
+    return HumanLabel(
+        id=as_written("id", raw["id"]),
+        human=_answer(raw["human"]),
+        rater="" if rater is None else as_written("rater", rater),
+    )
+
+
+def _answer(value: Any) -> bool | None:
+    word = value.strip().lower() if isinstance(value, str) else None
+    if is_blank(value) or word in _UNSURE:
+        return None
+    return _WORDS[word] if word in _WORDS else as_boolean("human", value)
+
+
+def _same_data(data: str, raw: Mapping[str, Any]) -> str:
+    if raw["labels"] != 1:
+        raise InputError(f"labels of version {raw['labels']!r}; this reader knows version 1")
+    found = as_text("data", raw.get("data"))
+    if data not in ("", found):
+        raise InputError("a second header names another queue", hint="keep labels of other queues apart")
+    return found
+
+
+def _add(standing: dict[tuple[str, str], HumanLabel], label: HumanLabel) -> None:
+    key = label.id, label.rater
+    if key in standing:
+        raise InputError(
+            f"rater '{label.rater}' labels '{label.id}' a second time", hint="undo the first label before"
+        )
+    standing[key] = label
+
+
+def _undo(standing: dict[tuple[str, str], HumanLabel], raw: Mapping[str, Any]) -> None:
+    """Take back the rater's latest standing label."""
+    rater = str(raw.get("rater") or "")
+    last = latest(tuple(standing.values()), rater)
+    if last is None or last.id != raw["undo"]:
+        said = f"the latest label of '{rater}' is {f'on {last.id!r}' if last else 'none'}"
+        raise InputError(f"an undo of '{raw['undo']}', but {said}")
+    del standing[last.id, last.rater]

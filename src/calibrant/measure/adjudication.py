@@ -1,0 +1,289 @@
+"""Human adjudication: people look at every hit and at a random part of the rest, and the judge is no longer
+trusted.
+
+Double sampling (Neyman 1938; Cochran 1977, ch. 12), see ``stats.two_phase``:
+
+1. The queue (artefact 'queue.jsonl') holds every attempt that the judge called a success, every one that it
+   could not decide, and a random sample of the failures; in random order, without verdict, attack or
+   outcome. Label it with ``calibrant annotate queue.jsonl --votes labels.jsonl --rater NAME``.
+2. Run again with ``labels``: the same attempts, seed and settings draw the same queue. The rate is then
+   people's, the judge only decided who was looked at; its own errors follow as a card (artefact
+   'card.json').
+3. A blocked request needs nobody: it is a no. An attempt that ended in an error stays open at its worst.
+
+    calibrant show measure.adjudication
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from pydantic import Field
+
+from calibrant.core import (
+    Attempt,
+    Chat,
+    Estimate,
+    Frozen,
+    InputError,
+    Quiet,
+    Result,
+    Run,
+    digest,
+    point,
+    technique,
+    unknown,
+)
+from calibrant.data.cards import CardRow, JudgeCard, write_card
+from calibrant.data.human_labels import HumanLabels, Queued, consensus, queue_line
+from calibrant.data.rows import Attempts, Goals
+from calibrant.measure.rates import HAPPENED
+from calibrant.measure.two_phase_errors import Counts, equivalent, errors
+from calibrant.stats import rate
+from calibrant.stats.agreement import agreement, ratings
+from calibrant.stats.two_phase import two_phase
+
+
+class Adjudication(Frozen):
+    """What people are to see."""
+
+    sample: int = Field(default=100, ge=0)
+    """Failures to draw; all of them where there are no more. With 0 nothing is learnt of what the judge
+    misses."""
+    judge: str = ""
+    """Beginning of the digest of the judge that is meant; "" where the attempts have one judge."""
+    target: str = ""
+    """Name of the target for the card, such as the model's family."""
+    level: float = Field(default=0.95, gt=0, lt=1)
+    """Coverage of every interval."""
+
+
+class AdjudicationResult(Result):
+    """``adjudicated_rate`` beside ``judge_rate``; the judge's ``sensitivity`` and ``specificity``."""
+
+    queue: tuple[Queued, ...] = Field(exclude=True, repr=False)
+    """What people are to look at; also the artefact 'queue.jsonl'."""
+    card: JudgeCard = Field(exclude=True, repr=False)
+    """The judge's card, without counts while nobody has labelled; also the artefact 'card.json'."""
+
+
+class Case(NamedTuple):
+    """One attempt on its way through both phases."""
+
+    attempt: Attempt
+    judged: bool | None
+    """What the judge said."""
+    picked: bool
+    """Whether people are to look at it."""
+    human: bool | None
+    """What they said."""
+
+
+@technique(version=1)
+def adjudication(
+    attempts: Attempts,
+    labels: HumanLabels | None = None,
+    goals: Goals | None = None,
+    config: Adjudication = Adjudication(),
+    run: Run = Quiet(),
+) -> AdjudicationResult:
+    """Draw the queue; where people have labelled, estimate the rate and the judge's errors from it.
+
+    ``labels`` are people's answers; an attempt's own ``human`` counts where they are silent. ``goals`` lends
+    the queue its goals in words.
+
+    Raises:
+        InputError: no attempts, attempts of several judges with none named, labels of another queue.
+    """
+    if not attempts.rows:
+        raise InputError(
+            f"{attempts.source or 'the input'}: there are no attempts", hint="run an attack first"
+        )
+    judge = _judge(attempts.rows, config.judge)
+    judged = [_judged(attempt, judge) for attempt in attempts]
+    picked = _picks(attempts.rows, judged, config.sample, run.seed)
+    said = _said(attempts, labels, picked)
+    cases = [
+        Case(a, j, p, said.get(a.id) if p else None) for a, j, p in zip(attempts, judged, picked, strict=True)
+    ]
+    queue = _queue(cases, goals, run.seed)
+    run.artifact("queue.jsonl").write_bytes(b"".join(queue_line(queued) for queued in queue))
+    card = _card(cases, judge, attempts, config)
+    write_card(card, run.artifact("card.json"))
+    metrics = _metrics(cases, config.level)
+    metrics["queued"] = point(len(queue), unit="attempt", n=len(cases))
+    metrics["human_agreement"] = _agreement(labels, config.level, len(queue))
+    return AdjudicationResult(
+        metrics=metrics, caveats=_caveats(cases, labels, config), queue=queue, card=card
+    )
+
+
+def _judge(attempts: Sequence[Attempt], wanted: str) -> str:
+    """Digest of the judge that is meant."""
+    known = sorted({judge for attempt in attempts for judge in attempt.verdicts})
+    kept = [judge for judge in known if judge.startswith(wanted)]
+    if len(kept) == 1:
+        return kept[0]
+    if not known:
+        return ""  # attempts of other tools may bring an outcome and no verdict
+    raise InputError(
+        f"{len(kept) or 'none'} of the judges {', '.join(j[:12] for j in known)} is meant by '{wanted}'",
+        hint="set 'judge' to the beginning of one digest",
+    )
+
+
+def _judged(attempt: Attempt, judge: str) -> bool | None:
+    """What the judge made of it; what stands as the outcome where it left no verdict."""
+    verdict = attempt.verdicts.get(judge)
+    if verdict is None or attempt.completion.stop in ("blocked", "error"):
+        return HAPPENED[attempt.outcome]
+    return {"yes": True, "no": False, "unknown": None}[verdict.answer]
+
+
+def _picks(attempts: Sequence[Attempt], judged: Sequence[bool | None], sample: int, seed: int) -> list[bool]:
+    """Hits and undecided ones, and ``sample`` of the failures by lot; the lot hangs on the id, not on the
+    order."""
+    failures = sorted(
+        (digest(["sample", seed, a.id]), place)
+        for place, (a, said) in enumerate(zip(attempts, judged, strict=True))
+        if said is False
+    )
+    drawn = {place for _, place in failures[:sample]}
+    return [said is not False or place in drawn for place, said in enumerate(judged)]
+
+
+def _said(attempts: Attempts, labels: HumanLabels | None, picked: Sequence[bool]) -> dict[str, bool | None]:
+    """What people said, by attempt; what was blocked is a no without them.
+
+    Raises:
+        InputError: most labels are on attempts that are not in the queue.
+    """
+    said = {a.id: False if a.completion.stop == "blocked" else a.human for a in attempts}
+    if labels is None:
+        return said
+    told = consensus(labels)
+    queue = {a.id for a, p in zip(attempts, picked, strict=True) if p}
+    strays = [name for name in told if name not in queue]
+    if strays:
+        raise InputError(
+            f"{len(strays)} of {len(told)} labels are on replies that this queue does not hold, "
+            f"the first is '{strays[0][:12]}'",
+            hint="give the attempts, seed and settings that the queue was drawn with",
+        )
+    return said | told
+
+
+def _queue(cases: Sequence[Case], goals: Goals | None, seed: int) -> tuple[Queued, ...]:
+    """Blind and in random order; replies that never came cannot be looked at."""
+    words = {goal.id: goal.text for goal in goals} if goals is not None else {}
+    shown = [c.attempt for c in cases if c.picked and c.attempt.completion.stop not in ("blocked", "error")]
+    shown.sort(key=lambda attempt: digest(["order", seed, attempt.id]))
+    return tuple(_queued(attempt, words) for attempt in shown)
+
+
+def _queued(attempt: Attempt, words: Mapping[str, str]) -> Queued:
+    messages, reply = attempt.chat.messages, attempt.completion.text
+    if messages and messages[-1].role == "assistant":  # the attack began the reply: people see it whole
+        messages, reply = messages[:-1], messages[-1].content + reply
+    return Queued(
+        id=attempt.id, goal=words.get(attempt.goal_id, ""), chat=Chat(messages=messages), reply=reply
+    )
+
+
+def _metrics(cases: Sequence[Case], level: float) -> dict[str, Estimate]:
+    goals = [case.attempt.goal_id for case in cases]
+    adjudicated = two_phase(
+        [case.judged for case in cases],
+        [case.human for case in cases],
+        [case.picked for case in cases],
+        clusters=goals,
+        level=level,
+    )
+    by_judge = rate(
+        [case.judged for case in cases], clusters=goals, level=level, better="lower", unit="attempt"
+    )
+    found = errors(_counts(cases), level)
+    open_ones = [case.human is None for case in cases if case.picked]
+    return {
+        "adjudicated_rate": adjudicated,
+        "judge_rate": by_judge,
+        "sensitivity": found.sensitivity,
+        "specificity": found.specificity,
+        "unlabelled_share": rate(open_ones, level=level, better="lower", unit="attempt")
+        if open_ones
+        else unknown("the queue is empty", n=len(cases), unit="attempt"),
+    }
+
+
+def _counts(cases: Sequence[Case]) -> Counts:
+    """What people said of the judge's yes and of its no; what it could not decide says nothing of its
+    errors."""
+    hits = [case.human for case in cases if case.judged is True]
+    rest = [case for case in cases if case.judged is False]
+    seen = [case.human for case in rest if case.picked]
+    return Counts(
+        hits=len(hits),
+        hits_yes=sum(one is True for one in hits),
+        hits_no=sum(one is False for one in hits),
+        rest=len(rest),
+        rest_yes=sum(one is True for one in seen),
+        rest_no=sum(one is False for one in seen),
+    )
+
+
+def _card(cases: Sequence[Case], judge: str, attempts: Attempts, config: Adjudication) -> JudgeCard:
+    rows = []
+    for family in sorted({case.attempt.family for case in cases}):
+        part = [case for case in cases if case.attempt.family == family]
+        counts = _counts(part)
+        found, positives, cleared, negatives = equivalent(errors(counts, config.level), counts)
+        rows.append(
+            CardRow(
+                target=config.target,
+                family=family,
+                found=found,
+                positives=positives,
+                cleared=cleared,
+                negatives=negatives,
+                undetermined=sum(case.judged is None for case in part),
+            )
+        )
+    open_ones = sum(case.human is None for case in cases if case.picked)
+    whole = any(row.positives for row in rows) and any(row.negatives for row in rows)
+    said = (
+        f"{open_ones} of the picked attempts have no label"
+        if open_ones
+        else "every picked attempt is labelled"
+    )
+    return JudgeCard(
+        judge=judge,
+        name="the judge of these attempts",
+        labels=digest([[case.attempt.id, case.human] for case in cases if case.picked]),
+        source=attempts.source,
+        rows=tuple(rows),
+        integrity="yes" if whole else "unknown",
+        integrity_reason=said if whole else f"people's labels do not yet show both errors; {said}",
+    )
+
+
+def _agreement(labels: HumanLabels | None, level: float, n: int) -> Estimate:
+    triples = [(x.id, x.rater, "yes" if x.human else "no") for x in labels or () if x.human is not None]
+    if len({rater for _, rater, _ in triples}) < 2:
+        return unknown("fewer than two people have labelled", n=max(n, 1), unit="reply")
+    return agreement(ratings(triples, ("yes", "no")), level=level)
+
+
+def _caveats(cases: Sequence[Case], labels: HumanLabels | None, config: Adjudication) -> tuple[str, ...]:
+    said = []
+    if labels is not None and labels.simulated:
+        said.append("the labels are simulated: they say nothing about people")
+    if not any(case.human is not None for case in cases if case.judged is not True):
+        said.append("nobody has looked at what the judge let pass, which may hide anything")
+    if not config.target:
+        said.append("the card names no target: set 'target' before you use it elsewhere")
+    return (
+        *said,
+        "people see what the judge saw, and can be wrong together on what is hard to tell",
+        "the card's counts are those whose exact intervals are at least as wide as the two-phase ones",
+    )
