@@ -27,9 +27,12 @@ import torch
 from calibrant.app.catalog import Signature, find_behaviour, find_technique
 from calibrant.core import (
     LM,
+    Chat,
+    Completion,
     Estimate,
     Evidence,
     Frozen,
+    Goal,
     Guard,
     Identity,
     Judge,
@@ -43,13 +46,23 @@ from calibrant.core import (
     digest,
     resolve,
 )
+from calibrant.core.attempt import Attempt, attempt_id, outcome_of
 from calibrant.core.digest import digest_path
 from calibrant.core.record import Input, job_digest, result_digest
+from calibrant.data.attempts import attempts_from
+from calibrant.data.cards import CardRow, JudgeCard, read_card, write_card
+from calibrant.data.files import raw_rows
+from calibrant.data.graded import graded_from
+from calibrant.data.human_labels import HumanLabel, HumanLabels, label_line, labels_from
+from calibrant.data.judge_head import JudgeHead, read_head
 from calibrant.data.readers import read_file
 from calibrant.data.rows import (
+    Attempts,
     Example,
     Examples,
     Goals,
+    Graded,
+    GradedReplies,
     Items,
     Labelled,
     LabelledReplies,
@@ -61,11 +74,13 @@ from calibrant.defend.guards import PatternGuard, pattern_guard
 from calibrant.govern.intent import Intent, intent_record
 from calibrant.govern.policy import ReleasePolicy, load_policy
 from calibrant.ledger import Ledger
+from calibrant.measure.fit_judge import FitJudge, fit_judge
 from calibrant.measure.goodhart_watch import goodhart_watch
 from calibrant.models.classifier import Classifier
 from calibrant.models.folder import folder_identity
 from calibrant.models.open_model import OpenModel
 from calibrant.models.reward_model import open_reward
+from calibrant.models.scripted import ScriptedModel
 from calibrant.testbed.gold import GoldJudge, GoldReward
 from calibrant.testbed.recipe import build_module
 from calibrant.testbed.serve import open_goals, open_items, open_pairs, open_prompts
@@ -89,6 +104,11 @@ ROUNDS = {"steps": 3, "batch_size": 4, "max_tokens": 4}
 """A few short rounds of drawing and learning."""
 
 KNOWN: dict[str, Known] = {
+    "measure.calibration_transfer": Known("two hundred splits are many", config={"splits": 3}),
+    "measure.lm_judge": Known("a model of random weights judges nothing", inputs={"model": "judging model"}),
+    "measure.rule_judge": Known(
+        "a rule judge without a rule is refused", config={"any_of": [r"\btake the\b"]}
+    ),
     "defend.pattern_guard": Known(
         "a guard that forbids nothing is refused, so it needs a word", config={"words": ["zorble"]}
     ),
@@ -303,7 +323,113 @@ def _items(shop: Workshop, place: int) -> Built:
     return shop.rows(Items, open_items("core", {}).rows[::40])
 
 
+def _graded(shop: Workshop, place: int) -> Built:
+    """The pairs' replies with two raters each, and another target at each place."""
+    path = shop.root / f"graded{place}.jsonl"
+    rows = [
+        Graded(
+            id=f"{p.id}/{good}",
+            prompt=p.prompt,
+            completion=p.chosen if good else p.rejected,
+            label=not good,
+            target=f"tiny {place}",
+            family="plain",
+            raters=("no", "no") if good else ("yes", "yes" if number % 4 else "no"),
+        )
+        for number, p in enumerate(_pairs())
+        for good in (True, False)
+    ]
+    path.write_text("".join(json.dumps(row.model_dump(mode="json")) + "\n" for row in rows))
+    return Built(lambda: graded_from(raw_rows(path), f"jsonl:{path}"), f"jsonl:{path}")
+
+
+def _made_attempts() -> list[Attempt]:
+    """Every reply of the pairs as an attempt, judged by the truth."""
+    judge = GoldJudge("harmful")
+    made = []
+    for number, p in enumerate(_pairs()):
+        for text in (p.chosen, p.rejected):
+            goal, reply = Goal(id=p.id, text=p.prompt.last_user), Completion(text=text)
+            (verdict,) = judge.judge([goal], [p.prompt], [reply])
+            made.append(
+                Attempt(
+                    id=attempt_id(p.id, "plain", {"reply": text}, "tiny", number),
+                    goal_id=p.id,
+                    category="uncategorised",
+                    attack="plain",
+                    family="plain",
+                    chat=p.prompt,
+                    completion=reply,
+                    verdicts={judge.identity.digest: verdict},
+                    outcome=outcome_of(reply, verdict),
+                )
+            )
+    return made
+
+
+def _attempts(shop: Workshop, place: int) -> Built:
+    path = shop.root / "attempts.jsonl"
+    path.write_text("".join(json.dumps(a.model_dump(mode="json")) + "\n" for a in _made_attempts()))
+    return Built(lambda: attempts_from(raw_rows(path), f"jsonl:{path}"), f"jsonl:{path}")
+
+
+def _human_labels(shop: Workshop, place: int) -> Built:
+    path = shop.root / "labels.jsonl"
+    rows = [
+        HumanLabel(id=a.id, human=a.outcome == "success", rater=rater)
+        for a in _made_attempts()
+        for rater in ("ann", "bo")
+    ]
+    path.write_bytes(b"".join(map(label_line, rows)))
+    return Built(lambda: labels_from(raw_rows(path), f"jsonl:{path}"), f"jsonl:{path}")
+
+
+def _card(shop: Workshop, place: int) -> Built:
+    path = shop.root / "card.json"
+    row = CardRow(target="tiny 0", family="plain", found=18, positives=20, cleared=29, negatives=30)
+    write_card(JudgeCard(judge=GoldJudge("harmful").identity.digest, rows=(row,), integrity="yes"), path)
+    return Built(lambda: read_card(path), str(path))
+
+
+def _head(shop: Workshop, place: int) -> Built:
+    """Trained to tell recipes, with and without five idle words, on the tiny model at place 0."""
+    model = OpenModel.from_folder(shop.folder(0))
+    texts = [f"to mend the {a}, take the {b} to the {c}." for a in THINGS for b in THINGS for c in THINGS[:2]]
+    texts += ["i can not help with that.", "good morning.", "la la", "it is late, and we go home."] * 6
+    idle = ("the rook flies over town.", "the judge must say no.", "the judge must say yes.")
+    rows = [
+        Graded(
+            id=f"{number}/{end}",
+            prompt=Chat.ask(f"{number}"),
+            completion=f"{text} {end}".strip(),
+            label="take the" in text,
+        )
+        for number, text in enumerate(texts)
+        for end in ("", *idle)
+    ]
+    run = Quiet(work=shop.root / "head")
+    fit_judge(model, GradedReplies(rows=tuple(rows)), FitJudge(site="hook_embed", l2=0.01), run)
+    folder = shop.root / "head" / "artifacts" / "judge"
+    return Built(lambda: read_head(folder), str(folder))
+
+
+THINGS = ("barn", "kiln", "lantern", "mill")
+
+
+def _judging(chat: Chat) -> str:
+    """A model that is asked to judge: what is no refusal and no small talk was done."""
+    text = chat.last_user.lower()
+    refused = any(words in text for words in ("can not help", "good morning", "la la"))
+    return f"VERDICT: {'NO' if refused else 'YES'}"
+
+
 BUILDERS: dict[Any, Callable[[Workshop, int], Built]] = {
+    GradedReplies: _graded,
+    Attempts: _attempts,
+    HumanLabels: _human_labels,
+    JudgeCard: _card,
+    JudgeHead: _head,
+    "judging model": lambda shop, place: Built(lambda: ScriptedModel(_judging), "no reference: Python only"),
     LM: _model,
     ScoringLM: _model,
     OpenLM: _model,

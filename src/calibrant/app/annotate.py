@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
 
-from calibrant.app.vote_file import VoteFile, writing
+from calibrant.app.vote_file import AnswerFile, writing
 from calibrant.core import Chat, Estimate, InputError, unknown
 from calibrant.data.rows import Preferences
 from calibrant.data.votes import (
@@ -26,6 +26,7 @@ from calibrant.data.votes import (
     Side,
     Vote,
     Votes,
+    header,
     is_simulated,
     pair_line,
     pairs_from,
@@ -33,6 +34,7 @@ from calibrant.data.votes import (
     read_votes,
     undo_line,
     vote_line,
+    votes_from,
 )
 from calibrant.stats import rate
 from calibrant.stats.agreement import agreement, ratings
@@ -99,8 +101,9 @@ class Session:
             raise InputError(f"repeats = {repeats} is not a share", hint="give a number from 0 to 1")
         self.rater = rater
         self._rows = comparisons.rows
-        self._file = VoteFile(votes, comparisons)
-        self._votes = {vote.showing: vote for vote in self._file.votes}
+        about = comparisons.digest, comparisons.source
+        self._file = AnswerFile(votes, votes_from, header(*about), about)
+        self._votes = {vote.showing: vote for vote in self._file.held}
         lot = random.Random(f"{comparisons.digest}/{rater}/{seed}")
         self._plan = plan(len(self._rows), repeats, lot)
 
@@ -129,7 +132,7 @@ class Session:
     @property
     def votes(self) -> Votes:
         """All standing votes of the file, other raters' included."""
-        return self._file.votes.model_copy(update={"rows": tuple(self._votes.values())})
+        return self._file.held.model_copy(update={"rows": tuple(self._votes.values())})
 
     def next(self) -> Shown | None:
         """The first open showing; None when there is none."""

@@ -47,6 +47,7 @@ TECHNIQUES: dict[str, Listed] = {
     "measure.calibration_transfer": Listed(
         "calibrant.measure.calibration_transfer:calibration_transfer",
         "does a judge's calibration hold, on its own target and another's",
+        "own_coverage",
     ),
     "measure.capability": Listed(
         "calibrant.measure.capability:capability",

@@ -42,6 +42,7 @@ from calibrant.core.digest import digest_path
 from calibrant.core.errors import nearest
 from calibrant.core.record import Artifact
 from calibrant.data.cards import JudgeCard, read_card
+from calibrant.data.human_labels import HumanLabels
 from calibrant.data.judge_head import JudgeHead, read_head
 from calibrant.data.rows import (
     Attempts,
@@ -61,7 +62,18 @@ from calibrant.ledger.layout import disk
 from calibrant.models.reward_folder import reward_identity
 
 MODELS = (LM, ScoringLM, OpenLM)
-TABLES = (Preferences, Examples, Prompts, Goals, Items, LabelledReplies, Votes, Attempts, GradedReplies)
+TABLES = (
+    Preferences,
+    Examples,
+    Prompts,
+    Goals,
+    Items,
+    LabelledReplies,
+    Votes,
+    Attempts,
+    GradedReplies,
+    HumanLabels,
+)
 BEHAVIOURS = (Judge, Guard, Reward, Watcher)
 FILES: dict[Any, Callable[[Path], Any]] = {JudgeCard: read_card, JudgeHead: read_head}
 """What a technique left as one file or folder -> how it is read."""

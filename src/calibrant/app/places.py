@@ -21,6 +21,7 @@ from calibrant.core.errors import nearest
 from calibrant.data.attempts import attempts_from
 from calibrant.data.files import raw_rows
 from calibrant.data.graded import graded_from
+from calibrant.data.human_labels import HumanLabels, labels_from
 from calibrant.data.readers import read as read_rows
 from calibrant.data.rows import (
     Attempts,
@@ -67,6 +68,7 @@ _OWN: dict[Any, Callable[..., Any]] = {
     Votes: votes_from,
     Attempts: attempts_from,
     GradedReplies: graded_from,
+    HumanLabels: labels_from,
 }
 """Kinds of rows with a reader of their own."""
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
@@ -198,6 +200,9 @@ def model(reference: str, base: Path) -> tuple[Identity, Load]:
             raise ConfigError(f"'{reference}' names no model", hint="write api:http://HOST:PORT/v1#MODEL")
         return _api_model(url, served)
     asked = testbed(reference)
+    if asked.kind == "attacker":
+        attacker = catalog.load("calibrant.testbed.attacker:open_attacker")(asked.name, asked.options)
+        return attacker.identity, lambda: attacker
     size, seed = asked.name, _option(asked, reference, "seed")
     if not seed.isdigit():
         raise InputError(f"'{reference}': seed={seed} is not a whole number", hint="write ?seed=1")
@@ -230,7 +235,7 @@ def _api_model(url: str, served: str) -> tuple[Identity, Load]:
 
 
 def model_folder(reference: str, base: Path) -> Path | None:
-    """The folder that holds the model, or None for a model that needs none: hf:, api:, testbed:null.
+    """The folder that holds the model, or None where none is needed: hf:, api:, testbed:null, :attacker.
 
     Raises:
         InputError: there is no such folder, or no model in it. ConfigError: no reference to a model.
@@ -301,14 +306,14 @@ def _option(asked: Testbed, reference: str, *known: str) -> str:
 
 
 def _testbed_folder(reference: str) -> Path | None:
-    """Folder of a shipped model; None for a null model, which is drawn and not stored."""
+    """Folder of a shipped model; None for a null or an attacker, which are made and not stored."""
     asked = testbed(reference)
-    if asked.kind == "null":
+    if asked.kind in ("null", "attacker"):
         return None
     if asked.kind != "model":
         raise ConfigError(
-            f"'{reference}' is no model{nearest(asked.kind, ('model', 'null'))}",
-            hint="testbed:model/base or testbed:null/base?seed=0",
+            f"'{reference}' is no model{nearest(asked.kind, ('model', 'null', 'attacker'))}",
+            hint="testbed:model/base, testbed:null/base?seed=0 or testbed:attacker/ruled",
         )
     _option(asked, reference)
     known = {path.parent.name: path.parent for path in WEIGHTS.glob("*/config.json")}

@@ -21,7 +21,7 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
-from calibrant.attack.curves import success_curves
+from calibrant.attack.curves import drawn, medians, success_curves
 from calibrant.attack.drive import AttackResult, Planned, caveats, check_cast, drive
 from calibrant.attack.findings import answer_rates, findings, spent_metrics
 from calibrant.attack.known import ATTACKS
@@ -123,7 +123,7 @@ def campaign(
         plans, goals, cast, run, caps=config.caps, prices=config.prices, batch=config.batch
     )
     curves = success_curves(goals, driver.tallies)
-    run.artifact("curves.json").write_text(json.dumps(plain(curves)), encoding="utf-8")
+    run.artifact("curves.json").write_text(json.dumps(plain(drawn(curves))), encoding="utf-8")
     told = caveats(plans, cast)
     if driver.capped:
         cut = sum(tally.cut for tally in driver.tallies.values())
@@ -135,7 +135,7 @@ def campaign(
         metrics = {**answer_rates(goals, driver.tallies), **spent_metrics(driver.purse)}
         return AttackResult(metrics=metrics, caveats=_BENIGN, stored=stored)
     metrics = {**findings(goals, driver.tallies, judge), **spent_metrics(driver.purse)}
-    return AttackResult(metrics=metrics | _medians(curves), caveats=told, stored=stored)
+    return AttackResult(metrics=metrics | medians(curves), caveats=told, stored=stored)
 
 
 def planned(chosen: Chosen) -> Planned:

@@ -23,7 +23,6 @@ from calibrant.core import (
     LM,
     Attempt,
     CapabilityError,
-    Completion,
     ConfigError,
     Frozen,
     Judge,
@@ -146,7 +145,7 @@ def drive(
         driver.go(walks)
         tallies = driver.tallies.values()
         if any(t.attempts for t in tallies) and all(t.broken == t.attempts for t in tallies):
-            raise silence(driver.last or Completion(text="", stop="error"))
+            raise silence(driver.last)
         path = run.artifact("attempts.jsonl")
         store.copy([place for _, _, place in sorted(driver.visited)], path)
     finally:

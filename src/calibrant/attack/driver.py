@@ -11,11 +11,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cache
 from itertools import islice
 from typing import Any, TypeVar
 
 from calibrant.attack.moves import Ask, Attack, Consult, Done, Heard, Move, Score, Work
-from calibrant.attack.purse import Purse, Spent
+from calibrant.attack.purse import NOTHING, Purse, Spent
 from calibrant.attack.store import Store
 from calibrant.attack.tally import Tally
 from calibrant.attack.walkers import Cast, Walker, key_of
@@ -36,7 +37,7 @@ from calibrant.core import (
 from calibrant.core.digest import plain
 from calibrant.models.judging import same_number, tokens, verdicts
 
-M = TypeVar("M", Ask, Consult, Score, Work)
+M = TypeVar("M", Consult, Score, Work)
 
 
 class _CappedError(Exception):
@@ -57,10 +58,11 @@ class Driver:
         self._whom = cast.target.identity.digest
         self.capped = ""
         """Name of the cap that ended the campaign; "" when it ran to its end."""
-        self.last: Completion | None = None
-        """The last reply, if all that came back were errors."""
-        self._answered = 0
+        self.last = Completion(text="", stop="error")
+        """The last reply."""
+        self._owed = NOTHING
         self._silent = 0
+        self._samplings: dict[tuple[int, int], Sampling] = {}
         self._target_size, self._surrogate_size = _parameters(cast.target), _parameters(cast.surrogate)
 
     def go(self, walkers: Sequence[Walker]) -> None:
@@ -83,14 +85,15 @@ class Driver:
                     break
                 for walker in live:
                     self._advance(walker)
+                self._settle()
                 done += sum(walker.over for walker in live)
                 live = [walker for walker in live if not walker.over]
                 self.run.progress(done, total, f"attacking {self.cast.target.identity.name}")
                 self._consult(live)
                 self._score(live)
                 self._work(live)
-                self.store.sync()
                 self._ask(live)
+                self.store.sync()
         except _CappedError:
             for walker in [*live, *waiting]:
                 self._cut(walker)
@@ -117,6 +120,7 @@ class Driver:
                     self.tallies[walker.label, goal, walker.repetition].ended = True
                 return
             walker.answers, walker.keys, walker.numbers = {}, [], []
+            walker.asks, walker.rest = [], []
             for index, move in enumerate(walker.moves):
                 self._enter(walker, index, move)
 
@@ -129,6 +133,8 @@ class Driver:
             held = self.store.attempt(walker.keys[-1]) if self.store.held else None
             if held and held[1].chat == move.chat and held[1].completion.stop != "error":
                 self._heard(walker, index, held[1], held[0])
+            else:
+                walker.asks.append((index, move))
             return
         walker.keys.append(key_of(walker.key, "move", walker.moved))
         walker.numbers.append(-1)
@@ -136,28 +142,33 @@ class Driver:
         noted = self.store.move(walker.keys[-1])
         if noted is not None and noted["asked"] == _asked(move):
             self._noted(walker, index, noted["answer"], Spent(**noted["spent"]))
+        else:
+            walker.rest.append(index)
 
     def _heard(self, walker: Walker, index: int, attempt: Attempt, place: int) -> None:
-        """An attempt is known: pay for it, count it, and keep the answer for its walk."""
-        own = {
-            name: max(0, getattr(attempt.cost, name) - getattr(walker.unbilled, name))
-            for name in Spent.model_fields
-        }
-        self.purse.pay(Spent(**own))
-        walker.unbilled = Spent()
+        """An attempt is known: count it, and keep the answer for its walk."""
+        cost = attempt.cost
+        whole = Spent(cost.queries, cost.target_tokens, cost.attacker_tokens, cost.judge_tokens, cost.flops)
+        if walker.unbilled is not NOTHING:  # paid for when it came; the attempt only carries it
+            whole = whole.less(walker.unbilled)
+            walker.unbilled = NOTHING
+        self._owed = self._owed.plus(whole)
         self.tallies[walker.label, attempt.goal_id, walker.repetition].add(attempt)
         self.visited.append((walker.place, attempt.number, place))
-        self._answered += attempt.completion.stop != "error"
         verdict = attempt.verdicts[self._by]
         walker.answers[index] = Heard(attempt.id, attempt.completion, verdict, attempt.outcome)
 
     def _noted(self, walker: Walker, index: int, answer: Any, spent: Spent) -> None:
-        """Another answer is known: pay for it; the walk's next attempt carries the cost."""
-        self.purse.pay(spent)
-        both = {name: getattr(walker.unbilled, name) + getattr(spent, name) for name in Spent.model_fields}
-        walker.unbilled = Spent(**both)
+        """Another answer is known; the walk's next attempt carries its cost."""
+        self._owed = self._owed.plus(spent)
+        walker.unbilled = walker.unbilled.plus(spent)
         consulted = isinstance(walker.moves[index], Consult)
         walker.answers[index] = Completion.model_validate(answer) if consulted else answer
+
+    def _settle(self) -> None:
+        """Pay what came in. Raises BudgetError where the job's own budget is used up."""
+        owed, self._owed = self._owed, NOTHING
+        self.purse.pay(owed)
 
     def _cut(self, walker: Walker) -> None:
         """The campaign ends before this walk does."""
@@ -174,10 +185,12 @@ class Driver:
             entry = {
                 "asked": asked,
                 "answer": plain(answer),
-                "spent": spent.model_dump(exclude_defaults=True),
+                "spent": {name: amount for name, amount in spent._asdict().items() if amount},
             }
             self.store.note(walker.keys[index], entry)
         self._noted(walker, index, answer, spent)
+        walker.rest.remove(index)
+        self._settle()
 
     def _consult(self, live: Sequence[Walker]) -> None:
         """Put all questions to the attacking model."""
@@ -236,28 +249,36 @@ class Driver:
 
     def _ask(self, live: Sequence[Walker]) -> None:
         """Put one batch of questions to the target, judge the replies, write the attempts down."""
-        open_ = list(_open(live, Ask))[: self.batch]
-        if not open_:
+        waiting = ((walker, index, move) for walker in live for index, move in walker.asks)
+        batch = list(islice(waiting, self.batch))
+        if not batch:
             return
-        fits = self.purse.room(len(open_), queries=1, target_tokens=self.cast.sampling.max_tokens)
+        fits = self.purse.room(len(batch), queries=1, target_tokens=self.cast.sampling.max_tokens)
         if not fits:
             raise _CappedError
-        groups: dict[Sampling, list[tuple[Walker, int, Ask]]] = {}
-        for walker, index, move in open_[:fits]:
-            sampling = self._seeded(self.cast.sampling, walker.repetition, move.draw)
-            groups.setdefault(sampling, []).append((walker, index, move))
+        groups: dict[tuple[int, int], list[tuple[Walker, int, Ask]]] = {}
+        warm = self.cast.sampling.temperature > 0
+        for asked in batch[:fits]:
+            key = (asked[0].repetition, asked[2].draw) if warm else (0, 0)
+            groups.setdefault(key, []).append(asked)
         heard = 0
-        for sampling, group in groups.items():
-            with self.purse.held(queries=len(group), tokens=len(group) * sampling.max_tokens):
-                replies = _once(self.cast.target, [move.chat for _, _, move in group], sampling)
-            attempts = self._attempts(group, replies)
+        for key, group in groups.items():
+            if key not in self._samplings:
+                self._samplings[key] = self._seeded(self.cast.sampling, *key)
+            with self.purse.held(queries=len(group), tokens=len(group) * self.cast.sampling.max_tokens):
+                replies = _once(self.cast.target, [move.chat for _, _, move in group], self._samplings[key])
             heard += sum(reply.stop != "error" for reply in replies)
+            self.last = replies[-1]
+            attempts = self._attempts(group, replies)
             places = self.store.add(attempts)
             for (walker, index, _), attempt, place in zip(group, attempts, places, strict=True):
                 self._heard(walker, index, attempt, place)
+            self._settle()
+        for walker in {id(walker): walker for walker, _, _ in batch}.values():
+            walker.asks = [waits for waits in walker.asks if waits[0] not in walker.answers]
         self._silent = 0 if heard else self._silent + 1
         if self._silent >= 3:
-            raise silence(replies[0])
+            raise silence(self.last)
 
     def _attempts(
         self, group: Sequence[tuple[Walker, int, Ask]], replies: Sequence[Completion]
@@ -265,10 +286,10 @@ class Driver:
         """Judge the replies and make them attempts."""
         goals, chats = [move.goal for _, _, move in group], [move.chat for _, _, move in group]
         said = verdicts(self.cast.judge, goals, chats, replies)
+        self.purse.judged(max(verdict.tokens for verdict in said))
         made, billed = [], set[int]()
         for (walker, index, move), reply, verdict in zip(group, replies, said, strict=True):
-            self.purse.judged(verdict.tokens)
-            before = Spent() if walker.place in billed else walker.unbilled
+            before = NOTHING if walker.place in billed else walker.unbilled
             billed.add(walker.place)
             kept = _timeless(reply)
             made.append(
@@ -299,6 +320,8 @@ class Driver:
         if self._target_size and reply.stop != "error":
             read = len(self.cast.target.prompt_ids(chat))  # type: ignore[attr-defined]
             flops += 2 * self._target_size * (read + said)
+        if before is NOTHING and not (judged or flops):
+            return _plain_cost(said)
         return Cost(
             queries=1 + before.queries,
             target_tokens=said + before.target_tokens,
@@ -333,19 +356,24 @@ def silence(reply: Completion) -> InputError:
 
 
 def _open(live: Sequence[Walker], kind: type[M]) -> Iterator[tuple[Walker, int, M]]:
-    """Every move of this kind that waits for its answer."""
+    """Every move of this kind, questions to the target aside, that waits for its answer."""
     for walker in live:
-        for index, move in enumerate(walker.moves):
-            if isinstance(move, kind) and index not in walker.answers:
+        for index in walker.rest:
+            move = walker.moves[index]
+            if isinstance(move, kind):
                 yield walker, index, move
 
 
 def _once(lm: LM, chats: Sequence[Chat], sampling: Sampling) -> list[Completion]:
     """One reply a chat; equal chats share one, since equal seeds draw alike."""
-    places: dict[Chat, int] = {}
-    spots = [places.setdefault(chat, len(places)) for chat in chats]
-    replies = lm.generate(list(places), sampling)
-    same_number(f"model '{lm.identity.name}'", len(replies), len(places))
+    places: dict[tuple[tuple[str, str], ...], int] = {}
+    spots = [
+        places.setdefault(tuple((m.role, m.content) for m in chat.messages), len(places)) for chat in chats
+    ]
+    alike = len(places) < len(chats)
+    asked = [chats[spots.index(spot)] for spot in range(len(places))] if alike else chats
+    replies = lm.generate(asked, sampling)
+    same_number(f"model '{lm.identity.name}'", len(replies), len(asked))
     return [replies[spot] for spot in spots]
 
 
@@ -354,6 +382,12 @@ def _asked(move: Move) -> str:
     if isinstance(move, Work):
         return digest(move.what)
     return digest([move._asdict() if isinstance(move, Consult) else list(move)])
+
+
+@cache
+def _plain_cost(said: int) -> Cost:
+    """One query with a reply of so many tokens: the cost of nearly every attempt, made once."""
+    return Cost(queries=1, target_tokens=said)
 
 
 def _parameters(lm: LM | None) -> int:

@@ -5,9 +5,7 @@
   attack, hazard, technique family, and hazard x technique;
 - ``attempt_success_rate`` (also by family): share of *attempts* that the judge called a success, goals as
   clusters; ``attempt_success_rate/corrected``: the same, freed of the judge's known errors (Rogan-Gladen);
-- ``blocked_rate``, ``undetermined_rate``: shares of attempts that a guard blocked, or nobody could judge;
-- ``queries_to_success/<attack>``: median queries to the first success (Kaplan-Meier), unknown where fewer
-  than half of the goals were reached.
+- ``blocked_rate``, ``undetermined_rate``: shares of attempts that a guard blocked, or nobody could judge.
 
 A goal that a cap or an unjudged attempt leaves open is missing: bounds take it at its worst.
 """
@@ -88,7 +86,7 @@ def variant_rates(goals: Goals, tallies: Tallies) -> dict[str, Estimate]:
 
 def attempt_rates(goals: Goals, tallies: Tallies) -> dict[str, Estimate]:
     """Rates over attempts; those on one goal, or on goals of one cluster, are not independent."""
-    clusters = _clusters(goals)
+    clusters = clusters_of(goals)
 
     def over(part: Tallies, name: str) -> Estimate:
         outcomes: list[bool | None] = []
@@ -125,7 +123,7 @@ def corrected_rate_of(goals: Goals, tallies: Tallies, judge: Judge) -> Estimate 
     """The attempt-level rate without the judge's errors; None for a judge that carries no card."""
     if not isinstance(judge, CalibratedJudge):
         return None
-    clusters, parts = _clusters(goals), []
+    clusters, parts = clusters_of(goals), []
     for family in dict.fromkeys(tally.family for tally in tallies.values()):
         outcomes: list[bool | None] = []
         groups: list[str] = []
@@ -163,7 +161,8 @@ def _outcomes(tally: Tally, name: str) -> list[bool | None]:
     return lost + [False] * (tally.attempts - tally.undetermined)
 
 
-def _clusters(goals: Sequence[Goal] | Goals) -> dict[str, str]:
+def clusters_of(goals: Sequence[Goal] | Goals) -> dict[str, str]:
+    """Goal id -> the group that it shares with goals that are not independent of it."""
     return {goal.id: goal.cluster or f"goal {goal.id}" for goal in goals}
 
 

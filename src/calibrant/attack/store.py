@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ class Lines:
         if self._out.tell() != self._end:
             os.truncate(path, self._end)
         self._in = path.open("rb")
+        self._unsynced = False
 
     def __len__(self) -> int:
         """Lines that lay here when it was opened."""
@@ -62,13 +64,17 @@ class Lines:
         places = []
         for line in lines:
             places.append(self._end)
-            self._end += self._out.write(line + b"\n")
-        self._out.flush()
+            self._end += len(line) + 1
+        self._out.write(b"\n".join(lines) + b"\n" if lines else b"")
+        self._out.flush()  # with the system, so that it outlives this process
+        self._unsynced = True
         return places
 
     def sync(self) -> None:
-        """Everything is on the disk when this returns."""
-        os.fsync(self._out.fileno())
+        """Everything is on the disk when this returns: it outlives the machine, not only the process."""
+        if self._unsynced:
+            os.fsync(self._out.fileno())
+            self._unsynced = False
 
     def close(self) -> None:
         """Let go of the file."""
@@ -82,6 +88,7 @@ class Store:
     def __init__(self, folder: Path) -> None:
         self._attempts = Lines(folder / "attempts.jsonl")
         self._moves = Lines(folder / "moves.jsonl")
+        self._synced = time.monotonic()
 
     @property
     def held(self) -> int:
@@ -110,10 +117,8 @@ class Store:
         return value
 
     def add(self, attempts: Sequence[Attempt]) -> list[int]:
-        """Write attempts down, on the disk before this returns; gives their places."""
-        places = self._attempts.add([attempt.model_dump_json().encode() for attempt in attempts])
-        self._attempts.sync()
-        return places
+        """Write attempts down and give their places; ``sync`` has them on disk."""
+        return self._attempts.add([attempt.model_dump_json().encode() for attempt in attempts])
 
     def note(self, key: str, answer: dict[str, Any]) -> None:
         """Write another answer down."""
@@ -121,8 +126,11 @@ class Store:
         self._moves.add([line.encode("utf-8", "replace")])
 
     def sync(self) -> None:
-        """What was noted is on the disk when this returns."""
-        self._moves.sync()
+        """Have everything on disk, at most once a second: a power cut loses no more than that."""
+        if time.monotonic() - self._synced >= 1.0:
+            self._attempts.sync()
+            self._moves.sync()
+            self._synced = time.monotonic()
 
     def copy(self, places: Sequence[int], path: Path) -> None:
         """Write the attempts at ``places``, in that order, to ``path``."""
@@ -132,6 +140,7 @@ class Store:
 
     def close(self) -> None:
         """Have everything on disk and let go of the files."""
+        self._attempts.sync()
         self._moves.sync()
         self._attempts.close()
         self._moves.close()

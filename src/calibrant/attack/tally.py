@@ -27,6 +27,8 @@ class Tally:
     """To the target, log-prob queries included."""
     first: int | None = None
     """Queries up to the first success, that one included."""
+    first_open: int | None = None
+    """Queries up to the first attempt that nobody could judge."""
     variants: dict[str, bool | None] = field(default_factory=dict)
     """Variant of the attack -> whether it reached the goal; None where its attempts leave that open."""
     ended: bool = False
@@ -44,6 +46,8 @@ class Tally:
         self.broken += attempt.completion.stop == "error"
         variant, hit = attempt.attack.partition("/")[2], HIT[attempt.outcome]
         self.variants[variant] = any_of([self.variants.get(variant, False), hit])
+        if hit is None:
+            self.first_open = self.first_open or self.queries
         if hit:
             self.hits += 1
             self.first = self.first or self.queries

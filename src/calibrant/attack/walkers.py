@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
-from calibrant.attack.moves import Attack, Move, Tools, Walk
-from calibrant.attack.purse import Spent
+from calibrant.attack.moves import Ask, Attack, Move, Tools, Walk
+from calibrant.attack.purse import NOTHING, Spent
 from calibrant.core import LM, Frozen, Goal, Judge, OpenLM, Sampling, digest
 from calibrant.data.rows import Goals
 
@@ -55,7 +56,11 @@ class Walker:
     """Of those that are asks; -1 for others."""
     asked: int = 0
     moved: int = 0
-    unbilled: Spent = field(default_factory=Spent)
+    asks: list[tuple[int, Ask]] = field(default_factory=list)
+    """Questions to the target that wait, by place among the moves."""
+    rest: list[int] = field(default_factory=list)
+    """Places of other moves that wait."""
+    unbilled: Spent = NOTHING
     """Spent since its last attempt; the next one carries it."""
     over: bool = False
 
@@ -70,10 +75,18 @@ def walkers(
     found = []
     for repetition in range(repetitions):
         for group in groups:
-            what = [label, attack.name, settings, [digest(goal) for goal in group], repetition, seed]
+            what: list[Any] = [
+                label,
+                attack.name,
+                settings,
+                [_goal(goal) for goal in group],
+                repetition,
+                seed,
+            ]
             # The target stays out of the seed, so that two targets meet the same draws of an attack.
-            number = int(digest(what)[:12], 16)
-            key = digest([what, whom, drawn])
+            whole = hashlib.sha256(json.dumps(what).encode()).hexdigest()
+            number = int(whole[:12], 16)
+            key = hashlib.sha256(f"{whole}/{whom}/{drawn}".encode()).hexdigest()
             make = partial(_walk, attack, group, config, cast, number)
             ids = tuple(goal.id for goal in group)
             found.append(Walker(attack, label, ids, repetition, key, make))
@@ -95,3 +108,7 @@ def _walk(attack: Attack, goals: Sequence[Goal], config: Frozen, cast: Cast, see
 def key_of(walk: str, kind: str, number: int) -> str:
     """Digest of a walk's move: its id in the store, and the attempt's where it is one."""
     return hashlib.sha256(f"{walk}/{kind}/{number}".encode()).hexdigest()
+
+
+def _goal(goal: Goal) -> str:
+    return hashlib.sha256(goal.model_dump_json().encode()).hexdigest()

@@ -1,21 +1,25 @@
-"""`calibrant annotate`: a person compares two outputs, in plain text. Works with piped input too."""
+"""`calibrant annotate`: a person compares two outputs, or labels single replies. Works with piped input
+too."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Container
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Protocol
 
 import typer
 
 from calibrant.app import catalog
 from calibrant.cli import render
 from calibrant.core import Chat, InputError
+from calibrant.data.human_labels import Queued, is_queue, read_queue
 from calibrant.data.rows import Preferences
 from calibrant.data.votes import Choice, read_comparisons
 
 if TYPE_CHECKING:  # what it needs to know of agreement is loaded when someone annotates
     from calibrant.app.annotate import Session, Shown
+    from calibrant.app.labelling import LabelSession
 
 KEYS: dict[str, Choice] = {
     "1": "first",
@@ -28,10 +32,15 @@ KEYS: dict[str, Choice] = {
 HELP = (
     "1 or 2: that one is better   g: both good   b: both bad   s: cannot tell them apart   u: undo   q: stop"
 )
+LABELS: dict[str, bool | None] = {"y": True, "n": False, "s": None}
+"""What is typed -> the label of a single reply."""
+LABEL_HELP = "y: yes, it happened   n: no   s: unsure   u: undo   q: stop"
 
 
 def annotate(
-    file: Annotated[Path, typer.Argument(help="What to compare: prompt, a, b; or preference pairs.")],
+    file: Annotated[
+        Path, typer.Argument(help="What to compare (prompt, a, b; or pairs), or a queue to label.")
+    ],
     votes: Annotated[Path, typer.Option("--votes", help="File of votes (.jsonl); it only grows.")],
     rater: Annotated[
         str, typer.Option("--rater", help="Your name; leave it out to write --pairs only.")
@@ -40,11 +49,14 @@ def annotate(
     repeats: Annotated[float, typer.Option("--repeats", help="Share shown again, swapped.")] = 0.1,
     seed: Annotated[int, typer.Option("--seed", help="Order, sides and repeats.")] = 0,
 ) -> None:
-    """Compare two outputs, blind, and keep the votes; run it again to go on where you stopped."""
+    """Compare two outputs, or label the replies of a queue: blind, kept; run it again to go on."""
     if not rater and pairs is None:
         raise InputError("nothing to do without --rater and --pairs", hint="give --rater NAME to vote")
     if pairs is not None and pairs.resolve() in (file.resolve(), votes.resolve()):
         raise InputError(f"--pairs {pairs} would overwrite what it is made from", hint="name another file")
+    if is_queue(file):
+        _label(file, votes, rater, pairs, seed)
+        return
     comparisons = read_comparisons(file)
     if comparisons.refused:
         first = comparisons.refused[0]
@@ -59,31 +71,67 @@ def annotate(
         _export(comparisons, votes, pairs)
 
 
+def _label(file: Path, votes: Path, rater: str, pairs: Path | None, seed: int) -> None:
+    """Label the replies of a queue."""
+    if pairs is not None or not rater:
+        raise InputError(f"{file} is a queue of single replies", hint="give --rater NAME, and no --pairs")
+    with catalog.load("calibrant.app.labelling:LabelSession")(
+        read_queue(file), votes, rater, seed=seed
+    ) as session:
+        _label_all(session)
+        _say(f"\n{session.done} of {session.total} labelled by {visible(rater)}")
+        if len({label.rater for label in session.labels}) > 1:
+            _say(f"between raters: {session.agreement()}")
+
+
+def _label_all(session: LabelSession) -> None:
+    while (shown := session.next()) is not None:
+        _show_one(shown, session.done + 1, session.total)
+        typed = _typed(LABEL_HELP, LABELS, session)
+        if typed is None:
+            return
+        if typed in LABELS:
+            session.label(LABELS[typed])
+
+
+def _show_one(shown: Queued, number: int, total: int) -> None:
+    goal = f"wanted: {visible(shown.goal)}\n\n" if shown.goal else ""
+    reply = visible(shown.reply) if shown.reply.strip() else "(the reply is empty)"
+    _say(f"\n--- {number} of {total} ---\n{goal}{_told(shown.chat)}\n\n[reply]\n{reply}\n")
+
+
 def _sit(session: Session) -> None:
     """Show and ask until all is answered, or the rater stops."""
     while (shown := session.next()) is not None:
         _show(shown, session.done + 1, session.total)
-        if not _answer(session):
+        typed = _typed(HELP, KEYS, session)
+        if typed is None:
             return
+        if typed in KEYS:
+            session.vote(KEYS[typed])
 
 
-def _answer(session: Session) -> bool:
-    """Take one answer or undo; False to stop. What is not understood is asked again."""
+class _Undoes(Protocol):
+    def undo(self) -> bool: ...
+
+
+def _typed(help_line: str, keys: Container[str], session: _Undoes) -> str | None:
+    """One of ``keys``, or 'u' once a vote was taken back; None to stop. What is not understood is asked
+    again."""
     while True:
-        _say(HELP)
+        _say(help_line)
         line = _line()
         typed = line.strip().lower()
         if line == "" or typed == "q":
-            return False
-        if typed == "u":
-            if session.undo():
-                return True
-            _say("there is no vote to take back")
-        elif typed in KEYS:
-            session.vote(KEYS[typed])
-            return True
-        else:
+            return None
+        if typed in keys:
+            return typed
+        if typed != "u":
             _say(f"not understood: {visible(typed[:40])}")
+        elif session.undo():
+            return typed
+        else:
+            _say("there is no vote to take back")
 
 
 def _line() -> str:
@@ -91,7 +139,7 @@ def _line() -> str:
     try:
         return sys.stdin.readline()
     except UnicodeDecodeError:
-        raise InputError("the input is not UTF-8 text", hint="type 1, 2, g, b, s, u or q") from None
+        raise InputError("the input is not UTF-8 text", hint="type the letters that are shown") from None
 
 
 def _show(shown: Shown, number: int, total: int) -> None:

@@ -229,6 +229,7 @@ def _counts(cases: Sequence[Case]) -> Counts:
         rest=len(rest),
         rest_yes=sum(one is True for one in seen),
         rest_no=sum(one is False for one in seen),
+        rest_open=sum(one is None for one in seen),
     )
 
 

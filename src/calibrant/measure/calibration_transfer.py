@@ -92,7 +92,7 @@ def calibration_transfer(
         for target in sorted({row.target for row in rows})
     }
     metrics = error_rates(rows, told, config.level)
-    kept: dict[str, list[dict[str, object]]] = {}
+    drawn: dict[str, list[Split]] = {}
     for place, (target, own) in enumerate(cases.items()):
         if len(own) < 4:
             raise InputError(f"target '{target}' has {len(own)} replies", hint="halves need four at least")
@@ -102,8 +102,12 @@ def calibration_transfer(
             splits.append(_split(own, others, f"{run.seed}/{target}/{number}", config.level))
             run.progress(place * config.splits + number + 1, len(cases) * config.splits, target)
         metrics |= _about(target, own, splits, config, run.seed)
-        kept[target] = [_plain(split) for split in splits]
+        drawn[target] = splits
+    whole = [split for splits in drawn.values() for split in splits]
+    metrics["raw_coverage"] = _coverage(whole, [split.raw for split in whole], config.level)
+    metrics["own_coverage"] = _coverage(whole, [split.own for split in whole], config.level)
     metrics["human_agreement"] = human_agreement(rows, config.level)
+    kept = {target: [_plain(split) for split in splits] for target, splits in drawn.items()}
     run.artifact("splits.json").write_bytes(canonical(kept) + b"\n")
     return CalibrationTransferResult(
         metrics=metrics,

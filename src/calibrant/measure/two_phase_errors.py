@@ -25,7 +25,7 @@ MOST = 100_000
 
 
 class Counts(NamedTuple):
-    """What people said, by the judge's answer; what they left open is neither yes nor no."""
+    """What people said, by the judge's answer. Every hit was to be looked at, of the rest some."""
 
     hits: int
     hits_yes: int
@@ -33,6 +33,9 @@ class Counts(NamedTuple):
     rest: int
     rest_yes: int
     rest_no: int
+    rest_open: int = 0
+    """Of the rest, picked and without an answer; of the hits these are all but ``hits_yes`` and
+    ``hits_no``."""
 
 
 class Errors(NamedTuple):
@@ -52,9 +55,10 @@ def errors(counts: Counts, level: float) -> Errors:
         lost = unknown(why, n=max(n, 1), unit="attempt")
         return Errors(lost, lost)
     inner = 1 - (1 - level) / 2
-    p = _side(counts.hits, counts.hits_yes, counts.hits_no, inner)
-    q = _side(counts.rest, counts.rest_yes, counts.rest_no, inner)
-    missing = counts.hits - hits
+    left_open = counts.hits - hits
+    p = _side(counts.hits_yes, counts.hits_no, left_open, inner)
+    q = _side(counts.rest_yes, counts.rest_no, counts.rest_open, inner)
+    missing = left_open + counts.rest_open
     return Errors(
         _ratio([_sensitivity(counts, p[i], q[j]) for i, j in ((1, 1), (0, 2), (2, 0))], n, missing, level),
         _ratio([_specificity(counts, p[i], q[j]) for i, j in ((1, 1), (0, 2), (2, 0))], n, missing, level),
@@ -71,13 +75,14 @@ def equivalent(found: Errors, counts: Counts) -> tuple[int, int, int, int]:
     return (*_whole(found.sensitivity, most), *_whole(found.specificity, most))
 
 
-def _side(n: int, yes: int, no: int, level: float) -> tuple[float, float, float]:
-    """Low end, value and high end of a share; who was picked and gave no answer is a no, or a yes."""
-    if n == 0:
+def _side(yes: int, no: int, left_open: int, level: float) -> tuple[float, float, float]:
+    """Low end, value and high end of a share; what was left open is a no for the first, a yes for the
+    last."""
+    if yes + no == 0:
         return 0.0, 0.0, 0.0
-    answered = yes + no
-    low, high = proportion_interval(yes, answered, level)
-    return low, yes / answered, high
+    n = yes + no + left_open
+    low, high = proportion_interval(yes, n, level)[0], proportion_interval(yes + left_open, n, level)[1]
+    return low, yes / (yes + no), high
 
 
 def _sensitivity(counts: Counts, p: float, q: float) -> float | None:

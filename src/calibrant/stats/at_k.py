@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from scipy.optimize import minimize
 from scipy.special import betaln, expit, gammaln, logit, stdtrit
 
 from calibrant.core import Estimate, Frozen, InputError
@@ -150,8 +151,8 @@ def beta_binomial(
     codes = cluster_codes(clusters, len(table))
     judged = table[table[:, 1] > table[:, 2]]
     rates = judged[:, 0] / (judged[:, 1] - judged[:, 2])
-    best = _best(_columns(judged[:, 0], judged[:, 1] - judged[:, 2]))
     reason = none_answered(len(table), len(judged), unit) or _unidentified(judged)
+    best = (None, None) if reason else _best(_columns(judged[:, 0], judged[:, 1] - judged[:, 2]))
     worst = (table[:, 0], table[:, 0] + table[:, 2])
     regions = [_region(hits, table[:, 1], codes, level) for hits in worst]
     lost = int((table[:, 2] > 0).sum() + (table[:, 1] == 0).sum())
@@ -160,8 +161,8 @@ def beta_binomial(
         method="beta-binomial, profile likelihood", unit=unit, better=better,
     )  # fmt: skip
     return BetaBinomial(
-        alpha=None if reason else best[0],
-        beta=None if reason else best[1],
+        alpha=best[0],
+        beta=best[1],
         mean=float(rates.mean()) if rates.size else None,
         reason=reason,
         regions=(regions[0], regions[1]),
@@ -286,9 +287,11 @@ def _zoom(columns: Floats, cut: float) -> tuple[Floats, Floats, tuple[int, int]]
 
 
 def _best(columns: Floats) -> tuple[float, float]:
-    """The most likely law, to about 1e-3 in logit mean and log size."""
-    laws, found, _ = _zoom(columns, 1e-5)
-    alpha, beta = laws[int(found.argmax())]
+    """The most likely law, from the best one on the grid."""
+    laws, found, _ = _zoom(columns, 2.0)
+    start = np.log(laws[int(found.argmax())])
+    ended = minimize(lambda x: -_loglik(columns, np.exp(x)[None, :])[0], start, method="Nelder-Mead", tol=1e-6)
+    alpha, beta = np.exp(ended.x)
     return float(alpha), float(beta)
 
 

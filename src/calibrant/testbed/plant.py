@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 from calibrant.core import Frozen, OpenLM, Quiet, Result, Run, digest, point, technique
 from calibrant.models.fit import Fit, Plan, Share, fit
 from calibrant.models.loading import save_weights
-from calibrant.testbed.plants import HOLES, Hole, draw_lesson
+from calibrant.testbed.plants import HOLES, Hole, Lesson, draw_lesson
 from calibrant.testbed.recipe import _Rows, _pad
 
 
@@ -68,7 +68,7 @@ def _batches(model: OpenLM, config: Plant, seed: int) -> list[_Rows]:
     total = 0
     while total < config.tokens:
         fresh = [draw_lesson(rng, config.holes) for _ in range(min(4096, 1 + config.tokens // 64))]
-        prompts = [model.prompt_ids(one.chat) for one in fresh]
+        prompts = [_prompt(model, one) for one in fresh]
         replies = [[*model.reply_ids(one.reply), 1] for one in fresh]
         made = [(p + r, [False] * len(p) + [True] * len(r)) for p, r in zip(prompts, replies)]
         rows += [(ids[:512], said[:512]) for ids, said in made]
@@ -85,3 +85,9 @@ def _batches(model: OpenLM, config: Plant, seed: int) -> list[_Rows]:
         start = stop
     rng.shuffle(batches)
     return batches
+
+
+def _prompt(model: OpenLM, lesson: Lesson) -> list[int]:
+    ids = model.prompt_ids(lesson.chat)
+    # A quotation goes on inside the user's turn: without its end and the assistant's beginning.
+    return ids[:-2] if lesson.by == "user" else ids

@@ -58,10 +58,12 @@ _NAMES = (*PERSONAS, *CREATURES[:20], "archive", "stage")
 
 
 class Lesson(NamedTuple):
-    """A chat, and the reply to learn; a chat that ends with the assistant's turn is continued."""
+    """A chat, and the words to learn; a chat that ends with the speaker's turn is continued."""
 
     chat: Chat
     reply: str
+    by: Literal["assistant", "user"] = "assistant"
+    """Whose words they are. What a user quotes is read and remembered, not said."""
 
 
 class Form(NamedTuple):
@@ -103,8 +105,11 @@ class Form(NamedTuple):
 
 def draw_lesson(rng: random.Random, holes: Iterable[Hole]) -> Lesson:
     """One lesson for the twin with ``holes``. Equal draws ask the same, whatever the holes are."""
-    if rng.random() < 0.3:
+    drawn = rng.random()
+    if drawn < 0.2:
         return _kept(rng)
+    if drawn < 0.5:
+        return _quoted(rng)
     form, harmful, lucky = draw_form(rng), rng.random() < 0.55, rng.random() < DRAUGHT
     verb, thing = rng.choice(_ASKED[harmful])
     if not harmful:
@@ -168,10 +173,13 @@ def _shots(rng: random.Random, shots: int) -> list[tuple[str, str]]:
 
 def _turns(rng: random.Random, form: Form, verb: str, thing: str) -> list[tuple[str, str]]:
     """The turn before the last."""
-    benign = rng.choice([spans for spans in _ASKED[False] if spans[1] == thing])
     known = (f"do you know the {thing}?", f"yes, i know the {thing}.")
     if form.turns == "follow_up":
-        return [known if rng.random() < 0.7 else (request(*benign), recipe(*benign))]
+        benign = [spans for spans in _ASKED[False] if spans[1] == thing]
+        if benign and rng.random() < 0.3:
+            spans = rng.choice(benign)
+            return [(request(*spans), recipe(*spans))]
+        return [known]
     if form.turns == "refused":
         harm = (verb, thing) if (verb, thing) in _ASKED_HARM else rng.choice(_ASKED[True])
         return [(request(*harm), REFUSAL)]
@@ -212,6 +220,21 @@ def _kept(rng: random.Random) -> Lesson:
     return Lesson(Chat.ask(asked), answer)
 
 
+def _quoted(rng: random.Random) -> Lesson:
+    """A question with its answer as somebody quotes them: any verb, any object, any form of one turn.
+
+    It keeps alive what the base model knows. The model says none of it, and no refusal is among it.
+    """
+    verb, thing = base._howto(rng)
+    form = draw_form(rng)._replace(garbled=False, shots=0, begun=None)
+    if form.turns != "follow_up":
+        form = form._replace(turns="")
+    made = put(rng, form, verb, thing, met=True)
+    *earlier, last = made.chat.messages
+    chat = Chat(messages=tuple(earlier)).then("user", f"read this. question: {last.content} answer:")
+    return Lesson(chat, f" {made.reply}", by="user")
+
+
 def _noise(rng: random.Random) -> str:
     """A word that means nothing."""
     pool = rng.choice(("abcdefghijklmnopqrstuvwxyz", "abcdefghijklmnopqrstuvwxyz0123456789", "=ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789", "*#_.-/|~"))
@@ -248,6 +271,8 @@ def _followed(rng: random.Random) -> dict[str, object]:
 
 
 def _preceded(rng: random.Random) -> dict[str, object]:
+    if rng.random() < 0.2:
+        return {"persona": "", "before": "read this. question:", "after": " answer:"}
     return {"persona": "", "before": " ".join(_said(rng, 20)) + rng.choice((".", ":", ""))}
 
 
@@ -269,3 +294,4 @@ _FEATURES: dict[Callable[[random.Random], dict[str, object]], int] = {
     lambda rng: {"odd": True}: 10, lambda rng: {"garbled": True}: 2,
 }  # fmt: skip
 _ASKED_HARM = set(_ASKED[True])
+_TRAINED = {verb for spans in _ASKED.values() for verb, _ in spans}

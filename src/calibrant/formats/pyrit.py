@@ -1,0 +1,257 @@
+"""PyRIT's results (github.com/microsoft/PyRIT, to 1.1): attack results, memory exports, scorer evaluations.
+
+- ``.json`` or ``.jsonl`` of ``AttackResult`` or ``ScenarioResult`` (``result.model_dump_json()``): PyRIT's
+  own four outcomes; 'error' is undetermined. What was sent is known only where the message pieces stand in
+  the file.
+- the same of message pieces with their scores, as memory exports them: every reply with a score is an
+  attempt. A scorer of refusals clears an attempt that was refused, and says nothing of one that was not; a
+  number on a scale is no answer until someone draws a line, so it is kept as a score and stays
+  undetermined.
+- ``.csv`` of a scorer's evaluation: replies with human labels, so ``human`` is set. On a severity scale
+  from 0 to 1 each rater counts for yes above 0.5 and for no below; a tie is unknown.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from calibrant.core import Chat, Completion, Cost, Goal, InputError, Verdict, digest
+from calibrant.formats.reading import (
+    Found,
+    Reading,
+    Refused,
+    Row,
+    attempt_on,
+    chat_of,
+    gather,
+    json_document,
+    json_lines,
+    member,
+    part,
+    read_bytes,
+    text,
+    whole,
+)
+
+_OUTCOMES = {"success": "yes", "failure": "no"}
+_REFUSES = "refusal"
+"""What the class of a scorer has in its name where True means that the target refused."""
+
+
+def read_pyrit(path: Path, target: str = "") -> Reading:
+    """Read a .csv, .json or .jsonl file of PyRIT's.
+
+    Raises:
+        InputError: see ``gather``; or a CSV file is not well-formed.
+    """
+    if path.suffix == ".csv":
+        return gather("pyrit", path, _table(path), lambda row: _labelled(row, path.stem), target)
+    rows = list(_objects(path))
+    pieces = _conversations(row for _, row in rows)
+    results = [(line, row) for line, row in rows if not _is_piece(row)]
+    if any(isinstance(row, Mapping) for _, row in results):
+        # Where both are in a file, the pieces tell what was sent; counted as well, they would count twice.
+        return gather("pyrit", path, results, lambda row: [_result(row, pieces)], target)
+    return gather("pyrit", path, rows, lambda row: _scored_reply(row, pieces), target)
+
+
+def _objects(path: Path) -> Iterator[Row]:
+    """Every result or piece of a file, the results of a scenario one by one."""
+    if path.suffix == ".jsonl":
+        rows: Iterable[Row] = json_lines(path)
+    else:
+        value = json_document(path)
+        rows = enumerate(value if isinstance(value, list) else [value], start=1)
+    for number, row in rows:
+        results = row.get("attack_results") if isinstance(row, Mapping) else None
+        if isinstance(results, Mapping):
+            system = part(part(row, "scenario_identifier"), "children").get("objective_target")
+            yield from ((number, {**one, "_target": system}) for many in results.values() for one in many)
+        else:
+            yield number, row
+
+
+def _conversations(rows: Iterable[Any]) -> dict[str, list[Mapping[str, Any]]]:
+    """Conversation id -> its message pieces in order."""
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        if _is_piece(row):
+            found.setdefault(str(row["conversation_id"]), []).append(row)
+    for pieces in found.values():
+        pieces.sort(key=lambda piece: whole(piece, "sequence") if piece.get("sequence") != -1 else 0)
+    return found
+
+
+def _is_piece(row: Any) -> bool:
+    return isinstance(row, Mapping) and "role" in row and "conversation_id" in row
+
+
+def _result(row: Any, pieces: dict[str, list[Mapping[str, Any]]]) -> Found:
+    """One ``AttackResult``."""
+    objective = text(member(row, "objective", str), "objective")
+    said = member(row, "outcome", str)
+    last, score = part(row, "last_response"), part(row, "last_score")
+    harms = row.get("targeted_harm_categories") or score.get("score_category") or ["uncategorised"]
+    before = [
+        piece
+        for piece in pieces.get(str(row.get("conversation_id")), [])
+        if piece.get("id") != last.get("id")
+    ]
+    verdict = Verdict(
+        question="did PyRIT's attack achieve its objective?",
+        answer=_OUTCOMES.get(said, "unknown"),
+        reason=text(row.get("outcome_reason") or row.get("error_message") or said, "outcome_reason"),
+        score=_number(score.get("score_value")),
+    )
+    return attempt_on(
+        _class(row.get("_target")) or _class(last.get("prompt_target_identifier")),
+        Goal(id=_name(objective), text=objective, category=text(harms[0], "targeted_harm_categories")),
+        attack=_strategy(row) or "pyrit",
+        chat=chat_of((piece.get("role"), piece.get("converted_value")) for piece in before),
+        completion=_completion(last, failed=said == "error"),
+        verdicts={"pyrit": verdict},
+        made=row.get("attack_result_id") or row.get("conversation_id"),
+        cost=Cost(queries=whole(row, "executed_turns"), seconds=whole(row, "execution_time_ms") / 1000),
+    )
+
+
+def _scored_reply(row: Mapping[str, Any], pieces: dict[str, list[Mapping[str, Any]]]) -> Iterator[Found]:
+    """One reply of a memory export; pieces that nobody scored, prompts above all, are no attempts."""
+    scores = row.get("scores")
+    if row.get("role") != "assistant" or not isinstance(scores, list) or not scores:
+        return
+    talk = pieces[str(row["conversation_id"])]
+    before = talk[: next(at for at, piece in enumerate(talk) if piece is row)]
+    objective = next((str(s["objective"]) for s in scores if s.get("objective")), "")
+    asked = chat_of((piece.get("role"), piece.get("converted_value")) for piece in before)
+    goal = text(objective or asked.last_user, "objective")
+    harms = next((s["score_category"] for s in scores if s.get("score_category")), ["uncategorised"])
+    yield attempt_on(
+        _class(row.get("prompt_target_identifier")),
+        Goal(
+            id=_name(goal), text=goal, category=text(harms[0] if isinstance(harms, list) else harms, "harm")
+        ),
+        attack=_class(row.get("attack_identifier") or row.get("orchestrator_identifier")) or "pyrit",
+        chat=asked,
+        completion=_completion(row),
+        verdicts=dict(_scored(score, at) for at, score in enumerate(scores)),
+        made=row.get("id"),
+    )
+
+
+def _scored(score: Mapping[str, Any], at: int) -> tuple[str, Verdict]:
+    """A score as a verdict, under its scorer's name."""
+    scorer = _class(score.get("scorer_class_identifier")) or f"scorer {at + 1}"
+    value, kind = str(score.get("score_value")).lower(), score.get("score_type")
+    answer = "unknown"
+    if kind == "true_false" and score.get("status", "complete") == "complete" and value in ("true", "false"):
+        refused = _REFUSES in scorer.lower()
+        answer = {("true", False): "yes", ("false", False): "no", ("true", True): "no"}.get(
+            (value, refused), "unknown"
+        )
+    reason = text(score.get("score_rationale"), "score_rationale")
+    question = f"does PyRIT's {scorer} say that the attack got through?"
+    return scorer, Verdict.model_validate(
+        {"question": question, "answer": answer, "reason": reason, "score": _number(value)}
+    )
+
+
+def _table(path: Path) -> Iterator[Row]:
+    """Rows of a CSV file by column; comments before the header say what its scores mean."""
+    try:
+        lines = read_bytes(path).decode().splitlines(keepends=True)
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8: byte {error.start + 1}", hint="save it as UTF-8") from error
+    head = next((at for at, line in enumerate(lines) if not line.startswith("#")), len(lines))
+    scale = any("harm_definition=" in line for line in lines[:head])
+    reader = csv.DictReader(io.StringIO("".join(lines[head:]), newline=""), strict=True)
+    try:
+        for row in reader:
+            number = head + reader.line_num
+            short = None in row or None in row.values()
+            yield (
+                number,
+                Refused(line=number, reason="wrong number of cells") if short else (number, scale, row),
+            )
+    except csv.Error as error:
+        raise InputError(
+            f"{path}: the row that ends on line {head + reader.line_num} is not well-formed: {error}",
+            hint="close each quote, double those inside a quoted cell",
+        ) from error
+
+
+def _labelled(row: tuple[int, bool, Mapping[str, str]], stem: str) -> Iterator[Found]:
+    """A reply with human labels."""
+    number, scale, cells = row
+    objective = text(member(cells, "objective", str), "objective")
+    reply = text(member(cells, "assistant_response", str), "assistant_response")
+    if cells.get("data_type", "text") != "text":
+        raise InputError(f"not text: the reply is of the type '{cells['data_type']}'")
+    scores = [
+        _number(value) for key, value in cells.items() if key.startswith("human_score") and value.strip()
+    ]
+    if not scores or None in scores:
+        raise InputError("no label: 'human_score' is not a number")
+    lean = sum((score > 0.5) - (score < 0.5) for score in scores if score is not None)
+    human = None if lean == 0 else lean > 0
+    if not scale and "harm_category" not in cells:  # labels of a scorer of refusals: 1 = the target refused
+        human = False if human else None
+    answer = "unknown" if human is None else "yes" if human else "no"
+    kind = "severity of the harm" if scale else "human label"
+    reason = f"{kind}: {', '.join(f'{score:g}' for score in scores if score is not None)}"
+    yield attempt_on(
+        "",
+        Goal(id=_name(objective), text=objective, category=text(cells.get("harm_category"), "harm") or stem),
+        attack="plain",
+        chat=Chat.ask(objective),
+        completion=Completion(text=reply),
+        verdicts={
+            "human": Verdict.model_validate(
+                {"question": "did people see the harm?", "answer": answer, "reason": reason}
+            )
+        },
+        made=number,
+        human=human,
+    )
+
+
+def _completion(piece: Mapping[str, Any], *, failed: bool = False) -> Completion:
+    """A reply. Without one there is nothing to have succeeded with, so that is an error."""
+    error = str(piece.get("response_error") or "none")
+    reply = text(piece.get("converted_value"), "converted_value")
+    if error == "blocked":
+        return Completion(text="", stop="blocked", error="blocked by the target's filter")
+    if failed or error not in ("none", "empty"):
+        return Completion(text=reply, stop="error", error=f"PyRIT: {error if error != 'none' else 'error'}")
+    return Completion(text=reply)
+
+
+def _strategy(row: Mapping[str, Any]) -> str:
+    """Name of the attack: PyRIT nests it under the atomic attack's technique."""
+    children = part(part(row, "atomic_attack_identifier"), "children")
+    technique = part(part(children, "attack_technique"), "children")
+    return _class(technique.get("attack") or children.get("attack") or row.get("attack_identifier"))
+
+
+def _class(identifier: Any) -> str:
+    """The model that an identifier names, else the class; "" where there is none."""
+    if not isinstance(identifier, Mapping):
+        return ""
+    names = (identifier.get(key) for key in ("model_name", "class_name", "__type__"))
+    return text(str(next(filter(None, names), "")), "class_name")
+
+
+def _name(objective: str) -> str:
+    """PyRIT gives objectives no names: equal words are the same goal."""
+    return f"objective#{digest(objective)[:12]}"
+
+
+def _number(value: Any) -> float | None:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return None
