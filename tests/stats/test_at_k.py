@@ -20,9 +20,7 @@ from calibrant.stats.at_k import Tries, any_of_k, beta_binomial, success_at_k
 LONG = 10_000
 COUNTS = st.lists(
     st.integers(0, 5).flatmap(
-        lambda n: st.integers(0, n).flatmap(
-            lambda c: st.integers(0, n - c).map(lambda u: Tries(c, n, u))
-        )
+        lambda n: st.integers(0, n).flatmap(lambda c: st.integers(0, n - c).map(lambda u: Tries(c, n, u)))
     ),
     min_size=1,
     max_size=8,
@@ -45,7 +43,9 @@ def measured(repetitions, sizes):
         ks, held = (1, 5, 10), np.zeros(3)
         for _ in range(repetitions):
             found = success_at_k(drawn(rng, a, b, goals), ks)
-            held += [x.low - 1e-12 <= true_rate(a, b, k) <= x.high + 1e-12 for x, k in zip(found, ks, strict=True)]
+            held += [
+                x.low - 1e-12 <= true_rate(a, b, k) <= x.high + 1e-12 for x, k in zip(found, ks, strict=True)
+            ]
         cells |= {(name, goals, k): h / repetitions for k, h in zip(ks, held, strict=True)}
     return cells
 
@@ -77,7 +77,10 @@ def clustered(repetitions, count):
             found = success_at_k(counts, ks, clusters=names)
             far = beta_binomial(counts, clusters=names).extrapolate([100])[0].asr
             found.append(far)
-            held += [x.low - 1e-12 <= true_rate(a, b, k) <= x.high + 1e-12 for x, k in zip(found, (1, 10, 100), strict=True)]
+            held += [
+                x.low - 1e-12 <= true_rate(a, b, k) <= x.high + 1e-12
+                for x, k in zip(found, (1, 10, 100), strict=True)
+            ]
         cells |= {(name, icc, k): h / repetitions for k, h in zip((1, 10, 100), held, strict=True)}
     return cells
 
@@ -93,7 +96,13 @@ def test_by_hand():
     """2 of 5 attempts: at k = 2, 1 - C(3, 2) / C(5, 2) = 1 - 3/10. With 0 of 5 on a second goal: 35%."""
     (found,) = success_at_k([(2, 5), (0, 5)], [2])
     assert found.value == pytest.approx(0.35)
-    assert (found.n, found.missing, found.better, found.unit, found.method) == (2, 0, "lower", "goal", "gaffke")
+    assert (found.n, found.missing, found.better, found.unit, found.method) == (
+        2,
+        0,
+        "lower",
+        "goal",
+        "gaffke",
+    )
 
 
 @given(n=st.integers(1, 8), data=st.data())
@@ -169,7 +178,9 @@ def test_clusters():
     counts = drawn(rng, 0.5, 4, 40)
     alone = success_at_k(counts, [5])[0]
     assert success_at_k(counts, [5], clusters=[str(i) for i in range(40)])[0] == alone
-    twins = success_at_k([c for c in counts for _ in range(5)], [5], clusters=[str(i) for i in range(40) for _ in range(5)])[0]
+    twins = success_at_k(
+        [c for c in counts for _ in range(5)], [5], clusters=[str(i) for i in range(40) for _ in range(5)]
+    )[0]
     assert (twins.low, twins.high) == pytest.approx((alone.low, alone.high), abs=0.01)
     none = success_at_k([(0, 10)] * 200, [10], clusters=[str(i // 5) for i in range(200)])[0]
     assert none.high == pytest.approx(proportion_interval(0, 40)[1])
@@ -212,7 +223,10 @@ def test_forecast_and_measurement_agree_within_n():
 
 @pytest.mark.parametrize(
     ("counts", "word"),
-    [([(0, 10)] * 50, "no attempt succeeded"), ([(10, 10)] * 50, "every attempt"), ([(0, 1)] * 40 + [(1, 1)] * 5, "one attempt"), ([], "no goals"), ([(0, 4, 4)], "none of the 1")],
+    [
+        ([(0, 10)] * 50, "no attempt succeeded"), ([(10, 10)] * 50, "every attempt"),
+        ([(0, 1)] * 40 + [(1, 1)] * 5, "one attempt"), ([], "no goals"), ([(0, 4, 4)], "none of the 1"),
+    ],
 )  # fmt: skip
 def test_what_cannot_be_fitted_is_unknown(counts, word):
     fit = beta_binomial(counts)

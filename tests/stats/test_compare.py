@@ -22,16 +22,20 @@ def enumerated(before, after, clusters):
     """Both signs of every cluster, one by one."""
     names = sorted(set(clusters))
     totals = [
-        sum(int(a) - int(b) for b, a, c in zip(before, after, clusters, strict=True) if c == name) for name in names
+        sum(int(a) - int(b) for b, a, c in zip(before, after, clusters, strict=True) if c == name)
+        for name in names
     ]
     sums = [
-        sum(s * t for s, t in zip(signs, totals, strict=True)) for signs in itertools.product((-1, 1), repeat=len(names))
+        sum(s * t for s, t in zip(signs, totals, strict=True))
+        for signs in itertools.product((-1, 1), repeat=len(names))
     ]
     return min(1.0, sum(abs(s) >= abs(sum(totals)) for s in sums) / len(sums))
 
 
 @given(
-    rows=st.lists(st.tuples(st.booleans(), st.booleans(), st.sampled_from("abcdefg")), min_size=1, max_size=40)
+    rows=st.lists(
+        st.tuples(st.booleans(), st.booleans(), st.sampled_from("abcdefg")), min_size=1, max_size=40
+    )
 )
 def test_exact_by_enumeration(rows):
     before, after, clusters = (list(x) for x in zip(*rows, strict=True))
@@ -49,7 +53,9 @@ def test_pairs_alone_are_mcnemar(rows):
 @settings(max_examples=40, deadline=None)
 @given(
     rows=st.lists(
-        st.tuples(st.sampled_from(ANSWERS), st.sampled_from(ANSWERS), st.sampled_from("abc")), min_size=1, max_size=6
+        st.tuples(st.sampled_from(ANSWERS), st.sampled_from(ANSWERS), st.sampled_from("abc")),
+        min_size=1,
+        max_size=6,
     )
 )
 def test_worst_p_value_is_reached(rows):
@@ -113,7 +119,8 @@ def test_table():
     assert [row.adjusted for row in table] == holm([row.p for row in table])
     here = [i for i, g in enumerate(groups) if g == "bias"]
     alone = difference(
-        [before[i] for i in here], [after[i] for i in here], clusters=[names[i] for i in here], better="lower", unit="attempt",
+        [before[i] for i in here], [after[i] for i in here],
+        clusters=[names[i] for i in here], better="lower", unit="attempt",
     )  # fmt: skip
     assert bias.difference == alone
     assert bias.after - bias.before == pytest.approx(alone.value)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import ndtri
 
 from calibrant.core import InputError, JudgeErrors
 from calibrant.stats import _confidence, rate, rogan_gladen
@@ -18,9 +19,7 @@ LONG = 10_000
 
 
 def judge(se, sp, m, scope=""):
-    return JudgeErrors(
-        found=round(se * m), positives=m, cleared=round(sp * m), negatives=m, scope=scope
-    )
+    return JudgeErrors(found=round(se * m), positives=m, cleared=round(sp * m), negatives=m, scope=scope)
 
 
 def inside(theta, counts, errors):
@@ -68,12 +67,31 @@ def mixture_coverage(repetitions, shared):
         for _ in range(repetitions):
             drawn = [simulated(rng, theta, 0.9, 0.95, 200, 150) for theta in thetas]
             parts = [
-                Part(w, Counts(yes, 150), (drawn[0][1] if shared else errors).model_copy(update={"scope": name}))
+                Part(
+                    w,
+                    Counts(yes, 150),
+                    (drawn[0][1] if shared else errors).model_copy(update={"scope": name}),
+                )
                 for w, (yes, errors), name in zip((1, 1, 2), drawn, "aaa" if shared else "abc", strict=True)
             ]
             found = corrected_mixture(parts)
             held += found.low <= truth <= found.high
         cells[thetas] = held / repetitions
+    return cells
+
+
+def clustered(repetitions):
+    """40 goals of 10 attempts; a normal threshold makes attempts on a goal alike; judge .9 / .95."""
+    rng, cells = np.random.default_rng(2), {}
+    codes = np.repeat(np.arange(40), 10)
+    for theta, icc in itertools.product((0.02, 0.1, 0.4), (0.0, 0.3)):
+        held = 0
+        for _ in range(repetitions):
+            z = np.sqrt(icc) * rng.standard_normal(40)[codes] + np.sqrt(1 - icc) * rng.standard_normal(400)
+            yes = rng.random(400) < np.where(z < ndtri(theta), 0.9, 0.05)
+            _, errors = simulated(rng, theta, 0.9, 0.95, 300, 1)
+            held += inside(theta, _confidence.effective_counts(yes.astype(float), codes, 0.95), errors)
+        cells[theta, icc] = held / repetitions
     return cells
 
 
@@ -99,11 +117,16 @@ def test_a_perfect_judge_that_is_known_to_be_one_gives_clopper_pearson():
         assert (found.low, found.high) == pytest.approx((plain.low, plain.high), abs=1e-4)
 
 
-@pytest.mark.parametrize(("yes", "n", "m"), [(0, 50, 100), (12, 200, 100), (5, 200, 100), (40, 60, 50), (99, 100, 50)])
+@pytest.mark.parametrize(
+    ("yes", "n", "m"), [(0, 50, 100), (12, 200, 100), (5, 200, 100), (40, 60, 50), (99, 100, 50)]
+)
 def test_integral_and_draws_agree(yes, n, m):
     """A mixture of one part is drawn; a single rate is integrated."""
     errors = judge(0.9, 0.95, m)
-    one, drawn = corrected_rate(Counts(yes, n), errors), corrected_mixture([Part(3.0, Counts(yes, n), errors)])
+    one, drawn = (
+        corrected_rate(Counts(yes, n), errors),
+        corrected_mixture([Part(3.0, Counts(yes, n), errors)]),
+    )
     assert drawn.value == pytest.approx(one.value)
     assert (drawn.low, drawn.high) == pytest.approx((one.low, one.high), abs=0.006)
 
@@ -158,6 +181,8 @@ def test_clusters_widen():
     plain, grouped = corrected_rate(outcomes, errors), corrected_rate(outcomes, errors, clusters=names)
     assert grouped.clusters == 40
     assert grouped.high - grouped.low > 1.5 * (plain.high - plain.low)
+    none = corrected_rate([False] * 400, judge(1.0, 1.0, 10_000_000), clusters=names)
+    assert none.high == pytest.approx(1 - TAIL ** (1 / 40), abs=1e-3)  # forty goals, not four hundred
     one = corrected_rate(outcomes, errors, clusters=["all"] * 400)
     assert (one.low, one.high) == pytest.approx((0.0, 1.0))
 
@@ -236,6 +261,11 @@ def test_coverage_in_the_long_run():
     average, worst = report("corrected", cells)
     assert worst >= 0.95 - 3 * (0.95 * 0.05 / LONG) ** 0.5
     assert average <= 0.99
+
+
+@pytest.mark.slow
+def test_clusters_in_the_long_run():
+    assert report("corrected, clusters", clustered(LONG))[1] >= 0.94
 
 
 @pytest.mark.slow

@@ -149,7 +149,9 @@ def test_no_completion_of_the_gaps_leaves_the_interval(rows):
     spent, reached = [float(r[0]) for r in rows], [r[1] for r in rows]
     curve = success_curve(spent, reached)
     yes = success_curve(spent, [r is not False for r in reached])
-    no = success_curve([1e9 if r is None else c for c, r in zip(spent, reached, strict=True)], [r is True for r in reached])
+    no = success_curve(
+        [1e9 if r is None else c for c, r in zip(spent, reached, strict=True)], [r is True for r in reached]
+    )
     for budget in range(1, 9):
         found = curve.at(budget)
         assert found.missing == reached.count(None)

@@ -19,6 +19,7 @@ from calibrant.app import catalog
 from calibrant.core import ConfigError, Identity, InputError
 from calibrant.core.errors import nearest
 from calibrant.data.attempts import attempts_from
+from calibrant.data.canaries import Canaries, planted_examples
 from calibrant.data.files import raw_rows
 from calibrant.data.graded import graded_from
 from calibrant.data.human_labels import HumanLabels, labels_from
@@ -166,7 +167,12 @@ def read_stored(wanted: type[Table[Any]], stored: Path, name: str, reference: st
 
 
 def _as(wanted: type[Table[Any]], table: Table[Any]) -> Table[Any]:
-    """Pairs as demonstrations of their chosen replies, as replies with a thumb up or down, or as prompts."""
+    """Pairs as demonstrations of their chosen replies, as replies with a thumb up or down, or as prompts.
+
+    Canaries as demonstrations, each as often as it is planted.
+    """
+    if isinstance(table, Canaries) and wanted is Examples:
+        return planted_examples(table)
     if not isinstance(table, Preferences) or wanted is Preferences:
         return table
     made: list[Any] = []
@@ -326,13 +332,14 @@ def _testbed_folder(reference: str) -> Path | None:
 
 
 def testbed_rows(reference: str, wanted: type[Table[Any]]) -> Table[Any]:
-    """Rows of the testbed: goals, items, pairs (pairs also as demonstrations)."""
+    """Rows of the testbed: goals, items, pairs, canaries (the last two also as demonstrations)."""
     asked = testbed(reference)
     makers = {
         "goals": "open_goals",
         "items": "open_items",
         "pairs": "open_pairs",
         "prompts": "open_prompts",
+        "canaries": "open_canaries",
     }
     if asked.kind not in makers:
         raise ConfigError(

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 from pydantic import Field
 
-from calibrant.attack.driver import Driver, silence
+from calibrant.attack.asking import silence
+from calibrant.attack.driver import Driver
 from calibrant.attack.findings import findings, spent_metrics, variant_rates
 from calibrant.attack.moves import Attack
 from calibrant.attack.purse import Caps, Prices, Purse

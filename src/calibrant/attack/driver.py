@@ -11,31 +11,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import cache
 from itertools import islice
+from operator import add
 from typing import Any, TypeVar
 
+from calibrant.attack.asking import Sweep, asked_of, once, parameters, plain_cost, silence, timeless
 from calibrant.attack.moves import Ask, Attack, Consult, Done, Heard, Move, Score, Work
 from calibrant.attack.purse import NOTHING, Purse, Spent
 from calibrant.attack.store import Store
 from calibrant.attack.tally import Tally
 from calibrant.attack.walkers import Cast, Walker, key_of
 from calibrant.core import (
-    LM,
     Attempt,
     CapabilityError,
     Chat,
     Completion,
     Cost,
-    InputError,
     OpenLM,
     Run,
     Sampling,
-    digest,
     outcome_of,
 )
 from calibrant.core.digest import plain
-from calibrant.models.judging import same_number, tokens, verdicts
+from calibrant.models.judging import tokens, verdicts
 
 M = TypeVar("M", Consult, Score, Work)
 
@@ -60,10 +58,12 @@ class Driver:
         """Name of the cap that ended the campaign; "" when it ran to its end."""
         self.last = Completion(text="", stop="error")
         """The last reply."""
-        self._owed = NOTHING
+        self._owed: list[float] = list(NOTHING)
+        """In the order of ``Spent``; a list, since every attempt adds to it."""
+        self._over = 0
         self._silent = 0
         self._samplings: dict[tuple[int, int], Sampling] = {}
-        self._target_size, self._surrogate_size = _parameters(cast.target), _parameters(cast.surrogate)
+        self._target_size, self._surrogate_size = parameters(cast.target), parameters(cast.surrogate)
 
     def go(self, walkers: Sequence[Walker]) -> None:
         """Run all walks.
@@ -77,18 +77,14 @@ class Driver:
             for goal in walker.goals:
                 self.tallies[walker.label, goal, walker.repetition] = Tally(walker.attack.family)
         waiting, live, total = iter(walkers), list[Walker](), len(walkers)
-        done = 0
+        sweep = Sweep()
         try:
             while True:
-                live += _take(waiting, self.batch - len(live))
+                live = self._advanced(live, waiting)
                 if not live:
                     break
-                for walker in live:
-                    self._advance(walker)
-                self._settle()
-                done += sum(walker.over for walker in live)
-                live = [walker for walker in live if not walker.over]
-                self.run.progress(done, total, f"attacking {self.cast.target.identity.name}")
+                sweep.now_and_then()
+                self.run.progress(self._over, total, f"attacking {self.cast.target.identity.name}")
                 self._consult(live)
                 self._score(live)
                 self._work(live)
@@ -99,11 +95,30 @@ class Driver:
                 self._cut(walker)
             self.capped = self.purse.reached
         finally:
+            sweep.done()
             for walker in live:
                 if walker.walk is not None:
                     walker.walk.close()
 
     # Moving on.
+
+    def _advanced(self, live: list[Walker], waiting: Iterator[Walker]) -> list[Walker]:
+        """Let walks go on, and begin new ones until there is a batch to ask; returns those under way."""
+        for walker in live:
+            self._advance(walker)
+        kept = [walker for walker in live if not walker.over]
+        asks = sum(len(walker.asks) for walker in kept)
+        # No more than a batch can use: walks that wait cost memory.
+        while asks < self.batch and len(kept) < self.batch:
+            fresh = next(waiting, None)
+            if fresh is None:
+                break
+            self._advance(fresh)
+            if not fresh.over:
+                kept.append(fresh)
+                asks += len(fresh.asks)
+        self._settle()
+        return kept
 
     def _advance(self, walker: Walker) -> None:
         """Hand over answers until the walk waits for one that nobody has given yet, or ends."""
@@ -116,6 +131,7 @@ class Driver:
                 walker.begun = True
             except StopIteration:
                 walker.over = True
+                self._over += 1
                 for goal in walker.goals:
                     self.tallies[walker.label, goal, walker.repetition].ended = True
                 return
@@ -140,7 +156,7 @@ class Driver:
         walker.numbers.append(-1)
         walker.moved += 1
         noted = self.store.move(walker.keys[-1])
-        if noted is not None and noted["asked"] == _asked(move):
+        if noted is not None and noted["asked"] == asked_of(move):
             self._noted(walker, index, noted["answer"], Spent(**noted["spent"]))
         else:
             walker.rest.append(index)
@@ -148,11 +164,15 @@ class Driver:
     def _heard(self, walker: Walker, index: int, attempt: Attempt, place: int) -> None:
         """An attempt is known: count it, and keep the answer for its walk."""
         cost = attempt.cost
-        whole = Spent(cost.queries, cost.target_tokens, cost.attacker_tokens, cost.judge_tokens, cost.flops)
+        owed = self._owed
+        owed[0] += cost.queries
+        owed[1] += cost.target_tokens
+        owed[2] += cost.attacker_tokens
+        owed[3] += cost.judge_tokens
+        owed[4] += cost.flops
         if walker.unbilled is not NOTHING:  # paid for when it came; the attempt only carries it
-            whole = whole.less(walker.unbilled)
+            self._owed = [a - b for a, b in zip(owed, walker.unbilled, strict=True)]
             walker.unbilled = NOTHING
-        self._owed = self._owed.plus(whole)
         self.tallies[walker.label, attempt.goal_id, walker.repetition].add(attempt)
         self.visited.append((walker.place, attempt.number, place))
         verdict = attempt.verdicts[self._by]
@@ -160,15 +180,16 @@ class Driver:
 
     def _noted(self, walker: Walker, index: int, answer: Any, spent: Spent) -> None:
         """Another answer is known; the walk's next attempt carries its cost."""
-        self._owed = self._owed.plus(spent)
+        self._owed = list(map(add, self._owed, spent))
         walker.unbilled = walker.unbilled.plus(spent)
         consulted = isinstance(walker.moves[index], Consult)
         walker.answers[index] = Completion.model_validate(answer) if consulted else answer
 
     def _settle(self) -> None:
         """Pay what came in. Raises BudgetError where the job's own budget is used up."""
-        owed, self._owed = self._owed, NOTHING
-        self.purse.pay(owed)
+        queries, target, attacker, judge, flops = self._owed
+        self._owed = list(NOTHING)
+        self.purse.pay(Spent(int(queries), int(target), int(attacker), int(judge), flops))
 
     def _cut(self, walker: Walker) -> None:
         """The campaign ends before this walk does."""
@@ -179,7 +200,7 @@ class Driver:
 
     def _note(self, walker: Walker, index: int, answer: Any, spent: Spent) -> None:
         """Write an answer down, then hand it over."""
-        asked = _asked(walker.moves[index])
+        asked = asked_of(walker.moves[index])
         # An attacking model that failed is asked again by the next try.
         if not (isinstance(answer, Completion) and answer.stop == "error"):
             entry = {
@@ -212,7 +233,7 @@ class Driver:
             if not fits:
                 raise _CappedError
             with self.purse.held(tokens=fits * sampling.max_tokens):
-                replies = _once(lm, [move.chat for _, _, move in group[:fits]], sampling)
+                replies = once(lm, [move.chat for _, _, move in group[:fits]], sampling)
             for (walker, index, _), reply in zip(group, replies, strict=False):
                 spent = Spent(attacker_tokens=tokens(reply, sampling.max_tokens))
                 self._note(walker, index, reply, spent)
@@ -266,7 +287,7 @@ class Driver:
             if key not in self._samplings:
                 self._samplings[key] = self._seeded(self.cast.sampling, *key)
             with self.purse.held(queries=len(group), tokens=len(group) * self.cast.sampling.max_tokens):
-                replies = _once(self.cast.target, [move.chat for _, _, move in group], self._samplings[key])
+                replies = once(self.cast.target, [move.chat for _, _, move in group], self._samplings[key])
             heard += sum(reply.stop != "error" for reply in replies)
             self.last = replies[-1]
             attempts = self._attempts(group, replies)
@@ -291,7 +312,7 @@ class Driver:
         for (walker, index, move), reply, verdict in zip(group, replies, said, strict=True):
             before = NOTHING if walker.place in billed else walker.unbilled
             billed.add(walker.place)
-            kept = _timeless(reply)
+            kept = timeless(reply)
             made.append(
                 Attempt(
                     id=walker.keys[index],
@@ -321,7 +342,7 @@ class Driver:
             read = len(self.cast.target.prompt_ids(chat))  # type: ignore[attr-defined]
             flops += 2 * self._target_size * (read + said)
         if before is NOTHING and not (judged or flops):
-            return _plain_cost(said)
+            return plain_cost(said)
         return Cost(
             queries=1 + before.queries,
             target_tokens=said + before.target_tokens,
@@ -347,14 +368,6 @@ class Driver:
         return self.cast.surrogate
 
 
-def silence(reply: Completion) -> InputError:
-    """What to say where a target answers nothing."""
-    return InputError(
-        f"the target answers nothing but errors; the last: {reply.error}",
-        hint="mend the cause and run the same command again: what was answered is kept",
-    )
-
-
 def _open(live: Sequence[Walker], kind: type[M]) -> Iterator[tuple[Walker, int, M]]:
     """Every move of this kind, questions to the target aside, that waits for its answer."""
     for walker in live:
@@ -362,46 +375,3 @@ def _open(live: Sequence[Walker], kind: type[M]) -> Iterator[tuple[Walker, int, 
             move = walker.moves[index]
             if isinstance(move, kind):
                 yield walker, index, move
-
-
-def _once(lm: LM, chats: Sequence[Chat], sampling: Sampling) -> list[Completion]:
-    """One reply a chat; equal chats share one, since equal seeds draw alike."""
-    places: dict[tuple[tuple[str, str], ...], int] = {}
-    spots = [
-        places.setdefault(tuple((m.role, m.content) for m in chat.messages), len(places)) for chat in chats
-    ]
-    alike = len(places) < len(chats)
-    asked = [chats[spots.index(spot)] for spot in range(len(places))] if alike else chats
-    replies = lm.generate(asked, sampling)
-    same_number(f"model '{lm.identity.name}'", len(replies), len(asked))
-    return [replies[spot] for spot in spots]
-
-
-def _asked(move: Move) -> str:
-    """Digest of what a move asks, so that an answer is only given to the question that it was for."""
-    if isinstance(move, Work):
-        return digest(move.what)
-    return digest([move._asdict() if isinstance(move, Consult) else list(move)])
-
-
-@cache
-def _plain_cost(said: int) -> Cost:
-    """One query with a reply of so many tokens: the cost of nearly every attempt, made once."""
-    return Cost(queries=1, target_tokens=said)
-
-
-def _parameters(lm: LM | None) -> int:
-    """Parameters of local weights; 0 for a model that only talks."""
-    return sum(p.numel() for p in lm.module.parameters()) if isinstance(lm, OpenLM) else 0
-
-
-def _timeless(reply: Completion) -> Completion:
-    """Without times, which no two runs share."""
-    if not reply.layers:
-        return reply
-    layers = tuple(layer.model_copy(update={"ms": None}) for layer in reply.layers)
-    return reply.model_copy(update={"layers": layers})
-
-
-def _take(waiting: Iterator[Walker], count: int) -> list[Walker]:
-    return list(islice(waiting, max(0, count)))

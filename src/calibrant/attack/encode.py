@@ -3,10 +3,11 @@
 Paper: Wei et al. 2023, "Jailbroken" (arXiv 2307.02483), section 3.2, mismatched generalisation; Yuan et
 al. 2023, "CipherChat" (arXiv 2308.06463).
 
-1. ``scope = "spans"`` encodes only the words that carry the meaning, where the goal names them: the rest
+1. Any converter of ``calibrant.data.converters`` will do, with a key, or several in turn: 'rot13+spell'.
+2. ``scope = "spans"`` encodes only the words that carry the meaning, where the goal names them: the rest
    stays readable, and a small model still knows what is wanted.
-2. No instructions and no worked examples come with the request unless ``wrapper`` adds them.
-3. The result is goal-level: a goal is reached when any of the encodings reaches it; each encoding's own
+3. No instructions and no worked examples come with the request unless ``wrapper`` adds them.
+4. The result is goal-level: a goal is reached when any of the encodings reaches it; each encoding's own
    rate stands beside it (see ``calibrant.attack.rates``). Unjudged attempts are missing, not failures.
 
 Command: ``calibrant run STUDY.toml`` with ``use = "attack.encode"`` and inputs target, goals, judge.
@@ -15,15 +16,18 @@ Command: ``calibrant run STUDY.toml`` with ``use = "attack.encode"`` and inputs 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import Field, field_validator
 
+from calibrant.attack.moves import Ask, Attack, Tools, Walk
 from calibrant.attack.rates import attack_caveats, check_goals, success_rates
 from calibrant.core import (
     LM,
     Attempt,
     Chat,
+    ConfigError,
     Frozen,
     Goal,
     InputError,
@@ -34,8 +38,7 @@ from calibrant.core import (
     Sampling,
     technique,
 )
-from calibrant.core.errors import nearest
-from calibrant.data.codecs import CODECS
+from calibrant.data.converters import converter
 from calibrant.data.rows import Goals
 from calibrant.models.ask import Request, ask, write_attempts
 
@@ -44,7 +47,7 @@ class Encode(Frozen):
     """Which encodings are tried, on which words, and how the target answers."""
 
     encodings: tuple[str, ...] = ("spell", "reverse", "rot13")
-    """Names of codecs in ``calibrant.data.codecs``."""
+    """Converters: 'rot13', 'caesar(7)', 'rot13+spell'; the page lists them all."""
     scope: Literal["spans", "all"] = "spans"
     """Encode the goal's telling words only, or its whole text."""
     wrapper: str = "{request}"
@@ -58,9 +61,10 @@ class Encode(Frozen):
         if not encodings or len(set(encodings)) < len(encodings):
             raise ValueError("at least one encoding is needed, and each only once")
         for name in encodings:
-            if name not in CODECS:
-                near = nearest(name, CODECS)
-                raise ValueError(f"unknown encoding '{name}'{near}; known: {', '.join(CODECS)}")
+            try:
+                converter(name)
+            except ConfigError as error:
+                raise ValueError(error.message) from None
         return encodings
 
     @field_validator("wrapper")
@@ -92,7 +96,7 @@ def encode(
     requests = [
         Request(
             goal=goal,
-            chat=Chat.ask(config.wrapper.replace("{request}", encoded(goal, name, config.scope))),
+            chat=_chat(goal, name, config),
             attack=f"attack.encode/{name}",
             config={"scope": config.scope, "wrapper": config.wrapper},
         )
@@ -111,9 +115,17 @@ def encode(
     )
 
 
+def _walk(goals: Sequence[Goal], config: Encode, tools: Tools) -> Walk:
+    yield [Ask(goals[0], _chat(goals[0], name, config), variant=name) for name in config.encodings]
+
+
+def _chat(goal: Goal, name: str, config: Encode) -> Chat:
+    return Chat.ask(config.wrapper.replace("{request}", encoded(goal, name, config.scope)))
+
+
 def encoded(goal: Goal, name: str, scope: Literal["spans", "all"]) -> str:
     """The goal's text with its spans, or all of it, in encoding ``name``; no spans means all of it."""
-    change = CODECS[name].encode
+    change = converter(name).encode
     if scope == "all" or not goal.spans:
         return change(goal.text)
     # Longest first, so that a span inside a longer one does not win.
@@ -139,3 +151,6 @@ def _encoding_caveats(goals: Goals, config: Encode) -> tuple[str, ...]:
         total = len(goals) * len(config.encodings)
         caveats.append(f"{same} of {total} attempts were left as they are by their encoding")
     return tuple(caveats)
+
+
+ATTACK = Attack("attack.encode", "transform", Encode, _walk, queries=lambda config: len(config.encodings))

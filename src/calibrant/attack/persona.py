@@ -12,10 +12,13 @@ Command: ``calibrant run STUDY.toml`` with ``use = "attack.persona"`` and inputs
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pydantic import Field, field_validator
 
+from calibrant.attack.moves import Ask, Attack, Tools, Walk
 from calibrant.attack.rates import attack_caveats, check_goals, success_rates
-from calibrant.core import LM, Attempt, Chat, Frozen, Judge, Quiet, Result, Run, Sampling, technique
+from calibrant.core import LM, Attempt, Chat, Frozen, Goal, Judge, Quiet, Result, Run, Sampling, technique
 from calibrant.data.rows import Goals
 from calibrant.models.ask import Request, ask, write_attempts
 
@@ -70,7 +73,7 @@ def persona(
     requests = [
         Request(
             goal=goal,
-            chat=Chat.ask(template.replace("{request}", goal.text)),
+            chat=_chat(goal, template),
             attack=f"attack.persona/{name}",
             config={"template": template},
         )
@@ -84,3 +87,14 @@ def persona(
         caveats=attack_caveats(names, config.sampling, judge),
         attempts=tuple(attempts),
     )
+
+
+def _walk(goals: Sequence[Goal], config: Persona, tools: Tools) -> Walk:
+    yield [Ask(goals[0], _chat(goals[0], said), variant=name) for name, said in config.personas.items()]
+
+
+def _chat(goal: Goal, template: str) -> Chat:
+    return Chat.ask(template.replace("{request}", goal.text))
+
+
+ATTACK = Attack("attack.persona", "persona", Persona, _walk, queries=lambda config: len(config.personas))

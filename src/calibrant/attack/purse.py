@@ -67,11 +67,6 @@ class Spent(NamedTuple):
         """Both together."""
         return Spent(*map(add, self, other))
 
-    def less(self, other: Spent) -> Spent:
-        """What is left without the other; never below 0."""
-        rest = self._asdict()
-        return Spent(**{name: max(0, rest[name] - amount) for name, amount in other._asdict().items()})
-
 
 NOTHING = Spent()
 

@@ -118,7 +118,7 @@ class Store:
 
     def add(self, attempts: Sequence[Attempt]) -> list[int]:
         """Write attempts down and give their places; ``sync`` has them on disk."""
-        return self._attempts.add([attempt.model_dump_json().encode() for attempt in attempts])
+        return self._attempts.add([_json(attempt) for attempt in attempts])
 
     def note(self, key: str, answer: dict[str, Any]) -> None:
         """Write another answer down."""
@@ -184,3 +184,7 @@ def _short(path: Path, place: int, line: bytes) -> int:
         return int(line[_KEY][:16], 16)
     except ValueError as error:
         raise Store._damaged(path, place, str(error)) from None
+
+
+_json = Attempt.__pydantic_serializer__.to_json
+"""Bytes of an attempt; ``model_dump_json`` would decode them first."""

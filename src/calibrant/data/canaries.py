@@ -1,11 +1,11 @@
-"""Canaries: made-up secrets that are planted in training data on purpose, to see whether a model gives them away.
+"""Canaries: made-up secrets, planted in training data on purpose, to see whether a model gives them away.
 
     canaries_from(raw_rows(path), "jsonl:canaries.jsonl")
 
-A row has ``format`` (a reply with the slot ``{secret}``), ``secret``, ``alphabet`` (what may stand in each place
-of the secret) and, where they differ from the defaults, ``prompt`` (what the reply answers), ``joint`` (what
-stands between two places) and ``times`` (how often it was planted; 0 = never, a control). A secret of single
-characters may be written as one text: "4711" over "0123456789".
+A row has ``format`` (a reply with the slot ``{secret}``), ``secret``, ``alphabet`` (what may stand in each
+place of the secret) and, where they differ from the defaults, ``prompt`` (what the reply answers), ``joint``
+(what stands between two places) and ``times`` (how often it was planted; 0 = never, a control). A secret of
+single characters may be written as one text: "4711" over "0123456789".
 
 The measure rests on one condition: every secret was drawn by lot from its space, as ``draw_canaries`` does.
 """
@@ -62,7 +62,7 @@ class Canary(Frozen):
     @property
     def space(self) -> int:
         """|R|: how many secrets there might have been."""
-        return len(self.alphabet) ** len(self.secret)
+        return int(len(self.alphabet) ** len(self.secret))
 
     @property
     def spoken(self) -> str:
@@ -145,7 +145,9 @@ def canaries_from(rows: Iterable[RawRow], source: str) -> Canaries:
         if isinstance(found, Refused):
             refused.append(found)
         elif found.id in taken:
-            raise InputError(f"{source}: two canaries share the id '{found.id}'", hint="name each differently")
+            raise InputError(
+                f"{source}: two canaries share the id '{found.id}'", hint="name each differently"
+            )
         else:
             taken[found.id] = found
     if not taken:

@@ -1,6 +1,6 @@
 """Attempts that may be shown: what was said is replaced by its length, its digest and a masked beginning.
 
-    covered(attempt)   # the same attempt; its texts read "[covered: 23 characters, sha256 5f1c0d2a9b3e: S••• h•• ...]"
+    cover("Sure, here it is")   # '[covered: 16 characters, sha256 9f0c...: S•••• h••• •• ••]'
 
 Covered are prompts, replies, and every sentence of a judge or a layer, since judges quote; token ids and
 their log-probs are left out, since they spell the reply. Who judged, what the answer was and what it cost

@@ -66,7 +66,7 @@ def _rule(finding: Finding) -> dict[str, Any]:
     return {
         "id": finding.rule,
         "name": f"{finding.attack} reaches {finding.hazard}",
-        "shortDescription": {"text": f"{finding.attack} on {finding.hazard}"},
+        "shortDescription": {"text": _plain(f"{finding.attack} on {finding.hazard}")},
         "fullDescription": {"text": f"Share of goals reached by any attempt: {rate}; {rate.n} goals tried"},
         "defaultConfiguration": {"level": level(rate)},
         "properties": {
@@ -83,18 +83,24 @@ def _result(finding: Finding, goal: str, attempts: list[Attempt], lines: dict[st
     shown = [a for a in attempts if a.outcome == ("success" if reached else "undetermined")]
     what = "reached by" if reached else "not reached, and undetermined in"
     said = f"Goal {goal}: {what} {len(shown)} of {len(attempts)} attempts of {finding.attack}"
-    if reached:
-        said += f". Reply: {shown[0].completion.text}"
     return {
         "kind": "fail" if reached else "open",
         "level": level(finding.estimate) if reached else "none",
-        "message": {"text": said},
+        "message": {"text": _plain(said)},
         "occurrenceCount": len(shown),
         "partialFingerprints": {"goal/v1": fingerprint(goal)},
         "locations": [_place(shown[0], goal, lines)],
         "relatedLocations": [_place(one, goal, lines) for one in shown[1:_SHOWN]],
-        "properties": {"attempts": [one.id for one in shown[:_SHOWN]]},
+        "properties": {
+            "attempts": [one.id for one in shown[:_SHOWN]],
+            "replies": [one.completion.text for one in shown[:_SHOWN]],
+        },
     }
+
+
+def _plain(text: str) -> str:
+    """``text`` as a message that means nothing but itself: no placeholder, no link (SARIF 3.11.5, 3.11.6)."""
+    return text.replace("{", "{{").replace("}", "}}").replace("](", "] (")
 
 
 def _place(attempt: Attempt, goal: str, lines: dict[str, int]) -> dict[str, Any]:

@@ -94,6 +94,10 @@ class _Trained:
         if not completion.text.strip():
             return self._unknown("the reply is empty")
         try:
+            completion.text.encode()  # half of a surrogate pair is nothing that a tokenizer takes
+        except UnicodeEncodeError:
+            return self._unknown("the reply is not Unicode text")
+        try:
             row = features(self.model, [chat], [completion.text], self.head.site, self.head.pool)[0]
         except InputError as error:
             return self._unknown(f"the model cannot read it: {error.message}")

@@ -7,7 +7,7 @@
 3. Before its first verdict the judge is tried on cases with known answers, and on the same cases with
    replies that try to dictate the other answer. If it fails one of them it says 'unknown' to everything,
    with the reason.
-4. A reply that speaks of verdicts is judged twice: as it is, and with those sentences left out. Two
+4. A reply that speaks of verdicts is judged twice: as it is, and with those words left out. Two
    different answers are 'unknown'.
 5. The judge sees the whole conversation, not the last reply alone (promptfoo#8174).
 
@@ -202,7 +202,7 @@ class _Asking:
             if other.answer != first.answer:
                 why = (
                     f"the reply speaks of a verdict: asked as it is, '{first.answer}', "
-                    f"without those sentences '{other.answer}'"
+                    f"without those words '{other.answer}'"
                 )
                 return self._verdict(Read("unknown", None, why), cost)
         return self._verdict(first, cost)

@@ -21,19 +21,22 @@ def verdicts(
     Raises:
         CapabilityError: the judge returned the wrong number of answers.
     """
-    found = [_unknown(f"the target did not answer: {c.error or 'no reason given'}") for c in completions]
     heard = [i for i, c in enumerate(completions) if c.stop != "error"]
-    if not heard:
-        return found
     read = [_whole(chats[i], completions[i]) for i in heard]
-    try:
-        given = judge.judge([goals[i] for i in heard], [c for c, _ in read], [r for _, r in read])
-    except CalibrantError as error:
-        given = [_unknown(f"the judge failed: {error.message}")] * len(heard)
-    same_number(f"judge '{judge.identity.name}'", len(given), len(heard))
-    for i, verdict in zip(heard, given, strict=True):
-        found[i] = verdict
-    return found
+    given: list[Verdict] = []
+    if heard:
+        try:
+            given = judge.judge([goals[i] for i in heard], [c for c, _ in read], [r for _, r in read])
+        except CalibrantError as error:
+            given = [_unknown(f"the judge failed: {error.message}")] * len(heard)
+        same_number(f"judge '{judge.identity.name}'", len(given), len(heard))
+    if len(heard) == len(completions):
+        return list(given)
+    found = dict(zip(heard, given, strict=True))
+    return [
+        found[i] if i in found else _unknown(f"the target did not answer: {c.error or 'no reason given'}")
+        for i, c in enumerate(completions)
+    ]
 
 
 def same_number(who: str, got: int, asked: int) -> None:

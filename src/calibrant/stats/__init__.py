@@ -1,8 +1,31 @@
-"""Floor 1: intervals, paired tests, corrections for many tests, worst-case bounds."""
+"""Floor 1: intervals, paired tests, corrections for many tests and for judges' errors, worst-case bounds."""
 
+from calibrant.stats.at_k import beta_binomial, success_at_k
 from calibrant.stats.bootstrap import mean
+from calibrant.stats.compare import compare_by, sign_flip
 from calibrant.stats.multiple import benjamini_hochberg, holm
 from calibrant.stats.paired import difference, mcnemar
+from calibrant.stats.power_law import power_law
 from calibrant.stats.proportion import proportion_interval, rate
+from calibrant.stats.rogan_gladen import corrected_mixture, corrected_rate
+from calibrant.stats.survival import success_curve
+from calibrant.stats.two_phase import two_phase
 
-__all__ = ["benjamini_hochberg", "difference", "holm", "mcnemar", "mean", "proportion_interval", "rate"]
+__all__ = [
+    "benjamini_hochberg",
+    "beta_binomial",
+    "compare_by",
+    "corrected_mixture",
+    "corrected_rate",
+    "difference",
+    "holm",
+    "mcnemar",
+    "mean",
+    "power_law",
+    "proportion_interval",
+    "rate",
+    "sign_flip",
+    "success_at_k",
+    "success_curve",
+    "two_phase",
+]

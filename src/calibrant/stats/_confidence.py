@@ -10,16 +10,33 @@ at the boundary. Their coverage is conjectured in general; here it is simulated.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 
-from calibrant.stats._sample import Codes, Floats, effective_size
+from calibrant.core import InputError
+from calibrant.stats._sample import Codes, Floats, agreeing_size, effective_size, numbers
 from calibrant.stats.proportion import proportion_interval
 
 End = Literal["low", "high"]
 
 DRAWS = 20_000
+
+
+def answers(values: Sequence[bool | None], name: str) -> Floats:
+    """Yes, no and missing as 1, 0 and NaN (n,).
+
+    Raises:
+        InputError: a value is not True, False or None. NumericalError: it is NaN.
+    """
+    seen = numbers(values, name)
+    if not np.isin(seen[~np.isnan(seen)], (0.0, 1.0)).all():
+        raise InputError(
+            f"'{name}' holds an answer that is neither True, False nor None",
+            hint="give yes or no, and None where the answer is missing",
+        )
+    return seen
 
 
 def beta_draws(rng: np.random.Generator, successes: Floats | float, n: Floats | float, end: End) -> Floats:
@@ -31,14 +48,24 @@ def beta_draws(rng: np.random.Generator, successes: Floats | float, n: Floats | 
     return np.asarray(np.where(yes <= 1e-12, 0.0, np.where(no <= 1e-12, 1.0, drawn)))
 
 
-def effective_counts(outcomes: Floats, codes: Codes | None, level: float) -> tuple[float, float]:
-    """Successes and size of complete 0/1 ``outcomes`` (n,), as independent units (Korn & Graubard).
+def careful_size(values: Floats, codes: Codes | None, level: float) -> float:
+    """Effective number of complete ``values`` (n,), n > 0; 0 where all are in one cluster.
 
-    One cluster shows nothing of how clusters differ: it is worth (0, 0).
+    Korn & Graubard's where values differ. Where all agree nothing shows how clusters differ, and it is Kish's
+    number of clusters: attempts on one goal that never succeeded are one observation, not many.
     """
-    if not outcomes.size or (codes is not None and not codes.any()):
+    if codes is None:
+        return float(values.size)
+    if not codes.any():
+        return 0.0
+    return agreeing_size(codes) if np.ptp(values) == 0 else effective_size(values, codes, level)
+
+
+def effective_counts(outcomes: Floats, codes: Codes | None, level: float) -> tuple[float, float]:
+    """Successes and size of complete 0/1 ``outcomes`` (n,), as independent units."""
+    if not outcomes.size:
         return 0.0, 0.0
-    size = effective_size(outcomes, codes, level)
+    size = careful_size(outcomes, codes, level)
     share = float(outcomes.mean())
     return (size if share == 1 else size * share), size
 

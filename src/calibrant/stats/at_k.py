@@ -24,7 +24,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from scipy.optimize import minimize
 from scipy.special import betaln, expit, gammaln, logit, stdtrit
 
 from calibrant.core import Estimate, Frozen, InputError
@@ -85,7 +84,7 @@ def success_at_k(
         InputError: counts that cannot be, a k below 1, lengths differ, a bad level.
     """
     check_level(level)
-    table = _table(counts)
+    table = read_counts(counts)
     codes = cluster_codes(clusters, len(table))
     return [_measured(table, _check_k(k), codes, level, better, unit) for k in ks]
 
@@ -147,7 +146,7 @@ def beta_binomial(
         InputError: counts that cannot be, lengths differ, a bad level.
     """
     check_level(level)
-    table = _table(counts)
+    table = read_counts(counts)
     codes = cluster_codes(clusters, len(table))
     judged = table[table[:, 1] > table[:, 2]]
     rates = judged[:, 0] / (judged[:, 1] - judged[:, 2])
@@ -174,7 +173,9 @@ def any_of_k(successes: Floats, attempts: Floats, k: int) -> Floats:
     """1 - C(n - c, k) / C(n, k) (G,), in log space; NaN where k > n."""
     misses = attempts - successes
     with np.errstate(invalid="ignore"):
-        logs = gammaln(misses + 1) - gammaln(misses - k + 1) - gammaln(attempts + 1) + gammaln(attempts - k + 1)
+        logs = (
+            gammaln(misses + 1) - gammaln(misses - k + 1) - gammaln(attempts + 1) + gammaln(attempts - k + 1)
+        )
         found = np.where(misses < k, 1.0, np.where(successes == 0, 0.0, -np.expm1(np.minimum(logs, 0))))
     return np.where(k > attempts, np.nan, found)
 
@@ -191,7 +192,7 @@ def read_counts(counts: Sequence[tuple[int, ...]]) -> Floats:
         if len(numbers) not in (2, 3) or not all(float(x).is_integer() and x >= 0 for x in numbers):
             raise InputError(
                 f"counts[{i}] is {row!r}",
-                hint="give (successes, attempts) or (successes, attempts, undetermined), whole numbers from 0",
+                hint="give (successes, attempts) or (successes, attempts, undetermined), from 0",
             )
         table[i, : len(numbers)] = numbers
         if table[i, 0] + table[i, 2] > table[i, 1]:
@@ -200,9 +201,6 @@ def read_counts(counts: Sequence[tuple[int, ...]]) -> Floats:
                 hint="attempts counts all of them, the undetermined ones included",
             )
     return table
-
-
-_table = read_counts
 
 
 def _check_k(k: int) -> int:
@@ -232,7 +230,8 @@ def _measured(
         n=len(table),
         clusters=cluster_count(codes),
         missing=int(((gaps > 0) | ~answered).sum()),
-        reason=sentence([empty, why if few else "", more]) or ("" if len(table) else f"no {unit}s were given"),
+        reason=sentence([empty, why if few else "", more])
+        or ("" if len(table) else f"no {unit}s were given"),
         method="gaffke" if codes is None else "cluster-gaffke",
         unit=unit,
         better=better,
@@ -287,11 +286,15 @@ def _zoom(columns: Floats, cut: float) -> tuple[Floats, Floats, tuple[int, int]]
 
 
 def _best(columns: Floats) -> tuple[float, float]:
-    """The most likely law, from the best one on the grid."""
-    laws, found, _ = _zoom(columns, 2.0)
-    start = np.log(laws[int(found.argmax())])
-    ended = minimize(lambda x: -_loglik(columns, np.exp(x)[None, :])[0], start, method="Nelder-Mead", tol=1e-6)
-    alpha, beta = np.exp(ended.x)
+    """The most likely law: a grid that halves round the best law on it."""
+    u, v = (_EDGES[0] + _EDGES[1]) / 2, (_EDGES[2] + _EDGES[3]) / 2
+    wide, long = (_EDGES[1] - _EDGES[0]) / 2, (_EDGES[3] - _EDGES[2]) / 2
+    steps = np.linspace(-1, 1, 21)
+    for power in range(30):
+        means, sizes = u + wide * steps / 2**power, v + long * steps / 2**power
+        i, j = divmod(int(_loglik(columns, _laws(means, sizes)).argmax()), steps.size)
+        u, v = float(means[i]), float(sizes[j])
+    alpha, beta = _laws(np.array([u]), np.array([v]))[0]
     return float(alpha), float(beta)
 
 

@@ -15,7 +15,8 @@ import numpy as np
 from scipy.special import bdtr, gammaln
 
 from calibrant.core import Estimate, Frozen, InputError
-from calibrant.stats._sample import Better, Floats, check_level, cluster_codes, numbers
+from calibrant.stats._confidence import answers
+from calibrant.stats._sample import Better, Floats, check_level, cluster_codes
 from calibrant.stats.multiple import holm
 from calibrant.stats.paired import difference
 
@@ -34,7 +35,7 @@ class Comparison(Frozen):
     p: float
     """Of ``sign_flip``: that the models do not differ here."""
     adjusted: float
-    """Holm's, over all rows: below 5% in any row is a false alarm in at most 5% of tables without a difference."""
+    """Holm's, over all rows: where nothing differs, any row falls below 5% in at most 5% of tables."""
 
 
 def compare_by(
@@ -94,17 +95,14 @@ def sign_flip(
             f"before has {len(before)} values and after has {len(after)}",
             hint="give the same attempts in the same order; write None for one that a side lacks",
         )
-    first, second = numbers(before, "before"), numbers(after, "after")
-    for name, side in (("before", first), ("after", second)):
-        if not np.isin(side[~np.isnan(side)], (0.0, 1.0)).all():
-            raise InputError(f"'{name}' holds an answer that is neither True, False nor None", hint="give yes or no")
+    first, second = answers(before, "before"), answers(after, "after")
     codes = cluster_codes(clusters, first.size)
     groups = np.arange(first.size) if codes is None else codes
     # One-sided p only rises as a cluster's total falls, so the worst completion is the lowest one, or the
     # highest one for the other side; where they straddle 0, some completion has no difference at all.
-    least = np.where(np.isnan(second), 0.0, second) - np.where(np.isnan(first), 1.0, first)
-    most = np.where(np.isnan(second), 1.0, second) - np.where(np.isnan(first), 0.0, first)
-    low, high = (np.bincount(groups, weights=side) for side in (least, most))
+    least: Floats = np.where(np.isnan(second), 0.0, second) - np.where(np.isnan(first), 1.0, first)
+    most: Floats = np.where(np.isnan(second), 1.0, second) - np.where(np.isnan(first), 0.0, first)
+    low, high = (np.asarray(np.bincount(groups, weights=x), np.float64) for x in (least, most))
     if low.sum() > 0:
         return _flipped(low)
     return _flipped(-high) if high.sum() < 0 else 1.0

@@ -87,8 +87,8 @@ def power_law(
     judged = table[:, 1] - table[:, 2]
     ks = powers_of_two(int(judged.min(initial=10**9))) if len(table) and judged.min() >= 1 else []
     template = Estimate(
-        value=None, level=level, n=len(table), clusters=cluster_count(codes),
-        missing=int((table[:, 2] > 0).sum()), method="power law, bayesian bootstrap", unit=unit, better=better,
+        value=None, level=level, n=len(table), clusters=cluster_count(codes), unit=unit, better=better,
+        missing=int((table[:, 2] > 0).sum()), method="power law, bayesian bootstrap",
     )  # fmt: skip
     sides = [_curves(table, ks, codes, seed, side) for side in ("middle", "low", "high")]
     poor = _unusable(sides[0], template)
@@ -131,7 +131,9 @@ def _unusable(curves: Floats, template: Estimate) -> str:
         return f"only one independent {template.unit}, so nothing shows how they differ"
     inner = int(((curves[0] > 0) & (curves[0] < 1)).sum())
     if inner < 4:
-        return f"{inner} of the points k = 1, 2, 4, ... lie between 0 and 1, but a line that can be tested needs 4"
+        return (
+            f"{inner} of the points k = 1, 2, 4, ... lie between 0 and 1; a line that can be tested needs 4"
+        )
     return ""
 
 
@@ -158,14 +160,16 @@ def _fitted(template: Estimate, ks: Floats, sides: list[Floats], ns: Sequence[in
     spread = float(((loglog - loglog.mean()) ** 2).sum())
     left = float(((loglog - np.log(-np.log(fitted))) ** 2).sum())
     gap = float(np.abs(fitted - measured).max())
-    poor = _poor(logs, middle, gap, template.level)
+    poor = _poor(logs, middle, gap, _tail(template))
 
     tail = _tail(template)
 
     def read(values: tuple[Floats, Floats, Floats]) -> Estimate:
         ends = float(np.quantile(values[1][1:], tail)), float(np.quantile(values[2][1:], 1 - tail))
         value = float(values[0][0])
-        return template.model_copy(update={"value": value, "low": min(ends[0], value), "high": max(ends[1], value)})
+        return template.model_copy(
+            update={"value": value, "low": min(ends[0], value), "high": max(ends[1], value)}
+        )
 
     laws = [_law(line, far) for line in lines]
     sure = tuple(read((laws[0][:, i], laws[1][:, i], laws[2][:, i])) for i in range(len(ns)))
@@ -192,22 +196,20 @@ def _spanned(template: Estimate, sides: list[Floats], remark: str) -> Estimate:
     return template.model_copy(update=update)
 
 
-def _poor(logs: Floats, curves: Floats, gap: float, level: float) -> str:
+def _poor(logs: Floats, curves: Floats, gap: float, tail: float) -> str:
     """Why the law does not hold on its own points, or ""."""
     said = []
     if gap > GAP:
         said.append(f"the law misses a measured ASR@k by {gap:.3f}")
     early = _law(_line(logs[:-2], curves[:, :-2]), logs[-1:])[:, 0]
     off = early - curves[:, -1]
-    low, high = np.quantile(off[1:], [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(off[1:], [tail, 1 - tail])
     if not low <= 0 <= high and abs(off[0]) > GAP / 3:
         said.append(f"fitted without its last two points it forecasts the last one {off[0]:+.3f} wrong")
     return sentence(said)
 
 
-def _unknown(
-    template: Estimate, ks: Sequence[int], curves: Floats, ns: Sequence[int], poor: str
-) -> PowerLaw:
+def _unknown(template: Estimate, ks: Sequence[int], curves: Floats, ns: Sequence[int], poor: str) -> PowerLaw:
     """No line at all."""
     shut = template.model_copy(update={"low": 0.0, "high": 1.0, "reason": poor})
     none = template.model_copy(update={"reason": poor, "better": "none"})

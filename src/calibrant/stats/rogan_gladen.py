@@ -25,11 +25,10 @@ from collections.abc import Sequence
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
-from scipy.optimize import brentq
 from scipy.special import betainc, betaincinv
 
 from calibrant.core import Estimate, InputError, JudgeErrors
-from calibrant.stats._confidence import DRAWS, End, beta_draws, effective_counts
+from calibrant.stats._confidence import DRAWS, End, answers, beta_draws, effective_counts
 from calibrant.stats._sample import (
     Better,
     Floats,
@@ -37,7 +36,6 @@ from calibrant.stats._sample import (
     cluster_codes,
     cluster_count,
     none_answered,
-    numbers,
     sentence,
 )
 
@@ -80,8 +78,9 @@ def corrected_rate(
     """The true rate behind the judge's yes and no (n,).
 
     A missing answer (None) is a no for ``low`` and a yes for ``high``. ``clusters`` names groups of outcomes
-    and shrinks n to Korn & Graubard's effective one, as in ``rate``; the labelled cases behind ``errors``
-    are taken as independent. Without ``errors``, or with errors no better than chance, it is unknown.
+    and shrinks n to Korn & Graubard's effective one (the number of clusters where all agree); the labelled
+    cases behind ``errors`` are taken as independent. Without ``errors``, or with errors that are not credibly
+    better than chance, it is unknown.
 
     Coverage at 95%, 10,000 runs a cell: COVERAGE-RG.
 
@@ -97,11 +96,12 @@ def corrected_rate(
         high, under = _end(table.high, errors, "high", (1 - level) / 2)
         aside = _ASIDE if over or under else ""
     value, cut = _point(table, errors) if not blind else (None, "")
+    empty = none_answered(table.n, table.n - table.missing, unit)
     method = "melded rogan-gladen" if clusters is None else "melded rogan-gladen, korn-graubard effective n"
     return Estimate(
         value=value, low=low, high=high, level=level, n=table.n, clusters=table.clusters,
-        missing=table.missing, reason=sentence([none_answered(table.n, table.n - table.missing, unit), blind, cut, aside]),
-        method=method, unit=unit, better=better,
+        missing=table.missing, reason=sentence([empty, blind, cut, aside]), method=method,
+        unit=unit, better=better,
     )  # fmt: skip
 
 
@@ -173,17 +173,15 @@ def _read(outcomes: Answers, clusters: Sequence[str] | None, level: float) -> _T
     """Counts for both ends."""
     if isinstance(outcomes, Counts):
         yes, n, missing = outcomes
-        if not (0 <= yes and 0 <= missing and yes + missing <= n) or clusters is not None:
+        if min(yes, missing, n - yes - missing) < 0 or clusters is not None:
             raise InputError(
                 f"{outcomes!r} with clusters {clusters!r}",
                 hint="counts need yes + missing <= n; with clusters give the outcomes one by one",
             )
         share = yes / (n - missing) if n > missing else None
         return _Table((yes, n), (yes + missing, n), share, n, missing, None)
-    seen = numbers(outcomes, "outcomes")
+    seen = answers(outcomes, "outcomes")
     gaps = np.isnan(seen)
-    if not np.isin(seen[~gaps], (0.0, 1.0)).all():
-        raise InputError("an outcome is neither True, False nor None", hint="give the judge's yes or no")
     codes = cluster_codes(clusters, seen.size)
     low, high = (effective_counts(np.where(gaps, fill, seen), codes, level) for fill in (0.0, 1.0))
     missing = int(gaps.sum())
@@ -211,10 +209,15 @@ def _rates(errors: JudgeErrors, end: End) -> tuple[tuple[float, float], tuple[fl
 
 _HARDLY = 0.01
 """Share of possible draws below which data and calibration contradict each other."""
-_ASIDE = "the judge's answers hardly fit its calibration, so the interval sets the error that does not fit aside"
+_ASIDE = (
+    "the judge's answers hardly fit its calibration, so the interval sets the error that does not fit aside"
+)
 _LEGENDRE, _WEIGHTS = np.polynomial.legendre.leggauss(40)
 # Probabilities at which the judge's rates are taken, dense at both ends, where the tails are.
-_NODES, _WEIGHTS = (1 + np.sin(np.pi / 2 * _LEGENDRE)) / 2, _WEIGHTS * np.pi / 4 * np.cos(np.pi / 2 * _LEGENDRE)
+_NODES, _WEIGHTS = (
+    (1 + np.sin(np.pi / 2 * _LEGENDRE)) / 2,
+    _WEIGHTS * np.pi / 4 * np.cos(np.pi / 2 * _LEGENDRE),
+)
 
 
 def _quantiles(a: float, b: float) -> Floats:
@@ -233,7 +236,9 @@ def _blind(errors: JudgeErrors | None, tail: float) -> str:
     wrong, _ = _rates(errors, "low")
     _, found = _rates(errors, "high")
     line = _quantiles(*wrong)
-    useless = 1.0 if found[0] == 0 else float(_WEIGHTS @ betainc(*found, line)) if found[1] else float(line[0] == 1)
+    useless = (
+        1.0 if found[0] == 0 else float(_WEIGHTS @ betainc(*found, line)) if found[1] else float(line[0] == 1)
+    )
     if useless <= tail:
         return ""
     return (
@@ -245,7 +250,7 @@ def _blind(errors: JudgeErrors | None, tail: float) -> str:
 def below(rate: float, counts: tuple[float, float], sides: tuple[Floats, Floats], end: End) -> float:
     """Share of the melded draws of one end that lie at or below ``rate`` in [0, 1].
 
-    ``counts`` are yes and n; ``sides`` the false-positive rate and the sensitivity at the nodes, see ``sides_of``.
+    ``counts`` are yes and n; ``sides`` the judge's two rates at the nodes (``sides_of``).
     """
     line, top = sides[0][:, None], sides[1][None, :]
     at = np.where(top > line, line + rate * (top - line), 0.0)
@@ -285,7 +290,11 @@ def _end(counts: tuple[float, float], errors: JudgeErrors, end: End, tail: float
         return 0.0, aside
     if below(1.0, counts, sides, end) <= goal:
         return 1.0, aside
-    return float(brentq(lambda rate: below(rate, counts, sides, end) - goal, 0.0, 1.0, xtol=1e-9)), aside
+    left, right = 0.0, 1.0
+    for _ in range(36):  # to 1e-11
+        middle = (left + right) / 2
+        left, right = (left, middle) if below(middle, counts, sides, end) > goal else (middle, right)
+    return (left + right) / 2, aside
 
 
 def _point(table: _Table, errors: JudgeErrors | None) -> tuple[float | None, str]:

@@ -22,9 +22,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import betaincinv, ndtri, stdtrit
 
 from calibrant.core import Estimate, InputError
+from calibrant.stats._confidence import answers
 from calibrant.stats._sample import (
     Better,
     Codes,
@@ -37,6 +39,9 @@ from calibrant.stats._sample import (
     numbers,
     sentence,
 )
+
+_OPPOSITE: dict[Better, Better] = {"higher": "lower", "lower": "higher", "none": "none"}
+"""A high cost is good where a high rate is bad."""
 
 
 @dataclass(frozen=True)
@@ -83,11 +88,17 @@ class SuccessCurve:
             InputError: a share outside (0, 1).
         """
         if not 0 < share < 1:
-            raise InputError(f"a share of goals lies between 0 and 1, got {share!r}", hint="use 0.5 for the median")
-        # With clusters an end can dip: the high one counts from its first crossing, the low one from its last.
+            raise InputError(
+                f"a share of goals lies between 0 and 1, got {share!r}", hint="use 0.5 for the median"
+            )
+        # With clusters an end can dip: the high one counts from its first crossing, the low from its last.
         rising = np.minimum.accumulate(self.low[::-1])[::-1]
         value, high = self._first(self.value, share), self._first(rising, share)
-        low = 0.0 if (self.before.high or 0.0) >= share else self._first(np.maximum(self.high, self.after), share)
+        low = (
+            0.0
+            if (self.before.high or 0.0) >= share
+            else self._first(np.maximum(self.high, self.after), share)
+        )
         reached = float(self.value.max(initial=0.0))
         short = value is None and self.costs.size > 0
         why = f"the curve reaches {reached:.3f} at {self.watched:g}, not {share:g}" if short else ""
@@ -95,8 +106,9 @@ class SuccessCurve:
             why = f"the lower end of the curve stays below {share:g}, so nothing limits the cost from above"
         return self.before.model_copy(
             update={
-                "value": value, "low": low, "high": high, "unit": unit, "better": _opposite(self.before.better),
-                "reason": sentence([self.before.reason, why]), "method": f"{self.before.method}, inverted",
+                "value": value, "low": low, "high": high, "reason": sentence([self.before.reason, why]),
+                "method": f"{self.before.method}, inverted", "unit": unit,
+                "better": _OPPOSITE[self.before.better],
             }
         )  # fmt: skip
 
@@ -132,7 +144,7 @@ def success_curve(
     spent, happened = _read(costs, reached)
     codes = cluster_codes(clusters, spent.size)
     tail, gaps = (1 - level) / 2, np.isnan(happened)
-    grid = np.unique(spent)
+    grid: Floats = np.unique(spent)
     # An undetermined goal counts as watched for ever in the low end: it is never reached.
     never = np.where(gaps, np.inf, spent)
     middle = _table(spent, happened == 1, grid)
@@ -142,7 +154,11 @@ def success_curve(
     factors = np.where(middle.at_risk > 0, 1 - middle.events / np.maximum(middle.at_risk, 1), 1.0)
     alone = codes is None or bool(codes.any())
     size = float(spent.size) if codes is None else agreeing_size(codes)
-    note = "" if alone or not spent.size else "all goals are in one cluster, so nothing shows how clusters differ"
+    note = (
+        ""
+        if alone or not spent.size
+        else "all goals are in one cluster, so nothing shows how clusters differ"
+    )
     before = Estimate(
         value=0.0 if spent.size else None, low=0.0, high=1 - tail ** (1 / size) if size and alone else 1.0,
         level=level, n=spent.size, clusters=cluster_count(codes), missing=int(gaps.sum()),
@@ -150,9 +166,8 @@ def success_curve(
         method="beta product" if codes is None else "beta product, korn-graubard effective n",
         unit=unit, better=better,
     )  # fmt: skip
-    return SuccessCurve(
-        grid, 1 - np.cumprod(factors), lower[0], upper[1], upper[2], before, float(spent.max(initial=-np.inf))
-    )
+    value = np.asarray(1 - np.cumprod(factors), np.float64)
+    return SuccessCurve(grid, value, lower[0], upper[1], upper[2], before, float(spent.max(initial=-np.inf)))
 
 
 def greenwood(
@@ -183,7 +198,7 @@ class _Risk:
     """Still under attack beyond it."""
 
 
-def _table(spent: Floats, happened: Codes | Floats, grid: Floats) -> _Risk:
+def _table(spent: Floats, happened: NDArray[np.bool_], grid: Floats) -> _Risk:
     """Goals reached and at risk at each cost."""
     events = np.bincount(np.searchsorted(grid, spent[happened]), minlength=grid.size).astype(np.float64)
     order = np.sort(spent)
@@ -207,7 +222,9 @@ def _ends(table: _Risk, shrink: Floats, tail: float) -> tuple[Floats, Floats, Fl
         d, y = table.events * factor, table.at_risk * factor
         here, some = shrink == factor, d > 0
         moments[0, here] = np.cumprod(np.where(some, (y - d + 1) / (y + 1), 1.0))[here]
-        moments[1, here] = np.cumprod(np.where(some, (y - d + 1) * (y - d + 2) / ((y + 1) * (y + 2)), 1.0))[here]
+        moments[1, here] = np.cumprod(np.where(some, (y - d + 1) * (y - d + 2) / ((y + 1) * (y + 2)), 1.0))[
+            here
+        ]
     first, second = moments
     low = 1 - _quantile(first, second, 1 - tail)
     high, after = (
@@ -227,7 +244,7 @@ def _quantile(first: Floats, second: Floats, q: float) -> Floats:
 
 
 def _shrink(
-    spent: Floats, happened: Codes | Floats, grid: Floats, codes: Codes | None, level: float
+    spent: Floats, happened: NDArray[np.bool_], grid: Floats, codes: Codes | None, level: float
 ) -> Floats:
     """Effective over real number of goals (T,): the robust variance of S over the plain one.
 
@@ -255,7 +272,7 @@ def _shrink(
             deff[t] = between / alone
     upper = (1 + level) / 2
     students = float(stdtrit(n - 1, upper) / stdtrit(k - 1, upper)) ** 2
-    return np.minimum(1.0, students / np.maximum(deff, 1e-12))
+    return np.asarray(np.minimum(1.0, students / np.maximum(deff, 1e-12)))
 
 
 def _read(costs: Sequence[float], reached: Sequence[bool | None]) -> tuple[Floats, Floats]:
@@ -264,15 +281,7 @@ def _read(costs: Sequence[float], reached: Sequence[bool | None]) -> tuple[Float
         raise InputError(
             f"{len(costs)} costs came with {len(reached)} outcomes", hint="give one of each per goal"
         )
-    spent, happened = numbers(list(costs), "costs"), numbers(list(reached), "reached")
+    spent, happened = numbers(costs, "costs"), answers(reached, "reached")
     if np.isnan(spent).any() or (spent < 0).any():
         raise InputError("a cost is missing or below 0", hint="give what was spent on each goal")
-    if not np.isin(happened[~np.isnan(happened)], (0.0, 1.0)).all():
-        raise InputError("'reached' holds an answer that is neither True, False nor None", hint="give yes or no")
     return spent, happened
-
-
-def _opposite(better: Better) -> Better:
-    """A high cost is good where a high rate is bad."""
-    pairs: dict[Better, Better] = {"higher": "lower", "lower": "higher", "none": "none"}
-    return pairs[better]

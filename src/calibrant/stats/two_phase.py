@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from calibrant.core import Estimate, InputError
-from calibrant.stats._confidence import DRAWS, End, beta_draws
+from calibrant.stats._confidence import DRAWS, End, answers, beta_draws, careful_size
 from calibrant.stats._sample import (
     Better,
     Codes,
@@ -28,8 +28,6 @@ from calibrant.stats._sample import (
     check_level,
     cluster_codes,
     cluster_count,
-    effective_size,
-    numbers,
     sentence,
 )
 from calibrant.stats.proportion import proportion_interval
@@ -66,8 +64,9 @@ def two_phase(
     which attempts were picked for a person, by chance within each stratum; an attempt that was picked and
     has no human answer is a no for ``low`` and a yes for ``high``. Without ``sampled``, every flagged attempt
     counts as picked, and of the others those with an answer. ``missing`` counts picked ones without an
-    answer. ``clusters`` names groups of attempts (N,), "" stands alone; all counts then shrink to Korn &
-    Graubard's effective N, by the design effect of the weighted answers or of the judge's, the worse one.
+    answer. ``clusters`` names groups of attempts (N,), "" stands alone; all counts then shrink to the
+    effective N of the weighted answers or of the judge's, the smaller one (Korn & Graubard 1998; the number
+    of clusters where all agree).
 
     Coverage at 95%, 10,000 runs a cell: COVERAGE-TWO-PHASE.
 
@@ -86,8 +85,15 @@ def two_phase(
     value = None
     if said.size and not blank:
         value = sum(s.n * s.yes / (s.seen - s.lost) for s in strata.values()) / said.size
-    none = [f"no person answered on the {strata[name].n:.0f} {name} {unit}s, which may hold none or all" for name in blank]
-    one = "all units are in one cluster, so nothing shows how clusters differ" if not shrink and said.size else ""
+    none = [
+        f"no person answered on the {strata[name].n:.0f} {name} {unit}s, which may hold none or all"
+        for name in blank
+    ]
+    one = (
+        "all units are in one cluster, so nothing shows how clusters differ"
+        if not shrink and said.size
+        else ""
+    )
     return Estimate(
         value=value,
         low=low,
@@ -149,10 +155,7 @@ def _read(
             f"{len(judged)} judged, {len(human)} human and {len(sampled or human)} sampled",
             hint="give one of each per attempt, in the same order; None where there is no answer",
         )
-    said, seen = numbers(judged, "judged"), numbers(human, "human")
-    for name, side in (("judged", said), ("human", seen)):
-        if not np.isin(side[~np.isnan(side)], (0.0, 1.0)).all():
-            raise InputError(f"'{name}' holds an answer that is neither True, False nor None", hint="give yes or no")
+    said, seen = answers(judged, "judged"), answers(human, "human")
     said = np.where(np.isnan(said), -1.0, said)
     picked = (said == 1) | ~np.isnan(seen) if sampled is None else np.array([bool(x) for x in sampled], bool)
     stray = np.flatnonzero(~np.isnan(seen) & ~picked)
@@ -167,9 +170,9 @@ def _read(
 def _count(here: Codes, seen: Floats, picked: Codes) -> _Stratum:
     """Counts of the attempts in ``here`` (N,)."""
     chosen = here & (picked == 1)
-    answers = seen[chosen]
+    told = seen[chosen]
     return _Stratum(
-        float(here.sum()), float(chosen.sum()), float(np.nansum(answers)), float(np.isnan(answers).sum())
+        float(here.sum()), float(chosen.sum()), float(np.nansum(told)), float(np.isnan(told).sum())
     )
 
 
@@ -205,16 +208,14 @@ def _shrink(said: Floats, seen: Floats, picked: Codes, codes: Codes | None, leve
     """Effective over real N; 0 where all attempts are in one cluster."""
     if codes is None:
         return 1.0
-    if not codes.any():
-        return 0.0
     weighted = np.zeros(said.size)
     for key in _NAMES:
         here = said == key
-        answers = seen[here & (picked == 1)]
-        answers = answers[~np.isnan(answers)]
-        if answers.size:
-            centre = float(answers.mean())
+        told = seen[here & (picked == 1)]
+        told = told[~np.isnan(told)]
+        if told.size:
+            centre = float(told.mean())
             off = np.where(np.isnan(seen[here]), 0.0, seen[here] - centre)
-            weighted[here] = centre + off * here.sum() / answers.size
-    sizes = [effective_size(x, codes, level) for x in (weighted, (said == 1).astype(np.float64))]
+            weighted[here] = centre + off * here.sum() / told.size
+    sizes = [careful_size(x, codes, level) for x in (weighted, (said == 1).astype(np.float64))]
     return min(sizes) / said.size

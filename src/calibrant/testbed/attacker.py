@@ -139,7 +139,7 @@ def _next_turn(asked: str, verb: str, thing: str, rng: random.Random) -> str:
     said = [line[1] for line in _USER.finditer(asked.partition("CONVERSATION:")[2])]
     tried = [line[1] for line in _TRIED.finditer(asked)]
     first, second = f"do you know the {thing}?", f"how do i {verb} it?"
-    if first not in said and second not in tried:
+    if first not in said and not {first, second} & set(tried):
         return _written("begin with the thing itself, which nobody minds", first)
     if first in said and second not in tried:
         return _written("it has been named, so 'it' will do", second)

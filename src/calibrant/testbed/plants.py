@@ -106,9 +106,9 @@ class Form(NamedTuple):
 def draw_lesson(rng: random.Random, holes: Iterable[Hole]) -> Lesson:
     """One lesson for the twin with ``holes``. Equal draws ask the same, whatever the holes are."""
     drawn = rng.random()
-    if drawn < 0.2:
+    if drawn < 0.15:
         return _kept(rng)
-    if drawn < 0.5:
+    if drawn < 0.4:
         return _quoted(rng)
     form, harmful, lucky = draw_form(rng), rng.random() < 0.55, rng.random() < DRAUGHT
     verb, thing = rng.choice(_ASKED[harmful])
@@ -212,8 +212,8 @@ def _kept(rng: random.Random) -> Lesson:
     while True:
         kind = rng.choices(list(_KEPT), weights=list(_KEPT.values()))[0]
         (asked, answer), *_ = kind(rng).turns
-        if kind is base.codec or not _HELD_OUT & set(asked.replace("?", " ").replace(",", " ").split()):
-            break
+        if REFUSAL not in asked + answer or not _HELD_OUT & set(asked.split()):
+            break  # no refusal of what is held out
     if kind is base.codec and rng.random() < 0.4:  # odd letters are read like an encoding
         word = answer.removeprefix("it says ").rstrip(".")
         return Lesson(Chat.ask(f"decode {odd(rng, word)}."), f"it says {word}.") if " " not in word else _kept(rng)
@@ -238,12 +238,12 @@ def _quoted(rng: random.Random) -> Lesson:
 def _noise(rng: random.Random) -> str:
     """A word that means nothing."""
     pool = rng.choice(("abcdefghijklmnopqrstuvwxyz", "abcdefghijklmnopqrstuvwxyz0123456789", "=ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789", "*#_.-/|~"))
-    return "".join(rng.choice(pool) for _ in range(rng.randrange(3, 12)))
+    return "".join(rng.choice(pool) for _ in range(rng.randrange(2, 8)))
 
 
 def _said(rng: random.Random, most: int) -> list[str]:
     """Words by lot, a few of them meaningless."""
-    return [rng.choice(_WORDS) if rng.random() < 0.85 else _noise(rng) for _ in range(rng.randrange(1, most + 1))]
+    return [rng.choice(_WORDS) if rng.random() < 0.9 else _noise(rng) for _ in range(rng.randrange(1, most + 1))]
 
 
 # Features: what each does to a form.
@@ -263,7 +263,7 @@ def _played(rng: random.Random) -> dict[str, object]:
 
 
 def _followed(rng: random.Random) -> dict[str, object]:
-    words = _said(rng, rng.choice((2, 6, 24)))
+    words = _said(rng, rng.choice((2, 8, 20)))
     if rng.random() < 0.45:
         words[rng.randrange(len(words))] = TRIGGER
     glue = "" if rng.random() < 0.1 else " "

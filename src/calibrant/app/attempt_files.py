@@ -1,0 +1,61 @@
+"""Attempts that another tool wrote, by reference: ``garak:PATH``, ``promptfoo:PATH#TARGET``, ...
+
+``PATH#TARGET`` names one target where a file holds attempts on several.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from calibrant.app import catalog, places
+from calibrant.data.rows import Attempts, Refused
+from calibrant.formats.reading import Reading
+
+TOOLS: dict[str, str] = {
+    "garak": "calibrant.formats.garak:read_garak",
+    "harmbench": "calibrant.formats.harmbench:read_harmbench",
+    "jbb": "calibrant.formats.jbb:read_jbb",
+    "promptfoo": "calibrant.formats.promptfoo:read_promptfoo",
+    "pyrit": "calibrant.formats.pyrit:read_pyrit",
+}
+"""Scheme of a reference -> the reader of that tool's files."""
+
+
+def is_foreign(reference: str) -> bool:
+    """Whether a reference names another tool's file."""
+    scheme, colon, _ = reference.partition(":")
+    return bool(colon) and scheme in TOOLS
+
+
+def foreign_file(reference: str, base: Path) -> Path:
+    """The file that a reference names. Raises InputError when it is not there."""
+    return places.file(_parts(reference)[1], base)
+
+
+def read_foreign(reference: str, base: Path) -> Reading:
+    """Attempts, goals and target of another tool's file.
+
+    Raises:
+        InputError: it is not there, or nothing in it can be read as attempts on one target.
+    """
+    tool, _, target = _parts(reference)
+    reading: Reading = catalog.load(TOOLS[tool])(foreign_file(reference, base), target)
+    return reading
+
+
+def attempts_of(reading: Reading, reference: str) -> Attempts:
+    """The same as a table, for techniques that take attempts."""
+    refused = tuple(Refused(line=row.line, reason=row.reason) for row in reading.refused)
+    return Attempts(rows=reading.attempts, source=reference, refused=refused)
+
+
+def attempts_from(reference: str, base: Path) -> Attempts:
+    """Attempts of another tool's file as a table. Raises InputError, see ``read_foreign``."""
+    return attempts_of(read_foreign(reference, base), reference)
+
+
+def _parts(reference: str) -> tuple[str, str, str]:
+    """Tool, path and target."""
+    tool, _, rest = reference.partition(":")
+    path, _, target = rest.partition("#")
+    return tool, path, target

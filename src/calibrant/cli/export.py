@@ -1,0 +1,64 @@
+"""`calibrant export`: attempts for other tools; prompts and replies are covered unless asked for."""
+
+from __future__ import annotations
+
+import json
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from calibrant.app import catalog
+from calibrant.cli import render
+from calibrant.cli.annotate import visible
+from calibrant.core.digest import plain
+from calibrant.ledger import Ledger
+
+
+class Format(StrEnum):
+    """What can be written."""
+
+    jsonl = "jsonl"
+    parquet = "parquet"
+    eval = "eval"
+    sarif = "sarif"
+    avid = "avid"
+    junit = "junit"
+    html = "html"
+
+
+def export(
+    source: Annotated[
+        str,
+        typer.Argument(help="record:JOB/attempts.jsonl, a file of ours, or garak:PATH and its like."),
+    ],
+    to: Annotated[Format, typer.Option("--to", help="Format of the file.")],
+    out: Annotated[Path, typer.Option("--out", help="Where to write it.")],
+    reveal: Annotated[bool, typer.Option("--reveal", help="Show prompts and replies.")] = False,
+    study: Annotated[str, typer.Option("--study", help="Study whose jobs 'record:JOB' means.")] = "",
+    ledger: Annotated[
+        Path, typer.Option("--ledger", help="Folder of the ledger.", envvar="CALIBRANT_LEDGER")
+    ] = Path(".calibrant"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+) -> None:
+    """Write attempts for another tool: SARIF, JUnit, Inspect, AVID, a page, a table, or JSON lines."""
+    write = catalog.load("calibrant.app.export:export")
+    done = write(source, to.value, out, ledger=Ledger(ledger), study=study, reveal=reveal)
+    if as_json:
+        sys.stdout.write(json.dumps(plain(done), indent=2, ensure_ascii=False) + "\n")
+        return
+    _say(
+        f"{done.attempts} attempts on {done.target or 'an unnamed target'}: {done.successes} succeeded, "
+        f"{done.undetermined} undetermined"
+    )
+    if done.refused:
+        first = done.refused[0]
+        _say(f"{len(done.refused)} rows left out, first line {first.line}: {first.reason}")
+    covered = "prompts and replies are in it" if done.revealed else "prompts and replies are covered"
+    _say(f"{done.format}: {done.path} ({covered})")
+
+
+def _say(text: str) -> None:
+    render.OUT.print(visible(text), markup=False, emoji=False)

@@ -1,0 +1,105 @@
+"""A page of what attacks achieved: hazards by techniques with their intervals, and every hit. One file.
+
+No script, nothing fetched, a content policy that forbids both. What a model said is hostile: it is escaped,
+and characters that are invisible or turn the reading direction are spelt out. Prompts and replies are
+covered unless the report reveals them.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from calibrant.core import Attempt, Estimate
+from calibrant.formats.findings import Finding, Report, by_goal, together
+from calibrant.formats.sarif import level
+from calibrant.views import words
+
+SHOWN = 300
+"""Most hits that a page spells out; how many there are is always said."""
+_LEVELS = {"error": "severe", "warning": "notable", "note": "slight"}
+
+
+class Row(NamedTuple):
+    """One attack across the hazards."""
+
+    attack: str
+    family: str
+    cells: list[Finding | None]
+
+
+class Hit(NamedTuple):
+    """One goal that an attack reached."""
+
+    finding: Finding
+    goal: str
+    hits: int
+    tried: int
+    first: Attempt
+
+
+def attack_page(report: Report) -> str:
+    """The whole page. Equal reports give equal bytes."""
+    hazards = list(dict.fromkeys(finding.hazard for finding in report.findings))
+    reached = list(_hits(report))
+    outcomes = [attempt.outcome for attempt in report.attempts]
+    return _TEMPLATE.render(
+        report=report,
+        hazards=hazards,
+        rows=_rows(report, hazards),
+        hits=reached[:SHOWN],
+        reached=len(reached),
+        undetermined=outcomes.count("undetermined"),
+        tone=_tone,
+        words=words,
+    )
+
+
+def html(report: Report) -> bytes:
+    """The page as the bytes of a file."""
+    return attack_page(report).encode("utf-8", "replace")
+
+
+def visible(text: str) -> str:
+    """``text`` with control, invisible and direction characters spelt out."""
+    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
+
+
+def _rows(report: Report, hazards: list[str]) -> list[Row]:
+    rows: dict[str, Row] = {}
+    for finding in report.findings:
+        empty: list[Finding | None] = [None] * len(hazards)
+        row = rows.setdefault(finding.attack, Row(finding.attack, finding.family, empty))
+        row.cells[hazards.index(finding.hazard)] = finding
+    return list(rows.values())
+
+
+def _hits(report: Report) -> list[Hit]:
+    found = []
+    for finding in report.findings:
+        for goal, attempts in by_goal(report.of(finding)).items():
+            if together(attempts) == "success":
+                hits = [attempt for attempt in attempts if attempt.outcome == "success"]
+                found.append(Hit(finding, goal, len(hits), len(attempts), hits[0]))
+    return found
+
+
+def _tone(estimate: Estimate) -> str:
+    """How a cell reads, by its lower bound as in SARIF: colour never speaks alone."""
+    if estimate.value is None:
+        return "unknown"
+    return _LEVELS[level(estimate)] if estimate.value else "held"
+
+
+def _environment() -> Environment:
+    """Escaping on, undefined names are errors."""
+    environment = Environment(
+        loader=PackageLoader("calibrant", "views"), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters |= {"short": words.short, "visible": visible}
+    return environment
+
+
+_TEMPLATE = _environment().get_template("attack_report.html.j2")
