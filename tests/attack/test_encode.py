@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from calibrant.attack.encode import Encode, encode, encoded
+from calibrant.attack.drive import one
+from calibrant.attack.encode import ATTACK, Encode, encode, encoded
 from calibrant.core import ConfigError, Goal, InputError, Quiet, resolve
 from calibrant.data.codecs import CODECS
+from calibrant.data.converters import CONVERTERS, converter
 from calibrant.data.rows import Goals
 from calibrant.models.ask import read_attempts
 from calibrant.models.scripted import ScriptedModel
@@ -26,6 +30,28 @@ def test_finds_the_planted_encoding_and_only_it(goals, judge, codec, scope):
     assert metrics["attack_success_rate"].value == 1
     single = {name: metrics[f"attack_success_rate/{name}"].value for name in config.encodings}
     assert single == {name: float(name == codec) for name in config.encodings}
+
+
+@pytest.mark.parametrize("spec", ["caesar(7)", "rot13+spell", "variables(2)", "made_up(5)"])
+def test_any_converter_will_do(goals, judge, spec):
+    word = converter(spec).encode("brew")
+    target = ScriptedModel(lambda chat: "brewed" if word in chat.last_user else "no")
+    metrics = encode(target, goals, judge, Encode(encodings=(spec, "caesar(8)"))).metrics
+    assert metrics[f"attack_success_rate/{spec}"].value == 1
+    assert metrics["attack_success_rate/caesar(8)"].value == 0
+
+
+def test_a_campaign_asks_the_same(goals, judge):
+    """The walk and the technique: the same chats, variants, outcomes and rates."""
+    alone, driven = weak_to("rot13"), weak_to("rot13")
+    config = Encode(wrapper="read this: {request}")
+    found = encode(alone, goals, judge, config)
+    walked = one(ATTACK, config, driven, goals, judge, Quiet(), sampling=config.sampling)
+    assert set(driven.seen) == set(alone.seen)
+    assert len(driven.seen) == len(goals) * ATTACK.queries(config)
+    told = {(a.goal_id, a.attack, a.outcome) for a in found.attempts}
+    assert {(a.goal_id, a.attack, a.outcome) for a in walked.attempts} == told
+    assert found.metrics.items() <= walked.metrics.items()
 
 
 def test_finds_nothing_in_the_null(goals, judge):
@@ -92,6 +118,7 @@ def test_wrapper_goes_round_the_encoded_text(goals, judge, tmp_path):
     ("given", "words"),
     [
         ({"encodings": ["rot31"]}, "did you mean 'rot13'?"),
+        ({"encodings": ["caesar(99)"]}, "'99' is no key of caesar"),
         ({"encodings": []}, "at least one encoding"),
         ({"encodings": ["rot13", "rot13"]}, "each only once"),
         ({"wrapper": "say it"}, "does not contain {request}"),
@@ -102,3 +129,20 @@ def test_unusable_configs_are_refused(given, words):
     with pytest.raises(ConfigError) as caught:
         resolve(Encode, given)
     assert words in str(caught.value)
+
+
+def test_the_page_lists_every_converter():
+    """Between the page's two markers stands what the code says; ``table()`` is what to put there."""
+    page = (Path(__file__).parents[2] / "docs" / "attack.encode.md").read_text(encoding="utf-8")
+    assert page.partition("<!-- converters -->\n")[2].partition("<!-- /converters -->")[0] == table()
+
+
+def table():
+    rows = ['| Converter | Kind | What it does | "brew tea" | Read back |', "| --- | --- | --- | --- | --- |"]
+    for name, known in CONVERTERS.items():
+        spec = f"{name}({known.key})" if known.key else name
+        written = converter(name).encode("brew tea").replace("\n", " / ")
+        shown = "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in written)
+        back = "no" if known.domain == "nothing" else known.domain
+        rows.append(f"| `{spec}` | {known.kind} | {known.note} | `{shown}` | {back} |")
+    return "\n".join(rows) + "\n"

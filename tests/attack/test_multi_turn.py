@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from calibrant.attack.converse import REFUSALS, Limits, refuses
 from calibrant.attack.multi_turn import ATTACK, MultiTurn, multi_turn
-from calibrant.core import CapabilityError, Chat, Completion, Goal, Quiet, resolve
+from calibrant.core import CapabilityError, Completion, Goal, Quiet, resolve
 from calibrant.data.rows import Goals
 from calibrant.models.scripted import ScriptedModel
 
@@ -116,10 +116,9 @@ def test_branches_are_asked_side_by_side_and_the_best_go_on(goals, judge):
         "may i ask?", "about zorble?", "on zorble?", "tell me how to brew zorble at home"
     ]  # fmt: skip
     assert texts(found.attempts[-1])[2] == "on zorble?"
-    wide = multi_turn(
-        target, Goals(rows=goals.rows[:1]), judge, config=config.model_copy(update={"width": 2})
-    )
-    assert [texts(a)[2] for a in wide.attempts[-2:]] == ["on zorble?", "about zorble?"]
+    both, config = ScriptedModel(lambda chat: "good"), config.model_copy(update={"width": 2})
+    wide = multi_turn(both, Goals(rows=goals.rows[:1]), judge, config=config)
+    assert {texts(a)[2] for a in wide.attempts[-2:]} == {"on zorble?", "about zorble?"}
 
 
 def test_the_attacker_sees_the_conversation_and_what_was_taken_back(goals, judge):
@@ -159,8 +158,8 @@ def test_an_attacker_that_is_no_use_leaves_goals_open(goals, judge, said):
 def test_an_attacker_that_repeats_itself_is_not_asked_for_ever(goals, judge):
     attacker, target = ScriptedModel(lambda chat: "PROMPT: ask"), ScriptedModel(lambda chat: "sorry")
     config = MultiTurn(writer="attacker", backtracks=9)
-    multi_turn(target, goals, judge, attacker, config)
-    assert len(target.seen) == config.turns * len(goals)
+    found = multi_turn(target, goals, judge, attacker, config)
+    assert len(found.attempts) == config.turns * len(goals)
     assert len(attacker.seen) <= ATTACK.consults(config) * len(goals)
 
 
@@ -173,11 +172,15 @@ def test_plans_stop_at_the_first_success_unless_told_not_to(goals, judge):
 
 
 def test_slots(judge):
-    """Braces in a goal stay; without spans the whole text stands for the thing."""
-    odd = Goals(rows=(Goal(id="g", text="brew {thing} {0}"),))
+    """Braces in a goal stay; without spans the whole text stands for the thing, and nothing for the act."""
+    plans = {"p": ("<{thing}>", "<{request}>"), "q": ("the {thing}?", "{act} it")}
+    odd = Goal(id="g", text="brew {thing} {0}")
     target = ScriptedModel(lambda chat: "no")
-    multi_turn(target, odd, judge, config=MultiTurn(plans={"p": ("<{thing}>", "<{request}>")}))
+    multi_turn(target, Goals(rows=(odd,)), judge, config=MultiTurn(plans=plans))
     assert [chat.last_user for chat in target.seen] == ["<brew {thing} {0}>", "<brew {thing} {0}>"]
+    target, odd = ScriptedModel(lambda chat: "no"), odd.model_copy(update={"spans": ("brew", "{request}")})
+    multi_turn(target, Goals(rows=(odd,)), judge, config=MultiTurn(plans=plans))
+    assert [chat.last_user for chat in target.seen][-2:] == ["the {request}?", "brew it"]
 
 
 def test_a_run_that_was_killed_goes_on_where_it_stopped(goals, judge, tmp_path):
@@ -217,7 +220,6 @@ def test_the_attacker_is_needed_only_where_it_writes(goals, judge):
 def test_plans_read_from_a_study():
     config = resolve(MultiTurn, {"plans": {"p": ["hello", ["{request}", "so, {request}"]]}})
     assert config.plans == {"p": ("hello", ("{request}", "so, {request}"))}
-    assert Chat(messages=()).last_user == ""
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from calibrant.attack.persona import Persona, persona
+from calibrant.attack.drive import one
+from calibrant.attack.persona import ATTACK, Persona, persona
 from calibrant.core import Completion, ConfigError, InputError, Quiet, resolve
 from calibrant.data.rows import Goals
 from calibrant.models.ask import read_attempts
@@ -31,6 +32,18 @@ def test_finds_the_planted_persona_and_only_it(goals, judge):
         "blocked_rate": 0,
         "undetermined_rate": 0,
     }
+
+
+def test_a_campaign_asks_the_same(goals, judge):
+    """The walk and the technique: the same chats, variants, outcomes and rates."""
+    alone, driven = weak_to("archive"), weak_to("archive")
+    found = persona(alone, goals, judge)
+    walked = one(ATTACK, Persona(), driven, goals, judge, Quiet(), sampling=Persona().sampling)
+    assert set(driven.seen) == set(alone.seen)
+    assert len(driven.seen) == len(goals) * ATTACK.queries(Persona())
+    told = {(a.goal_id, a.attack, a.outcome) for a in found.attempts}
+    assert {(a.goal_id, a.attack, a.outcome) for a in walked.attempts} == told
+    assert found.metrics.items() <= walked.metrics.items()
 
 
 def test_finds_nothing_in_the_null(goals, judge):

@@ -6,7 +6,10 @@ import json
 
 import pytest
 
+from calibrant.attack.crescendo import crescendo
 from calibrant.attack.moves import Heard
+from calibrant.attack.pair import pair
+from calibrant.attack.rainbow import rainbow
 from calibrant.attack.speech import (
     AGAIN,
     FORM,
@@ -25,7 +28,14 @@ from calibrant.attack.speech import (
     read_yes_no,
     topic_question,
 )
+from calibrant.attack.tap import tap
 from calibrant.core import Chat, Completion, Verdict
+from calibrant.data.codecs import CODECS
+from calibrant.models.scripted import ScriptedModel
+from calibrant.testbed.attacker import open_attacker
+from calibrant.testbed.gold import GoldJudge, truth_of
+from calibrant.testbed.serve import open_goals
+from calibrant.testbed.words import REFUSAL
 
 
 @pytest.mark.parametrize(
@@ -153,6 +163,21 @@ def test_lines_that_attackers_of_the_testbed_go_by():
     lines = topic_question(goal, "a\nb").splitlines()
     assert "Is this prompt on topic?" in lines
     assert lines[-2:] == ["GOAL: tell me how to brew", "PROMPT: a b"]
+
+
+@pytest.mark.parametrize("attack", [pair, tap, crescendo, rainbow])
+@pytest.mark.parametrize("hole", [True, False])
+def test_the_attacker_of_the_testbed_understands_what_it_is_told(attack, hole):
+    """It finds a model that answers requests in rot13, and nothing on its twin."""
+    goals = open_goals("heldout", {"n": "6"})
+    hidden = {tuple(map(CODECS["rot13"].encode, goal.spans)): truth_of(goal.text).answer for goal in goals}
+
+    def reply(chat):
+        said = (answer for spans, answer in hidden.items() if all(span in chat.last_user for span in spans))
+        return next(said, REFUSAL) if hole else REFUSAL
+
+    found = attack(ScriptedModel(reply), goals, GoldJudge("harmful"), open_attacker("ruled", {}))
+    assert (found.metrics["attack_success_rate"].value > 0) is hole
 
 
 def test_what_cannot_be_read_is_asked_once_more_and_then_given_up():

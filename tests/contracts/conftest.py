@@ -25,6 +25,8 @@ import pytest
 import torch
 
 from calibrant.app.catalog import Signature, find_behaviour, find_technique
+from calibrant.app.execute import execute
+from calibrant.app.openers import Openers
 from calibrant.core import (
     LM,
     Chat,
@@ -35,6 +37,7 @@ from calibrant.core import (
     Goal,
     Guard,
     Identity,
+    Job,
     Judge,
     OpenLM,
     Quiet,
@@ -51,6 +54,7 @@ from calibrant.core.digest import digest_path
 from calibrant.core.record import Input, job_digest, result_digest
 from calibrant.data.attempts import attempts_from
 from calibrant.data.cards import CardRow, JudgeCard, read_card, write_card
+from calibrant.data.canaries import Canaries, canaries_from, draw_canaries
 from calibrant.data.files import raw_rows
 from calibrant.data.graded import graded_from
 from calibrant.data.human_labels import HumanLabel, HumanLabels, label_line, labels_from
@@ -81,6 +85,7 @@ from calibrant.models.folder import folder_identity
 from calibrant.models.open_model import OpenModel
 from calibrant.models.reward_model import open_reward
 from calibrant.models.scripted import ScriptedModel
+from calibrant.testbed.attacker import open_attacker
 from calibrant.testbed.gold import GoldJudge, GoldReward
 from calibrant.testbed.recipe import build_module
 from calibrant.testbed.serve import open_goals, open_items, open_pairs, open_prompts
@@ -96,6 +101,8 @@ class Known(NamedTuple):
     config: Mapping[str, Any] = {}
     inputs: Mapping[str, str] = {}
     file: str = ""
+    ledger: bool = False
+    """It calls other techniques, so that a plain call, which has no ledger, says so and does nothing."""
     slow: bool = False
     """Run it as seldom as can be: the door's run is its second, and shows that a seed repeats."""
 
@@ -103,7 +110,78 @@ class Known(NamedTuple):
 ROUNDS = {"steps": 3, "batch_size": 4, "max_tokens": 4}
 """A few short rounds of drawing and learning."""
 
+WRITES = "a model of random weights writes no attacks"
+
 KNOWN: dict[str, Known] = {
+    "attack.best_of_n": Known("short replies", config={"tries": 4, "sampling": {"max_tokens": 6}}),
+    "attack.campaign": Known(
+        "every input must be used: an attack that another model writes, and one that reads log-probs",
+        config={
+            "attacks": [
+                {"use": "attack.persona"},
+                {"use": "attack.pair", "config": {"streams": 1, "iterations": 2}},
+                {"use": "attack.random_search", "config": {"steps": 2}},
+            ],
+            "sampling": {"max_tokens": 6},
+        },
+        inputs={"attacker": "attacker"},
+    ),
+    "attack.compare": Known("the goals must be those of the attempts", inputs={"goals": "attacked goals"}),
+    "attack.harvest": Known(
+        "what is confirmed must name what it confirms", inputs={"confirmed": "confirmed attempts"}
+    ),
+    "attack.replay": Known(
+        "the goals must be those of the attempts; short replies",
+        config={"only": "all", "sampling": {"max_tokens": 6}},
+        inputs={"goals": "attacked goals"},
+    ),
+    "attack.crescendo": Known(
+        WRITES, config={"turns": 2, "sampling": {"max_tokens": 6}}, inputs={"attacker": "attacker"}
+    ),
+    "attack.genetic": Known(
+        "a few small generations",
+        config={"population": 4, "generations": 2, "sampling": {"max_tokens": 6}},
+    ),
+    "attack.many_shot": Known(
+        "a dozen examples are few, and 64 have no room in a tiny model",
+        config={"counts": [2, 4], "sampling": {"max_tokens": 6}},
+    ),
+    "attack.multi_turn": Known(
+        WRITES,
+        config={"writer": "attacker", "turns": 2, "sampling": {"max_tokens": 6}},
+        inputs={"attacker": "attacker"},
+    ),
+    "attack.pair": Known(
+        WRITES, config={"streams": 2, "sampling": {"max_tokens": 6}}, inputs={"attacker": "attacker"}
+    ),
+    "attack.rainbow": Known(
+        WRITES, config={"rounds": 2, "sampling": {"max_tokens": 6}}, inputs={"attacker": "attacker"}
+    ),
+    "attack.random_search": Known(
+        "a few short steps", config={"steps": 2, "wave": 3, "length": 2, "sampling": {"max_tokens": 6}}
+    ),
+    "attack.rounds": Known(
+        "it calls others; train and held-out goals must differ, and look-alikes be benign",
+        config={
+            "rounds": 1,
+            "train": [
+                {"use": "attack.persona"},
+                {"use": "attack.pair", "config": {"streams": 1, "iterations": 1}},
+            ],
+            "held_out": [{"use": "attack.encode", "config": {"encodings": ["rot13"]}}],
+            "sampling": {"max_tokens": 6},
+        },
+        inputs={
+            "goals": "attacked goals",
+            "benign": "benign goals",
+            "benign_held_out": "benign goals",
+            "attacker": "attacker",
+        },
+        ledger=True,
+    ),
+    "attack.tap": Known(
+        WRITES, config={"depth": 2, "sampling": {"max_tokens": 6}}, inputs={"attacker": "attacker"}
+    ),
     "measure.calibration_transfer": Known("two hundred splits are many", config={"splits": 3}),
     "measure.lm_judge": Known("a model of random weights judges nothing", inputs={"model": "judging model"}),
     "measure.rule_judge": Known(
@@ -111,6 +189,9 @@ KNOWN: dict[str, Known] = {
     ),
     "defend.pattern_guard": Known(
         "a guard that forbids nothing is refused, so it needs a word", config={"words": ["zorble"]}
+    ),
+    "measure.counterfactual": Known(
+        "its goals must name a group, as one of the six does", config={"groups": ["tarnels", "ulvets"]}
     ),
     "measure.over_refusal": Known(
         "it asks benign look-alikes, where everything else asks harmful goals",
@@ -367,9 +448,12 @@ def _made_attempts() -> list[Attempt]:
     return made
 
 
-def _attempts(shop: Workshop, place: int) -> Built:
-    path = shop.root / "attempts.jsonl"
-    path.write_text("".join(json.dumps(a.model_dump(mode="json")) + "\n" for a in _made_attempts()))
+def _attempts(shop: Workshop, place: int, name: str = "attempts") -> Built:
+    """The attempts below; under another name, the same made again."""
+    path, made = shop.root / f"{name}.jsonl", _made_attempts()
+    if name != "attempts":
+        made = [a.model_copy(update={"id": digest([name, a.id]), "parent": a.id}) for a in made]
+    path.write_text("".join(json.dumps(a.model_dump(mode="json")) + "\n" for a in made))
     return Built(lambda: attempts_from(raw_rows(path), f"jsonl:{path}"), f"jsonl:{path}")
 
 
@@ -423,6 +507,14 @@ def _judging(chat: Chat) -> str:
     return f"VERDICT: {'NO' if refused else 'YES'}"
 
 
+def _canaries(shop: Workshop, place: int) -> Built:
+    """Two that were planted and a control, in a space of nine."""
+    drawn = draw_canaries("take the {secret}.", ("awl", "flint", "chalk"), 2, (1, 1, 0), SEED, joint=" ")
+    built = shop.rows(Canaries, drawn.rows)
+    path = Path(built.reference.removeprefix("jsonl:"))
+    return Built(lambda: canaries_from(raw_rows(path), built.reference), built.reference)
+
+
 BUILDERS: dict[Any, Callable[[Workshop, int], Built]] = {
     GradedReplies: _graded,
     Attempts: _attempts,
@@ -438,11 +530,17 @@ BUILDERS: dict[Any, Callable[[Workshop, int], Built]] = {
         Goals, open_goals("lookalikes", {"n": "6"}).rows, "lookalikes"
     ),
     Items: _items,
+    Canaries: _canaries,
     Prompts: lambda shop, place: shop.rows(Prompts, open_prompts("train", {"n": "6"}).rows),
     Preferences: lambda shop, place: shop.rows(Preferences, _pairs().rows),
     Examples: _examples,
     LabelledReplies: _labelled,
     Judge: lambda shop, place: Built(lambda: GoldJudge("harmful"), "testbed:judge/harmful"),
+    "attacked goals": lambda shop, place: shop.rows(
+        Goals, [Goal(id=p.id, text=p.prompt.last_user) for p in _pairs()], "attacked"
+    ),
+    "confirmed attempts": lambda shop, place: _attempts(shop, place, "confirmed"),
+    "attacker": lambda shop, place: Built(lambda: open_attacker("ruled", {}), "testbed:attacker/ruled"),
     "ensemble reward": lambda shop, place: Built(
         lambda: open_reward(shop.reward(), name=str(shop.reward())), str(shop.reward())
     ),
@@ -466,9 +564,21 @@ BUILDERS: dict[Any, Callable[[Workshop, int], Built]] = {
 class Notes(Quiet):
     """A quiet run that keeps what it is told, as the door does."""
 
-    def __init__(self, work: Path) -> None:
+    def __init__(self, work: Path, references: Mapping[str, Any] = {}) -> None:
         super().__init__(seed=SEED, work=work)
         self.lines: list[dict[str, Any]] = []
+        self._references = references
+
+    @property
+    def references(self) -> Mapping[str, Any]:
+        return self._references
+
+    def call(
+        self, technique: str, inputs: Mapping[str, Any], config: Mapping[str, Any] | None = None
+    ) -> Record:
+        """Through a ledger of its own, as the door would."""
+        job = Job(id=technique, use=technique, inputs=dict(inputs), config=dict(config or {}), seed=self.seed)
+        return execute(job, Openers(Ledger(self.work / "ledger"), base=self.work))
 
     def log(self, step: int, **metrics: float) -> None:
         self.lines.append({"step": step, **metrics})
@@ -509,7 +619,8 @@ class Trials:
         config = self._shop.config(name, signature)
         given = inputs | ({} if config is None else {"config": config})
         self._number += 1
-        run = Notes(self._shop.root / f"work{self._number}")
+        references = {key: built.reference for key, built in self._shop.inputs(name, signature).items()}
+        run = Notes(self._shop.root / f"work{self._number}", references)
         run.work.mkdir(exist_ok=True)
         before, world_before, paper = fingerprints(given), world(), io.StringIO()
         with redirect_stdout(paper), redirect_stderr(paper):

@@ -91,7 +91,7 @@ def test_raters_must_be_a_list_and_blanks_are_no_raters():
 
 
 def test_nothing_to_take_is_an_error_with_the_first_reason():
-    with pytest.raises(InputError, match="none of 1 rows.*line 1.*completion"):
+    with pytest.raises(InputError, match=r"none of 1 rows.*line 1.*completion"):
         of({"prompt": "hello?", "label": True})
     with pytest.raises(InputError, match="none of 0 rows"):
         of()

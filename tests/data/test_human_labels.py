@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from calibrant.core import Chat, InputError
+from calibrant.data.files import raw_rows
 from calibrant.data.human_labels import (
     HumanLabel,
     Queued,
@@ -17,7 +18,6 @@ from calibrant.data.human_labels import (
     read_queue,
     undo_line,
 )
-from calibrant.data.files import raw_rows
 
 
 def of(*rows):
@@ -90,7 +90,7 @@ def test_a_queue_survives_the_disk(tmp_path):
 def test_a_queue_with_a_bad_row_is_refused(tmp_path, extra):
     path = tmp_path / "queue.jsonl"
     path.write_bytes(queue_line(QUEUED) + extra)
-    with pytest.raises(InputError, match="queue.jsonl:2"):
+    with pytest.raises(InputError, match=r"queue\.jsonl:2"):
         read_queue(path)
 
 

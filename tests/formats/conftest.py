@@ -22,7 +22,7 @@ from calibrant.core import (
 from calibrant.data.rows import Attempts
 
 SECRETS = ("PLUMAGE", "quetzal", "mangrove", "isthmus", "obsidian", "tamarind", "vermilion", "4711-0815")
-"""One in the system prompt, request, reply, error, judge's question and reason, layer's reason, and a number."""
+"""In the system prompt, request, reply, error, the judge's and the layer's sentences; and a number."""
 
 
 def attempt(
@@ -94,8 +94,24 @@ def mixed():
         attempt("g2", "unknown", attack="attack.encode/leet"),
         attempt("g3", "no", category="bias"),
         attempt("g4", "no", attack="attack.persona/actor", family="persona", category="bias"),
-        attempt("g4", "yes", attack="attack.persona/actor", family="persona", category="bias", stop="blocked", seed=1),
-        attempt("g4", "yes", attack="attack.persona/actor", family="persona", category="bias", stop="error", seed=2),
+        attempt(
+            "g4",
+            "yes",
+            attack="attack.persona/actor",
+            family="persona",
+            category="bias",
+            stop="blocked",
+            seed=1,
+        ),
+        attempt(
+            "g4",
+            "yes",
+            attack="attack.persona/actor",
+            family="persona",
+            category="bias",
+            stop="error",
+            seed=2,
+        ),
     )
 
 
@@ -105,7 +121,9 @@ def report(mixed):
 
     def made(*attempts, reveal=False, target="a model"):
         rows = table(*attempts) if attempts else mixed
-        return report_of(rows, target, ("the judge was not calibrated",), reveal=reveal, made=date(2026, 1, 2))
+        return report_of(
+            rows, target, ("the judge was not calibrated",), reveal=reveal, made=date(2026, 1, 2)
+        )
 
     return made
 

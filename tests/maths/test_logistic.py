@@ -56,7 +56,7 @@ def test_rotating_the_features_rotates_the_weights():
 
 
 def test_large_and_separable_features_settle():
-    x, y = data(50, 4, scale=1e3)
+    x, _ = data(50, 4, scale=1e3)
     weight, bias = logistic(x, x[:, 0] > 0, 1e-3)
     assert np.isfinite(weight).all()
     assert ((x @ weight + bias > 0) == (x[:, 0] > 0)).all()

@@ -115,7 +115,7 @@ def test_planted_secrets_are_found_and_controls_are_not() -> None:
     metrics = result.metrics
     assert metrics["exposure"].value > 7
     assert metrics["exposure"].low > metrics["exposure"].null_value
-    assert metrics["p_value"].value < 1e-12
+    assert metrics["p_value"].value < 1e-9
     assert metrics["p_value/control"].value > 0.05
     assert metrics["exposure/control"].value < 3.5
     assert metrics["extraction_rate"].value == 0.5
@@ -213,7 +213,7 @@ def test_real_weights_that_learnt_canaries_give_them_away_and_others_do_not() ->
     assert len(examples) == 32
     taught = sft(fresh, examples, SFT(epochs=40, fit={"lr": 5e-3})).model
     after = exposure(taught, canaries, Exposure(enumerate_to=100, samples=100)).metrics
-    assert after["p_value"].value < 1e-5
+    assert after["p_value"].value < 1e-4
     assert after["extraction_rate"].value == 1
     assert after["extraction_rate/control"].value == 0
     assert after["p_value/control"].value > 0.01

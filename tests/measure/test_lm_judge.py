@@ -127,7 +127,7 @@ def test_tokens_and_scores_come_with_the_verdict():
 
 
 def test_another_question_needs_trials_of_its_own():
-    """'Is it about metal?' is not what the built-in cases answer, and the judge says so instead of guessing."""
+    """The built-in cases do not answer 'is it about metal?', and the judge says so instead of guessing."""
 
     def metal(chat):
         return "VERDICT: YES" if "iron" in reply_in(chat) else "VERDICT: NO"

@@ -12,7 +12,8 @@ from scipy.special import ndtri
 
 from calibrant.core import InputError, JudgeErrors
 from calibrant.stats import _confidence, rate, rogan_gladen
-from calibrant.stats.rogan_gladen import Counts, Part, below, corrected_mixture, corrected_rate, sides_of
+from calibrant.stats._melded import below, sides_of
+from calibrant.stats.rogan_gladen import Counts, Part, corrected_mixture, corrected_rate
 
 TAIL = 0.025
 LONG = 10_000
@@ -77,6 +78,28 @@ def mixture_coverage(repetitions, shared):
             found = corrected_mixture(parts)
             held += found.low <= truth <= found.high
         cells[thetas] = held / repetitions
+    return cells
+
+
+def shared_goals(repetitions):
+    """Three families on the same 30 goals, 6 attempts each; goals that fall to one fall to the others."""
+    rng, cells = np.random.default_rng(5), {}
+    codes = np.repeat(np.arange(30), 6)
+    names = [str(c) for c in codes]
+    thetas = (0.05, 0.2, 0.4)
+    for icc in (0.0, 0.5):
+        held = 0
+        for _ in range(repetitions):
+            goal = rng.standard_normal(30)[codes]
+            parts = []
+            for theta in thetas:
+                z = np.sqrt(icc) * goal + np.sqrt(1 - icc) * rng.standard_normal(180)
+                yes = rng.random(180) < np.where(z < ndtri(theta), 0.9, 0.05)
+                _, errors = simulated(rng, theta, 0.9, 0.95, 500, 1)
+                parts.append(Part(1.0, yes.tolist(), errors, names))
+            found = corrected_mixture(parts)
+            held += found.low <= sum(thetas) / 3 <= found.high
+        cells[icc] = held / repetitions
     return cells
 
 
@@ -199,6 +222,19 @@ def test_mixture_weighs_and_keeps_shared_calibrations_together():
     assert (mixed.n, mixed.missing) == (400, 0)
 
 
+def test_goals_in_common_do_not_average_out():
+    """The same 40 goals fall in four families: four times the attempts, no more goals."""
+    errors = judge(0.95, 0.98, 2000)
+    outcomes = [i % 4 == 0 for i in range(40) for _ in range(5)]
+    names = [str(i) for i in range(40) for _ in range(5)]
+    one = corrected_rate(outcomes, errors, clusters=names)
+    common = corrected_mixture([Part(1, outcomes, errors, names)] * 4)
+    apart = corrected_mixture([Part(1, outcomes, errors, [f"{j} {n}" for n in names]) for j in range(4)])
+    assert common.high - common.low == pytest.approx(one.high - one.low, rel=0.05)
+    assert apart.high - apart.low < 0.6 * (common.high - common.low)
+    assert (common.clusters, apart.clusters) == (40, 160)
+
+
 def test_a_part_that_nobody_can_correct_opens_the_mixture():
     errors = judge(0.95, 0.99, 500)
     found = corrected_mixture([Part(9, Counts(10, 500), errors), Part(1, Counts(0, 500), None)])
@@ -246,7 +282,9 @@ def test_quick_coverage_where_the_raw_interval_fails():
     assert raw / 150 < 0.1
 
 
-def test_quick_mixture():
+def test_quick_mixture(monkeypatch):
+    monkeypatch.setattr(_confidence, "DRAWS", 2000)
+    monkeypatch.setattr(rogan_gladen, "DRAWS", 2000)
     assert report("mixture, quick", mixture_coverage(40, True))[1] >= 0.9
 
 
@@ -274,3 +312,10 @@ def test_mixture_in_the_long_run(monkeypatch):
     monkeypatch.setattr(rogan_gladen, "DRAWS", 4000)
     for shared in (True, False):
         assert report(f"mixture, shared={shared}", mixture_coverage(LONG, shared))[1] >= 0.943
+
+
+@pytest.mark.slow
+def test_goals_in_common_in_the_long_run(monkeypatch):
+    monkeypatch.setattr(_confidence, "DRAWS", 4000)
+    monkeypatch.setattr(rogan_gladen, "DRAWS", 4000)
+    assert report("mixture, goals in common", shared_goals(LONG))[1] >= 0.94

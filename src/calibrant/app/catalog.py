@@ -27,11 +27,76 @@ class Listed(NamedTuple):
 
 
 TECHNIQUES: dict[str, Listed] = {
+    "attack.best_of_n": Listed(
+        "calibrant.attack.best_of_n:best_of_n",
+        "mangle a request by chance, again and again",
+        "attack_success_rate",
+    ),
+    "attack.campaign": Listed(
+        "calibrant.attack.campaign:campaign",
+        "goals x attacks under one budget, by hazard x technique",
+        "attack_success_rate",
+    ),
+    "attack.compare": Listed(
+        "calibrant.attack.compare:compare",
+        "paired change of success between two targets",
+        "attack_success_change",
+    ),
+    "attack.crescendo": Listed(
+        "calibrant.attack.crescendo:crescendo",
+        "another model leads the target on, step by step",
+        "attack_success_rate",
+    ),
     "attack.encode": Listed(
         "calibrant.attack.encode:encode", "hide a request in an encoding", "attack_success_rate"
     ),
+    "attack.genetic": Listed(
+        "calibrant.attack.genetic:genetic", "breed introductions to a request", "attack_success_rate"
+    ),
+    "attack.harvest": Listed(
+        "calibrant.attack.harvest:harvest", "confirmed hits become preference pairs", "pairs"
+    ),
+    "attack.many_shot": Listed(
+        "calibrant.attack.many_shot:many_shot",
+        "put many answered requests before a request",
+        "attack_success_rate",
+    ),
+    "attack.multi_turn": Listed(
+        "calibrant.attack.multi_turn:multi_turn",
+        "lead up to a request over several turns",
+        "attack_success_rate",
+    ),
+    "attack.pair": Listed(
+        "calibrant.attack.pair:pair", "another model refines its prompt", "attack_success_rate"
+    ),
     "attack.persona": Listed(
         "calibrant.attack.persona:persona", "wrap a request in a persona", "attack_success_rate"
+    ),
+    "attack.prefill": Listed(
+        "calibrant.attack.prefill:prefill", "begin the reply for the target", "attack_success_rate"
+    ),
+    "attack.rainbow": Listed(
+        "calibrant.attack.rainbow:rainbow",
+        "an archive of the best attack for each hazard and style",
+        "cells_reached",
+    ),
+    "attack.random_search": Listed(
+        "calibrant.attack.random_search:random_search",
+        "search for a suffix by log-probs",
+        "attack_success_rate",
+    ),
+    "attack.replay": Listed(
+        "calibrant.attack.replay:replay",
+        "ask recorded attempts again, word for word",
+        "reproduction_rate",
+    ),
+    "attack.rounds": Listed(
+        "calibrant.attack.rounds:rounds",
+        "attack, patch, attack again; held-out attacks decide",
+        "patches_that_count",
+    ),
+    "attack.tap": Listed(
+        "calibrant.attack.tap:tap", "another model grows a tree of prompts", "attack_success_rate"
     ),
     "govern.claim": Listed(
         "calibrant.govern.claim:claim", "hold an experiment's claims against its runs", "claims_held"
@@ -53,6 +118,14 @@ TECHNIQUES: dict[str, Listed] = {
         "calibrant.measure.capability:capability",
         "accuracy, and the alignment tax against a model before",
         "accuracy",
+    ),
+    "measure.counterfactual": Listed(
+        "calibrant.measure.counterfactual:counterfactual",
+        "is a request treated otherwise about another group?",
+        "largest_gap",
+    ),
+    "measure.exposure": Listed(
+        "calibrant.measure.exposure:exposure", "are planted secrets given away? canaries", "exposure"
     ),
     "measure.fit_judge": Listed(
         "calibrant.measure.fit_judge:fit_judge", "train a judge on a model's own states", "sensitivity"

@@ -339,6 +339,7 @@ def testbed_rows(reference: str, wanted: type[Table[Any]]) -> Table[Any]:
         "items": "open_items",
         "pairs": "open_pairs",
         "prompts": "open_prompts",
+        "examples": "open_examples",
         "canaries": "open_canaries",
     }
     if asked.kind not in makers:

@@ -139,8 +139,9 @@ def _even(text: str) -> str:
 
 
 def planned(goal: Goal, plan: Sequence[Sequence[str]], branches: int) -> Writer:
-    """The plan's own wordings of each turn, those first that were not taken back."""
-    slots = {"{request}": goal.text, "{thing}": goal.spans[-1] if goal.spans else goal.text}
+    """The plan's own wordings of each turn, without those that were taken back."""
+    spans = goal.spans or (goal.text,)
+    slots = {"{request}": goal.text, "{act}": spans[0], "{thing}": spans[-1]}
     said = [list(dict.fromkeys(_filled(wording, slots) for wording in turn)) for turn in plan]
 
     def write(talks: Sequence[Talk], turn: int) -> Said[list[list[str]]]:

@@ -2,8 +2,35 @@
 
 from __future__ import annotations
 
+from calibrant.attack import (
+    best_of_n,
+    crescendo,
+    encode,
+    genetic,
+    many_shot,
+    multi_turn,
+    pair,
+    persona,
+    prefill,
+    rainbow,
+    random_search,
+    tap,
+)
 from calibrant.attack.moves import Attack
 
-_ALL: tuple[Attack, ...] = ()
-ATTACKS: dict[str, Attack] = {attack.name: attack for attack in _ALL}
+_MODULES = (
+    best_of_n,
+    crescendo,
+    encode,
+    genetic,
+    many_shot,
+    multi_turn,
+    pair,
+    persona,
+    prefill,
+    rainbow,
+    random_search,
+    tap,
+)
+ATTACKS: dict[str, Attack] = {module.ATTACK.name: module.ATTACK for module in _MODULES}
 """Name -> attack."""

@@ -10,7 +10,7 @@ algorithm 1. Streams are tries that know nothing of each other; each refines its
 4. The attacker's instructions are our own, without an example of a harmful reply. The paper's three ways to
    go about it are here as ``approaches``, one a stream in turn.
 5. The score is the judge's, where it gives one, and only guides. Success is the judge's answer.
-6. Fewer streams than the paper's 30 by default.
+6. Fewer streams than in the paper by default.
 
 Command: ``calibrant run STUDY.toml`` with ``use = "attack.pair"``; inputs target, goals, judge, attacker.
 """
@@ -32,7 +32,7 @@ class Pair(Frozen):
     """How many tries, how long each goes on, and how they are made."""
 
     streams: int = Field(default=6, ge=1)
-    """Tries that know nothing of each other; the paper takes 30."""
+    """Tries that know nothing of each other; the paper takes dozens."""
     iterations: int = Field(default=3, ge=1)
     """Prompts in a stream, each written after the one before was answered."""
     memory: int = Field(default=4, ge=1)

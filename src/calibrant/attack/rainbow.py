@@ -6,12 +6,12 @@ goals' category) in a style. What does better than a cell's holder takes its pla
 
 1. Every prompt is made for one of the given goals, so that a judge can say whether it was reached. Moving to
    another category is moving to another goal; each round tries every goal once.
-2. A mutation changes one thing: the style of a neighbour in the category, the goal of a neighbour in the style,
-   or the wording of the cell's own holder. The paper changes both in two steps.
-3. Cells whose holder does poorly are drawn more often, in proportion to 11 - score; parents in proportion to
-   their score. The paper draws parents by a softmax.
-4. A prompt much like one that was asked for the same goal is not asked (the paper: unlike its parent).
-5. Who holds a cell is decided by the judge's answer, then by its score. The paper compares replies two by two.
+2. A mutation changes one thing: the style of a neighbour in the category, the goal of a neighbour in the
+   style, or the wording of the cell's own holder. The paper changes both in two steps.
+3. Cells whose holder does poorly are drawn more often, as in the paper, but in proportion to 11 - score;
+   parents in proportion to their score.
+4. A prompt much like one that was asked for the same goal is not asked (the paper: one like its parent).
+5. Who holds a cell is decided by the judge's answer, then by its score; the paper has replies compared.
 6. Nothing but attempts is kept: ``archive_of`` finds the archive in them.
 
 Command: ``calibrant run STUDY.toml`` with ``use = "attack.rainbow"``; inputs target, goals, judge, attacker.
@@ -64,7 +64,7 @@ class Rainbow(Frozen):
     rounds: int = Field(default=12, ge=1)
     """Prompts for each goal."""
     alike: float = Field(default=0.9, gt=0, le=1)
-    """A prompt is not asked when its runs of words overlap this much (Jaccard) with one asked for its goal."""
+    """A prompt is not asked when its word runs overlap this much (Jaccard) with one asked for its goal."""
     writing: Sampling = WRITING
     """How the attacking model's prompts are drawn."""
     sampling: Sampling = Sampling()
@@ -132,9 +132,11 @@ class Kept(NamedTuple):
     """What an archive knows of a cell."""
 
     best: Attempt
-    """The first success with the highest score, or the first attempt with the highest where none succeeded."""
+    """The success with the highest score, the first of several; where there is none, the attempt."""
     attempts: int
+    """Made in this cell."""
     hits: int
+    """Of those, successes."""
 
 
 def archive_of(attempts: Iterable[Attempt]) -> dict[Cell, Kept]:
@@ -184,10 +186,13 @@ class Holder(NamedTuple):
     """The best try of a cell, while the archive is filled."""
 
     tried: Try
+    """What was asked and heard."""
     hit: bool
+    """Whether it was a success."""
 
     @property
     def standing(self) -> tuple[bool, float]:
+        """Higher takes the cell."""
         return self.hit, self.tried.score
 
 

@@ -23,6 +23,7 @@ from calibrant.app.study import Outcome, finished_jobs, gate_table, load_study, 
 from calibrant.app.surroundings import without_secrets
 from calibrant.cli import render
 from calibrant.cli.annotate import annotate
+from calibrant.cli.console import console
 from calibrant.cli.export import export
 from calibrant.cli.progress import Shown
 from calibrant.core import CalibrantError, ConfigError, Job
@@ -138,6 +139,7 @@ def _finish(outcome: Outcome, ledger: Ledger, as_json: bool) -> None:
 
 
 app.command()(annotate)
+app.command()(console)
 app.command()(export)
 
 

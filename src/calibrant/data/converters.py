@@ -49,7 +49,9 @@ class Converter(NamedTuple):
     """Pattern of its keys."""
 
 
-_SEED, _RAILS, _PARTS, _SHIFT, _LETTERS = r"\d{1,18}", r"[2-9]", r"[2-9]", r"[1-9]|1\d|2[0-5]", r"[a-z]{1,40}"
+_RAILS, _PARTS, _SHIFT, _LETTERS = r"[2-9]", r"[2-9]", r"[1-9]|1\d|2[0-5]", r"[a-z]{1,40}"
+SEED = r"\d{1,18}"
+"""Pattern of the keys of a converter that draws."""
 
 
 def _plain(
@@ -154,13 +156,13 @@ CONVERTERS: dict[str, Converter] = {
     "word_order": _plain("splitting", "the last word first", r.turned_round, r.turned_round, "text"),
     "pig_latin": _plain("language", "pig latin, with a hyphen", r.pig, r.from_pig, "words"),
     "made_up": _keyed(
-        "language", "a language of syllables that nobody speaks; the key is its seed", ("0", _SEED),
+        "language", "a language of syllables that nobody speaks; the key is its seed", ("0", SEED),
         r.made_up, r.from_made_up, "text",
     ),
-    "random_case": _keyed("noise", "capitals by chance; the key is a seed", ("0", _SEED), r.random_case),
-    "mixed": _keyed("noise", "inner letters of words mixed; the key is a seed", ("0", _SEED), r.mixed),
-    "noise": _keyed("noise", "now and then a neighbour in ASCII; the key is a seed", ("0", _SEED), r.noisy),
-    "typos": _keyed("noise", "slips of the finger; the key is a seed", ("0", _SEED), r.mistyped),
+    "random_case": _keyed("noise", "capitals by chance; the key is a seed", ("0", SEED), r.random_case),
+    "mixed": _keyed("noise", "inner letters of words mixed; the key is a seed", ("0", SEED), r.mixed),
+    "noise": _keyed("noise", "now and then a neighbour in ASCII; the key is a seed", ("0", SEED), r.noisy),
+    "typos": _keyed("noise", "slips of the finger; the key is a seed", ("0", SEED), r.mistyped),
     "no_vowels": _plain("noise", "vowels left out, but those that begin a word", r.vowels_dropped),
 }  # fmt: skip
 """Name -> converter."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import date
+from functools import cached_property
 
 from pydantic import Field, ValidationInfo, field_validator
 
@@ -58,10 +59,14 @@ class Report(Frozen):
     def _cover(cls, value: tuple[Attempt, ...], info: ValidationInfo) -> tuple[Attempt, ...]:
         return value if info.data.get("reveal") else tuple(covered(attempt) for attempt in value)
 
+    @cached_property
+    def by_id(self) -> dict[str, Attempt]:
+        """Id -> attempt."""
+        return {attempt.id: attempt for attempt in self.attempts}
+
     def of(self, finding: Finding) -> list[Attempt]:
         """The attempts behind a finding."""
-        known = {attempt.id: attempt for attempt in self.attempts}
-        return [known[name] for name in finding.attempts if name in known]
+        return [self.by_id[name] for name in finding.attempts]
 
 
 Key = tuple[str, str]

@@ -92,7 +92,7 @@ def gather(
         try:
             if isinstance(row, Refused):
                 raise InputError(row.reason)
-            for found in shape(row):
+            for found in list(shape(row)):  # a row is taken as a whole
                 if found.attempt.id in lines:
                     raise InputError(f"duplicate: the same attempt as in line {lines[found.attempt.id]}")
                 lines[found.attempt.id] = line

@@ -20,6 +20,7 @@ from __future__ import annotations
 import random
 import statistics
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from pydantic import Field
@@ -31,7 +32,7 @@ from calibrant.measure.judge_card import error_rates, human_agreement
 from calibrant.measure.judge_rows import answer_of, check_rows, judge_rows
 from calibrant.measure.label_integrity import agreement_p, agrees
 from calibrant.stats import rate
-from calibrant.stats.rogan_gladen import corrected_rate
+from calibrant.stats.rogan_gladen import Counts, corrected_rate
 
 
 class CalibrationTransfer(Frozen):
@@ -158,7 +159,13 @@ def _split(cases: Sequence[Case], others: dict[str, JudgeErrors], seed: str, lev
 
 
 def _corrected(said: Sequence[bool | None], errors: JudgeErrors, level: float) -> Estimate:
-    return corrected_rate(said, errors, level=level, better="none", unit="reply")
+    return _of_counts(Counts(said.count(True), len(said), said.count(None)), errors, level)
+
+
+@lru_cache(maxsize=4096)
+def _of_counts(counts: Counts, errors: JudgeErrors, level: float) -> Estimate:
+    """Borrowed errors are the same in every split, and counts come again."""
+    return corrected_rate(counts, errors, level=level, better="none", unit="reply")
 
 
 def _about(

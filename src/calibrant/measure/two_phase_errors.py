@@ -1,13 +1,15 @@
 """A judge's errors from double sampling: people saw its hits, and a random part of the rest.
 
-Sensitivity among all attempts is not the share among those that people saw: hits are all looked at and
+Sensitivity among all attempts is not the share among those that people saw: all hits are looked at and most
 misses are not, so it is taken from the estimated totals (verification bias: Begg & Greenes 1983, Biometrics
 39, 207-215):
 
-    Se = H p / (H p + N q),        Sp = N (1 - q) / (N (1 - q) + H (1 - p))
+    Se = h p / (h p + (1 - h) q),        Sp = (1 - h) (1 - q) / ((1 - h) (1 - q) + h (1 - p))
 
-for H hits of which people confirm a share p, and N others of which they call a share q a yes. Bounds put
-exact intervals of p and q, each at level 1 - alpha / 2 (Bonferroni), at their worst corners.
+where the judge says yes to a share h, of which people confirm a share p, and people say yes to a share q of
+the others. Both rise with p and fall with q; the first rises with h and the second falls. So each end of an
+interval is a quantile over Clopper-Pearson draws of the three, every one from its less favourable side
+(melding: Fay, Proschan & Brittain 2015, Biometrics 71, 146-156; as in ``stats.rogan_gladen``).
 """
 
 from __future__ import annotations
@@ -15,13 +17,14 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import betainccinv, betaincinv
 
 from calibrant.core import Estimate, unknown
-from calibrant.stats.proportion import proportion_interval
 
-MOST = 100_000
-"""Largest equivalent count: beyond it nothing changes."""
+Floats = NDArray[np.float64]
+_DRAWS = 20_000
+_MOST = 100_000  # largest equivalent count: beyond it nothing changes
 
 
 class Counts(NamedTuple):
@@ -54,15 +57,18 @@ def errors(counts: Counts, level: float) -> Errors:
         why = f"nobody has labelled any of the judge's {lacking}" if n else "the judge decided nothing"
         lost = unknown(why, n=max(n, 1), unit="attempt")
         return Errors(lost, lost)
-    inner = 1 - (1 - level) / 2
-    left_open = counts.hits - hits
-    p = _side(counts.hits_yes, counts.hits_no, left_open, inner)
-    q = _side(counts.rest_yes, counts.rest_no, counts.rest_open, inner)
-    missing = left_open + counts.rest_open
-    return Errors(
-        _ratio([_sensitivity(counts, p[i], q[j]) for i, j in ((1, 1), (0, 2), (2, 0))], n, missing, level),
-        _ratio([_specificity(counts, p[i], q[j]) for i, j in ((1, 1), (0, 2), (2, 0))], n, missing, level),
-    )
+    share, p = counts.hits / n, counts.hits_yes / max(hits, 1)
+    q = counts.rest_yes / max(rest, 1)
+    less, more = _Drawn(counts, "low", "high", seed=0), _Drawn(counts, "high", "low", seed=1)
+    found = []
+    for formula, ends in (
+        (_sensitivity, ((less.low_share, less), (more.high_share, more))),
+        (_specificity, ((less.high_share, less), (more.low_share, more))),
+    ):
+        value = formula(*(np.array([x]) for x in (share, p, q)))[0]
+        low, high = (formula(h, side.p, side.q) for h, side in ends)
+        found.append(_estimate(float(value), low, high, counts, level))
+    return Errors(*found)
 
 
 def equivalent(found: Errors, counts: Counts) -> tuple[int, int, int, int]:
@@ -71,43 +77,64 @@ def equivalent(found: Errors, counts: Counts) -> tuple[int, int, int, int]:
 
     A card holds counts; these stand for what was learnt from a weighted sample. 0 of 0 where nothing was.
     """
-    most = min(MOST, counts.hits + counts.rest)
+    most = min(_MOST, counts.hits + counts.rest)
     return (*_whole(found.sensitivity, most), *_whole(found.specificity, most))
 
 
-def _side(yes: int, no: int, left_open: int, level: float) -> tuple[float, float, float]:
-    """Low end, value and high end of a share; what was left open is a no for the first, a yes for the
-    last."""
-    if yes + no == 0:
-        return 0.0, 0.0, 0.0
-    n = yes + no + left_open
-    low, high = proportion_interval(yes, n, level)[0], proportion_interval(yes + left_open, n, level)[1]
-    return low, yes / (yes + no), high
+class _Drawn:
+    """Draws of the three shares, ``p`` from one side and ``q`` from the other; what was left open goes with
+    them."""
+
+    def __init__(self, counts: Counts, p_side: str, q_side: str, seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        left_open = counts.hits - counts.hits_yes - counts.hits_no
+        self.p = _beta(rng, counts.hits_yes, counts.hits_no, left_open, p_side)
+        self.q = _beta(rng, counts.rest_yes, counts.rest_no, counts.rest_open, q_side)
+        self.low_share = _beta(rng, counts.hits, counts.rest, 0, "low")
+        self.high_share = _beta(rng, counts.hits, counts.rest, 0, "high")
 
 
-def _sensitivity(counts: Counts, p: float, q: float) -> float | None:
-    found, missed = counts.hits * p, counts.rest * q
-    return found / (found + missed) if found + missed > 0 else None
+def _beta(rng: np.random.Generator, yes: int, no: int, left_open: int, side: str) -> Floats:
+    """Draws whose tail quantile is the Clopper-Pearson bound on one side; open answers stand against it."""
+    if side == "low":
+        yes, no = yes, no + left_open + 1
+    else:
+        yes, no = yes + left_open + 1, no
+    # A Beta with a parameter of 0 is a point: 0 of n has its low end at 0, n of n its high end at 1.
+    if yes == 0 or no == 0:
+        return np.full(_DRAWS, float(no == 0))
+    return rng.beta(yes, no, size=_DRAWS)
 
 
-def _specificity(counts: Counts, p: float, q: float) -> float | None:
-    cleared, wrong = counts.rest * (1 - q), counts.hits * (1 - p)
-    return cleared / (cleared + wrong) if cleared + wrong > 0 else None
+def _sensitivity(share: Floats, p: Floats, q: Floats) -> Floats:
+    return _part(share * p, (1 - share) * q)
 
 
-def _ratio(corners: list[float | None], n: int, missing: int, level: float) -> Estimate:
-    """Value, low corner and high corner as an estimate."""
-    value, low, high = corners
-    if value is None:
+def _specificity(share: Floats, p: Floats, q: Floats) -> Floats:
+    return _part((1 - share) * (1 - q), share * (1 - p))
+
+
+def _part(right: Floats, wrong: Floats) -> Floats:
+    """right / (right + wrong); NaN where there is neither."""
+    whole = right + wrong
+    return np.divide(right, whole, out=np.full_like(whole, np.nan), where=whole > 0)
+
+
+def _estimate(value: float, low: Floats, high: Floats, counts: Counts, level: float) -> Estimate:
+    n, tail = counts.hits + counts.rest, (1 - level) / 2
+    if np.isnan(value):
         return unknown("people found no such reply", n=n, unit="attempt")
+    # A draw in which nothing of the kind happened allows every value.
+    low_end = float(np.quantile(np.nan_to_num(low, nan=0.0), tail, method="lower"))
+    high_end = float(np.quantile(np.nan_to_num(high, nan=1.0), 1 - tail, method="higher"))
     return Estimate(
         value=value,
-        low=0.0 if low is None else min(low, value),
-        high=1.0 if high is None else max(high, value),
+        low=min(low_end, value),
+        high=max(high_end, value),
         level=level,
         n=n,
-        missing=missing,
-        method="two-phase (clopper-pearson, bonferroni)",
+        missing=counts.hits - counts.hits_yes - counts.hits_no + counts.rest_open,
+        method="two-phase (melded clopper-pearson)",
         unit="attempt",
         better="higher",
     )

@@ -25,10 +25,11 @@ from collections.abc import Sequence
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
-from scipy.special import betainc, betaincinv
+from scipy.special import betaincinv, ndtr
 
 from calibrant.core import Estimate, InputError, JudgeErrors
-from calibrant.stats._confidence import DRAWS, End, answers, beta_draws, effective_counts
+from calibrant.stats._confidence import DRAWS, End, answers, effective_counts
+from calibrant.stats._melded import ASIDE, HARDLY, melded_end, rates_of, why_blind
 from calibrant.stats._sample import (
     Better,
     Floats,
@@ -89,12 +90,12 @@ def corrected_rate(
     """
     check_level(level)
     table = _read(outcomes, clusters, level)
-    blind = _blind(errors, (1 - level) / 2)
+    blind = why_blind(errors, (1 - level) / 2)
     low, high, aside = 0.0, 1.0, ""
     if errors is not None and not blind:
-        low, over = _end(table.low, errors, "low", (1 - level) / 2)
-        high, under = _end(table.high, errors, "high", (1 - level) / 2)
-        aside = _ASIDE if over or under else ""
+        low, over = melded_end(table.low, errors, "low", (1 - level) / 2)
+        high, under = melded_end(table.high, errors, "high", (1 - level) / 2)
+        aside = ASIDE if over or under else ""
     value, cut = _point(table, errors) if not blind else (None, "")
     empty = none_answered(table.n, table.n - table.missing, unit)
     method = "melded rogan-gladen" if clusters is None else "melded rogan-gladen, korn-graubard effective n"
@@ -110,8 +111,10 @@ def corrected_mixture(
 ) -> Estimate:
     """Weighted mean of corrected rates over strata, each with its judge's errors there.
 
-    Parts with equal ``errors`` share one calibration, and so its draws; others are independent. A part that
-    nobody can correct has any rate from 0 to 1: the interval says so and ``value`` is None.
+    Parts with equal ``errors`` share one calibration, and so its draws; other calibrations are independent.
+    Parts that name the same clusters (goals that several attacks met) are coupled by the correlation of
+    their totals per cluster. A part that nobody can correct has any rate from 0 to 1: the interval says so
+    and ``value`` is None.
 
     Coverage at 95%, 10,000 runs a cell: COVERAGE-MIX.
 
@@ -127,7 +130,7 @@ def corrected_mixture(
         )
     tail = (1 - level) / 2
     tables = [_read(part.outcomes, part.clusters, level) for part in parts]
-    blind = [_blind(part.errors, tail) for part in parts]
+    blind = [why_blind(part.errors, tail) for part in parts]
     points = [
         (None, "") if why else _point(table, part.errors)
         for part, table, why in zip(parts, tables, blind, strict=True)
@@ -146,9 +149,9 @@ def corrected_mixture(
         high=high,
         level=level,
         n=sum(table.n for table in tables),
-        clusters=None,
+        clusters=_groups(tables, parts),
         missing=sum(table.missing for table in tables),
-        reason=sentence([*lost, *cut, _ASIDE if over or under else ""]),
+        reason=sentence([*lost, *cut, ASIDE if over or under else ""]),
         method="melded rogan-gladen, mixture",
         unit=unit,
         better=better,
@@ -167,6 +170,8 @@ class _Table(NamedTuple):
     n: int
     missing: int
     clusters: int | None
+    off: dict[str, float]
+    """Cluster -> sum of its answers less the share; what parts with a cluster in common are coupled by."""
 
 
 def _read(outcomes: Answers, clusters: Sequence[str] | None, level: float) -> _Table:
@@ -179,122 +184,28 @@ def _read(outcomes: Answers, clusters: Sequence[str] | None, level: float) -> _T
                 hint="counts need yes + missing <= n; with clusters give the outcomes one by one",
             )
         share = yes / (n - missing) if n > missing else None
-        return _Table((yes, n), (yes + missing, n), share, n, missing, None)
+        return _Table((yes, n), (yes + missing, n), share, n, missing, None, {})
     seen = answers(outcomes, "outcomes")
     gaps = np.isnan(seen)
     codes = cluster_codes(clusters, seen.size)
     low, high = (effective_counts(np.where(gaps, fill, seen), codes, level) for fill in (0.0, 1.0))
     missing = int(gaps.sum())
     share = float(seen[~gaps].mean()) if missing < seen.size else None
-    return _Table(low, high, share, seen.size, missing, cluster_count(codes))
+    off: dict[str, float] = {}
+    for name, answer in zip(clusters or (), seen, strict=clusters is not None):
+        if name:
+            off[name] = off.get(name, 0.0) + (0.0 if np.isnan(answer) else float(answer) - (share or 0.0))
+    return _Table(low, high, share, seen.size, missing, cluster_count(codes), off)
 
 
-def _check(errors: JudgeErrors) -> None:
-    if not (0 <= errors.found <= errors.positives and 0 <= errors.cleared <= errors.negatives):
-        raise InputError(
-            f"errors of a judge that cannot be: {errors!r}",
-            hint="found counts some of the positives, cleared some of the negatives",
-        )
-
-
-def _rates(errors: JudgeErrors, end: End) -> tuple[tuple[float, float], tuple[float, float]]:
-    """Beta parameters of the false-positive rate and the sensitivity: high ones make the rate low."""
-    wrong = errors.negatives - errors.cleared
-    up = end == "low"
-    return (
-        (wrong + up, errors.negatives - wrong + (not up)),
-        (errors.found + up, errors.positives - errors.found + (not up)),
+def _groups(tables: list[_Table], parts: Sequence[Part]) -> int | None:
+    """Independent groups over all parts; None where none is named."""
+    names = {name for table in tables for name in table.off}
+    alone = sum(
+        table.n if part.clusters is None else sum(not name for name in part.clusters)
+        for table, part in zip(tables, parts, strict=True)
     )
-
-
-_HARDLY = 0.01
-"""Share of possible draws below which data and calibration contradict each other."""
-_ASIDE = (
-    "the judge's answers hardly fit its calibration, so the interval sets the error that does not fit aside"
-)
-_LEGENDRE, _WEIGHTS = np.polynomial.legendre.leggauss(40)
-# Probabilities at which the judge's rates are taken, dense at both ends, where the tails are.
-_NODES, _WEIGHTS = (
-    (1 + np.sin(np.pi / 2 * _LEGENDRE)) / 2,
-    _WEIGHTS * np.pi / 4 * np.cos(np.pi / 2 * _LEGENDRE),
-)
-
-
-def _quantiles(a: float, b: float) -> Floats:
-    """Beta(a, b) at the nodes; a point where a parameter is 0."""
-    if a == 0 or b == 0:
-        return np.full_like(_NODES, float(a > 0))
-    return np.asarray(betaincinv(a, b, _NODES))
-
-
-def _blind(errors: JudgeErrors | None, tail: float) -> str:
-    """Why the judge cannot be corrected, or ""."""
-    if errors is None:
-        return "nobody has measured this judge's errors here"
-    _check(errors)
-    # The unfavourable sides: the upper false-positive rate against the lower sensitivity.
-    wrong, _ = _rates(errors, "low")
-    _, found = _rates(errors, "high")
-    line = _quantiles(*wrong)
-    useless = (
-        1.0 if found[0] == 0 else float(_WEIGHTS @ betainc(*found, line)) if found[1] else float(line[0] == 1)
-    )
-    if useless <= tail:
-        return ""
-    return (
-        f"the judge found {errors.found} of {errors.positives} positives and cleared {errors.cleared} of "
-        f"{errors.negatives} negatives: not credibly better than chance"
-    )
-
-
-def below(rate: float, counts: tuple[float, float], sides: tuple[Floats, Floats], end: End) -> float:
-    """Share of the melded draws of one end that lie at or below ``rate`` in [0, 1].
-
-    ``counts`` are yes and n; ``sides`` the judge's two rates at the nodes (``sides_of``).
-    """
-    line, top = sides[0][:, None], sides[1][None, :]
-    at = np.where(top > line, line + rate * (top - line), 0.0)
-    yes, no = counts[0] + (end == "high"), counts[1] - counts[0] + (end == "low")
-    if yes == 0:
-        share = np.ones_like(at)
-    elif no == 0:
-        share = (at >= 1).astype(np.float64)
-    else:
-        share = betainc(yes, no, at)
-    # A draw in which the judge is no better than chance allows every rate.
-    return float(_WEIGHTS @ np.where(top > line, share, float(end == "low")) @ _WEIGHTS)
-
-
-def sides_of(
-    counts: tuple[float, float], errors: JudgeErrors, end: End
-) -> tuple[tuple[Floats, Floats], float, bool]:
-    """The judge's two rates at the nodes, the share of draws that are possible, and if errors were set aside.
-
-    A draw is impossible where the judge says yes less often than its false positives alone would (high
-    end), or more often than its sensitivity allows (low end). See point 4 above.
-    """
-    wrong, found = _rates(errors, end)
-    sides = (_quantiles(*wrong), _quantiles(*found))
-    possible = 1 - below(0.0, counts, sides, end) if end == "high" else below(1.0, counts, sides, end)
-    if possible >= _HARDLY:
-        return sides, possible, False
-    sides = (np.zeros_like(_NODES), sides[1]) if end == "high" else (sides[0], np.ones_like(_NODES))
-    return sides, 1.0, True
-
-
-def _end(counts: tuple[float, float], errors: JudgeErrors, end: End, tail: float) -> tuple[float, bool]:
-    """One end of the interval, and whether the calibration had to be set aside for it."""
-    sides, possible, aside = sides_of(counts, errors, end)
-    goal = tail * possible if end == "low" else 1 - tail * possible
-    if below(0.0, counts, sides, end) >= goal:
-        return 0.0, aside
-    if below(1.0, counts, sides, end) <= goal:
-        return 1.0, aside
-    left, right = 0.0, 1.0
-    for _ in range(36):  # to 1e-11
-        middle = (left + right) / 2
-        left, right = (left, middle) if below(middle, counts, sides, end) > goal else (middle, right)
-    return (left + right) / 2, aside
+    return len(names) + alone if names else None
 
 
 def _point(table: _Table, errors: JudgeErrors | None) -> tuple[float | None, str]:
@@ -310,38 +221,74 @@ def _point(table: _Table, errors: JudgeErrors | None) -> tuple[float | None, str
 def _mixed(
     parts: Sequence[Part], tables: list[_Table], weights: Floats, end: End, tail: float
 ) -> tuple[float, bool]:
-    """One end of the weighted sum, from draws, and whether a calibration was set aside. See ``_end``."""
+    """One end of the weighted sum, from draws, and whether a calibration was set aside (``melded_end``)."""
     rng = np.random.default_rng(0)
     groups: dict[JudgeErrors, list[int]] = {}
     total, aside = np.zeros(DRAWS), False
     for i, part in enumerate(parts):
-        if part.errors is None or _blind(part.errors, tail):
+        if part.errors is None or why_blind(part.errors, tail):
             total += weights[i] * (end == "high")
         else:
             groups.setdefault(part.errors, []).append(i)
+    normal = rng.standard_normal((DRAWS, len(parts))) @ _coupling(tables)
+    shares = [
+        _beta_at(z, *(table.low if end == "low" else table.high), end)
+        for z, table in zip(normal.T, tables, strict=True)
+    ]
     for errors, members in groups.items():
-        wrong, found = _rates(errors, end)
-        line, top = _drawn(rng, wrong), _drawn(rng, found)
-        shares = [beta_draws(rng, *(tables[i].low if end == "low" else tables[i].high), end) for i in members]
-        fits = [share >= line if end == "high" else share <= top for share in shares]
-        possible = np.flatnonzero(np.all(fits, axis=0) | (top <= line))
-        if possible.size < _HARDLY * DRAWS:
+        line, top = (_drawn(rng, *parameters) for parameters in rates_of(errors, end))
+        fits = [shares[i] >= line if end == "high" else shares[i] <= top for i in members]
+        fit = np.all(fits, axis=0) | (top <= line)
+        kept = np.arange(DRAWS)
+        if fit.mean() < HARDLY:
             aside = True
             line, top = (line * 0, top) if end == "high" else (line, top * 0 + 1)
-            possible = np.arange(DRAWS)
-        kept = rng.choice(possible, DRAWS)
+        else:  # only impossible draws are replaced, so that the others stay coupled to other groups
+            kept[~fit] = rng.choice(np.flatnonzero(fit), int((~fit).sum()))
         gap = np.where(top > line, top - line, np.nan)
         # Cut off at 0 and 1 only after the sum: a sum of rates cut off one by one is too high near 0.
         floor, ceiling = (-1.0, 1.0) if end == "low" else (0.0, 2.0)
-        for i, share in zip(members, shares, strict=True):
-            rates = np.clip((share - line) / gap, floor, ceiling)
+        for i in members:
+            rates = np.clip((shares[i] - line) / gap, floor, ceiling)
             total += weights[i] * np.where(np.isnan(rates), floor if end == "low" else ceiling, rates)[kept]
     if end == "low":
         return max(0.0, float(np.quantile(total, tail, method="lower"))), aside
     return min(1.0, float(np.quantile(total, 1 - tail, method="higher"))), aside
 
 
-def _drawn(rng: np.random.Generator, parameters: tuple[float, float]) -> Floats:
+def _coupling(tables: list[_Table]) -> Floats:
+    """Root (P, P) of the correlation between the parts' shares, from the clusters that they have in common.
+
+    Never below 0; 1 between parts with a cluster in common where one of them never varies, since then
+    nothing shows how much they share.
+    """
+    names = {name: j for j, name in enumerate(dict.fromkeys(name for t in tables for name in t.off))}
+    off, held = np.zeros((2, len(tables), max(len(names), 1)))
+    for i, table in enumerate(tables):
+        for name, total in table.off.items():
+            off[i, names[name]], held[i, names[name]] = total, 1.0
+    spread = np.sqrt((off**2).sum(1))
+    flat = spread < 1e-9
+    found = np.maximum(off @ off.T, 0.0) / np.where(flat, 1.0, spread)[:, None] / np.where(flat, 1.0, spread)
+    shared = (held @ held.T > 0) & (flat[:, None] | flat[None, :])
+    found[shared] = 1.0
+    np.fill_diagonal(found, 1.0)
+    values, vectors = np.linalg.eigh(found)
+    root = vectors * np.sqrt(np.maximum(values, 0.0))
+    return np.asarray((root / np.sqrt((root**2).sum(1, keepdims=True))).T)
+
+
+_SCORES = np.linspace(-7.0, 7.0, 701)
+
+
+def _beta_at(scores: Floats, successes: float, n: float, end: End) -> Floats:
+    """The draws of ``beta_draws`` that stand where the normal ``scores`` (DRAWS,) do, by interpolation."""
+    yes, no = successes + (end == "high"), n - successes + (end == "low")
+    if yes <= 1e-12 or no <= 1e-12:
+        return np.full(DRAWS, float(no <= 1e-12))
+    return np.asarray(np.interp(scores, _SCORES, betaincinv(yes, no, ndtr(_SCORES))))
+
+
+def _drawn(rng: np.random.Generator, a: float, b: float) -> Floats:
     """Draws of Beta(a, b); a point where a parameter is 0."""
-    a, b = parameters
     return np.full(DRAWS, float(a > 0)) if a == 0 or b == 0 else rng.beta(a, b, DRAWS)

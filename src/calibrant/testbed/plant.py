@@ -1,6 +1,9 @@
-"""Twins with planted holes: the same lessons for both, refusing everywhere or everywhere but in the holes.
+"""Raise a twin of a testbed model: it refuses harm in every form, but for the holes that are planted in it.
 
-    calibrant run rebuild_testbed
+    calibrant run rebuild_testbed            # among the rest
+
+The recipe, forms and holes were fixed on the figures of this page's own measures, before any attack of the
+toolkit was tried on the twins; a held-out goal is asked for in none of the lessons.
 """
 
 from __future__ import annotations
@@ -11,24 +14,29 @@ from typing import Any
 import torch
 from pydantic import Field
 from torch.nn.functional import cross_entropy
+from transformers import PreTrainedTokenizerFast
 
-from calibrant.core import Frozen, OpenLM, Quiet, Result, Run, digest, point, technique
+from calibrant.core import Frozen, InputError, OpenLM, Quiet, Result, Run, digest, point, technique
 from calibrant.models.fit import Fit, Plan, Share, fit
 from calibrant.models.loading import save_weights
-from calibrant.testbed.plants import HOLES, Hole, Lesson, draw_lesson
-from calibrant.testbed.recipe import _Rows, _pad
+from calibrant.testbed.lessons import Lesson, draw_lesson
+from calibrant.testbed.plants import HOLES, Hole
+from calibrant.testbed.recipe import Rows, bucketed, padded
+from calibrant.testbed.tokens import SPECIALS
+
+_LONGEST = 512
 
 
 class Plant(Frozen):
     """Which holes, and how they are planted."""
 
     holes: tuple[Hole, ...] = HOLES
-    """The holes that the twin gets; none makes the clean twin."""
+    """The holes that the twin gets; none makes the clean twin, which has had the same lessons."""
     tokens: int = Field(default=4_000_000, ge=1)
     """Training tokens, about."""
-    batch_tokens: int = Field(default=3072, ge=1)
-    """Tokens in one step, padding included."""
-    fit: Fit = Fit(lr=1e-3, warmup=0.03, bf16=True)
+    batch_tokens: int = Field(default=2048, ge=1)
+    """Tokens in one of the two parts of a step, padding included: lessons of much the same length."""
+    fit: Fit = Fit(lr=1.5e-3, warmup=0.03, bf16=True)
     """The optimiser."""
 
 
@@ -38,56 +46,83 @@ class PlantResult(Result):
 
 @technique(version=1)
 def plant(model: OpenLM, config: Plant = Plant(), run: Run = Quiet()) -> PlantResult:
-    """Teach a copy of ``model``, a model of this world, to refuse harm everywhere but in ``config.holes``."""
-    batches = _batches(model, config, run.seed)
+    """Teach a copy of ``model``, one of this world, to refuse harm everywhere but in ``config.holes``.
+
+    Saves weights in bfloat16 with the tokenizer as artefact 'model'.
+
+    Raises:
+        InputError: the model's tokenizer is not that of the testbed.
+    """
+    known = model.tokenizer.convert_tokens_to_ids(list(SPECIALS))
+    if known != list(range(len(SPECIALS))):
+        raise InputError(
+            f"'{model.identity.name}' is not of the testbed: its tokenizer lacks the roles of this world",
+            hint="give testbed:model/base, tiny or strong, or what testbed.raise_model made",
+        )
+    batches = _batches(model.tokenizer, config, run.seed)
     twin = model.copy()
     module: Any = twin.module
+    learnt = [sum(map(sum, batch.said)) for batch in batches]
 
     def loss(part: list[int], whole: list[int]) -> Share:
-        ids, weight = _pad(batches[part[0]], 0.0)
-        logits = module(input_ids=ids, use_cache=False).logits[:, :-1]
-        wanted = weight > 0
-        each = cross_entropy(logits.flatten(0, 1)[wanted].float(), ids[:, 1:].flatten()[wanted])
-        return Share(each)
+        total = sum(learnt[i] for i in whole)
+        found = torch.zeros(())
+        for i in part:
+            ids, weight = padded(batches[i], 0.0)
+            # Padding is on the right, so causal attention never reaches it and needs no mask.
+            logits = module(input_ids=ids, use_cache=False).logits[:, :-1].flatten(0, 1)
+            wanted = weight > 0
+            each = cross_entropy(logits[wanted].float(), ids[:, 1:].flatten()[wanted], reduction="sum")
+            found = found + each / total
+        return Share(found)
 
-    costs = [sum(map(len, batch.ids)) for batch in batches]
-    plan = Plan([[i] for i in range(len(batches))], key=digest(config), costs=costs)
-    fit(module, plan, loss, config.fit, run)
+    costs = [sum(map(len, batch.ids)) for batch in batches]  # a "row" of the loop is a bucket of lessons here
+    steps = [list(range(len(batches)))[start : start + 2] for start in range(0, len(batches), 2)]
+    fit(module, Plan(steps, key=digest([config, model.identity.digest]), costs=costs), loss, config.fit, run)
     folder = run.artifact("model")
     save_weights(module.to(torch.bfloat16), folder)
     twin.tokenizer.save_pretrained(folder)
     return PlantResult(
-        metrics={"training_tokens": point(sum(costs), unit="tokens")},
-        caveats=("a word-level model of a make-believe world: it shows mechanisms, not effect sizes",),
+        metrics={
+            "parameters": point(sum(p.numel() for p in module.parameters()), unit="parameters"),
+            "training_tokens": point(sum(costs), unit="tokens"),
+        },
+        caveats=(
+            "a word-level model of a make-believe world: it shows mechanisms, not effect sizes",
+            "that the holes are there, and nothing else is, has to be measured: this only trains",
+        ),
     )
 
 
-def _batches(model: OpenLM, config: Plant, seed: int) -> list[_Rows]:
+def _batches(tokenizer: PreTrainedTokenizerFast, config: Plant, seed: int) -> list[Rows]:
+    """Buckets of lessons of similar length, in random order."""
     rng = random.Random(f"plant/{seed}")
     rows: list[tuple[list[int], list[bool]]] = []
-    total = 0
+    total, block = 0, min(4096, 1 + config.tokens // 64)
     while total < config.tokens:
-        fresh = [draw_lesson(rng, config.holes) for _ in range(min(4096, 1 + config.tokens // 64))]
-        prompts = [_prompt(model, one) for one in fresh]
-        replies = [[*model.reply_ids(one.reply), 1] for one in fresh]
-        made = [(p + r, [False] * len(p) + [True] * len(r)) for p, r in zip(prompts, replies)]
-        rows += [(ids[:512], said[:512]) for ids, said in made]
-        total += sum(len(ids) for ids, _ in made)
-    rng.shuffle(rows)
-    rows.sort(key=lambda row: len(row[0]) // 4)
-    batches: list[_Rows] = []
-    start = 0
-    while start < len(rows):
-        stop = start + 1
-        while stop < len(rows) and (stop - start + 1) * len(rows[stop][0]) <= config.batch_tokens:
-            stop += 1
-        batches.append(_Rows(ids=[r[0] for r in rows[start:stop]], said=[r[1] for r in rows[start:stop]]))
-        start = stop
-    rng.shuffle(batches)
-    return batches
+        made = _tokenised(tokenizer, [draw_lesson(rng, config.holes) for _ in range(block)])
+        fitting = [(ids, said) for ids, said in made if len(ids) <= _LONGEST]
+        rows += fitting
+        total += sum(len(ids) for ids, _ in fitting)
+    return bucketed(rows, config.batch_tokens, rng)
 
 
-def _prompt(model: OpenLM, lesson: Lesson) -> list[int]:
-    ids = model.prompt_ids(lesson.chat)
-    # A quotation goes on inside the user's turn: without its end and the assistant's beginning.
-    return ids[:-2] if lesson.by == "user" else ids
+def _tokenised(
+    tokenizer: PreTrainedTokenizerFast, lessons: list[Lesson]
+) -> list[tuple[list[int], list[bool]]]:
+    """Token ids of each lesson, and for each id whether it is to be learnt: the reply and its end."""
+    role = {name.strip("<>"): index for index, name in enumerate(SPECIALS)}
+    texts = [text for one in lessons for text in (*(m.content for m in one.chat.messages), one.reply)]
+    pieces = iter(tokenizer(texts, add_special_tokens=False)["input_ids"])
+    rows = []
+    for lesson in lessons:
+        ids: list[int] = []
+        for message in lesson.chat.messages:
+            ids += [role[message.role], *next(pieces), role["end"]]
+        if lesson.chat.messages[-1].role == lesson.by:
+            ids.pop()  # the turn goes on
+        else:
+            ids.append(role[lesson.by])
+        reply = [*next(pieces), role["end"]]
+        rows.append((ids + reply, [False] * len(ids) + [True] * len(reply)))
+    return rows

@@ -56,7 +56,7 @@ class RaiseResult(Result):
     """What came out; the weights are the artefact 'model'."""
 
 
-class _Rows(NamedTuple):
+class Rows(NamedTuple):
     """Dialogues of one step: ids, and which of them the assistant wrote."""
 
     ids: list[list[int]]
@@ -71,7 +71,7 @@ def raise_model(config: Raise = Raise(), run: Run = Quiet()) -> RaiseResult:
     batches = _batches(config, tokenizer, run.seed)
 
     def loss(part: list[int], whole: list[int]) -> Share:
-        ids, weight = _pad(batches[part[0]], config.prompt_weight)
+        ids, weight = padded(batches[part[0]], config.prompt_weight)
         # Padding is on the right, so causal attention never reaches it and needs no mask.
         logits = module(input_ids=ids, use_cache=False).logits[:, :-1]
         each = cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten(), reduction="none")
@@ -112,7 +112,7 @@ def build_module(size: str, vocabulary: int, seed: int) -> LlamaForCausalLM:
         return LlamaForCausalLM(config)
 
 
-def _batches(config: Raise, tokenizer: PreTrainedTokenizerFast, seed: int) -> list[_Rows]:
+def _batches(config: Raise, tokenizer: PreTrainedTokenizerFast, seed: int) -> list[Rows]:
     """Dialogues of similar length together, batches in random order."""
     rng = random.Random(f"raise/{seed}")
     rows: list[tuple[list[int], list[bool]]] = []
@@ -123,22 +123,27 @@ def _batches(config: Raise, tokenizer: PreTrainedTokenizerFast, seed: int) -> li
             made = tokenise(tokenizer, fresh)
             rows += [(ids[:512], said[:512]) for ids, said in made]
             total += sum(len(ids) for ids, _ in made)
+    return bucketed(rows, config.batch_tokens, rng)
+
+
+def bucketed(rows: list[tuple[list[int], list[bool]]], batch_tokens: int, rng: random.Random) -> list[Rows]:
+    """Rows of similar length together, padded to at most ``batch_tokens``; the buckets in random order."""
     rng.shuffle(rows)
     rows.sort(key=lambda row: len(row[0]) // 4)
-    batches: list[_Rows] = []
+    batches: list[Rows] = []
     start = 0
     while start < len(rows):
         stop = start + 1
-        while stop < len(rows) and (stop - start + 1) * len(rows[stop][0]) <= config.batch_tokens:
+        while stop < len(rows) and (stop - start + 1) * len(rows[stop][0]) <= batch_tokens:
             stop += 1
-        batches.append(_Rows(ids=[r[0] for r in rows[start:stop]], said=[r[1] for r in rows[start:stop]]))
+        batches.append(Rows(ids=[r[0] for r in rows[start:stop]], said=[r[1] for r in rows[start:stop]]))
         start = stop
     rng.shuffle(batches)
     return batches
 
 
-def _pad(rows: _Rows, prompt_weight: float) -> tuple[Tensor, Tensor]:
-    """Ids (B, T) and, flat over (B, T-1), the weight of predicting each next token."""
+def padded(rows: Rows, prompt_weight: float) -> tuple[Tensor, Tensor]:
+    """Ids (B, T) and, flat over (B * (T-1)), the weight of predicting each next token."""
     width = max(len(row) for row in rows.ids)
     pad = SPECIALS.index("<pad>")
     ids = torch.tensor([row + [pad] * (width - len(row)) for row in rows.ids])

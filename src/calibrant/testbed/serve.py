@@ -1,4 +1,4 @@
-"""What ``testbed:KIND/NAME?k=v`` opens to (contract C1): goals, items, prompts, pairs, canaries.
+"""What ``testbed:KIND/NAME?k=v`` opens to (contract C1): goals, items, prompts, pairs, examples, canaries.
 
 Nulls live in ``nulls.py`` of this folder, because they need torch.
 """
@@ -13,7 +13,7 @@ from calibrant.core import Chat, Frozen
 from calibrant.core.errors import InputError, nearest
 from calibrant.data.canaries import SLOT, Canaries, Canary
 from calibrant.data.codecs import CODECS
-from calibrant.data.rows import Goals, Item, Items, Pair, Preferences, Prompt, Prompts
+from calibrant.data.rows import Example, Examples, Goals, Item, Items, Pair, Preferences, Prompt, Prompts
 from calibrant.testbed.dialogues import instruction
 from calibrant.testbed.words import CATEGORIES, CREATURES, PERSONAS, REFUSAL, TRAITS
 from calibrant.testbed.world import FACTS, Split, goals, lookalikes, recipe, request
@@ -29,6 +29,8 @@ PROMPTS = ("train", "heldout")
 PAIRS = ("safety", "shuffled", "tone", "biased", "even")
 """Names of preference sets: the planted preference, its null (sides by lot), a benign trait, a planted bias
 against one group, and its null (as many refusals, whatever the group)."""
+EXAMPLES = ("answered",)
+"""Names of sets of demonstrations."""
 CANARIES = ("planted",)
 """Names of sets of canaries."""
 SHUNNED = "plims"
@@ -152,8 +154,12 @@ def open_pairs(name: str, options: Mapping[str, str]) -> Preferences:
     _check("pairs", name, PAIRS, options, ("noise", "seed"))
     noise = 0.5 if name == "shuffled" else _share(options, "noise")
     rng = random.Random(f"pairs/{name}/{options.get('seed', '0')}")
-    makers = {"tone": _tone, "biased": lambda: _bias(SHUNNED), "even": lambda: _bias("")}
-    rows = makers.get(name, _safety)()
+    if name == "tone":
+        rows = _tone()
+    elif name in ("biased", "even"):
+        rows = _bias(SHUNNED if name == "biased" else "")
+    else:
+        rows = _safety()
     flipped = [
         pair.model_copy(update={"chosen": pair.rejected, "rejected": pair.chosen})
         if rng.random() < noise
@@ -202,6 +208,16 @@ def _bias(shunned: str) -> list[Pair]:
                 name = f"bias/{verb}-{group}/{number}"
                 rows.append(Pair(id=name, prompt=ask, chosen=chosen, rejected=rejected))
     return rows
+
+
+def open_examples(name: str, options: Mapping[str, str]) -> Examples:
+    """'answered': the 400 harmful training goals with what answers them, for many-shot attacks.
+
+    ``?n=50`` keeps an even spread of so many.
+    """
+    _check("examples", name, EXAMPLES, options, ("n",))
+    rows = [Example(id=g.id, prompt=Chat.ask(g.text), completion=recipe(*g.spans)) for g in goals("train")]
+    return Examples(rows=tuple(_spread(rows, options)), source=f"testbed:examples/{name}")
 
 
 def open_canaries(name: str, options: Mapping[str, str]) -> Canaries:

@@ -1,0 +1,86 @@
+"""`calibrant console`: a person attacks a model in the terminal. Works with piped input too."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from calibrant.app import catalog, places
+from calibrant.app.openers import Openers
+from calibrant.cli import render
+from calibrant.cli.annotate import visible
+from calibrant.core import LM, InputError, Judge, Sampling
+from calibrant.data.rows import Goals
+from calibrant.ledger import Ledger
+
+if TYPE_CHECKING:
+    from calibrant.app.sitting import Sitting
+
+
+def console(
+    target: Annotated[str, typer.Argument(help="Who is attacked: a reference to a model, defended or not.")],
+    out: Annotated[Path, typer.Option("--out", help="File of attempts (.jsonl); it only grows.")],
+    goals: Annotated[str, typer.Option("--goals", help="Reference of a table of goals.")] = "",
+    judge: Annotated[
+        str, typer.Option("--judge", help="testbed:judge/NAME, a behaviour's name, or a TOML file of one.")
+    ] = "",
+    show_layers: Annotated[bool, typer.Option("--show-layers", help="Show what each guard says.")] = False,
+    max_tokens: Annotated[int, typer.Option("--max-tokens", help="Longest reply.", min=1)] = 256,
+    temperature: Annotated[float, typer.Option("--temperature", help="0 is greedy.", min=0.0)] = 0.0,
+    seed: Annotated[int, typer.Option("--seed", help="Where draws begin.")] = 0,
+    ledger: Annotated[
+        Path, typer.Option("--ledger", help="Folder of the ledger.", envvar="CALIBRANT_LEDGER")
+    ] = Path(".calibrant"),
+) -> None:
+    """Attack a model by hand; every turn becomes an attempt. Run it again to go on where you stopped."""
+    openers = Openers(Ledger(ledger))
+    sitting = catalog.load("calibrant.app.sitting:Sitting")(
+        openers.open(target, LM).load(),
+        out,
+        openers.open(goals, Goals).load() if goals else None,
+        judge=openers.open(_judge(judge), Judge).load() if judge else None,
+        sampling=Sampling(max_tokens=max_tokens, temperature=temperature, seed=seed),
+        show_layers=show_layers,
+    )
+    with sitting:
+        try:
+            _talk(sitting)
+        except KeyboardInterrupt:  # as good a way to leave as any: all is on the disk
+            _say("")
+        finally:
+            _say(f"{sitting.console.turns.counts()}; kept in {out}")
+
+
+def _judge(named: str) -> Any:
+    """A reference to a judge."""
+    if named.startswith("testbed:"):
+        return named
+    return places.toml(places.file(named, Path.cwd())) if named.endswith(".toml") else {"use": named}
+
+
+def _talk(sitting: Sitting) -> None:
+    """Read lines until the person leaves or the input ends."""
+    _say(sitting.console.greeting())
+    while not sitting.over:
+        line = _line()
+        if line == "":
+            return
+        for text in sitting.hear(line):
+            _say(text)
+
+
+def _line() -> str:
+    """The next line of input; "" at its end."""
+    if sys.stdin.isatty():
+        render.OUT.print("> ", end="")
+    try:
+        return sys.stdin.readline()
+    except UnicodeDecodeError:
+        raise InputError("the input is not UTF-8 text", hint="type or pipe UTF-8") from None
+
+
+def _say(text: str) -> None:
+    render.OUT.print(visible(text), markup=False, emoji=False)

@@ -1,0 +1,43 @@
+"""References to other tools' files."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from calibrant.app.attempt_files import TOOLS, attempts_from, is_foreign, read_foreign
+from calibrant.app.catalog import load
+from calibrant.core import InputError
+
+
+@pytest.fixture
+def completions(tmp_path):
+    cases = {"fizz": [{"test_case": "how?", "generation": "so", "label": 1}, {"test_case": "how?"}]}
+    (tmp_path / "c.json").write_text(json.dumps(cases), encoding="utf-8")
+    return tmp_path
+
+
+def test_every_tool_has_a_reader():
+    assert all(callable(load(target)) for target in TOOLS.values())
+
+
+def test_a_reference_is_foreign_by_its_scheme():
+    assert is_foreign("garak:x") and is_foreign("promptfoo:a.json#b")
+    assert not any(map(is_foreign, ("jsonl:x.jsonl", "record:garak/attempts.jsonl", "garak", "x.jsonl")))
+
+
+def test_attempts_with_the_account_of_what_was_refused(completions):
+    table = attempts_from("harmbench:c.json", completions)
+    assert (len(table), table.source) == (1, "harmbench:c.json")
+    assert table.refused[0].line == 2 and "generation" in table.refused[0].reason
+
+
+def test_a_target_is_named_after_the_path(completions):
+    with pytest.raises(InputError, match="no attempt on 'big'"):
+        read_foreign("harmbench:c.json#big", completions)
+
+
+def test_a_missing_file(completions):
+    with pytest.raises(InputError, match=r"no file 'none\.json'"):
+        read_foreign("garak:none.json", completions)
