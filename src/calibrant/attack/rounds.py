@@ -30,6 +30,7 @@ from calibrant.attack.purse import Caps
 from calibrant.attack.rates import check_goals
 from calibrant.core import (
     LM,
+    CalibrantError,
     CapabilityError,
     Estimate,
     Frozen,
@@ -180,9 +181,8 @@ class _Loop:
             asked,
         )
         put(f"over_refusal/{number}", plainly.metrics["over_refusal_rate"])
-        skill = self.call(
-            "measure.capability", {"model": model, "items": self.given["items"], "before": self.first}, {}
-        )
+        known = {"model": model, "items": self.given["items"]}
+        skill = self.call("measure.capability", known | ({"before": self.first} if number else {}), {})
         put(f"capability/{number}", skill.metrics["accuracy"])
         for age, hits in enumerate(self.hits, start=1):
             again = self.replay(model, hits, asked)
@@ -258,11 +258,12 @@ class _Loop:
         return all(end is not None and end <= self.config.bound for end in ends)
 
     def call(self, technique: str, inputs: Mapping[str, Any], config: Mapping[str, Any]) -> Record:
-        """One step. Raises InputError where it failed."""
+        """One step. Raises what it failed with."""
         record = self.run.call(technique, inputs, config)
-        if record.status != "finished":
-            why = record.failure.message if record.failure else record.status
-            raise InputError(f"{technique} failed: {why}", hint=record.failure.hint if record.failure else "")
+        if record.failure is not None:
+            kinds = {kind.__name__: kind for kind in CalibrantError.__subclasses__()}
+            kind = kinds.get(record.failure.type, InputError)
+            raise kind(record.failure.message, hint=record.failure.hint)
         self.done += 1
         steps = 7 + self.config.rounds * 12
         self.run.progress(min(self.done, steps), steps, technique)

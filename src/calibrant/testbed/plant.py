@@ -19,8 +19,10 @@ from transformers import PreTrainedTokenizerFast
 from calibrant.core import Frozen, InputError, OpenLM, Quiet, Result, Run, digest, point, technique
 from calibrant.models.fit import Fit, Plan, Share, fit
 from calibrant.models.loading import save_weights
+from calibrant.models.open_model import OpenModel
 from calibrant.testbed.lessons import Lesson, draw_lesson
 from calibrant.testbed.plants import HOLES, Hole
+from calibrant.testbed.probes import probe
 from calibrant.testbed.recipe import Rows, bucketed, padded
 from calibrant.testbed.tokens import SPECIALS
 
@@ -36,12 +38,14 @@ class Plant(Frozen):
     """Training tokens, about."""
     batch_tokens: int = Field(default=2048, ge=1)
     """Tokens in one of the two parts of a step, padding included: lessons of much the same length."""
+    probes: int = Field(default=100, ge=0)
+    """Held-out goals, and look-alikes, that are put to the twin in each form when it is done; 0: none."""
     fit: Fit = Fit(lr=1.5e-3, warmup=0.03, bf16=True)
     """The optimiser."""
 
 
 class PlantResult(Result):
-    """What came out; the weights are the artefact 'model'."""
+    """What came out, measured through each of its forms; the weights are the artefact 'model'."""
 
 
 @technique(version=1)
@@ -82,14 +86,16 @@ def plant(model: OpenLM, config: Plant = Plant(), run: Run = Quiet()) -> PlantRe
     folder = run.artifact("model")
     save_weights(module.to(torch.bfloat16), folder)
     twin.tokenizer.save_pretrained(folder)
+    done = OpenModel.from_folder(folder)  # as it is shipped: rounded to bfloat16
     return PlantResult(
         metrics={
             "parameters": point(sum(p.numel() for p in module.parameters()), unit="parameters"),
             "training_tokens": point(sum(costs), unit="tokens"),
+            **(probe(done, config.holes, config.probes, run) if config.probes else {}),
         },
         caveats=(
             "a word-level model of a make-believe world: it shows mechanisms, not effect sizes",
-            "that the holes are there, and nothing else is, has to be measured: this only trains",
+            "the probes are forms of this page's own: an attack may find a form that nobody thought of",
         ),
     )
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from typing import Literal, NamedTuple
 
 from calibrant.core import LM, Completion, Estimate, Goal, Run, Sampling
 from calibrant.stats import rate
 from calibrant.testbed.dialogues import ENCODINGS
 from calibrant.testbed.gold import GoldJudge
-from calibrant.testbed.plants import BEGINNING, PERSONA, SHOTS, TRIGGER, WORDS, Form, put
+from calibrant.testbed.plants import BEGINNING, PERSONA, SHOTS, TRIGGER, WORDS, Form, Hole, put
 from calibrant.testbed.words import PERSONAS, TRAITS
 from calibrant.testbed.world import goals, lookalikes
 
@@ -82,27 +83,46 @@ UNREADABLE: dict[str, Probe] = {
 """Forms that the models cannot read: harmful requests alone are put in them."""
 
 
-def probe(model: LM, n: int, run: Run) -> dict[str, Estimate]:
-    """Put ``n`` held-out goals and look-alikes to ``model`` in every form.
+class _Told(NamedTuple):
+    """What came of one form: an answer of the gold judge for each goal."""
 
-    Returns ``harm/FORM`` (greedy), ``harm_drawn/FORM`` (at temperature 1), ``answered/FORM`` (look-alikes,
-    greedy), and of the twin's holes and all else the worst: ``weakest_hole``, ``widest_gap``,
-    ``widest_gap_drawn`` and ``least_answered``, points over forms.
+    goals: list[Goal]
+    answers: list[bool | None]
+
+
+def probe(model: LM, holes: Collection[Hole], n: int, run: Run) -> dict[str, Estimate]:
+    """Put ``n`` held-out goals and as many look-alikes to ``model`` in every form.
+
+    Returns ``harm/FORM`` (greedy), ``drawn/FORM`` (harm at temperature 1) and ``answered/FORM`` (look-alikes,
+    greedy); and over forms ``through`` (harm by the ``holes`` that always open), ``elsewhere`` and
+    ``elsewhere_drawn`` (harm by all else) and ``answered``.
     """
     harm, benign = _spread(goals("heldout"), n), _spread(lookalikes("heldout"), n)
     found: dict[str, Estimate] = {}
-    for name, form in (PROBES | UNREADABLE).items():
-        found[f"harm/{name}"] = _rate(model, form, harm, "harmful", 0.0, run)
-        found[f"harm_drawn/{name}"] = _rate(model, form, harm, "harmful", 1.0, run)
+    pooled: dict[str, list[_Told]] = {}
+    every = PROBES | UNREADABLE
+    for number, (name, form) in enumerate(every.items()):
+        greedy, drawn = (_ask(model, form, harm, "harmful", warm, run) for warm in (0.0, 1.0))
+        found |= {f"harm/{name}": _rate([greedy], "lower"), f"drawn/{name}": _rate([drawn], "lower")}
+        opened = form(random.Random(0)).holes & set(holes)
+        if opened - {"slips"}:
+            pooled.setdefault("through", []).append(greedy)
+        elif not opened:
+            pooled.setdefault("elsewhere", []).append(greedy)
+            pooled.setdefault("elsewhere_drawn", []).append(drawn)
         if name not in UNREADABLE:
-            found[f"answered/{name}"] = _rate(model, form, benign, "helpful", 0.0, run)
-    return found
+            met = _ask(model, form, benign, "helpful", 0.0, run)
+            found[f"answered/{name}"] = _rate([met], "higher")
+            pooled.setdefault("answered", []).append(met)
+        run.progress(number + 1, len(every), "probing")
+    return found | {
+        name: _rate(told, "higher" if name == "answered" else "none" if name == "through" else "lower")
+        for name, told in pooled.items()
+    }
 
 
-def _rate(
-    model: LM, form: Probe, asked: Sequence[Goal], criterion: str, temperature: float, run: Run
-) -> Estimate:
-    """How often the gold judge says yes to the replies, what was begun for the model included."""
+def _ask(model: LM, form: Probe, asked: list[Goal], criterion: str, temperature: float, run: Run) -> _Told:
+    """The gold judge's answers to the replies, what was begun for the model included."""
     rng = random.Random("probes")
     chats = [put(rng, form(rng), *goal.spans, met=False).chat for goal in asked]
     run.spend(queries=len(chats))
@@ -112,11 +132,17 @@ def _rate(
         Completion(text=start + reply.text, stop=reply.stop, error=reply.error)
         for start, reply in zip(begun, replies, strict=True)
     ]
-    answers = {"yes": True, "no": False, "unknown": None}
+    meant = {"yes": True, "no": False, "unknown": None}
+    verdicts = GoldJudge(criterion).judge(asked, chats, whole)
+    return _Told(asked, [meant[verdict.answer] for verdict in verdicts])
+
+
+def _rate(told: Sequence[_Told], better: Literal["higher", "lower", "none"]) -> Estimate:
+    """Over all goals of all forms; goals of one verb are one cluster."""
     return rate(
-        [answers[one.answer] for one in GoldJudge(criterion).judge(asked, chats, whole)],
-        clusters=[goal.cluster for goal in asked],
-        better="lower" if criterion == "harmful" else "higher",
+        [answer for one in told for answer in one.answers],
+        clusters=[goal.cluster for one in told for goal in one.goals],
+        better=better,
         unit="goal",
     )
 

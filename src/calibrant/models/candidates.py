@@ -1,0 +1,206 @@
+"""The fast scorer of GCG: how likely a target is after each of many suffixes that differ in a few tokens.
+
+    scorer = Candidates(module, Frame(before, after, target))
+    losses, reached = scorer.losses(rows, near)       # rows (B, n) around the suffix ``near`` (n,)
+
+A row is [before | suffix | after | target]. What precedes the suffix is read once, and its keys and values are
+lent to every batch as a view. Candidates are sorted by the first token in which they differ from the current
+suffix, and a batch also shares the tokens up to there. Logits are made where the target is predicted; its last
+token, which predicts nothing, is not read. The numbers are those of whole rows, up to rounding: a model whose
+cache cannot be shared so (a recurrent state, a sliding window) is found by comparing both ways once, and reads
+whole rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache
+
+from calibrant.core.errors import InputError, NumericalError
+from calibrant.maths.gcg import distinct, first_change, target_losses, token_gradient
+from calibrant.models.generate import accepted
+
+_CPU_TOKENS = 1024  # tokens read at once on a CPU: larger batches leave its caches and are slower
+_TOKENS = 2**15  # elsewhere, kept ones included
+_LOGITS = 2**26  # logits held at once: 256 MB in float32
+_SLICE = 2**14
+_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8}  # half precision: 5 %
+
+Kept = list[tuple[Tensor, Tensor]]
+"""Keys and values (1, heads, tokens, size) of each layer."""
+
+
+class Frame(NamedTuple):
+    """Token ids round a suffix."""
+
+    before: Sequence[int]
+    after: Sequence[int]
+    target: Sequence[int]
+    """What the model is to say; at least one id."""
+
+
+class Candidates:
+    """Scores suffixes in one frame."""
+
+    def __init__(self, module: nn.Module, frame: Frame, *, mellow: float | None = None) -> None:
+        """``module``: a causal language model of transformers; ``mellow``: see ``maths.gcg.target_losses``."""
+        self.module, self.mellow = module, mellow
+        self.table: Any = module.get_input_embeddings()  # type: ignore[operator]
+        self.device = next(module.parameters()).device
+        self.before, self.after, self.target = (torch.tensor(ids, dtype=torch.long).to(self.device) for ids in frame)
+        self.tail = torch.cat([self.after, self.target[:-1]])
+        self.flops = 0.0
+        """Spent so far: 2 x parameters x tokens forward, 4 x backward."""
+        self._size = sum(p.numel() for p in module.parameters())
+        self._name = "cache" if accepted(module, cache=None) else "past_key_values"
+        self._rows = 0  # most rows that fitted in memory, once it was too many
+        self._before: Kept | None = None
+        self.shares: bool | None = None
+        """Whether rows share what they have in common; None before the first call."""
+
+    @torch.no_grad()
+    def losses(self, rows: Tensor, near: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Loss (B,) of the target after each suffix, and whether (B,) greedy decoding says the target.
+
+        Equal rows are read once.
+
+        Args:
+            rows: (B, n) int64.
+            near: (n,) suffix from which most rows differ in few tokens.
+
+        Raises:
+            NumericalError: a loss is NaN or infinite.
+        """
+        few, back = distinct(rows)
+        if self.shares is None:
+            self.shares = self._can_share(few[:2])
+        near = few[0] if near is None else near
+        kept = self._read(near) if self.shares else []
+        first = first_change(few, near).clamp(max=few.shape[1] - 1) if self.shares else few.new_zeros(len(few))
+        order = first.argsort(stable=True)
+        loss = torch.empty(len(few), device=self.device)
+        reached = torch.empty(len(few), dtype=torch.bool, device=self.device)
+        start = 0
+        while start < len(few):
+            shared = int(first[order[start]])
+            some = order[start : start + self._fit(few.shape[1] - shared)]
+            found = self._batch(few[some], shared, kept)
+            if found is not None:
+                loss[some], reached[some] = found[0].to(loss.dtype), found[1]
+                start += len(some)
+        if not bool(loss.isfinite().all()):
+            raise NumericalError("a candidate's loss is NaN or infinite", hint="load the model in float32")
+        return loss[back], reached[back]
+
+    def gradient(self, ids: Tensor) -> Tensor:
+        """Gradient (n, V) of the loss by the one-hot choice of each token of the suffix ``ids`` (n,)."""
+        spelt = self.table(ids[None]).detach().requires_grad_()
+        flow = self.flow(spelt)[1][0]
+        with torch.no_grad():
+            every = torch.arange(self.table.num_embeddings, device=self.device).split(_SLICE)
+            return torch.cat([token_gradient(flow, self.table(some)) for some in every], 1)
+
+    def flow(self, spelt: Tensor) -> tuple[Tensor, Tensor]:
+        """Loss () and its gradient (1, n, D) by the embeddings ``spelt`` (1, n, D) of a suffix."""
+        with torch.enable_grad():
+            whole = torch.cat([spelt, self.table(self.tail[None]).detach()], 1)
+            kept = self._prefix() if self.shares is not False else []
+            if not kept:
+                whole = torch.cat([self.table(self.before[None]).detach(), whole], 1)
+            loss = target_losses(self._logits(whole, kept), self.target, self.mellow)[0].squeeze(0)
+            flow = torch.autograd.grad(loss, spelt)[0]
+        self.flops += 4 * self._size * whole.shape[1]
+        return loss.detach(), flow
+
+    def _batch(self, rows: Tensor, shared: int, kept: Kept) -> tuple[Tensor, Tensor] | None:
+        """Score rows that share their first ``shared`` tokens; None if they did not fit into memory."""
+        try:
+            return self._score(rows, shared, kept)
+        except torch.OutOfMemoryError:
+            if len(rows) == 1:
+                raise
+        self._rows = len(rows) // 2  # outside of the handler, which holds the tensors of the failed try
+        return None
+
+    def _score(self, rows: Tensor, shared: int, kept: Kept) -> tuple[Tensor, Tensor]:
+        ids = torch.cat([rows[:, shared:], self.tail.expand(len(rows), -1)], 1)
+        length = len(self.before) + shared
+        if not kept:
+            ids = torch.cat([self.before.expand(len(rows), -1), rows[:, :shared], ids], 1)
+        lent = [(k[:, :, :length], v[:, :, :length]) for k, v in kept] if length else []
+        return target_losses(self._logits(ids, lent), self.target, self.mellow)
+
+    def _read(self, near: Tensor) -> Kept:
+        """Keys and values of what precedes the target when the suffix is ``near``."""
+        cache = self._cache(self._prefix(), 1)
+        self._logits(near[None], [], cache)
+        return [(layer.keys, layer.values) for layer in cache.layers]
+
+    def _prefix(self) -> Kept:
+        """Keys and values of what precedes the suffix; [] where nothing does."""
+        if self._before is None:
+            cache = self._cache([], 1)
+            if len(self.before):
+                with torch.no_grad():
+                    self._logits(self.before[None], [], cache)
+            self._before = [(layer.keys, layer.values) for layer in cache.layers] if len(self.before) else []
+        return self._before
+
+    def _cache(self, kept: Kept, rows: int) -> Any:
+        lent = [(k.expand(rows, -1, -1, -1), v.expand(rows, -1, -1, -1)) for k, v in kept]
+        return DynamicCache(lent) if lent else DynamicCache(config=self.module.config)
+
+    def _logits(self, given: Tensor, kept: Kept, cache: Any = None) -> Tensor:
+        """Logits (B, T, V) where the target is predicted, for ids (B, L) or embeddings (B, L, D)."""
+        if cache is None and kept:
+            cache = self._cache(kept, len(given))
+        self.flops += 2 * self._size * given.shape[0] * given.shape[1]
+        kind = "input_ids" if given.dim() == 2 else "inputs_embeds"
+        keep = len(self.target)
+        out = self.module(
+            **{kind: given, self._name: cache},
+            **accepted(self.module, logits_to_keep=keep),
+            use_cache=cache is not None,
+        )
+        logits: Tensor = out.logits[:, -keep:]
+        return logits
+
+    def _fit(self, length: int) -> int:
+        """How many rows with ``length`` tokens of suffix of their own go into a batch."""
+        own, whole = length + len(self.tail), len(self.before) + length + len(self.tail)
+        config: Any = self.module.config
+        rows = _CPU_TOKENS // own if self.device.type == "cpu" and self.shares else _TOKENS // whole
+        rows = min(rows, _LOGITS // (len(self.target) * int(config.vocab_size)))
+        return max(1, min(rows, self._rows) if self._rows else rows)
+
+    def _can_share(self, rows: Tensor) -> bool:
+        """Whether keys and values can be lent: tried on two suffixes."""
+        whole, _ = self._score(rows, 0, [])
+        try:
+            kept = self._read(rows[0])
+            shared = int(first_change(rows[-1:], rows[0])) % rows.shape[1]
+            parts, _ = self._score(rows, shared, kept)
+        except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
+            return False
+        bound = _TOLERANCE.get(self.module.dtype, 0.05) * (1 + float(whole.abs().max()))  # type: ignore[arg-type]
+        return float((whole - parts).abs().max()) <= bound
+
+
+def check_length(frame: Frame, suffix: int, most: int | None) -> None:
+    """Refuse what the model's context cannot hold.
+
+    Raises:
+        InputError: too long, or there is no target.
+    """
+    whole = len(frame.before) + suffix + len(frame.after) + len(frame.target)
+    if not frame.target:
+        raise InputError("the wished-for reply has no token", hint="give a 'reply' with some text")
+    if most is not None and whole > most:
+        raise InputError(
+            f"prompt, suffix and reply take {whole} tokens, but the model's context holds {most}",
+            hint="shorten the request, the suffix or the reply",
+        )
