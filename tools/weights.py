@@ -1,6 +1,6 @@
 """Ship the testbed's models: copy what `calibrant run rebuild_testbed` made, and note its figures.
 
-    .venv/bin/python tools/weights.py [--ledger .calibrant]
+    .venv/bin/python tools/weights.py [--ledger .calibrant] [--only clean holed]
 
 ``figures.json`` holds, for each model, its recipe, seed, job and result digest, and the measured figures; a
 test measures the shipped weights again and compares.
@@ -12,6 +12,7 @@ import argparse
 import json
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from calibrant.ledger import Ledger
 
 WEIGHTS = Path(__file__).resolve().parents[1] / "src" / "calibrant" / "testbed" / "weights"
 SIZES = ("tiny", "base", "strong")
+TWINS = ("clean", "holed")
+MODELS = (*SIZES, *TWINS)
 FIGURES = {
     "capability": ("accuracy", "accuracy/fact", "accuracy/sum", "accuracy/instruction"),
     "plain": ("compliance_rate",),
@@ -29,8 +32,8 @@ FIGURES = {
 """Job after the size's name -> the metrics that are recorded."""
 
 
-def ship(ledger: Ledger, folder: Path) -> dict[str, Any]:
-    """Copy every size's model to ``folder`` and return the figures.
+def ship(ledger: Ledger, folder: Path, names: Sequence[str] = MODELS) -> dict[str, Any]:
+    """Copy every model of ``names`` to ``folder`` and return the figures.
 
     Raises:
         EvidenceError: a job of the recipe has no finished record in the ledger.
@@ -38,21 +41,21 @@ def ship(ledger: Ledger, folder: Path) -> dict[str, Any]:
     records: dict[str, Record] = {
         e.record.job_id: e.record for e in ledger.entries() if e.record.status == "finished"
     }
-    wanted = [*SIZES, *(f"{size}_{job}" for size in SIZES for job in FIGURES)]
+    wanted = [*names, *(f"{name}_{job}" for name in names for job in FIGURES)]
     missing = [name for name in wanted if name not in records]
     if missing:
         raise EvidenceError(
             f"no finished record of: {', '.join(missing)}", hint="calibrant run rebuild_testbed"
         )
-    found: dict[str, Any] = {}
-    for size in SIZES:
+    shipped: dict[str, Any] = {}
+    for size in names:
         made = records[size]
         (model,) = (artifact for artifact in made.artifacts if artifact.name == "model")
         shutil.rmtree(folder / size, ignore_errors=True)
         (folder / size).mkdir(parents=True)
         for file in sorted(ledger.open(model).iterdir()):
             (folder / size / file.name).write_bytes(file.read_bytes())
-        found[size] = {
+        shipped[size] = {
             "recipe": made.config,
             "seed": made.seed,
             "job": made.job,
@@ -66,9 +69,14 @@ def ship(ledger: Ledger, folder: Path) -> dict[str, Any]:
                 .model_dump(include={"value", "low", "high", "n"})
                 for job, metrics in FIGURES.items()
                 for metric in metrics
+            }
+            | {
+                metric: found.model_dump(include={"value", "low", "high", "n"})
+                for metric, found in made.metrics.items()
+                if size in TWINS and found.method != "point"
             },
         }
-    return found
+    return shipped
 
 
 def main() -> int:
@@ -77,13 +85,17 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--ledger", type=Path, default=Path(".calibrant"))
+    parser.add_argument("--only", nargs="+", choices=MODELS, default=MODELS, metavar="MODEL")
+    asked = parser.parse_args()
     try:
-        found = ship(Ledger(parser.parse_args().ledger), WEIGHTS)
+        found = ship(Ledger(asked.ledger), WEIGHTS, asked.only)
     except CalibrantError as error:
         sys.stderr.write(f"weights: {error}\n")
         return 3
-    (WEIGHTS / "figures.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    sys.stdout.write(f"shipped {', '.join(SIZES)} to {WEIGHTS}\n")
+    figures = WEIGHTS / "figures.json"
+    before = json.loads(figures.read_text(encoding="utf-8")) if figures.is_file() else {}
+    figures.write_text(json.dumps(before | found, indent=2) + "\n", encoding="utf-8")
+    sys.stdout.write(f"shipped {', '.join(asked.only)} to {WEIGHTS}\n")
     return 0
 
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from calibrant.app.attempt_files import TOOLS, attempts_from, is_foreign, read_foreign
+from calibrant.app.attempt_files import TOOLS, attempts_from, foreign, is_foreign, read_foreign
 from calibrant.app.catalog import load
 from calibrant.core import InputError
 
@@ -36,6 +36,15 @@ def test_attempts_with_the_account_of_what_was_refused(completions):
 def test_a_target_is_named_after_the_path(completions):
     with pytest.raises(InputError, match="no attempt on 'big'"):
         read_foreign("harmbench:c.json#big", completions)
+
+
+def test_the_digest_is_of_the_file_the_tool_and_the_target(completions):
+    (completions / "d.json").write_bytes((completions / "c.json").read_bytes())
+    same, load = foreign("harmbench:c.json", completions)
+    assert same == foreign("harmbench:d.json", completions)[0]
+    others = ("pyrit:c.json", "harmbench:c.json#big")
+    assert same not in [foreign(other, completions)[0] for other in others]
+    assert len(load()) == 1
 
 
 def test_a_missing_file(completions):

@@ -260,6 +260,8 @@ def test_a_line_cut_short_by_a_kill_is_taken_off(sit, tmp_path: Path) -> None:
     _, attempts = sit(model, "b")
     assert [a.chat.last_user for a in attempts] == ["a", "b"]
     assert len(read_attempts(path)) == 2
+    path.write_bytes(path.read_bytes().rstrip())  # an editor took the last end of line away
+    assert len(sit(model, "c")[1]) == 3
 
 
 def test_a_file_of_another_target_or_of_nothing_like_it_is_refused(sit, tmp_path: Path) -> None:

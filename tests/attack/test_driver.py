@@ -248,7 +248,7 @@ def test_scores_come_from_the_surrogate_and_count_as_queries(tmp_path, judge):
         identity = Identity(name="open", parts={"weights": "o"})
 
         def logprobs(self, chats, replies):
-            return [Scored(ids=(1, 2), logprobs=(-1.0, -0.5)) for _ in chats]
+            return [Scored(ids=(1, 2), logprobs=(-1.5, -0.5)) for _ in chats]
 
         def prompt_ids(self, chat):
             return [1, 2, 3]

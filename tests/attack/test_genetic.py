@@ -50,7 +50,7 @@ class Surrogate:
 
     def logprobs(self, chats, replies):
         self.asked += chats
-        return [Scored(ids=(0,), logprobs=(float(found_in(chat.last_user)),)) for chat in chats]
+        return [Scored(ids=(0, 1), logprobs=(float(found_in(chat.last_user)), -1.0)) for chat in chats]
 
 
 def counting():

@@ -28,7 +28,7 @@ class Surrogate:
 
     def logprobs(self, chats, replies):
         self.asked += zip(chats, replies, strict=True)
-        return [Scored(ids=(0,), logprobs=(self.height(chat.last_user),)) for chat in chats]
+        return [Scored(ids=(0, 1), logprobs=(self.height(chat.last_user), -1.0)) for chat in chats]
 
     def height(self, text):
         return float(len(self.liked & set(text.split())) - len(self.liked))

@@ -50,7 +50,7 @@ class Surrogate:
         return [0]
 
     def logprobs(self, chats, replies):
-        return [Scored(ids=(0,), logprobs=(-random.Random(str(chat)).random(),)) for chat in chats]
+        return [Scored(ids=(0, 1), logprobs=(-random.Random(str(chat)).random(), -1.0)) for chat in chats]
 
 
 def attacked(name, target, goals, judge, work):

@@ -53,12 +53,13 @@ from calibrant.core.attempt import Attempt, attempt_id, outcome_of
 from calibrant.core.digest import digest_path
 from calibrant.core.record import Input, job_digest, result_digest
 from calibrant.data.attempts import attempts_from
-from calibrant.data.cards import CardRow, JudgeCard, read_card, write_card
 from calibrant.data.canaries import Canaries, canaries_from, draw_canaries
+from calibrant.data.cards import CardRow, JudgeCard, read_card, write_card
 from calibrant.data.files import raw_rows
 from calibrant.data.graded import graded_from
 from calibrant.data.human_labels import HumanLabel, HumanLabels, label_line, labels_from
-from calibrant.data.judge_head import JudgeHead, read_head
+from calibrant.data.judge_folder import read_head
+from calibrant.data.judge_head import JudgeHead
 from calibrant.data.readers import read_file
 from calibrant.data.rows import (
     Attempts,
@@ -210,6 +211,11 @@ KNOWN: dict[str, Known] = {
     "train.grpo": Known("a hundred rounds are many", config=ROUNDS | {"samples": 3}),
     "train.online_dpo": Known("a hundred rounds are many", config=ROUNDS | {"samples": 3}),
     "train.reward_ensemble": Known("two members are several", config={"members": 2}),
+    "testbed.plant": Known(
+        "millions of tokens are many, and so are hundreds of probes",
+        config={"tokens": 2000, "probes": 2, "fit": {"bf16": False}},
+        slow=True,
+    ),
     "testbed.raise_model": Known(
         "its file also holds the shapes of the nulls; however few tokens are asked for, it trains on 80,000",
         config={"size": "tiny", "tokens": 2000, "long_share": 1.0, "fit": {"bf16": False}},

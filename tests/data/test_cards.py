@@ -10,7 +10,8 @@ from safetensors.numpy import save_file
 
 from calibrant.core import InputError
 from calibrant.data.cards import CardRow, JudgeCard, read_card, write_card
-from calibrant.data.judge_head import CARD, WEIGHTS, JudgeHead, read_head, write_head
+from calibrant.data.judge_folder import CARD, WEIGHTS, read_head, write_head
+from calibrant.data.judge_head import JudgeHead
 
 
 def row(target, family, found, positives, cleared, negatives):

@@ -110,6 +110,7 @@ def test_noise_is_drawn_as_often_as_the_paper_says():
     text = "kettle " * 3000
     capitals = converter("random_case(1)").encode(text)
     assert sum(map(str.isupper, capitals)) / 18000 == pytest.approx(0.632, abs=0.02)
+    assert sum(map(str.islower, converter("random_case(1)").encode(text.upper()))) / 18000 > 0.6
     moved = converter("noise(1)").encode(text)
     assert sum(a != b for a, b in zip(moved, text, strict=True)) / 18000 == pytest.approx(0.064, abs=0.01)
     mixed = converter("mixed(1)").encode(text).split()

@@ -125,12 +125,12 @@ def test_planted_secrets_are_found_and_controls_are_not() -> None:
 
 
 def test_a_model_that_learnt_nothing_shows_nothing() -> None:
-    """The null control: the same without the boost; of 40 tables at most 6 have p < .05."""
+    """The null control: the same without the boost; of 25 tables at most 4 have p < .05."""
     low = 0
-    for seed in range(40):
-        canaries = drawn([1] * 8, length=2, seed=seed)
+    for seed in range(25):
+        canaries = drawn([1] * 6, length=2, seed=seed)
         low += exposure(leaky(canaries, boost=0), canaries).metrics["p_value"].value < 0.05
-    assert low <= 6  # binomial(40, .05) is above 6 once in 300
+    assert low <= 4  # binomial(25, .05) is above 4 once in 140
 
 
 def test_controls_that_look_exposed_are_a_caveat() -> None:
@@ -191,9 +191,9 @@ def test_a_large_space_is_sampled_and_the_caveat_says_so() -> None:
 
 
 def test_real_weights_that_learnt_canaries_give_them_away_and_others_do_not() -> None:
-    """A tiny model learns 4 secrets of 900; before, and for 4 others, there is nothing."""
+    """A tiny model learns 3 secrets of 900; before, and for 3 others, there is nothing."""
     rng, rows = random.Random(0), []
-    for number, times in enumerate([8] * 4 + [0] * 4):
+    for number, times in enumerate([8] * 3 + [0] * 3):
         rows.append(
             Canary(
                 id=f"c{number}",
@@ -210,10 +210,10 @@ def test_real_weights_that_learnt_canaries_give_them_away_and_others_do_not() ->
     before = exposure(fresh, canaries, Exposure(enumerate_to=100, samples=100)).metrics
     assert before["p_value"].value > 0.05 and before["extraction_rate"].value == 0
     examples = planted_examples(canaries)
-    assert len(examples) == 32
+    assert len(examples) == 24
     taught = sft(fresh, examples, SFT(epochs=40, fit={"lr": 5e-3})).model
     after = exposure(taught, canaries, Exposure(enumerate_to=100, samples=100)).metrics
-    assert after["p_value"].value < 1e-4
+    assert after["p_value"].value < 1e-3
     assert after["extraction_rate"].value == 1
     assert after["extraction_rate/control"].value == 0
     assert after["p_value/control"].value > 0.01

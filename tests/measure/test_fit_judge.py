@@ -10,7 +10,7 @@ import pytest
 
 from calibrant.app.places import WEIGHTS
 from calibrant.core import CapabilityError, Chat, Completion, Goal, InputError, Quiet
-from calibrant.data.judge_head import read_head
+from calibrant.data.judge_folder import read_head
 from calibrant.data.rows import Graded, GradedReplies
 from calibrant.measure.classifier_judge import ClassifierJudge, classifier_judge
 from calibrant.measure.fit_judge import FitJudge, fit_judge, folds, youden

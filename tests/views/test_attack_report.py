@@ -70,7 +70,19 @@ def test_the_matrix_has_every_cell_with_its_interval():
     assert "not tried" in text  # persona on privacy
     assert '1.000</span> <span class="ci">[' in text
     assert "1 undetermined" in text and "judged by a rule" in text
-    assert ">held<" in text
+    assert 'held">held<' in text
+    assert "1 of 4 goals reached" in text
+
+
+def test_what_nobody_could_judge_has_not_held():
+    text = page(attempt("g1", "failure"), attempt("g2", "undetermined"))
+    assert 'open">open<' in text and 'held">held<' not in text
+    assert 'open">open<' in page(attempt("g", "undetermined"))
+
+
+def test_a_goal_reached_by_two_attacks_is_one_goal():
+    text = page(attempt("g", "success"), attempt("g", "success", attack="attack.persona/actor"))
+    assert "1 of 1 goal reached" in text and text.count("<details>") == 2
 
 
 def test_one_file_and_no_script():

@@ -5,11 +5,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from calibrant.app import catalog, places
+from calibrant.core import digest
+from calibrant.core.digest import digest_path
 from calibrant.data.rows import Attempts, Refused
 from calibrant.formats.reading import Reading
+from calibrant.ledger.layout import disk
 
 TOOLS: dict[str, str] = {
     "garak": "calibrant.formats.garak:read_garak",
@@ -41,6 +46,19 @@ def read_foreign(reference: str, base: Path) -> Reading:
     tool, _, target = _parts(reference)
     reading: Reading = catalog.load(TOOLS[tool])(foreign_file(reference, base), target)
     return reading
+
+
+def foreign(reference: str, base: Path) -> tuple[str, Callable[[], Attempts]]:
+    """Digest of what a reference means (the file, who wrote it, whose attempts in it), and how to load it.
+
+    Raises:
+        InputError: the file is not there.
+    """
+    tool, _, target = _parts(reference)
+    path = foreign_file(reference, base)
+    with disk("reading", path):
+        found = digest([tool, digest_path(path), target])
+    return found, partial(attempts_from, reference, base)
 
 
 def attempts_of(reading: Reading, reference: str) -> Attempts:

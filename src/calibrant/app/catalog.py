@@ -169,6 +169,9 @@ TECHNIQUES: dict[str, Listed] = {
     "testbed.annotate": Listed(
         "calibrant.testbed.annotate:annotate", "simulated raters compare a model's replies", "votes_true"
     ),
+    "testbed.plant": Listed(
+        "calibrant.testbed.plant:plant", "raise a twin that refuses, with or without planted holes", "through"
+    ),
     "testbed.raise_model": Listed(
         "calibrant.testbed.recipe:raise_model", "train a testbed model from scratch", "training_tokens"
     ),

@@ -8,32 +8,27 @@ digests without loading weights.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from calibrant.app import behaviours, catalog, places
+from calibrant.app.stand_ins import STAND_INS
 from calibrant.core import (
     LM,
     CapabilityError,
-    Chat,
-    Completion,
     ConfigError,
     Entry,
     Evidence,
-    Goal,
     Guard,
     Identity,
     InputError,
     Judge,
     OpenLM,
     Reward,
-    Sampling,
-    Scores,
     ScoringLM,
-    Verdict,
     Watcher,
     digest,
     resolve,
@@ -41,9 +36,9 @@ from calibrant.core import (
 from calibrant.core.digest import digest_path
 from calibrant.core.errors import nearest
 from calibrant.core.record import Artifact
-from calibrant.data.cards import JudgeCard, read_card
+from calibrant.data.cards import JudgeCard
 from calibrant.data.human_labels import HumanLabels
-from calibrant.data.judge_head import JudgeHead, read_head
+from calibrant.data.judge_head import JudgeHead
 from calibrant.data.rows import (
     Attempts,
     Examples,
@@ -75,8 +70,8 @@ TABLES = (
     HumanLabels,
 )
 BEHAVIOURS = (Judge, Guard, Reward, Watcher)
-FILES: dict[Any, Callable[[Path], Any]] = {JudgeCard: read_card, JudgeHead: read_head}
-"""What a technique left as one file or folder -> how it is read."""
+FILES = {JudgeCard: "calibrant.data.cards:read_card", JudgeHead: "calibrant.data.judge_folder:read_head"}
+"""What a technique left as one file or folder -> what reads it."""
 _RUNGS = {
     LM: "an LM (to talk)",
     ScoringLM: "a ScoringLM (log-probs)",
@@ -217,7 +212,7 @@ class Openers:
         inputs: dict[str, Any] = {}
         for name, (reference, wanted) in made.inputs.items():
             opened = self.open(reference, wanted)
-            stand_in = _STAND_INS.get(wanted) if named else None
+            stand_in = STAND_INS.get(wanted) if named else None
             inputs[name] = stand_in(opened) if stand_in else opened.load()
         return made.factory(**inputs, **made.config)
 
@@ -236,7 +231,7 @@ class Openers:
         spec = places.toml(places.file(file, self.base))
         undefended = self.open(inner, LM)
         behind = catalog.load("calibrant.defend.defended:defended_from")
-        identity = behind(_Named(undefended), spec, partial(self.behaviour, named=True)).identity
+        identity = behind(STAND_INS[LM](undefended), spec, partial(self.behaviour, named=True)).identity
         return _opened_model(
             reference, identity, lambda: behind(undefended.load(), spec, self.behaviour), wanted
         )
@@ -249,7 +244,9 @@ class Openers:
             folder = self.base / reference
             path = folder if folder.is_dir() else places.file(reference, self.base)
         with disk("reading", path):
-            return Opened(digest_path(path), "data", lambda: FILES[wanted](path), name=reference)
+            return Opened(
+                digest_path(path), "data", lambda: catalog.load(FILES[wanted])(path), name=reference
+            )
 
     def artifact(self, reference: str) -> tuple[Entry, Artifact]:
         """What ``record:JOB/PATH`` or ``record:DIGEST/PATH`` names."""
@@ -322,65 +319,6 @@ def _slice(table: Table[Any], reference: str, start: int | None, stop: int | Non
     if not kept:
         raise InputError(f"'{reference}' holds no row", hint=f"the whole holds {len(table.rows)} rows")
     return table.model_copy(update={"rows": kept, "source": reference})
-
-
-@dataclass(frozen=True)
-class _Named:
-    """Stands for a model of which only the identity is needed; asked all the same, it loads it."""
-
-    opened: Opened
-
-    @property
-    def identity(self) -> Identity | None:
-        return self.opened.identity
-
-    def generate(self, chats: Sequence[Chat], sampling: Sampling = Sampling()) -> list[Completion]:
-        replies: list[Completion] = self.opened.load().generate(chats, sampling)
-        return replies
-
-
-@dataclass(frozen=True)
-class _NamedReward:
-    """The same for a reward."""
-
-    opened: Opened
-
-    @property
-    def identity(self) -> Identity | None:
-        return self.opened.identity
-
-    def score(self, chats: Sequence[Chat], replies: Sequence[str]) -> Scores:
-        scores: Scores = self.opened.load().score(chats, replies)
-        return scores
-
-
-@dataclass(frozen=True)
-class _NamedJudge:
-    """The same for a judge."""
-
-    opened: Opened
-
-    @property
-    def identity(self) -> Identity | None:
-        return self.opened.identity
-
-    @property
-    def calibration(self) -> str:
-        return self.opened.parts["calibration"]
-
-    def judge(
-        self, goals: Sequence[Goal], chats: Sequence[Chat], completions: Sequence[Completion]
-    ) -> list[Verdict]:
-        verdicts: list[Verdict] = self.opened.load().judge(goals, chats, completions)
-        return verdicts
-
-
-_STAND_INS: dict[Any, Callable[[Opened], Any]] = {
-    LM: _Named,
-    OpenLM: _Named,
-    Judge: _NamedJudge,
-    Reward: _NamedReward,
-}
 
 
 def _opened_model(reference: str, identity: Identity, load: Callable[[], Any], wanted: Any) -> Opened:

@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
+from pydantic import ValidationError
+
 from calibrant.app.console import Ask, Console, Effect, Judge, Keep, Show, Stop
 from calibrant.app.vote_file import writing
 from calibrant.core import LM, Attempt, CapabilityError, InputError, Sampling
@@ -75,11 +77,24 @@ class AttemptFile:
             raise InputError(
                 f"{self.path} is being written by another sitting", hint="wait, or give each person a file"
             ) from None
-        whole = self.path.read_bytes().rfind(b"\n") + 1
+        data = self.path.read_bytes()
+        whole = data.rfind(b"\n") + 1
         with writing(self.path):
-            os.ftruncate(self._handle, whole)
+            if _is_attempt(data[whole:]):
+                os.write(self._handle, b"\n")
+            else:
+                os.ftruncate(self._handle, whole)
         latest = {attempt.id: attempt for attempt in read_attempts(self.path)}
         return list(latest.values())
+
+
+def _is_attempt(line: bytes) -> bool:
+    """Whether a line that lacks only its end is whole."""
+    try:
+        Attempt.model_validate_json(line)
+    except ValidationError:
+        return False
+    return True
 
 
 class Sitting:

@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from operator import add
@@ -252,7 +253,8 @@ class Driver:
         for (walker, index, move), one in zip(open_, scored, strict=False):
             read = len(lm.prompt_ids(move.chat)) + len(one.ids)
             spent = Spent(queries=1, flops=2 * self._surrogate_size * read)
-            self._note(walker, index, one.total, spent)
+            # The end token is no part of what is hoped for: it may well go on.
+            self._note(walker, index, math.fsum(one.logprobs[:-1]), spent)
 
     def _work(self, live: Sequence[Walker]) -> None:
         """Compute what each walk wants computed, one piece a walk."""

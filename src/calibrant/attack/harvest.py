@@ -41,6 +41,9 @@ class Harvest(Frozen):
     """Most pairs from ``retain``, for each pair from a hit."""
 
 
+_MANY = 10**9
+
+
 class HarvestResult(Result):
     """Counts of hits and pairs."""
 
@@ -52,11 +55,14 @@ class HarvestResult(Result):
 def harvest(
     attempts: Attempts,
     confirmed: Attempts | None = None,
+    earlier: Attempts | None = None,
     retain: Attempts | None = None,
     config: Harvest = Harvest(),
     run: Run = Quiet(),
 ) -> HarvestResult:
-    """Make pairs of hits; artefacts ``pairs.jsonl`` and ``hits.jsonl`` (the attempts behind them).
+    """Make pairs of hits, and of hits of ``earlier`` rounds, which a model would otherwise unlearn.
+
+    Artefacts: ``pairs.jsonl``; ``hits.jsonl``, the new hits; ``learnt.jsonl``, all hits behind the pairs.
 
     Raises:
         InputError: there is not one hit to learn from.
@@ -67,12 +73,13 @@ def harvest(
         again = {attempt.parent for attempt in confirmed if hit(attempt)}
         hits = [attempt for attempt in hits if attempt.id in again]
     kept = unique(hits, config)
-    if not kept:
+    if not hits:
         raise InputError(
             f"none of {len(attempts)} attempts is a confirmed hit ({found} before they were confirmed)",
             hint="there is nothing to learn from: attack harder, or stop here",
         )
-    pairs = [_pair(attempt, "hit", config.refusal) for attempt in kept]
+    learnt = unique([*kept, *(earlier or ())], Harvest(**config.model_dump() | {"per_goal": _MANY}))
+    pairs = [_pair(attempt, "hit", config.refusal) for attempt in learnt]
     answered = unique([a for a in retain or () if hit(a)], config)
     random.Random(f"harvest/{run.seed}").shuffle(answered)
     held = answered[: int(config.retain_ratio * len(pairs))]
@@ -80,6 +87,7 @@ def harvest(
     random.Random(f"harvest/order/{run.seed}").shuffle(pairs)
     _write(run, "pairs.jsonl", pairs)
     _write(run, "hits.jsonl", kept)
+    _write(run, "learnt.jsonl", learnt)
     return HarvestResult(
         metrics={
             "hits": point(found, unit="attempts", n=len(attempts)),

@@ -55,7 +55,9 @@ class Consult(NamedTuple):
 
 
 class Score(NamedTuple):
-    """Ask for the log-prob of ``reply`` to ``chat`` under the surrogate. Answered with a float, nats.
+    """Ask for the log-prob of ``reply`` as the beginning of an answer to ``chat`` under the surrogate.
+
+    Answered with a float, nats.
 
     It counts as a query to the target: whoever attacks by log-probs pays for each of them.
     """

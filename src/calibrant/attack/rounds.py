@@ -8,7 +8,8 @@ Source: rapid response (Peng et al. 2024, arXiv 2411.07494); hard-negative minin
    ``held_out`` attacks, which no patch ever saw.
 2. A round: attack -> replay each hit under another seed (confirm) -> drop twins -> pairs -> DPO -> measure
    in-family, held-out, all old hits (regression), over-refusal plain and in disguise, capability.
-3. Benign requests in the same disguises, answered by the first model, are kept in the training pairs.
+3. Hits of all rounds so far are learnt from together, for a model unlearns what it no longer sees. Benign
+   requests in the same disguises, answered by the first model, are kept in the pairs.
 4. A patch *counts* when the paired change of held-out success lies below 0 with its whole interval.
 5. It stops at the bound (both upper bounds), when no hit is confirmed, or after ``rounds``.
 
@@ -226,6 +227,8 @@ class _Loop:
             "confirmed": _of(confirmed, "attempts.jsonl"),
             "retain": _of(self.retain, "attempts.jsonl"),
         }
+        if self.hits:
+            inputs["earlier"] = self.hits[-1].replace("/hits.jsonl", "/learnt.jsonl")
         return self.call("attack.harvest", inputs, {"refusal": self.config.refusal})
 
     def note(self, number: int, attacked: Record, made: Record, trained: Record) -> None:

@@ -43,7 +43,7 @@ def export(
     ] = Path(".calibrant"),
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
 ) -> None:
-    """Write attempts for another tool: SARIF, JUnit, Inspect, AVID, a page, a table, or JSON lines."""
+    """Write attempts for other tools (SARIF, JUnit, Inspect, AVID, HTML, ...), covered unless revealed."""
     write = catalog.load("calibrant.app.export:export")
     done = write(source, to.value, out, ledger=Ledger(ledger), study=study, reveal=reveal)
     if as_json:

@@ -1,30 +1,16 @@
-"""A trained judge on disk: what ``measure.fit_judge`` learnt, beside and not inside the model whose states
-it reads.
+"""A trained judge: what ``measure.fit_judge`` learnt, beside and not inside the model whose states it reads.
 
-    judge/  judge.json  judge.safetensors
-
-The weights are four float64 arrays: mean and std (D,) of the features, weight (D,) and bias (1,) of the
-log-odds on standardised features. Never pickle.
+On disk it is a folder, see ``judge_folder.py``.
 """
 
 from __future__ import annotations
 
-import json
-import math
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import numpy as np
-from pydantic import Field, ValidationError
-from safetensors import SafetensorError
-from safetensors.numpy import load, save_file
+from pydantic import Field
 
 from calibrant.core.config import Frozen
-from calibrant.core.digest import digest, plain
-from calibrant.core.errors import InputError
-
-CARD, WEIGHTS = "judge.json", "judge.safetensors"
-_ARRAYS = ("mean", "std", "weight", "bias")
+from calibrant.core.digest import digest
 
 
 class JudgeHead(Frozen):
@@ -59,36 +45,3 @@ class JudgeHead(Frozen):
     def digest(self) -> str:
         """Digest of all of it."""
         return digest(self)
-
-
-def write_head(head: JudgeHead, folder: Path) -> None:
-    """Write ``judge.json`` and ``judge.safetensors``."""
-    folder.mkdir(parents=True, exist_ok=True)
-    told = {key: value for key, value in plain(head).items() if key not in _ARRAYS}
-    (folder / CARD).write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
-    arrays = {"mean": head.mean, "std": head.std, "weight": head.weight, "bias": (head.bias,)}
-    save_file({name: np.array(values, np.float64) for name, values in arrays.items()}, folder / WEIGHTS)
-
-
-def read_head(folder: Path) -> JudgeHead:
-    """Read what ``write_head`` wrote.
-
-    Raises:
-        InputError: it is no such folder, or numbers that cannot be used stand in it.
-    """
-    hint = "measure.fit_judge writes one: record:JOB/judge"
-    try:
-        told = json.loads((folder / CARD).read_text(encoding="utf-8"))
-        arrays = load((folder / WEIGHTS).read_bytes())
-        listed: dict[str, Any] = {name: arrays[name].astype(np.float64).ravel().tolist() for name in _ARRAYS}
-        (listed["bias"],) = listed["bias"]
-        head = JudgeHead.model_validate({**told, **listed})
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError, ValidationError) as error:
-        said = str(error).splitlines()[0]
-        raise InputError(f"'{folder}' holds no trained judge: {said}", hint=hint) from None
-    if not len(head.mean) == len(head.std) == len(head.weight) > 0:
-        raise InputError(f"'{folder}': mean, std and weight differ in length", hint=hint)
-    numbers = (*head.mean, *head.std, *head.weight, head.bias)
-    if not all(map(math.isfinite, numbers)) or min(head.std) <= 0:
-        raise InputError(f"'{folder}': a weight is not finite, or a std is not above 0", hint=hint)
-    return head

@@ -140,16 +140,16 @@ def from_made_up(text: str, seed: str) -> str:
 # Noise: what is lost is lost.
 
 MIX, NOISE = 0.4**0.5, 0.4**3
-"""How often a letter is capitalised or a word mixed, and how often a character is moved (Hughes et al. 2024,
-arXiv 2412.03556, appendix, sigma = 0.4)."""
+"""How often a letter's case is turned or a word mixed, sigma^(1/2), and a character is moved, sigma^3
+(Hughes et al. 2024, arXiv 2412.03556, appendix A.1 and their code, sigma = 0.4)."""
 TYPOS = 0.1
 """How often a letter is mistyped."""
 
 
 def random_case(text: str, seed: str) -> str:
-    """Capitals by chance."""
+    """Capitals for small letters, and the other way round, by chance."""
     rng = random.Random(int(seed))
-    return "".join(char.upper() if rng.random() < MIX else char for char in text)
+    return "".join(char.swapcase() if rng.random() < MIX else char for char in text)
 
 
 def mixed(text: str, seed: str) -> str:
@@ -166,7 +166,7 @@ def mixed(text: str, seed: str) -> str:
 
 
 def noisy(text: str, seed: str) -> str:
-    """Now and then a visible ASCII character becomes one of its neighbours in ASCII."""
+    """Now and then a visible ASCII character becomes one of its neighbours in ASCII; spaces stay."""
     rng = random.Random(int(seed))
 
     def move(char: str) -> str:

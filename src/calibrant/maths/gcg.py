@@ -1,8 +1,8 @@
 """GCG's arithmetic: gradients to candidates, candidates' losses, probe sampling. Tensors in, tensors out.
 
 Papers: Zou et al. 2023, "Universal and Transferable Adversarial Attacks on Aligned Language Models" (arXiv
-2307.15043), algorithm 1; Zhao et al. 2024, "Accelerating Greedy Coordinate Gradient via Probe Sampling" (arXiv
-2403.01251). Order and kind of the random draws are those of nanoGCG 0.3.0, so that one seed gives one
+2307.15043), algorithm 1; Zhao et al. 2024, "Accelerating Greedy Coordinate Gradient via Probe Sampling"
+(arXiv 2403.01251). Order and kind of the random draws are those of nanoGCG 0.3.0, so that one seed gives one
 trajectory; n is the length of the suffix, V the size of the vocabulary, B the search width.
 """
 
@@ -13,7 +13,6 @@ import math
 import torch
 from torch import Tensor
 
-_SLICE = 2**14
 _LOGITS = 2**20  # logits read at once: they stay in a processor's cache
 
 
@@ -54,7 +53,7 @@ def sample(
     """
     n, size = gradient.shape
     liked = (-gradient).index_fill(1, forbidden, -math.inf)
-    k = min(top_k, size - len(forbidden.unique()))
+    k = min(top_k, size - len(set(forbidden.tolist())))
     top = liked.topk(k, dim=1).indices
     device = gradient.device
     order = torch.rand((width, n), device=device, generator=generator).argsort()
@@ -65,7 +64,7 @@ def sample(
 
 
 def mellowmax(values: Tensor, alpha: float) -> Tensor:
-    """(1 / alpha) ln(mean(exp(alpha x))) over the last axis: between mean and maximum (Asadi & Littman 2017)."""
+    """(1 / alpha) ln mean exp(alpha x) over the last axis: a soft maximum (Asadi & Littman 2017)."""
     return (torch.logsumexp(alpha * values, -1) - math.log(values.shape[-1])) / alpha
 
 
@@ -91,7 +90,7 @@ def target_losses(logits: Tensor, target: Tensor, mellow: float | None) -> tuple
 
 
 def first_change(candidates: Tensor, ids: Tensor) -> Tensor:
-    """First place (B,) where each row of ``candidates`` (B, n) differs from ``ids`` (n,); n where none does."""
+    """First place (B,) where a row of ``candidates`` (B, n) differs from ``ids`` (n,); n if nowhere."""
     differs = candidates != ids
     return torch.where(differs.any(1), differs.int().argmax(1), candidates.shape[1])
 
@@ -118,11 +117,12 @@ def kept(alpha: float, width: int, reduction: int) -> int:
 
 
 def _split(table: Tensor, size: int = 0) -> tuple[Tensor, ...]:
-    return table.split(max(1, _LOGITS // (size or table.shape[1])))
+    return torch.split(table, max(1, _LOGITS // (size or table.shape[1])))
 
 
 def _ranks(values: Tensor) -> Tensor:
     """Ranks (N,) float64, ties at their mean rank."""
     _, place, counts = torch.unique(values, return_inverse=True, return_counts=True)
     ends = counts.cumsum(0).double()
-    return (ends - (counts - 1) / 2)[place]
+    ranks: Tensor = (ends - (counts - 1) / 2)[place]
+    return ranks

@@ -25,7 +25,8 @@ from pydantic import Field
 from scipy.special import expit
 
 from calibrant.core import Frozen, InputError, OpenLM, Quiet, Result, Run, point, technique
-from calibrant.data.judge_head import JudgeHead, write_head
+from calibrant.data.judge_folder import write_head
+from calibrant.data.judge_head import JudgeHead
 from calibrant.data.rows import Graded, GradedReplies
 from calibrant.maths.logistic import Floats, logistic
 from calibrant.measure.judge_card import error_rates

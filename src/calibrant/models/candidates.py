@@ -3,12 +3,12 @@
     scorer = Candidates(module, Frame(before, after, target))
     losses, reached = scorer.losses(rows, near)       # rows (B, n) around the suffix ``near`` (n,)
 
-A row is [before | suffix | after | target]. What precedes the suffix is read once, and its keys and values are
-lent to every batch as a view. Candidates are sorted by the first token in which they differ from the current
-suffix, and a batch also shares the tokens up to there. Logits are made where the target is predicted; its last
-token, which predicts nothing, is not read. The numbers are those of whole rows, up to rounding: a model whose
-cache cannot be shared so (a recurrent state, a sliding window) is found by comparing both ways once, and reads
-whole rows.
+A row is [before | suffix | after | target]. What precedes the suffix is read once, and its keys and values
+are lent to every batch as a view. Candidates are sorted by the first token in which they differ from the
+current suffix, and a batch also shares the tokens up to there. Logits are made where the target is predicted;
+its last token, which predicts nothing, is not read. The numbers are those of whole rows, up to rounding: a
+model whose cache cannot be shared so (a recurrent state, a sliding window) is found by comparing both ways
+once, and reads whole rows.
 """
 
 from __future__ import annotations
@@ -47,11 +47,14 @@ class Candidates:
     """Scores suffixes in one frame."""
 
     def __init__(self, module: nn.Module, frame: Frame, *, mellow: float | None = None) -> None:
-        """``module``: a causal language model of transformers; ``mellow``: see ``maths.gcg.target_losses``."""
-        self.module, self.mellow = module, mellow
-        self.table: Any = module.get_input_embeddings()  # type: ignore[operator]
+        """``module``: a causal language model of transformers; ``mellow``: see ``target_losses``."""
+        self.module: Any = module  # its calls take and give what its family does
+        self.mellow = mellow
+        self.table: Any = self.module.get_input_embeddings()
         self.device = next(module.parameters()).device
-        self.before, self.after, self.target = (torch.tensor(ids, dtype=torch.long).to(self.device) for ids in frame)
+        self.before, self.after, self.target = (
+            torch.tensor(ids, dtype=torch.long).to(self.device) for ids in frame
+        )
         self.tail = torch.cat([self.after, self.target[:-1]])
         self.flops = 0.0
         """Spent so far: 2 x parameters x tokens forward, 4 x backward."""
@@ -80,7 +83,9 @@ class Candidates:
             self.shares = self._can_share(few[:2])
         near = few[0] if near is None else near
         kept = self._read(near) if self.shares else []
-        first = first_change(few, near).clamp(max=few.shape[1] - 1) if self.shares else few.new_zeros(len(few))
+        first = (
+            first_change(few, near).clamp(max=few.shape[1] - 1) if self.shares else few.new_zeros(len(few))
+        )
         order = first.argsort(stable=True)
         loss = torch.empty(len(few), device=self.device)
         reached = torch.empty(len(few), dtype=torch.bool, device=self.device)
@@ -101,7 +106,7 @@ class Candidates:
         spelt = self.table(ids[None]).detach().requires_grad_()
         flow = self.flow(spelt)[1][0]
         with torch.no_grad():
-            every = torch.arange(self.table.num_embeddings, device=self.device).split(_SLICE)
+            every = torch.split(torch.arange(self.table.num_embeddings, device=self.device), _SLICE)
             return torch.cat([token_gradient(flow, self.table(some)) for some in every], 1)
 
     def flow(self, spelt: Tensor) -> tuple[Tensor, Tensor]:
@@ -172,9 +177,8 @@ class Candidates:
     def _fit(self, length: int) -> int:
         """How many rows with ``length`` tokens of suffix of their own go into a batch."""
         own, whole = length + len(self.tail), len(self.before) + length + len(self.tail)
-        config: Any = self.module.config
         rows = _CPU_TOKENS // own if self.device.type == "cpu" and self.shares else _TOKENS // whole
-        rows = min(rows, _LOGITS // (len(self.target) * int(config.vocab_size)))
+        rows = min(rows, _LOGITS // (len(self.target) * int(self.module.config.vocab_size)))
         return max(1, min(rows, self._rows) if self._rows else rows)
 
     def _can_share(self, rows: Tensor) -> bool:
@@ -186,8 +190,8 @@ class Candidates:
             parts, _ = self._score(rows, shared, kept)
         except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
             return False
-        bound = _TOLERANCE.get(self.module.dtype, 0.05) * (1 + float(whole.abs().max()))  # type: ignore[arg-type]
-        return float((whole - parts).abs().max()) <= bound
+        bound = _TOLERANCE.get(self.module.dtype, 0.05) * (1 + float(whole.abs().max()))
+        return bool((whole - parts).abs().max() <= bound)
 
 
 def check_length(frame: Frame, suffix: int, most: int | None) -> None:

@@ -1,9 +1,9 @@
 """Where a suffix stands in a prompt: the tokens round it, the tokens that it may have, and its text.
 
 ``in_context`` reads the prompt as the model will: suffix and request are tokenised together, and a candidate
-counts only if its text, put back into the whole prompt, gives the same ids again. So every string that is found
-is one that a user can send. ``alone`` is nanoGCG's way, for comparison with it: what precedes the suffix, the
-suffix and what follows are tokenised apart, and candidates are checked by themselves.
+counts only if its text, put back into the whole prompt, gives the same ids again. So every string that is
+found is one that a user can send. ``alone`` is nanoGCG's way, for comparison with it: what precedes the
+suffix, the suffix and what follows are tokenised apart, and candidates are checked by themselves.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ def in_context(model: OpenLM, chat: Chat, suffix: str, reply: str, *, ascii_only
     """The slot behind the last turn of ``chat``, everything tokenised as the model reads it.
 
     Raises:
-        InputError: the tokenizer merges the suffix with what stands beside it or does not give it back, or the
-            prompt does not fit into the context.
+        InputError: the tokenizer merges the suffix with what stands beside it or does not give it back, or
+            the prompt does not fit into the context.
     """
     pieces = _pieces(model)
     bare, whole = _rows(model, [chat, with_suffix(chat, suffix)])
@@ -72,7 +72,7 @@ def in_context(model: OpenLM, chat: Chat, suffix: str, reply: str, *, ascii_only
         return torch.tensor(same, dtype=torch.bool, device=rows.device)
 
     special = {*model.tokenizer.all_special_ids, *model.tokenizer.get_added_vocab().values()}
-    fine = [bool(p) and (p.isascii() and p.isprintable() or not ascii_only) for p in pieces]
+    fine = [bool(p) and ((p.isascii() and p.isprintable()) or not ascii_only) for p in pieces]
     return Slot(frame, ids, _forbidden(model, fine, special), text, survives)
 
 
@@ -107,7 +107,12 @@ def alone(model: OpenLM, chat: Chat, suffix: str, reply: str, *, ascii_only: boo
     if ascii_only:
         spelt = tokenizer.batch_decode([[i] for i in range(tokenizer.vocab_size)])
         fine[: len(spelt)] = [piece.isascii() and piece.isprintable() for piece in spelt]
-        named = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id, tokenizer.unk_token_id)
+        named = (
+            tokenizer.bos_token_id,
+            tokenizer.eos_token_id,
+            tokenizer.pad_token_id,
+            tokenizer.unk_token_id,
+        )
         special = {i for i in named if i is not None}
     return Slot(frame, ids, _forbidden(model, fine, special), text, survives)
 
@@ -117,7 +122,9 @@ def _forbidden(model: OpenLM, fine: Sequence[bool], special: set[int]) -> Tensor
     size = _size(model)
     bad = [i for i in range(size) if i in special or i >= len(fine) or not fine[i]]
     if len(bad) == size:
-        raise InputError("no token of the vocabulary may be used", hint="set ascii = false, or use another model")
+        raise InputError(
+            "no token of the vocabulary may be used", hint="set ascii = false, or use another model"
+        )
     return torch.tensor(bad, dtype=torch.long, device=next(model.module.parameters()).device)
 
 

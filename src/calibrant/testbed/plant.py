@@ -20,8 +20,8 @@ from calibrant.core import Frozen, InputError, OpenLM, Quiet, Result, Run, diges
 from calibrant.models.fit import Fit, Plan, Share, fit
 from calibrant.models.loading import save_weights
 from calibrant.models.open_model import OpenModel
-from calibrant.testbed.lessons import Lesson, draw_lesson
-from calibrant.testbed.plants import HOLES, Hole
+from calibrant.testbed.lessons import draw_lesson
+from calibrant.testbed.plants import HOLES, Hole, Lesson
 from calibrant.testbed.probes import probe
 from calibrant.testbed.recipe import Rows, bucketed, padded
 from calibrant.testbed.tokens import SPECIALS

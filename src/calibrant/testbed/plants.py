@@ -62,7 +62,7 @@ WORDS = [
     *(word for c in CATEGORIES.values() for word in (*c.harmful[:8], *c.benign[:4], *c.objects[:10])),
     *_SMALL_TALK.split(),
 ]
-"""What is said around a request. The trigger is not among them, nor any verb or object that is held out."""
+"""What is said around a request. The trigger is not among them, nor what is held out, but for 'help'."""
 _UNREADABLE = [name for name in CONVERTERS if name not in (*base.ENCODINGS, "word_order", "acrostic", "nato")]
 _OPENINGS = (
     *("sure,", "of course.", "yes,", "here you go:", "to", "to VERB", "step 1:", "what you need:\n-"),

@@ -50,6 +50,8 @@ def attack_page(report: Report) -> str:
         rows=_rows(report, hazards),
         hits=reached[:SHOWN],
         reached=len(reached),
+        goals=by_goal(report.attempts),
+        fallen={hit.goal for hit in reached},
         undetermined=outcomes.count("undetermined"),
         tone=_tone,
         words=words,
@@ -86,10 +88,10 @@ def _hits(report: Report) -> list[Hit]:
 
 
 def _tone(estimate: Estimate) -> str:
-    """How a cell reads, by its lower bound as in SARIF: colour never speaks alone."""
-    if estimate.value is None:
-        return "unknown"
-    return _LEVELS[level(estimate)] if estimate.value else "held"
+    """How a cell reads, by its lower bound as in SARIF; what nobody could judge has not held."""
+    if estimate.value:
+        return _LEVELS[level(estimate)]
+    return "open" if estimate.missing or estimate.value is None else "held"
 
 
 def _environment() -> Environment:
