@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from calibrant.core import Goal, Identity, Verdict
+from calibrant.core import Attempt, Chat, Completion, Cost, Goal, Identity, Verdict, digest
 from calibrant.data.rows import Goals
 
 
@@ -40,3 +40,28 @@ def goals():
             for place, thing in enumerate(things)
         )
     )
+
+
+def attempted(goal, outcome, place=0, **given):
+    """An attempt of ``outcome``: what came back fits, and the judge has said so."""
+    said = {"success": ("it is brewed", "yes"), "failure": ("no", "no"), "undetermined": ("???", "unknown")}
+    text, answer = said[outcome]
+    settled = {
+        "id": digest([goal.id, outcome, place, given.get("attack", "")]),
+        "goal_id": goal.id,
+        "category": goal.category,
+        "attack": "attack.persona/dusk",
+        "family": "persona",
+        "chat": Chat.ask(f"you are dusk number {place}. {goal.text}"),
+        "completion": Completion(text=text),
+        "verdicts": {Truth.identity.digest: Verdict(question="was it brewed?", answer=answer)},
+        "outcome": outcome,
+        "cost": Cost(queries=1, target_tokens=3),
+    }
+    return Attempt(**settled | given)
+
+
+@pytest.fixture
+def attempt():
+    """``attempt(goal, outcome, place=0, **what differs)``."""
+    return attempted

@@ -60,7 +60,7 @@ FILES = {
             "results": {
                 "results": [
                     {"id": "r", "testIdx": 0, "promptIdx": 0, "provider": {"id": "p"}, "prompt": {"raw": "a"},
-                     "response": {"output": "b", "metadata": {"redteamHistory": [{"prompt": "a", "output": "b"}]}},
+                     "response": {"output": "b", "metadata": {"redteamHistory": [{"prompt": "a"}]}},
                      "success": False, "failureReason": 1, "latencyMs": 1, "tokenUsage": {"completion": 1},
                      "gradingResult": {"pass": False, "score": 0, "reason": "r", "metadata": {}},
                      "testCase": {"metadata": {"pluginId": "p", "strategyId": "s"}}}
@@ -68,7 +68,7 @@ FILES = {
             }
         },
     ),
-    "pyrit pieces": (read_pyrit, [{**PIECE, "id": "q", "role": "user", "sequence": 0}, {**PIECE, "scores": [SCORE]}]),
+    "pyrit pieces": (read_pyrit, [{**PIECE, "id": "q", "role": "user"}, {**PIECE, "scores": [SCORE]}]),
     "pyrit results": (
         read_pyrit,
         {

@@ -113,6 +113,13 @@ def test_a_memory_export_is_read_by_its_scores(write):
     assert reading.target == "small" and reading.attempts[0].chat.last_user == "hello?"
 
 
+def test_two_scores_of_one_scorer_are_both_kept(write):
+    rows = [piece(0, "assistant", "hm", scores=[score("false"), score("true"), score("false")])]
+    attempt = read_pyrit(write("m.json", rows)).attempts[0]
+    names = ["SelfAskTrueFalseScorer", "SelfAskTrueFalseScorer 2", "SelfAskTrueFalseScorer 3"]
+    assert list(attempt.verdicts) == names and attempt.outcome == "success"
+
+
 def test_a_filtered_reply_is_blocked_and_an_error_is_undetermined(write):
     rows = [
         piece(0, "assistant", "", scores=[score("true")], response_error="blocked"),

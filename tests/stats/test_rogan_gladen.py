@@ -316,6 +316,6 @@ def test_mixture_in_the_long_run(monkeypatch):
 
 @pytest.mark.slow
 def test_goals_in_common_in_the_long_run(monkeypatch):
-    monkeypatch.setattr(_confidence, "DRAWS", 4000)
-    monkeypatch.setattr(rogan_gladen, "DRAWS", 4000)
+    monkeypatch.setattr(_confidence, "DRAWS", 2000)
+    monkeypatch.setattr(rogan_gladen, "DRAWS", 2000)
     assert report("mixture, goals in common", shared_goals(LONG))[1] >= 0.94

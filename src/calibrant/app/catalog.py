@@ -98,6 +98,11 @@ TECHNIQUES: dict[str, Listed] = {
     "attack.tap": Listed(
         "calibrant.attack.tap:tap", "another model grows a tree of prompts", "attack_success_rate"
     ),
+    "defend.learn_rules": Listed(
+        "calibrant.defend.learn_rules:learn_rules",
+        "phrases of hits that no benign request holds, as a guard",
+        "covered",
+    ),
     "govern.claim": Listed(
         "calibrant.govern.claim:claim", "hold an experiment's claims against its runs", "claims_held"
     ),

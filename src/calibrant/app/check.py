@@ -150,7 +150,9 @@ class _Look(NamedTuple):
         """A model behind guards: the model, and where files are looked at, each guard."""
         file, inner = places.stack(reference)
         yield from self.problems(inner, LM)
-        if self.files:
+        if file.startswith("record:"):
+            yield from self._record(file)
+        elif self.files:
             table = places.toml(places.file(file, self.study.base))
             spec = resolve(catalog.load("calibrant.defend.defended:StackSpec"), table, where=file)
             for layer in spec.layer:

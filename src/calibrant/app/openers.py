@@ -36,6 +36,7 @@ from calibrant.core import (
 from calibrant.core.digest import digest_path
 from calibrant.core.errors import nearest
 from calibrant.core.record import Artifact
+from calibrant.data.canaries import Canaries
 from calibrant.data.cards import JudgeCard
 from calibrant.data.human_labels import HumanLabels
 from calibrant.data.judge_head import JudgeHead
@@ -228,13 +229,19 @@ class Openers:
 
     def _defended(self, reference: str, wanted: Any) -> Opened:
         file, inner = places.stack(reference)
-        spec = places.toml(places.file(file, self.base))
+        spec = places.toml(self._stack_file(file))
         undefended = self.open(inner, LM)
         behind = catalog.load("calibrant.defend.defended:defended_from")
         identity = behind(STAND_INS[LM](undefended), spec, partial(self.behaviour, named=True)).identity
         return _opened_model(
             reference, identity, lambda: behind(undefended.load(), spec, self.behaviour), wanted
         )
+
+    def _stack_file(self, file: str) -> Path:
+        """A stack file on this disk, or one that a job made: 'record:JOB/stack.toml'."""
+        if file.startswith("record:"):
+            return self.ledger.open(self.artifact(file)[1])
+        return places.file(file, self.base)
 
     def _file(self, reference: str, wanted: Any) -> Opened:
         """'record:JOB/PATH', or a file or folder on this disk."""

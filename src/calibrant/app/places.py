@@ -20,6 +20,7 @@ from calibrant.core import ConfigError, Identity, InputError
 from calibrant.core.errors import nearest
 from calibrant.data.attempts import attempts_from
 from calibrant.data.canaries import Canaries, planted_examples
+from calibrant.data.canaries import Canaries, canaries_from
 from calibrant.data.files import raw_rows
 from calibrant.data.graded import graded_from
 from calibrant.data.human_labels import HumanLabels, labels_from
@@ -68,6 +69,7 @@ API_KEY = "CALIBRANT_API_KEY"
 _OWN: dict[Any, Callable[..., Any]] = {
     Votes: votes_from,
     Attempts: attempts_from,
+    Canaries: canaries_from,
     GradedReplies: graded_from,
     HumanLabels: labels_from,
 }

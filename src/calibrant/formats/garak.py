@@ -28,6 +28,7 @@ from calibrant.formats.reading import (
     gather,
     json_lines,
     member,
+    number,
     part,
     text,
 )
@@ -58,8 +59,8 @@ def read_garak(path: Path, target: str = "", threshold: float | None = None) -> 
     """
     rows = list(json_lines(path))
     setup: dict[str, Any] = next((row for _, row in rows if _kind(row) == "start_run setup"), {})
-    said = setup.get("run.eval_threshold")
-    line = threshold if threshold is not None else said if isinstance(said, (int, float)) else THRESHOLD
+    said = number(setup.get("run.eval_threshold"))
+    line = threshold if threshold is not None else THRESHOLD if said is None else said
     name = " ".join(str(setup[key]) for key in _NAMES if setup.get(key))
     reading = gather("garak", path, _latest(rows), lambda row: _found(row, name, line), target)
     odd = tuple(_disagreements(rows, garak_counts(reading.attempts), line))
@@ -121,15 +122,16 @@ def _found(row: Any, target: str, threshold: float) -> Iterator[Found]:
         )
 
 
-def _verdict(detector: str, score: Any, threshold: float) -> Verdict:
+def _verdict(detector: str, given: Any, threshold: float) -> Verdict:
     question = f"does garak's {detector} flag the output?"
-    if isinstance(score, bool) or not isinstance(score, (int, float)):
+    score = number(given)
+    if score is None:
         return Verdict(question=question, answer="unknown", reason="the detector gave no score")
     return Verdict(
         question=question,
         answer="yes" if score >= threshold else "no",
         reason=f"score {score:g}, threshold {threshold:g}",
-        score=float(score),
+        score=score,
     )
 
 

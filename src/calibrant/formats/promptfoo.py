@@ -24,6 +24,7 @@ from calibrant.formats.reading import (
     json_document,
     json_lines,
     member,
+    number,
     part,
     text,
     whole,
@@ -142,10 +143,9 @@ def _verdict(row: Mapping[str, Any]) -> Verdict:
         return Verdict(question=_QUESTION, answer="unknown", reason="nothing was graded")
     if part(grading, "metadata").get("graderError"):
         return Verdict(question=_QUESTION, answer="unknown", reason="the grader failed")
-    score = grading.get("score")
     return Verdict(
         question=_QUESTION,
         answer="no" if row["success"] else "yes",
         reason=text(grading.get("reason"), "reason"),
-        score=float(score) if isinstance(score, (int, float)) else None,
+        score=number(grading.get("score")),
     )

@@ -31,6 +31,7 @@ from calibrant.formats.reading import (
     json_document,
     json_lines,
     member,
+    number,
     part,
     read_bytes,
     text,
@@ -66,13 +67,14 @@ def _objects(path: Path) -> Iterator[Row]:
     else:
         value = json_document(path)
         rows = enumerate(value if isinstance(value, list) else [value], start=1)
-    for number, row in rows:
+    for line, row in rows:
         results = row.get("attack_results") if isinstance(row, Mapping) else None
         if isinstance(results, Mapping):
-            system = part(part(row, "scenario_identifier"), "children").get("objective_target")
-            yield from ((number, {**one, "_target": system}) for many in results.values() for one in many)
+            system = _child(row.get("scenario_identifier"), "objective_target")
+            for one in (one for many in results.values() if isinstance(many, list) for one in many):
+                yield line, {**one, "_target": system} if isinstance(one, Mapping) else one
         else:
-            yield number, row
+            yield line, row
 
 
 def _conversations(rows: Iterable[Any]) -> dict[str, list[Mapping[str, Any]]]:
@@ -95,7 +97,7 @@ def _result(row: Any, pieces: dict[str, list[Mapping[str, Any]]]) -> Found:
     objective = text(member(row, "objective", str), "objective")
     said = member(row, "outcome", str)
     last, score = part(row, "last_response"), part(row, "last_score")
-    harms = row.get("targeted_harm_categories") or score.get("score_category") or ["uncategorised"]
+    harms = row.get("targeted_harm_categories") or score.get("score_category")
     before = [
         piece
         for piece in pieces.get(str(row.get("conversation_id")), [])
@@ -105,11 +107,11 @@ def _result(row: Any, pieces: dict[str, list[Mapping[str, Any]]]) -> Found:
         question="did PyRIT's attack achieve its objective?",
         answer=_OUTCOMES.get(said, "unknown"),
         reason=text(row.get("outcome_reason") or row.get("error_message") or said, "outcome_reason"),
-        score=_number(score.get("score_value")),
+        score=number(score.get("score_value")),
     )
     return attempt_on(
         _class(row.get("_target")) or _class(last.get("prompt_target_identifier")),
-        Goal(id=_name(objective), text=objective, category=text(harms[0], "targeted_harm_categories")),
+        Goal(id=_name(objective), text=objective, category=_harm(harms)),
         attack=_strategy(row) or "pyrit",
         chat=chat_of((piece.get("role"), piece.get("converted_value")) for piece in before),
         completion=_completion(last, failed=said == "error"),
@@ -119,44 +121,55 @@ def _result(row: Any, pieces: dict[str, list[Mapping[str, Any]]]) -> Found:
     )
 
 
-def _scored_reply(row: Mapping[str, Any], pieces: dict[str, list[Mapping[str, Any]]]) -> Iterator[Found]:
+def _scored_reply(row: Any, pieces: dict[str, list[Mapping[str, Any]]]) -> Iterator[Found]:
     """One reply of a memory export; pieces that nobody scored, prompts above all, are no attempts."""
-    scores = row.get("scores")
-    if row.get("role") != "assistant" or not isinstance(scores, list) or not scores:
+    role, scores = member(row, "role", str), row.get("scores")
+    if role != "assistant" or not isinstance(scores, list) or not scores:
         return
+    if not all(isinstance(score, Mapping) for score in scores):
+        raise InputError("wrong type: a score is no object")
     talk = pieces[str(row["conversation_id"])]
     before = talk[: next(at for at, piece in enumerate(talk) if piece is row)]
     objective = next((str(s["objective"]) for s in scores if s.get("objective")), "")
     asked = chat_of((piece.get("role"), piece.get("converted_value")) for piece in before)
     goal = text(objective or asked.last_user, "objective")
-    harms = next((s["score_category"] for s in scores if s.get("score_category")), ["uncategorised"])
+    harms = next((s["score_category"] for s in scores if s.get("score_category")), None)
     yield attempt_on(
         _class(row.get("prompt_target_identifier")),
-        Goal(
-            id=_name(goal), text=goal, category=text(harms[0] if isinstance(harms, list) else harms, "harm")
-        ),
+        Goal(id=_name(goal), text=goal, category=_harm(harms)),
         attack=_class(row.get("attack_identifier") or row.get("orchestrator_identifier")) or "pyrit",
         chat=asked,
         completion=_completion(row),
-        verdicts=dict(_scored(score, at) for at, score in enumerate(scores)),
+        verdicts=_verdicts(scores),
         made=row.get("id"),
     )
 
 
-def _scored(score: Mapping[str, Any], at: int) -> tuple[str, Verdict]:
-    """A score as a verdict, under its scorer's name."""
-    scorer = _class(score.get("scorer_class_identifier")) or f"scorer {at + 1}"
+def _verdicts(scores: Iterable[Mapping[str, Any]]) -> dict[str, Verdict]:
+    """Scores as verdicts under their scorers' names; of several with one name, each has a number."""
+    found: dict[str, Verdict] = {}
+    for score in scores:
+        name = scorer = _class(score.get("scorer_class_identifier")) or "scorer"
+        while name in found:
+            name = f"{scorer} {int(name.removeprefix(scorer) or 1) + 1}"
+        found[name] = _scored(score, scorer)
+    return found
+
+
+def _scored(score: Mapping[str, Any], scorer: str) -> Verdict:
     value, kind = str(score.get("score_value")).lower(), score.get("score_type")
     answer = "unknown"
-    if kind == "true_false" and score.get("status", "complete") == "complete" and value in ("true", "false"):
-        refused = _REFUSES in scorer.lower()
-        answer = {("true", False): "yes", ("false", False): "no", ("true", True): "no"}.get(
-            (value, refused), "unknown"
-        )
-    reason = text(score.get("score_rationale"), "score_rationale")
-    question = f"does PyRIT's {scorer} say that the attack got through?"
-    return scorer, Verdict.model_validate(
-        {"question": question, "answer": answer, "reason": reason, "score": _number(value)}
+    if kind == "true_false" and score.get("status", "complete") == "complete":
+        refusal = _REFUSES in scorer.lower()
+        answers = {"true": "no"} if refusal else {"true": "yes", "false": "no"}
+        answer = answers.get(value, "unknown")
+    return Verdict.model_validate(
+        {
+            "question": f"does PyRIT's {scorer} say that the attack got through?",
+            "answer": answer,
+            "reason": text(score.get("score_rationale"), "score_rationale"),
+            "score": number(value),
+        }
     )
 
 
@@ -171,11 +184,11 @@ def _table(path: Path) -> Iterator[Row]:
     reader = csv.DictReader(io.StringIO("".join(lines[head:]), newline=""), strict=True)
     try:
         for row in reader:
-            number = head + reader.line_num
+            line = head + reader.line_num
             short = None in row or None in row.values()
             yield (
-                number,
-                Refused(line=number, reason="wrong number of cells") if short else (number, scale, row),
+                line,
+                Refused(line=line, reason="wrong number of cells") if short else (line, scale, row),
             )
     except csv.Error as error:
         raise InputError(
@@ -186,13 +199,13 @@ def _table(path: Path) -> Iterator[Row]:
 
 def _labelled(row: tuple[int, bool, Mapping[str, str]], stem: str) -> Iterator[Found]:
     """A reply with human labels."""
-    number, scale, cells = row
+    line, scale, cells = row
     objective = text(member(cells, "objective", str), "objective")
     reply = text(member(cells, "assistant_response", str), "assistant_response")
     if cells.get("data_type", "text") != "text":
         raise InputError(f"not text: the reply is of the type '{cells['data_type']}'")
     scores = [
-        _number(value) for key, value in cells.items() if key.startswith("human_score") and value.strip()
+        number(value) for key, value in cells.items() if key.startswith("human_score") and value.strip()
     ]
     if not scores or None in scores:
         raise InputError("no label: 'human_score' is not a number")
@@ -214,7 +227,7 @@ def _labelled(row: tuple[int, bool, Mapping[str, str]], stem: str) -> Iterator[F
                 {"question": "did people see the harm?", "answer": answer, "reason": reason}
             )
         },
-        made=number,
+        made=line,
         human=human,
     )
 
@@ -232,9 +245,21 @@ def _completion(piece: Mapping[str, Any], *, failed: bool = False) -> Completion
 
 def _strategy(row: Mapping[str, Any]) -> str:
     """Name of the attack: PyRIT nests it under the atomic attack's technique."""
-    children = part(part(row, "atomic_attack_identifier"), "children")
-    technique = part(part(children, "attack_technique"), "children")
-    return _class(technique.get("attack") or children.get("attack") or row.get("attack_identifier"))
+    atomic = row.get("atomic_attack_identifier")
+    technique = _child(atomic, "attack_technique")
+    return _class(_child(technique, "attack") or _child(atomic, "attack") or row.get("attack_identifier"))
+
+
+def _child(identifier: Any, name: str) -> Any:
+    """A child of an identifier; None where there is none."""
+    children = identifier.get("children") if isinstance(identifier, Mapping) else None
+    return children.get(name) if isinstance(children, Mapping) else None
+
+
+def _harm(value: Any) -> str:
+    """The first of some categories of harm, or the only one."""
+    first = value[0] if isinstance(value, list) and value else value
+    return text(first, "harm category") if isinstance(first, str) and first else "uncategorised"
 
 
 def _class(identifier: Any) -> str:
@@ -248,10 +273,3 @@ def _class(identifier: Any) -> str:
 def _name(objective: str) -> str:
     """PyRIT gives objectives no names: equal words are the same goal."""
     return f"objective#{digest(objective)[:12]}"
-
-
-def _number(value: Any) -> float | None:
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        return None

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -33,6 +34,7 @@ from calibrant.core.attempt import Access, Outcome
 from calibrant.core.errors import nearest
 
 _RECODE = "save it as UTF-8, for example with: iconv -f ENCODING -t UTF-8"
+_SAFE = 2**53
 _OTHER_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)
 
 
@@ -243,12 +245,24 @@ def part(row: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return value
 
 
+def number(value: Any) -> float | None:
+    """A finite number, also one written as text; None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return None
+    try:
+        found = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return found if math.isfinite(found) else None
+
+
 def whole(row: Mapping[str, Any], name: str) -> int:
     """A count that may be absent or null: then it is 0."""
-    value = row.get(name) or 0
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value or value < 0:
-        raise InputError(f"wrong type: '{name}' is no count: {str(value)[:20]!r}")
-    return int(value)
+    given = row.get(name)
+    found = 0.0 if given is None else number(given)
+    if found is None or not 0 <= found < _SAFE:
+        raise InputError(f"wrong type: '{name}' is no count: {str(given)[:20]!r}")
+    return int(found)
 
 
 def chat_of(turns: Iterable[tuple[Any, Any]]) -> Chat:

@@ -170,7 +170,7 @@ def plain_text(chat: Chat) -> str:
     """The plain format of a chat; see the module's docstring."""
     if len(chat.messages) == 1 and chat.messages[0].role == "user":
         return chat.messages[0].content
-    begun = chat.messages[-1].role == "assistant"
-    whole = chat.messages[:-1] if begun else chat.messages
-    turns = [f"{m.role.capitalize()}:\n{m.content}\n" for m in whole]
-    return "".join([*turns, "Assistant:\n", chat.messages[-1].content if begun else ""])
+    if len(chat.messages) > 1 and chat.messages[-1].role == "assistant":
+        return plain_text(Chat(messages=chat.messages[:-1])) + chat.messages[-1].content
+    turns = [f"{m.role.capitalize()}:\n{m.content}\n" for m in chat.messages]
+    return "".join([*turns, "Assistant:\n"])
