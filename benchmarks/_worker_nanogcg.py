@@ -4,8 +4,8 @@
 
 The job: ``model`` (a folder), ``tasks`` (a list of ``message``, ``target``, ``seed``), ``options`` (of
 nanoGCG's config), ``warm`` and ``block`` (steps between stops; 0 never stops), ``core``, and optionally
-``save`` (a file for what the first task saw, as arrays). Told at the end of each task: ``ids`` at the start of
-each step, ``string``, ``best``, and ``all`` losses. Nothing of nanoGCG is replaced: its own functions are
+``save`` (a file for what the first task saw, as arrays). Told at the end of each task: ``ids`` at the start
+of each step, ``string``, ``best``, and ``all`` losses. Nothing of nanoGCG is replaced: its functions are
 listened to.
 """
 

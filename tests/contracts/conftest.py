@@ -188,6 +188,9 @@ KNOWN: dict[str, Known] = {
     "measure.rule_judge": Known(
         "a rule judge without a rule is refused", config={"any_of": [r"\btake the\b"]}
     ),
+    "defend.learn_rules": Known(
+        "phrases must tell hits from other requests", config={"least": 1}, inputs={"benign": "benign attempts"}
+    ),
     "defend.pattern_guard": Known(
         "a guard that forbids nothing is refused, so it needs a word", config={"words": ["zorble"]}
     ),
@@ -457,7 +460,9 @@ def _made_attempts() -> list[Attempt]:
 def _attempts(shop: Workshop, place: int, name: str = "attempts") -> Built:
     """The attempts below; under another name, the same made again."""
     path, made = shop.root / f"{name}.jsonl", _made_attempts()
-    if name != "attempts":
+    if name == "benign":
+        made = [a.model_copy(update={"chat": Chat.ask("how do i mend the mill?")}) for a in made]
+    elif name != "attempts":
         made = [a.model_copy(update={"id": digest([name, a.id]), "parent": a.id}) for a in made]
     path.write_text("".join(json.dumps(a.model_dump(mode="json")) + "\n" for a in made))
     return Built(lambda: attempts_from(raw_rows(path), f"jsonl:{path}"), f"jsonl:{path}")
@@ -545,6 +550,7 @@ BUILDERS: dict[Any, Callable[[Workshop, int], Built]] = {
     "attacked goals": lambda shop, place: shop.rows(
         Goals, [Goal(id=p.id, text=p.prompt.last_user) for p in _pairs()], "attacked"
     ),
+    "benign attempts": lambda shop, place: _attempts(shop, place, "benign"),
     "confirmed attempts": lambda shop, place: _attempts(shop, place, "confirmed"),
     "attacker": lambda shop, place: Built(lambda: open_attacker("ruled", {}), "testbed:attacker/ruled"),
     "ensemble reward": lambda shop, place: Built(

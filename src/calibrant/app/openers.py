@@ -36,7 +36,6 @@ from calibrant.core import (
 from calibrant.core.digest import digest_path
 from calibrant.core.errors import nearest
 from calibrant.core.record import Artifact
-from calibrant.data.canaries import Canaries
 from calibrant.data.cards import JudgeCard
 from calibrant.data.human_labels import HumanLabels
 from calibrant.data.judge_head import JudgeHead

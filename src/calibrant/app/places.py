@@ -19,8 +19,7 @@ from calibrant.app import catalog
 from calibrant.core import ConfigError, Identity, InputError
 from calibrant.core.errors import nearest
 from calibrant.data.attempts import attempts_from
-from calibrant.data.canaries import Canaries, planted_examples
-from calibrant.data.canaries import Canaries, canaries_from
+from calibrant.data.canaries import Canaries, canaries_from, planted_examples
 from calibrant.data.files import raw_rows
 from calibrant.data.graded import graded_from
 from calibrant.data.human_labels import HumanLabels, labels_from

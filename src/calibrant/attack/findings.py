@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from calibrant.attack.purse import Purse
 from calibrant.attack.rates import any_of
 from calibrant.attack.tally import Tally
-from calibrant.core import CalibratedJudge, Estimate, Goal, Judge, point
+from calibrant.core import CalibratedJudge, Estimate, Goal, Judge, JudgeErrors, point
 from calibrant.data.rows import Goals
 from calibrant.stats import rate
 from calibrant.stats.rogan_gladen import Part, corrected_mixture
@@ -121,20 +121,32 @@ def answer_rates(goals: Goals, tallies: Tallies) -> dict[str, Estimate]:
 
 
 def corrected_rate_of(goals: Goals, tallies: Tallies, judge: Judge) -> Estimate | None:
-    """The attempt-level rate without the judge's errors; None for a judge that carries no card."""
+    """The attempt-level rate without the judge's errors; None for a judge that carries no card.
+
+    What a guard blocked failed whatever the judge says, so its errors are not taken out of those attempts.
+    """
     if not isinstance(judge, CalibratedJudge):
         return None
     clusters, parts = clusters_of(goals), []
     for family in dict.fromkeys(tally.family for tally in tallies.values()):
         outcomes: list[bool | None] = []
         groups: list[str] = []
+        blocked: list[str] = []
         for (_, goal, _), tally in tallies.items():
             if tally.family == family:
-                outcomes += _outcomes(tally, "hits")
-                groups += [clusters[goal]] * tally.attempts
+                said = _outcomes(tally, "hits")[: tally.attempts - tally.blocked]  # those come last
+                outcomes += said
+                groups += [clusters[goal]] * len(said)
+                blocked += [clusters[goal]] * tally.blocked
         if outcomes:
             parts.append(Part(len(outcomes), outcomes, judge.errors(family), groups))
+        if blocked:
+            parts.append(Part(len(blocked), [False] * len(blocked), _CERTAIN, blocked))
     return corrected_mixture(parts) if parts else None
+
+
+_CERTAIN = JudgeErrors(found=10**9, positives=10**9, cleared=10**9, negatives=10**9)
+"""Of whoever is never wrong."""
 
 
 def spent_metrics(purse: Purse) -> dict[str, Estimate]:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from operator import add
 from typing import NamedTuple
 
 from pydantic import Field
 
-from calibrant.core import Frozen, Run
+from calibrant.core import BudgetError, Frozen, Run
 
 
 class Caps(Frozen):
@@ -110,6 +110,9 @@ class Purse:
     def held(self, *, queries: int = 0, tokens: int = 0) -> Iterator[None]:
         """The run's own budget is charged with the most that may come, and gets it back at the end.
 
+        A time limit that passes meanwhile is left for the next payment to find: what came back is written
+        down first.
+
         Raises:
             BudgetError: that could pass the budget; nothing was asked yet.
         """
@@ -117,7 +120,8 @@ class Purse:
         try:
             yield
         finally:
-            self._run.spend(queries=-queries, tokens=-tokens)
+            with suppress(BudgetError):
+                self._run.spend(queries=-queries, tokens=-tokens)
 
     def pay(self, spent: Spent) -> None:
         """Add to the ledger, and charge the run's own budget. Raises BudgetError where that is used up."""

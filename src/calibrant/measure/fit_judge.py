@@ -71,7 +71,7 @@ class Fitted(NamedTuple):
     weight: Floats
     bias: float
 
-    def score(self, x: Floats) -> Floats:
+    def odds(self, x: Floats) -> Floats:
         """Log-odds of rows (N, D)."""
         found: Floats = ((x - self.mean) / self.std) @ self.weight + self.bias
         return found
@@ -102,7 +102,7 @@ def fit_judge(
         threshold = _threshold(x[inside], y[inside], parts[inside], config)
         fitted = fit(x[inside], y[inside], config.l2)
         for place in np.flatnonzero(~inside):
-            said[kept[place]] = bool(fitted.score(x[place : place + 1])[0] >= threshold)
+            said[kept[place]] = bool(fitted.odds(x[place : place + 1])[0] >= threshold)
     threshold = float(expit(_threshold(x, y, parts, config)))
     whole = fit(x, y, config.l2)
     head = JudgeHead(
@@ -185,7 +185,7 @@ def _threshold(x: Floats, y: NDArray[np.bool_], parts: NDArray[np.intp], config:
     scores = np.zeros(len(y))
     for part in np.unique(parts):
         inside = parts != part
-        scores[~inside] = fit(x[inside], y[inside], config.l2).score(x[~inside])
+        scores[~inside] = fit(x[inside], y[inside], config.l2).odds(x[~inside])
     return youden(scores, y)
 
 

@@ -50,7 +50,7 @@ class Candidates:
         """``module``: a causal language model of transformers; ``mellow``: see ``target_losses``."""
         self.module: Any = module  # its calls take and give what its family does
         self.mellow = mellow
-        self.table: Any = self.module.get_input_embeddings()
+        self.table: Any = module.get_input_embeddings()  # type: ignore[operator]
         self.device = next(module.parameters()).device
         self.before, self.after, self.target = (
             torch.tensor(ids, dtype=torch.long).to(self.device) for ids in frame

@@ -1,20 +1,20 @@
-"""Curves of over-optimisation, as ``measure.overoptimization`` and ``measure.goodhart_watch`` store them.
+"""Curves as records store them, in JSON.
 
-Both write JSON: rewards by proxy and by gold at distances from the start, and Gao et al.'s forms fitted to
-the gold ones. The first has one distance an n of best-of-n (``curve.json``), the second one a look at an RL
-run (``watch.json``).
+``measure.overoptimization`` and ``measure.goodhart_watch``: rewards by proxy and by gold at distances from
+the start, and Gao et al.'s forms fitted to the gold ones. The first has one distance an n of best-of-n
+(``curve.json``), the second one a look at an RL run (``watch.json``).
+
+``attack.campaign``: success of each attack against queries (``curves.json``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from bisect import bisect_right
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from calibrant.core.config import Frozen
 from calibrant.core.estimate import Estimate
-
-ARTIFACTS = ("curve.json", "watch.json")
-"""Names under which a record stores one."""
 
 
 class Fitted(Frozen):
@@ -45,6 +45,41 @@ class Curve(Frozen):
     """The form of the run's own kind; None where too little was seen."""
 
 
+class Steps(Frozen):
+    """Success of one attack within a budget: steps that hold from each cost to the next."""
+
+    costs: tuple[float, ...]
+    """Queries (T,), rising."""
+    value: tuple[float, ...]
+    """Share of goals reached (T,)."""
+    low: tuple[float, ...]
+    """Lower end (T,)."""
+    high: tuple[float, ...]
+    """Upper end at each cost (T,)."""
+    after: tuple[float, ...] = ()
+    """Upper end between it and the next (T,), where goals given up at it no longer count; () = as at it."""
+
+    @property
+    def upper(self) -> tuple[float, ...]:
+        """Upper end (T,) that holds from each cost to the next."""
+        return self.after or self.high
+
+    def at(self, budget: float) -> Estimate:
+        """Success within ``budget``, which lies between the first cost and the last."""
+        place = bisect_right(self.costs, budget) - 1
+        high = self.high if budget == self.costs[place] else self.upper
+        return Estimate(
+            value=self.value[place], low=self.low[place], high=high[place], method="kaplan-meier", better="lower"
+        )
+
+
+class Budget(Frozen):
+    """Success against queries of one campaign."""
+
+    attacks: dict[str, Steps]
+    """Attack -> its curve, in the order in which they were tried; attacks that asked nothing have none."""
+
+
 def read_curve(table: Mapping[str, Any]) -> Curve:
     """The curve in a stored table of either kind."""
     if "looks" in table:
@@ -66,3 +101,22 @@ def _ends(columns: Mapping[str, Any], n: int) -> list[Estimate]:
     """Estimates of columns 'value', 'low' and 'high'."""
     ends = zip(columns["value"], columns["low"], columns["high"], strict=True)
     return [Estimate(value=value, low=low, high=high, n=n) for value, low, high in ends]
+
+
+def read_budget(table: Mapping[str, Any]) -> Budget:
+    """The curves of a campaign."""
+    return Budget(
+        attacks={
+            attack: Steps(**{name: tuple(column[name]) for name in Steps.model_fields if name in column})
+            for attack, column in table.items()
+            if column["costs"]
+        }
+    )
+
+
+READERS: dict[str, Callable[[Mapping[str, Any]], Curve | Budget]] = {
+    "curve.json": read_curve,
+    "watch.json": read_curve,
+    "curves.json": read_budget,
+}
+"""Name under which a record stores curves -> what reads them."""

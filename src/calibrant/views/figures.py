@@ -1,4 +1,4 @@
-"""Figures of a study: interval plots over stages, and curves over layers, a swept setting, or a distance.
+"""Figures of a study: interval plots over stages, curves over layers, settings, distances or queries, matrices.
 
 The study declares what is compared (``FigureSpec``); this file finds the records, says what is
 missing, and draws each figure twice, for wide and for narrow pages. No number is pooled: the bar of a
@@ -16,9 +16,14 @@ from typing import Literal, NamedTuple
 from calibrant.core.config import Frozen
 from calibrant.core.estimate import Estimate, unknown
 from calibrant.core.record import Entry
-from calibrant.views.curves import Curve, Fitted
+from calibrant.views.curves import Budget, Curve, Fitted, Steps
 from calibrant.views.palette import STAGES
+from calibrant.views.scales import rounds
 from calibrant.views.words import exact, interval, known, number, why_unknown
+
+
+TOGETHER = "together"
+"""Column of a matrix: by any of the techniques."""
 
 
 class Series(Frozen):
@@ -30,7 +35,8 @@ class Series(Frozen):
     """Name of the job in its study; every seed's record is taken."""
     metric: str
     """Metric name; for a lens the family, such as 'top1_agreement' for 'top1_agreement/layer_3'; for
-    'goodhart' one of 'proxy' and 'gold'."""
+    'goodhart' one of 'proxy' and 'gold'; for 'matrix' the family of 'attack_success_rate/<hazard>/<technique>'; for
+    'budget' 'attack_success_rate' for every attack or 'attack_success_rate/pair' for one."""
     stage: str
     """Colour key: 'before', 'after', 'behind guards'."""
     at: float | None = None
@@ -46,20 +52,28 @@ class FigureSpec(Frozen):
     """What the figure shows, as a short sentence."""
     caption: str = ""
     """What the reader should take from it, and what not."""
-    kind: Literal["intervals", "lens", "sweep", "goodhart"] = "intervals"
+    kind: Literal["intervals", "lens", "sweep", "goodhart", "matrix", "budget"] = "intervals"
     """'intervals': one row a label, one bar a stage. 'lens': curves over layers. 'sweep': curves over the
-    settings ``at`` of several jobs. 'goodhart': proxy and gold over the distance, with the fitted form."""
+    settings ``at`` of several jobs. 'goodhart': proxy and gold over the distance, with the fitted form.
+    'matrix': a campaign's rates, hazards by technique families. 'budget': its success against queries."""
     axis: str = ""
     """What a sweep goes through: 'KL coefficient'."""
     series: tuple[Series, ...] = ()
     """In the order of drawing; rows with one label are drawn together."""
     threshold: float | None = None
-    """A dashed line through the whole figure."""
+    """A dashed line through the whole figure; a matrix has none."""
 
     @property
     def across(self) -> str:
         """What the horizontal axis is, "" where it is the measure itself."""
-        return {"lens": "layer", "sweep": self.axis, "goodhart": "√KL"}.get(self.kind, "")
+        names = {"lens": "layer", "goodhart": "√KL", "matrix": "technique", "budget": "queries"}
+        return self.axis if self.kind == "sweep" else names.get(self.kind, "")
+
+    @property
+    def limited(self) -> bool:
+        """Whether a threshold is drawn."""
+        rows = self.kind not in ("matrix", "budget") and any(s.threshold is not None for s in self.series)
+        return rows or (self.threshold is not None and self.kind != "matrix")
 
 
 class Mark(NamedTuple):
@@ -69,7 +83,14 @@ class Mark(NamedTuple):
     digest: str
     estimate: Estimate
     at: float | None = None
-    """Place on the horizontal axis: layer, setting, or distance in root nats."""
+    """Place on the horizontal axis: layer, setting, distance in root nats, or queries."""
+    column: str = ""
+    """Column of a matrix."""
+
+    @property
+    def place(self) -> str:
+        """Column, or place on the axis, as text."""
+        return self.column or ("" if self.at is None else f"{self.at:.4g}")
 
 
 class Lane(NamedTuple):
@@ -79,6 +100,15 @@ class Lane(NamedTuple):
     marks: tuple[Mark, ...]
     fits: tuple[tuple[Mark, Fitted], ...] = ()
     """Gold lanes of 'goodhart': each record's peak as a mark, and its fitted form."""
+    name: str = ""
+    """Row of a matrix, or attack of 'budget': one series has several lanes there."""
+    steps: tuple[Steps, ...] = ()
+    """Lanes of 'budget': each record's curve."""
+
+    @property
+    def label(self) -> str:
+        """What is measured."""
+        return self.name or self.series.label
 
     @property
     def seen(self) -> list[tuple[Mark, float]]:
@@ -109,25 +139,28 @@ class Lane(NamedTuple):
 
 
 def lanes(
-    spec: FigureSpec, entries: Sequence[Entry], curves: Mapping[str, Curve] | None = None
+    spec: FigureSpec, entries: Sequence[Entry], curves: Mapping[str, Curve | Budget] | None = None
 ) -> tuple[Lane, ...]:
     """The numbers that ``spec`` asks for, in its order; a missing number is a mark with a reason.
 
-    ``curves``: record digest -> what it stored, for figures of the kind 'goodhart'.
+    ``curves``: record digest -> what it stored, for figures of the kinds 'goodhart' and 'budget'.
     """
     done = {e.record.job for e in entries if e.record.status == "finished"}
     # An interrupted try of a job that finished later is in the ledger, not in the figure.
     kept = [e for e in entries if e.record.status == "finished" or e.record.job not in done]
     kept.sort(key=lambda e: (e.record.seed, e.seq))
-    if spec.kind == "goodhart":
-        return tuple(
-            _optimised(s, [e for e in kept if e.record.job_id == s.job_id], curves or {}) for s in spec.series
-        )
-    read = _layers if spec.kind == "lens" else _single
-    return tuple(
-        Lane(s, tuple(mark for e in kept if e.record.job_id == s.job_id for mark in read(e, s)))
-        for s in spec.series
-    )
+    found: list[Lane] = []
+    for series in spec.series:
+        mine = [e for e in kept if e.record.job_id == series.job_id]
+        if spec.kind == "goodhart":
+            found.append(_optimised(series, mine, curves or {}))
+        elif spec.kind in ("matrix", "budget"):
+            split = _hazards(series, mine) if spec.kind == "matrix" else _attacks(series, mine, curves or {})
+            found += split or [Lane(series, ())]
+        else:
+            read = _layers if spec.kind == "lens" else _single
+            found.append(Lane(series, tuple(mark for e in mine for mark in read(e, series))))
+    return tuple(found)
 
 
 def _single(entry: Entry, series: Series) -> list[Mark]:
@@ -136,13 +169,13 @@ def _single(entry: Entry, series: Series) -> list[Mark]:
     return [Mark(entry.record.seed, entry.digest, estimate, series.at)]
 
 
-def _optimised(series: Series, entries: Sequence[Entry], curves: Mapping[str, Curve]) -> Lane:
+def _optimised(series: Series, entries: Sequence[Entry], curves: Mapping[str, Curve | Budget]) -> Lane:
     """Proxy or gold over the distance, with the fits of the gold."""
     marks: list[Mark] = []
     fits: list[tuple[Mark, Fitted]] = []
     for entry in entries:
         seed, curve = entry.record.seed, curves.get(entry.digest)
-        if curve is None or series.metric not in ("proxy", "gold"):
+        if not isinstance(curve, Curve) or series.metric not in ("proxy", "gold"):
             marks.append(Mark(seed, entry.digest, _absent(entry, series.metric)))
             continue
         found = curve.gold if series.metric == "gold" else curve.proxy
@@ -163,6 +196,59 @@ def _layers(entry: Entry, series: Series) -> list[Mark]:
     ]
     marks.sort(key=lambda mark: mark.at or 0)
     return marks or [Mark(entry.record.seed, entry.digest, _absent(entry, f"{family}/layer_*"))]
+
+
+def _hazards(series: Series, entries: Sequence[Entry]) -> list[Lane]:
+    """A lane a hazard, and a mark a technique and record; a record without such rates has a lane of its own."""
+    rows: dict[str, list[Mark]] = {}
+    for entry in entries:
+        seed, digest, cells = entry.record.seed, entry.digest, _cells(entry.record.metrics, series.metric)
+        if not cells:
+            rows.setdefault("", []).append(Mark(seed, digest, _absent(entry, f"{series.metric}/*/*")))
+        for (hazard, technique), estimate in cells.items():
+            rows.setdefault(hazard, []).append(Mark(seed, digest, estimate, column=technique))
+    return [Lane(series, tuple(marks), name=name) for name, marks in rows.items()]
+
+
+def _cells(metrics: Mapping[str, Estimate], family: str) -> dict[tuple[str, str], Estimate]:
+    """(hazard, technique) -> rate, whole rows; 'all hazards' comes first, and ``TOGETHER`` last."""
+    every = f"{family}/all/"
+    techniques = [name.removeprefix(every) for name in metrics if name.startswith(every)]
+    rows = {"all": "all hazards"}
+    for name in metrics:
+        for technique in techniques:
+            if name.startswith(f"{family}/") and name.endswith(f"/{technique}"):
+                hazard = name[len(family) + 1 : -len(technique) - 1]
+                rows |= {hazard: hazard.replace("_", " ")} if hazard and hazard not in rows else {}
+    cells = {}
+    for hazard, row in rows.items() if techniques else ():
+        names = {technique: f"{family}/{hazard}/{technique}" for technique in techniques}
+        if len(techniques) > 1:
+            names[TOGETHER] = family if hazard == "all" else f"{family}/{hazard}"
+        for column, name in names.items():
+            cells[row, column] = metrics.get(name) or unknown(f"the record holds no metric '{name}'")
+    return cells
+
+
+def _attacks(series: Series, entries: Sequence[Entry], curves: Mapping[str, Curve | Budget]) -> list[Lane]:
+    """A lane an attack: its curves, with marks at round numbers of queries and where they end."""
+    family, _, wanted = series.metric.partition("/")
+    lanes: dict[str, Lane] = {}
+    for entry in entries:
+        stored = curves.get(entry.digest)
+        found = stored.attacks if isinstance(stored, Budget) and family == "attack_success_rate" else {}
+        if wanted:
+            found = {name: steps for name, steps in found.items() if name == wanted}
+        for name, steps in found.items():
+            lane = lanes.get(name, Lane(series, (), name=name))
+            places = sorted({*rounds(steps.costs[0], steps.costs[-1]), steps.costs[0], steps.costs[-1]})
+            marks = tuple(Mark(entry.record.seed, entry.digest, steps.at(place), place) for place in places)
+            lanes[name] = lane._replace(marks=lane.marks + marks, steps=(*lane.steps, steps))
+        if not found:
+            lane = lanes.get(wanted, Lane(series, (), name=wanted))
+            lost = Mark(entry.record.seed, entry.digest, _absent(entry, f"{series.metric} against queries"))
+            lanes[wanted] = lane._replace(marks=(*lane.marks, lost))
+    return list(lanes.values())
 
 
 def _absent(entry: Entry, metric: str) -> Estimate:
@@ -191,7 +277,7 @@ def describe(spec: FigureSpec, found: Sequence[Lane]) -> str:
         span = f", interval {interval(*where)}" if where and lane.seen else ""
         setting = f" at {spec.axis or 'setting'} {exact(at)}" if at is not None else ""
         peak = f"; {peaks(lane)}" if lane.fits else ""
-        parts.append(f"{lane.series.label}, {lane.series.stage}{setting}: {lane.summary}{span}{peak}")
+        parts.append(f"{lane.label}, {lane.series.stage}{setting}: {lane.summary}{span}{peak}")
     limit = f" Threshold {exact(spec.threshold)}." if spec.threshold is not None else ""
     return (
         f"{spec.title}. {'; '.join(parts) or 'nothing to show'}.{limit} The table below holds every number."
@@ -220,7 +306,12 @@ def table(found: Sequence[Lane]) -> list[tuple[Lane, Mark | None, str]]:
 
 
 def legend(spec: FigureSpec, order: Sequence[str]) -> list[tuple[str, int, str]]:
-    """(text, colour index, dashes) of each entry; a lens with several labels names them as well."""
+    """(text, colour index, dashes) of each entry; a lens with several labels names them as well.
+
+    A matrix has its key inside, and lines of 'budget' are named where they end.
+    """
+    if spec.kind in ("matrix", "budget"):
+        return []
     if spec.kind == "intervals":
         return [(stage, style(stage, order), "") for stage in stages([spec])]
     labels = list(dict.fromkeys(series.label for series in spec.series))

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from markupsafe import Markup
-from matplotlib.ticker import MaxNLocator
 
 from calibrant.views.curves import Fitted
 from calibrant.views.figures import FigureSpec, Lane, Mark, peaks, style
@@ -30,35 +29,6 @@ def draw(
     name = "narrow" if narrow else "wide"
     plot = _draw_intervals if spec.kind == "intervals" else _draw_curves
     return plot(spec, found, order, f"{key}{name[0]}", narrow).svg(label, name)
-
-
-class _Scale(NamedTuple):
-    """Values ``low``..``high`` onto pixels ``start``..``end``."""
-
-    low: float
-    high: float
-    start: float
-    end: float
-
-    def __call__(self, value: float) -> float:
-        return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
-
-    def ticks(self) -> list[float]:
-        """At most six round values inside."""
-        values = MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10]).tick_values(self.low, self.high)
-        slack = 1e-9 * (self.high - self.low)
-        return [float(v) for v in values if self.low - slack <= v <= self.high + slack]
-
-
-def extent(values: Sequence[float], *, whole: bool = True) -> tuple[float, float]:
-    """Ends of an axis: 0 to 1 for shares (``whole``), else a little more than the data, from 0 if it fits."""
-    if not values:
-        return 0.0, 1.0
-    low, high = min(values), max(values)
-    if low >= 0 and high <= 1 and (whole or high > 0.5):
-        return 0.0, 1.0
-    pad = 0.06 * (high - low) or 0.5
-    return (0.0 if low >= 0 else low - pad), high + pad
 
 
 def _reach(spec: FigureSpec, found: Sequence[Lane]) -> list[float]:
@@ -84,7 +54,7 @@ def _draw_intervals(
     top = 22.0 if spec.threshold is not None else 8.0
     bottom = top + sum(heights)
     canvas = Canvas(width, bottom + 30, key)
-    scale = _Scale(*extent(_reach(spec, found)), left, right)
+    scale = Scale(*extent(_reach(spec, found)), left, right)
     for tick in scale.ticks():
         canvas.line([scale(tick)] * 2, [top, bottom], HAIR, 0.8)
         canvas.text(scale(tick), bottom + 15, exact(tick), MUTED, 11, ha="center")
@@ -124,7 +94,7 @@ def _label(canvas: Canvas, label: str, row: Sequence[Lane], y: float, height: fl
     canvas.text(0, start + 16 * len(lines), hint, MUTED, 11)
 
 
-def _limit(canvas: Canvas, scale: _Scale, row: Sequence[Lane], top: float, bottom: float) -> None:
+def _limit(canvas: Canvas, scale: Scale, row: Sequence[Lane], top: float, bottom: float) -> None:
     """Dashed lines at the row's thresholds."""
     for limit in _thresholds(row):
         canvas.line([scale(limit)] * 2, [top, bottom], LIMIT, 1.3, dashes=(4, 3))
@@ -138,7 +108,7 @@ def _thresholds(row: Sequence[Lane]) -> list[float]:
 
 
 def _bar(
-    canvas: Canvas, lane: Lane, look: int, scale: _Scale, y: float, numbers: str, limits: Sequence[float]
+    canvas: Canvas, lane: Lane, look: int, scale: Scale, y: float, numbers: str, limits: Sequence[float]
 ) -> None:
     """One stage: a bar over all intervals, a mark for each record, the values linked to the table."""
     colour, ends = STAGES[look], lane.bounds
@@ -168,7 +138,7 @@ def _bar(
     canvas.text(_clear(scale(ends[1]) + 9, limits, scale), y, lane.summary, colour, 11.5, url=numbers)
 
 
-def _clear(x: float, limits: Sequence[float], scale: _Scale) -> float:
+def _clear(x: float, limits: Sequence[float], scale: Scale) -> float:
     """Where to start a text so that no dashed line runs through its digits."""
     for limit in sorted(limits):
         if x - 6 < scale(limit) < x + 80:
@@ -192,7 +162,7 @@ def _draw_curves(
     width, height = (350.0, 260.0) if narrow else (800.0, 330.0)
     canvas = Canvas(width, height, key)
     across = _axis(spec, found, 46, width - 14)
-    up = _Scale(*extent(_reach(spec, found), whole=False), height - 44, 16)
+    up = Scale(*extent(_reach(spec, found), whole=False), height - 44, 16)
     for tick in up.ticks():
         canvas.line([46, width - 6], [up(tick)] * 2, HAIR, 0.8)
         canvas.text(36, up(tick), exact(tick), MUTED, 11, ha="right")
@@ -220,7 +190,7 @@ class _Axis(NamedTuple):
     """A horizontal axis: values on ``scale``, or the places of ``settings`` at even steps."""
 
     name: str
-    scale: _Scale
+    scale: Scale
     settings: tuple[float, ...] = ()
 
     def __call__(self, value: float) -> float:
@@ -239,10 +209,10 @@ def _axis(spec: FigureSpec, found: Sequence[Lane], start: float, end: float) -> 
     low, high = min(places, default=0.0), max(places, default=1.0)
     if spec.kind == "sweep":
         settings = tuple(sorted(set(places)))
-        return _Axis(spec.across, _Scale(-0.4, max(len(settings), 1) - 0.6, start, end), settings)
+        return _Axis(spec.across, Scale(-0.4, max(len(settings), 1) - 0.6, start, end), settings)
     if spec.kind == "goodhart":
-        return _Axis(spec.across, _Scale(0.0, high * 1.02 or 1.0, start, end))
-    return _Axis(spec.across, _Scale(low, max(high, low + 1), start, end))
+        return _Axis(spec.across, Scale(0.0, high * 1.02 or 1.0, start, end))
+    return _Axis(spec.across, Scale(low, max(high, low + 1), start, end))
 
 
 def _joined(found: Sequence[Lane]) -> list[Lane]:
@@ -255,7 +225,7 @@ def _joined(found: Sequence[Lane]) -> list[Lane]:
     return list(curves.values())
 
 
-def _curve(canvas: Canvas, lane: Lane, look: int, turn: int, across: _Axis, up: _Scale) -> None:
+def _curve(canvas: Canvas, lane: Lane, look: int, turn: int, across: _Axis, up: Scale) -> None:
     """One series; an unknown number leaves a gap. Looks that jump to and fro are dots without a line."""
     colour = STAGES[look]
     by_place: dict[float, list[Mark]] = {}
@@ -286,7 +256,7 @@ def _curve(canvas: Canvas, lane: Lane, look: int, turn: int, across: _Axis, up: 
                 canvas.dot(x, y, colour, MARKERS[look], size=size, url=f"#{anchor(mark.digest)}", tip=tip)
 
 
-def _hump(canvas: Canvas, lane: Lane, colour: str, across: _Axis, up: _Scale) -> None:
+def _hump(canvas: Canvas, lane: Lane, colour: str, across: _Axis, up: Scale) -> None:
     """Fitted forms with their bands, and above the axis where they have their peaks."""
     for _, fit in lane.fits:
         xs = [across(d) for d in fit.sqrt_kl]

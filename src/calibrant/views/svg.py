@@ -15,15 +15,19 @@ from typing import Any
 
 import matplotlib
 from markupsafe import Markup
+from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
 
-from calibrant.views.palette import HAIR, INK, LIMIT, MUTED, PAPER, STAGES
+from calibrant.views.palette import HAIR, HEAT, INK, LIMIT, MUTED, PAPER, STAGES
 
 MARKERS = ("o", "s", "D", "^", "v")
-_VARIABLES = {INK: "ink", MUTED: "muted", HAIR: "hair", PAPER: "paper", LIMIT: "limit"} | {
-    colour: f"s{index}" for index, colour in enumerate(STAGES)
-}
+_VARIABLES = (
+    {INK: "ink", MUTED: "muted", HAIR: "hair", PAPER: "paper", LIMIT: "limit"}
+    | {colour: f"s{index}" for index, colour in enumerate(STAGES)}
+    | {colour: f"h{index}" for index, colour in enumerate(HEAT)}
+)
 _SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "calibrant",
@@ -68,13 +72,28 @@ class Canvas:
             [x], [y], marker=marker, markersize=size, color=colour, linestyle="none",
             markeredgecolor=PAPER, markeredgewidth=1.1, clip_on=False,
         )  # fmt: skip
-        mark.set_url(url)
-        mark.set_gid(f"tip-{len(self._tips)}")
-        self._tips.append(tip)
+        self._point(mark, url, tip)
         self._axes.add_line(mark)
 
+    def box(
+        self, x: float, y: float, width: float, height: float, colour: str, *, url: str = "", tip: str = ""
+    ) -> None:
+        """A filled rectangle; with a ``url`` it links there and says ``tip`` when pointed at."""
+        box = Rectangle((x, y), width, height, facecolor=colour, edgecolor="none", clip_on=False)
+        if url:
+            self._point(box, url, tip)
+        self._axes.add_patch(box)
+
+    def _point(self, artist: Artist, url: str, tip: str) -> None:
+        artist.set_url(url)
+        artist.set_gid(f"tip-{len(self._tips)}")
+        self._tips.append(tip)
+
     def text(self, x: float, y: float, text: str, colour: str = INK, size: float = 12, **style: Any) -> None:
-        """Text on a middle line at ``y``; never read as mathematics. ``url`` in ``style`` links it."""
+        """Text on a middle line at ``y``; never read as mathematics. ``url`` in ``style`` links it.
+
+        ``gid="bare"``: without a rim of paper, for text on a colour.
+        """
         style = {"ha": "left", "va": "center_baseline"} | style
         self._axes.text(
             x, y, clean(text), color=colour, fontsize=size, parse_math=False, clip_on=False, **style
@@ -105,6 +124,7 @@ class Canvas:
         for index, tip in enumerate(self._tips):
             mark = f'<g id="tip-{index}">'
             text = text.replace(mark, f"<g><title>{html.escape(clean(tip))}</title>")
+        text = text.replace('<g id="bare">', '<g class="bare">')
         used = set(re.findall(r'href="#(m[0-9a-f]+)"', text))
         text = re.sub(
             r' id="([^"]*)"', lambda m: f' id="{self._key}-{m.group(1)}"' if m.group(1) in used else "", text
