@@ -21,7 +21,7 @@ from calibrant.app.study import load_study
 from calibrant.core import CalibrantError
 from calibrant.ledger import Ledger
 from calibrant.views import page
-from calibrant.views.figures import lanes
+from calibrant.views.lanes import lanes
 from calibrant.views.palette import INK, LIMIT, MUTED, STAGES
 from calibrant.views.svg import MARKERS, Canvas
 
@@ -74,7 +74,7 @@ def standalone(figure: page.Drawn) -> str:
 def _head(figure: page.Drawn) -> tuple[str, float]:
     """Title and legend, and where the drawing may begin."""
     entries = [(text, STAGES[look], MARKERS[look], dashes) for text, look, dashes in figure.legend]
-    if figure.limited:
+    if figure.spec.limited:
         entries.append(("threshold", LIMIT, "", "4 3"))
     places, x, y = [], 0.0, 50.0
     for text, *_ in entries:

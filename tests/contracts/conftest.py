@@ -189,7 +189,9 @@ KNOWN: dict[str, Known] = {
         "a rule judge without a rule is refused", config={"any_of": [r"\btake the\b"]}
     ),
     "defend.learn_rules": Known(
-        "phrases must tell hits from other requests", config={"least": 1}, inputs={"benign": "benign attempts"}
+        "phrases must tell hits from other requests",
+        config={"least": 1},
+        inputs={"benign": "benign attempts"},
     ),
     "defend.pattern_guard": Known(
         "a guard that forbids nothing is refused, so it needs a word", config={"words": ["zorble"]}

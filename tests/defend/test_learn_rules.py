@@ -17,11 +17,16 @@ from calibrant.models.scripted import ScriptedModel
 def attempts(*texts):
     rows = [
         Attempt(
-            id=f"{place:064x}", goal_id=f"g{place}", category="potions", attack="persona", chat=Chat.ask(text),
-            completion=Completion(text="brewed"), outcome="success",
+            id=f"{place:064x}",
+            goal_id=f"g{place}",
+            category="potions",
+            attack="persona",
+            chat=Chat.ask(text),
+            completion=Completion(text="brewed"),
+            outcome="success",
         )
         for place, text in enumerate(texts)
-    ]  # fmt: skip
+    ]
     return Attempts(rows=tuple(rows))
 
 
@@ -60,6 +65,6 @@ def test_where_nothing_tells_them_apart_nothing_is_made():
 
 def test_hostile_words_stay_strings(tmp_path):
     run = Quiet(0, tmp_path)
-    learn_rules(attempts('brew "]\nx', 'brew "]\nx y'), BENIGN, LearnRules(), run)
+    learn_rules(attempts('q"u] one', 'q"u] two'), BENIGN, LearnRules(), run)
     words = tomllib.loads((tmp_path / "artifacts" / "stack.toml").read_text())["layer"][0]["guard"]["config"]
-    assert "brew" in words["words"]
+    assert words["words"] == ['q"u]']

@@ -36,6 +36,7 @@ from calibrant.core import (
 from calibrant.core.digest import digest_path
 from calibrant.core.errors import nearest
 from calibrant.core.record import Artifact
+from calibrant.data.canaries import Canaries
 from calibrant.data.cards import JudgeCard
 from calibrant.data.human_labels import HumanLabels
 from calibrant.data.judge_head import JudgeHead
@@ -68,6 +69,7 @@ TABLES = (
     Attempts,
     GradedReplies,
     HumanLabels,
+    Canaries,
 )
 BEHAVIOURS = (Judge, Guard, Reward, Watcher)
 FILES = {JudgeCard: "calibrant.data.cards:read_card", JudgeHead: "calibrant.data.judge_folder:read_head"}

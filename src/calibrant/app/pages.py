@@ -15,7 +15,7 @@ from calibrant.core.errors import InputError
 from calibrant.govern.intent import intent_record
 from calibrant.ledger import Ledger
 from calibrant.ledger.layout import disk
-from calibrant.views.curves import ARTIFACTS, Curve, read_curve
+from calibrant.views.curves import READERS, Budget, Curve
 from calibrant.views.page import GateView, RuleView, StudyView, write_page
 
 
@@ -98,15 +98,16 @@ def _gates(entries: Sequence[Entry], ledger: Ledger) -> list[GateView]:
     return views
 
 
-def _curves(study: Study, entries: Sequence[Entry], ledger: Ledger) -> dict[str, Curve]:
-    """What the jobs of figures of the kind 'goodhart' stored."""
-    asked = {s.job_id for figure in study.figure if figure.kind == "goodhart" for s in figure.series}
+def _curves(study: Study, entries: Sequence[Entry], ledger: Ledger) -> dict[str, Curve | Budget]:
+    """What the jobs of figures of the kinds 'goodhart' and 'budget' stored."""
+    drawn = [figure for figure in study.figure if figure.kind in ("goodhart", "budget")]
+    asked = {series.job_id for figure in drawn for series in figure.series}
     found = {}
     for entry in entries:
-        stored = [a for a in entry.record.artifacts if a.name in ARTIFACTS]
+        stored = [a for a in entry.record.artifacts if a.name in READERS]
         if entry.record.job_id in asked and stored:
             table = json.loads(ledger.open(stored[0]).read_text(encoding="utf-8"))
-            found[entry.digest] = read_curve(table)
+            found[entry.digest] = READERS[stored[0].name](table)
     return found
 
 

@@ -21,8 +21,9 @@ from calibrant.core.config import Frozen
 from calibrant.core.record import Entry, Record
 from calibrant.core.verdict import Answer, Verdict
 from calibrant.views import words
-from calibrant.views.curves import Curve
-from calibrant.views.figures import FigureSpec, Lane, Mark, describe, lanes, legend, stages, table
+from calibrant.views.curves import Budget, Curve
+from calibrant.views.figures import FigureSpec, Lane, Mark, describe, legend, stages, table
+from calibrant.views.lanes import lanes
 from calibrant.views.plots import draw
 
 
@@ -104,8 +105,8 @@ class StudyView(Frozen):
     """Every gate that ran."""
     figures: tuple[FigureSpec, ...] = ()
     """What the study compares."""
-    curves: dict[str, Curve] = Field(default_factory=dict)
-    """Record digest -> the rewards over the distance that it stored, for figures of the kind 'goodhart'."""
+    curves: dict[str, Curve | Budget] = Field(default_factory=dict)
+    """Record digest -> the curves that it stored, for figures of the kinds 'goodhart' and 'budget'."""
     verdict: Verdict = Field(
         default=Verdict(question="may it be released?", answer="unknown", reason="no gate ran")
     )
@@ -136,7 +137,6 @@ class Drawn(NamedTuple):
     narrow: Markup
     legend: list[tuple[str, int, str]]
     rows: list[tuple[Lane, Mark | None, str]]
-    limited: bool
 
 
 class Limit(NamedTuple):
@@ -222,8 +222,7 @@ def figures(study: StudyView) -> list[Drawn]:
         label, key = describe(spec, found), f"f{index}"
         wide = draw(spec, found, order, key, label)
         narrow = draw(spec, found, order, key, label, narrow=True)
-        limited = spec.threshold is not None or any(s.threshold is not None for s in spec.series)
-        drawn.append(Drawn(spec, wide, narrow, legend(spec, order), table(found), limited))
+        drawn.append(Drawn(spec, wide, narrow, legend(spec, order), table(found)))
     return drawn
 
 
