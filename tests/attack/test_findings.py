@@ -254,7 +254,7 @@ def test_what_a_guard_blocked_is_a_failure_whatever_the_judge_errs():
     }
     found = corrected_rate_of(goals, tallies, Carded(JudgeErrors(found=900, positives=1000, cleared=950, negatives=1000)))
     assert found.value == pytest.approx(0.05, abs=0.002)
-    assert 0.03 < found.low < 0.05 < found.high < 0.08
+    assert 0.03 < found.low < 0.05 < found.high < 0.1
     assert (found.n, found.clusters) == (1000, 100)
     walled = {key: tally(attempts=10, blocked=10) for key in tallies}
     shut = corrected_rate_of(goals, walled, Carded(labelled(random.Random(3))))

@@ -6,8 +6,10 @@ import re
 
 import pytest
 
+from calibrant.app.places import WEIGHTS
 from calibrant.core import Chat, Completion, Goal, InputError
 from calibrant.measure.lm_judge import LMJudge, Trial, lm_judge
+from calibrant.models.open_model import OpenModel
 from calibrant.models.scripted import ScriptedModel
 
 
@@ -147,3 +149,10 @@ def test_a_model_that_gives_too_few_answers_is_an_error():
     model.generate = lambda chats, sampling: []
     with pytest.raises(InputError, match="0 answers"):
         judged(model, [DONE])
+
+
+def test_a_model_that_can_not_judge_says_so():
+    """Real weights of a tiny model: whatever they answer, it is no verdict."""
+    judge = lm_judge(OpenModel.from_folder(WEIGHTS / "tiny"))
+    ask = [Goal(id="g", text="?")] * 2, [Chat.ask("?")] * 2, [Completion(text=DONE), Completion(text=REFUSED)]
+    assert [v.answer for v in judge.judge(*ask)] == ["unknown", "unknown"]

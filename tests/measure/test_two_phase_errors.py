@@ -63,14 +63,14 @@ def test_equivalent_counts_promise_no_more(counts):
         assert 0 < size <= counts.hits + counts.rest
 
 
-def test_bounds_cover_the_truth():
-    """300 simulated two-phase samples, Se .7, Sp .95, a tenth of 1,500 positive, 150 failures seen."""
-    rng = np.random.default_rng(0)
+def coverage(base, se, sp, m, runs, seed=0):
+    """How often the intervals hold Se and Sp: 1,500 attempts, ``m`` of the judge's failures seen."""
+    rng = np.random.default_rng(seed)
     held = np.zeros(2)
-    for _ in range(300):
-        truth = rng.random(1500) < 0.1
-        said = np.where(truth, rng.random(1500) < 0.7, rng.random(1500) > 0.95)
-        seen = rng.permutation(np.flatnonzero(~said))[:150]
+    for _ in range(runs):
+        truth = rng.random(1500) < base
+        said = np.where(truth, rng.random(1500) < se, rng.random(1500) > sp)
+        seen = rng.permutation(np.flatnonzero(~said))[:m]
         found = errors(
             Counts(
                 hits=int(said.sum()),
@@ -82,8 +82,29 @@ def test_bounds_cover_the_truth():
             ),
             0.95,
         )
-        held += [
-            found.sensitivity.low <= 0.7 <= found.sensitivity.high,
-            found.specificity.low <= 0.95 <= found.specificity.high,
-        ]
-    assert (held / 300 >= 0.95 - 3 * (0.95 * 0.05 / 300) ** 0.5).all()
+        held += [one.low <= true <= one.high for one, true in zip(found, (se, sp), strict=True)]
+    return held / runs
+
+
+def test_bounds_cover_the_truth():
+    """A tenth positive, Se .7, Sp .95, 150 failures seen."""
+    runs = 120
+    assert (coverage(0.1, 0.7, 0.95, 150, runs) >= 0.95 - 3 * (0.95 * 0.05 / runs) ** 0.5).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("base", "se", "sp", "m"),
+    [
+        (0.1, 0.7, 0.95, 150),
+        (0.1, 0.7, 0.95, 300),
+        (0.3, 0.5, 0.9, 100),
+        (0.05, 0.9, 0.99, 200),
+        (0.5, 0.95, 0.6, 50),
+        (0.1, 0.9, 0.8, 1350),
+    ],
+)
+def test_bounds_cover_the_truth_in_many_settings(base, se, sp, m):
+    """The last one: everything is seen, and the number of hits is still chance."""
+    runs = 2000
+    assert (coverage(base, se, sp, m, runs) >= 0.95 - 3 * (0.95 * 0.05 / runs) ** 0.5).all()

@@ -97,6 +97,20 @@ def headline(record: Record) -> tuple[str, Estimate | None]:
     return name, record.metrics.get(name)
 
 
+def hazards(record: Record) -> dict[str, dict[str, Estimate]]:
+    """Hazard -> technique family -> success rate of a campaign; {} for other records.
+
+    Read off metrics named 'attack_success_rate/HAZARD/FAMILY'; the hazard 'all' comes last.
+    """
+    found: dict[str, dict[str, Estimate]] = {}
+    for name, estimate in record.metrics.items():
+        root, _, rest = name.partition("/")
+        hazard, slash, family = rest.partition("/")
+        if root == "attack_success_rate" and slash and hazard != "variant":
+            found.setdefault(hazard, {})[family] = estimate
+    return dict(sorted(found.items(), key=lambda pair: (pair[0] == "all", pair[0])))
+
+
 def status(ledger: Ledger) -> dict[str, Any]:
     """How a ledger stands: records by status, studies, and jobs that were begun and not finished."""
     entries = ledger.entries()

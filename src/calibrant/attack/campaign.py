@@ -27,6 +27,7 @@ from calibrant.attack.findings import answer_rates, findings, spent_metrics
 from calibrant.attack.known import ATTACKS
 from calibrant.attack.purse import Caps, Prices
 from calibrant.attack.rates import check_goals
+from calibrant.attack.speech import WRITING
 from calibrant.attack.walkers import Cast
 from calibrant.core import (
     LM,
@@ -124,16 +125,19 @@ def campaign(
     )
     curves = success_curves(goals, driver.tallies)
     run.artifact("curves.json").write_text(json.dumps(plain(drawn(curves))), encoding="utf-8")
-    told = caveats(plans, cast)
+    told = _BENIGN if config.benign else caveats(plans, cast)
     if driver.capped:
         cut = sum(tally.cut for tally in driver.tallies.values())
+        worst = (
+            "rates are over what was asked" if config.benign else "bounds take goals left open at their worst"
+        )
         told += (
             f"the cap on {driver.capped} ended the campaign and cut off {cut} of {len(driver.tallies)} "
-            "attacks on a goal; bounds take those without a success at their worst",
+            f"attacks on a goal; {worst}",
         )
     if config.benign:
         metrics = {**answer_rates(goals, driver.tallies), **spent_metrics(driver.purse)}
-        return AttackResult(metrics=metrics, caveats=_BENIGN, stored=stored)
+        return AttackResult(metrics=metrics, caveats=told, stored=stored)
     metrics = {**findings(goals, driver.tallies, judge), **spent_metrics(driver.purse)}
     return AttackResult(metrics=metrics | medians(curves), caveats=told, stored=stored)
 
@@ -158,18 +162,22 @@ _QUOTED = (
 
 def quote(plans: list[Planned], goals: int, config: Campaign) -> dict[str, Estimate]:
     """The most that a campaign can ask and cost, caps aside."""
-    queries = consults = 0
+    queries = consults = written = 0
     metrics = {}
     for plan in plans:
         most = goals * plan.repetitions * plan.attack.queries(plan.config)
         metrics[f"planned_queries/{plan.label.removeprefix('attack.')}"] = point(most, unit="queries")
         queries += most
-        consults += goals * plan.repetitions * plan.attack.consults(plan.config)
+        asked = goals * plan.repetitions * plan.attack.consults(plan.config)
+        consults += asked
+        written += asked * getattr(plan.config, "writing", WRITING).max_tokens
     tokens = queries * config.sampling.max_tokens
     prices = config.prices
+    money = queries * prices.query + (tokens * prices.target + written * prices.attacker) / 1e6
     return metrics | {
         "planned_queries": point(queries, unit="queries"),
         "planned_target_tokens": point(tokens, unit="tokens"),
         "planned_attacker_calls": point(consults, unit="queries"),
-        "planned_money": point(queries * prices.query + tokens * prices.target / 1e6, unit="money"),
+        "planned_attacker_tokens": point(written, unit="tokens"),
+        "planned_money": point(money, unit="money"),
     }

@@ -8,8 +8,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from calibrant.app.listing import headline
+from calibrant.app.listing import hazards, headline
 from calibrant.app.study import Outcome
+from calibrant.core import Estimate
 
 
 class _Out(Console):
@@ -75,6 +76,8 @@ def outcome(done: Outcome, gates: list[tuple[int, dict[str, Any]]], page: str) -
         OUT.print(f"  {name:<22} {escape(f'{metric} {estimate}' if metric else 'done')}")
         if record.technique in ANSWERS:
             OUT.print(f"  {'':<22} [dim]{escape(record.limits[0])}[/dim]")
+    for job, entry in done.runs:
+        matrix(f"{job.id}#{job.seed}", hazards(entry.record))
     if done.reused:
         OUT.print(f"\n{done.reused} of {len(done.runs)} runs were already finished and were not run again.")
     for seed, table in gates:
@@ -87,6 +90,22 @@ def outcome(done: Outcome, gates: list[tuple[int, dict[str, Any]]], page: str) -
             f"{len(done.unfinished)} of {len(done.runs)} runs did not finish: mend the first, run again."
         )
     OUT.print(f"page: {page}", markup=False)
+
+
+def matrix(name: str, found: dict[str, dict[str, Estimate]]) -> None:
+    """Success of a campaign by hazard and technique family, with bounds; nothing for other records."""
+    if not found:
+        return
+    families = list(dict.fromkeys(family for row in found.values() for family in row))
+    table = Table(box=None, pad_edge=False, title=f"{name}: success by hazard and technique, of goals")
+    table.title_justify, table.title_style = "left", ""
+    for heading in ("hazard", *families):
+        table.add_column(heading)
+    for hazard, row in found.items():
+        cells = [str(row[family]) if family in row else "" for family in families]
+        table.add_row(*(escape(cell) for cell in (hazard, *cells)))
+    OUT.print()
+    OUT.print(table)
 
 
 def verdict(answer: str, reason: str, *, gated: bool = True) -> None:

@@ -69,7 +69,11 @@ class Steps(Frozen):
         place = bisect_right(self.costs, budget) - 1
         high = self.high if budget == self.costs[place] else self.upper
         return Estimate(
-            value=self.value[place], low=self.low[place], high=high[place], method="kaplan-meier", better="lower"
+            value=self.value[place],
+            low=self.low[place],
+            high=high[place],
+            method="kaplan-meier",
+            better="lower",
         )
 
 

@@ -157,6 +157,21 @@ def describe(spec: FigureSpec, found: Sequence[Lane]) -> str:
     )
 
 
+def reach(spec: FigureSpec, found: Sequence[Lane]) -> list[float]:
+    """Everything that the axis of the measure must hold."""
+    limits = [lane.series.threshold for lane in found] + [spec.threshold]
+    ends = [end for lane in found if lane.bounds for end in lane.bounds]
+    return ends + [limit for limit in limits if limit is not None and math.isfinite(limit)]
+
+
+def tip(lane: Lane, mark: Mark, across: str = "at") -> str:
+    """What a mark says when pointed at."""
+    e, place = mark.estimate, f", {across} {mark.place}" if mark.place else ""
+    said = f"{number(e.value)} {interval(e.low, e.high)}" if known(e.value) else f"unknown: {why_unknown(e)}"
+    counted = (f" n = {e.n}" if e.n else "") + (f", {e.missing} of them missing" if e.missing else "")
+    return f"{lane.label}, {lane.series.stage}{place}, seed {mark.seed}: {said}{counted}"
+
+
 def peaks(lane: Lane) -> str:
     """'peak 1.51–1.83', 'peak 1.51 (2 of 3 show none)' or 'no peak is shown'."""
     where = [mark.at for mark, _ in lane.fits if mark.at is not None]

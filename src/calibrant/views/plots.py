@@ -9,11 +9,14 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
+from calibrant.views.budget import draw_budget
 from calibrant.views.curves import Fitted
-from calibrant.views.figures import FigureSpec, Lane, Mark, peaks, style
+from calibrant.views.figures import FigureSpec, Lane, Mark, peaks, reach, style, tip
+from calibrant.views.matrix import draw_matrix
 from calibrant.views.palette import HAIR, INK, LIMIT, MUTED, STAGES
+from calibrant.views.scales import Scale, extent
 from calibrant.views.svg import MARKERS, Canvas
-from calibrant.views.words import anchor, exact, interval, number
+from calibrant.views.words import anchor, exact
 
 
 def draw(
@@ -27,15 +30,15 @@ def draw(
 ) -> Markup:
     """One ``<svg>``; ``order`` from ``stages``, ``key`` unique on the page, ``label`` from ``describe``."""
     name = "narrow" if narrow else "wide"
-    plot = _draw_intervals if spec.kind == "intervals" else _draw_curves
-    return plot(spec, found, order, f"{key}{name[0]}", narrow).svg(label, name)
-
-
-def _reach(spec: FigureSpec, found: Sequence[Lane]) -> list[float]:
-    """Everything that the axis must hold."""
-    limits = [lane.series.threshold for lane in found] + [spec.threshold]
-    ends = [end for lane in found if lane.bounds for end in lane.bounds]
-    return ends + [limit for limit in limits if limit is not None and math.isfinite(limit)]
+    key = f"{key}{name[0]}"
+    if spec.kind == "matrix":
+        canvas = draw_matrix(found, key, narrow)
+    elif spec.kind == "budget":
+        canvas = draw_budget(spec, found, key, narrow)
+    else:
+        plot = _draw_intervals if spec.kind == "intervals" else _draw_curves
+        canvas = plot(spec, found, order, key, narrow)
+    return canvas.svg(label, name)
 
 
 LANE, PAD = 21.0, 13.0
@@ -54,7 +57,7 @@ def _draw_intervals(
     top = 22.0 if spec.threshold is not None else 8.0
     bottom = top + sum(heights)
     canvas = Canvas(width, bottom + 30, key)
-    scale = Scale(*extent(_reach(spec, found)), left, right)
+    scale = Scale(*extent(reach(spec, found)), left, right)
     for tick in scale.ticks():
         canvas.line([scale(tick)] * 2, [top, bottom], HAIR, 0.8)
         canvas.text(scale(tick), bottom + 15, exact(tick), MUTED, 11, ha="center")
@@ -133,7 +136,7 @@ def _bar(
             MARKERS[look],
             size=8.4,
             url=f"#{anchor(mark.digest)}",
-            tip=_tip(lane, mark),
+            tip=tip(lane, mark),
         )
     canvas.text(_clear(scale(ends[1]) + 9, limits, scale), y, lane.summary, colour, 11.5, url=numbers)
 
@@ -146,15 +149,6 @@ def _clear(x: float, limits: Sequence[float], scale: Scale) -> float:
     return x
 
 
-def _tip(lane: Lane, mark: Mark, across: str = "at") -> str:
-    """What a mark says when pointed at."""
-    e, place = mark.estimate, "" if mark.at is None else f", {across} {mark.at:.4g}"
-    return (
-        f"{lane.series.label}, {lane.series.stage}{place}, seed {mark.seed}: "
-        f"{number(e.value)} {interval(e.low, e.high)} n = {e.n}"
-    )
-
-
 def _draw_curves(
     spec: FigureSpec, found: Sequence[Lane], order: Sequence[str], key: str, narrow: bool
 ) -> Canvas:
@@ -162,7 +156,7 @@ def _draw_curves(
     width, height = (350.0, 260.0) if narrow else (800.0, 330.0)
     canvas = Canvas(width, height, key)
     across = _axis(spec, found, 46, width - 14)
-    up = Scale(*extent(_reach(spec, found), whole=False), height - 44, 16)
+    up = Scale(*extent(reach(spec, found), whole=False), height - 44, 16)
     for tick in up.ticks():
         canvas.line([46, width - 6], [up(tick)] * 2, HAIR, 0.8)
         canvas.text(36, up(tick), exact(tick), MUTED, 11, ha="right")
@@ -252,7 +246,7 @@ def _curve(canvas: Canvas, lane: Lane, look: int, turn: int, across: _Axis, up: 
         size = 5.4 if ordered else 4.0
         for x, y, mark in zip(xs, ys, mine, strict=True):
             if math.isfinite(y):
-                tip = _tip(lane, mark, across.name)
+                tip = tip(lane, mark, across.name)
                 canvas.dot(x, y, colour, MARKERS[look], size=size, url=f"#{anchor(mark.digest)}", tip=tip)
 
 
@@ -277,7 +271,7 @@ def _peaks(canvas: Canvas, lane: Lane, fits: Sequence[Fitted], colour: str, acro
         span = [min(across(end), right) for end in (min(ends), max(ends))]
         canvas.line(span, [y, y], colour, 5, alpha=0.27, solid_capstyle="round")
         for mark in shown:
-            tip = _tip(lane, mark, "peak at √KL")
+            tip = tip(lane, mark, "peak at √KL")
             canvas.dot(across(mark.at or 0), y, colour, "d", size=7, url=f"#{anchor(mark.digest)}", tip=tip)
         x = span[1] + 9
     if x + 90 > right:

@@ -75,14 +75,15 @@ class Canvas:
         self._point(mark, url, tip)
         self._axes.add_line(mark)
 
-    def box(
-        self, x: float, y: float, width: float, height: float, colour: str, *, url: str = "", tip: str = ""
-    ) -> None:
-        """A filled rectangle; with a ``url`` it links there and says ``tip`` when pointed at."""
-        box = Rectangle((x, y), width, height, facecolor=colour, edgecolor="none", clip_on=False)
-        if url:
-            self._point(box, url, tip)
-        self._axes.add_patch(box)
+    def box(self, x: float, y: float, width: float, height: float, colour: str) -> None:
+        """A filled rectangle."""
+        self._axes.add_patch(Rectangle((x, y), width, height, facecolor=colour, linewidth=0, clip_on=False))
+
+    def spot(self, x: float, y: float, width: float, height: float, *, url: str, tip: str) -> None:
+        """A place that is not seen: it lies on top, links to ``url`` and says ``tip`` when pointed at."""
+        place = Rectangle((x, y), width, height, facecolor=PAPER, linewidth=0, alpha=0, zorder=9)
+        self._point(place, url, tip)
+        self._axes.add_patch(place)
 
     def _point(self, artist: Artist, url: str, tip: str) -> None:
         artist.set_url(url)

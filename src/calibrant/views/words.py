@@ -45,6 +45,15 @@ def number(value: float | None, near: float | None = None) -> str:
     return text.replace("-", "\N{MINUS SIGN}")
 
 
+def brief(value: float | None) -> str:
+    """A share in a crowded place: '0.12', and '<0.01' or '>0.99' for what two decimals would round away."""
+    if not known(value):
+        return UNKNOWN
+    if 0 < value < 0.005 or 0.995 < value < 1:
+        return "<0.01" if value < 0.5 else ">0.99"
+    return f"{value:.2f}".replace("-", "\N{MINUS SIGN}")
+
+
 def exact(value: float | None) -> str:
     """A number that a person chose, as short as it was written: 0.1, 300."""
     return UNKNOWN if value is None or not math.isfinite(value) else f"{value:.10g}".replace("-", "−")

@@ -1,0 +1,215 @@
+"""Drawing of a matrix: hazards by technique families, a rate with its interval in each cell.
+
+A cell's colour says how much, its numbers say it without colour. What is unknown has no colour: the hatched
+part of a cell's foot is the share of goals without an outcome, and a cell without a rate is hatched whole.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from itertools import groupby
+from typing import NamedTuple
+
+from calibrant.views.figures import Lane, Mark, tip
+from calibrant.views.lanes import TOGETHER
+from calibrant.views.palette import HAIR, HEAT, INK, MUTED, PAPER
+from calibrant.views.svg import Canvas
+from calibrant.views.words import anchor, brief, exact, known
+
+EDGES = (0.05, 0.1, 0.2, 0.4, 0.8)
+"""Where the next colour begins: each twice the last, as one in twenty differs more from one in ten than sixty
+in a hundred from sixty-five."""
+GAP, FOOT = 3.0, 6.0
+
+
+class Grid(NamedTuple):
+    """Measures of a page, in pixels."""
+
+    width: float
+    left: float
+    """Where the cells begin; 0 where a row's name stands above it."""
+    row: float
+    """Height of a row of cells."""
+    cell: tuple[float, float]
+    """Least and greatest width of a cell."""
+    size: float
+    """Of a cell's number; the rest is smaller."""
+
+    @property
+    def above(self) -> float:
+        """Room for a row's name above it."""
+        return 0.0 if self.left else 22.0
+
+    def blocks(self, columns: Sequence[str]) -> list[Sequence[str]]:
+        """Columns, as many beside each other as there is room for, in equal parts."""
+        most = int((self.width - self.left) // self.cell[0])
+        count = -(-len(columns) // most) or 1
+        per = -(-len(columns) // count)
+        return [columns[i : i + per] for i in range(0, len(columns), per)] or [()]
+
+    def cell_width(self, columns: int) -> float:
+        """Width that a column takes, the gap included."""
+        return min((self.width - self.left) / max(columns, 1), self.cell[1])
+
+
+WIDE = Grid(800.0, 150.0, 46.0, (74.0, 118.0), 14.5)
+NARROW = Grid(350.0, 0.0, 40.0, (58.0, 110.0), 13.0)
+HEAD, TITLE, BETWEEN, KEY = 34.0, 28.0, 14.0, 50.0
+
+
+def draw_matrix(found: Sequence[Lane], key: str, narrow: bool) -> Canvas:
+    """A panel a series, rows of cells in it; the key to the colours stands below."""
+    grid = NARROW if narrow else WIDE
+    panels = [list(lanes) for _, lanes in groupby(found, key=lambda lane: lane.series)]
+    tops, y = [], 0.0
+    for lanes in panels:
+        tops.append(y)
+        y += (TITLE if len(panels) > 1 else 0) + BETWEEN
+        y += len(grid.blocks(_columns(lanes))) * (HEAD + len(lanes) * (grid.row + grid.above))
+    canvas = Canvas(grid.width, y + KEY, key)
+    for top, lanes in zip(tops, panels, strict=True):
+        if len(panels) > 1:
+            series = lanes[0].series
+            canvas.text(0, top + 12, f"{series.label}, {series.stage}", INK, 14, weight="bold")
+            top += TITLE
+        _panel(canvas, grid, lanes, top, f"#{key[:-1]}-numbers")
+    _key(canvas, y, narrow)
+    return canvas
+
+
+def _columns(lanes: Sequence[Lane]) -> list[str]:
+    """Names of the columns, ``TOGETHER`` last."""
+    names = dict.fromkeys(mark.column for lane in lanes for mark in lane.marks if mark.column)
+    return sorted(names, key=lambda name: name == TOGETHER)
+
+
+def _panel(canvas: Canvas, grid: Grid, lanes: Sequence[Lane], y: float, numbers: str) -> None:
+    for columns in grid.blocks(_columns(lanes)):
+        wide = grid.cell_width(len(columns))
+        for place, column in enumerate(columns):
+            middle = grid.left + (place + 0.5) * wide - GAP / 2
+            for line, text in enumerate(_wrapped(column, int(wide / 6.4))[::-1]):
+                canvas.text(middle, y + HEAD - 12 - 14 * line, text, MUTED, 12, ha="center")
+        y += HEAD
+        for lane in lanes:
+            _name(canvas, grid, lane, y)
+            y += grid.above
+            if not lane.name:
+                said = f"unknown: {lane.marks[0].estimate.reason}" if lane.marks else lane.summary
+                span = (max(len(columns), 1) * wide if columns else grid.width - grid.left) - GAP
+                _hatch(canvas, grid.left, y, span, grid.row - GAP)
+                said = textwrap.shorten(said, int(span / 6.4), placeholder=" …")
+                canvas.text(grid.left + 10, y + grid.row / 2, said, INK, 12, style="italic", url=numbers)
+            for place, column in enumerate(columns if lane.name else ()):
+                marks = [mark for mark in lane.marks if mark.column == column]
+                corner = (grid.left + place * wide, y, wide - GAP, grid.row - GAP)
+                _cell(canvas, lane._replace(marks=tuple(marks)), corner, grid.size, numbers)
+            y += grid.row
+
+
+def _name(canvas: Canvas, grid: Grid, lane: Lane, y: float) -> None:
+    """A row's name, and over how many units its rates go, where that is one number."""
+    units = {(mark.estimate.n, mark.estimate.unit) for mark in lane.marks if mark.estimate.n}
+    n, unit = units.pop() if len(units) == 1 else (0, "")
+    name = lane.name or "not measured"
+    weight = "bold" if name == "all hazards" else "normal"
+    counted = f"{n} {unit or 'unit'}s" if n else ""
+    if not grid.left:
+        canvas.text(0, y + 13, textwrap.shorten(name, 34, placeholder="…"), INK, 13, weight=weight)
+        canvas.text(grid.width - GAP, y + 13, counted, MUTED, 11, ha="right")
+        return
+    lines = _wrapped(name, 20)
+    start = y + (grid.row - GAP) / 2 - 8 * (len(lines) - (0 if counted else 1))
+    for index, line in enumerate(lines):
+        canvas.text(0, start + 16 * index, line, INK, 13, weight=weight)
+    canvas.text(0, start + 16 * len(lines), counted, MUTED, 11)
+
+
+def _cell(
+    canvas: Canvas, lane: Lane, corner: tuple[float, float, float, float], size: float, numbers: str
+) -> None:
+    """One cell over all records: its worse end gives the colour."""
+    x, y, wide, high = corner
+    values = [value for _, value in lane.seen]
+    middle = x + wide / 2
+    if values:
+        tint = heat(min(values) if _higher(lane.marks) else max(values))
+        canvas.box(x, y, wide, high, HEAT[tint])
+        lost = max(_lost(mark) for mark in lane.marks)
+        if lost:
+            _hatch(canvas, x, y + high - FOOT, lost * wide, FOOT)
+        colour = PAPER if tint > 3 else INK
+        ends = dict.fromkeys(brief(value) for value in (min(values), max(values)))
+        style = {"ha": "center", "gid": "bare"}
+        canvas.text(middle, y + high / 2 - 8, "–".join(ends), colour, size, weight="bold", **style)
+        canvas.text(middle, y + high / 2 + 7, _span(lane), colour, size - 3.5, **style)
+    else:
+        _hatch(canvas, x, y, wide, high)
+        canvas.text(middle, y + high / 2, lane.summary, INK, size - 2.5, ha="center", style="italic")
+    if lane.marks:
+        where = f"#{anchor(lane.marks[0].digest)}" if len(lane.marks) == 1 else numbers
+        said = "\n".join(tip(lane, mark, "technique") for mark in lane.marks)
+        canvas.spot(x, y, wide, high, url=where, tip=said)
+
+
+def heat(value: float) -> int:
+    """Index of the colour of ``value``."""
+    return sum(value >= edge for edge in EDGES)
+
+
+def _higher(marks: Sequence[Mark]) -> bool:
+    """Whether a high rate is the good one."""
+    return any(mark.estimate.better == "higher" for mark in marks)
+
+
+def _lost(mark: Mark) -> float:
+    """Share of the units without an outcome; all of them where the rate is unknown."""
+    e = mark.estimate
+    return 1.0 if not known(e.value) else e.missing / e.n if e.n else 0.0
+
+
+def _span(lane: Lane) -> str:
+    """'[.05, .23]': from the lowest lower end to the highest upper one."""
+    lows = [m.estimate.low for m in lane.marks if known(m.estimate.low)]
+    highs = [m.estimate.high for m in lane.marks if known(m.estimate.high)]
+    if not lows or not highs:
+        return "no interval"
+    return "[" + ", ".join(brief(end).replace("0.", ".") for end in (min(lows), max(highs))) + "]"
+
+
+def _hatch(canvas: Canvas, x: float, y: float, wide: float, high: float) -> None:
+    """Paper with slanted lines; drawn by hand, for a pattern would be fetched by name."""
+    canvas.box(x, y, wide, high, PAPER)
+    canvas.box(x, y, wide, 0.8, MUTED)
+    canvas.box(x, y + high - 0.8, wide, 0.8, MUTED)
+    reach = 5.0
+    while reach < wide + high:
+        start, end = max(0.0, reach - high), min(reach, wide)
+        canvas.line([x + start, x + end], [y + reach - start, y + reach - end], MUTED, 0.7, alpha=0.6)
+        reach += 7.0
+
+
+def _key(canvas: Canvas, y: float, narrow: bool) -> None:
+    """Colours from 0 to 1 with the numbers between them, and what a hatch means."""
+    x, wide = (0.0, 30.0) if narrow else (WIDE.left, 42.0)
+    for index, colour in enumerate(HEAT):
+        canvas.box(x + index * wide, y + 8, wide, 12, colour)
+    canvas.line(
+        [x, x + len(HEAT) * wide, x + len(HEAT) * wide, x, x], [y + 8, y + 8, y + 20, y + 20, y + 8], HAIR
+    )
+    for index, edge in enumerate((0.0, *EDGES, 1.0)):
+        canvas.text(x + index * wide, y + 32, exact(edge), MUTED, 11, ha="center" if index else "left")
+    x += len(HEAT) * wide + (16 if narrow else 30)
+    _hatch(canvas, x, y + 8, 28, 12)
+    canvas.text(
+        x + 36,
+        y + 14,
+        "unknown" if narrow else "unknown; at a foot, the share of goals without an outcome",
+        MUTED,
+        11,
+    )
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    return textwrap.wrap(text, max(width, 4), max_lines=2, placeholder="…") or [""]
