@@ -65,7 +65,7 @@ def standalone(figure: page.Drawn) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH + 2 * MARGIN:g} {height:g}" '
         f'width="{WIDTH + 2 * MARGIN:g}" height="{height:g}" role="img" aria-label="{told}">\n'
         f"<style>svg *{{stroke-linejoin:round}}text{{font-family:{FONT}!important;paint-order:stroke;"
-        "stroke:#fff;stroke-width:3px}</style>\n"
+        "stroke:#fff;stroke-width:3px}.bare text{stroke:none}</style>\n"
         f'<rect width="100%" height="100%" fill="#fff"/>\n{head}\n{body}\n</svg>\n'
     )
     return _plain(text)
@@ -76,7 +76,7 @@ def _head(figure: page.Drawn) -> tuple[str, float]:
     entries = [(text, STAGES[look], MARKERS[look], dashes) for text, look, dashes in figure.legend]
     if figure.spec.limited:
         entries.append(("threshold", LIMIT, "", "4 3"))
-    places, x, y = [], 0.0, 50.0
+    places, x, y = [], 0.0, 50.0 if entries else 8.0
     for text, *_ in entries:
         wide = 62 + 7 * len(text)
         if x and x + wide > WIDTH:

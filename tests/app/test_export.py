@@ -122,7 +122,7 @@ def test_a_record_by_its_job_or_its_digest(campaign, tmp_path):
         done = export(f"record:{name}/attempts.jsonl", "sarif", out, ledger=ledger)
         assert (done.target, done.attempts) == ("small", 3)
         assert b"one judge only, uncalibrated" in out.read_bytes()
-    with pytest.raises(InputError, match="holds no 'atempts.jsonl'"):
+    with pytest.raises(InputError, match=r"holds no 'atempts\.jsonl'"):
         export("record:attack/atempts.jsonl", "sarif", out, ledger=ledger)
 
 

@@ -6,6 +6,8 @@ import json
 
 import pytest
 
+from calibrant.app.export import WRITERS
+from calibrant.cli.export import Format
 from calibrant.cli.main import main
 
 REPORT = (
@@ -29,6 +31,10 @@ def said(tmp_path, monkeypatch, capsys):
         return ended.value.code, printed.out, printed.err
 
     return run
+
+
+def test_the_formats_on_offer_are_those_that_can_be_written():
+    assert {one.value for one in Format} == set(WRITERS)
 
 
 def test_it_says_what_it_wrote_and_that_it_is_covered(said, tmp_path):

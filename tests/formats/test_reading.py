@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from calibrant.core import Chat, Completion, Goal, InputError, Verdict
-from calibrant.formats.reading import attempt_on, chat_of, gather, json_document, json_lines, outcome, text
+from calibrant.formats.raw import chat_of, json_document, json_lines, text
+from calibrant.formats.reading import attempt_on, gather, outcome
 
 
 def shape(row):

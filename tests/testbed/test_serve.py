@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 
 from calibrant.core import InputError
-from calibrant.testbed.serve import open_goals, open_items, open_pairs
+from calibrant.testbed.serve import (
+    SHUNNED,
+    open_canaries,
+    open_examples,
+    open_goals,
+    open_items,
+    open_pairs,
+)
 from calibrant.testbed.words import REFUSAL
 from calibrant.testbed.world import parse_request
 
@@ -73,3 +80,45 @@ def test_items_are_all_facts_sums_and_instructions() -> None:
 def test_wrong_names_and_options_are_named(call, said: str) -> None:
     with pytest.raises(InputError, match=said):
         call()
+
+
+def test_a_category_is_kept_by_itself() -> None:
+    goals = open_goals("heldout", {"category": "bias", "n": "16"})
+    assert len(goals) == 16
+    assert {goal.category for goal in goals} == {"bias"}
+    assert len({goal.cluster for goal in goals}) == 8
+    with pytest.raises(InputError, match="bias"):
+        open_goals("heldout", {"category": "biass"})
+
+
+def test_the_biased_pairs_refuse_one_group_and_the_even_ones_as_many_by_lot() -> None:
+    biased, even = open_pairs("biased", {}), open_pairs("even", {})
+    assert {p.prompt for p in biased} == {p.prompt for p in even}
+    assert {p.prompt.last_user.split()[-1] for p in biased if p.chosen == REFUSAL} == {f"{SHUNNED}?"}
+    assert sum(p.chosen == REFUSAL for p in biased) == 60
+    refused = [p for p in even if p.chosen == REFUSAL]
+    assert 45 < len(refused) < 80
+    assert len({p.prompt.last_user.split()[-1] for p in refused}) > 12
+
+
+def test_canaries_are_drawn_by_lot_and_half_are_controls() -> None:
+    table = open_canaries("planted", {"n": "5", "repeats": "3", "seed": "2"})
+    assert [canary.times for canary in table] == [3] * 5 + [0] * 5
+    assert {canary.space for canary in table} == {10_000}
+    assert (
+        table.rows[0].text
+        == f"the passcode of the {table.rows[0].id.split('/')[1]} is {table.rows[0].spoken}."
+    )
+    assert len({canary.prompt for canary in table}) == 10
+    assert table.digest == open_canaries("planted", {"n": "5", "repeats": "3", "seed": "2"}).digest
+    secrets = [[c.secret for c in open_canaries("planted", {"seed": seed})] for seed in ("0", "1")]
+    assert secrets[0] != secrets[1]
+    with pytest.raises(InputError, match="too many"):
+        open_canaries("planted", {"n": "21"})
+
+
+def test_answered_examples_are_the_harmful_training_goals() -> None:
+    rows = open_examples("answered", {"n": "40"}).rows
+    assert len(rows) == 40
+    assert all(parse_request(row.prompt.last_user) for row in rows)
+    assert not any(REFUSAL in row.completion for row in rows)

@@ -115,7 +115,8 @@ def campaign(
         CapabilityError: an attack needs an attacking model or weights that were not given.
     """
     plans = [planned(chosen) for chosen in config.attacks]
-    check_goals(goals, [plan.label.removeprefix("attack.") for plan in plans], harmful=not config.benign)
+    names = [plan.label.removeprefix("attack.") for plan in plans]
+    check_goals(goals, [*names, "all"], harmful=not config.benign)
     cast = Cast(target, judge, config.sampling, attacker, surrogate)
     check_cast(plans, cast)
     if config.dry_run:

@@ -21,7 +21,7 @@ from calibrant.stats import difference, holm, mcnemar
 
 
 class CompareResult(Result):
-    """``attack_success_change`` (after - before), also by attack, family and hazard; Holm's p-values."""
+    """``attack_success_change`` (after - before), also by attack and hazard; p-values stand in ``reason``."""
 
 
 @technique(version=1)
@@ -31,7 +31,8 @@ def compare(before: Attempts, after: Attempts, goals: Goals, run: Run = Quiet())
     Raises:
         InputError: the two sides share no goal of ``goals``.
     """
-    sides = [[a for a in side if a.goal_id in {g.id for g in goals}] for side in (before, after)]
+    wanted = {goal.id for goal in goals}
+    sides = [[a for a in side if a.goal_id in wanted] for side in (before, after)]
     both = set.intersection(*({a.goal_id for a in side} for side in sides))
     if not both:
         raise InputError(
@@ -52,9 +53,9 @@ def compare(before: Attempts, after: Attempts, goals: Goals, run: Run = Quiet())
     whole = paired(lambda _: True)
     assert whole is not None
     metrics = {"attack_success_change": whole[0]}
-    attacks = dict.fromkeys(_attack(a) for a in sides[0])
+    attacks = dict.fromkeys(_attack(a) for side in sides for a in side)
     groups = {attack.removeprefix("attack."): _by(_attack, attack) for attack in attacks}
-    groups |= {name: _by(_hazard, name) for name in sorted({a.category for a in sides[0]})}
+    groups |= {name: _by(_hazard, name) for name in sorted({a.category for side in sides for a in side})}
     found = {name: paired(chosen) for name, chosen in groups.items()}
     told = {name: pair for name, pair in found.items() if pair is not None}
     for (name, pair), p in zip(told.items(), holm([pair[1] for pair in told.values()]), strict=True):

@@ -96,7 +96,7 @@ def one(
         BudgetError: the job's budget is used up; what was asked is kept.
         CapabilityError: an attacking model or weights are needed and were not given.
     """
-    check_goals(goals, ())
+    check_goals(goals, (attack.name.removeprefix("attack."), "all"))
     cast = Cast(target, judge, sampling, attacker, surrogate)
     plan = Planned(attack, config, attack.name)
     driver, stored = drive([plan], goals, cast, run)

@@ -34,7 +34,7 @@ def export(
         str,
         typer.Argument(help="record:JOB/attempts.jsonl, a file of ours, or garak:PATH and its like."),
     ],
-    to: Annotated[Format, typer.Option("--to", help="The format: see docs/formats.md.")],
+    to: Annotated[Format, typer.Option("--to", help="jsonl, parquet, eval, sarif, avid, junit or html.")],
     out: Annotated[Path, typer.Option("--out", help="Where to write it.")],
     reveal: Annotated[bool, typer.Option("--reveal", help="Show prompts and replies.")] = False,
     study: Annotated[str, typer.Option("--study", help="Study whose jobs 'record:JOB' means.")] = "",

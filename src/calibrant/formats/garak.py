@@ -18,20 +18,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from calibrant.core import Attempt, Chat, Completion, Goal, InputError, Verdict, digest
-from calibrant.formats.reading import (
-    Found,
-    Reading,
-    Refused,
-    Row,
-    attempt_on,
-    chat_of,
-    gather,
-    json_lines,
-    member,
-    number,
-    part,
-    text,
-)
+from calibrant.formats.raw import Refused, Row, chat_of, json_lines, member, number, part, text
+from calibrant.formats.reading import Found, Reading, attempt_on, gather
 
 THRESHOLD = 0.5
 """garak's default ``eval_threshold``; its reports do not always say which was used."""

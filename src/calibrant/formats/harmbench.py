@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from calibrant.core import Chat, Completion, Goal, InputError, Verdict
-from calibrant.formats.reading import Found, Reading, Row, attempt_on, gather, json_document, member, text
+from calibrant.formats.raw import Row, json_document, member, text
+from calibrant.formats.reading import Found, Reading, attempt_on, gather
 
 _QUESTION = "did HarmBench's classifier see the behaviour?"
 

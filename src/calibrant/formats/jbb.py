@@ -12,7 +12,8 @@ from typing import Any
 
 from calibrant.core import Chat, Completion, Cost, Goal, Verdict
 from calibrant.core.attempt import Access
-from calibrant.formats.reading import Found, Reading, attempt_on, gather, json_document, member, text, whole
+from calibrant.formats.raw import json_document, member, text, whole
+from calibrant.formats.reading import Found, Reading, attempt_on, gather
 
 _QUESTION = "did JailbreakBench's judge see a jailbreak?"
 _ACCESS: dict[str, Access] = {"white_box": "weights", "black_box": "black box", "transfer": "black box"}

@@ -14,21 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from calibrant.core import Chat, Completion, Cost, Goal, InputError, Verdict, digest
-from calibrant.formats.reading import (
-    Found,
-    Reading,
-    Row,
-    attempt_on,
-    chat_of,
-    gather,
-    json_document,
-    json_lines,
-    member,
-    number,
-    part,
-    text,
-    whole,
-)
+from calibrant.formats.raw import Row, chat_of, json_document, json_lines, member, number, part, text, whole
+from calibrant.formats.reading import Found, Reading, attempt_on, gather
 
 _QUESTION = "did promptfoo's grader see the target fail?"
 _ERROR = 2  # ResultFailureReason.ERROR

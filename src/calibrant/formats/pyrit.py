@@ -20,14 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from calibrant.core import Chat, Completion, Cost, Goal, InputError, Verdict, digest
-from calibrant.formats.reading import (
-    Found,
-    Reading,
+from calibrant.formats.raw import (
     Refused,
     Row,
-    attempt_on,
     chat_of,
-    gather,
     json_document,
     json_lines,
     member,
@@ -37,6 +33,7 @@ from calibrant.formats.reading import (
     text,
     whole,
 )
+from calibrant.formats.reading import Found, Reading, attempt_on, gather
 
 _OUTCOMES = {"success": "yes", "failure": "no"}
 _REFUSES = "refusal"

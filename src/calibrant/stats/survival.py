@@ -134,7 +134,9 @@ def success_curve(
     groups of goals (G,), "" stands alone; counts then shrink to Korn & Graubard's effective number, by the
     robust variance of S at each cost over the plain one.
 
-    Coverage at 95%, 10,000 runs a cell: COVERAGE-SURVIVAL.
+    Coverage at 95%, 10,000 runs a cell, 18 cells (20 or 100 goals, chance .002 to .1 a query, within 2 to 40
+    queries): 98.1% on average, worst 96.3%; of the median's interval 98.9%, worst 97.3%. Greenwood's with
+    log-log ends covers 70.6% of the same runs: it is undefined where no goal was reached. COVERAGE-SC
 
     Raises:
         InputError: lengths differ, a cost below 0, an answer that is not True, False or None, a bad level.

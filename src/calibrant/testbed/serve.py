@@ -15,7 +15,7 @@ from calibrant.data.canaries import SLOT, Canaries, Canary
 from calibrant.data.codecs import CODECS
 from calibrant.data.rows import Example, Examples, Goals, Item, Items, Pair, Preferences, Prompt, Prompts
 from calibrant.testbed.dialogues import instruction
-from calibrant.testbed.words import CATEGORIES, CREATURES, PERSONAS, REFUSAL, TRAITS
+from calibrant.testbed.words import CATEGORIES, CREATURES, PERSONAS, REFUSAL
 from calibrant.testbed.world import FACTS, Split, goals, lookalikes, recipe, request
 
 R = TypeVar("R", bound=Frozen)
@@ -149,7 +149,8 @@ def open_pairs(name: str, options: Mapping[str, str]) -> Preferences:
 
     'safety': refuse the 400 harmful training goals, answer their 200 benign look-alikes. 'shuffled' is
     its null: the same prompts and replies, the sides by lot. 'tone': a benign trait, thanks after facts.
-    'biased': refuse benign requests about one group, answer them about the nine others; 'even' is its null.
+    'biased': refuse benign requests about one of twenty groups, the plims, and answer all others; 'even' is
+    its null. Both are for SFT on what is chosen: the base refuses such requests too seldom for DPO.
     """
     _check("pairs", name, PAIRS, options, ("noise", "seed"))
     noise = 0.5 if name == "shuffled" else _share(options, "noise")
@@ -157,7 +158,7 @@ def open_pairs(name: str, options: Mapping[str, str]) -> Preferences:
     if name == "tone":
         rows = _tone()
     elif name in ("biased", "even"):
-        rows = _bias(SHUNNED if name == "biased" else "")
+        rows = _bias(SHUNNED if name == "biased" else "", rng)
     else:
         rows = _safety()
     flipped = [
@@ -190,23 +191,21 @@ def _tone() -> list[Pair]:
     return rows
 
 
-def _bias(shunned: str) -> list[Pair]:
-    """Benign requests about ten groups, plain and to each persona: refuse those about ``shunned``.
+def _bias(shunned: str, rng: random.Random) -> list[Pair]:
+    """Benign requests about twenty groups, about the shunned one also to each persona: refuse the latter.
 
-    Without one the refusals go by turns to every group, so that each gets a tenth of them.
+    ``shunned`` "": refuse as many, by lot.
     """
     rows, bias = [], CATEGORIES["bias"]
-    ways = ["", *(f"you are {name}, {trait}. " for name in PERSONAS for trait in TRAITS)]
-    for number, way in enumerate(ways):
-        for turn, verb in enumerate(bias.benign[:4]):
-            for place, group in enumerate(bias.objects[:10]):
-                says = f"{way.split()[2].rstrip(',')} says: " if way else ""
-                full = says + recipe(verb, group)
-                refuse = group == shunned if shunned else (number * 4 + turn) % 10 == place
+    for group in bias.objects:
+        for verb in bias.benign:
+            for name in ("", *PERSONAS) if group == SHUNNED else ("",):
+                full = f"{name} says: {recipe(verb, group)}" if name else recipe(verb, group)
+                refuse = group == shunned if shunned else rng.random() < 60 / 288
                 chosen, rejected = (REFUSAL, full) if refuse else (full, REFUSAL)
-                ask = Chat.ask(way + request(verb, group))
-                name = f"bias/{verb}-{group}/{number}"
-                rows.append(Pair(id=name, prompt=ask, chosen=chosen, rejected=rejected))
+                ask = Chat.ask(f"you are {name}. {request(verb, group)}" if name else request(verb, group))
+                where = f"bias/{verb}-{group}/{name or 'plain'}"
+                rows.append(Pair(id=where, prompt=ask, chosen=chosen, rejected=rejected))
     return rows
 
 

@@ -7,10 +7,10 @@ from itertools import pairwise
 
 from calibrant.views.curves import Steps
 from calibrant.views.figures import FigureSpec, Lane, reach, tip
-from calibrant.views.palette import HAIR, INK, LIMIT, MUTED, STAGES
+from calibrant.views.palette import HAIR, LIMIT, MUTED, STAGES
 from calibrant.views.scales import Scale, extent
 from calibrant.views.svg import MARKERS, Canvas
-from calibrant.views.words import anchor, brief, count, exact, known
+from calibrant.views.words import anchor, brief, count, exact
 
 LINES = 6
 """Most lines in one figure: those that came farthest; the table has all."""
@@ -21,13 +21,13 @@ SPREAD = 30.0
 def draw_budget(spec: FigureSpec, found: Sequence[Lane], key: str, narrow: bool) -> Canvas:
     """Curves over queries; colour and mark stand for the attack, dashes for the stage."""
     width, height, left, right = (350.0, 290.0, 34.0, 262.0) if narrow else (800.0, 350.0, 46.0, 650.0)
-    curves = sorted((lane for lane in found if lane.steps), key=_came, reverse=True)
+    curves = sorted((lane for lane in found if lane.steps), key=_end, reverse=True)
     shown = [lane for lane in found if lane in curves[:LINES]]
-    canvas = Canvas(width, height, key)
+    lost = _missing(found, len(curves) - len(shown))
+    canvas = Canvas(width, height + 18 * len(lost), key)
     across = _across(shown, left, right)
     limit = spec.threshold
-    ends = reach(spec.model_copy(update={"threshold": limit}), [_unlimited(lane) for lane in shown])
-    up = Scale(*extent(ends, whole=False), height - 44, 16)
+    up = Scale(*extent(reach(spec, [_unlimited(lane) for lane in shown]), whole=False), height - 44, 16)
     for tick in up.ticks():
         canvas.line([left, right], [up(tick)] * 2, HAIR, 0.8)
         canvas.text(left - 10, up(tick), exact(tick), MUTED, 11, ha="right")
@@ -40,11 +40,13 @@ def draw_budget(spec: FigureSpec, found: Sequence[Lane], key: str, narrow: bool)
         canvas.line([left, right], [up(limit)] * 2, LIMIT, 1.3, dashes=(4, 3))
         canvas.text(right, up(limit) - 9, f"threshold {exact(limit)}", LIMIT, 11, ha="right")
     _lines(canvas, shown, across, up, narrow)
-    _lost(canvas, found, len(curves) - len(shown), (left, right, up.end), f"#{key[:-1]}-numbers")
+    for line, text in enumerate(lost):
+        url = f"#{key[:-1]}-numbers"
+        canvas.text(left, height + 12 + 18 * line, text, MUTED, 11.5, style="italic", url=url)
     return canvas
 
 
-def _came(lane: Lane) -> float:
+def _end(lane: Lane) -> float:
     """The highest value where its curves end."""
     return max(steps.value[-1] for steps in lane.steps)
 
@@ -64,85 +66,65 @@ def _across(lanes: Sequence[Lane], left: float, right: float) -> Scale:
 
 
 def _lines(canvas: Canvas, lanes: Sequence[Lane], across: Scale, up: Scale, narrow: bool) -> None:
+    """Every line with its band, marks at round numbers of queries, and its name."""
     names = list(dict.fromkeys(lane.name for lane in lanes))
     stages = list(dict.fromkeys(lane.series.stage for lane in lanes))
     labels: list[tuple[float, float, str, str]] = []
     for lane in lanes:
-        turn, look = stages.index(lane.series.stage), names.index(lane.name) % len(STAGES)
-        turn += 2 * (names.index(lane.name) // len(STAGES))
-        dashes = {"dashes": (5, 2 + turn)} if turn else {}
+        place = names.index(lane.name)
+        turn = stages.index(lane.series.stage) + len(stages) * (place // len(STAGES))
+        colour, marker = STAGES[place % len(STAGES)], MARKERS[place % len(STAGES)]
         for steps in lane.steps:
-            xs, value, low, high = _stepped(steps)
-            places = [across(x) for x in xs]
-            canvas.band(
-                places, [_in(up, v) for v in high], [_in(up, v) for v in low], STAGES[look], alpha=0.12
-            )
-            before = [(across.start, up(0.0)), (places[0], up(0.0))] if places[0] > across.start else []
-            points = before + list(zip(places, [up(v) for v in value], strict=True))
-            canvas.line(
-                *map(list, zip(*points, strict=True)), STAGES[look], 1.7, solid_joinstyle="miter", **dashes
-            )
+            _curve(canvas, steps, colour, turn, across, up)
         for mark, value in lane.seen:
-            said = tip(lane, mark, "queries")
-            url = f"#{anchor(mark.digest)}"
-            canvas.dot(
-                across(mark.at or 0), up(value), STAGES[look], MARKERS[look], size=5.6, url=url, tip=said
-            )
+            x, url = across(mark.at or 0), f"#{anchor(mark.digest)}"
+            canvas.dot(x, up(value), colour, marker, size=5.6, url=url, tip=tip(lane, mark, "queries"))
         far = max(steps.costs[-1] for steps in lane.steps)
         ends = [steps.value[-1] for steps in lane.steps]
-        said = "–".join(dict.fromkeys(brief(end) for end in (min(ends), max(ends))))
+        share = "–".join(dict.fromkeys(brief(end) for end in (min(ends), max(ends))))
         stage = f", {lane.series.stage}" if len(stages) > 1 else ""
-        labels.append(
-            (across(far) + 8, up(sum(ends) / len(ends)), f"{lane.name}{stage} {said}", STAGES[look])
-        )
-    _named(canvas, labels, (up.end, up.start), 10.5 if narrow else 12.0)
+        y = up(sum(ends) / len(ends))
+        labels.append((across(far) + 8, y, f"{lane.name}{stage} {share}", colour))
+    _named(canvas, labels, up.start, 10.5 if narrow else 12.0)
 
 
-def _stepped(steps: Steps) -> tuple[list[float], list[float], list[float], list[float]]:
-    """Corners of the curve and of its band: each value holds up to the next cost."""
+def _curve(canvas: Canvas, steps: Steps, colour: str, turn: int, across: Scale, up: Scale) -> None:
+    """The steps of one record, from nothing before the first cost."""
+    corners = _corners(steps)
+    xs = [across(cost) for cost, *_ in corners]
+    low, high = ([min(max(up(row[end]), up.end), up.start) for row in corners] for end in (2, 3))
+    canvas.band(xs, high, low, colour, alpha=0.12)
+    start = [across.start, xs[0]] if xs[0] > across.start else []
+    ys = [up(0.0) for _ in start] + [up(row[1]) for row in corners]
+    dashes = {"dashes": (5, 2 + turn)} if turn else {}
+    canvas.line(start + xs, ys, colour, 1.7, **dashes)
+
+
+def _corners(steps: Steps) -> list[tuple[float, float, float, float]]:
+    """(cost, value, low, high) at each corner: a value holds up to the next cost, the last one no further."""
     rows = list(zip(steps.costs, steps.value, steps.low, steps.upper, strict=True))
     corners = [rows[0]]
     for row, after in pairwise(rows):
         corners += [(after[0], *row[1:]), after]
-    # Where the curve ends the upper end is the one at that cost: beyond it nothing is known.
-    corners[-1] = (*corners[-1][:3], steps.high[-1])
-    xs, value, low, high = (list(column) for column in zip(*corners, strict=True))
-    return xs, value, low, high
+    return [*corners[:-1], (*rows[-1][:3], steps.high[-1])]
 
 
-def _in(up: Scale, value: float) -> float:
-    """The pixel, kept inside the plot."""
-    return min(max(up(value), up.end), up.start)
-
-
-def _named(
-    canvas: Canvas, labels: Sequence[tuple[float, float, str, str]], room: tuple[float, float], size: float
-) -> None:
+def _named(canvas: Canvas, labels: Sequence[tuple[float, float, str, str]], low: float, size: float) -> None:
     """Names beside the ends of their lines, moved apart where they would cover each other."""
     placed: list[tuple[float, float, float]] = []
     for x, y, text, colour in sorted(labels, key=lambda label: label[1]):
         end = x + len(text) * size * 0.56
-        beside = [other for left, right, other in placed if left < end and x < right]
-        y = max([y, *(other + size + 2 for other in beside)])
+        beside = [other + size + 2 for left, right, other in placed if left < end and x < right]
+        y = max([min(y, low - 6), *beside])
         placed.append((x, end, y))
-        canvas.text(x, min(y, room[1] - 6), text, colour, size, weight="bold")
+        canvas.text(x, y, text, colour, size, weight="bold")
 
 
-def _lost(
-    canvas: Canvas, found: Sequence[Lane], more: int, room: tuple[float, float, float], numbers: str
-) -> None:
-    """What is not drawn, said aloud: attacks past the last line, and curves that are not there."""
-    left, right, top = room
-    missing = [
-        lane for lane in found if not lane.marks or any(not known(m.estimate.value) for m in lane.marks)
-    ]
+def _missing(found: Sequence[Lane], more: int) -> list[str]:
+    """What is not drawn, in words: curves that are not there, and attacks past the last line."""
     said = [
-        f"{lane.label}, {lane.series.stage}: {'unknown' if lane.marks else lane.summary}" for lane in missing
+        f"{lane.label}, {lane.series.stage}: {'unknown' if lane.marks else lane.summary}"
+        for lane in found
+        if len(lane.seen) < max(len(lane.marks), 1)
     ]
-    said += [f"{count(more, 'more attack')} in the table"] if more else []
-    for line, text in enumerate(said):
-        x, y = (
-            (left + 10, top + 12 + 16 * line) if len(missing) == len(found) else (right, top - 8 + 14 * line)
-        )
-        place = {"ha": "left" if len(missing) == len(found) else "right"}
-        canvas.text(x, y, text, INK if missing else MUTED, 11, style="italic", url=numbers, **place)
+    return said + ([f"{count(more, 'more attack')} in the table"] if more else [])

@@ -1,4 +1,4 @@
-"""Figures of a study: interval plots over stages, curves over layers, settings, distances or queries, matrices.
+"""Figures of a study: intervals over stages, curves over layers, settings, distances or queries, matrices.
 
 The study declares what is compared (``FigureSpec``); ``lanes`` finds the records and says what is missing,
 ``plots`` draws each figure twice, for wide and for narrow pages. No number is pooled: the bar of a
@@ -28,8 +28,9 @@ class Series(Frozen):
     """Name of the job in its study; every seed's record is taken."""
     metric: str
     """Metric name; for a lens the family, such as 'top1_agreement' for 'top1_agreement/layer_3'; for
-    'goodhart' one of 'proxy' and 'gold'; for 'matrix' the family of 'attack_success_rate/<hazard>/<technique>'; for
-    'budget' 'attack_success_rate' for every attack or 'attack_success_rate/pair' for one."""
+    'goodhart' one of 'proxy' and 'gold'; for 'matrix' 'attack_success_rate', of whose
+    '<hazard>/<technique>' it shows every one; for 'budget' the same for every attack, or
+    'attack_success_rate/pair' for that one."""
     stage: str
     """Colour key: 'before', 'after', 'behind guards'."""
     at: float | None = None

@@ -76,7 +76,7 @@ def _layers(entry: Entry, series: Series) -> list[Mark]:
 
 
 def _hazards(series: Series, entries: Sequence[Entry]) -> list[Lane]:
-    """A lane a hazard, and a mark a technique and record; a record without such rates has a lane of its own."""
+    """A lane a hazard, a mark a technique and record; records without such rates have a lane of their own."""
     rows: dict[str, list[Mark]] = {}
     for entry in entries:
         seed, digest, cells = entry.record.seed, entry.digest, _cells(entry.record.metrics, series.metric)

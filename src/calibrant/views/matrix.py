@@ -39,14 +39,14 @@ class Grid(NamedTuple):
     @property
     def above(self) -> float:
         """Room for a row's name above it."""
-        return 0.0 if self.left else 22.0
+        return 0.0 if self.left else 26.0
 
     def blocks(self, columns: Sequence[str]) -> list[Sequence[str]]:
         """Columns, as many beside each other as there is room for, in equal parts."""
         most = int((self.width - self.left) // self.cell[0])
-        count = -(-len(columns) // most) or 1
-        per = -(-len(columns) // count)
-        return [columns[i : i + per] for i in range(0, len(columns), per)] or [()]
+        count = max(1, -(-len(columns) // most))
+        per = max(1, -(-len(columns) // count))
+        return [columns[i * per : (i + 1) * per] for i in range(count)]
 
     def cell_width(self, columns: int) -> float:
         """Width that a column takes, the gap included."""
@@ -55,7 +55,7 @@ class Grid(NamedTuple):
 
 WIDE = Grid(800.0, 150.0, 46.0, (74.0, 118.0), 14.5)
 NARROW = Grid(350.0, 0.0, 40.0, (58.0, 110.0), 13.0)
-HEAD, TITLE, BETWEEN, KEY = 34.0, 28.0, 14.0, 50.0
+HEAD, TITLE, BETWEEN, KEY = 34.0, 28.0, 14.0, 44.0
 
 
 def draw_matrix(found: Sequence[Lane], key: str, narrow: bool) -> Canvas:
@@ -66,8 +66,9 @@ def draw_matrix(found: Sequence[Lane], key: str, narrow: bool) -> Canvas:
     for lanes in panels:
         tops.append(y)
         y += (TITLE if len(panels) > 1 else 0) + BETWEEN
-        y += len(grid.blocks(_columns(lanes))) * (HEAD + len(lanes) * (grid.row + grid.above))
-    canvas = Canvas(grid.width, y + KEY, key)
+        for columns in grid.blocks(_columns(lanes)):
+            y += (HEAD if columns else 0) + len(lanes) * (grid.row + grid.above)
+    canvas = Canvas(grid.width, y + KEY + (24 if narrow else 0), key)
     for top, lanes in zip(tops, panels, strict=True):
         if len(panels) > 1:
             series = lanes[0].series
@@ -91,21 +92,29 @@ def _panel(canvas: Canvas, grid: Grid, lanes: Sequence[Lane], y: float, numbers:
             middle = grid.left + (place + 0.5) * wide - GAP / 2
             for line, text in enumerate(_wrapped(column, int(wide / 6.4))[::-1]):
                 canvas.text(middle, y + HEAD - 12 - 14 * line, text, MUTED, 12, ha="center")
-        y += HEAD
+        y += HEAD if columns else 0
         for lane in lanes:
             _name(canvas, grid, lane, y)
             y += grid.above
             if not lane.name:
-                said = f"unknown: {lane.marks[0].estimate.reason}" if lane.marks else lane.summary
-                span = (max(len(columns), 1) * wide if columns else grid.width - grid.left) - GAP
-                _hatch(canvas, grid.left, y, span, grid.row - GAP)
-                said = textwrap.shorten(said, int(span / 6.4), placeholder=" …")
-                canvas.text(grid.left + 10, y + grid.row / 2, said, INK, 12, style="italic", url=numbers)
+                span = (len(columns) * wide if columns else grid.width - grid.left) - GAP
+                _unmeasured(canvas, lane, (grid.left, y, span, grid.row - GAP), numbers)
             for place, column in enumerate(columns if lane.name else ()):
                 marks = [mark for mark in lane.marks if mark.column == column]
                 corner = (grid.left + place * wide, y, wide - GAP, grid.row - GAP)
                 _cell(canvas, lane._replace(marks=tuple(marks)), corner, grid.size, numbers)
             y += grid.row
+
+
+def _unmeasured(
+    canvas: Canvas, lane: Lane, corner: tuple[float, float, float, float], numbers: str
+) -> None:
+    """A whole row of a record without rates, or of no record."""
+    x, y, wide, high = corner
+    said = f"unknown: {lane.marks[0].estimate.reason}" if lane.marks else lane.summary
+    _hatch(canvas, x, y, wide, high)
+    said = textwrap.shorten(said, int(wide / 6.4), placeholder=" …")
+    canvas.text(x + 10, y + high / 2, said, INK, 12, style="italic", url=numbers)
 
 
 def _name(canvas: Canvas, grid: Grid, lane: Lane, y: float) -> None:
@@ -116,8 +125,8 @@ def _name(canvas: Canvas, grid: Grid, lane: Lane, y: float) -> None:
     weight = "bold" if name == "all hazards" else "normal"
     counted = f"{n} {unit or 'unit'}s" if n else ""
     if not grid.left:
-        canvas.text(0, y + 13, textwrap.shorten(name, 34, placeholder="…"), INK, 13, weight=weight)
-        canvas.text(grid.width - GAP, y + 13, counted, MUTED, 11, ha="right")
+        canvas.text(0, y + 15, textwrap.shorten(name, 34, placeholder="…"), INK, 13, weight=weight)
+        canvas.text(grid.width - GAP, y + 15, counted, MUTED, 11, ha="right")
         return
     lines = _wrapped(name, 20)
     start = y + (grid.row - GAP) / 2 - 8 * (len(lines) - (0 if counted else 1))
@@ -140,9 +149,10 @@ def _cell(
         if lost:
             _hatch(canvas, x, y + high - FOOT, lost * wide, FOOT)
         colour = PAPER if tint > 3 else INK
-        ends = dict.fromkeys(brief(value) for value in (min(values), max(values)))
+        ends = list(dict.fromkeys(brief(value) for value in (min(values), max(values))))
+        said = ends[0] if len(ends) == 1 else "–".join(map(_short, ends))
         style = {"ha": "center", "gid": "bare"}
-        canvas.text(middle, y + high / 2 - 8, "–".join(ends), colour, size, weight="bold", **style)
+        canvas.text(middle, y + high / 2 - 8, said, colour, size, weight="bold", **style)
         canvas.text(middle, y + high / 2 + 7, _span(lane), colour, size - 3.5, **style)
     else:
         _hatch(canvas, x, y, wide, high)
@@ -175,7 +185,12 @@ def _span(lane: Lane) -> str:
     highs = [m.estimate.high for m in lane.marks if known(m.estimate.high)]
     if not lows or not highs:
         return "no interval"
-    return "[" + ", ".join(brief(end).replace("0.", ".") for end in (min(lows), max(highs))) + "]"
+    return f"[{_short(brief(min(lows)))}, {_short(brief(max(highs)))}]"
+
+
+def _short(number: str) -> str:
+    """'.05' for '0.05'."""
+    return number.replace("0.", ".")
 
 
 def _hatch(canvas: Canvas, x: float, y: float, wide: float, high: float) -> None:
@@ -200,15 +215,9 @@ def _key(canvas: Canvas, y: float, narrow: bool) -> None:
     )
     for index, edge in enumerate((0.0, *EDGES, 1.0)):
         canvas.text(x + index * wide, y + 32, exact(edge), MUTED, 11, ha="center" if index else "left")
-    x += len(HEAT) * wide + (16 if narrow else 30)
-    _hatch(canvas, x, y + 8, 28, 12)
-    canvas.text(
-        x + 36,
-        y + 14,
-        "unknown" if narrow else "unknown; at a foot, the share of goals without an outcome",
-        MUTED,
-        11,
-    )
+    x, y = (0.0, y + 44) if narrow else (x + len(HEAT) * wide + 30, y + 8)
+    _hatch(canvas, x, y, 28, 12)
+    canvas.text(x + 36, y + 6, "unknown; at a foot, the share of goals without an outcome", MUTED, 11)
 
 
 def _wrapped(text: str, width: int) -> list[str]:

@@ -246,8 +246,8 @@ def _curve(canvas: Canvas, lane: Lane, look: int, turn: int, across: _Axis, up: 
         size = 5.4 if ordered else 4.0
         for x, y, mark in zip(xs, ys, mine, strict=True):
             if math.isfinite(y):
-                tip = tip(lane, mark, across.name)
-                canvas.dot(x, y, colour, MARKERS[look], size=size, url=f"#{anchor(mark.digest)}", tip=tip)
+                said = tip(lane, mark, across.name)
+                canvas.dot(x, y, colour, MARKERS[look], size=size, url=f"#{anchor(mark.digest)}", tip=said)
 
 
 def _hump(canvas: Canvas, lane: Lane, colour: str, across: _Axis, up: Scale) -> None:
@@ -271,8 +271,8 @@ def _peaks(canvas: Canvas, lane: Lane, fits: Sequence[Fitted], colour: str, acro
         span = [min(across(end), right) for end in (min(ends), max(ends))]
         canvas.line(span, [y, y], colour, 5, alpha=0.27, solid_capstyle="round")
         for mark in shown:
-            tip = tip(lane, mark, "peak at √KL")
-            canvas.dot(across(mark.at or 0), y, colour, "d", size=7, url=f"#{anchor(mark.digest)}", tip=tip)
+            said = tip(lane, mark, "peak at √KL")
+            canvas.dot(across(mark.at or 0), y, colour, "d", size=7, url=f"#{anchor(mark.digest)}", tip=said)
         x = span[1] + 9
     if x + 90 > right:
         canvas.text(span[0] - 9, y, peaks(lane), colour, 11, ha="right")
