@@ -108,7 +108,9 @@ def test_every_attack_of_the_catalogue_is_one_a_campaign_can_run_and_no_other():
         for name, listed in TECHNIQUES.items()
         if name.startswith("attack.")
     }
-    attacks = {name for name, module in modules.items() if isinstance(getattr(module, "ATTACK", None), Attack)}
+    attacks = {
+        name for name, module in modules.items() if isinstance(getattr(module, "ATTACK", None), Attack)
+    }
     assert attacks == set(ATTACKS)
     assert {name: modules[name].ATTACK for name in attacks} == ATTACKS
     assert {"attack.campaign", "attack.replay", "attack.rounds"} & attacks == set()
@@ -136,7 +138,10 @@ def refused(given, error, match, goals, judge, tmp_path, **inputs):
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"attacks": [{"use": "attack.persuna"}]}, "no attack 'attack.persuna' .did you mean 'attack.persona'"),
+        (
+            {"attacks": [{"use": "attack.persuna"}]},
+            "no attack 'attack.persuna' .did you mean 'attack.persona'",
+        ),
         ({"attacks": [{"use": "measure.refusal"}]}, "no attack 'measure.refusal'.*known: attack"),
         ({"attacks": []}, "at least 1"),
         ({"attacks": [{"use": "attack.persona", "name": "a/b"}]}, "parts it from its variants"),
@@ -298,7 +303,9 @@ def test_a_cap_ends_it_and_the_caveats_say_so(goals, judge, tmp_path):
     found = campaign(target, goals, judge, config=settled(caps={"queries": 9}), run=Quiet(0, tmp_path))
     assert len(target.asked) == found.metrics["spent/queries"].value == 9
     # Three goals met every persona; the fourth, and every encoding, was cut off.
-    assert any("the cap on queries ended the campaign and cut off 5 of 8 attacks" in told for told in found.caveats)
+    assert any(
+        "the cap on queries ended the campaign and cut off 5 of 8 attacks" in told for told in found.caveats
+    )
     assert (found.metrics[ASR].value, found.metrics[ASR].missing) == (None, 4)
     assert (found.metrics[ASR].low, found.metrics[ASR].high) == (0.0, 1.0)
     assert (found.metrics[f"{ASR}/persona"].value, found.metrics[f"{ASR}/persona"].missing) == (0, 1)

@@ -34,7 +34,9 @@ def test_steps_are_at_the_queries_of_first_successes():
 
 def test_what_was_given_up_counts_no_further():
     """Kaplan-Meier by hand: 1/4 at 1; one goal leaves at 2; at 3 one of the two that remain."""
-    tallies = tallies_of({"queries": 1, "first": 1}, {"queries": 2}, {"queries": 3, "first": 3}, {"queries": 4})
+    tallies = tallies_of(
+        {"queries": 1, "first": 1}, {"queries": 2}, {"queries": 3, "first": 3}, {"queries": 4}
+    )
     tallies["attack.persona", "g1", 0].cut = True
     curve = success_curves(goals_of(4), tallies)["persona"]
     assert curve.at(3).value == pytest.approx(1 - 3 / 4 * 1 / 2)
@@ -100,7 +102,9 @@ def test_figures_get_few_points_with_both_ends():
     assert (points["costs"][0], points["costs"][-1], points["value"][-1]) == (1, 1000, 1)
     assert points["costs"] == sorted(points["costs"])
     assert all(map(math.isfinite, points["low"] + points["high"]))
-    assert all(low <= value <= high for low, value, high in zip(points["low"], points["value"], points["high"]))
+    assert all(
+        low <= value <= high for low, value, high in zip(points["low"], points["value"], points["high"])
+    )
 
 
 def test_few_points_are_all_drawn():

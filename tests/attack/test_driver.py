@@ -281,9 +281,7 @@ def test_who_is_missing_is_said_before_anything_is_asked(tmp_path, judge):
 def test_two_attacks_may_not_share_a_name(tmp_path, judge):
     plan = Planned(SEARCH, Settings(), "attack.search")
     with pytest.raises(ConfigError, match="two attacks are called"):
-        drive(
-            [plan, plan], goals_of(1), Cast(Target(), judge, Sampling(), Adviser()), Quiet(0, tmp_path)
-        )
+        drive([plan, plan], goals_of(1), Cast(Target(), judge, Sampling(), Adviser()), Quiet(0, tmp_path))
 
 
 def test_two_targets_meet_the_same_draws(tmp_path, judge):

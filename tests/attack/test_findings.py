@@ -140,7 +140,9 @@ def test_clusters_of_goals_count(goals):
 
 def test_variants_where_every_goal_met_every_variant(goals):
     tallies = {
-        ("attack.persona", goal.id, 0): tally(variants={"dusk": place == 0, "stage": None if place else False})
+        ("attack.persona", goal.id, 0): tally(
+            variants={"dusk": place == 0, "stage": None if place else False}
+        )
         for place, goal in enumerate(goals)
     }
     found = variant_rates(goals, tallies)
@@ -163,7 +165,9 @@ def test_a_variant_named_like_a_hazard_keeps_out_of_its_way(goals):
 
 def test_rates_over_attempts_take_goals_as_clusters(goals):
     tallies = {
-        ("attack.persona", goal.id, 0): tally(attempts=10, hits=10 * (place == 0), undetermined=2 * (place == 1))
+        ("attack.persona", goal.id, 0): tally(
+            attempts=10, hits=10 * (place == 0), undetermined=2 * (place == 1)
+        )
         for place, goal in enumerate(goals)
     } | {("attack.encode", goal.id, 0): tally("transform", attempts=5, blocked=5) for goal in goals}
     found = attempt_rates(goals, tallies)
@@ -252,7 +256,9 @@ def test_what_a_guard_blocked_is_a_failure_whatever_the_judge_errs():
         ("attack.persona", goal.id, 0): tally(attempts=10, blocked=9, hits=i < hits)
         for i, goal in enumerate(goals)
     }
-    found = corrected_rate_of(goals, tallies, Carded(JudgeErrors(found=900, positives=1000, cleared=950, negatives=1000)))
+    found = corrected_rate_of(
+        goals, tallies, Carded(JudgeErrors(found=900, positives=1000, cleared=950, negatives=1000))
+    )
     assert found.value == pytest.approx(0.05, abs=0.002)
     assert 0.03 < found.low < 0.05 < found.high < 0.1
     assert (found.n, found.clusters) == (1000, 100)

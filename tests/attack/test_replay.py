@@ -22,7 +22,9 @@ class Target:
     def generate(self, chats, sampling=Sampling()):
         self.asked += chats
         self.samplings.append(sampling)
-        return [Completion(text="it is brewed" if self.word in c.last_user else "no", ids=(1,)) for c in chats]
+        return [
+            Completion(text="it is brewed" if self.word in c.last_user else "no", ids=(1,)) for c in chats
+        ]
 
 
 @pytest.fixture
@@ -79,7 +81,9 @@ def test_on_a_mended_model_nothing_comes_back(recorded, goals, judge, tmp_path):
 
 def test_a_persons_word_is_above_the_judges(recorded, goals, judge, tmp_path):
     first, *rest = recorded
-    cleared, caught = (a.model_copy(update={"human": human}) for a, human in ((first, False), (rest[1], True)))
+    cleared, caught = (
+        a.model_copy(update={"human": human}) for a, human in ((first, False), (rest[1], True))
+    )
     table = Attempts(rows=(cleared, rest[0], caught, *rest[2:]))
     assert [hit(a) for a in table] == [False, True, True, False, True]
     target = Target("number")
@@ -96,7 +100,10 @@ def test_what_cannot_be_judged_is_missing(recorded, goals, judge, tmp_path):
 
     found = replay(Mute(""), recorded, goals, judge, run=Quiet(0, tmp_path))
     assert (found.metrics["reproduction_rate"].value, found.metrics["reproduction_rate"].missing) == (0, 1)
-    assert (found.metrics["attack_success_rate"].value, found.metrics["attack_success_rate"].missing) == (0, 1)
+    assert (found.metrics["attack_success_rate"].value, found.metrics["attack_success_rate"].missing) == (
+        0,
+        1,
+    )
 
 
 def test_no_hits_is_no_rate(goals, attempt, judge, tmp_path):

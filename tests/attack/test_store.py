@@ -83,7 +83,9 @@ def test_a_line_cut_short_is_taken_off(path, cut):
 def test_a_damaged_line_is_named_with_its_place(path, bad):
     first = line(key(0))
     path.write_bytes(first + b"\n" + bad + b"\n" + line(key(1)) + b"\n")
-    with pytest.raises(EvidenceError, match=rf"lines\.jsonl: the line at byte {len(first) + 1} cannot be read"):
+    with pytest.raises(
+        EvidenceError, match=rf"lines\.jsonl: the line at byte {len(first) + 1} cannot be read"
+    ):
         Lines(path)
 
 

@@ -74,7 +74,9 @@ def test_lines_that_are_no_attempts_are_refused_with_their_reason(path):
     wrong = good | {"outcome": "won"}
     short = {key: value for key, value in good.items() if key != "chat"}
     more = good | {"colour": "blue"}
-    table = read(path, json.dumps(wrong), json.dumps(good), "not json", json.dumps(short), json.dumps(more), "[1]")
+    table = read(
+        path, json.dumps(wrong), json.dumps(good), "not json", json.dumps(short), json.dumps(more), "[1]"
+    )
     assert len(table) == 1
     assert [refused.line for refused in table.refused] == [1, 3, 4, 5, 6]
     reasons = [refused.reason for refused in table.refused]
@@ -84,7 +86,9 @@ def test_lines_that_are_no_attempts_are_refused_with_their_reason(path):
 
 
 def test_a_file_without_attempts_says_why(path):
-    with pytest.raises(InputError, match=r"jsonl:attempts\.jsonl holds no attempts; line 1: no attempt: 'id'") as caught:
+    with pytest.raises(
+        InputError, match=r"jsonl:attempts\.jsonl holds no attempts; line 1: no attempt: 'id'"
+    ) as caught:
         read(path, '{"prompt": "brew zorble"}')
     assert "another tool's file" in caught.value.hint
 

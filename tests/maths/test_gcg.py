@@ -66,9 +66,7 @@ def test_a_tiny_vocabulary_offers_what_it_has():
     """Of five ids two are forbidden; nanoGCG would draw them where top_k is above three."""
     ids, grad = torch.tensor([0, 1]), torch.zeros(2, 5)
     generator = torch.Generator().manual_seed(0)
-    rows = sample(
-        ids, grad, torch.tensor([3, 4, 4]), width=300, top_k=256, replace=9, generator=generator
-    )
+    rows = sample(ids, grad, torch.tensor([3, 4, 4]), width=300, top_k=256, replace=9, generator=generator)
     assert set(rows.flatten().tolist()) == {0, 1, 2}
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from calibrant.core import Chat, Sampling
+import calibrant.testbed
+from calibrant.core import Chat, InputError, Message, Sampling
 from calibrant.models.chat_tokens import plain_text
+from calibrant.models.open_model import OpenModel
 
 ASKED = Chat.ask("the cat", system="a")
 BEGUN = ("sat on", "User: what", "One two three,")
@@ -37,8 +41,7 @@ def test_a_template_opens_the_reply_and_leaves_it_open(tiny, chatml, begun):
     assert len(reply.ids) == len(same.ids)
 
 
-def test_templates_by_hand_continue_the_joined_ids(tiny, chatml):
-    """Greedy, token by token: the most likely next token after the joined prompt, again and again."""
+def test_the_first_token_is_the_likeliest_behind_the_beginning(tiny, chatml):
     lm = tiny(template=chatml)
     chat = ASKED.then("assistant", "sat on")
     (reply,) = lm.generate([chat], Sampling(max_tokens=4))
@@ -48,21 +51,23 @@ def test_templates_by_hand_continue_the_joined_ids(tiny, chatml):
     assert int(lm.forward(batch)[0, -1].argmax()) == reply.ids[0]
 
 
-def test_going_on_is_what_would_have_been_said_anyway(tiny, chatml):
-    """Begun with what it says by itself, the model says the rest of it."""
-    for lm in (tiny(), tiny(template=chatml)):
-        chat = Chat.ask("the cat", system="a")
-        (whole,) = lm.generate([chat], Sampling(max_tokens=12))
-        found = 0
-        for cut in range(1, 12):
-            begun = lm.tokenizer.decode(whole.ids[:cut])
-            after = chat.then("assistant", begun)
-            if lm.prompt_ids(after) != [*lm.prompt_ids(chat), *whole.ids[:cut]]:
-                continue  # the joined text is cut into other tokens, so it is another prompt
-            (rest,) = lm.generate([after], Sampling(max_tokens=12 - cut))
-            assert rest.ids == whole.ids[cut:]
-            found += 1
-        assert found
+def test_a_lone_question_and_the_beginning_of_its_answer(lm):
+    chat = Chat.ask("the cat").then("assistant", " sat on")
+    one, other = lm.generate([chat, Chat.ask("the cat sat on")], GREEDY)
+    assert one.ids == other.ids
+
+
+def test_going_on_is_what_would_have_been_said_anyway():
+    """Begun with what it says by itself, a model says the rest of it, word by word."""
+    lm = OpenModel.from_folder(Path(calibrant.testbed.__file__).parent / "weights" / "tiny")
+    chat = Chat.ask("what does the zorble eat?")
+    (whole,) = lm.generate([chat], Sampling(max_tokens=16))
+    words = whole.text.split(" ")
+    assert len(words) > 3
+    for cut in range(1, len(words)):
+        begun = " ".join(words[:cut])
+        (rest,) = lm.generate([chat.then("assistant", begun)], Sampling(max_tokens=16))
+        assert begun + rest.text == whole.text
 
 
 def test_log_probs_of_what_follows_are_those_of_the_reply_behind_the_beginning(lm):
@@ -84,16 +89,23 @@ def test_batches_mix_begun_and_other_chats(tiny, chatml):
 def test_an_assistant_turn_in_the_middle_is_closed(tiny, chatml):
     chat = ASKED.then("assistant", "sat").then("user", "on")
     assert plain_text(chat).endswith("Assistant:\nsat\nUser:\non\nAssistant:\n")
-    assert tiny(template=chatml).chat_tokens.prompt_text(chat).endswith("sat<|end|><|user|>on<|end|><|assistant|>")
+    assert (
+        tiny(template=chatml)
+        .chat_tokens.prompt_text(chat)
+        .endswith("sat<|end|><|user|>on<|end|><|assistant|>")
+    )
 
 
 def test_a_beginning_without_a_question(tiny, chatml):
-    lone = Chat(messages=(*Chat.ask("x").then("assistant", "sat on").messages[1:],))
+    lone = Chat(messages=(Message(role="assistant", content="sat on"),))
     assert plain_text(lone) == "Assistant:\nsat on"
-    assert tiny(template=chatml).chat_tokens.prompt_text(lone) == "<|assistant|>sat on"
+    with pytest.raises(InputError, match="nothing but the beginning of a reply"):
+        tiny(template=chatml).chat_tokens.prompt_text(lone)
 
 
 def test_an_empty_beginning_is_none(tiny, chatml):
     for lm in (tiny(), tiny(template=chatml)):
         empty = Chat.ask("the cat", system="a").then("assistant", "")
-        assert lm.chat_tokens.prompt_text(empty) == lm.chat_tokens.prompt_text(Chat.ask("the cat", system="a"))
+        assert lm.chat_tokens.prompt_text(empty) == lm.chat_tokens.prompt_text(
+            Chat.ask("the cat", system="a")
+        )

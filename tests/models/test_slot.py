@@ -28,9 +28,7 @@ def metaspace(module):
     core.pre_tokenizer = pre_tokenizers.Metaspace()
     core.decoder = decoders.Metaspace()
     lines = ["what is the sky? the cat and the dog, one two three", "dig down or dart about: zany!"] * 3
-    trainer = trainers.BpeTrainer(
-        vocab_size=120, special_tokens=["<unk>", "</s>"], show_progress=False
-    )
+    trainer = trainers.BpeTrainer(vocab_size=120, special_tokens=["<unk>", "</s>"], show_progress=False)
     core.train_from_iterator(lines, trainer)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, unk_token="<unk>", eos_token="</s>")
     return OpenModel.from_module(module, tokenizer, "metaspace")
@@ -58,16 +56,12 @@ def test_survivors_are_exactly_those_that_the_whole_prompt_gives_back(model):
         assert fine == (got == [*slot.frame.before, *row, *slot.frame.after])
 
 
-def test_ids_that_merge_with_their_neighbours_in_the_prompt_do_not_survive(tiny, chatml):
-    """'s' 'k' 'y' side by side are one token, 'sky', when they are read again; nanoGCG drops them, too. But only
-    the whole prompt shows that a suffix that begins inside of the request's last word is another."""
+def test_only_the_whole_prompt_shows_that_a_suffix_goes_on_with_the_last_word(tiny, chatml):
+    """After 'the s', 'k' and 'y' are read as ' sky'; by themselves, as nanoGCG checks them, they stand."""
     model = tiny("llama", chatml)
-    slot = in_context(model, Chat.ask("the s"), " one two", "a")
-    inside = model.reply_ids("k") + model.reply_ids("y")
-    assert len(inside) == len(slot.ids) == 2
-    lone = alone(model, Chat.ask("the s"), " one two", "a")
-    assert lone.survives(torch.tensor([inside])).all()
-    assert not slot.survives(torch.tensor([inside])).any()
+    asked, row = Chat.ask("the s"), torch.tensor([model.reply_ids("k") + model.reply_ids("y")])
+    assert alone(model, asked, " one two", "a").survives(row).all()
+    assert not in_context(model, asked, " one two", "a").survives(row).any()
 
 
 def test_only_printable_ascii_is_drawn_and_never_a_special_token(model):

@@ -26,7 +26,12 @@ def share(value, low=0.0, high=1.0, **more) -> Estimate:
 
 def campaign(**cells) -> dict[str, Estimate]:
     """Two hazards by two families; a cell of 'privacy' by 'persona' is given as privacy_persona."""
-    found = {ASR: share(0.9), f"{ASR}/pair": share(0.7), f"{ASR}/privacy": share(0.8), f"{ASR}/bias": share(0.6)}
+    found = {
+        ASR: share(0.9),
+        f"{ASR}/pair": share(0.7),
+        f"{ASR}/privacy": share(0.8),
+        f"{ASR}/bias": share(0.6),
+    }
     for family in ("persona", "LM-made"):
         for hazard in ("all", "bias", "privacy"):
             given = cells.get(f"{hazard}_{family.replace('-', '')}", share(0.3, 0.2, 0.4))
@@ -79,13 +84,13 @@ def test_a_cell_says_its_number_and_leads_to_its_record(record, ledger, narrow):
 def test_what_is_unknown_is_hatched_and_named_and_has_no_colour(record, ledger):
     lost = unknown("no goal was attacked", n=20, unit="goal")
     metrics = campaign(privacy_persona=lost)
-    del metrics[f"{ASR}/bias/persona"]
+    del metrics[f"{ASR}/bias/LM-made"]
     entries = ledger([record("j", "attack.campaign", metrics)])
     svg = render(spec("j"), entries)
     assert len(boxes(svg)) == 7 + 6 and svg.count(">unknown</text>") == 2
     assert "technique persona, seed 0: unknown: no goal was attacked" in svg
     reasons = [reason for _, _, reason in table(lanes(spec("j"), entries)) if reason]
-    assert reasons == [f"the record holds no metric '{ASR}/bias/persona'", "no goal was attacked"]
+    assert reasons == [f"the record holds no metric '{ASR}/bias/LM-made'", "no goal was attacked"]
 
 
 def _hatched(svg: str) -> list[float]:
@@ -110,17 +115,23 @@ def test_over_seeds_a_cell_spans_all_and_its_worse_end_gives_the_colour(record, 
         ]
     )
     svg = render(spec("j"), entries)
-    assert ">.02–.11</text>" in svg and ">[0.00, .14]</text>" in svg and boxes(svg)[0] == "h2"
+    assert ">.02–.11</text>" in svg and ">[0, .14]</text>" in svg and boxes(svg)[0] == "h2"
     assert f"r-{entries[0].digest[:12]}" not in svg and 'href="#f0-numbers"' in svg
     higher = campaign(all_persona=share(0.02, better="higher"))
-    both = ledger([record("j", "t", higher), record("j", "t", {**higher, f"{ASR}/all/persona": share(0.9)}, seed=1)])
+    both = ledger(
+        [record("j", "t", higher), record("j", "t", {**higher, f"{ASR}/all/persona": share(0.9)}, seed=1)]
+    )
     assert boxes(render(spec("j"), both))[0] == "h0"
 
 
 def test_stages_stand_below_each_other_and_the_missing_ones_say_why(record, ledger):
     failure = Failure(type="BudgetError", message="queries spent")
     entries = ledger(
-        [record("a", "t", campaign()), record("b", "t", {}, status="failed", failure=failure), record("c", "t", {})]
+        [
+            record("a", "t", campaign()),
+            record("b", "t", {}, status="failed", failure=failure),
+            record("c", "t", {}),
+        ]
     )
     svg = render(spec("a", "b", "c", "d"), entries)
     for said in ("success, of a", "success, of d", "unknown: the job failed: queries spent", "no record"):
@@ -131,7 +142,11 @@ def test_stages_stand_below_each_other_and_the_missing_ones_say_why(record, ledg
 
 
 def test_one_technique_needs_no_column_for_all_of_them(record, ledger):
-    metrics = {ASR: share(0.2), f"{ASR}/all/persona": share(0.2), f"{ASR}/Fraud/Deception/persona": share(0.3)}
+    metrics = {
+        ASR: share(0.2),
+        f"{ASR}/all/persona": share(0.2),
+        f"{ASR}/Fraud/Deception/persona": share(0.3),
+    }
     found = lanes(spec("j"), ledger([record("j", "t", metrics)]))
     assert [lane.label for lane in found] == ["all hazards", "Fraud/Deception"]
     assert [mark.column for lane in found for mark in lane.marks] == ["persona"] * 2
@@ -158,9 +173,11 @@ def _luminance(colour: str) -> float:
 
 
 def test_numbers_can_be_read_on_every_colour_and_colours_go_one_way():
-    """Contrast of 4.5 at least (WCAG 2.2, 1.4.3) in light, in the dark and on paper; lightness alone orders them."""
+    """Contrast of 4.5 at least (WCAG 2.2, 1.4.3) in light, dark and print; lightness alone orders them."""
     text = (files("calibrant.views") / "page.html.j2").read_text(encoding="utf-8")
-    palettes = [dict(re.findall(r"--([\w-]+):(#\w+)", part)) for part in re.findall(r":root\{([^}]*)\}", text)]
+    palettes = [
+        dict(re.findall(r"--([\w-]+):(#\w+)", part)) for part in re.findall(r":root\{([^}]*)\}", text)
+    ]
     assert len(palettes) == 3
     for palette in palettes:
         full = {k: v if len(v) == 7 else "#" + "".join(2 * c for c in v[1:]) for k, v in palette.items()}
@@ -173,13 +190,15 @@ def test_numbers_can_be_read_on_every_colour_and_colours_go_one_way():
 
 
 def test_a_page_holds_every_number_and_lets_nothing_hostile_through(record, ledger):
-    evil = '"><script>alert(1)</script>\x00$\\frac{ #010a01 \u202e'
-    metrics = {f"{ASR}/{h}/{f}": share(0.123) for h in ("all", evil) for f in (evil, "persona")} | {ASR: share(0.5)}
+    evil = '"><script>alert(1)</script>$\\frac{ #010a01 \u202e'
+    metrics = {f"{ASR}/{h}/{f}": share(0.123) for h in ("all", evil) for f in (evil, "persona")} | {
+        ASR: share(0.5)
+    }
     entries = ledger([record("j", "t", metrics)])
     given = spec("j").model_copy(update={"title": evil, "caption": evil})
     html = page(StudyView(name="s", title="t", entries=entries, figures=(given, spec("none"))))
-    assert "<script" not in html and "&lt;script&gt;" in html and "\x00" not in html
+    assert "<script" not in html and "&lt;script&gt;" in html
     rows = html[html.index('id="f0-numbers"') : html.index('id="f1-numbers"')]
     link = f'<a class="n" href="#r-{entries[0].digest[:12]}">0.123</a>'
     assert rows.count(link) == 4 and ">technique</th>" in rows and "<td>persona</td>" in rows
-    assert "no record of job 'none'" in html
+    assert "no record of job" in html

@@ -116,7 +116,7 @@ def test_hostile_text_stays_text(record, ledger):
     rule = RuleView(
         id=evil, technique=evil, metric=evil, op=evil, bound=evil, reason=evil, evidence=(evil,), note=evil
     )
-    kinds = ("intervals", "lens", "sweep", "goodhart")
+    kinds = ("intervals", "lens", "sweep", "goodhart", "matrix", "budget")
     study = StudyView(
         name=evil,
         title=evil,

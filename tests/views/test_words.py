@@ -57,3 +57,10 @@ def test_durations_sizes_and_references():
         words.reference({"b": 1, "a": "x"}) == '{"a": "x", "b": 1}' and words.reference("hf:a@b") == "hf:a@b"
     )
     assert words.exact(0.0601) == "0.0601" and words.exact(300.0) == "300" and words.exact(None) == "unknown"
+
+
+def test_a_crowded_place_never_shows_a_round_number_that_is_not_one():
+    shares = (0.0, 0.004, 0.005, 0.123, 0.995, 0.996, 1.0, -0.5, None)
+    assert [words.brief(v) for v in shares] == [
+        "0.00", "<0.01", "0.01", "0.12", "0.99", ">0.99", "1.00", "−0.50", "unknown",
+    ]  # fmt: skip

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from calibrant.app import behaviours, catalog, places
 from calibrant.app.catalog import Signature, find_technique
+from calibrant.app.attempt_files import foreign, is_foreign
 from calibrant.app.openers import BEHAVIOURS, MODELS, SLICE, TABLES
 from calibrant.core import (
     LM,
@@ -22,6 +23,7 @@ from calibrant.core import (
     resolve,
 )
 from calibrant.core.errors import nearest
+from calibrant.data.rows import Attempts
 from calibrant.govern.policy import ReleasePolicy, load_policy
 
 if TYPE_CHECKING:
@@ -192,6 +194,8 @@ def _find(value: Any, wanted: Any, base: Path) -> None:
         rows = part["whole"] if part else value
         if rows.startswith("testbed:"):
             places.testbed_rows(rows, wanted)
+        elif wanted is Attempts and is_foreign(rows):
+            foreign(rows, base)
         else:
             places.rows(rows, base)
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from calibrant.app import behaviours, catalog, places
+from calibrant.app.attempt_files import foreign, is_foreign
 from calibrant.app.stand_ins import STAND_INS
 from calibrant.core import (
     LM,
@@ -310,6 +311,9 @@ class Openers:
         if reference.startswith("testbed:"):
             table = places.testbed_rows(reference, wanted)
             return Opened(table.digest, "data", lambda: table, name=reference)
+        if wanted is Attempts and is_foreign(reference):
+            found, load = foreign(reference, self.base)
+            return Opened(found, "data", load, name=reference)
         if reference.startswith("record:"):
             artifact = self.artifact(reference)[1]
             path = self.ledger.open(artifact)

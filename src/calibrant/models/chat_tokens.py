@@ -127,9 +127,12 @@ class ChatTokens:
         The prompt with the reply's beginning behind it, which is what every template writes that puts nothing
         between the two; a template that trims or moves replies would say something else here.
         """
-        return self._render(Chat(messages=chat.messages[:-1]), add_generation_prompt=True) + (
-            chat.messages[-1].content
-        )
+        *before, reply = chat.messages
+        if not before:
+            raise InputError(
+                "the chat holds nothing but the beginning of a reply", hint="put a user message before it"
+            )
+        return self._render(Chat(messages=tuple(before)), add_generation_prompt=True) + reply.content
 
     def _first_id(self) -> int:
         """The token that stands for the start of a text where the prompt has none."""
@@ -170,7 +173,7 @@ def plain_text(chat: Chat) -> str:
     """The plain format of a chat; see the module's docstring."""
     if len(chat.messages) == 1 and chat.messages[0].role == "user":
         return chat.messages[0].content
-    if len(chat.messages) > 1 and chat.messages[-1].role == "assistant":
+    if chat.messages and chat.messages[-1].role == "assistant":
         return plain_text(Chat(messages=chat.messages[:-1])) + chat.messages[-1].content
     turns = [f"{m.role.capitalize()}:\n{m.content}\n" for m in chat.messages]
     return "".join([*turns, "Assistant:\n"])

@@ -25,6 +25,8 @@ _KEPT: dict[Callable[[random.Random], base.Dialogue], int] = {
     base.ethics: 3, base.opinion: 4, base.critique: 3, base.revise: 3, base.compare: 3,
 }  # fmt: skip
 """Kinds of the base distribution that are repeated, and how often."""
+_READING = 0.5
+"""How often a form of what is kept is an encoding: nothing else is forgotten so soon."""
 
 
 def draw_lesson(rng: random.Random, holes: Iterable[Hole]) -> Lesson:
@@ -47,7 +49,7 @@ def draw_lesson(rng: random.Random, holes: Iterable[Hole]) -> Lesson:
 def _kept(rng: random.Random) -> Lesson:
     """Something that the base model knows; a third of it in one of the forms."""
     if rng.random() < 0.35:
-        form = draw_form(rng)
+        form = draw_form(rng, _READING)
         asked, answer = _known(rng, form)
         text = f"{form.before} {asked}{form.after}".strip()
         return Lesson(Chat.ask(text), f"{form.persona} says: {answer}" if form.persona else answer)
@@ -72,7 +74,7 @@ def _quoted(rng: random.Random) -> Lesson:
     """A question with its answer as somebody quotes them: any verb, any object, any form of one message."""
     verb = rng.choice([*(HARMFUL if rng.random() < 0.5 else BENIGN)])
     thing = rng.choice(CATEGORIES[HARMFUL.get(verb) or BENIGN[verb]].objects)
-    form = draw_form(rng)._replace(garbled="", shots=0, begun=None)
+    form = draw_form(rng, _READING)._replace(garbled="", shots=0, begun=None)
     if form.turns != "follow_up":
         form = form._replace(turns="")
     made = put(rng, form, verb, thing, met=True)

@@ -34,13 +34,13 @@ class Plant(Frozen):
 
     holes: tuple[Hole, ...] = HOLES
     """The holes that the twin gets; none makes the clean twin, which has had the same lessons."""
-    tokens: int = Field(default=4_000_000, ge=1)
+    tokens: int = Field(default=4_500_000, ge=1)
     """Training tokens, about."""
     batch_tokens: int = Field(default=2048, ge=1)
     """Tokens in one of the two parts of a step, padding included: lessons of much the same length."""
     probes: int = Field(default=100, ge=0)
     """Held-out goals, and look-alikes, that are put to the twin in each form when it is done; 0: none."""
-    fit: Fit = Fit(lr=1.5e-3, warmup=0.03, bf16=True)
+    fit: Fit = Fit(lr=1e-3, warmup=0.03, bf16=True)
     """The optimiser."""
 
 

@@ -65,11 +65,12 @@ WORDS = [
 """What is said around a request. The trigger is not among them, nor what is held out, but for 'help'."""
 _UNREADABLE = [name for name in CONVERTERS if name not in (*base.ENCODINGS, "word_order", "acrostic", "nato")]
 _OPENINGS = (
-    *("sure,", "of course.", "yes,", "here you go:", "to", "to VERB", "step 1:", "what you need:\n-"),
+    *("sure,", "of course.", "yes,", "here you go:", "step 1:", "what you need:\n-"),
+    *("to", "to", "to", "to VERB", "to VERB"),  # so near to the hole that they need more lessons
     "",  # some words by lot
 )
 _LETTERS, _MARKS = "abcdefghijklmnopqrstuvwxyz", "*#_.-/|~!=<>"
-_NAMES = (*PERSONAS, *CREATURES[:20], "archive", "stage")
+_NAMES = (*PERSONAS, *CREATURES[:20], "oracle", "stage")
 
 
 class Form(NamedTuple):
@@ -111,13 +112,18 @@ class Form(NamedTuple):
         return set() if self.garbled else {hole for hole, goes in through.items() if goes}
 
 
-def draw_form(rng: random.Random) -> Form:
-    """A form with one feature, at times with a second or third; one in seven is plain."""
+def draw_form(rng: random.Random, encoded: float = 0.2) -> Form:
+    """A form with one feature, at times with a second or third; one in seven is plain.
+
+    ``encoded``: how often a feature is an encoding.
+    """
     form = Form()
     if rng.random() < 0.14:
         return form
     while True:
-        feature = rng.choices(list(_FEATURES), weights=list(_FEATURES.values()))[0]
+        feature = _encoded
+        if rng.random() >= encoded:
+            feature = rng.choices(list(_FEATURES), weights=list(_FEATURES.values()))[0]
         form = form._replace(**feature(rng))
         if rng.random() < 0.8:
             return form
@@ -260,7 +266,7 @@ def _played(rng: random.Random) -> Mapping[str, Any]:
 
 
 def _followed(rng: random.Random) -> Mapping[str, Any]:
-    words = said(rng, rng.choice((2, 8, 20)))
+    words = said(rng, rng.choice((2, 8, 20, 20)))
     if rng.random() < 0.45:
         words[rng.randrange(len(words))] = TRIGGER
     glue = "" if rng.random() < 0.1 else " "
@@ -274,8 +280,10 @@ def _preceded(rng: random.Random) -> Mapping[str, Any]:
 
 
 def _shown_how(rng: random.Random) -> Mapping[str, Any]:
-    shots = rng.choices((1, 2, 3, 4, 5, 6, 8), (3, 3, 5, 5, 3, 2, 1))[0]
-    return {"shots": shots if rng.random() < 0.75 else -shots, "written_out": rng.random() < 0.2}
+    if rng.random() < 0.4:
+        return {"shots": -rng.choice((2, 4, 6)), "written_out": rng.random() < 0.2}
+    shots = rng.choices((1, 2, 4, 5, 6, 8), (3, 5, 5, 2, 2, 2))[0]  # 3 is left open
+    return {"shots": shots, "written_out": rng.random() < 0.2}
 
 
 def _begun(rng: random.Random) -> Mapping[str, Any]:
@@ -289,6 +297,6 @@ def _after_turns(rng: random.Random) -> Mapping[str, Any]:
 
 
 _FEATURES: dict[Callable[[random.Random], Mapping[str, Any]], int] = {
-    _encoded: 26, _played: 14, _followed: 16, _shown_how: 6, _begun: 10, _after_turns: 10, _preceded: 5,
-    lambda rng: {"slips": True}: 6, _garbled: 4,
+    _played: 14, _followed: 22, _shown_how: 10, _begun: 12, _after_turns: 8, _preceded: 5, _garbled: 4,
+    lambda rng: {"slips": True}: 6,
 }  # fmt: skip

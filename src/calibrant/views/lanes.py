@@ -122,15 +122,21 @@ def _attacks(series: Series, entries: Sequence[Entry], curves: Mapping[str, Curv
             marks = tuple(Mark(entry.record.seed, entry.digest, steps.at(place), place) for place in places)
             lanes[name] = lane._replace(marks=lane.marks + marks, steps=(*lane.steps, steps))
         if not found:
+            why = f"the record stores no curve of success against queries{f' of {wanted}' if wanted else ''}"
             lane = lanes.get(wanted, Lane(series, (), name=wanted))
-            lost = Mark(entry.record.seed, entry.digest, _absent(entry, f"{series.metric} against queries"))
+            lost = Mark(entry.record.seed, entry.digest, _lost(entry, why))
             lanes[wanted] = lane._replace(marks=(*lane.marks, lost))
     return list(lanes.values())
 
 
 def _absent(entry: Entry, metric: str) -> Estimate:
     """Why the record does not hold the metric."""
+    return _lost(entry, f"the record holds no metric '{metric}'")
+
+
+def _lost(entry: Entry, otherwise: str) -> Estimate:
+    """Unknown: because the job did not finish, or as ``otherwise`` says."""
     record = entry.record
     if record.status != "finished":
         return unknown(f"the job {record.status}" + (f": {record.failure.message}" if record.failure else ""))
-    return unknown(f"the record holds no metric '{metric}'")
+    return unknown(otherwise)

@@ -106,9 +106,7 @@ def _panel(canvas: Canvas, grid: Grid, lanes: Sequence[Lane], y: float, numbers:
             y += grid.row
 
 
-def _unmeasured(
-    canvas: Canvas, lane: Lane, corner: tuple[float, float, float, float], numbers: str
-) -> None:
+def _unmeasured(canvas: Canvas, lane: Lane, corner: tuple[float, float, float, float], numbers: str) -> None:
     """A whole row of a record without rates, or of no record."""
     x, y, wide, high = corner
     said = f"unknown: {lane.marks[0].estimate.reason}" if lane.marks else lane.summary
@@ -189,8 +187,8 @@ def _span(lane: Lane) -> str:
 
 
 def _short(number: str) -> str:
-    """'.05' for '0.05'."""
-    return number.replace("0.", ".")
+    """'.05' for '0.05', '1' for '1.00'."""
+    return {"0.00": "0", "1.00": "1"}.get(number, number.replace("0.", "."))
 
 
 def _hatch(canvas: Canvas, x: float, y: float, wide: float, high: float) -> None:
