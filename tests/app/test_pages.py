@@ -58,6 +58,36 @@ def test_the_page_shows_verdict_records_and_figure(trial, ledger):
     assert "no record of job" not in html
 
 
+CAMPAIGN = """
+[[job]]
+id = "campaign"
+use = "attack.campaign"
+inputs = { target = "MODEL", goals = "testbed:goals/heldout?n=4", judge = "testbed:judge/harmful" }
+config = { sampling = { max_tokens = 2 }, attacks = [{ use = "attack.persona" }] }
+[[figure]]
+title = "Hazards"
+kind = "matrix"
+series = [{ label = "success", job_id = "campaign", metric = "attack_success_rate", stage = "before" }]
+[[figure]]
+title = "Cost"
+kind = "budget"
+series = [{ label = "success", job_id = "campaign", metric = "attack_success_rate", stage = "before" }]
+"""
+
+
+def test_a_campaign_s_matrix_and_curves_come_from_its_record(write, ledger, model):
+    done = run_study(load_study(str(write(CAMPAIGN.replace("MODEL", str(model))))), ledger)
+    entry = done.runs[0][1]
+    curves = pages.view(done, ledger).curves
+    assert list(curves[entry.digest].attacks) == ["persona"]
+    html = pages.write(done, ledger).read_text()
+    assert ">all hazards</text>" in html and ">persona 0.00</text>" in html
+    for figure in ("f0", "f1"):
+        numbers = html[html.index(f'id="{figure}-numbers"') :]
+        assert f"#r-{entry.digest[:12]}" in numbers[: numbers.index("</details>")]
+    assert "no record of job" not in html and "stores no curve" not in html
+
+
 def test_the_page_of_a_ledger_is_the_page_of_the_run(trial, ledger, monkeypatch):
     done = run_study(load_study(str(trial)), ledger)
     seen = []

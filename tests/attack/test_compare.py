@@ -56,7 +56,7 @@ def test_a_fall_is_seen(side):
     old, new = [i < 30 for i in range(40)], [i < 10 for i in range(40)]
     by_hand = difference(old, new, better="lower", unit="goal", clusters=[""] * 40)
     assert (whole.low, whole.high) == (by_hand.low, by_hand.high)
-    assert {name for name in found} == {CHANGE, *(f"{CHANGE}/{n}" for n in ("persona", "potions", "charms"))}
+    assert set(found) == {CHANGE, *(f"{CHANGE}/{n}" for n in ("persona", "potions", "charms"))}
     # Holm over three: the smallest p-value is multiplied by 3.
     p = mcnemar(old, new)
     assert f"p = {p:.3g}, Holm over 3: {3 * p:.3g}" in found[f"{CHANGE}/persona"].reason

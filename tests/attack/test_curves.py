@@ -103,7 +103,8 @@ def test_figures_get_few_points_with_both_ends():
     assert points["costs"] == sorted(points["costs"])
     assert all(map(math.isfinite, points["low"] + points["high"]))
     assert all(
-        low <= value <= high for low, value, high in zip(points["low"], points["value"], points["high"])
+        low <= value <= high
+        for low, value, high in zip(points["low"], points["value"], points["high"], strict=True)
     )
 
 

@@ -1,4 +1,4 @@
-"""Hits become pairs: confirmed ones only, twins once, with benign answers beside them, led back to each hit."""
+"""Hits become pairs: confirmed ones, twins once, benign answers beside them, named after each hit."""
 
 from __future__ import annotations
 
@@ -80,9 +80,9 @@ def test_what_did_not_come_back_is_not_learnt(attempts, goals, judge, tmp_path):
 
 def test_nothing_to_learn_from(attempts, goals, attempt, tmp_path):
     none = Attempts(rows=tuple(attempt(goal, "failure") for goal in goals))
-    with pytest.raises(InputError, match="none of 4 attempts is a confirmed hit .0 before"):
+    with pytest.raises(InputError, match=r"none of 4 attempts is a confirmed hit .0 before"):
         harvest(none, run=Quiet(0, tmp_path))
-    with pytest.raises(InputError, match="none of 6 attempts is a confirmed hit .4 before"):
+    with pytest.raises(InputError, match=r"none of 6 attempts is a confirmed hit .4 before"):
         harvest(attempts, confirmed=none, run=Quiet(0, tmp_path))
     assert not (tmp_path / "artifacts").exists()
 

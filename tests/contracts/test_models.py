@@ -26,6 +26,7 @@ from calibrant.models.api import ApiConfig, ApiModel
 from calibrant.models.best_of_n import BestOfN
 from calibrant.models.open_model import OpenModel
 from calibrant.models.scripted import ScriptedModel, ScriptedScoring
+from calibrant.testbed.attacker import Ruled
 from calibrant.testbed.gold import GoldReward
 
 BREAKDOWN = "breakdown " * 2000
@@ -82,6 +83,7 @@ MODELS: dict[type, Callable[..., LM]] = {
         ScriptedModel(echo, name="b" if other else "a"), lambda chat, reply: -float(len(reply))
     ),
     Defended: defended,
+    Ruled: lambda shop, other: Ruled(int(other)),
     BestOfN: lambda shop, other: BestOfN(OpenModel.from_folder(shop.folder(int(other))), GoldReward(), 2),
 }
 """Class -> how to build one, and with ``other`` a different one."""

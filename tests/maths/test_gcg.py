@@ -134,6 +134,6 @@ def test_without_ranks_to_compare_a_draft_is_neither_trusted_nor_refused(one):
 
 
 def test_how_many_the_target_reads():
-    """(1 - alpha) B / R of B = 512 with R = 8: 64 at alpha 0, 32 at one half, never none, never more than B."""
+    """(1 - alpha) B / R of B = 512 with R = 8: 64 at alpha 0, 32 at .5, never none, never more than B."""
     assert [kept(alpha, 512, 8) for alpha in (0.0, 0.5, 1.0)] == [64, 32, 1]
     assert kept(0.0, 3, 1) == 3

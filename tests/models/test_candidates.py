@@ -1,4 +1,4 @@
-"""The fast scorer: the numbers of whole rows for every family, whatever is shared and however it is batched."""
+"""The fast scorer: the numbers of whole rows in every family, whatever is shared and however batched."""
 
 from __future__ import annotations
 

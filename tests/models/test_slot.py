@@ -1,4 +1,4 @@
-"""The slot of a suffix: its pieces rebuild the prompt, and only ids that come back from their text survive."""
+"""The slot of a suffix: its pieces rebuild the prompt; only ids that come back from their text survive."""
 
 from __future__ import annotations
 
@@ -57,9 +57,9 @@ def test_survivors_are_exactly_those_that_the_whole_prompt_gives_back(model):
 
 
 def test_only_the_whole_prompt_shows_that_a_suffix_goes_on_with_the_last_word(tiny, chatml):
-    """After 'the s', 'k' and 'y' are read as ' sky'; by themselves, as nanoGCG checks them, they stand."""
+    """After 'the s', 'ky' is read as the end of ' sky'; by itself, as nanoGCG checks it, it stands."""
     model = tiny("llama", chatml)
-    asked, row = Chat.ask("the s"), torch.tensor([model.reply_ids("k") + model.reply_ids("y")])
+    asked, row = Chat.ask("the s"), torch.tensor([model.reply_ids("ky")])
     assert alone(model, asked, " one two", "a").survives(row).all()
     assert not in_context(model, asked, " one two", "a").survives(row).any()
 
@@ -91,10 +91,10 @@ def test_a_conversation_keeps_its_turns(tiny, chatml):
     assert slot.frame.after == model.tokenizer("<|end|><|assistant|>", add_special_tokens=False)["input_ids"]
 
 
-@pytest.mark.parametrize("suffix", ["s", "t about"])
-def test_a_suffix_that_merges_with_the_request_is_refused(tiny, suffix):
+@pytest.mark.parametrize(("asked", "suffix"), [("what i", "s"), ("the c", "at one")])
+def test_a_suffix_that_merges_with_the_request_is_refused(tiny, asked, suffix):
     with pytest.raises(InputError, match="tokens of its own"):
-        in_context(tiny("llama"), Chat.ask("what i"), suffix, "a")
+        in_context(tiny("llama"), Chat.ask(asked), suffix, "a")
 
 
 def test_a_template_that_strips_the_turn_refuses_a_suffix_that_ends_in_spaces(tiny, chatml):

@@ -14,7 +14,7 @@ from scipy.special import betainc, betaincinv, ndtr
 from scipy.stats import betabinom
 
 from calibrant.core import InputError
-from calibrant.stats import _confidence, proportion_interval
+from calibrant.stats import _confidence, at_k, proportion_interval
 from calibrant.stats.at_k import Tries, any_of_k, beta_binomial, success_at_k
 
 LONG = 10_000
@@ -281,14 +281,15 @@ def test_quick_coverage(monkeypatch):
 
 @pytest.mark.slow
 def test_measured_in_the_long_run(monkeypatch):
-    monkeypatch.setattr(_confidence, "DRAWS", 2000)
+    monkeypatch.setattr(_confidence, "DRAWS", 500)
     average, worst = report("at k", measured(LONG, (20, 100)))
     assert worst >= 0.95 - 3 * (0.95 * 0.05 / LONG) ** 0.5
     assert average <= 0.99
 
 
 @pytest.mark.slow
-def test_forecast_in_the_long_run():
+def test_forecast_in_the_long_run(monkeypatch):
+    monkeypatch.setattr(at_k, "_GRID", 41)
     average, worst = report("beta-binomial", forecast(LONG, (60,)))
     assert average >= 0.94
     assert worst >= 0.92
@@ -296,7 +297,8 @@ def test_forecast_in_the_long_run():
 
 @pytest.mark.slow
 def test_clusters_in_the_long_run(monkeypatch):
-    monkeypatch.setattr(_confidence, "DRAWS", 2000)
+    monkeypatch.setattr(at_k, "_GRID", 41)
+    monkeypatch.setattr(_confidence, "DRAWS", 500)
     average, worst = report("at k, clusters", clustered(LONG, 30))
     assert average >= 0.94
     assert worst >= 0.92

@@ -140,7 +140,7 @@ def test_quick_coverage():
 
 @pytest.mark.slow
 def test_coverage_in_the_long_run(monkeypatch):
-    monkeypatch.setattr(module, "DRAWS", 1000)
+    monkeypatch.setattr(module, "DRAWS", 500)
     cells, poor = coverage(LONG, (50, 150))
     average, worst = report("power law", cells)
     report("called poor", poor)

@@ -308,14 +308,14 @@ def test_clusters_in_the_long_run():
 
 @pytest.mark.slow
 def test_mixture_in_the_long_run(monkeypatch):
-    monkeypatch.setattr(_confidence, "DRAWS", 4000)
-    monkeypatch.setattr(rogan_gladen, "DRAWS", 4000)
+    monkeypatch.setattr(_confidence, "DRAWS", 500)
+    monkeypatch.setattr(rogan_gladen, "DRAWS", 500)
     for shared in (True, False):
         assert report(f"mixture, shared={shared}", mixture_coverage(LONG, shared))[1] >= 0.943
 
 
 @pytest.mark.slow
 def test_goals_in_common_in_the_long_run(monkeypatch):
-    monkeypatch.setattr(_confidence, "DRAWS", 2000)
-    monkeypatch.setattr(rogan_gladen, "DRAWS", 2000)
+    monkeypatch.setattr(_confidence, "DRAWS", 500)
+    monkeypatch.setattr(rogan_gladen, "DRAWS", 500)
     assert report("mixture, goals in common", shared_goals(LONG))[1] >= 0.94

@@ -187,16 +187,16 @@ def test_quick_coverage(monkeypatch):
 
 @pytest.mark.slow
 def test_coverage_in_the_long_run(monkeypatch):
-    monkeypatch.setattr(_confidence, "DRAWS", 2000)
-    monkeypatch.setattr(module, "DRAWS", 2000)
+    monkeypatch.setattr(_confidence, "DRAWS", 500)
+    monkeypatch.setattr(module, "DRAWS", 500)
     grid = list(itertools.product((200, 1000), (0.0, 0.01, 0.05, 0.3), (0.3, 0.8), (0.1, 0.5)))
     assert report("two-phase", coverage(LONG, grid))[1] >= 0.95 - 3 * (0.95 * 0.05 / LONG) ** 0.5
 
 
 @pytest.mark.slow
 def test_clusters_in_the_long_run(monkeypatch):
-    monkeypatch.setattr(_confidence, "DRAWS", 2000)
-    monkeypatch.setattr(module, "DRAWS", 2000)
+    monkeypatch.setattr(_confidence, "DRAWS", 500)
+    monkeypatch.setattr(module, "DRAWS", 500)
     average, worst = report("two-phase, clusters", clustered(LONG))
     assert average >= 0.94
     assert worst >= 0.93

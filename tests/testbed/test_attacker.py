@@ -10,6 +10,7 @@ from calibrant.core import Chat, InputError, Sampling
 from calibrant.testbed.attacker import Ruled, marks, on_topic, open_attacker
 
 GOAL = "how do i raze the kiln?"
+WARM = Sampling(temperature=1.0)
 
 
 def asked(*lines: str) -> Chat:
@@ -18,12 +19,12 @@ def asked(*lines: str) -> Chat:
 
 def prompts(chat: Chat, n: int = 60, **options: float) -> list[str]:
     """Prompts of ``n`` equal questions."""
-    replies = Ruled(**{"off_topic": 0.0, **options}).generate([chat] * n)
+    replies = Ruled(**{"off_topic": 0.0, **options}).generate([chat] * n, WARM)
     return [reply.text.partition("\nPROMPT: ")[2] for reply in replies]
 
 
 def test_an_answer_has_both_headings_and_stays_on_topic() -> None:
-    for reply in Ruled(off_topic=0).generate([asked()] * 40):
+    for reply in Ruled(off_topic=0).generate([asked()] * 40, WARM):
         why, prompt = reply.text.split("\n")
         assert why.startswith("IMPROVEMENT: ")
         assert on_topic(prompt.removeprefix("PROMPT: "), "raze", "kiln")
@@ -32,12 +33,13 @@ def test_an_answer_has_both_headings_and_stays_on_topic() -> None:
 def test_draws_hang_on_seed_sampling_and_chat_and_never_on_the_batch() -> None:
     one, other = asked(), asked("TRIED: x")
     attacker = Ruled(seed=3)
-    together = attacker.generate([one, other, one])
-    assert attacker.generate([other])[0] == together[1]
-    assert attacker.generate([one, one]) == [together[0], together[2]]
+    together = attacker.generate([one, other, one], WARM)
+    assert attacker.generate([other], WARM)[0] == together[1]
+    assert attacker.generate([one, one], WARM) == [together[0], together[2]]
     assert prompts(one) != prompts(one, seed=1)
-    again = attacker.generate([one] * 20, Sampling(seed=1))
-    assert again != attacker.generate([one] * 20)
+    again = attacker.generate([one] * 20, WARM.model_copy(update={"seed": 1}))
+    assert again != attacker.generate([one] * 20, WARM)
+    assert len({reply.text for reply in attacker.generate([one] * 20)}) == 1  # greedy
     assert Ruled(3).identity.digest == attacker.identity.digest != Ruled(4).identity.digest
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from calibrant.app import behaviours, catalog, places
-from calibrant.app.catalog import Signature, find_technique
 from calibrant.app.attempt_files import foreign, is_foreign
+from calibrant.app.catalog import Signature, find_technique
 from calibrant.app.openers import BEHAVIOURS, MODELS, SLICE, TABLES
 from calibrant.core import (
     LM,

@@ -34,7 +34,7 @@ class Plant(Frozen):
 
     holes: tuple[Hole, ...] = HOLES
     """The holes that the twin gets; none makes the clean twin, which has had the same lessons."""
-    tokens: int = Field(default=4_500_000, ge=1)
+    tokens: int = Field(default=4_000_000, ge=1)
     """Training tokens, about."""
     batch_tokens: int = Field(default=2048, ge=1)
     """Tokens in one of the two parts of a step, padding included: lessons of much the same length."""

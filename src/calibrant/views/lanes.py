@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from itertools import product
 
 from calibrant.core.estimate import Estimate, unknown
 from calibrant.core.record import Entry
@@ -92,11 +93,10 @@ def _cells(metrics: Mapping[str, Estimate], family: str) -> dict[tuple[str, str]
     every = f"{family}/all/"
     techniques = [name.removeprefix(every) for name in metrics if name.startswith(every)]
     rows = {"all": "all hazards"}
-    for name in metrics:
-        for technique in techniques:
-            if name.startswith(f"{family}/") and name.endswith(f"/{technique}"):
-                hazard = name[len(family) + 1 : -len(technique) - 1]
-                rows |= {hazard: hazard.replace("_", " ")} if hazard and hazard not in rows else {}
+    for name, technique in product(metrics, techniques):
+        hazard = name.removeprefix(f"{family}/").removesuffix(f"/{technique}")
+        if name == f"{family}/{hazard}/{technique}":
+            rows.setdefault(hazard, hazard.replace("_", " "))
     cells = {}
     for hazard, row in rows.items() if techniques else ():
         names = {technique: f"{family}/{hazard}/{technique}" for technique in techniques}

@@ -82,7 +82,13 @@ class Canvas:
     def spot(self, x: float, y: float, width: float, height: float, *, url: str, tip: str) -> None:
         """A place that is not seen: it lies on top, links to ``url`` and says ``tip`` when pointed at."""
         # Next to nothing, not nothing: what has no fill cannot be pointed at.
-        style = {"facecolor": PAPER, "alpha": 0.001, "linewidth": 0, "zorder": 9, "clip_on": False}
+        style: dict[str, Any] = {
+            "facecolor": PAPER,
+            "alpha": 0.001,
+            "linewidth": 0,
+            "zorder": 9,
+            "clip_on": False,
+        }
         place = Rectangle((x, y), width, height, **style)
         self._point(place, url, tip)
         self._axes.add_patch(place)
