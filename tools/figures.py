@@ -60,12 +60,13 @@ def standalone(figure: page.Drawn) -> str:
     body = _nested(str(figure.wide), MARGIN, top)
     height = top + _height(str(figure.wide)) + MARGIN
     label = re.search(r'aria-label="([^"]*)"', str(figure.wide))
+    bare = ".bare text{stroke:none}" if 'class="bare"' in body else ""
     told = label.group(1).removesuffix(" The table below holds every number.") if label else ""
     text = (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH + 2 * MARGIN:g} {height:g}" '
         f'width="{WIDTH + 2 * MARGIN:g}" height="{height:g}" role="img" aria-label="{told}">\n'
         f"<style>svg *{{stroke-linejoin:round}}text{{font-family:{FONT}!important;paint-order:stroke;"
-        "stroke:#fff;stroke-width:3px}.bare text{stroke:none}</style>\n"
+        f"stroke:#fff;stroke-width:3px}}{bare}</style>\n"
         f'<rect width="100%" height="100%" fill="#fff"/>\n{head}\n{body}\n</svg>\n'
     )
     return _plain(text)

@@ -56,5 +56,5 @@ def drawn(curves: dict[str, SuccessCurve]) -> dict[str, Any]:
 def _drawn(curve: SuccessCurve) -> dict[str, list[float]]:
     size = int(curve.costs.size)
     places = sorted({round(place) for place in np.linspace(0, size - 1, min(size, _POINTS)).tolist()})
-    names = ("costs", "value", "low", "high")
+    names = ("costs", "value", "low", "high", "after")
     return {name: [float(getattr(curve, name)[place]) for place in places] for name in names}
