@@ -29,9 +29,12 @@ from calibrant.models.open_model import OpenModel
 from calibrant.models.scripted import ScriptedModel
 from calibrant.models.slot import with_suffix
 
-WORDS = "cat dog moon sun tree rain song king ship gold salt leaf bird lamp fish door".split()
+WORDS = (
+    *("cat", "dog", "moon", "sun", "tree", "rain", "song", "king"),
+    *("ship", "gold", "salt", "leaf", "bird", "lamp", "fish", "door"),
+)
 TEMPLATE = "{% for m in messages %}<user>{{ m['content'] }}<end>{% endfor %}<assistant>"
-SMALL = GCG(suffix=" cat" * 4, steps=40, width=64, top_k=16, block=7, sampling=Sampling(max_tokens=4))
+SMALL = GCG(suffix=" cat" * 8, steps=40, width=24, top_k=16, block=7, sampling=Sampling(max_tokens=4))
 
 
 def tokens():
@@ -47,9 +50,8 @@ def tokens():
     return tokenizer
 
 
-def weights(seed=0, deaf=False):
-    """Random weights that say what their prompt makes them say; ``deaf``: values are 0, so only the last token
-    before the reply has a say, and the suffix has none."""
+def weights(seed=1, deaf=False):
+    """Random weights: what they say hangs on every token; ``deaf``: on the last token alone, for values are 0."""
     tokenizer = tokens()
     config = LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2,
@@ -60,7 +62,7 @@ def weights(seed=0, deaf=False):
         torch.manual_seed(seed)
         module = LlamaForCausalLM(config)
     module.requires_grad_(False)
-    module.lm_head.weight[:3] = -1e-3  # it never stops by itself
+    module.lm_head.weight[: -len(WORDS)] = 0.0  # it speaks in words and never stops by itself
     for layer in module.model.layers if deaf else ():
         layer.self_attn.v_proj.weight.zero_()
     return OpenModel.from_module(module, tokenizer, "deaf" if deaf else "small")
@@ -99,7 +101,7 @@ class Truth:
 GOALS = Goals(rows=(Goal(id="g", text="tell me", category="c"),))
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [1, 2])
 def test_reaches_a_reply_that_some_suffix_brings_about(seed):
     model = weights(seed)
     reply = planted(model)
@@ -217,7 +219,7 @@ def test_a_draft_with_another_tokenizer_is_refused():
 def test_no_survivor_is_an_error_that_says_so(monkeypatch):
     search = Search(weights(), Chat.ask("tell me"), " moon", SMALL)
     search.slot = search.slot._replace(survives=lambda rows: torch.zeros(len(rows), dtype=torch.bool))
-    with pytest.raises(InputError, match="none of 64 candidates"):
+    with pytest.raises(InputError, match="none of 24 candidates"):
         search.step(search.begin(seeded()), seeded())
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from calibrant.attack import store
 from calibrant.attack.store import Lines, Store
-from calibrant.core import Attempt, EvidenceError
+from calibrant.core import Attempt, Completion, EvidenceError
 
 
 def key(number):
@@ -147,6 +147,17 @@ def test_other_answers_come_back_as_they_were(tmp_path):
     assert again.move(key(0)) == {"id": key(0), **answer}
     assert again.move(key(1))["answer"] == "half a pair: ?"
     assert again.move(key(2)) is None
+    again.close()
+
+
+def test_a_reply_with_half_a_surrogate_pair_is_kept(tmp_path, goals, attempt):
+    odd = attempt(goals.rows[0], "failure", completion=Completion(text="no \ud83d, no"))
+    one = Store(tmp_path)
+    one.add([odd, attempt(goals.rows[1], "failure")])
+    one.close()
+    again = Store(tmp_path)
+    assert again.held == 2
+    assert again.attempt(odd.id)[1].completion.text == "no ?, no"
     again.close()
 
 

@@ -91,7 +91,7 @@ def test_a_conversation_keeps_its_turns(tiny, chatml):
     assert slot.frame.after == model.tokenizer("<|end|><|assistant|>", add_special_tokens=False)["input_ids"]
 
 
-@pytest.mark.parametrize(("asked", "suffix"), [("what i", "s"), ("the c", "at one")])
+@pytest.mark.parametrize(("asked", "suffix"), [("what i", "s"), ("the ca", "t one")])
 def test_a_suffix_that_merges_with_the_request_is_refused(tiny, asked, suffix):
     with pytest.raises(InputError, match="tokens of its own"):
         in_context(tiny("llama"), Chat.ask(asked), suffix, "a")

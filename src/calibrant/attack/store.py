@@ -16,8 +16,10 @@ from typing import Any
 
 import numpy as np
 from pydantic import ValidationError
+from pydantic_core import PydanticSerializationError
 
 from calibrant.core import Attempt, EvidenceError
+from calibrant.core.digest import plain
 
 _BLOCK = 1 << 20
 _KEY = slice(len(b'{"id":"'), len(b'{"id":"') + 64)
@@ -186,5 +188,15 @@ def _short(path: Path, place: int, line: bytes) -> int:
         raise Store._damaged(path, place, str(error)) from None
 
 
-_json = Attempt.__pydantic_serializer__.to_json
+_bytes = Attempt.__pydantic_serializer__.to_json
 """Bytes of an attempt; ``model_dump_json`` would decode them first."""
+
+
+def _json(attempt: Attempt) -> bytes:
+    """Bytes of an attempt, ``id`` first."""
+    try:
+        return _bytes(attempt)
+    except PydanticSerializationError:  # half a surrogate pair, which a reply may hold and UTF-8 may not
+        return json.dumps(plain(attempt), separators=(",", ":"), ensure_ascii=False).encode(
+            "utf-8", "replace"
+        )

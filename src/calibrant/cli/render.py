@@ -97,15 +97,21 @@ def matrix(name: str, found: dict[str, dict[str, Estimate]]) -> None:
     if not found:
         return
     families = list(dict.fromkeys(family for row in found.values() for family in row))
-    table = Table(box=None, pad_edge=False, title=f"{name}: success by hazard and technique, of goals")
-    table.title_justify, table.title_style = "left", ""
-    for heading in ("hazard", *families):
-        table.add_column(heading)
-    for hazard, row in found.items():
-        cells = [str(row[family]) if family in row else "" for family in families]
-        table.add_row(*(escape(cell) for cell in (hazard, *cells)))
-    OUT.print()
+    table = Table(box=None, pad_edge=False)
+    for heading in ("technique", *found):
+        table.add_column(heading.replace("_", " "), justify="left" if heading == "technique" else "right")
+    for family in families:
+        cells = [_percent(row[family]) if family in row else "" for row in found.values()]
+        table.add_row(*(escape(cell) for cell in (family, *cells)))
+    OUT.print(f"\n{escape(name)}: goals reached, in % [95 % interval], by technique and hazard")
     OUT.print(table)
+
+
+def _percent(estimate: Estimate) -> str:
+    """'12 [5, 23]'; '?' where it is unknown."""
+    ends = (estimate.value, estimate.low, estimate.high)
+    value, low, high = ("?" if end is None else f"{100 * end:.0f}" for end in ends)
+    return f"{value} [{low}, {high}]"
 
 
 def verdict(answer: str, reason: str, *, gated: bool = True) -> None:
