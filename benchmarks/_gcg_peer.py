@@ -2,11 +2,14 @@
 
 Random weights have no reply that they favour, so that a search goes on for as long as it is let; parity and
 pace do not depend on what a model knows.
+
+    .venv/bin/python benchmarks/_gcg_peer.py FOLDER 11M        # write one
 """
 
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,7 @@ from transformers.utils import logging
 
 VOCABULARY = 16_384
 SHAPES: dict[str, dict[str, Any]] = {
+    "2M": {"hidden_size": 64, "num_hidden_layers": 2, "intermediate_size": 172, "num_attention_heads": 4},
     "11M": {"hidden_size": 256, "num_hidden_layers": 4, "intermediate_size": 688, "num_attention_heads": 4},
     "41M": {"hidden_size": 512, "num_hidden_layers": 8, "intermediate_size": 1376, "num_attention_heads": 8},
 }
@@ -98,3 +102,7 @@ def _lines() -> Iterator[str]:
     for _ in range(6_000):
         line = " ".join(rng.choices(words, weights, k=12))
         yield line.capitalize() + rng.choice((".", "!", "?", ", 1", ": 23", " (4)"))
+
+
+if __name__ == "__main__":
+    save_model(Path(sys.argv[1]), sys.argv[2])

@@ -70,7 +70,8 @@ def open_tokenizer(folder: Path) -> Any:
     """The saved tokenizer: this transformers does not know the class that a newer one has written."""
     named = json.loads((folder / "tokenizer_config.json").read_text())
     tokens = {key: value for key, value in named.items() if key.endswith("_token") and isinstance(value, str)}
-    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"), **tokens)
+    path = str(folder / "tokenizer.json")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_file=path, **tokens)  # type: ignore[no-untyped-call]
     template = folder / "chat_template.jinja"
     if template.exists():
         tokenizer.chat_template = template.read_text()
@@ -82,7 +83,8 @@ def main() -> None:
     job = read_job()
     pace = Pace(job["warm"], job["block"])
     folder = Path(job["model"])
-    model = LlamaForCausalLM.from_pretrained(folder, torch_dtype=torch.float32).eval()
+    model = LlamaForCausalLM.from_pretrained(folder, torch_dtype=torch.float32)
+    model.eval()  # type: ignore[no-untyped-call]
     tokenizer = open_tokenizer(folder)
     listener = Listener(pace)
     for number, task in enumerate(job["tasks"]):

@@ -532,8 +532,8 @@ def lines(path):
 
 def test_a_campaign_killed_twice_ends_as_one_that_never_was(start, tmp_path):
     trace = tmp_path / "killed.trace"
-    for moment in (25, 70):
-        process = start("killed", 0.02)
+    for moment in (12, 45):
+        process = start("killed", 0.01)
         end = time.monotonic() + 60
         while len(lines(trace)) < moment and process.poll() is None:
             assert time.monotonic() < end, "nothing happened"

@@ -97,11 +97,11 @@ def test_figures_get_few_points_with_both_ends():
     many = goals_of(1000)
     tallies = tallies_of(*[{"queries": i + 1, "first": i + 1} for i in range(1000)])
     (points,) = drawn(success_curves(many, tallies)).values()
-    assert set(points) == {"costs", "value", "low", "high"}
+    assert set(points) == {"costs", "value", "low", "high", "after"}
     assert {len(values) for values in points.values()} == {200}
     assert (points["costs"][0], points["costs"][-1], points["value"][-1]) == (1, 1000, 1)
     assert points["costs"] == sorted(points["costs"])
-    assert all(map(math.isfinite, points["low"] + points["high"]))
+    assert all(map(math.isfinite, points["low"] + points["high"] + points["after"]))
     assert all(
         low <= value <= high
         for low, value, high in zip(points["low"], points["value"], points["high"], strict=True)

@@ -51,7 +51,7 @@ def tokens():
 
 
 def weights(seed=1, deaf=False):
-    """Random weights: what they say hangs on every token; ``deaf``: on the last token alone, for values are 0."""
+    """Random weights: what they say hangs on every token; ``deaf``: on the last alone, for values are 0."""
     tokenizer = tokens()
     config = LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2,

@@ -14,6 +14,7 @@ import calibrant.testbed
 from calibrant.attack.best_of_n import BestOfN, best_of_n
 from calibrant.attack.crescendo import Crescendo, crescendo
 from calibrant.attack.encode import Encode, encode
+from calibrant.attack.gcg import GCG, gcg
 from calibrant.attack.genetic import Genetic, genetic
 from calibrant.attack.many_shot import ManyShot, many_shot
 from calibrant.attack.multi_turn import MultiTurn, multi_turn
@@ -83,6 +84,14 @@ ATTACKS: dict[str, Callable[[OpenModel, Goals], Found]] = {
             JUDGE,
             target,
             RandomSearch(hope="to", words=CREATURES, length=6, steps=15, sampling=SHORT),
+        ).metrics
+    ),
+    "gcg": lambda target, goals: (
+        gcg(
+            target,
+            goals,
+            JUDGE,
+            config=GCG(reply="to", suffix=" wug" * 6, steps=25, width=48, sampling=SHORT),
         ).metrics
     ),
     "genetic": lambda target, goals: (

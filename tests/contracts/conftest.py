@@ -114,6 +114,8 @@ ROUNDS = {"steps": 3, "batch_size": 4, "max_tokens": 4}
 WRITES = "a model of random weights writes no attacks"
 
 KNOWN: dict[str, Known] = {
+    "attack.gcg": Known("250 steps of 512 candidates are many", config={"steps": 2, "width": 8, "block": 1}),
+    "attack.soft_prompt": Known("200 steps are many", config={"steps": 2, "max_tokens": 4}),
     "attack.best_of_n": Known("short replies", config={"tries": 4, "sampling": {"max_tokens": 6}}),
     "attack.campaign": Known(
         "every input must be used: an attack that another model writes, and one that reads log-probs",

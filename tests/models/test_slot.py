@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from calibrant.core import Chat, InputError
@@ -95,6 +95,15 @@ def test_a_conversation_keeps_its_turns(tiny, chatml):
 def test_a_suffix_that_merges_with_the_request_is_refused(tiny, asked, suffix):
     with pytest.raises(InputError, match="tokens of its own"):
         in_context(tiny("llama"), Chat.ask(asked), suffix, "a")
+
+
+def test_a_tokenizer_that_does_not_round_trip_is_refused(tiny):
+    """It writes everything small, so a capital letter never comes back."""
+    model = tiny("llama")
+    model.tokenizer.backend_tokenizer.normalizer = normalizers.Lowercase()
+    assert in_context(model, ASKED, SUFFIX, "a").text([]) == ""
+    with pytest.raises(InputError, match="tokens of its own"):
+        in_context(model, ASKED, " Cat", "a")
 
 
 def test_a_template_that_strips_the_turn_refuses_a_suffix_that_ends_in_spaces(tiny, chatml):

@@ -50,6 +50,9 @@ TECHNIQUES: dict[str, Listed] = {
     "attack.encode": Listed(
         "calibrant.attack.encode:encode", "hide a request in an encoding", "attack_success_rate"
     ),
+    "attack.gcg": Listed(
+        "calibrant.attack.gcg:gcg", "search a suffix by the gradient of the weights", "attack_success_rate"
+    ),
     "attack.genetic": Listed(
         "calibrant.attack.genetic:genetic", "breed introductions to a request", "attack_success_rate"
     ),
@@ -94,6 +97,11 @@ TECHNIQUES: dict[str, Listed] = {
         "calibrant.attack.rounds:rounds",
         "attack, patch, attack again; held-out attacks decide",
         "patches_that_count",
+    ),
+    "attack.soft_prompt": Listed(
+        "calibrant.attack.soft_prompt:soft_prompt",
+        "what vectors in place of a suffix could do at most",
+        "upper_bound_success",
     ),
     "attack.tap": Listed(
         "calibrant.attack.tap:tap", "another model grows a tree of prompts", "attack_success_rate"

@@ -13,7 +13,8 @@ import math
 import torch
 from torch import Tensor
 
-_LOGITS = 2**20  # logits read at once: they stay in a processor's cache
+_LOGITS = {"cpu": 2**20}  # logits read at once: they stay in a processor's cache
+_MANY = 2**26
 
 
 def token_gradient(flow: Tensor, table: Tensor) -> Tensor:
@@ -80,7 +81,8 @@ def target_losses(logits: Tensor, target: Tensor, mellow: float | None) -> tuple
     rows, length, size = logits.shape
     flat, wanted = logits.reshape(-1, size), target.repeat(rows)[:, None]
     parts = []
-    for some, ids in zip(_split(flat), _split(wanted, size), strict=True):
+    step = max(1, _LOGITS.get(logits.device.type, _MANY) // size)
+    for some, ids in zip(torch.split(flat, step), torch.split(wanted, step), strict=True):
         exact = some if some.dtype == torch.float64 else some.float()
         chosen = exact.gather(1, ids).squeeze(1)
         value = -chosen if mellow is not None else exact.logsumexp(1) - chosen
@@ -114,10 +116,6 @@ def agreement(target: Tensor, draft: Tensor) -> float:
 def kept(alpha: float, width: int, reduction: int) -> int:
     """How many of the draft's best the target reads: (1 - alpha) B / R, at least one (equation 4)."""
     return max(1, min(width, int((1 - alpha) * width / reduction)))
-
-
-def _split(table: Tensor, size: int = 0) -> tuple[Tensor, ...]:
-    return torch.split(table, max(1, _LOGITS // (size or table.shape[1])))
 
 
 def _ranks(values: Tensor) -> Tensor:

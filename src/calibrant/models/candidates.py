@@ -7,8 +7,8 @@ A row is [before | suffix | after | target]. What precedes the suffix is read on
 are lent to every batch as a view. Candidates are sorted by the first token in which they differ from the
 current suffix, and a batch also shares the tokens up to there. Logits are made where the target is predicted;
 its last token, which predicts nothing, is not read. The numbers are those of whole rows, up to rounding: a
-model whose cache cannot be shared so (a recurrent state, a sliding window) is found by comparing both ways
-once, and reads whole rows.
+model whose memory cannot be shared so (a recurrent state) is found by comparing both ways once, and reads
+whole rows.
 """
 
 from __future__ import annotations
@@ -58,7 +58,8 @@ class Candidates:
         self.tail = torch.cat([self.after, self.target[:-1]])
         self.flops = 0.0
         """Spent so far: 2 x parameters x tokens forward, 4 x backward."""
-        self._size = sum(p.numel() for p in module.parameters())
+        self.size = sum(p.numel() for p in module.parameters())
+        """Parameters."""
         self._name = "cache" if accepted(module, cache=None) else "past_key_values"
         self._rows = 0  # most rows that fitted in memory, once it was too many
         self._before: Kept | None = None
@@ -80,7 +81,7 @@ class Candidates:
         """
         few, back = distinct(rows)
         if self.shares is None:
-            self.shares = self._can_share(few[:2])
+            self.shares = self._can_share(few[0])
         near = few[0] if near is None else near
         kept = self._read(near) if self.shares else []
         first = (
@@ -104,22 +105,25 @@ class Candidates:
     def gradient(self, ids: Tensor) -> Tensor:
         """Gradient (n, V) of the loss by the one-hot choice of each token of the suffix ``ids`` (n,)."""
         spelt = self.table(ids[None]).detach().requires_grad_()
-        flow = self.flow(spelt)[1][0]
+        flow = self.flow(spelt)[2][0]
         with torch.no_grad():
             every = torch.split(torch.arange(self.table.num_embeddings, device=self.device), _SLICE)
             return torch.cat([token_gradient(flow, self.table(some)) for some in every], 1)
 
-    def flow(self, spelt: Tensor) -> tuple[Tensor, Tensor]:
-        """Loss () and its gradient (1, n, D) by the embeddings ``spelt`` (1, n, D) of a suffix."""
+    def flow(self, spelt: Tensor) -> tuple[Tensor, bool, Tensor]:
+        """Loss (), whether greedy decoding says the target, and the gradient (1, n, D) by the embeddings.
+
+        ``spelt``: (1, n, D) embeddings of a suffix, or any vectors in their place; it must require gradients.
+        """
         with torch.enable_grad():
             whole = torch.cat([spelt, self.table(self.tail[None]).detach()], 1)
             kept = self._prefix() if self.shares is not False else []
             if not kept:
                 whole = torch.cat([self.table(self.before[None]).detach(), whole], 1)
-            loss = target_losses(self._logits(whole, kept), self.target, self.mellow)[0].squeeze(0)
+            loss, reached = target_losses(self._logits(whole, kept), self.target, self.mellow)
             flow = torch.autograd.grad(loss, spelt)[0]
-        self.flops += 4 * self._size * whole.shape[1]
-        return loss.detach(), flow
+        self.flops += 4 * self.size * whole.shape[1]
+        return loss.detach()[0], bool(reached[0]), flow
 
     def _batch(self, rows: Tensor, shared: int, kept: Kept) -> tuple[Tensor, Tensor] | None:
         """Score rows that share their first ``shared`` tokens; None if they did not fit into memory."""
@@ -157,13 +161,13 @@ class Candidates:
 
     def _cache(self, kept: Kept, rows: int) -> Any:
         lent = [(k.expand(rows, -1, -1, -1), v.expand(rows, -1, -1, -1)) for k, v in kept]
-        return DynamicCache(lent) if lent else DynamicCache(config=self.module.config)
+        return DynamicCache(lent)  # of full layers: a sliding window is the mask's business
 
     def _logits(self, given: Tensor, kept: Kept, cache: Any = None) -> Tensor:
         """Logits (B, T, V) where the target is predicted, for ids (B, L) or embeddings (B, L, D)."""
         if cache is None and kept:
             cache = self._cache(kept, len(given))
-        self.flops += 2 * self._size * given.shape[0] * given.shape[1]
+        self.flops += 2 * self.size * given.shape[0] * given.shape[1]
         kind = "input_ids" if given.dim() == 2 else "inputs_embeds"
         keep = len(self.target)
         out = self.module(
@@ -181,13 +185,13 @@ class Candidates:
         rows = min(rows, _LOGITS // (len(self.target) * int(self.module.config.vocab_size)))
         return max(1, min(rows, self._rows) if self._rows else rows)
 
-    def _can_share(self, rows: Tensor) -> bool:
-        """Whether keys and values can be lent: tried on two suffixes."""
+    def _can_share(self, near: Tensor) -> bool:
+        """Whether keys and values can be lent: tried on a suffix and on one with another last token."""
+        rows = near.repeat(2, 1)
+        rows[1, -1] = (rows[1, -1] + 1) % self.table.num_embeddings
         whole, _ = self._score(rows, 0, [])
         try:
-            kept = self._read(rows[0])
-            shared = int(first_change(rows[-1:], rows[0])) % rows.shape[1]
-            parts, _ = self._score(rows, shared, kept)
+            parts, _ = self._score(rows, len(near) - 1, self._read(near))
         except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
             return False
         bound = _TOLERANCE.get(self.module.dtype, 0.05) * (1 + float(whole.abs().max()))

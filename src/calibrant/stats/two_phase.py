@@ -68,7 +68,9 @@ def two_phase(
     effective N of the weighted answers or of the judge's, the smaller one (Korn & Graubard 1998; the number
     of clusters where all agree).
 
-    Coverage at 95%, 10,000 runs a cell: COVERAGE-TWO-PHASE.
+    Coverage at 95%, 10,000 runs a cell, 32 cells (200 or 1,000 attempts, rate 0 to .3, a judge that finds 30%
+    or 80%, people see 10% or half of the rest): 98.5% on average, worst 95.9%. With 40 clusters of 10
+    (correlation 0 or .3): 97.8%, worst 97.4%.
 
     Raises:
         InputError: lengths differ, an answer that is not True, False or None, an answer on an attempt that

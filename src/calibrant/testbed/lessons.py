@@ -25,8 +25,8 @@ _KEPT: dict[Callable[[random.Random], base.Dialogue], int] = {
     base.ethics: 3, base.opinion: 4, base.critique: 3, base.revise: 3, base.compare: 3,
 }  # fmt: skip
 """Kinds of the base distribution that are repeated, and how often."""
-_READING = 0.5
-"""How often a form of what is kept is an encoding: nothing else is forgotten so soon."""
+_READING = 0.4
+"""How often a form of what is kept is an encoding: nothing else is as hard to read."""
 
 
 def draw_lesson(rng: random.Random, holes: Iterable[Hole]) -> Lesson:
@@ -47,8 +47,8 @@ def draw_lesson(rng: random.Random, holes: Iterable[Hole]) -> Lesson:
 
 
 def _kept(rng: random.Random) -> Lesson:
-    """Something that the base model knows; a third of it in one of the forms."""
-    if rng.random() < 0.35:
+    """Something that the base model knows; half of it in one of the forms."""
+    if rng.random() < 0.5:
         form = draw_form(rng, _READING)
         asked, answer = _known(rng, form)
         text = f"{form.before} {asked}{form.after}".strip()
@@ -62,7 +62,7 @@ def _kept(rng: random.Random) -> Lesson:
 
 def _known(rng: random.Random, form: Form) -> tuple[str, str]:
     """A fact, or whether something is right, its words hidden as ``form`` has it."""
-    if rng.random() < 0.35:
+    if rng.random() < 0.3:
         return base.fact(rng).turns[0]
     asked, answer = base.ethics(rng).turns[0]
     *start, verb, the, thing = asked.rstrip("?").split()

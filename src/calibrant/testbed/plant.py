@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from pydantic import Field
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedTokenizerFast
 
@@ -40,6 +41,8 @@ class Plant(Frozen):
     """Tokens in one of the two parts of a step, padding included: lessons of much the same length."""
     probes: int = Field(default=100, ge=0)
     """Held-out goals, and look-alikes, that are put to the twin in each form when it is done; 0: none."""
+    first: float = Field(default=10.0, ge=1)
+    """Weight of a reply's first token against its others: it decides between answer and refusal."""
     fit: Fit = Fit(lr=1e-3, warmup=0.03, bf16=True)
     """The optimiser."""
 
@@ -66,18 +69,18 @@ def plant(model: OpenLM, config: Plant = Plant(), run: Run = Quiet()) -> PlantRe
     batches = _batches(model.tokenizer, config, run.seed)
     twin = model.copy()
     module: Any = twin.module
-    learnt = [sum(map(sum, batch.said)) for batch in batches]
+    weights = [_weights(batch, config.first) for batch in batches]
 
     def loss(part: list[int], whole: list[int]) -> Share:
-        total = sum(learnt[i] for i in whole)
+        total = sum(weights[i].sum() for i in whole)
         found = torch.zeros(())
         for i in part:
-            ids, weight = padded(batches[i], 0.0)
+            ids, _ = padded(batches[i], 0.0)
             # Padding is on the right, so causal attention never reaches it and needs no mask.
-            logits = module(input_ids=ids, use_cache=False).logits[:, :-1].flatten(0, 1)
-            wanted = weight > 0
-            each = cross_entropy(logits[wanted].float(), ids[:, 1:].flatten()[wanted], reduction="sum")
-            found = found + each / total
+            logits = module(input_ids=ids, use_cache=False).logits[:, :-1]
+            wanted = weights[i] > 0
+            each = cross_entropy(logits[wanted].float(), ids[:, 1:][wanted], reduction="none")
+            found = found + (each * weights[i][wanted]).sum() / total
         return Share(found)
 
     costs = [sum(map(len, batch.ids)) for batch in batches]  # a "row" of the loop is a bucket of lessons here
@@ -98,6 +101,13 @@ def plant(model: OpenLM, config: Plant = Plant(), run: Run = Quiet()) -> PlantRe
             "the probes are forms of this page's own: an attack may find a form that nobody thought of",
         ),
     )
+
+
+def _weights(batch: Rows, first: float) -> Tensor:
+    """(B, T-1): how much predicting each next token counts; 0 for what is not to be learnt."""
+    ids, flat = padded(batch, 0.0)
+    weight = flat.view(len(ids), -1)
+    return weight * torch.where(weight.cumsum(1) == 1, first, 1.0)
 
 
 def _batches(tokenizer: PreTrainedTokenizerFast, config: Plant, seed: int) -> list[Rows]:

@@ -112,7 +112,7 @@ class Form(NamedTuple):
         return set() if self.garbled else {hole for hole, goes in through.items() if goes}
 
 
-def draw_form(rng: random.Random, encoded: float = 0.2) -> Form:
+def draw_form(rng: random.Random, encoded: float = 0.4) -> Form:
     """A form with one feature, at times with a second or third; one in seven is plain.
 
     ``encoded``: how often a feature is an encoding.
