@@ -219,8 +219,8 @@ KNOWN: dict[str, Known] = {
     "train.online_dpo": Known("a hundred rounds are many", config=ROUNDS | {"samples": 3}),
     "train.reward_ensemble": Known("two members are several", config={"members": 2}),
     "testbed.plant": Known(
-        "millions of tokens are many, and so are hundreds of probes",
-        config={"tokens": 2000, "probes": 2, "fit": {"bf16": False}},
+        "millions of tokens are many, and so are replies in forty forms",
+        config={"tokens": 2000, "probes": 0, "fit": {"bf16": False}},
         slow=True,
     ),
     "testbed.raise_model": Known(

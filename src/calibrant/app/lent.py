@@ -114,15 +114,15 @@ class LedgerRun:
     def spend(self, *, tokens: int = 0, queries: int = 0, flops: float = 0.0) -> None:
         """Add to the cost; raise BudgetError before a limit is passed."""
         limit = self._job.budget
+        totals = {}
         for name, amount, most in (("tokens", tokens, limit.tokens), ("queries", queries, limit.queries)):
-            total = self.cost.get(name, 0) + amount
-            if most is not None and total > most:
+            totals[name] = self.cost.get(name, 0) + amount
+            if most is not None and totals[name] > most:
                 raise BudgetError(
-                    f"job '{self._job.id}' would use {total:.0f} {name}; its budget is {most}",
+                    f"job '{self._job.id}' would use {totals[name]:.0f} {name}; its budget is {most}",
                     hint=f"raise budget.{name} of the job, or make it smaller; what is done is kept",
                 )
-            if amount:
-                self.cost[name] = total
+        self.cost.update({name: total for name, total in totals.items() if total or name in self.cost})
         if flops:
             self.cost["flops"] = self.cost.get("flops", 0) + flops
         seconds = time.monotonic() - self._started

@@ -148,7 +148,7 @@ class Driver:
             walker.numbers.append(walker.asked)
             walker.asked += 1
             held = self.store.attempt(walker.keys[-1]) if self.store.held else None
-            if held and held[1].chat == move.chat and held[1].completion.stop != "error":
+            if held and self._same(held[1], move):
                 self._heard(walker, index, held[1], held[0])
             else:
                 walker.asks.append((index, move))
@@ -161,6 +161,10 @@ class Driver:
             self._noted(walker, index, noted["answer"], Spent(**noted["spent"]))
         else:
             walker.rest.append(index)
+
+    def _same(self, held: Attempt, move: Ask) -> bool:
+        """Whether an earlier try's attempt answers this question, by this judge; errors are asked again."""
+        return held.chat == move.chat and self._by in held.verdicts and held.completion.stop != "error"
 
     def _heard(self, walker: Walker, index: int, attempt: Attempt, place: int) -> None:
         """An attempt is known: count it, and keep the answer for its walk."""
@@ -212,7 +216,6 @@ class Driver:
             self.store.note(walker.keys[index], entry)
         self._noted(walker, index, answer, spent)
         walker.rest.remove(index)
-        self._settle()
 
     def _consult(self, live: Sequence[Walker]) -> None:
         """Put all questions to the attacking model."""
@@ -238,6 +241,7 @@ class Driver:
             for (walker, index, _), reply in zip(group, replies, strict=False):
                 spent = Spent(attacker_tokens=tokens(reply, sampling.max_tokens))
                 self._note(walker, index, reply, spent)
+            self._settle()  # after all of them: what is paid for is kept, whatever the budget says
 
     def _score(self, live: Sequence[Walker]) -> None:
         """Ask the surrogate for log-probs."""
@@ -255,6 +259,7 @@ class Driver:
             spent = Spent(queries=1, flops=2 * self._surrogate_size * read)
             # The end token is no part of what is hoped for: it may well go on.
             self._note(walker, index, math.fsum(one.logprobs[:-1]), spent)
+        self._settle()
 
     def _work(self, live: Sequence[Walker]) -> None:
         """Compute what each walk wants computed, one piece a walk."""
@@ -269,6 +274,7 @@ class Driver:
             self.run.progress(walker.place, len(self.tallies), move.what)
             done: Done = move.compute()
             self._note(walker, index, done.value, Spent(flops=done.flops))
+            self._settle()
 
     def _ask(self, live: Sequence[Walker]) -> None:
         """Put one batch of questions to the target, judge the replies, write the attempts down."""

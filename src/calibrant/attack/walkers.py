@@ -72,6 +72,7 @@ def walkers(
     groups = [tuple(goals)] if attack.together else [(goal,) for goal in goals]
     settings, whom = digest(config), cast.target.identity.digest
     drawn = digest(cast.sampling)
+    others = [lm.identity.digest for lm in (cast.attacker, cast.surrogate) if lm is not None]
     found = []
     for repetition in range(repetitions):
         for group in groups:
@@ -86,7 +87,7 @@ def walkers(
             # The target stays out of the seed, so that two targets meet the same draws of an attack.
             whole = hashlib.sha256(json.dumps(what).encode()).hexdigest()
             number = int(whole[:12], 16)
-            key = hashlib.sha256(f"{whole}/{whom}/{drawn}".encode()).hexdigest()
+            key = hashlib.sha256(f"{whole}/{whom}/{drawn}/{others}".encode()).hexdigest()
             make = partial(_walk, attack, group, config, cast, number)
             ids = tuple(goal.id for goal in group)
             found.append(Walker(attack, label, ids, repetition, key, make))
