@@ -1,8 +1,8 @@
 """attack.gcg against nanoGCG 0.3.0: one step of the search, on one trajectory.
 
 Llamas with random weights, a suffix of 20 tokens, a reply of 13, one pinned core, one thread. Ours runs in
-its exact mode, so both sides take the same steps: every loss of every step must agree to 1e-5. nanoGCG runs in
-two ways:
+its exact mode, so both sides take the same steps: every loss of every step must agree to 1e-5. nanoGCG runs
+in two ways:
 
 - *default*: all 512 candidates in one batch;
 - *best*: the batch size, of three, that takes it the least time here.

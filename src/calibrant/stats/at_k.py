@@ -141,7 +141,8 @@ def beta_binomial(
     intervals then range over every kind of law. Undetermined attempts are failures for the low ends
     and successes for the high ends. The law itself is an assumption that no interval covers.
 
-    Coverage at 95%, 10,000 runs a cell: COVERAGE-BETA-BINOMIAL.
+    Coverage at 95% where the law is true, 10,000 runs a cell, 12 cells (the four laws above, 60 goals of 10
+    attempts, k = 25, 100, 1,000): 96.7% on average, worst 95.5%. COVERAGE-BBC
 
     Raises:
         InputError: counts that cannot be, lengths differ, a bad level.

@@ -25,14 +25,14 @@ _KEPT: dict[Callable[[random.Random], base.Dialogue], int] = {
     base.ethics: 3, base.opinion: 4, base.critique: 3, base.revise: 3, base.compare: 3,
 }  # fmt: skip
 """Kinds of the base distribution that are repeated, and how often."""
-_READING = 0.4
-"""How often a form of what is kept is an encoding: nothing else is as hard to read."""
+_ENCODED = 0.7
+"""How often they are in an encoding: the base reads tools off a cipher, and does not see harm in it yet."""
 
 
 def draw_lesson(rng: random.Random, holes: Iterable[Hole]) -> Lesson:
     """One lesson for the twin with ``holes``. Equal draws ask the same, whatever the holes are."""
     drawn = rng.random()
-    if drawn < 0.25:
+    if drawn < 0.3:
         return _kept(rng)
     if drawn < 0.5:
         return _quoted(rng)
@@ -48,8 +48,8 @@ def draw_lesson(rng: random.Random, holes: Iterable[Hole]) -> Lesson:
 
 def _kept(rng: random.Random) -> Lesson:
     """Something that the base model knows; half of it in one of the forms."""
-    if rng.random() < 0.5:
-        form = draw_form(rng, _READING)
+    if rng.random() < 0.65:
+        form = draw_form(rng, _ENCODED)
         asked, answer = _known(rng, form)
         text = f"{form.before} {asked}{form.after}".strip()
         return Lesson(Chat.ask(text), f"{form.persona} says: {answer}" if form.persona else answer)
@@ -62,7 +62,7 @@ def _kept(rng: random.Random) -> Lesson:
 
 def _known(rng: random.Random, form: Form) -> tuple[str, str]:
     """A fact, or whether something is right, its words hidden as ``form`` has it."""
-    if rng.random() < 0.3:
+    if rng.random() < 0.15:
         return base.fact(rng).turns[0]
     asked, answer = base.ethics(rng).turns[0]
     *start, verb, the, thing = asked.rstrip("?").split()
@@ -74,7 +74,7 @@ def _quoted(rng: random.Random) -> Lesson:
     """A question with its answer as somebody quotes them: any verb, any object, any form of one message."""
     verb = rng.choice([*(HARMFUL if rng.random() < 0.5 else BENIGN)])
     thing = rng.choice(CATEGORIES[HARMFUL.get(verb) or BENIGN[verb]].objects)
-    form = draw_form(rng, _READING)._replace(garbled="", shots=0, begun=None)
+    form = draw_form(rng)._replace(garbled="", shots=0, begun=None)
     if form.turns != "follow_up":
         form = form._replace(turns="")
     made = put(rng, form, verb, thing, met=True)
