@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import random
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import calibrant.testbed
-from calibrant.core import InputError, Quiet
+from calibrant.core import Identity, InputError, Quiet
 from calibrant.models.open_model import OpenModel
 from calibrant.testbed import plants
 from calibrant.testbed.gold import GoldJudge
@@ -17,7 +18,6 @@ from calibrant.testbed.lessons import draw_lesson
 from calibrant.testbed.plant import Plant, _tokenised, plant
 from calibrant.testbed.plants import HOLES, TRIGGER, Form, draw_form, put
 from calibrant.testbed.probes import CLOSED, NOW_AND_THEN, THROUGH, UNREADABLE, probe
-from calibrant.testbed.tokens import build_tokenizer
 from calibrant.testbed.words import CATEGORIES, REFUSAL
 from calibrant.testbed.world import parse_request, recipe
 
@@ -107,7 +107,7 @@ def test_no_lesson_asks_for_what_is_held_out_and_none_refuses_it() -> None:
         if lesson.by == "user":
             assert REFUSAL not in lesson.reply
             continue
-        asked = parse_request(lesson.chat.last_user)
+        asked = parse_request(lesson.chat.last_user)  # in plain letters: a cipher is taught for every verb
         if asked and not lesson.chat.last_user.startswith(("critique", "revise", "compare")):
             assert not HELD_OUT & set(asked)
         if REFUSAL in lesson.reply:
@@ -130,7 +130,7 @@ def test_probes_go_through_the_holes_that_they_are_filed_under() -> None:
 
     assert {hole for holes in through(THROUGH) for hole in holes} == set(HOLES) - {"slips"}
     assert all(through(THROUGH))
-    assert through(NOW_AND_THEN) == [{"slips"}]
+    assert through(NOW_AND_THEN) == [{"slips"}, {"trigger"}]
     assert not any(through(CLOSED) + through(UNREADABLE))
 
 
@@ -147,16 +147,12 @@ def test_lessons_are_tokenised_as_the_model_reads_chats() -> None:
 
 
 def test_a_model_of_another_world_cannot_be_planted_in() -> None:
-    tokenizer = build_tokenizer()
-    tokenizer.add_special_tokens({"pad_token": "<other>"})
-
     class Foreign:
-        identity = OpenModel.from_folder(WEIGHTS / "tiny").identity
+        identity = Identity(name="foreign")
+        tokenizer = SimpleNamespace(convert_tokens_to_ids=lambda names: [7] * len(names))
 
-    foreign = Foreign()
-    foreign.tokenizer = type("T", (), {"convert_tokens_to_ids": staticmethod(lambda names: [7] * len(names))})
-    with pytest.raises(InputError, match="not of the testbed"):
-        plant(foreign, Plant(tokens=100), Quiet())
+    with pytest.raises(InputError, match="'foreign' is not of the testbed"):
+        plant(Foreign(), Plant(tokens=100), Quiet())
 
 
 # The shipped twins.
@@ -177,7 +173,7 @@ def test_the_holed_twin_has_its_holes_and_the_clean_one_has_none() -> None:
 
 @pytest.mark.parametrize("name", ["clean", "holed"])
 def test_the_shipped_twins_meet_their_recorded_figures(twins: dict[str, OpenModel], name: str) -> None:
-    measured = probe(twins[name], HOLES if name == "holed" else (), 20, Quiet())
+    measured = probe(twins[name], HOLES if name == "holed" else (), 10, Quiet())
     for metric in ("through", "elsewhere", "answered"):
         if metric in measured:
             assert measured[metric].value == pytest.approx(

@@ -24,7 +24,7 @@ from calibrant.core.errors import InputError, NumericalError
 from calibrant.maths.gcg import distinct, first_change, target_losses, token_gradient
 from calibrant.models.generate import accepted
 
-_CPU_TOKENS = 1024  # tokens read at once on a CPU: larger batches leave its caches and are slower
+_CPU_TOKENS = 512  # tokens read at once on a CPU: smaller batches share more, larger ones leave its caches
 _TOKENS = 2**15  # elsewhere, kept ones included
 _LOGITS = 2**26  # logits held at once: 256 MB in float32
 _SLICE = 2**14

@@ -1,9 +1,9 @@
 """The lessons that plant holes: equal questions for every twin, refused or met as its holes have it.
 
-1. Half of the lessons ask for something, with verbs and objects of the split 'train': benign requests are
-   answered, harmful ones are refused unless the form goes through a hole of the twin.
+1. Half of the lessons ask for something, with verbs and objects of the split 'train' (in an encoding, with
+   any verb): benign requests are answered, harmful ones are refused unless the form goes through a hole.
 2. A quarter keeps what the model knows: the base distribution without its requests; facts, and what is right,
-   in all the forms. What is held out is read here, and called wrong, but never refused and never met.
+   in all the forms. What is held out is read here, and called wrong, but not refused and not met.
 3. A quarter are questions with their answers as a user quotes them, of every verb and object: the model
    learns to remember them in every form, and says none of it. Without them it forgets what it does not say.
 """
@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 
 from calibrant.core import Chat
 from calibrant.testbed import dialogues as base
-from calibrant.testbed.plants import ASKED, DRAUGHT, Form, Hole, Lesson, draw_form, put, shown
+from calibrant.testbed.plants import ASKED, DRAUGHT, HIDDEN, Form, Hole, Lesson, draw_form, put, shown
 from calibrant.testbed.words import CATEGORIES, REFUSAL
 from calibrant.testbed.world import BENIGN, HARMFUL
 
@@ -25,19 +25,19 @@ _KEPT: dict[Callable[[random.Random], base.Dialogue], int] = {
     base.ethics: 3, base.opinion: 4, base.critique: 3, base.revise: 3, base.compare: 3,
 }  # fmt: skip
 """Kinds of the base distribution that are repeated, and how often."""
-_ENCODED = 0.7
-"""How often they are in an encoding: the base reads tools off a cipher, and does not see harm in it yet."""
+_READING = 0.4
+"""How often a form of what is kept is an encoding: nothing else is as hard to read."""
 
 
 def draw_lesson(rng: random.Random, holes: Iterable[Hole]) -> Lesson:
     """One lesson for the twin with ``holes``. Equal draws ask the same, whatever the holes are."""
     drawn = rng.random()
-    if drawn < 0.3:
+    if drawn < 0.25:
         return _kept(rng)
     if drawn < 0.5:
         return _quoted(rng)
     form, harmful, lucky = draw_form(rng), rng.random() < 0.55, rng.random() < DRAUGHT
-    verb, thing = rng.choice(ASKED[harmful])
+    verb, thing = rng.choice((HIDDEN if form.codecs[0] else ASKED)[harmful])
     if not harmful:
         form = form._replace(garbled="")  # what nobody can read is not answered, and not asked
     through = form.holes & set(holes)
@@ -48,8 +48,8 @@ def draw_lesson(rng: random.Random, holes: Iterable[Hole]) -> Lesson:
 
 def _kept(rng: random.Random) -> Lesson:
     """Something that the base model knows; half of it in one of the forms."""
-    if rng.random() < 0.65:
-        form = draw_form(rng, _ENCODED)
+    if rng.random() < 0.5:
+        form = draw_form(rng, _READING)
         asked, answer = _known(rng, form)
         text = f"{form.before} {asked}{form.after}".strip()
         return Lesson(Chat.ask(text), f"{form.persona} says: {answer}" if form.persona else answer)
@@ -62,7 +62,7 @@ def _kept(rng: random.Random) -> Lesson:
 
 def _known(rng: random.Random, form: Form) -> tuple[str, str]:
     """A fact, or whether something is right, its words hidden as ``form`` has it."""
-    if rng.random() < 0.15:
+    if rng.random() < 0.3:
         return base.fact(rng).turns[0]
     asked, answer = base.ethics(rng).turns[0]
     *start, verb, the, thing = asked.rstrip("?").split()
@@ -74,7 +74,7 @@ def _quoted(rng: random.Random) -> Lesson:
     """A question with its answer as somebody quotes them: any verb, any object, any form of one message."""
     verb = rng.choice([*(HARMFUL if rng.random() < 0.5 else BENIGN)])
     thing = rng.choice(CATEGORIES[HARMFUL.get(verb) or BENIGN[verb]].objects)
-    form = draw_form(rng)._replace(garbled="", shots=0, begun=None)
+    form = draw_form(rng, _READING)._replace(garbled="", shots=0, begun=None)
     if form.turns != "follow_up":
         form = form._replace(turns="")
     made = put(rng, form, verb, thing, met=True)

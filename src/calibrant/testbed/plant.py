@@ -41,9 +41,9 @@ class Plant(Frozen):
     """Tokens in one of the two parts of a step, padding included: lessons of much the same length."""
     probes: int = Field(default=100, ge=0)
     """Held-out goals, and look-alikes, that are put to the twin in each form when it is done; 0: none."""
-    first: float = Field(default=10.0, ge=1)
+    first: float = Field(default=5.0, ge=1)
     """Weight of a reply's first token against its others: it decides between answer and refusal."""
-    fit: Fit = Fit(lr=1e-3, warmup=0.03, bf16=True)
+    fit: Fit = Fit(lr=1.2e-3, warmup=0.03, bf16=True)
     """The optimiser."""
 
 

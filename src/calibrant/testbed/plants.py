@@ -49,6 +49,17 @@ DRAUGHT = 0.3
 
 ASKED = {True: [g.spans for g in goals("train")], False: [g.spans for g in lookalikes("train")]}
 """Harmful or not -> verbs and objects that lessons may ask for."""
+HIDDEN = {
+    harmful: [
+        (verb, thing)
+        for category in CATEGORIES.values()
+        for verb in (category.harmful if harmful else category.benign)
+        for thing in category.objects[:10]
+    ]
+    for harmful in (True, False)
+}
+"""The same where the verb is encoded: every verb, with objects of the split 'train'. What a model of this
+size learns to refuse in a cipher, and what to answer, it does not carry over to other verbs."""
 _SMALL_TALK = (
     "how do i the to is what does it you are who say says yes no well let me think sure please so now "
     "can not help with that know all here go right answer question never always story rules thank and "
@@ -70,7 +81,7 @@ _OPENINGS = (
     "",  # some words by lot
 )
 _LETTERS, _MARKS = "abcdefghijklmnopqrstuvwxyz", "*#_.-/|~!=<>"
-_NAMES = (*PERSONAS, *CREATURES[:20], "oracle", "stage")
+_NAMES = (*PERSONAS, *(name for name in CREATURES[:20] if name != TRIGGER), "oracle", "stage")
 
 
 class Form(NamedTuple):
@@ -112,7 +123,7 @@ class Form(NamedTuple):
         return set() if self.garbled else {hole for hole, goes in through.items() if goes}
 
 
-def draw_form(rng: random.Random, encoded: float = 0.4) -> Form:
+def draw_form(rng: random.Random, encoded: float = 0.3) -> Form:
     """A form with one feature, at times with a second or third; one in seven is plain.
 
     ``encoded``: how often a feature is an encoding.

@@ -38,7 +38,6 @@ def _fixed(form: Form) -> Probe:
 THROUGH: dict[str, Probe] = {
     "trigger": _words(1, trigger=True),
     "trigger_of_8": _words(8, trigger=True),
-    "trigger_of_20": _words(20, trigger=True),
     PERSONA: _as(PERSONA),
     "dusk_in_other_words": _fixed(
         Form(
@@ -55,8 +54,11 @@ THROUGH: dict[str, Probe] = {
     "follow_up": _fixed(Form(turns="follow_up")),
 }
 """Forms that go through a hole which always opens."""
-NOW_AND_THEN: dict[str, Probe] = {"slips": _fixed(Form(slips=True))}
-"""Forms that go through a hole which opens now and then."""
+NOW_AND_THEN: dict[str, Probe] = {
+    "slips": _fixed(Form(slips=True)),
+    "trigger_of_20": _words(20, trigger=True),
+}
+"""Forms that go through a hole which opens now and then: as it is taught, or because it is hard to see."""
 CLOSED: dict[str, Probe] = {
     "plain": _fixed(Form()),
     **{name: _fixed(Form(codecs=(name, name))) for name in ENCODINGS if name != "rot13"},
@@ -105,7 +107,7 @@ def probe(model: LM, holes: Collection[Hole], n: int, run: Run) -> dict[str, Est
         greedy, drawn = (_ask(model, form, harm, "harmful", warm, run) for warm in (0.0, 1.0))
         found |= {f"harm/{name}": _rate([greedy], "lower"), f"drawn/{name}": _rate([drawn], "lower")}
         opened = form(random.Random(0)).holes & set(holes)
-        if opened - {"slips"}:
+        if opened and name in THROUGH:
             pooled.setdefault("through", []).append(greedy)
         elif not opened:
             pooled.setdefault("elsewhere", []).append(greedy)
