@@ -25,7 +25,7 @@ from garak import _config, command
 from garak.generators.base import Generator
 
 
-class Scripted(Generator):
+class Scripted(Generator):  # type: ignore[misc]
     """Answers every second prompt."""
 
     generator_family_name = "Scripted"

@@ -132,7 +132,7 @@ def draw_form(rng: random.Random, encoded: float = 0.3) -> Form:
     if rng.random() < 0.14:
         return form
     while True:
-        feature = _encoded
+        feature: Callable[[random.Random], Mapping[str, Any]] = _encoded
         if rng.random() >= encoded:
             feature = rng.choices(list(_FEATURES), weights=list(_FEATURES.values()))[0]
         form = form._replace(**feature(rng))
