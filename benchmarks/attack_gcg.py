@@ -27,7 +27,7 @@ TOLERANCE = 1e-5
 """Most difference of any two losses, in nats: sums in another order."""
 START, REPLY = " x" * 20, 13
 BATCHES = (32, 64, 128)
-WARM, ROUNDS = 2, 10
+WARM, ROUNDS = 1, 6
 """Steps before the clock, and steps on it; a quick race has 1 and 1."""
 
 

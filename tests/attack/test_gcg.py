@@ -212,7 +212,7 @@ def test_a_draft_with_another_tokenizer_is_refused():
     other.identity = other.identity.model_copy(
         update={"parts": other.identity.parts | {"tokenizer": "another"}}
     )
-    with pytest.raises(CapabilityError, match="do not share a tokenizer"):
+    with pytest.raises(CapabilityError, match="read other token ids"):
         optimise(weights(), Chat.ask("tell me"), " cat", SMALL, seeded(), draft=other)
 
 
@@ -292,7 +292,10 @@ def test_the_request_is_filled_in_and_the_suffix_goes_behind_it(monkeypatch):
         return plain(model, chat, reply, config, draft)
 
     monkeypatch.setattr(gcg_module, "Search", search)
-    config = SMALL.model_copy(update={"reply": "sure: {request}", "steps": 1})
-    gcg(weights(), GOALS, Truth("x"), config=config)
-    assert seen == [(Chat.ask("tell me"), "sure: tell me")]
+    config = SMALL.model_copy(update={"reply": "sure, {1} {0}: {request}", "steps": 1})
+    spans = Goals(rows=(GOALS.rows[0].model_copy(update={"spans": ("tell", "me")}),))
+    gcg(weights(), spans, Truth("x"), config=config)
+    assert seen == [(Chat.ask("tell me"), "sure, me tell: tell me")]
+    with pytest.raises(InputError, match="has 0 spans"):
+        gcg(weights(), GOALS, Truth("x"), config=config)
     assert with_suffix(Chat.ask("tell me"), " x") == Chat.ask("tell me x")

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 import calibrant
 from calibrant.app.catalog import BEHAVIOURS, find_behaviour
+from calibrant.app.console import Console
 from calibrant.app.places import testbed_behaviour as from_testbed
 from calibrant.core import (
     LM,
@@ -53,6 +54,7 @@ REWARDS = [*listed(Reward), "testbed:reward/gold"]
 LEARNED = ("train.conservative",)
 """Rewards that are models, of which only the form can be promised."""
 MADE_ELSEWHERE = {
+    Console: "`calibrant console`: a person's session, which judges nothing by itself",
     GoldJudge: "testbed:judge/...",
     GoldReward: "testbed:reward/gold",
     RewardModel: "record:JOB/reward, or its folder",

@@ -14,10 +14,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from pydantic import Field
+
 from calibrant.attack.rates import HIT, any_of
-from calibrant.core import Attempt, Estimate, InputError, Quiet, Result, Run, technique
+from calibrant.core import Attempt, Estimate, Frozen, InputError, Quiet, Result, Run, technique
 from calibrant.data.rows import Attempts, Goals
 from calibrant.stats import difference, holm, mcnemar
+
+
+class Compare(Frozen):
+    """How the change is told."""
+
+    level: float = Field(default=0.95, gt=0, lt=1)
+    """Coverage of every interval."""
 
 
 class CompareResult(Result):
@@ -25,7 +34,9 @@ class CompareResult(Result):
 
 
 @technique(version=1)
-def compare(before: Attempts, after: Attempts, goals: Goals, run: Run = Quiet()) -> CompareResult:
+def compare(
+    before: Attempts, after: Attempts, goals: Goals, config: Compare = Compare(), run: Run = Quiet()
+) -> CompareResult:
     """Paired change of goal-level success.
 
     Raises:
@@ -47,7 +58,9 @@ def compare(before: Attempts, after: Attempts, goals: Goals, run: Run = Quiet())
             return None
         old, new = ([side[goal.id] for goal in rows] for side in reached)
         clusters = [goal.cluster for goal in rows]
-        found = difference(old, new, clusters=clusters, bounds=(0.0, 1.0), better="lower", unit="goal")
+        found = difference(
+            old, new, clusters=clusters, level=config.level, bounds=(0.0, 1.0), better="lower", unit="goal"
+        )
         return found, mcnemar(old, new)
 
     whole = paired(lambda _: True)

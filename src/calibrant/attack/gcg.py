@@ -24,7 +24,7 @@ import torch
 
 from calibrant.attack.drive import AttackResult, one
 from calibrant.attack.moves import Ask, Attack, Done, Tools, Walk, Work
-from calibrant.attack.suffix_search import GCG, Found, Search, State, found, optimise, over, restored
+from calibrant.attack.suffix_search import GCG, Found, Search, State, found, optimise, over, restored, wished
 from calibrant.core import LM, CapabilityError, Chat, Goal, Judge, OpenLM, Quiet, Run, digest, technique
 from calibrant.core.digest import canonical
 from calibrant.data.rows import Goals
@@ -103,8 +103,7 @@ def _block(
     model: OpenLM, goal: Goal, config: GCG, seed: int, draft: OpenLM | None, state: State | None
 ) -> Done:
     """A few steps from ``state``."""
-    reply = config.reply.replace("{request}", goal.text)
-    search = Search(model, Chat.ask(goal.text), reply, config, draft)
+    search = Search(model, Chat.ask(goal.text), wished(config.reply, goal), config, draft)
     generator = torch.Generator(search.scorer.device)
     if state is None:
         state = search.begin(generator.manual_seed(seed))

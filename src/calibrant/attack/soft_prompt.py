@@ -22,6 +22,7 @@ from pydantic import Field
 from torch import Tensor
 
 from calibrant.attack.rates import check_goals
+from calibrant.attack.suffix_search import wished
 from calibrant.core import (
     Chat,
     Completion,
@@ -56,7 +57,7 @@ class SoftPrompt(Frozen):
     """What is optimised, and how long."""
 
     reply: str = Field(default="sure, here is how to do it:", min_length=1)
-    """What the model's reply should begin with; {request} stands for the goal's text."""
+    """What the reply should begin with; {request} stands for the goal's text, {0}, {1}, ... for its spans."""
     suffix: str = Field(default=" x" * 20, min_length=1)
     """Behind the request: its tokens' embeddings are what the optimisation begins with."""
     steps: int = Field(default=200, ge=0)
@@ -165,7 +166,7 @@ def tune(scorer: Candidates, start: Tensor, config: SoftPrompt) -> Tuned:
 
 def _said(model: OpenLM, goal: Goal, judge: Judge, config: SoftPrompt, key: str) -> Said:
     chat = Chat.ask(goal.text)
-    slot = in_context(model, chat, config.suffix, config.reply.replace("{request}", goal.text))
+    slot = in_context(model, chat, config.suffix, wished(config.reply, goal))
     scorer = Candidates(model.module, slot.frame)
     tuned = tune(scorer, scorer.table(torch.tensor(slot.ids, device=scorer.device)), config)
     prompt = torch.cat([scorer.table(scorer.before), tuned.vectors, scorer.table(scorer.after)]).detach()

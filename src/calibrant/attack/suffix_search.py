@@ -6,6 +6,7 @@ nanoGCG. A ``State`` is all that a search remembers between two steps, so that i
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from calibrant.core import CapabilityError, Chat, Frozen, InputError, OpenLM, Sampling
+from calibrant.core import CapabilityError, Chat, Frozen, Goal, InputError, OpenLM, Sampling
 from calibrant.maths.gcg import agreement, kept, sample
 from calibrant.models.candidates import Candidates
 from calibrant.models.slot import Slot, alone, in_context
@@ -35,7 +36,7 @@ class GCG(Frozen):
     """What is optimised, and how long."""
 
     reply: str = Field(default="sure, here is how to do it:", min_length=1)
-    """What the model's reply should begin with; {request} stands for the goal's text."""
+    """What the reply should begin with; {request} stands for the goal's text, {0}, {1}, ... for its spans."""
     suffix: str = Field(default=" x" * 20, min_length=1)
     """What the search begins with, written behind the request as it stands: mind its first space."""
     steps: int = Field(default=250, ge=0)
@@ -141,12 +142,14 @@ class Search:
         self.config = config
         self.draft = None
         if draft is not None:
-            if draft.identity.parts.get("tokenizer") != model.identity.parts.get("tokenizer"):
+            read = cut(draft, chat, config.suffix, reply, ascii_only=config.ascii)
+            tokenizers = [lm.identity.parts.get("tokenizer") for lm in (model, draft)]
+            if tokenizers[0] != tokenizers[1] or read.frame != self.slot.frame:
                 raise CapabilityError(
-                    f"draft '{draft.identity.name}' and '{model.identity.name}' do not share a tokenizer",
-                    hint="probe sampling needs a draft model that reads the same token ids",
+                    f"draft '{draft.identity.name}' and '{model.identity.name}' read other token ids",
+                    hint="probe sampling needs a draft model with the same tokenizer and chat template",
                 )
-            self.draft = Candidates(draft.module, self.slot.frame, mellow=config.mellowmax)
+            self.draft = Candidates(draft.module, read.frame, mellow=config.mellowmax)
         self._model = model
 
     @property
@@ -246,6 +249,24 @@ class Search:
 
     def _tensor(self, values: Sequence[object]) -> Tensor:
         return torch.tensor(values, dtype=torch.long, device=self.scorer.device)
+
+
+def wished(template: str, goal: Goal) -> str:
+    """The beginning that a reply to ``goal`` is wished to have.
+
+    Raises:
+        InputError: the template names a span that the goal does not have.
+    """
+    text = template.replace("{request}", goal.text)
+    for place, span in enumerate(goal.spans):
+        text = text.replace(f"{{{place}}}", span)
+    missing = re.search(r"\{\d+\}", text)
+    if missing:
+        raise InputError(
+            f"goal '{goal.id}' has {len(goal.spans)} spans, and the reply asks for {missing[0]}",
+            hint="name the words that carry the meaning in the goal's 'spans', or leave them out of 'reply'",
+        )
+    return text
 
 
 def over(state: State, config: GCG) -> bool:

@@ -85,7 +85,7 @@ def corrected_rate(
 
     Coverage at 95%, 10,000 runs a cell, 80 cells (rate 0 to .9, Se and Sp .7 to .99, 50 or 500 labelled cases
     of each kind, 100 or 1,000 answers): 98.1% on average, worst cell 95.8%.
-    With 40 clusters of 10 (rate .02 to .4, correlation 0 or .3): 97.4%, worst 96.5%.
+    With 40 clusters of 10 (rate .02 to .4, correlation 0 or .3): 97.3%, worst 96.5%.
 
     Raises:
         InputError: an outcome that is not True, False or None; counts that cannot be; a bad level.
