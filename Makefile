@@ -55,12 +55,14 @@ bench: $(READY) peers
 	done
 	$(BIN)/python tools/bench_table.py
 
-# Peers that clash with Calibrant's own libraries get an environment each: .peers/NAME from benchmarks/peers/NAME.txt.
+# Peers that clash with Calibrant's own libraries get an environment each: .peers/NAME from benchmarks/peers/NAME.txt,
+# whose own pins go before constraints.txt.
 peers: $(READY) $(PEERS:%=.peers/%/.installed)
 
 .peers/%/.installed: benchmarks/peers/%.txt constraints.txt
 	test -x .peers/$*/bin/python || $(PYTHON) -m venv .peers/$*
-	.peers/$*/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r $<
+	grep -vwF "$$(sed -n 's/==.*//p' $<)" constraints.txt > .peers/$*/constraints.txt || true
+	.peers/$*/bin/python -m pip install --quiet --disable-pip-version-check -c .peers/$*/constraints.txt -r $<
 	@echo "== .peers/$*" && .peers/$*/bin/python -m pip freeze --disable-pip-version-check
 	@touch $@
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import json
 import random
+from statistics import mean, stdev
 
 import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
 
-from calibrant import stats
 from calibrant.attack.gcg import GCG, optimise
 from calibrant.attack.suffix_search import Search, found, over
 from calibrant.core import Chat
@@ -172,6 +172,6 @@ def test_rung_5_the_default_mode_is_no_worse(folders, theirs):
         generator = torch.Generator().manual_seed(task["seed"])
         ours = optimise(model, Chat.ask(task["message"]), task["target"], config, generator)
         worse.append(ours.loss - other["best"])
-    clusters = [str(place // 3) for place in range(len(worse))]
-    gap = stats.mean(worse, clusters=clusters, better="lower", unit="goal")
-    assert gap.high is not None and gap.high < 0.02
+    by_goal = [sum(worse[place : place + 3]) / 3 for place in range(0, len(worse), 3)]
+    # Nearly all pairs tie, so no bootstrap: a plain one-sided bound on the mean over goals.
+    assert mean(by_goal) + 1.7 * stdev(by_goal) / len(by_goal) ** 0.5 < 0.02
