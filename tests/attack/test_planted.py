@@ -117,7 +117,8 @@ ATTACKS: dict[str, Callable[[OpenModel, Goals], Found]] = {
 
 LEAKS = ("encode", "crescendo", "multi_turn", "pair", "tap", "rainbow")
 """Attacks that write in codes. The clean twin was not made tight against those: it meets about one encoded
-request in ten where its twin meets six (``docs/testbed.plant.md``), so here the control is not nothing, and five goals show no more than a gap."""
+request in ten where its twin meets six (``docs/testbed.plant.md``), so here the control
+is not nothing, and five goals show no more than a gap."""
 
 
 @pytest.fixture(scope="module")
