@@ -79,8 +79,8 @@ def success_at_k(
     goals (G,), "" stands alone.
 
     Coverage at 95%, 10,000 runs a cell, 24 cells (four laws of the goals' rates, mean 1% to 50%, alike or
-    uneven; 20 or 100 goals; k = 1, 5, 10 of 10): 97.7% on average, worst 95.4%. With clusters only the
-    short simulation of the tests was run to its end.
+    uneven; 20 or 100 goals; k = 1, 5, 10 of 10): 97.7% on average, worst 95.4%. With 30 unequal
+    clusters only 50 runs a cell were done: 98.5% on average of 8 cells, worst 96%.
 
     Raises:
         InputError: counts that cannot be, a k below 1, lengths differ, a bad level.
@@ -143,8 +143,8 @@ def beta_binomial(
     and successes for the high ends. The law itself is an assumption that no interval covers.
 
     Coverage at 95% where the law is true, 10,000 runs a cell, 12 cells (the four laws above, 60 goals of 10
-    attempts, k = 25, 100, 1,000): 96.7% on average, worst 95.5%. With clusters as
-    above.
+    attempts, k = 25, 100, 1,000): 96.7% on average, worst 95.5%. With 30
+    unequal clusters only 50 runs a cell were done: 98% on average of 4 cells, worst 96%.
 
     Raises:
         InputError: counts that cannot be, lengths differ, a bad level.
