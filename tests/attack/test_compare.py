@@ -59,7 +59,7 @@ def test_a_fall_is_seen(side):
     assert set(found) == {CHANGE, *(f"{CHANGE}/{n}" for n in ("persona", "potions", "charms"))}
     # Holm over three: the smallest p-value is multiplied by 3.
     p = mcnemar(old, new)
-    assert f"p = {p:.3g}, Holm over 3: {3 * p:.3g}" in found[f"{CHANGE}/persona"].reason
+    assert f"sign-flip p = {p:.3g}, Holm over 3: {3 * p:.3g}" in found[f"{CHANGE}/persona"].reason
     assert found[f"{CHANGE}/potions"].n == 20
 
 

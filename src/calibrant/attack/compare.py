@@ -1,7 +1,8 @@
 """Compare: did success change between two targets that met the same attacks on the same goals?
 
-Paired by goal: McNemar's test (McNemar 1947) for a p-value, Tango's score interval (1998) or a clustered one
-for the difference, Holm (1979) over attacks and hazards. Goals of one cluster are not independent.
+Paired by goal: an exact sign-flip test that swaps clusters whole (McNemar's exact test, 1947, where every goal
+stands alone) for a p-value, Tango's score interval (1998) or a clustered one for the difference, Holm (1979)
+over attacks and hazards.
 
 1. A goal counts as reached when any of its attempts succeeded; without a success and with one that nobody
    could judge, it is missing, and bounds take it at its worst.
@@ -19,7 +20,7 @@ from pydantic import Field
 from calibrant.attack.rates import HIT, any_of
 from calibrant.core import Attempt, Estimate, Frozen, InputError, Quiet, Result, Run, technique
 from calibrant.data.rows import Attempts, Goals
-from calibrant.stats import difference, holm, mcnemar
+from calibrant.stats import difference, holm, sign_flip
 
 
 class Compare(Frozen):
@@ -61,7 +62,7 @@ def compare(
         found = difference(
             old, new, clusters=clusters, level=config.level, bounds=(0.0, 1.0), better="lower", unit="goal"
         )
-        return found, mcnemar(old, new)
+        return found, sign_flip(old, new, clusters=clusters)
 
     whole = paired(lambda _: True)
     assert whole is not None
@@ -72,7 +73,7 @@ def compare(
     found = {name: paired(chosen) for name, chosen in groups.items()}
     told = {name: pair for name, pair in found.items() if pair is not None}
     for (name, pair), p in zip(told.items(), holm([pair[1] for pair in told.values()]), strict=True):
-        note = f"McNemar p = {pair[1]:.3g}, Holm over {len(told)}: {p:.3g} (clusters not used)"
+        note = f"sign-flip p = {pair[1]:.3g}, Holm over {len(told)}: {p:.3g}"
         reason = f"{pair[0].reason}; {note}" if pair[0].reason else note
         metrics[f"attack_success_change/{name}"] = pair[0].model_copy(update={"reason": reason})
     lost = [name for name, pair in found.items() if pair is None]

@@ -54,7 +54,6 @@ class Driver:
         self.visited: list[tuple[int, int, int]] = []
         """(walk's number, attempt's number, place in the store) of every attempt of this campaign."""
         self._by = cast.judge.identity.digest
-        self._whom = cast.target.identity.digest
         self.capped = ""
         """Name of the cap that ended the campaign; "" when it ran to its end."""
         self.last = Completion(text="", stop="error")
