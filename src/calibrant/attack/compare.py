@@ -1,8 +1,8 @@
 """Compare: did success change between two targets that met the same attacks on the same goals?
 
 Paired by goal: an exact sign-flip test that swaps clusters whole for a p-value (McNemar's exact test, 1947,
-where every goal stands alone), Tango's score interval (1998) or a clustered one for the difference, Holm (1979)
-over attacks and hazards.
+where every goal stands alone), Tango's score interval (1998) or a clustered one for the difference, Holm
+(1979) over attacks and hazards.
 
 1. A goal counts as reached when any of its attempts succeeded; without a success and with one that nobody
    could judge, it is missing, and bounds take it at its worst.
