@@ -38,7 +38,7 @@ def made(goals, judge):
         **given,
     ):
         cast = Cast(target or Target(), judge, sampling)
-        return walkers(attack, label, config, rows, cast, **{"seed": 0, "repetitions": 1} | given)
+        return list(walkers(attack, label, config, rows, cast, **{"seed": 0, "repetitions": 1} | given))
 
     return planned
 

@@ -127,7 +127,7 @@ def drive(
         InputError: nothing but errors came back. BudgetError, CapabilityError: see ``one``.
     """
     check_cast(plans, cast)
-    walks = [
+    walks = (
         walker
         for plan in plans
         for walker in walkers(
@@ -139,16 +139,17 @@ def drive(
             seed=run.seed,
             repetitions=plan.repetitions,
         )
-    ]
+    )
+    total = sum(p.repetitions * (1 if p.attack.together else len(goals)) for p in plans)
     store = Store(run.work)
     try:
         driver = Driver(cast, store, Purse(caps, prices, run), run, batch)
-        driver.go(walks)
+        driver.go(walks, total)
         tallies = driver.tallies.values()
         if any(t.attempts for t in tallies) and all(t.broken == t.attempts for t in tallies):
             raise silence(driver.last)
         path = run.artifact("attempts.jsonl")
-        store.copy([place for _, _, place in sorted(driver.visited)], path)
+        store.copy(driver.visited, path)
     finally:
         store.close()
     return Driven(driver, Stored(path, run))

@@ -11,10 +11,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from operator import add
 from typing import Any, TypeVar
+
+import numpy as np
 
 from calibrant.attack.asking import Sweep, asked_of, once, parameters, plain_cost, silence, timeless
 from calibrant.attack.moves import Ask, Attack, Consult, Done, Heard, Move, Score, Work
@@ -51,8 +54,7 @@ class Driver:
         self.cast, self.store, self.purse, self.run, self.batch = cast, store, purse, run, batch
         self.tallies: dict[tuple[str, str, int], Tally] = {}
         """(label, goal id, repetition) -> what came of it."""
-        self.visited: list[tuple[int, int, int]] = []
-        """(walk's number, attempt's number, place in the store) of every attempt of this campaign."""
+        self._visited = array("q")
         self._by = cast.judge.identity.digest
         self.capped = ""
         """Name of the cap that ended the campaign; "" when it ran to its end."""
@@ -60,23 +62,27 @@ class Driver:
         """The last reply."""
         self._owed: list[float] = list(NOTHING)
         """In the order of ``Spent``; a list, since every attempt adds to it."""
-        self._over = 0
+        self._over = self._total = 0
         self._silent = 0
         self._samplings: dict[tuple[int, int], Sampling] = {}
         self._target_size, self._surrogate_size = parameters(cast.target), parameters(cast.surrogate)
 
-    def go(self, walkers: Sequence[Walker]) -> None:
-        """Run all walks.
+    @property
+    def visited(self) -> list[int]:
+        """Places in the store of all attempts of this campaign, in order of walks and of attempts."""
+        rows = np.frombuffer(self._visited, np.int64).reshape(-1, 3)
+        places: list[int] = rows[np.lexsort((rows[:, 1], rows[:, 0])), 2].tolist()
+        return places
+
+    def go(self, walkers: Iterable[Walker], total: int) -> None:
+        """Run all walks, ``total`` of them; they are made as they are wanted.
 
         Raises:
             InputError: nothing but errors came back from the target, three batches in a row.
             BudgetError: the job's own budget is used up. CapabilityError: an attack lacks somebody to ask.
         """
-        for place, walker in enumerate(walkers):
-            walker.place = place
-            for goal in walker.goals:
-                self.tallies[walker.label, goal, walker.repetition] = Tally(walker.attack.family)
-        waiting, live, total = iter(walkers), list[Walker](), len(walkers)
+        waiting, live = self._numbered(walkers), list[Walker]()
+        self._total = total
         sweep = Sweep()
         try:
             while True:
@@ -101,6 +107,14 @@ class Driver:
                     walker.walk.close()
 
     # Moving on.
+
+    def _numbered(self, walkers: Iterable[Walker]) -> Iterator[Walker]:
+        """Give each walk its number and its tallies as it begins."""
+        for place, walker in enumerate(walkers):
+            walker.place = place
+            for goal in walker.goals:
+                self.tallies[walker.label, goal, walker.repetition] = Tally(walker.attack.family)
+            yield walker
 
     def _advanced(self, live: list[Walker], waiting: Iterator[Walker]) -> list[Walker]:
         """Let walks go on, and begin new ones until there is a batch to ask; returns those under way."""
@@ -178,7 +192,7 @@ class Driver:
             self._owed = [a - b for a, b in zip(owed, walker.unbilled, strict=True)]
             walker.unbilled = NOTHING
         self.tallies[walker.label, attempt.goal_id, walker.repetition].add(attempt)
-        self.visited.append((walker.place, attempt.number, place))
+        self._visited.extend((walker.place, attempt.number, place))
         verdict = attempt.verdicts[self._by]
         walker.answers[index] = Heard(attempt.id, attempt.completion, verdict, attempt.outcome)
 
@@ -270,7 +284,7 @@ class Driver:
                 self._surrogate(walker.attack)
             if not self.purse.room(1):
                 raise _CappedError
-            self.run.progress(walker.place, len(self.tallies), move.what)
+            self.run.progress(self._over, self._total, move.what)
             done: Done = move.compute()
             self._note(walker, index, done.value, Spent(flops=done.flops))
             self._settle()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
@@ -67,13 +67,12 @@ class Walker:
 
 def walkers(
     attack: Attack, label: str, config: Frozen, goals: Goals, cast: Cast, *, seed: int, repetitions: int
-) -> list[Walker]:
+) -> Iterator[Walker]:
     """The walks of one attack: one a goal and repetition, or one a repetition over all goals."""
     groups = [tuple(goals)] if attack.together else [(goal,) for goal in goals]
     settings, whom = digest(config), cast.target.identity.digest
     drawn = digest(cast.sampling)
     others = [lm.identity.digest for lm in (cast.attacker, cast.surrogate) if lm is not None]
-    found = []
     for repetition in range(repetitions):
         for group in groups:
             what: list[Any] = [
@@ -90,8 +89,7 @@ def walkers(
             key = hashlib.sha256(f"{whole}/{whom}/{drawn}/{others}".encode()).hexdigest()
             make = partial(_walk, attack, group, config, cast, number)
             ids = tuple(goal.id for goal in group)
-            found.append(Walker(attack, label, ids, repetition, key, make))
-    return found
+            yield Walker(attack, label, ids, repetition, key, make)
 
 
 def _walk(attack: Attack, goals: Sequence[Goal], config: Frozen, cast: Cast, seed: int) -> Walk:
