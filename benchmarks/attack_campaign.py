@@ -96,7 +96,7 @@ def stored(folder: Path, attempts: int, rounds: int) -> tuple[list[float], int]:
 def main() -> None:
     """Race, then resume."""
     quick = is_quick(__doc__)
-    rounds = 1 if quick else 6
+    rounds = 1 if quick else 10
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         rows = [

@@ -97,14 +97,14 @@ def matrix(name: str, found: dict[str, dict[str, Estimate]]) -> None:
     if not found:
         return
     families = list(dict.fromkeys(family for row in found.values() for family in row))
-    table = Table(box=None, pad_edge=False)
-    for heading in ("technique", *found):
-        table.add_column(heading.replace("_", " "), justify="left" if heading == "technique" else "right")
+    rows = [["technique", *(hazard.replace("_", " ") for hazard in found)]]
     for family in families:
-        cells = [_percent(row[family]) if family in row else "" for row in found.values()]
-        table.add_row(*(escape(cell) for cell in (family, *cells)))
+        rows.append([family, *(_percent(row[family]) if family in row else "" for row in found.values())])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     OUT.print(f"\n{escape(name)}: goals reached, in % [95 % interval], by technique and hazard")
-    OUT.print(table)
+    for row in rows:
+        cells = [row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]
+        OUT.print(f"  {'  '.join(cells)}", markup=False)
 
 
 def _percent(estimate: Estimate) -> str:
