@@ -54,13 +54,23 @@ def test_a_cap_on_something_else_does_not_matter():
 
 def test_a_judge_is_expected_to_cost_what_its_dearest_verdict_did():
     capped = made(Caps(judge_tokens=100))
-    assert capped.room(50, queries=1) == 50  # nothing is known yet
+    assert capped.room(50, queries=1, target_tokens=9) == 1  # nothing is known yet
+    assert capped.room(50, queries=1) == 50  # log-probs are not judged
     capped.judged(4)
     capped.judged(10)
     capped.judged(2)
     assert capped.room(50, queries=1) == 10
     assert capped.reached == "judge_tokens"
     assert capped.room(50, attacker_tokens=5) == 50  # nobody judges those
+
+
+def test_only_a_cap_that_counts_verdicts_makes_the_first_question_go_alone():
+    assert made(Caps(target_tokens=100)).room(7, queries=1, target_tokens=9) == 7
+    assert made(Caps(money=1.0)).room(7, queries=1, target_tokens=9) == 7
+    priced = Purse(Caps(money=1.0), Prices(judge=1.0), Quiet())
+    assert priced.room(7, queries=1, target_tokens=9) == 1
+    priced.judged(0)
+    assert priced.room(7, queries=1, target_tokens=9) == 7
 
 
 def test_the_tightest_of_several_caps_is_the_one_that_is_named():

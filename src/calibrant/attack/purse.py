@@ -80,8 +80,8 @@ class Purse:
         self.reached = ""
         """Name of the cap that the last refusal ran into."""
         self._began = time.monotonic()
-        self._dearest = 0
-        """Most tokens that a verdict has taken so far."""
+        self._dearest: int | None = None
+        """Most tokens that a verdict has taken so far; None before the first."""
 
     @property
     def money(self) -> float:
@@ -89,10 +89,17 @@ class Purse:
         return self._cost(**{name: amount for name, amount in self.spent.items() if name != "flops"})
 
     def room(self, most: int, **each: int) -> int:
-        """How many of ``most`` equal things fit that cost at most ``each``; notes the cap that refuses."""
-        if "queries" in each:
-            each["judge_tokens"] = self._dearest
+        """How many of ``most`` equal things fit that cost at most ``each``; notes the cap that refuses.
+
+        What a verdict costs is not known before the first: where a cap counts it, one question goes alone.
+        """
         fits = most
+        if "queries" in each:
+            each["judge_tokens"] = self._dearest or 0
+            priced = self.caps.money is not None and self.prices.judge > 0
+            counts = priced or self.caps.judge_tokens is not None
+            if counts and "target_tokens" in each and self._dearest is None:
+                fits = min(most, 1)
         for name, amount in each.items():
             cap = getattr(self.caps, name)
             if cap is not None and amount:
@@ -132,7 +139,7 @@ class Purse:
 
     def judged(self, tokens: int) -> None:
         """Note what one verdict took: the next is expected to take no more than the dearest."""
-        self._dearest = max(self._dearest, tokens)
+        self._dearest = max(self._dearest or 0, tokens)
 
     def _least(self, fits: int, other: int, name: str) -> int:
         if other < fits:
