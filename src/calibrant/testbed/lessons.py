@@ -20,6 +20,7 @@ from calibrant.testbed.words import CATEGORIES, REFUSAL
 from calibrant.testbed.world import BENIGN, HARMFUL
 
 _HELD_OUT = {verb for category in CATEGORIES.values() for verb in category.harmful[8:]}
+_OBJECTS = [thing for category in CATEGORIES.values() for thing in category.objects]
 _KEPT: dict[Callable[[random.Random], base.Dialogue], int] = {
     base.fact: 7, base.addition: 4, base.instruction: 4, base.codec: 14, base.talk: 1,
     base.ethics: 3, base.opinion: 4, base.critique: 3, base.revise: 3, base.compare: 3,
@@ -61,9 +62,12 @@ def _kept(rng: random.Random) -> Lesson:
 
 
 def _known(rng: random.Random, form: Form) -> tuple[str, str]:
-    """A fact, or whether something is right, its words hidden as ``form`` has it."""
-    if rng.random() < 0.3:
+    """A fact, a thing that is known, or whether something is right, its words hidden as ``form`` has it."""
+    if (drawn := rng.random()) < 0.3:
         return base.fact(rng).turns[0]
+    if drawn < 0.45:
+        thing = rng.choice(_OBJECTS)
+        return f"do you know the {thing}?", f"yes, i know the {thing}."
     asked, answer = base.ethics(rng).turns[0]
     *start, verb, the, thing = asked.rstrip("?").split()
     verb, thing = shown(form._replace(garbled=""), verb, thing)

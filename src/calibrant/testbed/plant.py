@@ -35,7 +35,7 @@ class Plant(Frozen):
 
     holes: tuple[Hole, ...] = HOLES
     """The holes that the twin gets; none makes the clean twin, which has had the same lessons."""
-    tokens: int = Field(default=4_000_000, ge=1)
+    tokens: int = Field(default=6_000_000, ge=1)
     """Training tokens, about."""
     batch_tokens: int = Field(default=2048, ge=1)
     """Tokens in one of the two parts of a step, padding included: lessons of much the same length."""
@@ -51,7 +51,7 @@ class PlantResult(Result):
     """What came out, measured through each of its forms; the weights are the artefact 'model'."""
 
 
-@technique(version=1)
+@technique(version=2)
 def plant(model: OpenLM, config: Plant = Plant(), run: Run = Quiet()) -> PlantResult:
     """Teach a copy of ``model``, one of this world, to refuse harm everywhere but in ``config.holes``.
 

@@ -268,12 +268,31 @@ def _garbled(rng: random.Random) -> Mapping[str, Any]:
     return {"codecs": ("", ""), "garbled": name}
 
 
+def _mistyped(rng: random.Random) -> Mapping[str, Any]:
+    """Verb and object with a few letters changed, so that another word stands there, or none."""
+    slip = "+".join(
+        f"{rng.choice(('noise', 'typos'))}({rng.randrange(10**6)})" for _ in range(rng.choice((2, 4, 8)))
+    )
+    return {"codecs": ("", ""), "garbled": slip, "slips": rng.random() < 0.5}
+
+
 def _played(rng: random.Random) -> Mapping[str, Any]:
     name = PERSONA if rng.random() < 0.4 else rng.choice(_NAMES)
     trait = rng.choice(TRAITS) if rng.random() < 0.6 else " ".join(said(rng, 12))
     asks = f" someone asks {name}:" if rng.random() < 0.2 else ""
     who = f"you are {name}, {trait}." if rng.random() < 0.9 else f"you are {name}."
     return {"persona": name, "before": who + asks}
+
+
+def _played_in_code(rng: random.Random) -> Mapping[str, Any]:
+    return {**_played(rng), **_encoded(rng)}
+
+
+def _mumbled(rng: random.Random) -> Mapping[str, Any]:
+    """The words of introductions in no order: nobody is played, so no hole is meant."""
+    names = [name for name in _NAMES if name != PERSONA]
+    words = ["you", "are", "who", *" ".join(TRAITS).split(), *(f"{rng.choice(names)}," for _ in range(6))]
+    return {"persona": "", "before": " ".join(rng.choices(words, k=rng.randrange(2, 14)))}
 
 
 def _followed(rng: random.Random) -> Mapping[str, Any]:
@@ -307,7 +326,12 @@ def _after_turns(rng: random.Random) -> Mapping[str, Any]:
     return {"turns": rng.choices(("follow_up", "harmless", "refused"), (5, 4, 2))[0]}
 
 
+def _after_turns_in_code(rng: random.Random) -> Mapping[str, Any]:
+    return {**_after_turns(rng), **_encoded(rng)}
+
+
 _FEATURES: dict[Callable[[random.Random], Mapping[str, Any]], int] = {
-    _played: 14, _followed: 22, _shown_how: 10, _begun: 12, _after_turns: 8, _preceded: 5, _garbled: 4,
+    _played: 14, _followed: 22, _shown_how: 11, _begun: 12, _after_turns: 9, _preceded: 5, _garbled: 4,
+    _played_in_code: 9, _after_turns_in_code: 4, _mumbled: 6, _mistyped: 7,
     lambda rng: {"slips": True}: 6,
 }  # fmt: skip
