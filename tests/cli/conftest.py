@@ -131,7 +131,9 @@ def calibrant(capsys: pytest.CaptureFixture[str]) -> Callable[..., Said]:
 def start(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
     """Run a command in another process, where 'slow.count' is a technique."""
     (tmp_path / "slow.py").write_text(textwrap.dedent(SLOW))
-    code = "import sys, slow; from calibrant.cli.main import main; main(sys.argv[1:])"
+    # A shell makes what it starts in the background ignore Ctrl-C; the tests may stand there.
+    heed = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    code = f"{heed}; import sys, slow; from calibrant.cli.main import main; main(sys.argv[1:])"
     environment = {
         **os.environ,
         "PYTHONPATH": str(tmp_path),
