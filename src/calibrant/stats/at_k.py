@@ -80,7 +80,7 @@ def success_at_k(
 
     Coverage at 95%, 10,000 runs a cell, 24 cells (four laws of the goals' rates, mean 1% to 50%, alike or
     uneven; 20 or 100 goals; k = 1, 5, 10 of 10): 97.7% on average, worst 95.4%. With 30 unequal
-    clusters only 50 runs a cell were done: 98.5% on average of 8 cells, worst 96%.
+    clusters, alike or not, and k = 100 by ``beta_binomial``: 98.3% on average of 12 cells, worst 96.6%.
 
     Raises:
         InputError: counts that cannot be, a k below 1, lengths differ, a bad level.
