@@ -80,7 +80,7 @@ def success_at_k(
 
     Coverage at 95%, 10,000 runs a cell, 24 cells (four laws of the goals' rates, mean 1% to 50%, alike or
     uneven; 20 or 100 goals; k = 1, 5, 10 of 10): 97.7% on average, worst 95.4%. With 30 unequal
-    clusters, alike or not, and k = 100 by ``beta_binomial``: 98.3% on average of 12 cells, worst 96.6%.
+    clusters, alike or not (12 cells, four of them ``beta_binomial`` at k = 100): 98.3%, worst 96.6%.
 
     Raises:
         InputError: counts that cannot be, a k below 1, lengths differ, a bad level.
@@ -143,8 +143,8 @@ def beta_binomial(
     and successes for the high ends. The law itself is an assumption that no interval covers.
 
     Coverage at 95% where the law is true, 10,000 runs a cell, 12 cells (the four laws above, 60 goals of 10
-    attempts, k = 25, 100, 1,000): 96.7% on average, worst 95.5%. With 30
-    unequal clusters only 50 runs a cell were done: 98% on average of 4 cells, worst 96%.
+    attempts, k = 25, 100, 1,000): 96.7% on average, worst 95.5%. With
+    clusters see ``success_at_k``.
 
     Raises:
         InputError: counts that cannot be, lengths differ, a bad level.
