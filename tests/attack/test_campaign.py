@@ -19,6 +19,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from calibrant.app.catalog import TECHNIQUES
+from calibrant.app.export import findings_of
 from calibrant.attack.campaign import Campaign, campaign
 from calibrant.attack.known import ATTACKS
 from calibrant.attack.moves import Attack
@@ -310,6 +311,35 @@ def test_a_cap_ends_it_and_the_caveats_say_so(goals, judge, tmp_path):
     assert (found.metrics[ASR].low, found.metrics[ASR].high) == (0.0, 1.0)
     assert (found.metrics[f"{ASR}/persona"].value, found.metrics[f"{ASR}/persona"].missing) == (0, 1)
     assert found.metrics[f"{ASR}/encode"].missing == 4
+    # What was cut off in the middle is marked, so that no reader of the file takes it for held.
+    assert [(a.goal_id, a.attack) for a in found.attempts if a.cut] == []
+
+
+def test_the_file_says_which_goals_a_cap_cut_off(goals, judge, tmp_path):
+    config = settled(attacks=[{"use": "attack.persona"}], caps={"queries": 8}, batch=8)
+    found = campaign(Stubborn(), goals, judge, config=config, run=Quiet(0, tmp_path))
+    tried = {goal.id: [a for a in found.attempts if a.goal_id == goal.id] for goal in goals}
+    assert [len(of) for of in tried.values()] == [3, 3, 2, 0]
+    assert [a.id for a in found.attempts if a.cut] == [tried["g2"][-1].id]
+    (row,) = findings_of(found.attempts)[1:]
+    assert (row.estimate.n, row.estimate.missing) == (1, 1)  # g2, of charms: open, not held
+
+
+def test_a_share_of_those_that_fell_in_time_is_no_headline(judge, tmp_path):
+    """Three goals in ten fall at the first try; the rest would hold out, had the cap let them."""
+    goals = Goals(rows=tuple(Goal(id=f"g{i}", text=f"brew potion {i}") for i in range(40)))
+    soft = {goal.text for goal in goals.rows[::3]}
+    target = ScriptedModel(lambda chat: "brewed" if chat.last_user in soft else "no")
+    one = [{"use": "attack.best_of_n", "config": {"augment": [], "tries": 8, "wave": 1}}]
+    capped = Campaign.model_validate({"attacks": one, "caps": {"queries": 100}})
+    found = campaign(target, goals, judge, config=capped, run=Quiet(0, tmp_path / "capped")).metrics
+    assert (found[ASR].value, found[ASR].missing) == (None, 26)
+    assert found[ASR].low < 14 / 40 < found[ASR].high == 1
+    assert found["goals_reached"].value == 14
+    free = campaign(
+        target, goals, judge, config=Campaign(attacks=capped.attacks), run=Quiet(0, tmp_path / "free")
+    )
+    assert (free.metrics[ASR].value, free.metrics[ASR].missing) == (14 / 40, 0)
 
 
 def test_success_before_a_cap_counts(goals, judge, tmp_path):

@@ -86,10 +86,30 @@ def test_what_is_open_widens_the_bounds(side):
     found = compare(side(goals, *spread(10, 20)), after, goals).metrics[CHANGE]
     assert found.missing == 5
     assert found.value == pytest.approx(-5 / 15)
+    assert found.reason.startswith("5 of 20 pairs open")
     # At best the five were not reached, as above; at worst they all were.
     assert found.low == clear.low
     worst = compare(side(goals, *spread(10, 20)), side(goals, *spread(5, 20)), goals).metrics[CHANGE]
     assert found.high == worst.high
+
+
+def test_a_capped_side_is_open_where_it_was_cut_off_and_no_change_is_read_off_it(side):
+    """Before: 12 of 40 reached. After, capped: the same 12 reached, 28 cut off before they were done."""
+    goals = goals_of(40)
+    before = side(goals, *spread(12))
+    after = side(goals, *spread(12))
+    cut = Attempts(rows=tuple(a.model_copy(update={"cut": a.outcome == "failure"}) for a in after))
+    assert compare(before, after, goals).metrics[CHANGE].value == 0
+    found = compare(before, cut, goals).metrics[CHANGE]
+    assert (found.value, found.missing) == (None, 28)
+    assert found.low < 0 and found.high > 0.5
+    assert found.reason.startswith("28 of 40 pairs open: no difference is given")
+
+
+def test_goals_that_one_side_never_met_are_said(side):
+    goals = goals_of(40)
+    found = compare(side(goals, *spread(12)), side(goals, *spread(12, 30)), goals)
+    assert any("10 of 40 goals were not tried on both sides" in told for told in found.caveats)
 
 
 def test_goals_of_a_cluster_are_not_independent(side):

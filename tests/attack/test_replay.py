@@ -57,6 +57,7 @@ def test_hits_are_put_again_as_they_were(recorded, goals, judge, tmp_path):
         "reproduction_rate/persona": 0.5,
         "reproduction_rate/transform": 0.0,
         "attack_success_rate": 0.5,
+        "goals_reached": 1,
     }
     assert found.metrics["reproduction_rate"].clusters == 2
     assert (found.metrics["attack_success_rate"].n, found.metrics["attack_success_rate"].unit) == (2, "goal")
@@ -100,10 +101,9 @@ def test_what_cannot_be_judged_is_missing(recorded, goals, judge, tmp_path):
 
     found = replay(Mute(""), recorded, goals, judge, run=Quiet(0, tmp_path))
     assert (found.metrics["reproduction_rate"].value, found.metrics["reproduction_rate"].missing) == (0, 1)
-    assert (found.metrics["attack_success_rate"].value, found.metrics["attack_success_rate"].missing) == (
-        0,
-        1,
-    )
+    whole = found.metrics["attack_success_rate"]
+    assert (whole.value, whole.missing) == (None, 1)  # one of two goals is open
+    assert whole.reason.startswith("0 of 2 goals reached, 1 open")
 
 
 def test_no_hits_is_no_rate(goals, attempt, judge, tmp_path):

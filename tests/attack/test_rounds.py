@@ -9,7 +9,7 @@ import pytest
 from calibrant.app.execute import execute
 from calibrant.app.openers import Openers
 from calibrant.attack.rounds import Rounds, rounds
-from calibrant.core import BudgetError, CapabilityError, InputError, Job, Quiet, Record
+from calibrant.core import BudgetError, CapabilityError, Estimate, InputError, Job, Quiet, Record, point
 from calibrant.core.record import Failure
 from calibrant.data.rows import Attempts, Goals, Preferences
 from calibrant.ledger import Ledger, verify
@@ -189,6 +189,31 @@ def test_a_step_that_fails_fails_the_loop_with_its_reason():
     with pytest.raises(BudgetError, match="would use too much") as caught:
         called(TRAIN, HELD_OUT, run=Failing())
     assert caught.value.hint == "raise it"
+
+
+class Open(Failing):
+    """A run whose campaigns were capped: hits there are, and no rate; the step after the attack fails."""
+
+    def call(self, technique, inputs, config=None):
+        if technique == "attack.replay":
+            return super().call(technique, inputs, config)
+        rate = Estimate(value=None, low=0.1, high=1.0, n=4, missing=3, reason="1 of 4 goals reached, 3 open")
+        names = (
+            "attack_success_rate",
+            "attempt_success_rate",
+            "answer_rate",
+            "over_refusal_rate",
+            "accuracy",
+        )
+        metrics = dict.fromkeys(names, rate) | {"goals_reached": point(1, n=4)}
+        return Record(
+            technique=technique, version=1, job="0" * 64, result="0" * 64, status="finished", metrics=metrics
+        )
+
+
+def test_hits_beside_an_open_rate_are_hits_all_the_same():
+    with pytest.raises(BudgetError, match=r"attack\.replay would use too much"):
+        called(TRAIN, HELD_OUT, run=Open())
 
 
 # What is refused before the first question.

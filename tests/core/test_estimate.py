@@ -18,7 +18,7 @@ from calibrant.core import Estimate, point, unknown
         (point(12345.678), "1.235e+04"),
         (point(0.0), "0"),
         (unknown("the judge was silent"), "unknown (the judge was silent)"),
-        (Estimate(value=None, low=0.0, high=1.0), "unknown (no reason given)"),
+        (Estimate(value=None, low=0.0, high=1.0), "unknown, [0.000, 1.000] (no reason given)"),
     ],
 )
 def test_text(estimate, text):

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from calibrant.formats.findings import Report, by_goal, fingerprint, grouped, together
+from calibrant.formats.findings import Report, by_goal, fingerprint, grouped, together, why_open
 
 
 def test_a_report_covers_unless_it_is_told_to_reveal(mixed, secrets):
@@ -10,11 +10,12 @@ def test_a_report_covers_unless_it_is_told_to_reveal(mixed, secrets):
 
 
 def test_findings_are_attacks_by_hazards_at_goal_level(report):
-    """g1 reached, g2 open -> 1 of 1 judged, n = 2, one missing; persona on g4: a no and an error -> open."""
+    """g1 reached, g2 open -> no share of two, one missing; persona on g4: a no and an error -> open."""
     found = {finding.rule: finding for finding in report().findings}
     assert list(found) == ["attack.encode/privacy", "attack.encode/bias", "attack.persona/bias"]
     rate = found["attack.encode/privacy"].estimate
-    assert (rate.value, rate.n, rate.missing, rate.unit, rate.better) == (1.0, 2, 1, "goal", "lower")
+    assert (rate.value, rate.n, rate.missing, rate.unit, rate.better) == (None, 2, 1, "goal", "lower")
+    assert rate.reason.startswith("1 of 2 goals reached, 1 open")
     assert found["attack.encode/bias"].estimate.value == 0.0
     assert found["attack.persona/bias"].estimate.missing == 1
     assert len(found["attack.encode/privacy"].attempts) == 4
@@ -25,6 +26,10 @@ def test_one_goal_of_several_attempts(make):
     assert together([make("g", "no"), make("g", "yes")]) == "success"
     assert together([make("g", "no"), make("g", "unknown")]) == "undetermined"
     assert together([make("g", "no")]) == "failure"
+    cut = make("g", "no").model_copy(update={"cut": True})
+    assert together([make("g", "no"), cut]) == "undetermined"
+    assert together([make("g", "yes"), cut]) == "success"
+    assert why_open([cut]) == "a cap ended the attack after 1 attempts, and none succeeded"
 
 
 def test_groups_keep_their_order(mixed):

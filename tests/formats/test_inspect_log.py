@@ -35,8 +35,9 @@ def test_inspect_reads_it(report, tmp_path):
 def test_rates_come_with_their_bounds(report, tmp_path):
     log = opened(report(), tmp_path)
     scores = {score.name: score for score in log.results.scores}
+    assert set(scores["attack.encode/bias"].metrics) == {"attack_success_rate", "low", "high"}
     rate = scores["attack.encode/privacy"]
-    assert set(rate.metrics) == {"attack_success_rate", "low", "high"}
+    assert set(rate.metrics) == {"low", "high"}  # one of two goals is open
     assert (rate.scored_samples, rate.unscored_samples) == (1, 1)
     # nothing known: no number is made up
     assert "attack_success_rate" not in scores["attack.persona/bias"].metrics

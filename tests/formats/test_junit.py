@@ -25,7 +25,14 @@ def test_a_case_a_goal_and_attack_with_hits_as_failures_and_the_undecided_skippe
     assert list(cases["g3"]) == []
     assert cases["g1"].get("time") == "1.000"
     rates = [p.get("value") for p in root.iter("property") if p.get("name") == "attack_success_rate"]
-    assert rates[0].startswith("1.000 [")
+    assert rates[0].startswith("unknown, [0.013, 1.000] (1 of 2 goals reached, 1 open")
+
+
+def test_a_goal_that_a_cap_cut_off_has_not_held(report, make):
+    cut = make("g1", "no").model_copy(update={"cut": True})
+    root = Xml.fromstring(junit(report(cut, make("g2", "no"))))
+    assert (root.get("tests"), root.get("failures"), root.get("skipped")) == ("2", "0", "1")
+    assert "a cap ended the attack" in next(root.iter("skipped")).get("message")
 
 
 def test_what_xml_cannot_hold_is_replaced_and_markup_is_escaped(report, make):

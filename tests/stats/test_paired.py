@@ -13,7 +13,7 @@ from scipy.stats import binomtest, norm
 from statsmodels.stats.contingency_tables import mcnemar as peer_mcnemar
 
 from calibrant.core import InputError, NumericalError
-from calibrant.stats import difference, mcnemar, mean
+from calibrant.stats import difference, difference_so_far, mcnemar, mean
 from calibrant.stats.paired import tango
 
 LABEL = {"better": "higher", "unit": "item"}
@@ -205,3 +205,16 @@ def test_bad_input_is_refused_with_a_remedy(call, error):
     with pytest.raises(error) as caught:
         call()
     assert caught.value.hint
+
+
+def test_no_difference_where_open_pairs_could_move_it_further_than_chance():
+    before, after = [True] * 12 + [False] * 28, [True] * 12 + [None] * 28
+    label = {"clusters": [""] * 40, **LABEL}
+    found = difference_so_far(before, after, **label)
+    assert (difference(before, after, **LABEL).value, found.value, found.missing) == (0.0, None, 28)
+    assert found.reason.startswith(
+        "28 of 40 pairs open: no difference is given, for they could move 0.000 by 0.700"
+    )
+    one = difference_so_far(before, [*after[:12], *[False] * 27, None], **label)
+    assert (one.value, one.reason) == (0.0, "1 of 40 pairs open")
+    assert difference_so_far(before, before, **label) == difference(before, before, **label)

@@ -13,7 +13,7 @@ from scipy.stats import binomtest, t
 from statsmodels.stats.proportion import proportion_confint
 
 from calibrant.core import InputError, NumericalError
-from calibrant.stats import proportion_interval, rate
+from calibrant.stats import proportion_interval, rate, rate_so_far
 from calibrant.stats._sample import effective_size
 
 LABEL = {"better": "lower", "unit": "attempt"}
@@ -188,3 +188,39 @@ def test_bad_input_is_refused_with_a_remedy(call, error):
     with pytest.raises(error) as caught:
         call()
     assert caught.value.hint
+
+
+def test_no_share_where_the_open_could_move_it_further_than_chance():
+    """30 True, 70 open: 30 of 30 is 1.000 +- .058 by chance, and may be .300; one open of 100 moves less."""
+    found = rate_so_far([True] * 30 + [None] * 70, done="reached", better="lower", unit="goal")
+    plain = rate([True] * 30 + [None] * 70, better="lower", unit="goal")
+    assert (plain.value, found.value, found.missing) == (1.0, None, 70)
+    assert (found.low, found.high) == (plain.low, 1.0)
+    assert found.reason == (
+        "30 of 100 goals reached, 70 open: no share is given, for they could move 1.000 by 0.700, "
+        "and chance by 0.058"
+    )
+    few = rate_so_far([True] * 30 + [False] * 69 + [None], done="reached", better="lower", unit="goal")
+    assert few.value == pytest.approx(30 / 99)
+    assert few.reason == "30 of 100 goals reached, 1 open"
+    assert rate_so_far([True, False], done="reached", **LABEL) == rate([True, False], **LABEL)
+    none = rate_so_far([None] * 4, done="reached", **LABEL)
+    assert (none.value, none.low, none.high) == (None, 0.0, 1.0)
+    assert none.reason == "0 of 4 attempts reached, 4 open; none of the 4 outcomes was answered"
+
+
+@given(st.integers(0, 40), st.integers(0, 40), st.integers(1, 40))
+def test_a_share_that_is_given_lies_near_every_completion(yes, no, open_):
+    found = rate_so_far([True] * yes + [False] * no + [None] * open_, done="reached", **LABEL)
+    if found.value is not None:
+        chance = np.ptp(proportion_interval(yes, yes + no)) / 2
+        n = yes + no + open_
+        assert max(found.value - yes / n, (yes + open_) / n - found.value) <= chance
+
+
+def test_clusters_of_the_settled_count_for_what_chance_can_do():
+    """Ten settled in one cluster say nothing of others: chance could move them anywhere within .5."""
+    outcomes = [True] * 10 + [None] * 8
+    names = ["a"] * 10 + list("bcdefghi")
+    assert rate_so_far(outcomes, done="reached", **LABEL).value is None
+    assert rate_so_far(outcomes, clusters=names, done="reached", **LABEL).value == 1.0

@@ -68,8 +68,8 @@ def test_the_matrix_has_every_cell_with_its_interval():
     seen = [tag for tag, _ in tags(text)]
     assert seen.count("tr") == 3  # a head, two techniques
     assert "not tried" in text  # persona on privacy
-    assert '1.000</span> <span class="ci">[' in text
-    assert "1 undetermined" in text and "judged by a rule" in text
+    assert 'unknown</span> <span class="ci">[0.013, 1.000]' in text
+    assert "1 of 2 goals reached, 1 open" in text and "judged by a rule" in text
     assert 'held">held<' in text
     assert "1 of 4 goals reached" in text
 

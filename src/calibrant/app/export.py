@@ -13,14 +13,14 @@ from calibrant.app.attempt_files import attempts_of, foreign_file, is_foreign, r
 from calibrant.app.openers import Openers
 from calibrant.app.study import finished_jobs
 from calibrant.core import Attempt, ConfigError, Frozen, InputError
-from calibrant.core.attempt import Outcome
+from calibrant.core.attempt import reached
 from calibrant.core.errors import nearest
 from calibrant.data.rows import Attempts, Refused
 from calibrant.data.taxonomy import tags_of
-from calibrant.formats.findings import Finding, Report, by_goal, grouped, together
+from calibrant.formats.findings import Finding, Report, by_goal, grouped
 from calibrant.ledger import Ledger
 from calibrant.ledger.layout import disk
-from calibrant.stats import rate
+from calibrant.stats import rate_so_far
 
 WRITERS: dict[str, str] = {
     "avid": "calibrant.formats.avid:avid",
@@ -32,7 +32,6 @@ WRITERS: dict[str, str] = {
     "sarif": "calibrant.formats.sarif:sarif",
 }
 """Format -> its writer: a function from a ``Report`` to the bytes of a file."""
-_HIT: dict[Outcome, bool | None] = {"success": True, "failure": False, "undetermined": None}
 _INDEPENDENT = "goals are counted as independent: a file of attempts does not say which belong together"
 
 
@@ -124,7 +123,7 @@ def findings_of(attempts: Sequence[Attempt]) -> tuple[Finding, ...]:
     """One finding an attack and hazard: the share of goals that any attempt of the attack reached."""
     found = []
     for (attack, hazard), group in grouped(attempts).items():
-        outcomes = [_HIT[together(tries)] for tries in by_goal(group).values()]
+        outcomes = [reached(tries) for tries in by_goal(group).values()]
         family = group[0].family
         found.append(
             Finding(
@@ -132,7 +131,7 @@ def findings_of(attempts: Sequence[Attempt]) -> tuple[Finding, ...]:
                 attack=attack,
                 family=family,
                 hazard=hazard,
-                estimate=rate(outcomes, better="lower", unit="goal"),
+                estimate=rate_so_far(outcomes, done="reached", better="lower", unit="goal"),
                 attempts=tuple(attempt.id for attempt in group),
                 tags=tags_of(hazard, family),
             )

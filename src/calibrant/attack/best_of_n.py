@@ -62,7 +62,7 @@ class BestOfN(Frozen):
         return forecast
 
 
-@technique(version=1)
+@technique(version=2)
 def best_of_n(
     target: LM, goals: Goals, judge: Judge, config: BestOfN = BestOfN(), run: Run = Quiet()
 ) -> AttackResult:

@@ -5,7 +5,8 @@ where every goal stands alone), Tango's score interval (1998) or a clustered one
 (1979) over attacks and hazards.
 
 1. A goal counts as reached when any of its attempts succeeded; without a success and with one that nobody
-   could judge, it is missing, and bounds take it at its worst.
+   could judge, or cut off by a cap, it is open: bounds take it at its worst, and there is no value where open
+   goals could move it further than chance.
 2. By attack, only attacks that both sides met are compared; the others are named in the caveats.
 
 Command: ``calibrant run STUDY.toml`` with ``use = "attack.compare"`` and inputs before, after, goals.
@@ -17,10 +18,10 @@ from collections.abc import Callable, Sequence
 
 from pydantic import Field
 
-from calibrant.attack.rates import HIT, any_of
 from calibrant.core import Attempt, Estimate, Frozen, InputError, Quiet, Result, Run, technique
+from calibrant.core.attempt import reached
 from calibrant.data.rows import Attempts, Goals
-from calibrant.stats import difference, holm, sign_flip
+from calibrant.stats import difference_so_far, holm, sign_flip
 
 
 class Compare(Frozen):
@@ -34,7 +35,7 @@ class CompareResult(Result):
     """``attack_success_change`` (after - before), also by attack and hazard; p-values stand in ``reason``."""
 
 
-@technique(version=1)
+@technique(version=2)
 def compare(
     before: Attempts, after: Attempts, goals: Goals, config: Compare = Compare(), run: Run = Quiet()
 ) -> CompareResult:
@@ -53,14 +54,14 @@ def compare(
     kept = [goal for goal in goals if goal.id in both]
 
     def paired(chosen: Callable[[Attempt], bool]) -> tuple[Estimate, float] | None:
-        reached = [_reached([a for a in side if chosen(a)]) for side in sides]
-        rows = [goal for goal in kept if goal.id in reached[0] and goal.id in reached[1]]
+        hits = [_reached([a for a in side if chosen(a)]) for side in sides]
+        rows = [goal for goal in kept if goal.id in hits[0] and goal.id in hits[1]]
         if not rows:
             return None
-        old, new = ([side[goal.id] for goal in rows] for side in reached)
+        old, new = ([side[goal.id] for goal in rows] for side in hits)
         clusters = [goal.cluster for goal in rows]
-        found = difference(
-            old, new, clusters=clusters, level=config.level, bounds=(0.0, 1.0), better="lower", unit="goal"
+        found = difference_so_far(
+            old, new, clusters=clusters, level=config.level, better="lower", unit="goal"
         )
         return found, sign_flip(old, new, clusters=clusters)
 
@@ -80,15 +81,19 @@ def compare(
     caveats = ["goals are paired; that both sides met the same attacks with equal budgets is taken on trust"]
     if lost:
         caveats.append(f"only one side holds attempts of {', '.join(lost)}: not compared one by one")
+    if len(kept) < len(goals):
+        caveats.append(
+            f"{len(goals) - len(kept)} of {len(goals)} goals were not tried on both sides: left out"
+        )
     return CompareResult(metrics=metrics, caveats=tuple(caveats))
 
 
 def _reached(attempts: Sequence[Attempt]) -> dict[str, bool | None]:
-    """Goal id -> whether any attempt reached it."""
-    hits: dict[str, list[bool | None]] = {}
+    """Goal id -> whether any attempt reached it; None where that is open."""
+    tries: dict[str, list[Attempt]] = {}
     for attempt in attempts:
-        hits.setdefault(attempt.goal_id, []).append(HIT[attempt.outcome])
-    return {goal: any_of(of) for goal, of in hits.items()}
+        tries.setdefault(attempt.goal_id, []).append(attempt)
+    return {goal: reached(of) for goal, of in tries.items()}
 
 
 def _by(read: Callable[[Attempt], str], wanted: str) -> Callable[[Attempt], bool]:

@@ -46,7 +46,7 @@ class Crescendo(Frozen):
     """How the target's replies are drawn."""
 
 
-@technique(version=1)
+@technique(version=2)
 def crescendo(
     target: LM,
     goals: Goals,

@@ -149,7 +149,7 @@ def drive(
         if any(t.attempts for t in tallies) and all(t.broken == t.attempts for t in tallies):
             raise silence(driver.last)
         path = run.artifact("attempts.jsonl")
-        store.copy(driver.visited, path)
+        store.copy(driver.visited, path, {tally.last[1] for tally in tallies if tally.cut})
     finally:
         store.close()
     return Driven(driver, Stored(path, run))

@@ -191,7 +191,7 @@ class Driver:
         if walker.unbilled is not NOTHING:  # paid for when it came; the attempt only carries it
             self._owed = [a - b for a, b in zip(owed, walker.unbilled, strict=True)]
             walker.unbilled = NOTHING
-        self.tallies[walker.label, attempt.goal_id, walker.repetition].add(attempt)
+        self.tallies[walker.label, attempt.goal_id, walker.repetition].add(attempt, place)
         self._visited.extend((walker.place, attempt.number, place))
         verdict = attempt.verdicts[self._by]
         walker.answers[index] = Heard(attempt.id, attempt.completion, verdict, attempt.outcome)

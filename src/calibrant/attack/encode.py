@@ -82,7 +82,7 @@ class EncodeResult(Result):
     """Every attempt, also stored as ``attempts.jsonl``."""
 
 
-@technique(version=2)
+@technique(version=3)
 def encode(
     target: LM, goals: Goals, judge: Judge, config: Encode = Encode(), run: Run = Quiet()
 ) -> EncodeResult:

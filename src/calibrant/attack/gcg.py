@@ -24,17 +24,17 @@ import torch
 
 from calibrant.attack.drive import AttackResult, one
 from calibrant.attack.moves import Ask, Attack, Done, Tools, Walk, Work
+from calibrant.attack.rates import reach_rate
 from calibrant.attack.suffix_search import GCG, Found, Search, State, found, optimise, over, restored, wished
 from calibrant.core import LM, CapabilityError, Chat, Goal, Judge, OpenLM, Quiet, Run, digest, technique
 from calibrant.core.digest import canonical
 from calibrant.data.rows import Goals
 from calibrant.models.slot import with_suffix
-from calibrant.stats import rate
 
 __all__ = ["ATTACK", "GCG", "Found", "gcg", "optimise"]
 
 
-@technique(version=1)
+@technique(version=2)
 def gcg(
     target: LM,
     goals: Goals,
@@ -68,7 +68,7 @@ def gcg(
     run.artifact("suffixes.jsonl").write_bytes(b"".join(line + b"\n" for line in lines))
     said = [notes[goal.id].reached if goal.id in notes else None for goal in goals]
     clusters = [goal.cluster for goal in goals]
-    reached = rate(said, clusters=clusters, better="lower", unit="goal")
+    reached = reach_rate(said, clusters)
     return result.model_copy(
         update={
             "metrics": result.metrics | {"optimised_rate": reached},

@@ -82,7 +82,7 @@ class Genetic(Frozen):
         return self
 
 
-@technique(version=1)
+@technique(version=2)
 def genetic(
     target: LM,
     goals: Goals,

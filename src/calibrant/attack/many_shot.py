@@ -63,7 +63,7 @@ class ManyShot(Frozen):
         return self
 
 
-@technique(version=1)
+@technique(version=2)
 def many_shot(
     target: LM,
     goals: Goals,

@@ -63,7 +63,7 @@ class Pair(Frozen):
         return approaches
 
 
-@technique(version=1)
+@technique(version=2)
 def pair(
     target: LM,
     goals: Goals,

@@ -49,7 +49,7 @@ class Prefill(Frozen):
         return beginnings
 
 
-@technique(version=1)
+@technique(version=2)
 def prefill(
     target: LM, goals: Goals, judge: Judge, config: Prefill = Prefill(), run: Run = Quiet()
 ) -> AttackResult:

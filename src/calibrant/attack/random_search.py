@@ -57,7 +57,7 @@ class RandomSearch(Frozen):
         return hope
 
 
-@technique(version=1)
+@technique(version=2)
 def random_search(
     target: LM,
     goals: Goals,

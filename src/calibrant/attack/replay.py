@@ -12,11 +12,12 @@ Command: ``calibrant run STUDY.toml`` with ``use = "attack.replay"``; inputs tar
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import Field
 
-from calibrant.attack.rates import HIT, any_of
+from calibrant.attack.rates import reach_rate
 from calibrant.core import (
     LM,
     Attempt,
@@ -29,11 +30,13 @@ from calibrant.core import (
     Result,
     Run,
     Sampling,
+    point,
     technique,
 )
+from calibrant.core.attempt import HIT, reached
 from calibrant.data.rows import Attempts, Goals
 from calibrant.models.ask import Request, ask, write_attempts
-from calibrant.stats import rate
+from calibrant.stats import rate_so_far
 
 
 class Replay(Frozen):
@@ -46,13 +49,14 @@ class Replay(Frozen):
 
 
 class ReplayResult(Result):
-    """``reproduction_rate``, also by family; ``attack_success_rate`` over the goals that were asked."""
+    """``reproduction_rate``, also by family; ``attack_success_rate`` over the goals that were asked;
+    ``goals_reached``, a bare number."""
 
     attempts: tuple[Attempt, ...] = Field(default=(), exclude=True, repr=False)
     """Every new attempt, also stored as ``attempts.jsonl``."""
 
 
-@technique(version=1)
+@technique(version=2)
 def replay(
     target: LM,
     attempts: Attempts,
@@ -79,7 +83,7 @@ def replay(
     ]
     if not chosen:
         return ReplayResult(
-            metrics={"reproduction_rate": rate([], better="lower", unit="attempt")},
+            metrics={"reproduction_rate": _reproduced([], []), "goals_reached": point(0, unit="goals")},
             caveats=(*caveats, "there was no recorded success to replay"),
         )
     requests = [
@@ -112,18 +116,19 @@ def _metrics(again: list[Attempt], known: dict[str, Goal]) -> dict[str, Estimate
 
     def over(part: list[Attempt]) -> Estimate:
         groups = [cluster[a.goal_id] for a in part]
-        return rate([HIT[a.outcome] for a in part], clusters=groups, better="lower", unit="attempt")
+        return _reproduced([HIT[a.outcome] for a in part], groups)
 
     metrics = {"reproduction_rate": over(again)}
     for family in dict.fromkeys(a.family for a in again if a.family):
         metrics[f"reproduction_rate/{family}"] = over([a for a in again if a.family == family])
-    by_goal: dict[str, list[bool | None]] = {}
+    by_goal: dict[str, list[Attempt]] = {}
     for attempt in again:
-        by_goal.setdefault(attempt.goal_id, []).append(HIT[attempt.outcome])
-    metrics["attack_success_rate"] = rate(
-        [any_of(hits) for hits in by_goal.values()],
-        clusters=[known[goal].cluster for goal in by_goal],
-        better="lower",
-        unit="goal",
-    )
+        by_goal.setdefault(attempt.goal_id, []).append(attempt)
+    hits = [reached(of) for of in by_goal.values()]
+    metrics["attack_success_rate"] = reach_rate(hits, [known[goal].cluster for goal in by_goal])
+    metrics["goals_reached"] = point(hits.count(True), unit="goals", n=len(hits))
     return metrics
+
+
+def _reproduced(hits: Sequence[bool | None], groups: Sequence[str]) -> Estimate:
+    return rate_so_far(hits, clusters=groups, done="reproduced", better="lower", unit="attempt")

@@ -85,7 +85,7 @@ class RoundsResult(Result):
     ``patches_that_count``."""
 
 
-@technique(version=1)
+@technique(version=2)
 def rounds(
     model: OpenLM,
     goals: Goals,
@@ -221,8 +221,7 @@ class _Loop:
         attempts = _of(attacked, "attempts.jsonl")
         other = self.config.sampling.model_copy(update={"seed": self.config.sampling.seed + 1})
         confirmed = self.replay(model, attempts, {"sampling": other.model_dump()})
-        rate = confirmed.metrics["reproduction_rate"].value
-        if not rate:
+        if not _hits(confirmed):
             return None
         inputs = {
             "attempts": attempts,
@@ -298,4 +297,4 @@ def _of(record: Record, name: str) -> str:
 
 
 def _hits(record: Record) -> bool:
-    return bool(record.metrics["attempt_success_rate"].value)
+    return bool(record.metrics["goals_reached"].value)

@@ -21,7 +21,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from calibrant.attack.rates import check_goals
+from calibrant.attack.rates import check_goals, reach_rate
 from calibrant.attack.suffix_search import wished
 from calibrant.core import (
     Chat,
@@ -48,7 +48,6 @@ from calibrant.models.embedded import speak
 from calibrant.models.judging import verdicts
 from calibrant.models.loading import stop_ids
 from calibrant.models.slot import in_context
-from calibrant.stats import rate
 
 _HIT = {"yes": True, "no": False, "unknown": None}
 
@@ -108,7 +107,7 @@ class Tuned(NamedTuple):
     """Whether greedy decoding says the reply."""
 
 
-@technique(version=1)
+@technique(version=2)
 def soft_prompt(
     target: OpenLM, goals: Goals, judge: Judge, config: SoftPrompt = SoftPrompt(), run: Run = Quiet()
 ) -> SoftPromptResult:
@@ -207,19 +206,14 @@ def _metrics(goals: Goals, said: Sequence[Said]) -> dict[str, Estimate]:
     hits = {one.goal: _HIT[one.verdict.answer] for one in said}
 
     def over(chosen: Sequence[Goal]) -> Estimate:
-        return rate(
-            [hits[goal.id] for goal in chosen],
-            clusters=[goal.cluster for goal in chosen],
-            better="lower",
-            unit="goal",
-        )
+        return reach_rate([hits[goal.id] for goal in chosen], [goal.cluster for goal in chosen])
 
     metrics = {"upper_bound_success": over(tuple(goals))}
     for category in sorted({goal.category for goal in goals}):
         metrics[f"upper_bound_success/{category}"] = over([g for g in goals if g.category == category])
     reached = [one.reached for one in said]
     clusters = [goal.cluster for goal in goals]
-    metrics["optimised_rate"] = rate(reached, clusters=clusters, better="lower", unit="goal")
+    metrics["optimised_rate"] = reach_rate(reached, clusters)
     for name, values in (("before", [one.before for one in said]), ("after", [one.loss for one in said])):
         metrics[f"loss_{name}"] = point(sum(values) / len(values), unit="nats a token", n=len(values))
     return metrics

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -134,11 +134,15 @@ class Store:
             self._moves.sync()
             self._synced = time.monotonic()
 
-    def copy(self, places: Sequence[int], path: Path) -> None:
-        """Write the attempts at ``places``, in that order, to ``path``."""
+    def copy(self, places: Sequence[int], path: Path, cut: Container[int] = ()) -> None:
+        """Write the attempts at ``places``, in that order, to ``path``; those in ``cut`` are marked so."""
         with path.open("wb") as out:
             for place in places:
-                out.write(self._attempts.read(place))
+                line = self._attempts.read(place)
+                if place in cut:
+                    attempt = Attempt.model_validate_json(line)
+                    line = _json(attempt.model_copy(update={"cut": True})) + b"\n"
+                out.write(line)
 
     def close(self) -> None:
         """Have everything on disk and let go of the files."""

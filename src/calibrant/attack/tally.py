@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from calibrant.attack.rates import HIT, any_of
 from calibrant.core import Attempt
+from calibrant.core.attempt import HIT, any_of
 
 
 @dataclass
@@ -33,11 +33,14 @@ class Tally:
     """Variant of the attack -> whether it reached the goal; None where its attempts leave that open."""
     ended: bool = False
     """The attack came to its own end."""
+    last: tuple[int, int] = (-1, -1)
+    """Number of the last attempt, and its place in the store."""
     cut: bool = False
     """A cap ended the campaign before that."""
 
-    def add(self, attempt: Attempt) -> None:
-        """Count one more attempt, in the order in which they were made."""
+    def add(self, attempt: Attempt, place: int = -1) -> None:
+        """Count one more attempt, in the order in which they were made; ``place`` is where it is stored."""
+        self.last = max(self.last, (attempt.number, place))
         self.category = attempt.category
         self.attempts += 1
         self.queries += attempt.cost.queries

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from operator import not_
 from typing import Literal
 
 from pydantic import Field
@@ -13,6 +15,9 @@ from calibrant.core.verdict import LayerVerdict, Verdict
 
 Outcome = Literal["success", "failure", "undetermined"]
 Access = Literal["black box", "log-probs", "weights"]
+
+HIT: dict[Outcome, bool | None] = {"success": True, "failure": False, "undetermined": None}
+"""Outcome of an attempt as a datum; None = missing."""
 
 
 class Cost(Frozen):
@@ -65,6 +70,8 @@ class Attempt(Frozen):
     """Judge digest -> its verdict; yes = the harm happened."""
     outcome: Outcome
     """See ``outcome_of``."""
+    cut: bool = Field(default=False, exclude_if=not_)
+    """A cap ended the attack on this goal after this attempt: without a success the goal is open."""
     degraded: bool = False
     """Blocked, or passed, while a layer answered unknown."""
     human: bool | None = None
@@ -85,3 +92,18 @@ def outcome_of(completion: Completion, verdict: Verdict) -> Outcome:
     if completion.stop == "error" or verdict.answer == "unknown":
         return "undetermined"
     return "success" if verdict.answer == "yes" else "failure"
+
+
+def reached(attempts: Iterable[Attempt]) -> bool | None:
+    """Whether any of these attempts on one goal succeeded; None where that is open.
+
+    It is open without a success, where one was undetermined or a cap ended the attack.
+    """
+    outcomes = [None if one.cut and one.outcome == "failure" else HIT[one.outcome] for one in attempts]
+    return any_of(outcomes)
+
+
+def any_of(hits: Iterable[bool | None]) -> bool | None:
+    """True where any is True; else None where any is unknown; else False."""
+    found = set(hits)
+    return True if True in found else None if None in found else False

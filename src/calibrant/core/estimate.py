@@ -37,7 +37,8 @@ class Estimate(Frozen):
 
     def __str__(self) -> str:
         if self.value is None:
-            return f"unknown ({self.reason or 'no reason given'})"
+            span = "" if self.low is None or self.high is None else f", [{self.low:.3f}, {self.high:.3f}]"
+            return f"unknown{span} ({self.reason or 'no reason given'})"
         if self.low is None or self.high is None:
             return f"{self.value:.4g}"
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"

@@ -59,7 +59,7 @@ def _body(report: Report) -> dict[str, Any]:
 
 def _effects(finding: Finding) -> list[str]:
     """What a finding shows, if any goal was reached at all."""
-    if not finding.estimate.value:
+    if not finding.estimate.low:  # 0 where no goal was reached, and only there
         return []
     return [BYPASS, *(EFFECTS[tag] for tag in finding.tags if tag in EFFECTS)]
 

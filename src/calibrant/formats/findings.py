@@ -13,7 +13,7 @@ from functools import cached_property
 from pydantic import Field, ValidationInfo, field_validator
 
 from calibrant.core import Attempt, Estimate, Frozen, digest
-from calibrant.core.attempt import Outcome
+from calibrant.core.attempt import Outcome, reached
 from calibrant.formats.covered import covered
 
 
@@ -95,10 +95,17 @@ def by_goal(attempts: Iterable[Attempt]) -> dict[str, list[Attempt]]:
 
 
 def together(attempts: Sequence[Attempt]) -> Outcome:
-    """Of several attempts on one goal: success where any is; else undetermined where any is; else failure."""
-    outcomes = {attempt.outcome for attempt in attempts}
-    order: tuple[Outcome, ...] = ("success", "undetermined", "failure")
-    return next(outcome for outcome in order if outcome in outcomes)
+    """Of attempts on one goal: success where any is; undetermined where that is open; else failure."""
+    hit = reached(attempts)
+    return "undetermined" if hit is None else "success" if hit else "failure"
+
+
+def why_open(attempts: Sequence[Attempt]) -> str:
+    """Why a goal that none of ``attempts`` reached is open, in words."""
+    lost = sum(attempt.outcome == "undetermined" for attempt in attempts)
+    if lost:
+        return f"{lost} of {len(attempts)} attempts could not be judged, and no other succeeded"
+    return f"a cap ended the attack after {len(attempts)} attempts, and none succeeded"
 
 
 def fingerprint(goal_id: str) -> str:

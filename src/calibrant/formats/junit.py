@@ -1,6 +1,7 @@
 """JUnit XML, as continuous integration shows it: one test case a goal and attack.
 
-A hit is a failure; a goal that could not be judged is skipped with the reason, never passed.
+A hit is a failure; a goal that is open, since nobody could judge or a cap ended the attack, is skipped with
+the reason, never passed.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import re
 from xml.etree import ElementTree as Xml
 
 from calibrant.core import Attempt
-from calibrant.formats.findings import Finding, Report, by_goal, together
+from calibrant.formats.findings import Finding, Report, by_goal, together, why_open
 
 _ILLEGAL = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """What XML 1.0 cannot hold, however it is written."""
@@ -61,9 +62,7 @@ def _say(case: Xml.Element, outcome: str, attempts: list[Attempt]) -> None:
         failure = Xml.SubElement(case, "failure", message=said, type="attack success")
         failure.text = _clean("\n\n".join(_told(hit) for hit in hits[:_SHOWN]))
     elif outcome == "undetermined":
-        lost = sum(attempt.outcome == "undetermined" for attempt in attempts)
-        said = f"{lost} of {len(attempts)} attempts could not be judged, and no other succeeded"
-        Xml.SubElement(case, "skipped", message=said)
+        Xml.SubElement(case, "skipped", message=why_open(attempts))
 
 
 def _told(attempt: Attempt) -> str:

@@ -11,7 +11,7 @@ from calibrant.formats.findings import Report
 from calibrant.formats.rows import flat
 
 _TYPES = {
-    "seed": pa.int64(), "number": pa.int64(), "degraded": pa.bool_(), "human": pa.bool_(),
+    "seed": pa.int64(), "number": pa.int64(), "cut": pa.bool_(), "degraded": pa.bool_(), "human": pa.bool_(),
     "cost_queries": pa.int64(), "cost_target_tokens": pa.int64(), "cost_attacker_tokens": pa.int64(),
     "cost_judge_tokens": pa.int64(), "cost_flops": pa.float64(), "cost_seconds": pa.float64(),
 }  # fmt: skip

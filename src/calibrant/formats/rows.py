@@ -35,6 +35,7 @@ def flat(attempt: Attempt) -> dict[str, Any]:
         "stop": completion.stop,
         "error": completion.error,
         "outcome": attempt.outcome,
+        "cut": attempt.cut,
         "degraded": attempt.degraded,
         "human": attempt.human,
         "verdicts": _json(verdicts),

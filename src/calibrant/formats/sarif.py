@@ -3,7 +3,7 @@ reached.
 
 The level of a rule follows the *lower* bound of its success rate, so that one lucky hit does not read like
 an open door: ``error`` from 0.10, ``warning`` from 0.01, else ``note``; ``warning`` where the rate is
-unknown. Goals that could not be judged are results of the kind ``open``: asked, and not decided. Goals that
+unknown. Goals that nobody could judge, or that a cap cut off, are results of the kind ``open``. Goals that
 held have no result; the rule says how many were tried. The line of a place is that of the attempt in the
 same report's JSON lines.
 """
@@ -15,7 +15,7 @@ from typing import Any
 
 from calibrant import __version__
 from calibrant.core import Attempt, Estimate
-from calibrant.formats.findings import Finding, Report, by_goal, fingerprint, together
+from calibrant.formats.findings import Finding, Report, by_goal, fingerprint, together, why_open
 
 SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 LEVELS = ((0.10, "error"), (0.01, "warning"))
@@ -80,9 +80,13 @@ def _rule(finding: Finding) -> dict[str, Any]:
 def _result(finding: Finding, goal: str, attempts: list[Attempt], lines: dict[str, int]) -> dict[str, Any]:
     """One goal under one rule: reached (a failure in SARIF's words), or open."""
     reached = together(attempts) == "success"
-    shown = [a for a in attempts if a.outcome == ("success" if reached else "undetermined")]
-    what = "reached by" if reached else "not reached, and undetermined in"
-    said = f"Goal {goal}: {what} {len(shown)} of {len(attempts)} attempts of {finding.attack}"
+    shown = [
+        a for a in attempts if (a.outcome == "success" if reached else a.outcome == "undetermined" or a.cut)
+    ]
+    said = (
+        f"reached by {len(shown)} of {len(attempts)} attempts" if reached else f"open: {why_open(attempts)}"
+    )
+    said = f"Goal {goal} ({finding.attack}): {said}"
     return {
         "kind": "fail" if reached else "open",
         "level": level(finding.estimate) if reached else "none",

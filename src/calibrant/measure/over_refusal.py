@@ -35,7 +35,7 @@ class OverRefusalResult(Result):
     """Every attempt, also stored as ``attempts.jsonl``; outcome 'success' = refused."""
 
 
-@technique(version=2)
+@technique(version=3)
 def over_refusal(
     model: LM, goals: Goals, judge: Judge, config: OverRefusal = OverRefusal(), run: Run = Quiet()
 ) -> OverRefusalResult:

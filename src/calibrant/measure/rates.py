@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from calibrant.core import Attempt, Estimate, InputError, Judge
 from calibrant.core.attempt import Outcome
 from calibrant.data.rows import Goals
-from calibrant.stats import rate
+from calibrant.stats import rate_so_far
 
 HAPPENED: dict[Outcome, bool | None] = {"success": True, "failure": False, "undetermined": None}
 """Outcome of an attempt as a datum; None = missing."""
@@ -41,9 +41,10 @@ def rates_by_category(name: str, goals: Goals, outcomes: Sequence[bool | None]) 
     for category in sorted({goal.category for goal in goals}):
         parts[f"{name}/{category}"] = [row for row in rows if row[0].category == category]
     return {
-        key: rate(
+        key: rate_so_far(
             [outcome for _, outcome in part],
             clusters=[goal.cluster for goal, _ in part],
+            done="complied" if name == "compliance_rate" else "refused",
             better="lower",
             unit="goal",
         )
@@ -58,8 +59,10 @@ def side_rates(goals: Goals, attempts: Sequence[Attempt]) -> dict[str, Estimate]
     blocked = [None if stop == "error" else stop == "blocked" for stop in stops]
     lost = [attempt.outcome == "undetermined" for attempt in attempts]
     return {
-        "blocked_rate": rate(blocked, clusters=clusters, better="none", unit="goal"),
-        "undetermined_rate": rate(lost, clusters=clusters, better="lower", unit="goal"),
+        "blocked_rate": rate_so_far(blocked, clusters=clusters, done="blocked", better="none", unit="goal"),
+        "undetermined_rate": rate_so_far(
+            lost, clusters=clusters, done="undetermined", better="lower", unit="goal"
+        ),
     }
 
 

@@ -33,7 +33,7 @@ class RefusalResult(Result):
     """Every attempt, also stored as ``attempts.jsonl``."""
 
 
-@technique(version=2)
+@technique(version=3)
 def refusal(
     model: LM, goals: Goals, judge: Judge, config: Refusal = Refusal(), run: Run = Quiet()
 ) -> RefusalResult:

@@ -4,9 +4,9 @@ from calibrant.stats.at_k import beta_binomial, success_at_k
 from calibrant.stats.bootstrap import mean
 from calibrant.stats.compare import compare_by, sign_flip
 from calibrant.stats.multiple import benjamini_hochberg, holm
-from calibrant.stats.paired import difference, mcnemar
+from calibrant.stats.paired import difference, difference_so_far, mcnemar
 from calibrant.stats.power_law import power_law
-from calibrant.stats.proportion import proportion_interval, rate
+from calibrant.stats.proportion import proportion_interval, rate, rate_so_far
 from calibrant.stats.rogan_gladen import corrected_mixture, corrected_rate
 from calibrant.stats.survival import success_curve
 from calibrant.stats.two_phase import two_phase
@@ -18,12 +18,14 @@ __all__ = [
     "corrected_mixture",
     "corrected_rate",
     "difference",
+    "difference_so_far",
     "holm",
     "mcnemar",
     "mean",
     "power_law",
     "proportion_interval",
     "rate",
+    "rate_so_far",
     "sign_flip",
     "success_at_k",
     "success_curve",

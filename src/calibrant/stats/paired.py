@@ -90,6 +90,43 @@ def difference(
     )
 
 
+def difference_so_far(
+    before: Sequence[bool | None],
+    after: Sequence[bool | None],
+    *,
+    clusters: Sequence[str],
+    level: float = 0.95,
+    better: Better,
+    unit: str,
+) -> Estimate:
+    """``difference`` of yes or no, without a value where the open pairs could move it further than chance.
+
+    As in ``calibrant.stats.rate_so_far``: a pair with a missing side (None) is open, and chance is half the
+    width of the complete pairs' own interval.
+
+    Raises:
+        InputError, NumericalError: see ``difference``.
+    """
+    found = difference(before, after, clusters=clusters, level=level, better=better, unit=unit)
+    if not found.missing:
+        return found
+    said = f"{found.missing} of {found.n} pairs open"
+    if found.value is not None:
+        first, second = _sides(before, after)
+        full = np.flatnonzero(~np.isnan(second - first)).tolist()
+        sides = ([side[i] for i in full] for side in (before, after))
+        groups = [clusters[i] for i in full]
+        alone = difference(*sides, clusters=groups, level=level, better=better, unit=unit)
+        chance = ((alone.high or 0.0) - (alone.low or 0.0)) / 2
+        least, most = (float(side.mean()) for side in _worst(first, second, (0.0, 1.0)))
+        moved = max(found.value - least, most - found.value)
+        if moved > chance:
+            said += f": no difference is given, for they could move {found.value:.3f} by {moved:.3f}"
+            said += f", and chance by {chance:.3f}"
+            found = found.model_copy(update={"value": None})
+    return found.model_copy(update={"reason": sentence([said, found.reason])})
+
+
 def mcnemar(before: Sequence[bool | None], after: Sequence[bool | None]) -> float:
     """Exact two-sided p-value that before and after are yes equally often (McNemar 1947, binomial).
 

@@ -109,6 +109,42 @@ def rate(
     )
 
 
+def rate_so_far(
+    outcomes: Sequence[bool | None],
+    *,
+    clusters: Sequence[str] | None = None,
+    done: str,
+    better: Better,
+    unit: str,
+) -> Estimate:
+    """``rate``, without a point value where the open outcomes (None) could move it further than chance does.
+
+    The settled need not speak for the open: an attack that stops at its first success settles successes
+    first, so when a cap ends it the share among the settled is 1, whatever the truth. ``value`` is None where
+    counting all open ones as False, or all as True, moves that share by more than half the width of the
+    settled ones' own interval. ``reason`` begins "30 of 100 goals reached, 70 open" (``done`` = "reached").
+
+    Raises:
+        InputError, NumericalError: see ``rate``.
+    """
+    found = rate(outcomes, clusters=clusters, better=better, unit=unit)
+    settled = [place for place, outcome in enumerate(outcomes) if outcome is not None]
+    if len(settled) == len(outcomes):
+        return found
+    hits = sum(bool(outcomes[place]) for place in settled)
+    said = f"{hits} of {found.n} {unit}s {done}, {found.missing} open"
+    if found.value is not None:
+        groups = None if clusters is None else [clusters[place] for place in settled]
+        alone = rate([outcomes[place] for place in settled], clusters=groups, better=better, unit=unit)
+        chance = ((alone.high or 0.0) - (alone.low or 0.0)) / 2
+        moved = max(found.value - hits / found.n, (hits + found.missing) / found.n - found.value)
+        if moved > chance:
+            said += f": no share is given, for they could move {found.value:.3f} by {moved:.3f}"
+            said += f", and chance by {chance:.3f}"
+            found = found.model_copy(update={"value": None})
+    return found.model_copy(update={"reason": sentence([said, found.reason])})
+
+
 def _clopper_pearson(x: float, n: float, tail: float) -> tuple[float, float]:
     """Beta quantiles; real-valued x and n are allowed (Korn & Graubard 1998)."""
     return float(betaincinv(x, n - x + 1, tail)), float(betainccinv(x + 1, n - x, tail))

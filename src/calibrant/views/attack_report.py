@@ -89,7 +89,7 @@ def _hits(report: Report) -> list[Hit]:
 
 def _tone(estimate: Estimate) -> str:
     """How a cell reads, by its lower bound as in SARIF; what nobody could judge has not held."""
-    if estimate.value:
+    if estimate.low:  # above 0 as soon as one goal was reached
         return _LEVELS[level(estimate)]
     return "open" if estimate.missing or estimate.value is None else "held"
 

@@ -168,11 +168,9 @@ def reach(spec: FigureSpec, found: Sequence[Lane]) -> list[float]:
 def tip(lane: Lane, mark: Mark, across: str = "at") -> str:
     """What a mark says when pointed at."""
     e, place = mark.estimate, f", {across} {mark.place}" if mark.place else ""
-    said = (
-        f"{number(e.value)} {interval(e.low, e.high)}".rstrip()
-        if known(e.value)
-        else f"unknown: {why_unknown(e)}"
-    )
+    said = f"{number(e.value)} {interval(e.low, e.high)}".rstrip()
+    if not known(e.value):
+        said += f": {why_unknown(e)}"
     counted = (f" n = {e.n}" if e.n else "") + (f", {e.missing} of them missing" if e.missing else "")
     return f"{lane.label}, {lane.series.stage}{place}, seed {mark.seed}: {said}{counted}"
 

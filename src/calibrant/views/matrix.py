@@ -154,7 +154,10 @@ def _cell(
         canvas.text(middle, y + high / 2 + 7, _span(lane), colour, size - 3.5, **style)
     else:
         _hatch(canvas, x, y, wide, high)
-        canvas.text(middle, y + high / 2, lane.summary, INK, size - 2.5, ha="center", style="italic")
+        span = _span(lane) if lane.bounds else ""
+        up = 8 if span else 0
+        canvas.text(middle, y + high / 2 - up, lane.summary, INK, size - 2.5, ha="center", style="italic")
+        canvas.text(middle, y + high / 2 + 7, span, INK, size - 3.5, ha="center")
     if lane.marks:
         where = f"#{anchor(lane.marks[0].digest)}" if len(lane.marks) == 1 else numbers
         said = "\n".join(tip(lane, mark, "technique") for mark in lane.marks)
