@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import partial
 
 import pytest
@@ -320,7 +321,38 @@ def test_part_of_a_table(openers, tmp_path):
     assert "holds no row" in failure(openers, "testbed:goals/heldout?n=6[6:]", Goals)
 
 
-@pytest.mark.parametrize(("reference", "wanted"), [(3, LM), ({}, Goals), ("x", dict)])
+TURNS = '[{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hey", "weight": 0}]'
+
+
+def test_rows_without_some_columns_are_other_data(openers, tmp_path):
+    line = '{"text": "brew zorble", "benign": true, "id": "%s"}\n'
+    (tmp_path / "g.jsonl").write_text("".join(line % n for n in "abc"))
+    with pytest.raises(InputError, match="'benign' would change"):
+        openers.open("jsonl:g.jsonl", Goals).load()
+    whole, less = (
+        openers.open(r, Goals) for r in ("jsonl:g.jsonl", {"file": "jsonl:g.jsonl", "ignore": ["benign"]})
+    )
+    assert less.digest != whole.digest == openers.open({"file": "jsonl:g.jsonl"}, Goals).digest
+    assert (len(less.load()), less.load().unused) == (3, ("benign",))
+    part = openers.open({"file": "jsonl:g.jsonl[1:][:1]", "ignore": ["benign"]}, Goals).load()
+    assert [goal.id for goal in part] == ["b"]
+    assert part.unused == ("benign",)
+    named = dataclasses.replace(openers, given={"rows": {"file": "g.jsonl[1:]", "ignore": ["benign"]}})
+    asked = named.open({"file": "given:rows", "ignore": []}, Goals)
+    assert [goal.id for goal in asked.load()] == ["b", "c"]
+    assert asked.digest == named.open("given:rows", Goals).digest
+    (tmp_path / "e.jsonl").write_text('{"messages": ' + TURNS + "}")
+    examples = openers.open({"file": "jsonl:e.jsonl", "ignore": ["messages.weight"]}, Examples).load()
+    assert [example.completion for example in examples] == ["Hey"]
+    for wrong, said in (
+        ({"file": "g.jsonl", "ignored": ["benign"]}, "unknown key 'ignored' (did you mean 'ignore'?)"),
+        ({"file": "testbed:goals/heldout", "ignore": ["benign"]}, "has no columns to ignore"),
+        ({"file": "g.jsonl", "ignore": ["bening"]}, "no such column (did you mean 'benign'?)"),
+    ):
+        assert said in failure(openers, wrong, Goals)
+
+
+@pytest.mark.parametrize(("reference", "wanted"), [(3, LM), ({}, LM), ("x", dict)])
 def test_what_cannot_be_opened_as_wanted(openers, reference, wanted):
     assert "cannot be opened as" in failure(openers, reference, wanted)
 

@@ -78,9 +78,24 @@ def test_bad_files(run, tmp_path, calibrant, kind):
     assert mended.code == 0 and "1 of 2 runs were already finished" in mended.out
 
 
-def test_an_extra_column_does_no_harm(run, tmp_path):
+def test_an_extra_column_is_named_on_the_terminal_and_in_the_record(run, tmp_path):
     (tmp_path / "goals.jsonl").write_text(GOALS.replace('"id"', '"source": "a book", "id"'))
-    assert run(ASK).code == 0
+    told = run(ASK)
+    said = "columns not used of 'goals' (jsonl:goals.jsonl): 'source'"
+    assert told.code == 0 and told.out.count(said) == 1
+    assert Ledger(tmp_path / "ledger").entries()[0].record.limits[-1] == said
+
+
+def test_a_column_that_changes_meaning_is_left_out_only_knowingly(run, tmp_path):
+    (tmp_path / "goals.jsonl").write_text(GOALS.replace('"id"', '"benign": true, "id"'))
+    told = run(ASK)
+    assert told.code == 3 and "left out, 'benign' would change what the rows mean" in told.out
+    assert "ignore = ['benign']" in told.out and statuses(tmp_path) == ["failed", "finished"]
+    table = '{ file = "jsonl:goals.jsonl", ignore = ["benign"] }'
+    told = run(ASK.replace('"jsonl:goals.jsonl"', table))
+    assert told.code == 0 and "columns not used of 'goals' (jsonl:goals.jsonl): 'benign'" in told.out
+    record = Ledger(tmp_path / "ledger").entries()[-1].record
+    assert record.inputs["goals"].reference == {"file": "jsonl:goals.jsonl", "ignore": ["benign"]}
 
 
 def test_a_refused_row_is_told_in_the_record(run, tmp_path, calibrant):

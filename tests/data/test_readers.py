@@ -36,6 +36,7 @@ def test_a_file_becomes_rows_and_refusals_that_add_up(tmp_path: Path) -> None:
         "rows": 2,
         "refused": 4,
         "reasons": {"equal replies": 2, "malformed JSON": 1, "empty text": 1},
+        "unused": [],
     }
 
 

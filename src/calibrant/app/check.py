@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from calibrant.app import behaviours, catalog, places
 from calibrant.app.attempt_files import foreign, is_foreign
 from calibrant.app.catalog import Signature, find_technique
-from calibrant.app.openers import BEHAVIOURS, MODELS, SLICE, TABLES
+from calibrant.app.openers import BEHAVIOURS, MODELS, TABLES
+from calibrant.app.tables import asked
 from calibrant.core import (
     LM,
     CalibrantError,
@@ -139,6 +140,8 @@ class _Look(NamedTuple):
                 recipe = behaviours.check(value, allow_python=self.allow_python)
                 for reference, inner in recipe.inputs.values():
                     yield from self.problems(reference, inner)
+            elif isinstance(value, Mapping) and wanted in TABLES:
+                yield from self.problems(asked(value).whole, wanted)
             elif isinstance(value, str) and value.startswith("defended:"):
                 yield from self._stack(value)
             elif isinstance(value, str) and value.startswith("record:"):
@@ -190,8 +193,7 @@ def _find(value: Any, wanted: Any, base: Path) -> None:
         if places.model_folder(value, base) is None:
             places.model(value, base)
     elif wanted in TABLES:
-        part = SLICE.fullmatch(value)
-        rows = part["whole"] if part else value
+        rows = asked(value).whole
         if rows.startswith("testbed:"):
             places.testbed_rows(rows, wanted)
         elif wanted is Attempts and is_foreign(rows):

@@ -31,7 +31,11 @@ from calibrant.core import (
 )
 from calibrant.core.digest import plain
 from calibrant.core.record import Artifact, Failure, Input, job_digest, result_digest
+from calibrant.data.columns import listed
 from calibrant.data.rows import Table
+
+NOT_USED = "columns not used"
+"""How the limit begins that names columns of an input that no row was read by."""
 
 
 def execute(
@@ -165,7 +169,7 @@ def _finished(
     update = {
         "status": "finished",
         "metrics": result.metrics,
-        "limits": (*result.caveats, *_refused(arguments)),
+        "limits": (*result.caveats, *_refused(arguments), *_unused(arguments)),
         "artifacts": stored,
         "result": result_digest(result.metrics, stored),
     }
@@ -181,6 +185,13 @@ def _refused(arguments: Mapping[str, Any]) -> Iterator[str]:
                 f"{len(table.refused)} of {total} rows of '{name}' were refused, "
                 f"the first on line {first.line}: {first.reason}"
             )
+
+
+def _unused(arguments: Mapping[str, Any]) -> Iterator[str]:
+    """Columns that were not read are told likewise."""
+    for name, table in arguments.items():
+        if isinstance(table, Table) and table.unused:
+            yield f"{NOT_USED} of '{name}' ({table.source}): {listed(table.unused)}"
 
 
 def _disk_full(error: BaseException | None) -> bool:

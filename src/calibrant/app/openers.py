@@ -17,6 +17,7 @@ from typing import Any
 from calibrant.app import behaviours, catalog, places
 from calibrant.app.attempt_files import foreign, is_foreign
 from calibrant.app.stand_ins import STAND_INS
+from calibrant.app.tables import Asked, asked, sliced
 from calibrant.core import (
     LM,
     CapabilityError,
@@ -81,8 +82,6 @@ _RUNGS = {
     OpenLM: "an OpenLM (weights, activations)",
 }
 _ANSWERS = ("govern.gate", "govern.claim")  # what evidence is held against is no evidence
-SLICE = re.compile(r"(?P<whole>.+)\[(?P<start>\d*):(?P<stop>\d*)\]")
-"""Part of a table: 'data:hh_rlhf[:1200]'."""
 
 
 @dataclass(frozen=True)
@@ -135,11 +134,11 @@ class Openers:
             return self._policy(reference)
         if wanted in BEHAVIOURS:
             return self._behaviour(reference, wanted)
+        if wanted in TABLES and isinstance(reference, (str, Mapping)):
+            return self._table(reference, wanted)
         if isinstance(reference, str):
             if wanted in MODELS or wanted is Identity:
                 return self._model(reference, wanted)
-            if wanted in TABLES:
-                return self._table(reference, wanted)
             if wanted in FILES:
                 return self._file(reference, wanted)
         if wanted in (str, int, float, bool) and isinstance(reference, wanted):
@@ -297,17 +296,23 @@ class Openers:
             )
         return self.ledger.get(name)
 
-    def _table(self, reference: str, wanted: type[Table[Any]]) -> Opened:
-        part = SLICE.fullmatch(reference)
-        if part:
-            whole = self._table(part["whole"], wanted)
-            start, stop = (int(text) if text else None for text in part.group("start", "stop"))
-            return Opened(
-                digest=digest([whole.digest, start, stop]),
-                kind="data",
-                load=lambda: _slice(whole.load(), reference, start, stop),
-                name=reference,
-            )
+    def _table(self, reference: Any, wanted: type[Table[Any]]) -> Opened:
+        """Rows: a reference, or {file, ignore}; a slice of them, or all."""
+        told = asked(reference)
+        if told.whole.startswith("given:"):
+            inner = asked(self._given(told.whole))
+            told = Asked(inner.whole, inner.ignore + told.ignore, inner.parts + told.parts)
+        if not told.ignore and not told.parts:
+            return self._whole(told.whole, wanted)
+        whole = self._whole(told.whole, wanted, told.ignore)
+        name = reference if isinstance(reference, str) else reference["file"]
+        found = digest([whole.digest, {"ignore": sorted(told.ignore)}]) if told.ignore else whole.digest
+        for start, stop in told.parts:
+            found = digest([found, start, stop])
+        return Opened(found, "data", lambda: sliced(whole.load(), name, told.parts), name=name)
+
+    def _whole(self, reference: str, wanted: type[Table[Any]], ignore: tuple[str, ...] = ()) -> Opened:
+        """All rows of a file, or of the testbed, without the columns to ignore."""
         if reference.startswith("testbed:"):
             table = places.testbed_rows(reference, wanted)
             return Opened(table.digest, "data", lambda: table, name=reference)
@@ -317,20 +322,12 @@ class Openers:
         if reference.startswith("record:"):
             artifact = self.artifact(reference)[1]
             path = self.ledger.open(artifact)
-            load = partial(places.read_stored, wanted, path, artifact.name, reference)
+            load = partial(places.read_stored, wanted, path, artifact.name, reference, ignore)
         else:
             path = places.rows(reference, self.base)
-            load = partial(places.read, wanted, path, reference)
+            load = partial(places.read, wanted, path, reference, ignore)
         with disk("reading", path):
             return Opened(digest_path(path), "data", load, name=reference)
-
-
-def _slice(table: Table[Any], reference: str, start: int | None, stop: int | None) -> Table[Any]:
-    """Rows ``start`` to ``stop`` of those that were taken, in the file's order."""
-    kept = table.rows[start:stop]
-    if not kept:
-        raise InputError(f"'{reference}' holds no row", hint=f"the whole holds {len(table.rows)} rows")
-    return table.model_copy(update={"rows": kept, "source": reference})
 
 
 def _opened_model(reference: str, identity: Identity, load: Callable[[], Any], wanted: Any) -> Opened:

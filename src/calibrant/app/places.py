@@ -9,7 +9,7 @@ import os
 import re
 import tempfile
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +20,8 @@ from calibrant.core import ConfigError, Identity, InputError
 from calibrant.core.errors import nearest
 from calibrant.data.attempts import attempts_from
 from calibrant.data.canaries import Canaries, canaries_from, planted_examples
-from calibrant.data.files import raw_rows
+from calibrant.data.columns import ignoring
+from calibrant.data.files import RawRow, raw_rows
 from calibrant.data.graded import graded_from
 from calibrant.data.human_labels import HumanLabels, labels_from
 from calibrant.data.readers import read as read_rows
@@ -144,27 +145,35 @@ def rows(reference: str, base: Path) -> Path:
     )
 
 
-def read(wanted: type[Table[Any]], path: Path, reference: str) -> Any:
+def read(wanted: type[Table[Any]], path: Path, reference: str, ignore: Sequence[str] = ()) -> Any:
     """Read rows; pairs also serve as demonstrations and as labelled replies."""
+    table = _read(wanted, path, reference, ignore)
+    return table.model_copy(update={"unused": (*table.unused, *ignore)}) if ignore else table
+
+
+def _read(wanted: type[Table[Any]], path: Path, reference: str, ignore: Sequence[str]) -> Any:
+    def stream(path: Path) -> Iterator[RawRow]:
+        parquet = path.suffix == ".parquet" and wanted not in _OWN
+        rows = catalog.load("calibrant.data.parquet:rows_from_parquet") if parquet else raw_rows
+        return ignoring(rows(path), ignore)
+
     if wanted in _OWN:
-        return _OWN[wanted](raw_rows(path), reference)
+        return _OWN[wanted](stream(path), reference)
     kind = wanted
-    if path.suffix == ".parquet":
-        stream = catalog.load("calibrant.data.parquet:rows_from_parquet")
-    else:
-        stream = raw_rows
     if wanted in (Examples, LabelledReplies):
         first = next((row for _, row in stream(path) if isinstance(row, dict)), {})
         kind = Preferences if "chosen" in first else wanted
     return _as(wanted, read_rows(kind, stream(path), reference))
 
 
-def read_stored(wanted: type[Table[Any]], stored: Path, name: str, reference: str) -> Any:
+def read_stored(
+    wanted: type[Table[Any]], stored: Path, name: str, reference: str, ignore: Sequence[str] = ()
+) -> Any:
     """Read rows of a ledger's file: it is stored by digest, and readers go by the name's suffix."""
     with tempfile.TemporaryDirectory() as room:
         named = Path(room) / name
         named.symlink_to(stored.resolve())
-        return read(wanted, named, reference)
+        return read(wanted, named, reference, ignore)
 
 
 def _as(wanted: type[Table[Any]], table: Table[Any]) -> Table[Any]:
@@ -186,7 +195,8 @@ def _as(wanted: type[Table[Any]], table: Table[Any]) -> Table[Any]:
             for label, reply in ((True, p.chosen), (False, p.rejected)):
                 name = f"{p.id}/{'chosen' if label else 'rejected'}"
                 made.append(Labelled(id=name, prompt=p.prompt, completion=reply, label=label))
-    return wanted(rows=tuple(made), source=table.source, refused=table.refused) if made else table
+    told = {"source": table.source, "refused": table.refused, "unused": table.unused}
+    return wanted(rows=tuple(made), **told) if made else table
 
 
 def model(reference: str, base: Path) -> tuple[Identity, Load]:

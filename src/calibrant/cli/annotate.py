@@ -6,15 +6,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Container
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
 
 from calibrant.app import catalog
 from calibrant.cli import render
 from calibrant.core import Chat, InputError
-from calibrant.data.human_labels import Queued, is_queue, read_queue
-from calibrant.data.rows import Preferences
+from calibrant.data.columns import listed
+from calibrant.data.human_labels import Queue, Queued, is_queue, read_queue
+from calibrant.data.rows import Preferences, Table
 from calibrant.data.votes import Choice, read_comparisons
 
 if TYPE_CHECKING:  # what it needs to know of agreement is loaded when someone annotates
@@ -36,6 +37,8 @@ LABELS: dict[str, bool | None] = {"y": True, "n": False, "s": None}
 """What is typed -> the label of a single reply."""
 LABEL_HELP = "y: yes, it happened   n: no   s: unsure   u: undo   q: stop"
 
+Ignore = Annotated[list[str] | None, typer.Option("--ignore", help="A column to leave out knowingly.")]
+
 
 def annotate(
     file: Annotated[
@@ -48,6 +51,7 @@ def annotate(
     pairs: Annotated[Path | None, typer.Option("--pairs", help="Write the agreed pairs here.")] = None,
     repeats: Annotated[float, typer.Option("--repeats", help="Share shown again, swapped.")] = 0.1,
     seed: Annotated[int, typer.Option("--seed", help="Order, sides and repeats.")] = 0,
+    ignore: Ignore = None,
 ) -> None:
     """Compare two outputs, or label the replies of a queue: blind, kept; run it again to go on."""
     if not rater and pairs is None:
@@ -55,9 +59,11 @@ def annotate(
     if pairs is not None and pairs.resolve() in (file.resolve(), votes.resolve()):
         raise InputError(f"--pairs {pairs} would overwrite what it is made from", hint="name another file")
     if is_queue(file):
-        _label(file, votes, rater, pairs, seed)
+        _refuse_pairs(file, rater, pairs)
+        _label(read_queue(file, ignore or ()), votes, rater, seed)
         return
-    comparisons = read_comparisons(file)
+    comparisons = read_comparisons(file, ignore or ())
+    tell_unused(comparisons)
     if comparisons.refused:
         first = comparisons.refused[0]
         _say(f"{len(comparisons.refused)} rows left out, first line {first.line}: {first.reason}")
@@ -71,13 +77,21 @@ def annotate(
         _export(comparisons, votes, pairs)
 
 
-def _label(file: Path, votes: Path, rater: str, pairs: Path | None, seed: int) -> None:
-    """Label the replies of a queue."""
+def tell_unused(table: Table[Any]) -> None:
+    """Name the columns that no row was read by."""
+    if table.unused:
+        _say(f"columns not used: {listed(table.unused)}")
+
+
+def _refuse_pairs(file: Path, rater: str, pairs: Path | None) -> None:
     if pairs is not None or not rater:
         raise InputError(f"{file} is a queue of single replies", hint="give --rater NAME, and no --pairs")
-    with catalog.load("calibrant.app.labelling:LabelSession")(
-        read_queue(file), votes, rater, seed=seed
-    ) as session:
+
+
+def _label(queue: Queue, votes: Path, rater: str, seed: int) -> None:
+    """Label the replies of a queue."""
+    tell_unused(queue)
+    with catalog.load("calibrant.app.labelling:LabelSession")(queue, votes, rater, seed=seed) as session:
         _label_all(session)
         _say(f"\n{session.done} of {session.total} labelled by {visible(rater)}")
         if len({label.rater for label in session.labels}) > 1:

@@ -11,7 +11,7 @@ import typer
 from calibrant.app import catalog, places
 from calibrant.app.openers import Openers
 from calibrant.cli import render
-from calibrant.cli.annotate import visible
+from calibrant.cli.annotate import Ignore, tell_unused, visible
 from calibrant.core import LM, InputError, Judge, Sampling
 from calibrant.data.rows import Goals
 from calibrant.ledger import Ledger
@@ -31,16 +31,21 @@ def console(
     max_tokens: Annotated[int, typer.Option("--max-tokens", help="Longest reply.", min=1)] = 256,
     temperature: Annotated[float, typer.Option("--temperature", help="0 is greedy.", min=0.0)] = 0.0,
     seed: Annotated[int, typer.Option("--seed", help="Where draws begin.")] = 0,
+    ignore: Ignore = None,
     ledger: Annotated[
         Path, typer.Option("--ledger", help="Folder of the ledger.", envvar="CALIBRANT_LEDGER")
     ] = Path(".calibrant"),
 ) -> None:
     """Attack a model by hand; every turn becomes an attempt. Run it again to go on where you stopped."""
     openers = Openers(Ledger(ledger))
+    asked = {"file": goals, "ignore": tuple(ignore or ())}
+    table = openers.open(asked, Goals).load() if goals else None
+    if table is not None:
+        tell_unused(table)
     sitting = catalog.load("calibrant.app.sitting:Sitting")(
         openers.open(target, LM).load(),
         out,
-        openers.open(goals, Goals).load() if goals else None,
+        table,
         judge=openers.open(_judge(judge), Judge).load() if judge else None,
         sampling=Sampling(max_tokens=max_tokens, temperature=temperature, seed=seed),
         show_layers=show_layers,

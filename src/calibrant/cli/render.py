@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from calibrant.app.execute import NOT_USED
 from calibrant.app.listing import hazards, headline
 from calibrant.app.study import Outcome
 from calibrant.core import Estimate
@@ -76,6 +77,9 @@ def outcome(done: Outcome, gates: list[tuple[int, dict[str, Any]]], page: str) -
         OUT.print(f"  {name:<22} {escape(f'{metric} {estimate}' if metric else 'done')}")
         if record.technique in ANSWERS:
             OUT.print(f"  {'':<22} [dim]{escape(record.limits[0])}[/dim]")
+    unused = [limit for _, e in done.runs for limit in e.record.limits if limit.startswith(NOT_USED)]
+    for limit in dict.fromkeys(unused):
+        OUT.print(escape(limit))
     for job, entry in done.runs:
         matrix(f"{job.id}#{job.seed}", hazards(entry.record))
     if done.reused:

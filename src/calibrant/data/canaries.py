@@ -23,6 +23,7 @@ from calibrant.core.config import Frozen
 from calibrant.core.errors import InputError
 from calibrant.core.lm import Chat
 from calibrant.data.cells import Row, as_text, as_written, column, given, shown
+from calibrant.data.columns import Columns, Seen
 from calibrant.data.files import RawRow
 from calibrant.data.rows import Example, Examples, Refused, Table
 from calibrant.data.shapes import prompt_of
@@ -52,9 +53,10 @@ class Canary(Frozen):
     def _drawn(self) -> Canary:
         if self.format.count(SLOT) != 1:
             raise ValueError(f"the format must hold {SLOT} once, got {self.format[:60]!r}")
-        if len(set(self.alphabet)) < len(self.alphabet):
+        known = set(self.alphabet)
+        if len(known) < len(self.alphabet):
             raise ValueError("the alphabet holds something twice")
-        strange = [symbol for symbol in self.secret if symbol not in self.alphabet]
+        strange = [symbol for symbol in self.secret if symbol not in known]
         if strange:
             raise ValueError(f"the secret holds {strange[0]!r}, which is not in the alphabet")
         return self
@@ -136,12 +138,15 @@ def canaries_from(rows: Iterable[RawRow], source: str) -> Canaries:
     """Shape raw rows; one that cannot be read is refused with its line and reason, as readers do.
 
     Raises:
-        InputError: there are no rows, none can be taken, or two share an id.
+        InputError: there are no rows, none can be taken, two share an id, or a column that changes what they
+            mean was not read.
     """
     taken: dict[str, Canary] = {}
     refused: list[Refused] = []
+    columns = Columns(Canaries)
     for line, raw in rows:
-        found = raw if isinstance(raw, Refused) else _canary(line, raw)
+        seen = Seen({} if isinstance(raw, Refused) else raw)
+        found = raw if isinstance(raw, Refused) else _canary(line, seen)
         if isinstance(found, Refused):
             refused.append(found)
         elif found.id in taken:
@@ -150,13 +155,15 @@ def canaries_from(rows: Iterable[RawRow], source: str) -> Canaries:
             )
         else:
             taken[found.id] = found
+            columns.note(line, seen)
     if not taken:
         why = f": line {refused[0].line}: {refused[0].reason}" if refused else ""
         raise InputError(
             f"{source}: none of {len(refused)} rows is a canary{why}",
             hint="give the columns format, secret and alphabet; see docs/measure.exposure.md",
         )
-    return Canaries(rows=tuple(taken.values()), source=source, refused=tuple(refused))
+    unused = columns.unused(source)
+    return Canaries(rows=tuple(taken.values()), source=source, refused=tuple(refused), unused=unused)
 
 
 def _canary(line: int, row: Row) -> Canary | Refused:

@@ -16,6 +16,7 @@ from typing import Any
 
 from calibrant.core.errors import InputError, nearest
 from calibrant.data.cells import Row, as_boolean, as_written, column, given, is_blank, shown
+from calibrant.data.columns import Columns, Seen
 from calibrant.data.files import RawRow
 from calibrant.data.rows import Graded, GradedReplies, Refused
 from calibrant.data.shapes import example_of
@@ -41,16 +42,22 @@ def graded_from(rows: Iterable[RawRow], source: str, *, yes: Collection[str] = (
             Without it true, false, 1, 0, yes, no and XSTest's three are known, and other labels are refused.
 
     Raises:
-        InputError: there are no rows, or none can be taken.
+        InputError: there are no rows, none can be taken, or a column that changes them was not read.
     """
     stem = PurePosixPath(source.rpartition(":")[2]).stem
     taken: dict[str, Graded] = {}
     refused: list[Refused] = []
+    columns = Columns(GradedReplies)
     for line, raw in rows:
-        found = raw if isinstance(raw, Refused) else _graded(line, raw, stem, frozenset(yes))
+        if isinstance(raw, Refused):
+            refused.append(raw)
+            continue
+        seen = Seen(raw)
+        found = _graded(line, seen, stem, frozenset(yes))
         if isinstance(found, Refused):
             refused.append(found)
             continue
+        columns.note(line, seen)
         while found.id in taken:
             found = found.model_copy(update={"id": f"{found.id}:{line}"})
         taken[found.id] = found
@@ -60,7 +67,8 @@ def graded_from(rows: Iterable[RawRow], source: str, *, yes: Collection[str] = (
             f"{source}: none of {len(refused)} rows is a reply with a human label{why}",
             hint="give the columns prompt, completion and label",
         )
-    return GradedReplies(rows=tuple(taken.values()), source=source, refused=tuple(refused))
+    unused = columns.unused(source)
+    return GradedReplies(rows=tuple(taken.values()), source=source, refused=tuple(refused), unused=unused)
 
 
 def as_label(text: str) -> bool | None:
@@ -119,7 +127,7 @@ def _raters(row: Row) -> tuple[str, ...]:
     """What each rater wrote, in the order of the columns; raters who left a cell empty are left out."""
     listed = given(row, "raters")
     if listed is None:
-        listed = [value for name, value in row.items() if name.startswith("annotation_")]
+        listed = [row[name] for name in row if name.startswith("annotation_")]
     return tuple(_texts("raters", listed))
 
 
@@ -128,8 +136,12 @@ def _screened(row: Row) -> tuple[str, ...]:
     listed = given(row, "screened")
     if listed is not None:
         return tuple(_texts("screened", listed))
-    judges = {n: v for n, v in row.items() if n.endswith("_label") and n != _FINAL and not is_blank(v)}
-    return tuple(f"{name.removesuffix('_label')}={as_written(name, v)}" for name, v in judges.items())
+    judges = {n: row[n] for n in row if n.endswith("_label") and n != _FINAL}
+    return tuple(
+        f"{name.removesuffix('_label')}={as_written(name, v)}"
+        for name, v in judges.items()
+        if not is_blank(v)
+    )
 
 
 def _texts(name: str, value: Any) -> Iterator[str]:

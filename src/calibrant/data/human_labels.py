@@ -11,7 +11,7 @@ writes it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from calibrant.core.digest import canonical
 from calibrant.core.errors import InputError, nearest
 from calibrant.core.lm import Chat
 from calibrant.data.cells import as_boolean, as_text, as_written, given, is_blank, shown
+from calibrant.data.columns import Columns, Seen, ignoring
 from calibrant.data.files import RawRow, raw_rows
 from calibrant.data.rows import Refused, Table
 from calibrant.data.shapes import prompt_of
@@ -76,24 +77,28 @@ def labels_from(rows: Iterable[RawRow], source: str) -> HumanLabels:
         InputError: a broken line, an undo of nothing, two labels by one rater on one reply, headers of
         different queues, or labels of people and simulated raters in one file.
     """
-    standing: dict[tuple[str, str], HumanLabel] = {}
-    data = ""
+    standing, theirs = dict[tuple[str, str], HumanLabel](), dict[str, list[HumanLabel]]()
+    columns, data = Columns(HumanLabels), ""
     for line, raw in rows:
         try:
             if isinstance(raw, Refused):
                 raise InputError(raw.reason)
-            if "labels" in raw:
-                data = _same_data(data, raw)
-            elif "undo" in raw:
-                _undo(standing, raw)
+            row = Seen(raw)
+            if "labels" in row:
+                data = _same_data(data, row)
+            elif "undo" in row:
+                _undo(standing, theirs, row)
             else:
-                _add(standing, _label(raw))
+                _add(standing, theirs, _label(row))
+                columns.note(line, row)
         except InputError as error:
             raise InputError(
                 f"{source}:{line}: {error.message}",
                 hint=error.hint or "mend that line; each line is a label, an undo or a header",
             ) from None
-    labels = HumanLabels(rows=tuple(standing.values()), source=source, data=data)
+    labels = HumanLabels(
+        rows=tuple(standing.values()), source=source, data=data, unused=columns.unused(source)
+    )
     if len({is_simulated(label.rater) for label in labels}) > 1:
         raise InputError(
             f"{source} mixes labels of people with labels of simulated raters", hint="keep them in two files"
@@ -146,15 +151,18 @@ def is_queue(path: Path) -> bool:
     return isinstance(first, Mapping) and "reply" in first and not {"a", "chosen"} & first.keys()
 
 
-def read_queue(path: Path) -> Queue:
-    """Read a queue.
+def read_queue(path: Path, ignore: Collection[str] = ()) -> Queue:
+    """Read a queue, without the columns to ignore.
 
     Raises:
-        InputError: see ``raw_rows``; a row that cannot be read, or two with one id.
+        InputError: see ``raw_rows``; a row that cannot be read, two with one id, or a column that changes
+            them and was not read.
     """
     taken: dict[str, Queued] = {}
-    for line, raw in raw_rows(path):
-        found = raw if isinstance(raw, Refused) else _queued(line, raw)
+    columns = Columns(Queue)
+    for line, raw in ignoring(raw_rows(path), ignore):
+        row = Seen({} if isinstance(raw, Refused) else raw)
+        found = raw if isinstance(raw, Refused) else _queued(line, row)
         if isinstance(found, Refused):
             raise InputError(
                 f"{path}:{line}: {found.reason}", hint="a queue's lines hold id, goal, chat and reply"
@@ -162,11 +170,12 @@ def read_queue(path: Path) -> Queue:
         if found.id in taken:
             raise InputError(f"{path}:{line}: a second reply with the id '{found.id}'", hint="take it out")
         taken[found.id] = found
-    return Queue(rows=tuple(taken.values()), source=str(path))
+        columns.note(line, row)
+    return Queue(rows=tuple(taken.values()), source=str(path), unused=columns.unused(str(path)))
 
 
 def _queued(line: int, raw: Mapping[str, Any]) -> Queued | Refused:
-    asked = prompt_of(line, {**raw, "prompt": raw.get("chat") or raw.get("prompt")})
+    asked = prompt_of(line, {"id": given(raw, "id"), "prompt": raw.get("chat") or raw.get("prompt")})
     if isinstance(asked, Refused):
         return asked
     try:
@@ -211,20 +220,27 @@ def _same_data(data: str, raw: Mapping[str, Any]) -> str:
     return found
 
 
-def _add(standing: dict[tuple[str, str], HumanLabel], label: HumanLabel) -> None:
+def _add(
+    standing: dict[tuple[str, str], HumanLabel], theirs: dict[str, list[HumanLabel]], label: HumanLabel
+) -> None:
     key = label.id, label.rater
     if key in standing:
         raise InputError(
             f"rater '{label.rater}' labels '{label.id}' a second time", hint="undo the first label before"
         )
     standing[key] = label
+    theirs.setdefault(label.rater, []).append(label)
 
 
-def _undo(standing: dict[tuple[str, str], HumanLabel], raw: Mapping[str, Any]) -> None:
+def _undo(
+    standing: dict[tuple[str, str], HumanLabel], theirs: dict[str, list[HumanLabel]], raw: Mapping[str, Any]
+) -> None:
     """Take back the rater's latest standing label."""
     rater = str(raw.get("rater") or "")
-    last = latest(tuple(standing.values()), rater)
+    held = theirs.get(rater)
+    last = held[-1] if held else None
     if last is None or last.id != raw["undo"]:
         said = f"the latest label of '{rater}' is {f'on {last.id!r}' if last else 'none'}"
         raise InputError(f"an undo of '{raw['undo']}', but {said}")
+    theirs[rater].pop()
     del standing[last.id, last.rater]

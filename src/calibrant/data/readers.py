@@ -5,7 +5,8 @@
     describe(pairs)   # {'rows': 1690, 'refused': 10, 'reasons': {'equal replies': 10}, ...}
 
 Every row is taken or refused with its line number and the reason; nothing is dropped in silence. A file
-of which no row can be used is an error. Columns that no shape asks for are ignored.
+of which no row can be used is an error. Columns that were not read are named in ``unused``; those that
+change what a row means are an error, see ``data.columns``.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 from calibrant.core.errors import InputError
+from calibrant.data.columns import Columns, Seen
 from calibrant.data.files import RawRow, raw_rows
 from calibrant.data.rows import (
     Examples,
@@ -65,7 +67,8 @@ def read(kind: type[T], rows: Iterable[RawRow], source: str, limit: int | None =
     that ids are unique in a table.
 
     Raises:
-        InputError: there are no rows, or all are refused; the message counts the reasons.
+        InputError: there are no rows, or all are refused; the message counts the reasons. A column that
+            changes what the rows mean was not read; see ``columns.ignoring``.
     """
     if limit is not None and limit < 1:
         raise InputError(f"limit = {limit} takes no rows", hint="give 1 or more, or leave it out")
@@ -74,11 +77,17 @@ def read(kind: type[T], rows: Iterable[RawRow], source: str, limit: int | None =
     stem = PurePosixPath(source.rpartition(":")[2]).stem
     taken: dict[str, Any] = {}
     refused: list[Refused] = []
+    columns = Columns(kind)
     for line, raw in rows:
-        row = raw if isinstance(raw, Refused) else shape(line, raw, stem)
+        if isinstance(raw, Refused):
+            refused.append(raw)
+            continue
+        seen = Seen(raw)
+        row = shape(line, seen, stem)
         if isinstance(row, Refused):
             refused.append(row)
             continue
+        columns.note(line, seen)
         while row.id in taken:
             row = row.model_copy(update={"id": f"{row.id}:{line}"})
         taken[row.id] = row
@@ -86,17 +95,19 @@ def read(kind: type[T], rows: Iterable[RawRow], source: str, limit: int | None =
             break
     if not taken:
         raise _useless(kind, source, refused)
-    return kind(rows=tuple(taken.values()), source=source, refused=tuple(refused))
+    unused = columns.unused(source)
+    return kind(rows=tuple(taken.values()), source=source, refused=tuple(refused), unused=unused)
 
 
 def describe(table: Table[Any]) -> dict[str, Any]:
-    """Count what was taken and refused, for a record: rows, refused, reasons, source, digest."""
+    """Count what was taken and left out, for a record: rows, refused, reasons, unused columns, digest."""
     return {
         "source": table.source,
         "digest": table.digest,
         "rows": len(table.rows),
         "refused": len(table.refused),
         "reasons": dict(_reasons(table.refused).most_common()),
+        "unused": list(table.unused),
     }
 
 

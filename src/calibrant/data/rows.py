@@ -118,6 +118,8 @@ class Table(Frozen, Generic[R]):
     """Where it came from."""
     refused: tuple[Refused, ...] = ()
     """Every refused row with its reason and line number."""
+    unused: tuple[str, ...] = ()
+    """Columns of the rows taken that none of them was read by; 'messages.name' is a key inside a message."""
 
     def __len__(self) -> int:
         return len(self.rows)

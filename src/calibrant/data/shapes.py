@@ -99,7 +99,7 @@ def _example(name: str, row: Row) -> Example:
 
 
 def _only_prompt(name: str, row: Row) -> Prompt:
-    if row.get("chosen") is not None and row.get("prompt") is None:
+    if row.get("prompt") is None and row.get("chosen") is not None:
         return Prompt(id=name, prompt=_pair(name, row).prompt)
     wanted = ("prompt", "question", "chat", "text", "goal", "messages")
     return Prompt(id=name, prompt=_prompt(row, *wanted))
@@ -202,7 +202,7 @@ def _transcript(name: str, text: str) -> tuple[Message, ...]:
 
 
 def _messages(name: str, value: Any) -> tuple[Message, ...]:
-    """Read a list of {role, content}; other keys are ignored."""
+    """Read a list of {role, content}; other keys are for ``columns.py`` to tell."""
     if not isinstance(value, (list, tuple)):
         raise InputError(f"wrong type: '{name}' must be text or a list of messages, got {shown(value)}")
     if not value:

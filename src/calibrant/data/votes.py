@@ -16,7 +16,7 @@ What is compared is held as a ``Pair``: side a in ``chosen``, side b in ``reject
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -24,6 +24,7 @@ from calibrant.core.config import Frozen
 from calibrant.core.digest import canonical
 from calibrant.core.errors import InputError, nearest
 from calibrant.data.cells import as_boolean, as_text
+from calibrant.data.columns import Columns, Seen, ignoring
 from calibrant.data.files import RawRow, raw_rows
 from calibrant.data.readers import read
 from calibrant.data.rows import Pair, Preferences, Refused, Table
@@ -119,24 +120,26 @@ def votes_from(rows: Iterable[RawRow], source: str) -> Votes:
         InputError: a broken line, an undo of nothing, two votes by one rater on one showing, headers of
             different comparisons, or votes of people and simulated raters in one table.
     """
-    standing: dict[Showing, Vote] = {}
-    data = ""
+    standing, latest = dict[Showing, Vote](), dict[str, list[Vote]]()
+    columns, data = Columns(Votes), ""
     for line, raw in rows:
         try:
             if isinstance(raw, Refused):
                 raise InputError(raw.reason)
-            if "votes" in raw:
-                data = _same_data(data, raw)
-            elif "undo" in raw:
-                _undo(standing, raw)
+            row = Seen(raw)
+            if "votes" in row:
+                data = _same_data(data, row)
+            elif "undo" in row:
+                _undo(standing, latest, row)
             else:
-                _add(standing, _vote(raw))
+                _add(standing, latest, _vote(row))
+                columns.note(line, row)
         except InputError as error:
             raise InputError(
                 f"{source}:{line}: {error.message}",
                 hint=error.hint or "mend that line; each line is a vote, an undo or a header",
             ) from None
-    votes = Votes(rows=tuple(standing.values()), source=source, data=data)
+    votes = Votes(rows=tuple(standing.values()), source=source, data=data, unused=columns.unused(source))
     mixed = {is_simulated(vote.rater) for vote in votes}
     if len(mixed) > 1:
         raise InputError(
@@ -146,14 +149,14 @@ def votes_from(rows: Iterable[RawRow], source: str) -> Votes:
     return votes
 
 
-def read_comparisons(path: Path) -> Preferences:
+def read_comparisons(path: Path, ignore: Collection[str] = ()) -> Preferences:
     """Read what is to be compared; side a stands in ``chosen`` and side b in ``rejected``.
 
     Raises:
-        InputError: see ``raw_rows`` and ``read``; there is no comparison in it.
+        InputError: see ``raw_rows``, ``ignoring`` and ``read``; there is no comparison in it.
     """
     try:
-        return read(Preferences, _renamed(raw_rows(path)), str(path))
+        return read(Preferences, _renamed(ignoring(raw_rows(path), ignore)), str(path))
     except InputError as error:
         if "missing column" not in error.message:
             raise
@@ -225,7 +228,8 @@ def _renamed(rows: Iterable[RawRow]) -> Iterator[RawRow]:
     """Columns a and b under the names that the reader of pairs knows."""
     for line, raw in rows:
         if isinstance(raw, Mapping) and "a" in raw and "b" in raw:
-            yield line, {**raw, "chosen": raw["a"], "rejected": raw["b"]}
+            rest = {name: value for name, value in raw.items() if name not in ("a", "b")}
+            yield line, {**rest, "chosen": raw["a"], "rejected": raw["b"]}
         else:
             yield line, raw
 
@@ -257,19 +261,22 @@ def _same_data(data: str, raw: Mapping[str, Any]) -> str:
     return found
 
 
-def _add(standing: dict[Showing, Vote], vote: Vote) -> None:
+def _add(standing: dict[Showing, Vote], latest: dict[str, list[Vote]], vote: Vote) -> None:
     if vote.showing in standing:
         raise InputError(
             f"rater '{vote.rater}' votes on '{vote.item}' a second time", hint="undo the first vote before"
         )
     standing[vote.showing] = vote
+    latest.setdefault(vote.rater, []).append(vote)
 
 
-def _undo(standing: dict[Showing, Vote], raw: Mapping[str, Any]) -> None:
+def _undo(standing: dict[Showing, Vote], latest: dict[str, list[Vote]], raw: Mapping[str, Any]) -> None:
     """Take back the rater's latest standing vote."""
     rater, item = _text(raw, "rater"), _text(raw, "undo")
-    last = next((vote for vote in reversed(standing.values()) if vote.rater == rater), None)
+    held = latest.get(rater)
+    last = held[-1] if held else None
     if last is None or last.item != item:
         said = f"the latest vote of '{rater}' is {f'on {last.item!r}' if last else 'none'}"
         raise InputError(f"an undo of '{item}', but {said}")
+    latest[rater].pop()
     del standing[last.showing]

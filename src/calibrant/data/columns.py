@@ -1,0 +1,188 @@
+"""Which columns of a file were read. The others are named; those that change what a row means are an error.
+
+    rows = ignoring(raw_rows(path), ["system"])     # read as if these columns were not there
+    account = Columns(Preferences)
+    for line, raw in rows: row = account.watch(raw); pair_of(line, row); account.note(line, row)
+    account.unused("orca.jsonl")                    # ('source', 'messages.name'), or InputError
+
+A key inside a message counts as a column, named 'messages.tool_calls'. A blank cell (null, NaN, "", [], {})
+changes nothing, so it is never an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Any
+
+from calibrant.core.errors import InputError, nearest
+from calibrant.data.cells import is_blank
+from calibrant.data.files import RawRow
+from calibrant.data.rows import Goals, Items, Refused
+
+CHANGE_MEANING = {
+    "system", "system_prompt", "system_message", "developer", "context", "documents", "input", "history",
+    "tools", "functions", "tool_calls", "function_call", "chat_template_kwargs",
+    "reasoning", "reasoning_content", "thinking", "refusal", "image", "images", "audio", "video", "videos",
+    "margin", "weight", "train", "tie", "is_tie",
+}  # fmt: skip
+"""Columns without which a row of any kind asks, answers or weighs something else."""
+_OF_GOALS = {
+    "benign", "is_benign", "safe", "is_safe", "harmless", "is_harmless",
+    "unsafe", "is_unsafe", "is_harmful", "harm", "toxic", "is_toxic",
+}  # fmt: skip
+_OF_ITEMS = {"choices", "options", "answers", "aliases"}
+_SAYS_NOTHING = {"weight": 1.0, "train": 1.0, "margin": 0.0, "tie": 0.0, "is_tie": 0.0}
+"""Column -> the value that says what a row without it says, too."""
+_TRUTHS = ("true", "false", "yes", "no", "0", "1", "0.0", "1.0")
+_FEW = 2
+"""A column of so few numbers may hold 0 and 1 by chance: an index, say."""
+_SHOWN = 100
+
+
+class Seen(dict[str, Any]):
+    """A row that remembers which of its columns were read."""
+
+    def __init__(self, row: Mapping[str, Any]) -> None:
+        super().__init__(row)
+        self.read: set[str] = set()
+
+    def __getitem__(self, name: str) -> Any:
+        self.read.add(name)
+        return super().__getitem__(name)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The value of a column; asking for it counts as reading it."""
+        self.read.add(name)
+        return super().get(name, default)
+
+
+class Columns:
+    """The account of one table's columns."""
+
+    def __init__(self, kind: Any) -> None:
+        """``kind``: the table that the rows are read as, such as ``Goals``."""
+        self._goals = kind is Goals
+        own = _OF_GOALS if self._goals else _OF_ITEMS if kind is Items else set()
+        self._changing = CHANGE_MEANING | own
+        self._unused: dict[str, None] = {}
+        self._wrong: dict[str, int] = {}
+        self._flags: dict[str, tuple[int, int]] = {}  # column -> how often a truth value, and how often given
+
+    def note(self, line: int, row: Seen) -> None:
+        """Count the columns of a row that was taken."""
+        told = self._goals and not all(is_blank(dict.get(row, name)) for name in ("harmful", "label"))
+        for name, value in _left(row):
+            self._unused[name] = None
+            if _is_empty(value):
+                continue
+            word = _word(name)
+            if word in self._changing and not (told and word in _OF_GOALS):
+                if word not in _SAYS_NOTHING or _number(value) != _SAYS_NOTHING[word]:
+                    self._wrong.setdefault(name, line)
+            elif self._goals and not told:
+                truths, times = self._flags.get(name, (0, 0))
+                self._flags[name] = truths + _is_truth(value), times + 1
+
+    def unused(self, source: str) -> tuple[str, ...]:
+        """The columns that no row was read by, in the order in which they came.
+
+        Raises:
+            InputError: one of them changes what the rows mean; all such are named.
+        """
+        flags = {name for name, (truths, times) in self._flags.items() if truths == times > _FEW}
+        wrong = [name for name in self._unused if name in self._wrong or name in flags]
+        if wrong:
+            named = ", ".join(f"'{name}'" for name in wrong)
+            harm = any(name in flags or _word(name) in _OF_GOALS for name in wrong) and self._goals
+            raise InputError(
+                f"{source}: left out, {listed(wrong)} would change what the rows mean",
+                hint=("name the column 'harmful' (true, false) if it says so; " if harm else "")
+                + f"put it into the columns that are read, or leave it out knowingly: ignore = [{named}]",
+            )
+        return tuple(self._unused)
+
+
+def ignoring(rows: Iterable[RawRow], names: Collection[str]) -> Iterator[RawRow]:
+    """The rows without these columns, and without these keys of messages ('messages.tool_calls').
+
+    Raises:
+        InputError: once all rows are drawn, for a name that none of them has.
+    """
+    missing, seen = set(names), dict[str, None]()
+    for line, row in rows:
+        if not names or isinstance(row, Refused):
+            yield line, row
+            continue
+        seen.update(dict.fromkeys(row))
+        seen.update(dict.fromkeys(path for name, value in row.items() for path, _ in _inside(name, value)))
+        missing.difference_update(row, seen)
+        yield line, {name: _without(name, v, names) for name, v in row.items() if name not in names}
+    if missing:
+        name = min(missing)
+        raise InputError(
+            f"ignore names '{name}', but there is no such column{nearest(name, seen)}",
+            hint=f"columns: {listed(seen)}",
+        )
+
+
+def listed(names: Collection[str]) -> str:
+    """Names in quotes, what cannot be printed escaped; beyond a hundred only their number."""
+    shown = [
+        f"'{''.join(c if c.isprintable() else repr(c)[1:-1] for c in n[:80])}'" for n in [*names][:_SHOWN]
+    ]
+    more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
+    return ", ".join(shown) + more
+
+
+def _left(row: Seen) -> Iterator[tuple[str, Any]]:
+    """What was not read: whole columns, and keys inside those that were."""
+    for name, value in row.items():
+        if name in row.read:
+            yield from _inside(name, value)
+        else:
+            yield name, value
+
+
+def _inside(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Keys beside the messages of a chat, and in them beside role and content."""
+    if isinstance(value, Mapping):
+        yield from ((f"{name}.{key}", inner) for key, inner in value.items() if key != "messages")
+        value = value.get("messages")
+    if isinstance(value, (list, tuple)):
+        for turn in value:
+            if isinstance(turn, Mapping):
+                own = ("role", "content")
+                yield from ((f"{name}.{key}", inner) for key, inner in turn.items() if key not in own)
+
+
+def _without(name: str, value: Any, names: Collection[str]) -> Any:
+    """A cell without the keys that are ignored."""
+    if isinstance(value, Mapping):
+        kept = {key: inner for key, inner in value.items() if f"{name}.{key}" not in names}
+        return {**kept, "messages": _without(name, kept["messages"], names)} if "messages" in kept else kept
+    if isinstance(value, list):
+        return [_without(name, turn, names) if isinstance(turn, Mapping) else turn for turn in value]
+    return value
+
+
+def _word(name: str) -> str:
+    """The last part of a name in one spelling: 'messages.Tool-Calls' -> 'tool_calls'."""
+    return name.rpartition(".")[2].strip().lower().replace("-", "_").replace(" ", "_")
+
+
+def _is_truth(value: Any) -> bool:
+    return isinstance(value, (bool, int, float, str)) and str(value).strip().lower() in _TRUTHS
+
+
+def _is_empty(value: Any) -> bool:
+    return is_blank(value) or (isinstance(value, (list, tuple, Mapping)) and not value)
+
+
+def _number(value: Any) -> Any:
+    """A number or truth value as a float, also one that is written as text; anything else as it is."""
+    if isinstance(value, str) and value.strip().lower() in ("true", "false"):
+        return float(value.strip().lower() == "true")
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        return value
