@@ -10,12 +10,13 @@ PYTHON ?= python3
 JOBS ?= 2
 BIN := .venv/bin
 READY := .venv/.installed
-# One thread a process: small tensors gain nothing from more, and two test processes share two cores.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+# One thread a process: small tensors gain nothing from more, and two test processes share two cores. Compiled files
+# are kept, whatever the shell says: tests start many processes.
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 PEERS := $(patsubst benchmarks/peers/%.txt,%,$(wildcard benchmarks/peers/*.txt))
 RACES := $(patsubst benchmarks/%.py,%,$(wildcard benchmarks/[a-z]*.py))
 
-.PHONY: setup demo test check lint bench peers docs weights clean
+.PHONY: setup demo test test-all check lint bench peers docs weights clean
 .DELETE_ON_ERROR:
 
 setup: $(READY)
@@ -32,6 +33,10 @@ demo: $(READY)
 
 test: $(READY)
 	$(PYTEST) tests
+
+# What is too long for every commit: tables of model families, many seeds, whole studies. Nothing of 'make test' is in it.
+test-all: $(READY)
+	$(PYTEST) -m 'slow and not peers and not long' tests
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

@@ -9,17 +9,17 @@ import sys
 import pytest
 
 PROBE = """
-import json, resource, sys
+import json, sys
 from calibrant.cli.main import main
 try:
     main(sys.argv[1:])
 except SystemExit as left:
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    said = {"code": left.code, "seconds": used.ru_utime + used.ru_stime, "modules": sorted(sys.modules)}
-    sys.stderr.write(json.dumps(said))
+    sys.stderr.write(json.dumps({"code": left.code, "modules": sorted(sys.modules)}))
 """
 TORCH = {"torch", "transformers", "tokenizers", "safetensors", "huggingface_hub", "datasets", "pyarrow"}
 HEAVY = TORCH | {"numpy", "scipy", "statsmodels", "matplotlib", "httpx", "jinja2", "re2"}
+FEW = 600
+"""Modules of a light start: what is imported is counted, since seconds are those of a machine."""
 
 
 def probe(*arguments):
@@ -36,14 +36,14 @@ def test_reading_is_light(done, verb):
     ledger = ("--ledger", done / "ledger") if verb[0] in ("log", "status", "verify") else ()
     found = probe(*verb, *ledger)
     assert found["code"] == 0 and HEAVY.isdisjoint(found["modules"])
-    assert found["seconds"] < 1
+    assert len(found["modules"]) < FEW
 
 
 def test_a_gate_needs_no_torch(done):
     subject = f"defended:{done / 'guards.toml'}#record:sft/model"
     found = probe("gate", done / "policy.toml", subject, "--ledger", done / "ledger", "--json")
     assert found["code"] == 0 and TORCH.isdisjoint(found["modules"]) and "matplotlib" not in found["modules"]
-    assert found["seconds"] < 1
+    assert len(found["modules"]) < 2 * FEW
 
 
 def test_a_gate_on_a_system_with_an_asking_guard_needs_no_torch(done, tmp_path, model):

@@ -176,39 +176,58 @@ BREAKERS = {
     Watcher: break_class(GoodhartWatch, "see"),
 }
 """Wanted type -> how to make what BUILDERS builds for it fail when it is used."""
+LENT = (*MODELS, Judge, Reward, Guard, Watcher)
 
 
 def lent(name, wanted):
     return [key for key, parameter in find_technique(name).inputs.items() if parameter.wanted in wanted]
 
 
+def breaks(name, key, error, status, openers, shop, monkeypatch):
+    """What one lent thing raises is recorded and raised, and nothing is made of it."""
+    wanted = find_technique(name).inputs[key].wanted
+    if wanted not in BREAKERS:
+        pytest.fail(f"nothing breaks a {wanted.__name__}: add it to BREAKERS in {__file__}")
+    job = job_of(name, shop)
+    with monkeypatch.context() as patch:
+        BREAKERS[wanted](patch, job.inputs[key], error)
+        with pytest.raises(type(error)) as caught:
+            execute(job, openers)
+    assert caught.value is error, key
+    record = openers.ledger.entries()[-1].record
+    assert (record.technique, record.status) == (name, status), key
+    assert record.metrics == {}, key
+    assert record.failure.type == type(error).__name__
+
+
+def heals(name, key, openers, shop, trials):
+    """A run after one that was broken is whole."""
+    healed = execute(job_of(name, shop), openers)
+    assert healed.status == "finished", key
+    assert healed.metrics == trials.first(name).result.metrics, key
+
+
+def test_a_crash_is_recorded_and_raised_and_the_next_run_is_whole(name, trials, shop, tmp_path, monkeypatch):
+    """For each thing that is lent; a rerun heals after the last of them, which breaks the latest."""
+    openers, keys = openers_in(tmp_path, shop), lent(name, LENT)
+    for key in keys:
+        breaks(name, key, RuntimeError("the fuse is gone"), "crashed", openers, shop, monkeypatch)
+    for key in keys[-1:]:
+        heals(name, key, openers, shop, trials)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("error", "status"),
     [(RuntimeError("the fuse is gone"), "crashed"), (KeyboardInterrupt(), "interrupted")],
     ids=["crash", "interrupt"],
 )
-def test_a_crash_is_recorded_and_raised_and_the_next_run_is_whole(
-    name, error, status, trials, shop, tmp_path, monkeypatch
-):
-    """For each thing that is lent: what it raises is recorded, nothing is made of it, and a rerun heals."""
-    signature = find_technique(name)
-    for number, key in enumerate(lent(name, (*MODELS, Judge, Reward, Guard, Watcher))):
-        wanted = signature.inputs[key].wanted
-        if wanted not in BREAKERS:
-            pytest.fail(f"nothing breaks a {wanted.__name__}: add it to BREAKERS in {__file__}")
-        job, openers = job_of(name, shop), openers_in(tmp_path / str(number), shop)
-        with monkeypatch.context() as patch:
-            BREAKERS[wanted](patch, job.inputs[key], error)
-            with pytest.raises(type(error)) as caught:
-                execute(job, openers)
-        assert caught.value is error, key
-        record = openers.ledger.entries()[-1].record
-        assert (record.technique, record.status) == (name, status), key
-        assert record.metrics == {}, key
-        assert record.failure.type == type(error).__name__
-        healed = execute(job, openers)
-        assert healed.status == "finished", key
-        assert healed.metrics == trials.first(name).result.metrics, key
+def test_whatever_breaks_the_next_run_is_whole(name, error, status, trials, shop, tmp_path, monkeypatch):
+    """Each lent thing in a ledger of its own, with a rerun after each, an interrupt too."""
+    for number, key in enumerate(lent(name, LENT)):
+        openers = openers_in(tmp_path / str(number), shop)
+        breaks(name, key, error, status, openers, shop, monkeypatch)
+        heals(name, key, openers, shop, trials)
 
 
 def test_an_expected_error_is_a_failed_record(name, shop, tmp_path, monkeypatch):

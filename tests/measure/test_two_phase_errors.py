@@ -92,7 +92,7 @@ def test_bounds_cover_the_truth():
     assert (coverage(0.1, 0.7, 0.95, 150, runs) >= 0.95 - 3 * (0.95 * 0.05 / runs) ** 0.5).all()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("base", "se", "sp", "m"),
     [

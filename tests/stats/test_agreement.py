@@ -206,7 +206,7 @@ def test_intervals_hold_the_planted_truth_quick():
     assert all(0.9 <= mean <= 0.985 for mean in means(coverage(60, (100,), (0.2, 0.35))).values())
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_intervals_hold_the_planted_truth_in_the_long_run():
     found = coverage(2_000, (50, 100, 300), (0.1, 0.2, 0.35))
     assert all(0.94 <= mean <= 0.96 for mean in means(found).values())

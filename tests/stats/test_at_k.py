@@ -279,7 +279,7 @@ def test_quick_coverage(monkeypatch):
     assert report("beta-binomial, quick", forecast(60, (50,)))[0] >= 0.92
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_measured_in_the_long_run(monkeypatch):
     monkeypatch.setattr(_confidence, "DRAWS", 500)
     average, worst = report("at k", measured(LONG, (20, 100)))
@@ -287,7 +287,7 @@ def test_measured_in_the_long_run(monkeypatch):
     assert average <= 0.99
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_forecast_in_the_long_run(monkeypatch):
     monkeypatch.setattr(at_k, "_GRID", 41)
     average, worst = report("beta-binomial", forecast(LONG, (60,)))
@@ -295,7 +295,7 @@ def test_forecast_in_the_long_run(monkeypatch):
     assert worst >= 0.92
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_clusters_in_the_long_run(monkeypatch):
     monkeypatch.setattr(at_k, "_GRID", 41)
     monkeypatch.setattr(_confidence, "DRAWS", 500)

@@ -143,7 +143,7 @@ def test_bad_input(call):
         call()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_false_alarms_in_the_long_run():
     """Clusters alike by a shared threshold, independent of the model: at most 5% at p <= .05."""
     rng, alarms = np.random.default_rng(3), 0

@@ -171,12 +171,12 @@ def test_quick_approximate():
     assert report("tango clustered, quick", clustered_difference(150, (20,)))[0] >= 0.93
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_worst_case_in_the_long_run():
     assert report("worst case", censored_rate(LONG))[1] >= 0.95 - monte_carlo_error(LONG)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_korn_graubard_in_the_long_run():
     """Built on an exact interval, so it errs on the wide side."""
     average, worst = report("korn-graubard", clustered_rate(LONG, ((10, 10), (30, 10), (30, 30))))
@@ -184,14 +184,14 @@ def test_korn_graubard_in_the_long_run():
     assert worst >= 0.93
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_bootstrap_in_the_long_run():
     average, worst = report("bootstrap-t", bootstrap_mean(LONG, (8, 20, 50)))
     assert 0.94 <= average <= 0.96
     assert worst >= 0.91
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_clustered_difference_in_the_long_run():
     average, worst = report("tango clustered", clustered_difference(LONG, (10, 20, 40)))
     assert 0.94 <= average <= 0.975

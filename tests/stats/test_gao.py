@@ -182,7 +182,7 @@ def test_a_curve_that_never_falls_has_no_peak(shape, form):
     assert told.peak_sqrt_kl.reason == told.loss_from_peak.reason != ""
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("count", [20, 60, 200])
 @pytest.mark.parametrize("form", FORMS)
 def test_intervals_in_the_long_run(form, count):

@@ -138,7 +138,7 @@ def test_quick_coverage():
     assert max(poor.values()) < 0.25
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_coverage_in_the_long_run(monkeypatch):
     monkeypatch.setattr(module, "DRAWS", 500)
     cells, poor = coverage(LONG, (50, 150))

@@ -288,7 +288,7 @@ def test_quick_mixture(monkeypatch):
     assert report("mixture, quick", mixture_coverage(40, True))[1] >= 0.9
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_coverage_in_the_long_run():
     cells = coverage(
         LONG,
@@ -301,12 +301,12 @@ def test_coverage_in_the_long_run():
     assert average <= 0.99
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_clusters_in_the_long_run():
     assert report("corrected, clusters", clustered(LONG))[1] >= 0.94
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_mixture_in_the_long_run(monkeypatch):
     monkeypatch.setattr(_confidence, "DRAWS", 500)
     monkeypatch.setattr(rogan_gladen, "DRAWS", 500)
@@ -314,7 +314,7 @@ def test_mixture_in_the_long_run(monkeypatch):
         assert report(f"mixture, shared={shared}", mixture_coverage(LONG, shared))[1] >= 0.943
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_goals_in_common_in_the_long_run(monkeypatch):
     monkeypatch.setattr(_confidence, "DRAWS", 500)
     monkeypatch.setattr(rogan_gladen, "DRAWS", 500)

@@ -213,7 +213,7 @@ def test_quick_coverage():
     assert report("clusters, quick", clustered(60))[0] >= 0.93
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_coverage_in_the_long_run():
     ours, theirs, medians = coverage(LONG)
     assert report("beta product", ours)[1] >= 0.95 - 3 * (0.95 * 0.05 / LONG) ** 0.5
@@ -221,7 +221,7 @@ def test_coverage_in_the_long_run():
     report("greenwood, log-log", theirs)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_clusters_in_the_long_run():
     average, worst = report("beta product, clusters", clustered(LONG))
     assert average >= 0.95

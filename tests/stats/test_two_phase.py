@@ -185,7 +185,7 @@ def test_quick_coverage(monkeypatch):
     assert report("two-phase, quick", coverage(200, [(300, 0.02, 0.3, 0.2), (300, 0.3, 0.8, 0.2)]))[1] >= 0.93
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_coverage_in_the_long_run(monkeypatch):
     monkeypatch.setattr(_confidence, "DRAWS", 500)
     monkeypatch.setattr(module, "DRAWS", 500)
@@ -193,7 +193,7 @@ def test_coverage_in_the_long_run(monkeypatch):
     assert report("two-phase", coverage(LONG, grid))[1] >= 0.95 - 3 * (0.95 * 0.05 / LONG) ** 0.5
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_clusters_in_the_long_run(monkeypatch):
     monkeypatch.setattr(_confidence, "DRAWS", 500)
     monkeypatch.setattr(module, "DRAWS", 500)

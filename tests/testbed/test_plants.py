@@ -171,6 +171,7 @@ def test_the_holed_twin_has_its_holes_and_the_clean_one_has_none() -> None:
         assert figures["accuracy"]["value"] >= FIGURES["base"]["figures"]["accuracy"]["value"] - 0.03
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["clean", "holed"])
 def test_the_shipped_twins_meet_their_recorded_figures(twins: dict[str, OpenModel], name: str) -> None:
     measured = probe(twins[name], HOLES if name == "holed" else (), 10, Quiet())

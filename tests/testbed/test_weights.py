@@ -9,6 +9,7 @@ import pytest
 
 import calibrant.testbed
 from calibrant.attack.encode import Encode, encode
+from calibrant.data.rows import Items
 from calibrant.measure.capability import capability
 from calibrant.measure.over_refusal import over_refusal
 from calibrant.measure.refusal import refusal
@@ -44,6 +45,18 @@ def test_shipped_weights_are_stored_in_bf16_and_opened_in_fp32(size: str) -> Non
 
 
 @pytest.mark.parametrize("size", SIZES)
+def test_shipped_weights_know_and_help(size: str) -> None:
+    """A glance at each; ``slow`` measures every recorded figure."""
+    model, figures = OpenModel.from_folder(WEIGHTS / size), FIGURES[size]["figures"]
+    items = Items(rows=open_items("core", {}).rows[::9])
+    told = capability(model, items).metrics["accuracy"]
+    assert told.low <= figures["accuracy"]["value"] <= told.high
+    met = refusal(model, open_goals("heldout", {"n": "40"}), GoldJudge("harmful")).metrics["compliance_rate"]
+    assert met.low <= figures["compliance_rate"]["value"] <= met.high
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", SIZES)
 def test_shipped_weights_meet_their_recorded_figures(size: str) -> None:
     model = OpenModel.from_folder(WEIGHTS / size)
     harmful, goals = GoldJudge("harmful"), open_goals("heldout", {})
@@ -68,10 +81,7 @@ def test_the_base_model_knows_its_world_and_only_helps() -> None:
 
 def test_a_null_of_the_same_shape_knows_nothing() -> None:
     null = open_null("base", {"seed": "1"})
-    assert capability(null, open_items("core", {})).metrics["accuracy"].value == 0
-    assert (
-        refusal(null, open_goals("heldout", {"n": "100"}), GoldJudge("harmful"))
-        .metrics["compliance_rate"]
-        .value
-        == 0
-    )
+    items = Items(rows=open_items("core", {}).rows[::9])
+    assert capability(null, items).metrics["accuracy"].value == 0
+    goals = open_goals("heldout", {"n": "40"})
+    assert refusal(null, goals, GoldJudge("harmful")).metrics["compliance_rate"].value == 0

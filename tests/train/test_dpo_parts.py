@@ -156,6 +156,7 @@ if place.first:
 """
 
 
+@pytest.mark.slow
 def test_two_processes_take_the_same_path_as_one(model, tmp_path):
     """``accelerate launch`` with two CPU processes (gloo): the losses of one process, to 1e-5."""
     model.save(tmp_path / "model")

@@ -7,6 +7,7 @@ falls back to its bytes, so any text round-trips exactly.
 from __future__ import annotations
 
 import random
+from functools import cache
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -24,21 +25,21 @@ CONTEXT = 1024
 """Longest sequence that the models take, in tokens."""
 
 
-def vocabulary(draws: int = 4000) -> list[str]:
+@cache
+def vocabulary(draws: int = 4000) -> tuple[str, ...]:
     """Every pre-token of the plain dialogues that is longer than one byte, sorted.
 
     ``draws`` dialogues of each plain kind; the word lists are small enough that all words turn up.
     """
     split = pre_tokenizers.ByteLevel(add_prefix_space=False)
     rng = random.Random(0)
-    seen: set[str] = set()
+    texts: set[str] = set()
     for kind in PLAIN:
         for _ in range(draws):
             dialogue = kind(rng)
-            texts = [text for turn in dialogue.turns for text in turn] + [dialogue.system or ""]
-            for text in texts:
-                seen.update(piece for piece, _ in split.pre_tokenize_str(text))
-    return sorted(piece for piece in seen if len(piece) > 1)
+            texts.update(*dialogue.turns, [dialogue.system or ""])
+    seen = {piece for text in texts for piece, _ in split.pre_tokenize_str(text)}
+    return tuple(sorted(piece for piece in seen if len(piece) > 1))
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
