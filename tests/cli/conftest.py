@@ -136,7 +136,7 @@ def start(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
     code = f"{heed}; import sys, slow; from calibrant.cli.main import main; main(sys.argv[1:])"
     environment = {
         **os.environ,
-        "PYTHONPATH": str(tmp_path),
+        "PYTHONPATH": os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])]),
         "TRACE": str(tmp_path / "trace"),
         "OMP_NUM_THREADS": "1",
     }

@@ -28,7 +28,11 @@ def counts(tmp_path):
     return write
 
 
-def wait_for(condition, process, seconds=60):
+WATCHDOG = 600
+"""Seconds after which a test gives up: against a hang, and no measure of anything."""
+
+
+def wait_for(condition, process, seconds=WATCHDOG):
     """Poll until ``condition``; False when the process ended first."""
     end = time.monotonic() + seconds
     while not condition():
@@ -59,6 +63,7 @@ def kill(process):
     process.communicate()
 
 
+@pytest.mark.slow
 def test_a_study_that_is_killed_again_and_again_comes_to_the_same_results(start, counts, tmp_path):
     study, root, trace = counts(), tmp_path / "killed", tmp_path / "trace"
     for moment in (1, 4, 9, 12):
@@ -96,13 +101,13 @@ def test_ctrl_c_gives_one_message_and_the_study_goes_on_later(start, counts, tmp
     process = start("run", study, "--ledger", root)
     assert wait_for(lambda: len(lines(trace)) >= 4, process)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=WATCHDOG)
     assert process.returncode == 3 and out == ""
     assert err.strip() == "Stopped. Finished jobs are kept: run the same command again to go on."
     statuses = [entry.record.status for entry in Ledger(root).entries()]
     assert statuses == ["finished", "interrupted"] and verify(root).verdict.answer == "yes"
     process = start("run", study, "--ledger", root)
-    out, _ = process.communicate(timeout=30)
+    out, _ = process.communicate(timeout=WATCHDOG)
     assert process.returncode == 0 and "1 of 4 runs were already finished" in out
     assert len(finished(root)) == 4
 
@@ -114,36 +119,38 @@ def limited(size):
 def test_a_full_disk_in_a_job_is_told_and_the_study_resumes(start, counts, tmp_path):
     study, root = counts(ONE), tmp_path / "ledger"
     process = start("run", study, "--ledger", root, preexec_fn=limited(100_000))
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=WATCHDOG)
     assert process.returncode == 3 and "Traceback" not in err
     assert "disk full in job 'one'" in out and "free space" in out
     assert [e.record.status for e in Ledger(root).entries()] == ["failed"]
     assert verify(root).verdict.answer == "yes"
     process = start("run", study, "--ledger", root)
-    process.communicate(timeout=30)
+    process.communicate(timeout=WATCHDOG)
     assert process.returncode == 0 and finished(root) == [("one", 0)]
 
 
+@pytest.mark.slow
 def test_a_disk_too_full_for_the_record_is_told(start, counts, tmp_path):
     study, root = counts(COUNTS), tmp_path / "ledger"
     process = start("run", study, "--ledger", root, preexec_fn=limited(1000))
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=WATCHDOG)
     assert process.returncode == 3 and out == ""
     assert err.count("calibrant:") == 1 and "Traceback" not in err and "->" in err
     assert "run the same command again" in err
     assert verify(root).verdict.answer != "no" and finished(root) == []
     process = start("run", study, "--ledger", root)
-    process.communicate(timeout=30)
+    process.communicate(timeout=WATCHDOG)
     assert process.returncode == 0 and len(finished(root)) == 4
 
 
+@pytest.mark.slow
 def test_two_processes_do_not_run_one_job_at_once(start, counts, tmp_path):
     study, root, trace = counts(), tmp_path / "ledger", tmp_path / "trace"
     first = start("run", study, "--ledger", root)
     assert wait_for(lambda: lines(trace), first)
     second = start("run", study, "--ledger", root)
-    _, err = second.communicate(timeout=30)
-    first.communicate(timeout=30)
+    _, err = second.communicate(timeout=WATCHDOG)
+    first.communicate(timeout=WATCHDOG)
     assert first.returncode == 0 and verify(root).verdict.answer == "yes"
     assert second.returncode == 0 or "being run by another process" in err
     assert len(set(finished(root))) == 4

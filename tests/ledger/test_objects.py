@@ -205,7 +205,7 @@ Ledger(Path(sys.argv[1])).store(Path(sys.argv[2]), "model")
 
 
 def test_a_kill_before_the_rename_leaves_only_a_draft(ledger: Ledger, folder: Path):
-    killed = subprocess.run([sys.executable, "-c", _KILLED, str(ledger.root), str(folder)], timeout=60)
+    killed = subprocess.run([sys.executable, "-c", _KILLED, str(ledger.root), str(folder)], timeout=600)
     assert killed.returncode == 9
     assert objects(ledger) == []
     (draft,) = (ledger.root / "tmp").iterdir()

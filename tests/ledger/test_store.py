@@ -233,7 +233,7 @@ def test_two_processes_append_at_once(ledger: Ledger):
         writer.stdin.write("go\n")
         writer.stdin.flush()
     for writer in writers:
-        writer.communicate(timeout=60)
+        writer.communicate(timeout=600)
         assert writer.returncode == 0
     entries = ledger.entries()
     for name in ("left", "right"):

@@ -169,7 +169,7 @@ def test_two_processes_take_the_same_path_as_one(model, tmp_path):
     for command in ([], launch):
         done = subprocess.run(
             [sys.executable, *command, str(tmp_path / "train.py"), str(tmp_path), rows],
-            env=alone, capture_output=True, text=True, timeout=120,
+            env=alone, capture_output=True, text=True, timeout=600,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr[-2000:]
     one, two = (json.loads((tmp_path / f"rows{n}.json").read_text()) for n in (1, 2))
