@@ -14,7 +14,11 @@ import pytest
 from calibrant.app.study import load_study, run_study
 from calibrant.ledger import Ledger
 
-FEW = ("given.goals=testbed:goals/heldout?n=10", "given.lookalikes=testbed:goals/lookalikes?n=10")
+FEW = (
+    "given.goals=testbed:goals/heldout?n=4",
+    "given.lookalikes=testbed:goals/lookalikes?n=4",
+    "given.items=testbed:items/sums[:8]",
+)
 
 
 class Parrot(BaseHTTPRequestHandler):
