@@ -36,9 +36,9 @@ class Said(NamedTuple):
 def calibrant(*words: str, cwd: Path) -> Said:
     """A command, in this process: starting another for each costs seconds."""
     out, err = io.StringIO(), io.StringIO()
-    with contextlib.chdir(cwd), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        with pytest.raises(SystemExit) as left:
-            main(list(words))
+    there = (contextlib.chdir(cwd), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err))
+    with there[0], there[1], there[2], pytest.raises(SystemExit) as left:
+        main(list(words))
     return Said(int(left.value.code or 0), out.getvalue(), err.getvalue())
 
 
