@@ -18,6 +18,7 @@ from calibrant.core import (
     Budget,
     CapabilityError,
     ConfigError,
+    Estimate,
     Evidence,
     Frozen,
     InputError,
@@ -61,6 +62,10 @@ def rain(goals: Goals, config: Rain = Rain(), run: Run = Quiet()) -> Result:
         run.log(step, drops=float(step), mist=math.nan)
         run.spend(queries=2, tokens=5, flops=1e6)
         run.progress(step + 1, config.steps, "raining")
+    if config.then == "negative":
+        return Result(
+            metrics={"wet_rate": Estimate(value=-0.1, low=-0.2, high=0.1, n=4, method="bootstrap-t")}
+        )
     if config.then:
         raise WRONG[config.then]
     run.artifact("drops.txt").write_text(f"{len(goals)} {config.steps} {run.seed}")
@@ -186,6 +191,14 @@ def test_an_expected_failure_is_a_failed_record(openers, ledger, wrong):
     assert record.cost["queries"] == 6 and record.recorded_at
     assert execute(job(config={"then": wrong}), openers).status == "failed" and CALLS == [0, 0]  # tried again
     assert verify(ledger.root).verdict.answer == "yes"
+
+
+def test_an_impossible_figure_is_a_failure_and_no_metric(openers):
+    record = execute(job(config={"then": "negative"}), openers)
+    assert (record.status, record.metrics) == ("failed", {})
+    assert record.failure.message.startswith(
+        "metric 'wet_rate' is impossible: -0.2 to 0.1 reaches beyond 0 to 1"
+    )
 
 
 @pytest.mark.parametrize("wrong", ["full", "hidden"])

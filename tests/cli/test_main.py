@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import sys
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -171,9 +172,11 @@ def test_the_page_is_written_from_the_ledger(calibrant, copied):
 
 
 def test_an_intact_ledger_and_one_that_was_tampered_with(calibrant, copied):
-    assert calibrant("verify", "--ledger", copied).code == 0
     records = copied / "records.jsonl"
     text = records.read_text()
+    told = calibrant("verify", "--ledger", copied)
+    assert told.code == 0 and "the last line is held by no line after it" in told.out
+    assert f"head: {sha256(text.splitlines()[-1].encode()).hexdigest()}" in told.out
     records.write_text(text.replace('"seed":1', '"seed":2', 1))
     told = calibrant("verify", "--ledger", copied)
     assert told.code == 1 and "line 3" in told.out and "FAIL" in told.out

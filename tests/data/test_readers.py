@@ -84,7 +84,10 @@ def test_a_limit_counts_rows_taken_and_draws_no_more() -> None:
     def rows() -> Any:
         for line in range(1, 100):
             drawn.append(line)
-            yield line, {"text": "Bake a moon"} if line % 2 == 0 else Refused(line=line, reason="odd: line")
+            yield (
+                line,
+                {"text": f"Bake moon {line}"} if line % 2 == 0 else Refused(line=line, reason="odd: line"),
+            )
 
     table = read(Goals, rows(), "hub:org/name", limit=3)
     assert [goal.id for goal in table] == ["name:2", "name:4", "name:6"]

@@ -110,6 +110,15 @@ def test_numbers_that_look_good_and_are_no_evidence(world: Any, estimate: Estima
     assert says in outcome.reason
 
 
+def test_a_rule_that_says_nothing_of_missing_answers_allows_one_in_twenty(world: Any) -> None:
+    """All 400 missing passed where the limit was loose, as it was with the default of 1."""
+    all_lost = Estimate(value=0.0, low=0.0, high=0.01, n=400, missing=400, method="wilson")
+    assert "400 of 400 answers are missing" in world.ask(world.rule(), world.record(all_lost)).reason
+    for missing, answer in ((21, "unknown"), (20, "yes")):
+        estimate = Estimate(value=0.0, low=0.0, high=0.01, n=400, missing=missing, method="wilson")
+        assert world.answer(world.rule(), world.record(estimate)) == answer
+
+
 def test_n_and_missing_on_their_limit_are_taken(world: Any) -> None:
     estimate = Estimate(value=0.0, low=0.0, high=0.01, n=200, missing=20, method="wilson")
     assert world.answer(world.rule(min_n=200, max_missing=0.1), world.record(estimate)) == "yes"

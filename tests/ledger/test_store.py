@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from calibrant.core.digest import digest_bytes
+from calibrant.core.digest import canonical, digest, digest_bytes
 from calibrant.core.errors import EvidenceError, InputError
 from calibrant.core.estimate import Estimate
 from calibrant.core.record import Artifact, Failure, Input, Record
@@ -28,13 +28,37 @@ def test_a_missing_ledger_is_empty_and_reading_does_not_make_it(ledger: Ledger):
     assert not ledger.root.exists()
 
 
-def test_append_writes_the_canonical_line_whose_digest_is_the_record_s(ledger: Ledger, record: Make):
+def test_append_writes_the_canonical_line_and_the_digest_of_the_line_before_it(ledger: Ledger, record: Make):
     first, second = record(seed=1), record(seed=2)
     entries = ledger.append(first), ledger.append(second)
     lines = (ledger.root / "records.jsonl").read_bytes().splitlines()
-    assert [digest_bytes(line) for line in lines] == [first.digest, second.digest]
+    read = [json.loads(line) for line in lines]
+    assert [statement.pop("previous") for statement in read] == ["0" * 64, digest_bytes(lines[0])]
+    assert [digest(statement) for statement in read] == [first.digest, second.digest]
+    assert [entry.digest for entry in entries] == [first.digest, second.digest]
     assert [entry.seq for entry in entries] == [0, 1]
     assert ledger.entries() == entries == Ledger(ledger.root).entries()
+
+
+def test_a_record_has_the_same_digest_in_every_ledger(ledger: Ledger, record: Make, tmp_path: Path):
+    ledger.append(record(seed=1))
+    other = Ledger(tmp_path / "other")
+    assert other.append(record(seed=2)).digest == ledger.append(record(seed=2)).digest
+    # What was read back is the same record as well, so it is not written again.
+    assert ledger.append(other.entries()[0].record).seq == 1
+    assert len(ledger.entries()) == 2
+
+
+def test_a_ledger_from_before_there_were_links_opens_and_goes_on(ledger: Ledger, record: Make):
+    ledger.root.mkdir()
+    path = ledger.root / "records.jsonl"
+    old = [canonical(record(seed=seed).statement()) for seed in range(2)]
+    path.write_bytes(b"".join(line + b"\n" for line in old))
+    assert [entry.digest for entry in ledger.entries()] == [digest_bytes(line) for line in old]
+    assert ledger.append(record(seed=1)).seq == 1  # the same record, to the byte
+    assert ledger.append(record(seed=2)).seq == 2
+    assert json.loads(path.read_bytes().splitlines()[2])["previous"] == digest_bytes(old[1])
+    assert len(Ledger(ledger.root).entries()) == 3
 
 
 def test_round_trip_keeps_the_digest(ledger: Ledger, record: Make):
@@ -45,15 +69,13 @@ def test_round_trip_keeps_the_digest(ledger: Ledger, record: Make):
                 "text": 'naïve "q" \\ \u0007 🌧', "deep": [{"ü": None, "a": [True, -0.0]}]},
         seed=2**53 + 1, inputs={"model": model}, cost={"flops": 1e18, "queries": 3}, seconds=2.0,
         metrics={"lost": Estimate(value=math.nan, high=math.inf, reason="no answer"),
-                 "big": Estimate(value=1e17, n=2**60)},
+                 "big": Estimate(value=1e17, n=2**53 - 1)},
     )  # fmt: skip
     entry = ledger.append(odd)
     line = (ledger.root / "records.jsonl").read_bytes()[:-1]
     again = ledger.entries()[0].record
-    assert entry.digest == odd.digest == digest_bytes(line)
-    assert (
-        Record.from_statement(json.loads(line, parse_int=float_if_big)).digest == odd.digest == again.digest
-    )
+    statement = json.loads(line, parse_int=float_if_big)
+    assert entry.digest == odd.digest == again.digest == Record.from_statement(statement).digest
     assert again.metrics["lost"].value is None
     assert again.metrics["lost"].reason == "no answer"
     assert again.config["seed"] == str(2**60)
@@ -75,6 +97,7 @@ def test_a_record_that_would_not_read_back_is_refused(ledger: Ledger, record: Ma
         (sound.model_copy(update={"config": {"x": 1}}), "job digest"),
         (record(artifacts=(Artifact(name="a", digest="../../x", bytes=1),)), "no digest"),
         (record(artifacts=(Artifact(name="a", digest="a" * 64, bytes=1),) * 2), "two artefacts"),
+        (record(metrics={"x": Estimate(value=0.1, level=2.0, n=9)}), "level of 2"),
     ]:
         with pytest.raises(EvidenceError, match=words):
             ledger.append(broken)

@@ -22,14 +22,17 @@ from calibrant.app.openers import Opened, Openers
 from calibrant.app.surroundings import hardware, utc, versions, without_secrets
 from calibrant.core import (
     CalibrantError,
+    Estimate,
     Frozen,
     InputError,
     Job,
+    NumericalError,
     Record,
     Result,
     digest,
 )
 from calibrant.core.digest import plain
+from calibrant.core.estimate import impossible
 from calibrant.core.record import Artifact, Failure, Input, job_digest, result_digest
 from calibrant.data.columns import listed
 from calibrant.data.rows import Table
@@ -165,6 +168,11 @@ def _draft(
 def _finished(
     openers: Openers, draft: Record, result: Result, run: LedgerRun, arguments: Mapping[str, Any]
 ) -> Record:
+    # As it will read back: a NaN becomes None there.
+    found = {name: Estimate.model_validate(plain(one)) for name, one in result.metrics.items()}
+    faults = [fault for name, one in found.items() for fault in impossible(name, one)]
+    if faults:
+        raise NumericalError("; ".join(faults), hint="this is a bug: report it")
     stored: tuple[Artifact, ...] = tuple(openers.ledger.store(path, path.name) for path in run.made())
     update = {
         "status": "finished",

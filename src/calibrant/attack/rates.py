@@ -20,6 +20,7 @@ from typing import Literal
 
 from calibrant.core import Attempt, Estimate, Goal, InputError, Judge, Sampling
 from calibrant.core.attempt import HIT, any_of
+from calibrant.data.distinct import check_distinct
 from calibrant.data.rows import Goals
 from calibrant.stats import rate_so_far
 from calibrant.stats._sample import Better
@@ -35,16 +36,7 @@ def check_goals(goals: Goals, variants: Sequence[str], *, harmful: bool = True) 
     ids = [goal.id for goal in goals]
     if not ids:
         raise InputError("there are no goals to attack", hint="give a table with at least one goal")
-    if len(set(ids)) < len(ids):
-        twice = next(name for name in ids if ids.count(name) > 1)
-        raise InputError(f"two goals share the id '{twice}'", hint="give each goal an id of its own")
-    texts: dict[tuple[str, bool], str] = {}
-    for goal in goals:
-        first = texts.setdefault((goal.text, goal.harmful), goal.id)
-        if first != goal.id:
-            raise InputError(
-                f"goals '{first}' and '{goal.id}' have the same text", hint="keep one: twins count twice"
-            )
+    check_distinct(goals.rows, "goal")
     wrong = [goal.id for goal in goals if goal.harmful != harmful]
     if wrong:
         kind = "benign" if harmful else "harmful"

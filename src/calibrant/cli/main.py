@@ -203,6 +203,7 @@ def verify_command(ledger: Where = LEDGER, as_json: Json = False) -> None:
         for line in (*report.notices, *report.problems):
             render.OUT.print(line, markup=False)
         render.OUT.print(f"{report.records} records, {report.artifacts} artefacts, {report.bytes:,} bytes")
+        render.OUT.print(f"head: {report.head or 'none'}", markup=False)
         render.verdict(report.verdict.answer, report.verdict.reason)
     raise typer.Exit(exit_code(report.verdict))
 

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from calibrant.core.config import Frozen
+
+_LARGEST = 2**53
+"""Nobody asked more units than this: a count from here on was not counted."""
+_SLACK = 1e-9
+"""Rounding moves a bound by this much at most."""
+_RATES = ("rate", "share", "accuracy", "sensitivity", "specificity")
+"""Last words of the names of metrics that are shares of their units, before the first '/'."""
+_SHARES = ("clopper-pearson", "wilson", "korn-graubard", "rogan-gladen", "two-phase")
+_CHANGES = ("tango", "newcombe")
+"""Methods whose bounds are shares, and differences of two shares."""
 
 
 class Estimate(Frozen):
@@ -52,3 +63,41 @@ def point(value: float, *, unit: str = "", n: int = 0, reason: str = "") -> Esti
 def unknown(reason: str, *, n: int = 0, unit: str = "") -> Estimate:
     """A measurement that failed, said aloud."""
     return Estimate(value=None, reason=reason, n=n, missing=n, unit=unit, method="none")
+
+
+def impossible(name: str, estimate: Estimate) -> list[str]:
+    """What no measurement called ``name`` can have found, one sentence each: [] for an honest estimate.
+
+    Whether the value lies between its bounds is left to who weighs it.
+    """
+    found = estimate
+    ends = [end for end in (found.value, found.low, found.high) if end is not None]
+    faults = []
+    if not all(map(math.isfinite, ends)):
+        faults.append("a figure is not finite")
+        ends = []
+    if found.low is not None and found.high is not None and found.low > found.high + _SLACK:
+        faults.append(f"the lower bound {found.low:.6g} is above the upper one {found.high:.6g}")
+    if not 0.0 < found.level < 1.0:
+        faults.append(f"a level of {found.level:.6g} is no coverage: it lies between 0 and 1")
+    if not 0 <= found.n < _LARGEST:
+        faults.append(f"n = {found.n:.6g} cannot be counted")
+    if not 0 <= found.missing <= max(found.n, 0):
+        faults.append(f"{found.missing:.6g} of {found.n:.6g} units are missing")
+    if found.clusters is not None and not 0 <= found.clusters <= max(found.n, 0):
+        faults.append(f"{found.clusters:.6g} clusters of {found.n:.6g} units")
+    least, most = _range(name, found.method)
+    if any(not least - _SLACK <= end <= most + _SLACK for end in ends):
+        told = " to ".join(f"{end:.6g}" for end in (min(ends), max(ends)))
+        faults.append(f"{told} reaches beyond {least:g} to {most:g}, where such a share lies")
+    return [f"metric '{name}' is impossible: {fault}" for fault in faults]
+
+
+def _range(name: str, method: str) -> tuple[float, float]:
+    """Where a value of this name, measured in this way, must lie."""
+    if method.startswith(_CHANGES):
+        return -1.0, 1.0
+    last = name.partition("/")[0].rpartition("_")[2]
+    if last in _RATES or any(share in method for share in _SHARES):
+        return 0.0, 1.0
+    return -math.inf, math.inf

@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 from calibrant.core.errors import InputError
+from calibrant.data import distinct
 from calibrant.data.columns import Columns, Seen
 from calibrant.data.files import RawRow, raw_rows
 from calibrant.data.rows import (
@@ -64,7 +65,8 @@ def read(kind: type[T], rows: Iterable[RawRow], source: str, limit: int | None =
     """Shape raw rows into a table of ``kind``, and stop once ``limit`` of them are taken.
 
     A row without an id is named '<stem of source>:<line>'; an id seen before gets ':<line>' appended, so
-    that ids are unique in a table.
+    that ids are unique in a table. Of goals or items that ask the same (``data.distinct``) the first is
+    taken and the copies are refused, so that n counts distinct ones.
 
     Raises:
         InputError: there are no rows, or all are refused; the message counts the reasons. A column that
@@ -76,6 +78,7 @@ def read(kind: type[T], rows: Iterable[RawRow], source: str, limit: int | None =
     # Without the scheme, so that "jsonl:x.jsonl" and the path "x.jsonl" name their rows alike.
     stem = PurePosixPath(source.rpartition(":")[2]).stem
     taken: dict[str, Any] = {}
+    asked: dict[object, str] = {}
     refused: list[Refused] = []
     columns = Columns(kind)
     for line, raw in rows:
@@ -88,9 +91,15 @@ def read(kind: type[T], rows: Iterable[RawRow], source: str, limit: int | None =
             refused.append(row)
             continue
         columns.note(line, seen)
+        asks = distinct.asks(row)
+        if asks in asked:
+            refused.append(Refused(line=line, reason=f"copy: asks the same as '{asked[asks]}'"))
+            continue
         while row.id in taken:
             row = row.model_copy(update={"id": f"{row.id}:{line}"})
         taken[row.id] = row
+        if asks is not None:
+            asked[asks] = row.id
         if len(taken) == limit:
             break
     if not taken:

@@ -68,8 +68,8 @@ class Rule(Frozen):
     """Tightens the threshold by this much, in the same unit."""
     min_n: int = Field(default=1, strict=True, ge=1)
     """Fewest units that a record must have asked."""
-    max_missing: float = Field(default=1.0, strict=True, ge=0.0, le=1.0)
-    """Largest share of units without an answer; the interval already carries them at their worst."""
+    max_missing: float = Field(default=0.05, strict=True, ge=0.0, le=1.0)
+    """Largest share of units without an answer; the interval carries them at their worst as well."""
     judge: Literal["any", "calibrated"] = "any"
     """'calibrated' takes only records whose every judge is exact or calibrated."""
     preregistered: bool = True

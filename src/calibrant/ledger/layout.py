@@ -1,6 +1,7 @@
 """How a ledger lies on disk, and how one of its lines is read. The writer and the verifier share only this.
 
-``records.jsonl``        one in-toto Statement a line, RFC 8785 bytes: SHA-256 of a line = the record's digest
+``records.jsonl``        one in-toto Statement a line, in RFC 8785 bytes, and beside its fields ``previous``:
+                         the SHA-256 of the line before
 ``objects/ab/<sha256>``  stored files by content, read-only
 ``trees/<digest>/``      stored folders by manifest digest, made from objects when first opened
 ``work/<job digest>/``   what a running job may find again after a kill
@@ -14,16 +15,19 @@ from __future__ import annotations
 import errno
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from calibrant.core.digest import canonical, digest
 from calibrant.core.errors import InputError
+from calibrant.core.estimate import impossible
 from calibrant.core.record import PREDICATE, STATEMENT, Artifact, Record, job_digest, result_digest
 
 RECORDS = "records.jsonl"
+START = "0" * 64
+"""What the first line carries in the place of the digest of a line before it."""
 _HEX64 = re.compile(r"[0-9a-f]{64}")
 _SAFE = 2**53
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -77,8 +81,44 @@ def read_lines(root: Path) -> tuple[list[bytes], bytes]:
     return lines, cut
 
 
-def read_line(line: bytes) -> tuple[Record | None, list[str]]:
-    """Read one line and list what is wrong with it; the record is None when it cannot be made out.
+class Line(NamedTuple):
+    """One line as it was read."""
+
+    record: Record | None
+    """None when it cannot be made out."""
+    digest: str
+    """The record's digest: over the line without its link."""
+    previous: str | None
+    """The digest of the line before it, as this line carries it; None where it carries none."""
+    problems: list[str]
+    """Everything that is wrong with it by itself."""
+
+
+def written(statement: dict[str, Any], previous: str | None) -> bytes:
+    """The line of a statement after the line with the digest ``previous``; None writes no link."""
+    return canonical(statement if previous is None else {**statement, "previous": previous})
+
+
+def link_faults(digests: Sequence[str], links: Sequence[str | None]) -> list[str]:
+    """Where lines do not follow each other as they were written, one sentence each with its line.
+
+    Lines at the head that carry no link were written before there were links; they are no fault here.
+    """
+    faults, linked = [], False
+    for at, link in enumerate(links):
+        if link is None and linked:
+            faults.append(f"line {at + 1}: carries no link to the line before it, as lines above do")
+        elif link is not None and link != (digests[at - 1] if at else START):
+            told = f"line {at} was edited, or lines were removed, added or moved there" if at else (
+                "it stood behind lines that were removed or moved"
+            )  # fmt: skip
+            faults.append(f"line {at + 1}: does not follow what stands before it: {told}")
+        linked = linked or link is not None
+    return faults
+
+
+def read_line(line: bytes) -> Line:
+    """Read one line and list what is wrong with it by itself.
 
     Digests are recomputed from the numbers as they are written, not from the parsed record, so a field that
     a later version adds to ``Record`` or ``Estimate`` does not make an old line look altered.
@@ -87,16 +127,19 @@ def read_line(line: bytes) -> tuple[Record | None, list[str]]:
         statement = json.loads(line.decode(), parse_int=_integer)
         kind = statement["_type"], statement["predicateType"]
     except (ValueError, KeyError, TypeError, RecursionError):
-        return None, ["not an in-toto statement in JSON"]
+        return Line(None, "", None, ["not an in-toto statement in JSON"])
+    previous = statement.pop("previous", None)
     if kind != (STATEMENT, PREDICATE):
-        return None, [f"unknown kind of statement {kind[0]!r} with predicate {kind[1]!r}"]
+        told = f"unknown kind of statement {kind[0]!r} with predicate {kind[1]!r}"
+        return Line(None, "", None, [told])
     try:
         record = Record.from_statement(statement)
-        same = canonical(statement) == line
+        same = written(statement, previous) == line
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        return None, [f"not a record: {' '.join(str(error).split())[:200]}"]
+        return Line(None, "", None, [f"not a record: {' '.join(str(error).split())[:200]}"])
     problems = [] if same else ["not in canonical form (RFC 8785): edited, or written by another program"]
-    return record, problems + _mismatches(record, statement)
+    problems += [] if previous is None or is_digest(str(previous)) else ["its link is no digest"]
+    return Line(record, digest(statement), previous, problems + _mismatches(record, statement))
 
 
 def _mismatches(record: Record, statement: dict[str, Any]) -> list[str]:
@@ -116,6 +159,7 @@ def _mismatches(record: Record, statement: dict[str, Any]) -> list[str]:
     problems += [
         f"two artefacts are named '{name}'" for name in sorted({n for n in names if names.count(n) > 1})
     ]
+    problems += [fault for name, found in record.metrics.items() for fault in impossible(name, found)]
     return problems + [fault for artifact in record.artifacts for fault in artifact_faults(artifact)]
 
 

@@ -12,15 +12,33 @@ import shutil
 from contextlib import suppress
 from io import FileIO
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from calibrant.core.digest import canonical, digest_bytes
 from calibrant.core.errors import EvidenceError, InputError
 from calibrant.core.record import Artifact, Entry, Evidence, Record
-from calibrant.ledger.layout import RECORDS, disk, is_digest, read_line, read_lines
+from calibrant.ledger.layout import (
+    RECORDS,
+    START,
+    disk,
+    is_digest,
+    link_faults,
+    read_line,
+    read_lines,
+    written,
+)
 from calibrant.ledger.objects import Objects, sync
 
 _RESTORE = "run `calibrant verify` to see every problem, and restore the file from a copy"
 _UNSOUND = "compute job and result with calibrant.core.record, from exactly what the record holds"
+
+
+class _Known(NamedTuple):
+    """A line that is in order."""
+
+    record: Record
+    digest: str
+    previous: str | None
 
 
 class Ledger:
@@ -31,32 +49,36 @@ class Ledger:
         self._objects = Objects(root)
         self._stamp = (-1, -1)
         self._entries: tuple[Entry, ...] = ()
-        self._known: dict[str, Record] = {}
+        self._known: dict[str, _Known] = {}
 
     def append(self, record: Record) -> Entry:
         """Write ``record`` as the last line, safely beside other processes, and return its entry.
 
-        The entry holds the record as it reads back: NaN has become None. The same record, to the byte, is
-        never written twice; appending it again returns the entry that is there.
+        The line also carries the digest of the line before it. That link is the ledger's and no part of the
+        record: its digest is the same wherever it is kept. The entry holds the record as it reads back: NaN
+        has become None. The same record, to the byte, is never written twice; appending it again returns the
+        entry that is there.
 
         Raises:
             EvidenceError: the record would not read back, or a digest in it does not follow from its content.
             InputError: the disk is full or refuses; the file is left as it was.
         """
-        line = _line(record)
-        kept = _checked(line, f"the record of '{record.technique}'", _UNSOUND)
+        statement = record.statement()
+        bare = _canonical(record, statement)
+        kept = _checked(bare, f"the record of '{record.technique}'", _UNSOUND)
         path = self.root / RECORDS
         with disk("writing", path):
             self.root.mkdir(parents=True, exist_ok=True)
             with path.open("a+b", buffering=0) as file:
                 fcntl.flock(file, fcntl.LOCK_EX)
                 lines = _repaired(file, path.with_suffix(".cut"))
-                seq = lines.index(line) if line in lines else len(lines)
+                seq = _place(statement, bare, lines)
                 if seq == len(lines):
-                    _write(file, line + b"\n")
+                    previous = digest_bytes(lines[-1]) if lines else START
+                    _write(file, written(statement, previous) + b"\n")
             if seq == 0:
                 sync(self.root)
-        return Entry(seq=seq, digest=digest_bytes(line), record=kept)
+        return Entry(seq=seq, digest=kept.digest, record=kept.record)
 
     def entries(self) -> tuple[Entry, ...]:
         """All entries in order; ``seq`` counts lines from 0. A last line that was cut short is ignored.
@@ -72,13 +94,19 @@ class Ledger:
                 return ()
         stamp = (state.st_size, state.st_mtime_ns)
         if stamp != self._stamp:
-            found = []
-            for seq, line in enumerate(read_lines(self.root)[0]):
-                key = digest_bytes(line)
+            lines = read_lines(self.root)[0]
+            found, links = [], []
+            digests = [digest_bytes(line) for line in lines]
+            for seq, (key, line) in enumerate(zip(digests, lines, strict=True)):
                 # Equal bytes read equal, so only new lines are parsed after each append.
                 if key not in self._known:
                     self._known[key] = _checked(line, f"{path}, line {seq + 1}", _RESTORE)
-                found.append(Entry(seq=seq, digest=key, record=self._known[key]))
+                known = self._known[key]
+                links.append(known.previous)
+                found.append(Entry(seq=seq, digest=known.digest, record=known.record))
+            broken = link_faults(digests, links)
+            if broken:
+                raise EvidenceError(f"{path}: {'; '.join(broken[:3])}", hint=_RESTORE)
             self._entries, self._stamp = tuple(found), stamp
         return self._entries
 
@@ -159,10 +187,10 @@ class Ledger:
         return self.root / "work" / job
 
 
-def _line(record: Record) -> bytes:
-    """The record's canonical bytes, without the newline."""
+def _canonical(record: Record, statement: dict[str, Any]) -> bytes:
+    """The statement's canonical bytes, without a link and the newline."""
     try:
-        return canonical(record.statement())
+        return canonical(statement)
     except (ValueError, TypeError) as error:
         raise EvidenceError(
             f"the record of '{record.technique}' has no canonical form: {error}",
@@ -170,12 +198,23 @@ def _line(record: Record) -> bytes:
         ) from error
 
 
-def _checked(line: bytes, where: str, hint: str) -> Record:
-    """The record of a line that is in order; EvidenceError naming ``where`` otherwise."""
-    record, problems = read_line(line)
-    if record is None or problems:
-        raise EvidenceError(f"{where}: {'; '.join(problems)}", hint=hint)
-    return record
+def _checked(line: bytes, where: str, hint: str) -> _Known:
+    """What a line that is in order holds; EvidenceError naming ``where`` otherwise."""
+    found = read_line(line)
+    if found.record is None or found.problems:
+        raise EvidenceError(f"{where}: {'; '.join(found.problems)}", hint=hint)
+    return _Known(found.record, found.digest, found.previous)
+
+
+def _place(statement: dict[str, Any], bare: bytes, lines: list[bytes]) -> int:
+    """The line that holds just this statement, behind whatever line it came; else where it will stand."""
+    sizes = (len(bare), len(written(statement, START)))
+    for at, line in enumerate(lines):
+        if len(line) in sizes:
+            before = digest_bytes(lines[at - 1]) if at else START
+            if line in (bare, written(statement, before)):
+                return at
+    return len(lines)
 
 
 def _repaired(file: FileIO, cut: Path) -> list[bytes]:

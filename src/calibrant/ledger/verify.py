@@ -1,12 +1,13 @@
 """The verifier: is what lies in a ledger still what was put there?
 
-It answers *intact* only: every line is a canonical record whose digests follow from its content, and every
-artefact it names is there with the right bytes. It does not say *current* (nothing newer replaces it) or
-*sufficient* (a gate would accept it).
+It answers *intact* only: every line is a canonical record whose digests follow from its content, every line
+follows the one that it was written after, and every artefact is there with the right bytes. It does not say
+*current* (nothing newer replaces it) or *sufficient* (a gate would accept it).
 
-What it cannot see: a whole line that was removed from the middle or the end, lines put in another order, or a
-record rewritten together with all its digests. That takes a signed log and witnesses outside the operator's
-hands, which come with a later part; until then a removed record shows at most as files that no record names.
+What it cannot see: the last line edited or removed, since no line after it carries its digest; and a ledger
+rewritten from some line to its end. Both change the digest of the last line (``Report.head``): who keeps that
+digest elsewhere can tell. Lines from before there were links hold each other by nothing at all, and are
+*unknown*, not intact.
 
 Nothing of the writer (``store``) is used here, only the description of the layout.
 """
@@ -19,7 +20,19 @@ from calibrant.core.config import Frozen
 from calibrant.core.digest import digest_bytes, digest_file, manifest
 from calibrant.core.record import Artifact
 from calibrant.core.verdict import Verdict
-from calibrant.ledger.layout import artifact_faults, disk, object_path, read_line, read_lines, tree_path
+from calibrant.ledger.layout import (
+    START,
+    artifact_faults,
+    disk,
+    link_faults,
+    object_path,
+    read_line,
+    read_lines,
+    tree_path,
+)
+
+LAST = "the last line is held by no line after it"
+"""What even an intact ledger does not show."""
 
 
 class Report(Frozen):
@@ -37,6 +50,10 @@ class Report(Frozen):
     """Size of the stored files behind them, each counted once."""
     deep: bool = True
     """True when the bytes of every artefact were read, not only its size."""
+    head: str = ""
+    """SHA-256 of the last whole line: it fixes every line of a linked ledger, for who keeps it elsewhere."""
+    unlinked: int = 0
+    """Lines at the head that carry no link to the line before them: they could have been edited unseen."""
 
     @property
     def verdict(self) -> Verdict:
@@ -48,8 +65,13 @@ class Report(Frozen):
             return Verdict(question=question, answer="unknown", reason="there are no records")
         if not self.deep and self.artifacts:
             return Verdict(question=question, answer="unknown", reason="the artefacts' bytes were not read")
+        if self.unlinked:
+            told = (
+                f"lines 1 to {self.unlinked} carry no link, so they could have been edited, moved or removed"
+            )
+            return Verdict(question=question, answer="unknown", reason=told)
         counts = f"{self.records} records, {self.artifacts} artefacts, {self.bytes} bytes as recorded"
-        return Verdict(question=question, answer="yes", reason=counts)
+        return Verdict(question=question, answer="yes", reason=f"{counts}; {LAST}")
 
 
 def verify(root: Path, *, deep: bool = True) -> Report:
@@ -64,13 +86,17 @@ def verify(root: Path, *, deep: bool = True) -> Report:
     problems: list[str] = []
     first: dict[str, int] = {}
     named = []
+    digests, links = [digest_bytes(line) for line in lines], []
     for number, line in enumerate(lines, 1):
-        record, faults = read_line(line)
-        problems += [f"line {number}: {fault}" for fault in faults]
-        earlier = first.setdefault(digest_bytes(line), number)
+        found = read_line(line)
+        problems += [f"line {number}: {fault}" for fault in found.problems]
+        earlier = first.setdefault(found.digest or digests[number - 1], number)
         if earlier != number:
             problems.append(f"line {number}: the same record as line {earlier}")
-        named += [(number, artifact) for artifact in (record.artifacts if record else ())]
+        # What cannot be read has been reported, and breaks the next line's link in any case.
+        links.append(found.previous if found.record else digests[number - 2] if number > 1 else START)
+        named += [(number, artifact) for artifact in (found.record.artifacts if found.record else ())]
+    problems += link_faults(digests, links)
     stock = _Stock(root, deep)
     with disk("verifying", root):
         for number, artifact in named:
@@ -93,6 +119,8 @@ def verify(root: Path, *, deep: bool = True) -> Report:
         artifacts=len(named),
         bytes=sum(size for size in stock.sizes.values() if size is not None),
         deep=deep,
+        head=digests[-1] if digests else "",
+        unlinked=next((at for at, link in enumerate(links) if link is not None), len(links)),
     )
 
 

@@ -33,6 +33,7 @@ from calibrant.core import (
     point,
     technique,
 )
+from calibrant.data.distinct import check_distinct
 from calibrant.data.rows import Item, Items
 from calibrant.stats import difference, mcnemar, rate
 
@@ -53,7 +54,7 @@ class CapabilityResult(Result):
     """Item id -> right, wrong, or None where the model gave no answer."""
 
 
-@technique(version=1)
+@technique(version=2)
 def capability(
     model: LM,
     items: Items,
@@ -64,7 +65,8 @@ def capability(
     """Ask every item of ``model`` and, where given, of the model as it was ``before``.
 
     Raises:
-        InputError: no items, shared ids, a blank answer, ``before`` is the model itself, or no reply at all.
+        InputError: no items, shared ids or questions, a blank answer, ``before`` is the model itself, or
+            no reply at all.
     """
     _check(items)
     if before is not None and before.identity.digest == model.identity.digest:
@@ -168,9 +170,7 @@ def _check(items: Items) -> None:
     ids = [item.id for item in items]
     if not ids:
         raise InputError("there are no items to ask", hint="give a table with at least one item")
-    if len(set(ids)) < len(ids):
-        twice = next(name for name in ids if ids.count(name) > 1)
-        raise InputError(f"two items share the id '{twice}'", hint="give each item an id of its own")
+    check_distinct(items.rows, "item")
     for item in items:
         if not _plain(item.answer):
             raise InputError(

@@ -26,6 +26,7 @@ from calibrant.core import (
     Scores,
     digest,
 )
+from calibrant.data.distinct import normal_chat
 from calibrant.data.rows import Prompt, Prompts
 
 CHUNK = 256
@@ -97,7 +98,7 @@ def draw(
 
 
 def distinct(prompts: Prompts) -> list[Prompt]:
-    """The prompts without repeats: of equal chats the first stays, for the others would tell nothing new.
+    """The prompts without repeats: of chats that ask the same the first stays, others would tell nothing new.
 
     Raises:
         InputError: there are no prompts, or two share an id.
@@ -106,9 +107,9 @@ def distinct(prompts: Prompts) -> list[Prompt]:
         raise InputError(
             f"{prompts.source or 'the input'}: there are no prompts", hint="give at least one prompt"
         )
-    first: dict[str, Prompt] = {}
+    first: dict[object, Prompt] = {}
     for row in prompts:
-        first.setdefault(digest(row.prompt), row)
+        first.setdefault(normal_chat(row.prompt), row)
     ids = [row.id for row in first.values()]
     if len(set(ids)) < len(ids):
         twice = next(name for name in ids if ids.count(name) > 1)

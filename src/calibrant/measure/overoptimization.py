@@ -77,7 +77,7 @@ class _Curves(NamedTuple):
     """Standard deviation of all drawn replies' proxy and gold scores."""
 
 
-@technique(version=1)
+@technique(version=2)
 def overoptimization(
     model: LM,
     prompts: Prompts,

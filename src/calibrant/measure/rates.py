@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from calibrant.core import Attempt, Estimate, InputError, Judge
 from calibrant.core.attempt import Outcome
+from calibrant.data.distinct import check_distinct
 from calibrant.data.rows import Goals
 from calibrant.stats import rate_so_far
 
@@ -17,14 +18,12 @@ def check_goals(goals: Goals, *, harmful: bool) -> None:
     """Refuse goals over which a rate would mean nothing.
 
     Raises:
-        InputError: no goals, a shared id, or a goal of the other kind.
+        InputError: no goals, a shared id or text, or a goal of the other kind.
     """
     ids = [goal.id for goal in goals]
     if not ids:
         raise InputError("there are no goals to ask", hint="give a table with at least one goal")
-    if len(set(ids)) < len(ids):
-        twice = next(name for name in ids if ids.count(name) > 1)
-        raise InputError(f"two goals share the id '{twice}'", hint="give each goal an id of its own")
+    check_distinct(goals.rows, "goal")
     wrong = [goal.id for goal in goals if goal.harmful != harmful]
     if wrong:
         kind, other = ("benign", "measure.over_refusal") if harmful else ("harmful", "measure.refusal")

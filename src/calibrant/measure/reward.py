@@ -30,6 +30,7 @@ from calibrant.core import (
     technique,
 )
 from calibrant.core import unknown as not_known
+from calibrant.data.distinct import normal_chat
 from calibrant.data.parquet import write_columns
 from calibrant.data.rows import Prompts
 from calibrant.models.branches import Branches
@@ -50,7 +51,7 @@ class RewardResult(Result):
     """Mean reward and KL with intervals; every reply is in the artefact 'samples.parquet'."""
 
 
-@technique(version=1)
+@technique(version=2)
 def reward(
     model: OpenLM,
     prompts: Prompts,
@@ -76,7 +77,8 @@ def reward(
         raise InputError(f"a reply could not be drawn: {broken.error}", hint="check prompts and model")
     run.spend(tokens=sum(len(reply.ids or ()) for reply in drawn))
     scores = reward.score([row.prompt for row in rows], [reply.text for reply in drawn])
-    clusters = [row.id for row in rows]
+    first: dict[object, str] = {}
+    clusters = [first.setdefault(normal_chat(row.prompt), row.id) for row in rows]
     found: dict[str, Any] = {
         "reward": _mean(scores.mean, clusters, "higher", "reward, mean of replies"),
         "length": _mean([float(len(r.ids or ())) for r in drawn], clusters, "none", "tokens"),
@@ -87,8 +89,8 @@ def reward(
     if scores.std is not None:
         found["reward_std"] = _mean(scores.std, clusters, "lower", "reward")
     columns: dict[str, list[Any]] = {
-        "id": clusters, "reward": list(scores.mean), "tokens": [len(r.ids or ()) for r in drawn],
-        "reply": [r.text for r in drawn],
+        "id": [row.id for row in rows], "reward": list(scores.mean),
+        "tokens": [len(r.ids or ()) for r in drawn], "reply": [r.text for r in drawn],
     }  # fmt: skip
     if reference is not None:
         columns["kl"] = _distance(model, reference, [row.prompt for row in rows], drawn, config, run)

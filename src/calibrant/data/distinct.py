@@ -1,0 +1,58 @@
+"""When two rows ask the same: copies tell nothing new, so no rate counts them twice.
+
+Two texts are the same when they differ in case, in spaces (at the ends, doubled, of another width, line
+ends), in invisible characters, or in how Unicode spells one character (NFKC). A copy with one other word or
+mark is another text: give such rows one ``cluster``.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+
+from calibrant.core.behaviours import Goal
+from calibrant.core.config import Frozen
+from calibrant.core.errors import InputError
+from calibrant.core.lm import Chat
+from calibrant.data.rows import Item
+
+
+def normal(text: str) -> str:
+    """The text as copies of it are compared."""
+    if text.isascii():
+        return " ".join(text.casefold().split())
+    seen = "".join(mark for mark in unicodedata.normalize("NFKC", text) if unicodedata.category(mark) != "Cf")
+    return " ".join(unicodedata.normalize("NFKC", seen.casefold()).split())
+
+
+def normal_chat(chat: Chat) -> tuple[tuple[str, str], ...]:
+    """The chat as copies of it are compared: every turn, by role."""
+    return tuple((turn.role, normal(turn.content)) for turn in chat.messages)
+
+
+def asks(row: Frozen) -> object | None:
+    """What a goal or an item asks, equal for copies; None for rows whose copies are no fault."""
+    if isinstance(row, Goal):
+        return normal(row.text), row.harmful
+    if isinstance(row, Item):
+        return normal_chat(row.chat), normal(row.answer)
+    return None
+
+
+def check_distinct(rows: Sequence[Goal] | Sequence[Item], kind: str) -> None:
+    """Refuse rows of which two share an id or ask the same; a file's copies are refused as it is read.
+
+    Raises:
+        InputError: names the first two.
+    """
+    ids: set[str] = set()
+    first: dict[object, str] = {}
+    for row in rows:
+        if row.id in ids:
+            raise InputError(f"two {kind}s share the id '{row.id}'", hint=f"give each {kind} its own id")
+        ids.add(row.id)
+        other = first.setdefault(asks(row), row.id)
+        if other != row.id:
+            raise InputError(
+                f"{kind}s '{other}' and '{row.id}' have the same text", hint="keep one: twins count twice"
+            )
