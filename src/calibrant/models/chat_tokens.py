@@ -19,10 +19,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from jinja2 import TemplateError
-
 from calibrant.core.errors import InputError
 from calibrant.core.lm import Chat
+from calibrant.models.templates import chat_text
 
 _ANCHOR = "\n"  # put before a reply so that it is not the start of a text
 
@@ -109,17 +108,7 @@ class ChatTokens:
 
     def _render(self, chat: Chat, *, add_generation_prompt: bool) -> str:
         turns = [{"role": m.role, "content": m.content} for m in chat.messages]
-        try:
-            return str(
-                self.tokenizer.apply_chat_template(
-                    turns, tokenize=False, add_generation_prompt=add_generation_prompt
-                )
-            )
-        except TemplateError as error:
-            raise InputError(
-                f"the chat template refuses this chat: {error}",
-                hint="check the order of its roles; some templates take no system message",
-            ) from None
+        return chat_text(self.tokenizer, turns, add_generation_prompt=add_generation_prompt)
 
     def _begun(self, chat: Chat) -> str:
         """A chat that ends inside the reply: the prompt, then what the model has been made to say.

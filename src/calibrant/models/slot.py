@@ -18,6 +18,7 @@ from torch import Tensor
 from calibrant.core.errors import InputError
 from calibrant.core.lm import Chat, OpenLM
 from calibrant.models.candidates import Frame, check_length
+from calibrant.models.templates import chat_text
 
 _ROWS = 4096  # tokens spelt out at once
 _HINT = "try another 'suffix': plain words with a space before each are safe"
@@ -149,7 +150,7 @@ def _rendered(tokenizer: Any, chat: Chat) -> str:
     if not tokenizer.chat_template:
         return "".join(message.content for message in chat.messages)
     turns = [{"role": m.role, "content": m.content} for m in chat.messages]
-    return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+    return chat_text(tokenizer, turns, add_generation_prompt=True)
 
 
 _PIECES: WeakKeyDictionary[Any, list[str]] = WeakKeyDictionary()

@@ -1,0 +1,200 @@
+"""What a step of a chat template costs, and the budget that it is paid from: see ``templates.py``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sized
+from contextvars import ContextVar
+from functools import wraps
+from types import BuiltinMethodType
+from typing import Any
+
+from jinja2 import TemplateError
+from jinja2.runtime import str_join
+
+CHARS = 4
+"""2**4 characters are one unit."""
+BUDGET: ContextVar[list[int]] = ContextVar("units_left")
+"""Units that the render under way has left, as a list of one number; none is under way while compiling."""
+_WIDEST = 1000  # a width that a filter or method may be asked for
+_TOO_MUCH = "it asks for more work than any chat template needs"
+_SHALLOW = {  # these look at their input's items, not into them
+    *("attr", "count", "d", "default", "dictsort", "first", "items", "last", "length", "list", "map"),
+    *("reject", "rejectattr", "reverse", "select", "selectattr"),
+}
+
+
+class OverspentError(TemplateError):
+    """A template asked for more work than any chat template needs."""
+
+
+def spend(units: int) -> None:
+    """Pay; an OverspentError where the budget does not have it."""
+    left = BUDGET.get()  # there is none while a template is compiled, so that nothing is worked out then
+    left[0] -= units
+    if left[0] < 0:
+        raise OverspentError(_TOO_MUCH)
+
+
+def size(value: Any) -> int:
+    """Units of a value's own items or characters, without looking into them."""
+    if isinstance(value, str):
+        return len(value) >> CHARS
+    if isinstance(value, int):
+        return value.bit_length() >> 8
+    return len(value) if isinstance(value, (list, tuple, dict, set, frozenset, range)) else 0
+
+
+def weight(value: Any, limit: int | None = None) -> int:
+    """Units of a value and all that it holds, each time that it holds it: what it costs to write out."""
+    if isinstance(value, str):
+        return len(value) >> CHARS
+    if not isinstance(value, (list, tuple, dict, set, frozenset)):
+        return size(value)
+    most = BUDGET.get()[0] if limit is None else limit
+    total, open_ = 0, [value]
+    while open_:
+        item = open_.pop()
+        total += size(item)
+        if total > most:
+            raise OverspentError(_TOO_MUCH)
+        if isinstance(item, dict):
+            open_ += item.keys()
+            open_ += item.values()
+        elif isinstance(item, (list, tuple, set, frozenset)):
+            open_ += item
+    return total
+
+
+def each(items: Any, cost: int) -> Any:
+    """A loop's items, paid for at its start; those that come one by one are paid one by one."""
+    if isinstance(items, Sized):
+        spend((1 + cost) * len(items))
+        return items
+    return _one_by_one(items, cost)
+
+
+def _one_by_one(items: Iterable[Any], cost: int) -> Iterable[Any]:
+    for item in items:
+        spend(1 + cost)
+        yield item
+
+
+def weighed(value: Any) -> Any:
+    """A value, paid for with all that it holds."""
+    spend(weight(value))
+    return value
+
+
+def sliced(value: Any) -> Any:
+    """A value about to be sliced, paid for item by item."""
+    spend(size(value))
+    return value
+
+
+def printed(value: Any) -> Any:
+    """A value about to be written out, paid for."""
+    if BUDGET.get(None) is not None:  # constants are printed while a template is compiled
+        spend(1 + weight(value))
+    return value
+
+
+def joined(values: list[Any]) -> str:
+    """``a ~ b ~ c``, paid for."""
+    spend(1 + weight(values))
+    return str_join(values)
+
+
+def tick(cost: int) -> None:
+    """The beginning of a macro whose own text is ``cost`` units."""
+    spend(1 + cost)
+
+
+def guarded(name: str, fn: Callable[..., Any]) -> Callable[..., Any]:
+    """A filter or test whose input and result are paid for."""
+    first = 1 if hasattr(fn, "jinja_pass_arg") else 0
+    weigh = size if name in _SHALLOW else weight
+
+    @wraps(fn)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        before, value, after = args[:first], args[first], args[first + 1 :]
+        if name == "join" and not isinstance(value, Sized):
+            value = list(_one_by_one(value, 0))
+        rest = (*after, *kwargs.values())
+        spend(1 + weigh(value) + weight(rest))
+        _check_filter(name, value, rest)
+        made = fn(*before, value, *after, **kwargs)
+        spend(size(made))
+        return made
+
+    return run
+
+
+def _check_filter(name: str, value: Any, rest: tuple[Any, ...]) -> None:
+    """Refuse what would make a huge value of small ones."""
+    if name in ("indent", "tojson", "truncate", "round"):
+        _check_widths(rest)
+    elif name == "format":
+        check_format(str(value))
+    elif name == "replace" and len(rest) >= 2:
+        _check_replace(str(value), str(rest[0]), str(rest[1]))
+    elif name == "join" and rest and isinstance(value, Sized):
+        spend(len(value) * weight(str(rest[0])))
+    elif name == "sum" and any(isinstance(item, (list, tuple, str)) for item in rest):
+        raise OverspentError("it adds lists up one by one")
+
+
+def check_method(method: BuiltinMethodType, args: tuple[Any, ...]) -> None:
+    """The same for a method of a built-in value, which is paid for as well."""
+    value, name = method.__self__, method.__name__
+    if not isinstance(value, (str, bytes, list, tuple, dict, int)):
+        return
+    spend(weight(value))
+    if name in ("center", "ljust", "rjust", "zfill", "expandtabs", "to_bytes"):
+        _check_widths(args)
+    elif name == "replace" and isinstance(value, str) and len(args) >= 2:
+        _check_replace(value, str(args[0]), str(args[1]))
+    elif name == "join" and isinstance(value, str) and args and isinstance(args[0], Sized):
+        spend(len(args[0]) * size(value))
+    elif name == "translate" and args:
+        spend(len(str(value)) * weight(args[0]))
+
+
+def _check_widths(args: Iterable[Any]) -> None:
+    for width in args:
+        if (isinstance(width, int) and width > _WIDEST) or (isinstance(width, str) and len(width) > _WIDEST):
+            raise OverspentError(f"it asks for a width of more than {_WIDEST}")
+
+
+def check_format(text: str) -> None:
+    """No width in a format is long, or left to an argument."""
+    if re.search(r"\d{4}|%[^%a-zA-Z]*\*|:[^{}]*\{", text):
+        raise OverspentError("it has a format with a long or an open width")
+
+
+def _check_replace(text: str, old: str, new: str) -> None:
+    times = text.count(old) if old else len(text) + 1
+    spend((times * len(new)) >> CHARS)
+
+
+def pay_repeat(times: Any, value: Any) -> None:
+    """Pay for ``times * value``, where that repeats a text or a list."""
+    if isinstance(times, int) and isinstance(value, (str, list, tuple)) and times > 0:
+        spend((len(value) * times) >> (CHARS if isinstance(value, str) else 0))
+
+
+def pay_power(base: Any, exponent: Any) -> None:
+    """Pay for ``base ** exponent`` of whole numbers."""
+    if isinstance(base, int) and isinstance(exponent, int):
+        spend((base.bit_length() * max(exponent, 0)) >> 8)
+
+
+def plain_format(fn: Callable[[str], str]) -> Callable[[str], str]:
+    """``strftime_now`` without the widths that some C libraries know."""
+
+    def run(text: str) -> str:
+        if re.search(r"%[^%a-zA-Z]*\d", text):
+            raise OverspentError("it formats the date with a width")
+        return fn(text)
+
+    return run
