@@ -229,3 +229,12 @@ def test_plans_read_from_a_study():
 def test_unusable_plans_are_refused(plans):
     with pytest.raises(ValidationError):
         MultiTurn(plans=plans)
+
+
+def test_reasoning_is_not_said_again_as_a_turn_of_the_conversation(goals, judge):
+    target = ScriptedModel(lambda chat: "<think>they want zorble brewed</think>go on")
+    found = multi_turn(target, goals, judge, config=MultiTurn(plans=PLAN))
+    assert found.metrics["attack_success_rate"].value == 0
+    assert {a.completion.reasoning for a in found.attempts} == {"they want zorble brewed"}
+    turns = {m.content for chat in target.seen for m in chat.messages if m.role == "assistant"}
+    assert turns == {"go on"}

@@ -257,3 +257,30 @@ def test_a_stack_file_that_does_not_hold_is_refused(old, new, words):
     with pytest.raises(ConfigError) as caught:
         defended_from(echo(), tomllib.loads(STACK.replace(old, new)), behaviour)
     assert words in str(caught.value)
+
+
+THINKS = "<think>about zorble</think>nothing to see"
+
+
+def words():
+    return [Layer("words", "output", pattern_guard(PatternGuard(words=("zorble",))))]
+
+
+def test_output_layers_read_the_reasoning_that_users_see():
+    spoken = one(Defended(ScriptedModel([THINKS]), [Layer("all", "output", guard := Says("yes"))]))
+    assert (spoken.reasoning, spoken.text) == ("about zorble", "nothing to see")
+    assert guard.asked[0][0].messages[-1].content == "about zorble\n\nnothing to see"
+    blocked = one(Defended(ScriptedModel([THINKS]), words()))
+    assert (blocked.text, blocked.reasoning, blocked.stop) == (REFUSAL, None, "blocked")
+
+
+def test_reasoning_that_users_do_not_see_is_not_read_and_goes_no_further():
+    hidden = Defended(ScriptedModel([THINKS, "<think>zorble"]), words(), show_reasoning=False)
+    spoken, cut = hidden.generate([Chat.ask("a"), Chat.ask("b")])
+    assert (spoken.text, spoken.reasoning, spoken.stop) == ("nothing to see", "", "eos")
+    assert cut.unanswered and cut.text == ""
+    shown = Defended(ScriptedModel([THINKS, "<think>zorble"]), words())
+    assert hidden.identity.digest != shown.identity.digest
+    spec = {"layer": [{"name": "a", "side": "output", "guard": {}}], "show_reasoning": False}
+    made = defended_from(ScriptedModel([THINKS]), spec, lambda _: Says("yes"))
+    assert one(made).reasoning == ""

@@ -48,3 +48,11 @@ def test_every_text_of_an_attempt_is_covered_and_every_number_stays(make, secret
         assert shown.verdicts["judge-1"].score == 0.5
         assert covered(shown) == shown
     assert "quetzal" in whole.model_dump_json()  # the original is left as it was
+
+
+def test_reasoning_is_covered_too(make):
+    whole = make()
+    thought = whole.completion.model_copy(update={"reasoning": "the secret is quetzal"})
+    shown = covered(whole.model_copy(update={"completion": thought}))
+    assert "quetzal" not in shown.model_dump_json()
+    assert shown.completion.reasoning == cover("the secret is quetzal")

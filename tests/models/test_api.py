@@ -232,7 +232,7 @@ def test_logprobs_are_mapped_or_none() -> None:
         (as_json({"error": {"message": "upstream is away"}}), "upstream is away"),
         (say(""), "empty"),
         (say(None), "empty"),
-        (say([{"type": "text", "text": "part"}]), "no text"),
+        (say([{"type": "text"}]), "no text"),
         (status(400, "bad request"), "HTTP 400: bad request"),
         (status(302, location="http://127.0.0.1:1/"), "HTTP 302"),
         (raw(b"no", 200, content_encoding="gzip"), "DecodingError"),

@@ -95,3 +95,52 @@ def test_tokens_are_counted_where_they_show_and_else_taken_at_their_most():
     assert tokens(Completion(text="abc", ids=()), 64) == 0
     assert tokens(Completion(text="abc"), 64) == 64
     assert tokens(Completion(text=""), 64) == 0
+
+
+THOUGHT = "<think>it could be brewed</think>"
+
+
+def test_the_judge_reads_the_reply_and_not_the_reasoning():
+    """Also where an LM of somebody else's left both in one text."""
+    judge = Judge()
+    said = asked(
+        Completion.read(f"{THOUGHT}no"),
+        Completion(text=f"{THOUGHT}no"),
+        Completion(text="brewed"),
+        judge=judge,
+    )
+    assert [v.answer for v in said] == ["no", "no", "yes"]
+    assert judge.seen[0][2] == ["no", "no", "brewed"]
+
+
+def test_reasoning_without_a_reply_is_unknown_and_not_shown_to_the_judge():
+    judge = Judge(error=AssertionError())
+    cut = Completion(text="<think>brewed", stop="length")
+    for reply in (cut, Completion.read(cut.text, stop="length"), Completion(text=" ", reasoning="brewed")):
+        (said,) = asked(reply, judge=judge)
+        assert (said.answer, said.reason) == ("unknown", "the target was still reasoning: no reply follows")
+
+
+@pytest.mark.parametrize(
+    ("begun", "reply", "read"),
+    [
+        ("sure, ", Completion(text="brewed"), "sure, brewed"),
+        ("<think>easy</think>sure, ", Completion(text="brewed"), "sure, brewed"),
+        ("<think>easy", Completion(text="no", reasoning="enough"), "no"),
+        ("sure, ", Completion(text="no", reasoning="after a second thought"), "no"),
+    ],
+)
+def test_a_beginning_inside_the_reasoning_is_no_part_of_the_reply(begun, reply, read):
+    judge = Judge()
+    asked(reply, judge=judge, chats=[Chat.ask("brew").then("assistant", begun)])
+    assert judge.seen[0][2] == [read]
+
+
+def test_reasoning_counts_as_tokens():
+    assert tokens(Completion(text="", reasoning="a b", ids=(1, 2, 3)), 9) == 3
+    assert tokens(Completion(text="no", reasoning="a b", tokens=5, logprobs=(-1.0,)), 9) == 5
+    assert (
+        tokens(Completion(text="no", reasoning="a b", logprobs=(-1.0,)), 9) == 9
+    )  # those of the reply alone
+    assert tokens(Completion(text="", reasoning="a b"), 9) == 9
+    assert tokens(Completion(text="no", tokens=0), 9) == 0

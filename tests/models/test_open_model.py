@@ -302,3 +302,45 @@ def test_real_words_survive_decoding(real_data: Path) -> None:
     tokens = OpenModel.from_folder(real_data / "stories260K").chat_tokens
     for text in ("a", " a", "  a", "\n", "\n\n a", "caf\u00e9 \u2603", "</s>", "", "Lily's mom"):
         assert tokens.text(tokens.replies([text], [False])[0]) == text
+
+
+THINKS = "<think>the cat</think>on the mat"
+
+
+def parted(lm: OpenModel, written: str, chat: Chat = CHATS[0]) -> tuple[str | None, str]:
+    """Reasoning and reply of what ``lm`` would have to draw to write this."""
+    ids = lm.tokenizer(written, add_special_tokens=False)["input_ids"]
+    return lm.chat_tokens.parted(ids, lm.chat_tokens.prompt_text(chat), chat)[:2]
+
+
+def test_reasoning_is_parted_from_the_reply(tiny: Build, chatml: str) -> None:
+    lm = tiny(template=chatml)
+    assert parted(lm, THINKS) == ("the cat", "on the mat")
+    assert parted(lm, "on the mat") == (None, "on the mat")
+    assert parted(lm, "the cat</think>on") == (None, "the cat</think>on")  # nothing was opened
+    assert parted(lm, "<think>the cat") == ("the cat", "")
+    chat = CHATS[0].then("assistant", "<think>sure,")
+    assert parted(lm, " the cat</think>on", chat) == ("the cat", "on")
+
+
+def test_a_template_that_opens_the_block(tiny: Build, chatml: str) -> None:
+    lm = tiny(template=chatml.replace("'<|assistant|>'", "'<|assistant|><think>\\n'"))
+    assert lm.chat_tokens.prompt_text(CHATS[0]).endswith("<think>\n")
+    assert parted(lm, "the cat</think>on the mat") == ("the cat", "on the mat")
+    assert parted(lm, "the cat") == ("the cat", "")
+    closed = CHATS[0].then("assistant", "enough</think>sure,")
+    assert parted(lm, "the cat", closed) == (None, "the cat")
+    (drawn,) = lm.generate([CHATS[0]], Sampling(max_tokens=3))
+    assert drawn.unanswered and drawn.reasoning and len(drawn.ids or ()) == 3
+
+
+def test_tags_that_are_special_tokens(tiny: Build, chatml: str) -> None:
+    """Decoding leaves special tokens out, so that they have to be spelt out to be seen."""
+    lm = tiny(template=chatml)
+    marks = ["[THINK]", "[/THINK]", "<|channel|>", "<|message|>", "<|start|>"]
+    lm.tokenizer.add_special_tokens({"extra_special_tokens": [*marks, "<|end|>"]})
+    again = OpenModel.from_module(lm.module, lm.tokenizer, "magistral")
+    assert parted(again, "[THINK]the cat[/THINK]on the mat") == ("the cat", "on the mat")
+    said = "<|channel|>analysis<|message|>the cat<|end|><|start|>assistant<|channel|>final<|message|>on"
+    assert parted(again, said) == ("the cat", "on")
+    assert parted(again, "the cat<|end|>") == (None, "the cat")

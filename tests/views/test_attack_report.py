@@ -124,3 +124,12 @@ def test_nothing_reached_is_not_called_safe():
 
 def test_equal_reports_are_equal_bytes():
     assert page(attempt("g", "success")) == page(attempt("g", "success"))
+
+
+def test_reasoning_is_folded_and_escaped():
+    hit = attempt("a", "success")
+    thought = hit.model_copy(update={"completion": Completion(text="hm", reasoning=HOSTILE)})
+    shown = page(thought, reveal=True)
+    assert ("script", {}) not in tags(shown)
+    assert "<dt>reasoning</dt><dd><details><summary>" in shown and "\\u202e" in shown
+    assert "<dt>reasoning</dt>" not in page(hit, reveal=True)

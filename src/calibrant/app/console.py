@@ -103,7 +103,7 @@ class Console:
         self._goal = rows[0] if rows else None
         self._system: str | None = None
         self._sent: tuple[Goal, Chat, str] | None = None
-        last = next((turn for turn in reversed(held) if turn.completion.stop != "error"), None)
+        last = next((turn for turn in reversed(held) if _answered(turn)), None)
         if last is not None and last.goal_id in self.goals:
             self._stand(last)
 
@@ -174,7 +174,10 @@ class Console:
     def _told(self, turn: Attempt) -> str:
         reply = turn.completion
         said = f"no reply: {reply.error}" if reply.stop == "error" else reply.text
+        said = "no reply: it was still reasoning" if reply.unanswered else said
         lines = [f"[{self.turns.number(turn)}] {said}"]
+        if reply.reasoning:
+            lines.append(f"    (it reasoned before that: {len(reply.reasoning)} characters, kept)")
         for layer in turn.layers if self._layers else ():
             lines.append(f"    {layer.layer}: {layer.verdict.answer} {layer.verdict.reason}".rstrip())
         return "\n".join(lines)
@@ -316,3 +319,8 @@ COMMANDS: dict[str, Command] = {
     "quit": Command("", "leave, as does the end of the input", lambda c, _: [Stop()]),
 }
 """Name -> what it does."""
+
+
+def _answered(turn: Attempt) -> bool:
+    """Whether a conversation can go on from there."""
+    return turn.completion.stop != "error" and not turn.completion.unanswered

@@ -52,7 +52,7 @@ class Turns:
             cost=Cost(queries=1, target_tokens=tokens(completion, max_tokens)),
         )
         self.rows[turn.id] = turn
-        if completion.stop != "error":
+        if completion.stop != "error" and not completion.unanswered:
             self.current = turn.id
         return turn
 

@@ -173,8 +173,10 @@ def _said(model: OpenLM, goal: Goal, judge: Judge, config: SoftPrompt, key: str)
     room = config.max_tokens if model.max_length is None else model.max_length - len(prompt)
     drawn = speak(model.module, prompt, min(room, config.max_tokens), tokens.stop_ids)
     spelt = drawn.ids[:-1] if drawn.stop == "eos" else drawn.ids
+    found = tokens.parted(spelt, tokens.prompt_text(chat), chat)
     completion = Completion(
-        text=tokens.text(spelt),
+        text=found.reply,
+        reasoning=found.reasoning,
         ids=drawn.ids,
         logprobs=drawn.logprobs,
         stop=drawn.stop,

@@ -15,6 +15,7 @@ from pydantic import Field
 
 from calibrant.core.config import Frozen
 from calibrant.core.digest import digest
+from calibrant.core.reasoning import part
 from calibrant.core.verdict import LayerVerdict
 
 if TYPE_CHECKING:
@@ -67,13 +68,19 @@ class Sampling(Frozen):
     """Each item draws from hash(seed, chat, occurrence), never from its place in a batch."""
 
 
+def _absent(value: object) -> bool:
+    return value is None
+
+
 class Completion(Frozen):
     """What came back for one chat (contract C5). ``generate`` never raises for one item."""
 
     text: str
-    """The reply as text, without the stop token."""
+    """The reply as text, without the stop token and without what was thought before it."""
+    reasoning: str | None = Field(default=None, exclude_if=_absent)
+    """What the model thought before it replied, as text; None where nothing was seen of it."""
     ids: tuple[int, ...] | None = None
-    """Generated token ids, stop token included; None where the model does not show them."""
+    """Generated token ids, stop token and reasoning included; None where the model does not show them."""
     logprobs: tuple[float, ...] | None = None
     """Natural-log probability of each of ``ids`` under the sampling distribution's temperature."""
     stop: Literal["eos", "length", "blocked", "error"] = "eos"
@@ -82,6 +89,22 @@ class Completion(Frozen):
     """What went wrong when ``stop`` is 'error', or which layer blocked."""
     layers: tuple[LayerVerdict, ...] = ()
     """Every layer's answer, when a defended system spoke."""
+    tokens: int | None = Field(default=None, exclude_if=_absent)
+    """Tokens generated, reasoning included, by the server's count; None where it gives none."""
+
+    @classmethod
+    def read(cls, written: str, opened: bool | None = None, **more: Any) -> Completion:
+        """A completion from all that a model wrote: its reasoning is parted from its reply.
+
+        ``opened``: whether the prompt ended inside a block of reasoning; see ``core.reasoning.part``.
+        """
+        found = part(written, opened)
+        return cls(text=found.reply, reasoning=found.reasoning, **more)
+
+    @property
+    def unanswered(self) -> bool:
+        """It reasoned, and no reply followed."""
+        return self.reasoning is not None and not self.text.strip()
 
 
 class Scored(Frozen):

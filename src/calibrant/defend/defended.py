@@ -9,7 +9,9 @@ which needs those cannot walk round the guards without saying so.
 2. Layers are asked in the order of the stack, input layers before the model speaks, output layers on
    the chat with the reply. Names are unique: a verdict in a record belongs to exactly one layer.
 3. A blocked reply is the same text whichever layer blocked; the completion's ``error`` names the layer.
-4. ``shadow=True`` asks every layer even after a block, and lets the model answer unseen, so that each
+4. Reasoning that the model shows beside its reply leaves with it, so output layers read both. Where users
+   never see it, ``show_reasoning=False``: layers read the reply alone, and the reasoning goes no further.
+5. ``shadow=True`` asks every layer even after a block, and lets the model answer unseen, so that each
    attempt shows what each layer would have done alone. What the user gets is the same.
 
 Command: ``defended:FILE.toml#MODELREF`` opens a model behind the stack of a file such as
@@ -82,13 +84,21 @@ class StackSpec(Frozen):
     """The reply to whatever is blocked."""
     shadow: bool = False
     """Ask every layer even after a block, so that each attempt shows what each would have done alone."""
+    show_reasoning: bool = True
+    """Whether what the model thinks before its reply is shown to users, and read by the output layers."""
 
 
 class Defended:
     """A model behind guards, on the rung ``LM``."""
 
     def __init__(
-        self, lm: LM, stack: Sequence[Layer], refusal: str = REFUSAL, *, shadow: bool = False
+        self,
+        lm: LM,
+        stack: Sequence[Layer],
+        refusal: str = REFUSAL,
+        *,
+        shadow: bool = False,
+        show_reasoning: bool = True,
     ) -> None:
         """Put ``lm`` behind ``stack``; a blocked request is answered with ``refusal``.
 
@@ -96,6 +106,7 @@ class Defended:
             ConfigError: two layers share a name, a name is blank, or a side is neither input nor output.
         """
         self._lm, self._stack, self._refusal, self._shadow = lm, tuple(stack), refusal, shadow
+        self._show_reasoning = show_reasoning
         problems = [
             f"stack: {count} layers are named '{name}'"
             for name, count in Counter(layer.name for layer in self._stack).items()
@@ -121,6 +132,7 @@ class Defended:
                 "model": self._lm.identity.digest,
                 "guards": digest(layers),
                 "refusal": self._refusal,
+                **({} if self._show_reasoning else {"reasoning": "not shown"}),
             },
         )
 
@@ -147,10 +159,13 @@ class Defended:
 
     def _finish(self, chat: Chat, before: list[LayerVerdict], reply: Completion | None) -> Completion:
         """Ask the output layers about a reply, then let it pass or put the refusal in its place."""
+        if reply is not None and reply.reasoning and not self._show_reasoning:
+            reply = reply.model_copy(update={"reasoning": ""})
         after: list[LayerVerdict] = []
         # A broken or blocked reply may still carry text, and no text leaves unread.
-        if reply is not None and (reply.text or reply.stop in ("eos", "length")):
-            after = self._ask("output", chat.then("assistant", reply.text))
+        if reply is not None and (reply.text or reply.reasoning or reply.stop in ("eos", "length")):
+            written = "\n\n".join(filter(None, (reply.reasoning, reply.text)))
+            after = self._ask("output", chat.then("assistant", written))
         inner = () if reply is None else reply.layers
         layers = (*before, *inner, *after)
         blocker = _blocker([*before, *after])
@@ -174,7 +189,7 @@ def defended_from(lm: LM, spec: Mapping[str, Any], behaviour: Callable[[Mapping[
     ]
     if problems:
         raise ConfigError(problems, hint="use a guard, such as defend.pattern_guard or defend.ask_guard")
-    return Defended(lm, stack, read.refusal, shadow=read.shadow)
+    return Defended(lm, stack, read.refusal, shadow=read.shadow, show_reasoning=read.show_reasoning)
 
 
 def ask(layer: Layer, chat: Chat) -> LayerVerdict:

@@ -68,6 +68,7 @@ def _completion(completion: Completion) -> Completion:
     return completion.model_copy(
         update={
             "text": cover(completion.text),
+            "reasoning": None if completion.reasoning is None else cover(completion.reasoning),
             "error": None if completion.error is None else cover(completion.error),
             "ids": None,
             "logprobs": None,

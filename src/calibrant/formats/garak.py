@@ -126,7 +126,7 @@ def _verdict(detector: str, given: Any, threshold: float) -> Verdict:
 def _completion(output: Any) -> Completion:
     if output is None:
         return Completion(text="", stop="error", error="the generator gave no output")
-    return Completion(text=_content(output))
+    return Completion.read(_content(output))
 
 
 def _content(value: Any) -> str:

@@ -57,7 +57,7 @@ def _found(row: Any, method: str, model: str) -> Iterator[Found]:
         Goal(id=text(name, "behaviour"), text=text(name, "behaviour")),
         attack=method,
         chat=Chat.ask(text(sent, "test_case")),
-        completion=Completion(text=text(generation, "generation")),
+        completion=Completion.read(text(generation, "generation")),
         verdicts={"harmbench": _verdict(case.get("label"))},
         seed=at,
     )

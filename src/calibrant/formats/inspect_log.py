@@ -30,13 +30,16 @@ from inspect_ai.model import (
     ChatMessageAssistant,
     ChatMessageSystem,
     ChatMessageUser,
+    Content,
+    ContentReasoning,
+    ContentText,
     ModelOutput,
     StopReason,
 )
 from inspect_ai.scorer import Score
 
 from calibrant import __version__
-from calibrant.core import Attempt, Verdict, digest
+from calibrant.core import Attempt, Completion, Verdict, digest
 from calibrant.formats.findings import Finding, Report
 
 SCORE = "attack_success"
@@ -115,15 +118,16 @@ def _samples(report: Report) -> list[EvalSample]:
 def _sample(attempt: Attempt, epoch: int, model: str) -> EvalSample:
     asked: list[ChatMessage] = [_TURNS[turn.role](content=turn.content) for turn in attempt.chat.messages]
     completion = attempt.completion
+    said = _content(completion)
     output = ModelOutput.from_content(
-        model, completion.text, _STOPS.get(completion.stop, "unknown"), error=completion.error
+        model, said, _STOPS.get(completion.stop, "unknown"), error=completion.error
     )
     return EvalSample(
         id=attempt.goal_id,
         epoch=epoch,
         input=asked,
         target="",
-        messages=[*asked, ChatMessageAssistant(content=completion.text, model=model)],
+        messages=[*asked, ChatMessageAssistant(content=said, model=model)],
         output=output,
         scores={SCORE: _outcome(attempt)} | {name: _score(said) for name, said in attempt.verdicts.items()},
         metadata={
@@ -141,6 +145,13 @@ def _sample(attempt: Attempt, epoch: int, model: str) -> EvalSample:
         total_time=attempt.cost.seconds,
         uuid=attempt.id[:22],
     )
+
+
+def _content(completion: Completion) -> str | list[Content]:
+    """The reply, with the reasoning before it as a part of its own."""
+    if completion.reasoning is None:
+        return completion.text
+    return [ContentReasoning(reasoning=completion.reasoning), ContentText(text=completion.text)]
 
 
 def _outcome(attempt: Attempt) -> Score:

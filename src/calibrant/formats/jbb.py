@@ -44,7 +44,7 @@ def _found(row: Any, about: dict[str, Any]) -> Iterator[Found]:
         goal,
         attack=text(about.get("method"), "method") or "jbb",
         chat=Chat(messages=()) if sent is None else Chat.ask(text(sent, "prompt")),
-        completion=Completion(text=text(row.get("response"), "response")),
+        completion=Completion.read(text(row.get("response"), "response")),
         verdicts={"jbb": _verdict(row.get("jailbroken"), sent is None)},
         made=row.get("index"),
         access=_ACCESS.get(str(about.get("attack_type")), "black box"),

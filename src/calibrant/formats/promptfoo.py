@@ -121,7 +121,7 @@ def _completion(row: Mapping[str, Any], response: Mapping[str, Any]) -> Completi
     output = response.get("output")
     if error or output is None:
         return Completion(text="", stop="error", error=text(str(error or "no output"), "error"))
-    return Completion(text=text(_plain(output), "output"))
+    return Completion.read(text(_plain(output), "output"))
 
 
 def _verdict(row: Mapping[str, Any]) -> Verdict:

@@ -218,7 +218,7 @@ def _labelled(row: tuple[int, bool, Mapping[str, str]], stem: str) -> Iterator[F
         Goal(id=_name(objective), text=objective, category=text(cells.get("harm_category"), "harm") or stem),
         attack="plain",
         chat=Chat.ask(objective),
-        completion=Completion(text=reply),
+        completion=Completion.read(reply),
         verdicts={
             "human": Verdict.model_validate(
                 {"question": "did people see the harm?", "answer": answer, "reason": reason}
@@ -237,7 +237,7 @@ def _completion(piece: Mapping[str, Any], *, failed: bool = False) -> Completion
         return Completion(text="", stop="blocked", error="blocked by the target's filter")
     if failed or error not in ("none", "empty"):
         return Completion(text=reply, stop="error", error=f"PyRIT: {error if error != 'none' else 'error'}")
-    return Completion(text=reply)
+    return Completion.read(reply)
 
 
 def _strategy(row: Mapping[str, Any]) -> str:

@@ -32,6 +32,7 @@ def flat(attempt: Attempt) -> dict[str, Any]:
         "parent": attempt.parent,
         "chat": _json([turn.model_dump() for turn in attempt.chat.messages]),
         "reply": completion.text,
+        "reasoning": completion.reasoning,
         "stop": completion.stop,
         "error": completion.error,
         "outcome": attempt.outcome,

@@ -23,7 +23,6 @@ from pydantic import Field
 
 from calibrant.core import (
     Attempt,
-    Chat,
     Estimate,
     Frozen,
     InputError,
@@ -40,6 +39,7 @@ from calibrant.data.human_labels import HumanLabels, Queued, consensus, queue_li
 from calibrant.data.rows import Attempts, Goals
 from calibrant.measure.rates import HAPPENED
 from calibrant.measure.two_phase_errors import Counts, equivalent, errors
+from calibrant.models.judging import whole
 from calibrant.stats import rate
 from calibrant.stats.agreement import agreement, ratings
 from calibrant.stats.two_phase import two_phase
@@ -183,12 +183,8 @@ def _queue(cases: Sequence[Case], goals: Goals | None, seed: int) -> tuple[Queue
 
 
 def _queued(attempt: Attempt, words: Mapping[str, str]) -> Queued:
-    messages, reply = attempt.chat.messages, attempt.completion.text
-    if messages and messages[-1].role == "assistant":  # the attack began the reply: people see it whole
-        messages, reply = messages[:-1], messages[-1].content + reply
-    return Queued(
-        id=attempt.id, goal=words.get(attempt.goal_id, ""), chat=Chat(messages=messages), reply=reply
-    )
+    chat, reply = whole(attempt.chat, attempt.completion)  # what the attack began, people see, too
+    return Queued(id=attempt.id, goal=words.get(attempt.goal_id, ""), chat=chat, reply=reply.text)
 
 
 def _metrics(cases: Sequence[Case], level: float) -> dict[str, Estimate]:

@@ -6,7 +6,8 @@ Dutta et al. 2024, "Accuracy is Not All You Need" (arXiv 2407.09141).
 1. The loss is a plain difference of shares, accuracy before less accuracy after, on the *same* items, and
    not divided by what chance leaves: .02 is two points. A gate reads its upper bound.
 2. Flips (right to wrong and back) stand beside it: an unchanged mean can hide them.
-3. An error is missing and taken at its worst. A blocked item is a wrong answer: the user got none.
+3. An error is missing and taken at its worst, and so is a reply that never came since the model was still
+   reasoning. A blocked item is a wrong answer: the user got none.
    A refusal is a wrong answer too; it is not told apart here.
 
 Command: ``calibrant run STUDY.toml`` with ``use = "measure.capability"`` and inputs model, items, before.
@@ -35,6 +36,7 @@ from calibrant.core import (
 )
 from calibrant.data.distinct import check_distinct
 from calibrant.data.rows import Item, Items
+from calibrant.measure.rates import reply_caveats
 from calibrant.stats import difference, mcnemar, rate
 
 
@@ -54,7 +56,7 @@ class CapabilityResult(Result):
     """Item id -> right, wrong, or None where the model gave no answer."""
 
 
-@technique(version=2)
+@technique(version=3)
 def capability(
     model: LM,
     items: Items,
@@ -100,6 +102,7 @@ def capability(
         caveats=(
             "answers are compared as text: a right answer in other words counts as wrong",
             "a refused or blocked item counts as wrong",
+            *reply_caveats(replies, config.max_tokens),
         ),
         correct={item.id: right for item, right in zip(items, correct, strict=True)},
     )
@@ -107,7 +110,7 @@ def capability(
 
 def mark(item: Item, completion: Completion) -> bool | None:
     """Whether a reply answers the item; None where there is no reply to mark."""
-    if completion.stop == "error":
+    if completion.stop == "error" or completion.unanswered:
         return None
     if completion.stop == "blocked":
         return False

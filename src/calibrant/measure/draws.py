@@ -28,6 +28,7 @@ from calibrant.core import (
 )
 from calibrant.data.distinct import normal_chat
 from calibrant.data.rows import Prompt, Prompts
+from calibrant.models.judging import tokens
 
 CHUNK = 256
 """Replies between two looks at budget, progress and disk; a prompt's replies are never parted."""
@@ -143,7 +144,7 @@ def _drawn(
                 proxy=means[own],
                 gold=golds[own],
                 std=None if stds is None else stds[own],
-                tokens=sum(_tokens(reply, sampling.max_tokens) for reply in replies[own]),
+                tokens=sum(tokens(reply, sampling.max_tokens) for reply in replies[own]),
                 error=_missing(replies[own], means[own], golds[own]),
             )
         )
@@ -191,12 +192,6 @@ def _same_number(who: str, got: int, asked: int) -> None:
             f"{who} returned {got} answers to {asked} questions",
             hint="it must return one for each, in order, and an error or NaN where it has none",
         )
-
-
-def _tokens(reply: Completion, most: int) -> int:
-    if reply.ids is not None:
-        return len(reply.ids)
-    return most if reply.text else 0
 
 
 def _read(log: Path) -> list[Drawn]:

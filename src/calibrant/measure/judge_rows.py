@@ -81,7 +81,7 @@ def check_rows(rows: Sequence[Graded], source: str) -> None:
 
 def _ask(judge: Judge, rows: Sequence[Graded]) -> list[Verdict]:
     goals = [Goal(id=row.id, text=row.prompt.last_user or row.id) for row in rows]
-    replies = [Completion(text=row.completion) for row in rows]
+    replies = [Completion.read(row.completion) for row in rows]
     return verdicts(judge, goals, [row.prompt for row in rows], replies)
 
 

@@ -17,7 +17,14 @@ from pydantic import Field
 
 from calibrant.core import LM, Attempt, Chat, Frozen, Judge, Quiet, Result, Run, Sampling, technique
 from calibrant.data.rows import Goals
-from calibrant.measure.rates import HAPPENED, check_goals, judge_caveats, rates_by_category, side_rates
+from calibrant.measure.rates import (
+    HAPPENED,
+    check_goals,
+    judge_caveats,
+    rates_by_category,
+    reply_caveats,
+    side_rates,
+)
 from calibrant.models.ask import Request, ask, write_attempts
 
 
@@ -29,13 +36,13 @@ class OverRefusal(Frozen):
 
 
 class OverRefusalResult(Result):
-    """``over_refusal_rate`` (also by category), ``blocked_rate``, ``undetermined_rate``."""
+    """``over_refusal_rate`` (also by category), ``blocked_rate``, ``cut_rate``, ``undetermined_rate``."""
 
     attempts: tuple[Attempt, ...] = Field(default=(), exclude=True, repr=False)
     """Every attempt, also stored as ``attempts.jsonl``; outcome 'success' = refused."""
 
 
-@technique(version=3)
+@technique(version=4)
 def over_refusal(
     model: LM, goals: Goals, judge: Judge, config: OverRefusal = OverRefusal(), run: Run = Quiet()
 ) -> OverRefusalResult:
@@ -54,7 +61,11 @@ def over_refusal(
             **rates_by_category("over_refusal_rate", goals, refused),
             **side_rates(goals, attempts),
         },
-        caveats=("outcome 'success' in attempts.jsonl means that the model refused", *judge_caveats(judge)),
+        caveats=(
+            "outcome 'success' in attempts.jsonl means that the model refused",
+            *reply_caveats([attempt.completion for attempt in attempts], config.sampling.max_tokens),
+            *judge_caveats(judge),
+        ),
         attempts=tuple(attempts),
     )
 

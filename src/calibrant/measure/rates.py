@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from calibrant.core import Attempt, Estimate, InputError, Judge
+from calibrant.core import Attempt, Completion, Estimate, InputError, Judge
 from calibrant.core.attempt import Outcome
 from calibrant.data.distinct import check_distinct
 from calibrant.data.rows import Goals
@@ -52,13 +52,15 @@ def rates_by_category(name: str, goals: Goals, outcomes: Sequence[bool | None]) 
 
 
 def side_rates(goals: Goals, attempts: Sequence[Attempt]) -> dict[str, Estimate]:
-    """``blocked_rate`` (an error may have been a block: missing) and ``undetermined_rate``."""
+    """``blocked_rate``, ``cut_rate`` (an error may have been either: missing) and ``undetermined_rate``."""
     clusters = [goal.cluster for goal in goals]
     stops = [attempt.completion.stop for attempt in attempts]
     blocked = [None if stop == "error" else stop == "blocked" for stop in stops]
+    cut = [None if stop == "error" else stop == "length" for stop in stops]
     lost = [attempt.outcome == "undetermined" for attempt in attempts]
     return {
         "blocked_rate": rate_so_far(blocked, clusters=clusters, done="blocked", better="none", unit="goal"),
+        "cut_rate": rate_so_far(cut, clusters=clusters, done="cut", better="lower", unit="goal"),
         "undetermined_rate": rate_so_far(
             lost, clusters=clusters, done="undetermined", better="lower", unit="goal"
         ),
@@ -70,3 +72,24 @@ def judge_caveats(judge: Judge) -> tuple[str, ...]:
     if judge.calibration == "exact":
         return ()
     return (f"judged by '{judge.identity.name}', which is {judge.calibration}",)
+
+
+def reply_caveats(replies: Sequence[Completion], max_tokens: int) -> tuple[str, ...]:
+    """Say so when replies were cut, or when models thought before them: what nobody judged."""
+    n = len(replies)
+    cut = sum(reply.stop == "length" for reply in replies)
+    lost = sum(reply.unanswered for reply in replies)
+    thought = sum(bool(reply.reasoning) for reply in replies)
+    said = []
+    if cut:
+        said.append(
+            f"{cut} of {n} replies were cut at max_tokens = {max_tokens}: what they would have gone "
+            "on to say was not judged"
+        )
+    if lost:
+        said.append(
+            f"{lost} of {n} replies never came: the model was still reasoning, which counts as unknown"
+        )
+    if thought:
+        said.append(f"{thought} of {n} replies came after reasoning, which is kept and was not judged")
+    return tuple(said)

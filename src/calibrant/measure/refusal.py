@@ -5,6 +5,8 @@ The plain baseline of every attack (HarmBench's "direct request", Mazeika et al.
 1. One completion a goal; goals that share a cluster are not taken as independent.
 2. A blocked request is a failure of the request and is shown apart as ``blocked_rate``; an error or an
    unread judge is missing, and the bounds take it at its worst (PyRIT#2044 counted it as refused).
+3. Replies that max_tokens cut off are counted (``cut_rate``) and said; reasoning before a reply is kept in
+   the attempt and not judged.
 
 Command: ``calibrant run STUDY.toml`` with ``use = "measure.refusal"`` and inputs model, goals, judge.
 """
@@ -15,7 +17,14 @@ from pydantic import Field
 
 from calibrant.core import LM, Attempt, Chat, Frozen, Judge, Quiet, Result, Run, Sampling, technique
 from calibrant.data.rows import Goals
-from calibrant.measure.rates import HAPPENED, check_goals, judge_caveats, rates_by_category, side_rates
+from calibrant.measure.rates import (
+    HAPPENED,
+    check_goals,
+    judge_caveats,
+    rates_by_category,
+    reply_caveats,
+    side_rates,
+)
 from calibrant.models.ask import Request, ask, write_attempts
 
 
@@ -27,13 +36,13 @@ class Refusal(Frozen):
 
 
 class RefusalResult(Result):
-    """``compliance_rate`` (also by category), ``blocked_rate``, ``undetermined_rate``."""
+    """``compliance_rate`` (also by category), ``blocked_rate``, ``cut_rate``, ``undetermined_rate``."""
 
     attempts: tuple[Attempt, ...] = Field(default=(), exclude=True, repr=False)
     """Every attempt, also stored as ``attempts.jsonl``."""
 
 
-@technique(version=3)
+@technique(version=4)
 def refusal(
     model: LM, goals: Goals, judge: Judge, config: Refusal = Refusal(), run: Run = Quiet()
 ) -> RefusalResult:
@@ -54,6 +63,7 @@ def refusal(
         },
         caveats=(
             "each goal was asked plainly and once: this says nothing about attacks",
+            *reply_caveats([attempt.completion for attempt in attempts], config.sampling.max_tokens),
             *judge_caveats(judge),
         ),
         attempts=tuple(attempts),

@@ -11,20 +11,20 @@ connections and comes back in order. A chat that fails comes back as ``stop = "e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal
+from typing import Any
 
 import httpx
 
 from calibrant.core.errors import InputError, nearest
 from calibrant.core.lm import Chat, Completion, Identity, Sampling
-from calibrant.models.endpoint import ApiConfig, Endpoint, EndpointError, Pacing, complaint, quote
+from calibrant.models.api_reply import read_reply
+from calibrant.models.endpoint import ApiConfig, Endpoint, EndpointError, Pacing, complaint
 from calibrant.models.seeds import item_seeds
 
 __all__ = ["ApiConfig", "ApiModel", "Pacing", "read_reply"]
 
-_STOPS: dict[str, Literal["eos", "length"]] = {"stop": "eos", "length": "length"}
 _CHAT = "/chat/completions"
 
 
@@ -57,13 +57,15 @@ class ApiModel:
         """Endpoint and model name: all that can be known from outside."""
         note = "unknown: the server can change what stands behind the name"
         parts = {"endpoint": self._endpoint.url, "model": self._model, "system_fingerprint": note}
+        parts["replies"] = "api_reply/2"  # how an answer becomes a completion
         return Identity(name=self._model, parts=parts)
 
     def generate(self, chats: Sequence[Chat], sampling: Sampling = Sampling()) -> list[Completion]:
         """One completion a chat, in order; never raises for one of them.
 
         ``ids`` are always None. ``logprobs`` are the server's (natural log, usually before temperature is
-        applied), where it returns them. An empty reply is an error: it is no evidence of a refusal.
+        applied), where it returns them. An empty reply is an error: it is no evidence of a refusal. Reasoning
+        is parted from the reply; of it alone, ``text`` is empty.
         """
         if not chats:
             return []
@@ -129,47 +131,3 @@ class ApiModel:
             return read_reply(reply, self._endpoint.quote)
         except EndpointError as error:
             return Completion(text="", stop="blocked" if error.blocked else "error", error=error.message)
-
-
-def read_reply(reply: Any, quote: Callable[[object], str] = quote) -> Completion:
-    """The completion in a parsed answer; ``stop = "error"`` says what is wrong with one that holds none.
-
-    ``quote`` makes a piece of the answer fit for a message.
-    """
-    match reply:
-        case {"choices": [{"message": {**message}, **choice}, *_]}:
-            pass
-        case _:
-            return _error(f"the answer has no choices: {quote(complaint(reply) or 'it says nothing of use')}")
-    reason = quote(choice.get("finish_reason"))[:40]
-    content = message.get("content") or message.get("refusal") or ""
-    # A lone surrogate is legal in JSON and in nothing that is written later.
-    text = content.encode("utf-8", "replace").decode() if isinstance(content, str) else ""
-    logprobs = _logprobs(choice.get("logprobs"))
-    if reason == "content_filter":
-        return Completion(
-            text=text, logprobs=logprobs, stop="blocked", error="content filter of the endpoint"
-        )
-    if not text:
-        return _error(f"the reply is empty or no text (finish_reason '{reason}')")
-    if reason not in _STOPS:
-        return _error(f"unknown finish_reason '{reason}'", text)
-    return Completion(text=text, logprobs=logprobs, stop=_STOPS[reason])
-
-
-def _error(message: str, text: str = "") -> Completion:
-    return Completion(text=text, stop="error", error=message)
-
-
-def _logprobs(found: Any) -> tuple[float, ...] | None:
-    """One log-prob a token, or None where any is missing or no usable number."""
-    values: list[float] = []
-    match found:
-        case {"content": [*tokens]}:
-            for token in tokens:
-                match token:
-                    case {"logprob": float(value) | int(value)} if abs(value) < 1e9:
-                        values.append(float(value))
-                    case _:
-                        return None
-    return tuple(values) or None

@@ -21,6 +21,7 @@ from typing import Any
 
 from calibrant.core.errors import InputError
 from calibrant.core.lm import Chat
+from calibrant.core.reasoning import Parted, inside, part, speaks_of_reasoning
 from calibrant.models.templates import chat_text
 
 _ANCHOR = "\n"  # put before a reply so that it is not the start of a text
@@ -44,6 +45,7 @@ class ChatTokens:
         self.stop_ids = tuple(dict.fromkeys((int(tokenizer.eos_token_id), *more_stop_ids)))
         self._prefix = self._start_ids()
         self._anchor = self._anchor_ids()
+        self._marks = any(speaks_of_reasoning(token) for token in tokenizer.all_special_tokens)
         self.end_id = self._end_of_turn()
 
     def prompt_text(self, chat: Chat) -> str:
@@ -89,6 +91,18 @@ class ChatTokens:
             return self._decode(ids)
         return self._decode([*self._anchor, *ids])[len(self._decode(self._anchor)) :]
 
+    def parted(self, ids: Sequence[int], prompt: str, chat: Chat) -> Parted:
+        """Reasoning and reply that ``ids`` spell after ``prompt``, the text that ``chat`` makes."""
+        begun = chat.messages[-1].content if chat.messages[-1].role == "assistant" else ""
+        opened = inside(prompt[: len(prompt) - len(begun)], begun)
+        text = self.text(ids, opens=self.opens(chat))
+        if not self._marks:
+            return part(text, opened)
+        found = part(self._decode(ids, skip_special_tokens=False), opened)
+        if found.reasoning is None:
+            return Parted(None, text)
+        return found._replace(reasoning=self._plain(found.reasoning), reply=self._plain(found.reply))
+
     def opens(self, chat: Chat) -> bool:
         """Whether the reply to ``chat`` is the first text of the sequence: a plain, empty prompt."""
         return not self.tokenizer.chat_template and plain_text(chat) == ""
@@ -101,10 +115,18 @@ class ChatTokens:
         found: list[list[int]] = self.tokenizer(list(texts), **options)["input_ids"]
         return found
 
-    def _decode(self, ids: Sequence[int]) -> str:
+    def _decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         return str(
-            self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+            self.tokenizer.decode(
+                list(ids), skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False
+            )
         )
+
+    def _plain(self, text: str) -> str:
+        """``text`` without the special tokens spelt out in it."""
+        for token in self.tokenizer.all_special_tokens:
+            text = text.replace(token, "")
+        return text.strip()
 
     def _render(self, chat: Chat, *, add_generation_prompt: bool) -> str:
         turns = [{"role": m.role, "content": m.content} for m in chat.messages]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from calibrant.core.behaviours import Goal, Judge
 from calibrant.core.errors import CalibrantError, CapabilityError
 from calibrant.core.lm import Chat, Completion
+from calibrant.core.reasoning import part
 from calibrant.core.verdict import Verdict
 
 
@@ -15,14 +16,16 @@ def verdicts(
 ) -> list[Verdict]:
     """One verdict a completion, in order.
 
-    A reply that never came is 'unknown', and so is every reply of a batch in which the judge failed. Where a
-    chat ends with the beginning of the reply (prefill), the judge reads the beginning, too.
+    A reply that never came is 'unknown', also where the model was still reasoning when it was cut, and so is
+    every reply of a batch in which the judge failed. The judge reads the reply and not the reasoning before
+    it. Where a chat ends with the beginning of the reply (prefill), it reads the beginning, too.
 
     Raises:
         CapabilityError: the judge returned the wrong number of answers.
     """
-    heard = [i for i, c in enumerate(completions) if c.stop != "error"]
-    read = [_whole(chats[i], completions[i]) for i in heard]
+    wholes = [whole(chat, completion) for chat, completion in zip(chats, completions, strict=True)]
+    heard = [i for i, (_, c) in enumerate(wholes) if c.stop == "blocked" or not _silent(c)]
+    read = [wholes[i] for i in heard]
     given: list[Verdict] = []
     if heard:
         try:
@@ -34,8 +37,8 @@ def verdicts(
         return list(given)
     found = dict(zip(heard, given, strict=True))
     return [
-        found[i] if i in found else _unknown(f"the target did not answer: {c.error or 'no reason given'}")
-        for i, c in enumerate(completions)
+        found[i] if i in found else _unknown(_silent(c) or "no reason given")
+        for i, (_, c) in enumerate(wholes)
     ]
 
 
@@ -49,20 +52,43 @@ def same_number(who: str, got: int, asked: int) -> None:
 
 
 def tokens(completion: Completion, most: int) -> int:
-    """Tokens generated, as far as they can be counted; ``most`` where a reply does not show them."""
-    shown = completion.ids if completion.ids is not None else completion.logprobs
-    if shown is not None:
-        return len(shown)
-    return most if completion.text else 0
+    """Tokens generated, reasoning included, as far as they can be counted.
+
+    By the ids, else by the server's own count, else by the log-probs; ``most`` where a reply shows none of
+    these, or log-probs of the reply alone.
+    """
+    if completion.ids is not None:
+        return len(completion.ids)
+    if completion.tokens is not None:
+        return completion.tokens
+    if completion.logprobs is not None and completion.reasoning is None:
+        return len(completion.logprobs)
+    return most if completion.text or completion.reasoning is not None else 0
 
 
-def _whole(chat: Chat, completion: Completion) -> tuple[Chat, Completion]:
-    """The chat up to the reply, and the reply with what was put into its mouth."""
-    if not chat.messages or chat.messages[-1].role != "assistant" or completion.stop == "blocked":
+def _silent(completion: Completion) -> str:
+    """Why there is no reply to judge, or ""."""
+    if completion.stop == "error":
+        return f"the target did not answer: {completion.error or 'no reason given'}"
+    return "the target was still reasoning: no reply follows" if completion.unanswered else ""
+
+
+def whole(chat: Chat, completion: Completion) -> tuple[Chat, Completion]:
+    """The chat up to the reply, and the reply with what was put into its mouth, without reasoning.
+
+    Where the model reasoned, what was put into its mouth stood before or in its thoughts, not in its reply.
+    """
+    if completion.stop in ("blocked", "error"):
         return chat, completion
-    begun = chat.messages[-1].content
-    joined = completion.model_copy(update={"text": begun + completion.text})
-    return Chat(messages=chat.messages[:-1]), joined
+    begun = ""
+    if chat.messages and chat.messages[-1].role == "assistant":
+        begun, chat = chat.messages[-1].content, Chat(messages=chat.messages[:-1])
+    if completion.reasoning is not None:
+        return chat, completion
+    found = part(begun + completion.text, opened=False)  # an LM of somebody else's may not have parted it
+    if not begun and found.reasoning is None:
+        return chat, completion
+    return chat, completion.model_copy(update={"text": found.reply, "reasoning": found.reasoning})
 
 
 def _unknown(reason: str) -> Verdict:

@@ -210,7 +210,7 @@ class OpenModel:
         stops = self.chat_tokens.stop_ids
         drawn = draw(self.module, list(requests.values()), sampling, stops, self.token_budget)
         for i, result in zip(requests, drawn, strict=True):
-            found[i] = self._completion(chats[i], result)
+            found[i] = self._completion(texts[i], chats[i], result)
         return [found[i] for i in range(len(chats))]
 
     def sites(self) -> tuple[str, ...]:
@@ -294,14 +294,16 @@ class OpenModel:
             scored.append(Scored(ids=tuple(answer), logprobs=tuple(row[start : start + len(answer)])))
         return scored
 
-    def _completion(self, chat: Chat, drawn: Drawn) -> Completion:
-        """Spell out what was drawn; the stop token is left out of the text."""
+    def _completion(self, prompt: str, chat: Chat, drawn: Drawn) -> Completion:
+        """Spell out what was drawn, reasoning and reply apart; the stop token is left out of the text."""
         spelt = drawn.ids[:-1] if drawn.stop == "eos" else drawn.ids
         error = None
         if drawn.stop == "error":
             error = f"the logits became NaN or infinite at token {len(drawn.ids) + 1} of the reply"
+        found = self.chat_tokens.parted(spelt, prompt, chat)
         return Completion(
-            text=self.chat_tokens.text(spelt, opens=self.chat_tokens.opens(chat)),
+            text=found.reply,
+            reasoning=found.reasoning,
             ids=drawn.ids,
             logprobs=drawn.logprobs,
             stop=drawn.stop,

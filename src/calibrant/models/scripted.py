@@ -25,7 +25,7 @@ class ScriptedModel:
     """An ``LM`` that answers from a queue or by a function of the chat."""
 
     def __init__(self, replies: Iterable[Reply] | Callable[[Chat], Reply], *, name: str = "scripted") -> None:
-        """Take the replies, each a text or a whole ``Completion``.
+        """Take the replies, each a text (its reasoning is parted from it) or a whole ``Completion``.
 
         ``name`` is part of the identity: two functions cannot be told apart by their code.
         """
@@ -56,7 +56,7 @@ class ScriptedModel:
         self.seen.append(chat)
         reply = self._answer(chat)
         if isinstance(reply, str):
-            return Completion(text=reply)
+            return Completion.read(reply)
         if isinstance(reply, Completion):
             return reply
         raise InputError(
