@@ -140,3 +140,26 @@ def test_an_old_report_with_plain_texts(write):
 def test_no_report_at_all(write):
     with pytest.raises(InputError, match="holds no attempts of garak"):
         read_garak(write("r.jsonl", [{"entry_type": "init"}]))
+
+
+@pytest.mark.parametrize("uuid", ["one for all", None, 7, "missing"])
+def test_no_row_is_lost_where_uuids_name_nothing(write, uuid):
+    rows = [json.loads(line) for line in LIPSUM.read_text(encoding="utf-8").splitlines()]
+    for row in rows:
+        if "uuid" in row:
+            row["uuid"] = uuid
+            if uuid == "missing":
+                del row["uuid"]
+    reading = read_garak(write("r.report.jsonl", rows))
+    assert garak_counts(reading.attempts) == evals(LIPSUM)
+    assert reading.refused == ()
+    assert len({attempt.id for attempt in reading.attempts}) == 18
+
+
+def test_equal_prompts_without_uuids_are_attempts_each(write):
+    row = {"entry_type": "attempt", "probe_classname": "p.P", "seq": 0, "prompt": "hello", "outputs": ["hi"]}
+    seen = {**row, "status": 2, "detector_results": {"d.D": [1.0]}}
+    begun = {**row, "status": 1, "detector_results": {}}
+    reading = read_garak(write("r.jsonl", [begun, begun, begun, seen, seen]))
+    assert [attempt.outcome for attempt in reading.attempts] == ["success", "success", "undetermined"]
+    assert len({attempt.id for attempt in reading.attempts}) == 3

@@ -39,3 +39,9 @@ def test_a_case_without_a_generation_is_refused(write):
 def test_another_document(write):
     with pytest.raises(InputError, match="expected an object of behaviours, got list"):
         read_harmbench(write("c.json", [1]))
+
+
+def test_a_behaviour_named_twice_is_not_half_a_file(write):
+    case = '[{"test_case": "a", "generation": "b", "label": 1}]'
+    with pytest.raises(InputError, match="the key 'b' twice in one object"):
+        read_harmbench(write("a.json", f'{{"b": {case}, "c": {case}, "b": {case}}}'))

@@ -109,7 +109,7 @@ def test_one_odd_value_anywhere(tool, write):
     lines = tool == "garak"
     rng = random.Random(0)
     tried = [(path, odd) for path in places(value) for odd in ODD if path or not lines]
-    for path, odd in rng.sample(tried, min(len(tried), 400)):
+    for path, odd in rng.sample(tried, min(len(tried), 100)):  # tests/fuzz tries many more
         made = changed(value, path, odd)
         name = "x.jsonl" if lines else "x.json"
         text = "\n".join(map(json.dumps, made)) if lines else json.dumps(made)

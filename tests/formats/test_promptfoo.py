@@ -106,3 +106,56 @@ def test_malformed_rows_do_not_stop_the_file(write):
 def test_a_document_without_results(write):
     with pytest.raises(InputError, match="no 'results'"):
         read_promptfoo(write("r.json", {"a": 1}))
+
+
+def graded(at, success, *, inner=None, metadata=None, **changes):
+    part = {"pass": success, "score": 0, "reason": "r", "metadata": inner or {}, "componentResults": []}
+    whole = {"pass": success, "score": 0, "reason": "r", "componentResults": [part, {**part, "metadata": {}}]}
+    return result(success, at=at, gradingResult=whole, metadata=metadata or {}, **changes)
+
+
+@pytest.mark.parametrize("success", [True, False])
+def test_an_error_of_a_grader_is_undetermined_wherever_it_stands(write, success):
+    deep = {
+        "componentResults": [{"pass": success, "componentResults": [{"metadata": {"graderError": True}}]}]
+    }
+    rows = [
+        graded(0, success),
+        graded(1, success, inner={"graderError": True}),
+        graded(2, success, metadata={"storedGraderResult": {"metadata": {"graderError": True}}}),
+        graded(3, success, response={"output": "x", "metadata": {"turns": [{"graderError": "timeout"}]}}),
+        result(success, at=4, gradingResult={"pass": success, "reason": "r", **deep}),
+        result(
+            success,
+            at=5,
+            gradingResult={"pass": success, "componentResults": [{"pass": False, "error": "e"}]},
+        ),
+        result(success, at=6, gradingResult={"pass": not success, "reason": "r"}),
+        result(success, at=7, gradingResult={"reason": "no verdict"}),
+    ]
+    outcomes = [a.outcome for a in read_promptfoo(write("r.json", document(*rows))).attempts]
+    assert outcomes == ["failure" if success else "success", *["undetermined"] * 7]
+
+
+def test_totals_that_are_not_those_of_the_rows_are_said(write):
+    value = document(result(True), result(False, at=1), result(False, at=2, failureReason=2, error="e"))
+    value["results"]["stats"] = {"successes": 1, "failures": 1, "errors": 1}
+    metrics = {"testPassCount": 1, "testFailCount": 1, "testErrorCount": 1}
+    value["results"]["prompts"] = [{"metrics": metrics}]
+    assert read_promptfoo(write("r.json", value)).refused == ()
+    value["results"]["stats"]["failures"] = 12
+    metrics["testErrorCount"] = 0
+    assert [row.reason for row in read_promptfoo(write("r.json", value)).refused] == [
+        "counts differ: 'stats.failures' is 12 in the file, 1 in its rows",
+        "counts differ: 'testErrorCount' is 0 in the file, 1 in its rows",
+    ]
+
+
+def test_rows_without_ids_are_not_one_row(write):
+    rows = [result(False, response={"output": said}) for said in ("one", "two", "two")]
+    reading = read_promptfoo(write("r.jsonl", [{**row, "id": None, "testIdx": None} for row in rows]))
+    assert [a.completion.text for a in reading.attempts] == ["one", "two"]
+    assert len({a.id for a in reading.attempts}) == 2
+    assert [(row.line, row.reason) for row in reading.refused] == [
+        (3, "duplicate: the same attempt as in line 2")
+    ]

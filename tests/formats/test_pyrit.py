@@ -182,3 +182,38 @@ def test_a_broken_table_is_an_error_for_later_rows_would_be_guesses(write):
         read_pyrit(write("x.csv", 'objective,assistant_response,human_score\na,"open,1\n'))
     with pytest.raises(InputError, match="not UTF-8"):
         read_pyrit(write("y.csv", b"objective,assistant_response\n\xff,b\n"))
+
+
+def test_an_error_in_a_result_or_its_score_is_undetermined(write):
+    bad = {"score_value": "true", "score_type": "true_false", "status": "error"}
+    rows = [
+        result("success", 0),
+        result("success", 1, error_message="timeout"),
+        result("success", 2, last_score=bad),
+    ]
+    outcomes = [attempt.outcome for attempt in read_pyrit(write("r.json", rows)).attempts]
+    assert outcomes == ["success", "undetermined", "undetermined"]
+
+
+def test_pieces_without_ids_are_not_all_the_last_one(write):
+    pieces = [piece(0, "user", "hello"), piece(1, "assistant", "hm"), piece(2, "user", "a colour, please"),
+              piece(3, "assistant", "mauve")]  # fmt: skip
+    for name in (None, "same for all"):
+        rows = [{**one, "id": name} for one in pieces]
+        last = {"id": name, "role": "assistant", "converted_value": "mauve", "response_error": "none"}
+        [attempt] = read_pyrit(write("r.json", [*rows, result("success", 0, last_response=last)])).attempts
+        assert [turn.content for turn in attempt.chat.messages] == ["hello", "hm", "a colour, please"]
+
+
+def test_scores_without_ids_are_not_one_attempt(write):
+    rows = [piece(0, "user", "hi"), piece(1, "assistant", "a", scores=[score("true")]),
+            piece(2, "user", "hi"), piece(3, "assistant", "b", scores=[score("false")])]  # fmt: skip
+    reading = read_pyrit(write("r.json", [{**row, "id": None} for row in rows]))
+    assert [attempt.outcome for attempt in reading.attempts] == ["success", "failure"]
+
+
+def test_a_conversation_without_end_is_refused_by_name(write):
+    rows = [piece(at, "assistant", "a", scores=[score("true")]) for at in range(1_003)]
+    reading = read_pyrit(write("r.json", rows))
+    assert len(reading.attempts) == 1_002
+    assert "too long: 1,002 turns in one conversation" in reading.refused[0].reason

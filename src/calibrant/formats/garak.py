@@ -13,7 +13,9 @@ is refused aloud.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import json
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +23,7 @@ from calibrant.core import Attempt, Chat, Completion, Goal, InputError, Verdict,
 from calibrant.formats.raw import Refused, Row, chat_of, json_lines, member, number, part, text
 from calibrant.formats.reading import Found, Reading, attempt_on, gather
 
+_EVALUATED = 2  # garak's status of an attempt that its detectors have seen
 THRESHOLD = 0.5
 """garak's default ``eval_threshold``; its reports do not always say which was used."""
 
@@ -72,15 +75,55 @@ def _kind(row: Any) -> str:
     return str(row.get("entry_type", "")) if isinstance(row, dict) else ""
 
 
-def _latest(rows: Iterable[Row]) -> Iterator[Row]:
-    """Each attempt once: garak writes it down when it has outputs, and again when it is evaluated."""
-    kept: dict[str, Row] = {}
-    for line, row in rows:
-        if isinstance(row, Refused):
-            kept[f"line {line}"] = line, row
-        elif _kind(row) == "attempt":
-            kept[str(row.get("uuid", f"line {line}"))] = line, row
-    return iter(kept.values())
+def _latest(rows: Iterable[Row]) -> list[Row]:
+    """Each attempt once: garak writes it down when it has outputs, and again when it is evaluated.
+
+    The two are one where their uuid is that of no other prompt, or, where uuids are missing or shared, where
+    probe, prompt and place are the same and the first was not evaluated yet. The number of an attempt among
+    those that are alike stands in its row as ``_alike``.
+    """
+    attempts = [(line, row) for line, row in rows if isinstance(row, Refused) or _kind(row) == "attempt"]
+    names = [None if isinstance(row, Refused) else _about(row) for _, row in attempts]
+    prompts: dict[str, set[str]] = {}
+    for (_, row), name in zip(attempts, names, strict=True):
+        if name is not None:
+            prompts.setdefault(_uuid(row), set()).add(name)
+    kept: dict[tuple[str, int], Row] = {}
+    waiting: dict[str, deque[tuple[str, int]]] = {}
+    times: dict[str, int] = {}
+    for (line, row), name in zip(attempts, names, strict=True):
+        if name is None:
+            kept[f"line {line}", 0] = line, row
+            continue
+        uuid = _uuid(row)
+        if uuid and len(prompts[uuid]) == 1:
+            kept[uuid, 0] = line, row
+            continue
+        evaluated = row.get("status") == _EVALUATED or bool(row.get("detector_results"))
+        if evaluated and waiting.get(name):
+            key = waiting[name].popleft()
+        else:
+            key = name, times.get(name, 0)
+            times[name] = key[1] + 1
+            if not evaluated:
+                waiting.setdefault(name, deque()).append(key)
+        kept[key] = line, {**row, "_alike": key[1]}
+    return list(kept.values())
+
+
+def _uuid(row: Mapping[str, Any]) -> str:
+    """The attempt's own name; "" where there is none that could be one."""
+    value = row.get("uuid")
+    return value if isinstance(value, str) else ""
+
+
+def _about(row: Mapping[str, Any]) -> str:
+    """What an attempt is about, as its rows say it twice: probe, place and prompt."""
+    about = [row.get("probe_classname"), row.get("seq"), row.get("prompt")]
+    try:
+        return json.dumps(about, sort_keys=True)
+    except RecursionError:  # no prompt that can be read
+        return ""
 
 
 def _found(row: Any, target: str, threshold: float) -> Iterator[Found]:
@@ -106,7 +149,7 @@ def _found(row: Any, target: str, threshold: float) -> Iterator[Found]:
             completion=_completion(output),
             verdicts={name: _verdict(name, given[at], threshold) for name, given in scores.items()},
             seed=at,
-            made=text(row.get("uuid"), "uuid"),
+            made=[_uuid(row), row["_alike"]] if row.get("_alike") else _uuid(row),
         )
 
 

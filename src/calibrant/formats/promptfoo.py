@@ -2,8 +2,9 @@
 or .jsonl.
 
 A red-team row *passes* where the target held; a failed assertion is a success of the attack. An error, of
-target or grader, is undetermined, though promptfoo counts it beside the failures. Rows without a plug-in
-are ordinary tests and are refused.
+target or grader, wherever in the row it stands, is undetermined, though promptfoo counts it beside the
+failures. Rows without a plug-in are ordinary tests and are refused. Where promptfoo's own totals count
+otherwise, that is refused aloud.
 """
 
 from __future__ import annotations
@@ -14,8 +15,18 @@ from pathlib import Path
 from typing import Any
 
 from calibrant.core import Chat, Completion, Cost, Goal, InputError, Verdict, digest
-from calibrant.formats.raw import Row, chat_of, json_document, json_lines, member, number, part, text, whole
-from calibrant.formats.reading import Found, Reading, attempt_on, gather
+from calibrant.formats.raw import (
+    Refused,
+    chat_of,
+    json_document,
+    json_lines,
+    member,
+    number,
+    part,
+    text,
+    whole,
+)
+from calibrant.formats.reading import Found, Reading, attempt_on, counts_differ, gather
 
 _QUESTION = "did promptfoo's grader see the target fail?"
 _ERROR = 2  # ResultFailureReason.ERROR
@@ -27,16 +38,31 @@ def read_promptfoo(path: Path, target: str = "") -> Reading:
     Raises:
         InputError: see ``gather``; or the document holds no list of results.
     """
-    return gather("promptfoo", path, _rows(path), _found, target)
-
-
-def _rows(path: Path) -> Iterator[Row]:
     if path.suffix == ".jsonl":
-        yield from json_lines(path)
-        return
-    value = json_document(path)
-    found = member(value, "results", (dict, list))
-    yield from enumerate(found if isinstance(found, list) else member(found, "results", list), start=1)
+        return gather("promptfoo", path, json_lines(path), _found, target)
+    found = member(json_document(path), "results", (dict, list))
+    rows = found if isinstance(found, list) else member(found, "results", list)
+    reading = gather("promptfoo", path, enumerate(rows, start=1), _found, target)
+    odd = () if isinstance(found, list) else tuple(_disagreements(found, rows))
+    return reading.model_copy(update={"refused": reading.refused + odd})
+
+
+def _disagreements(results: Mapping[str, Any], rows: list[Any]) -> Iterator[Refused]:
+    """Where promptfoo's totals, of the run and of its prompts, are not those of the rows."""
+    own = [row for row in rows if isinstance(row, Mapping)]
+    errors = sum(row.get("failureReason") == _ERROR for row in own)
+    passed = sum(row.get("success") is True for row in own)
+    found = (passed, len(own) - passed - errors, errors)
+    stats = results.get("stats")
+    if isinstance(stats, Mapping):
+        names = ("successes", "failures", "errors")
+        told = {f"stats.{name}": (stats.get(name), n) for name, n in zip(names, found, strict=True)}
+        yield from counts_differ(1, told)
+    metrics = [one.get("metrics") for one in _objects(results.get("prompts"))]
+    for name, n in zip(("testPassCount", "testFailCount", "testErrorCount"), found, strict=True):
+        totals = [number(one.get(name)) if isinstance(one, Mapping) else None for one in metrics]
+        if totals and None not in totals:
+            yield from counts_differ(1, {name: (sum(t for t in totals if t is not None), n)})
 
 
 def _found(row: Any) -> Iterator[Found]:
@@ -124,12 +150,30 @@ def _completion(row: Mapping[str, Any], response: Mapping[str, Any]) -> Completi
     return Completion.read(text(_plain(output), "output"))
 
 
+def _grader_failed(told: list[Any]) -> bool:
+    """Whether an error of a grader stands anywhere in what was told: an assertion has results of its own."""
+    waiting = [*told]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, Mapping):
+            if one.get("graderError") or (one.get("error") and "pass" in one):
+                return True
+            waiting += one.values()
+        elif isinstance(one, list):
+            waiting += one
+    return False
+
+
 def _verdict(row: Mapping[str, Any]) -> Verdict:
     grading = row.get("gradingResult")
     if row.get("failureReason") == _ERROR or not isinstance(grading, Mapping):
         return Verdict(question=_QUESTION, answer="unknown", reason="nothing was graded")
-    if part(grading, "metadata").get("graderError"):
-        return Verdict(question=_QUESTION, answer="unknown", reason="the grader failed")
+    about = [part(row, "metadata"), part(part(row, "response"), "metadata")]
+    if _grader_failed([grading, *about]):
+        return Verdict(question=_QUESTION, answer="unknown", reason="a grader failed")
+    if not isinstance(grading.get("pass"), bool) or grading["pass"] != row["success"]:
+        reason = f"graded {grading.get('pass')!r:.20}, but the row's success is {row['success']}"
+        return Verdict(question=_QUESTION, answer="unknown", reason=reason)
     return Verdict(
         question=_QUESTION,
         answer="no" if row["success"] else "yes",

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,6 @@ from calibrant.core import Chat, Completion, Cost, Goal, InputError, Verdict, di
 from calibrant.formats.raw import (
     Refused,
     Row,
-    chat_of,
     json_document,
     json_lines,
     member,
@@ -34,6 +34,7 @@ from calibrant.formats.raw import (
     whole,
 )
 from calibrant.formats.reading import Found, Reading, attempt_on, gather
+from calibrant.formats.talk import Talk
 
 _OUTCOMES = {"success": "yes", "failure": "no"}
 _REFUSES = "refusal"
@@ -49,12 +50,12 @@ def read_pyrit(path: Path, target: str = "") -> Reading:
     if path.suffix == ".csv":
         return gather("pyrit", path, _table(path), lambda row: _labelled(row, path.stem), target)
     rows = list(_objects(path))
-    pieces = _conversations(row for _, row in rows)
+    talks = _conversations(row for _, row in rows)
     results = [(line, row) for line, row in rows if not _is_piece(row)]
     if any(isinstance(row, Mapping) for _, row in results):
         # Where both are in a file, the pieces tell what was sent; counted as well, they would count twice.
-        return gather("pyrit", path, results, lambda row: [_result(row, pieces)], target)
-    return gather("pyrit", path, rows, lambda row: _scored_reply(row, pieces), target)
+        return gather("pyrit", path, results, lambda row: [_result(row, talks)], target)
+    return gather("pyrit", path, rows, lambda row: _scored_reply(row, talks), target)
 
 
 def _objects(path: Path) -> Iterator[Row]:
@@ -74,35 +75,31 @@ def _objects(path: Path) -> Iterator[Row]:
             yield line, row
 
 
-def _conversations(rows: Iterable[Any]) -> dict[str, list[Mapping[str, Any]]]:
-    """Conversation id -> its message pieces in order."""
+def _conversations(rows: Iterable[Any]) -> dict[str, Talk]:
+    """Conversation id -> its message pieces."""
     found: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
         if _is_piece(row):
             found.setdefault(str(row["conversation_id"]), []).append(row)
-    for pieces in found.values():
-        pieces.sort(key=lambda piece: whole(piece, "sequence") if piece.get("sequence") != -1 else 0)
-    return found
+    return {name: Talk(pieces) for name, pieces in found.items()}
 
 
 def _is_piece(row: Any) -> bool:
     return isinstance(row, Mapping) and "role" in row and "conversation_id" in row
 
 
-def _result(row: Any, pieces: dict[str, list[Mapping[str, Any]]]) -> Found:
+def _result(row: Any, talks: dict[str, Talk]) -> Found:
     """One ``AttackResult``."""
     objective = text(member(row, "objective", str), "objective")
     said = member(row, "outcome", str)
     last, score = part(row, "last_response"), part(row, "last_score")
     harms = row.get("targeted_harm_categories") or score.get("score_category")
-    before = [
-        piece
-        for piece in pieces.get(str(row.get("conversation_id")), [])
-        if piece.get("id") != last.get("id")
-    ]
+    talk = talks.get(str(row.get("conversation_id")))
+    failed = said == "error" or bool(row.get("error_message") or row.get("error_type"))
+    unscored = score.get("status", "complete") != "complete"
     verdict = Verdict(
         question="did PyRIT's attack achieve its objective?",
-        answer=_OUTCOMES.get(said, "unknown"),
+        answer="unknown" if failed or unscored else _OUTCOMES.get(said, "unknown"),
         reason=text(row.get("outcome_reason") or row.get("error_message") or said, "outcome_reason"),
         score=number(score.get("score_value")),
     )
@@ -110,25 +107,23 @@ def _result(row: Any, pieces: dict[str, list[Mapping[str, Any]]]) -> Found:
         _class(row.get("_target")) or _class(last.get("prompt_target_identifier")),
         Goal(id=_name(objective), text=objective, category=_harm(harms)),
         attack=_strategy(row) or "pyrit",
-        chat=chat_of((piece.get("role"), piece.get("converted_value")) for piece in before),
-        completion=_completion(last, failed=said == "error"),
+        chat=Chat(messages=()) if talk is None else talk.without(last),
+        completion=_completion(last, failed=failed),
         verdicts={"pyrit": verdict},
         made=row.get("attack_result_id") or row.get("conversation_id"),
         cost=Cost(queries=whole(row, "executed_turns"), seconds=whole(row, "execution_time_ms") / 1000),
     )
 
 
-def _scored_reply(row: Any, pieces: dict[str, list[Mapping[str, Any]]]) -> Iterator[Found]:
+def _scored_reply(row: Any, talks: dict[str, Talk]) -> Iterator[Found]:
     """One reply of a memory export; pieces that nobody scored, prompts above all, are no attempts."""
     role, scores = member(row, "role", str), row.get("scores")
     if role != "assistant" or not isinstance(scores, list) or not scores:
         return
     if not all(isinstance(score, Mapping) for score in scores):
         raise InputError("wrong type: a score is no object")
-    talk = pieces[str(row["conversation_id"])]
-    before = talk[: next(at for at, piece in enumerate(talk) if piece is row)]
+    asked = talks[str(row["conversation_id"])].before(row)
     objective = next((str(s["objective"]) for s in scores if s.get("objective")), "")
-    asked = chat_of((piece.get("role"), piece.get("converted_value")) for piece in before)
     goal = text(objective or asked.last_user, "objective")
     harms = next((s["score_category"] for s in scores if s.get("score_category")), None)
     yield attempt_on(
@@ -145,10 +140,12 @@ def _scored_reply(row: Any, pieces: dict[str, list[Mapping[str, Any]]]) -> Itera
 def _verdicts(scores: Iterable[Mapping[str, Any]]) -> dict[str, Verdict]:
     """Scores as verdicts under their scorers' names; of several with one name, each has a number."""
     found: dict[str, Verdict] = {}
+    times: Counter[str] = Counter()
     for score in scores:
         name = scorer = _class(score.get("scorer_class_identifier")) or "scorer"
         while name in found:
-            name = f"{scorer} {int(name.removeprefix(scorer) or 1) + 1}"
+            times[scorer] += 1
+            name = f"{scorer} {times[scorer] + 1}"
         found[name] = _scored(score, scorer)
     return found
 

@@ -8,7 +8,7 @@ failure of the attack.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,11 +24,15 @@ from calibrant.core import (
     InputError,
     Verdict,
     attempt_id,
+    digest,
     outcome_of,
 )
 from calibrant.core.attempt import Access, Outcome
 from calibrant.core.errors import nearest
-from calibrant.formats.raw import Refused, Row
+from calibrant.formats.raw import Refused, Row, number
+
+_ALIKE = 100
+"""Attempts under one id that a further one is compared with."""
 
 
 class Reading(Frozen):
@@ -69,20 +73,19 @@ def gather(
     """
     taken: list[Found] = []
     refused: list[Refused] = []
-    lines: dict[str, int] = {}
+    held: dict[str, list[tuple[int, Attempt]]] = {}
     for line, row in rows:
         try:
             if isinstance(row, Refused):
                 raise InputError(row.reason)
             for found in list(shape(row)):  # a row is taken as a whole
-                if found.attempt.id in lines:
-                    raise InputError(f"duplicate: the same attempt as in line {lines[found.attempt.id]}")
-                lines[found.attempt.id] = line
-                taken.append(found)
+                taken.append(_told_apart(found, line, held))
         except InputError as error:
             refused.append(Refused(line=line, reason=error.message))
         except ValidationError as error:
             refused.append(Refused(line=line, reason=_first(error)))
+        except RecursionError:
+            refused.append(Refused(line=line, reason="nested too deeply: lists or objects without end"))
     if not taken:
         raise _useless(tool, path, refused)
     chosen = _one_target(tool, path, taken, target)
@@ -94,6 +97,38 @@ def gather(
         goals=tuple({found.goal.id: found.goal for found in chosen}.values()),
         refused=tuple(refused),
     )
+
+
+def _told_apart(found: Found, line: int, held: dict[str, list[tuple[int, Attempt]]]) -> Found:
+    """The attempt under an id of its own: another tool's ids may be the same for all rows, or missing.
+
+    Raises:
+        InputError: an earlier row holds the very same attempt.
+    """
+    own = found.attempt
+    alike = held.setdefault(own.id, [])
+    for before, other in alike[:_ALIKE]:
+        if (other.chat, other.completion, other.verdicts) == (own.chat, own.completion, own.verdicts):
+            raise InputError(f"duplicate: the same attempt as in line {before}")
+    alike.append((line, own))
+    if len(alike) == 1:
+        return found
+    again = digest({"attempt": own.id, "again": len(alike)})
+    return found._replace(attempt=own.model_copy(update={"id": again}))
+
+
+def counts_differ(line: int, said: Mapping[str, tuple[Any, float]]) -> Iterator[Refused]:
+    """What a file's own totals say otherwise than its rows: name -> (the total as written, that of the rows).
+
+    A total that is absent or no number says nothing.
+    """
+    for name, (written, found) in said.items():
+        total = number(written)
+        if total is not None and abs(total - found) > 1e-9 * max(1.0, abs(found)):
+            yield Refused(
+                line=line,
+                reason=f"counts differ: '{name}' is {total:,.10g} in the file, {found:,.10g} in its rows",
+            )
 
 
 def attempt_on(
