@@ -114,9 +114,13 @@ ROUNDS = {"steps": 3, "batch_size": 4, "max_tokens": 4}
 WRITES = "a model of random weights writes no attacks"
 
 KNOWN: dict[str, Known] = {
-    "attack.gcg": Known("250 steps of 512 candidates are many", config={"steps": 2, "width": 8, "block": 1}),
+    "attack.gcg": Known(
+        "250 steps of 512 candidates are many, and so are six goals",
+        config={"steps": 2, "width": 8, "block": 1},
+        inputs={"goals": "two goals"},
+    ),
     "attack.soft_prompt": Known("200 steps are many", config={"steps": 2, "max_tokens": 4}),
-    "attack.best_of_n": Known("short replies", config={"tries": 4, "sampling": {"max_tokens": 6}}),
+    "attack.best_of_n": Known("64 tries are many", config={"tries": 4}),
     "attack.campaign": Known(
         "every input must be used: an attack that another model writes, and one that reads log-probs",
         config={
@@ -125,7 +129,6 @@ KNOWN: dict[str, Known] = {
                 {"use": "attack.pair", "config": {"streams": 1, "iterations": 2}},
                 {"use": "attack.random_search", "config": {"steps": 2}},
             ],
-            "sampling": {"max_tokens": 6},
         },
         inputs={"attacker": "attacker"},
     ),
@@ -134,34 +137,34 @@ KNOWN: dict[str, Known] = {
         "what is confirmed must name what it confirms", inputs={"confirmed": "confirmed attempts"}
     ),
     "attack.replay": Known(
-        "the goals must be those of the attempts; short replies",
-        config={"only": "all", "sampling": {"max_tokens": 6}},
+        "the goals must be those of the attempts",
+        config={"only": "all"},
         inputs={"goals": "attacked goals"},
     ),
     "attack.crescendo": Known(
-        WRITES, config={"turns": 2, "sampling": {"max_tokens": 6}}, inputs={"attacker": "attacker"}
+        WRITES, config={"turns": 2}, inputs={"attacker": "attacker"}
     ),
     "attack.genetic": Known(
         "a few small generations",
-        config={"population": 4, "generations": 2, "sampling": {"max_tokens": 6}},
+        config={"population": 4, "generations": 2},
     ),
     "attack.many_shot": Known(
         "a dozen examples are few, and 64 have no room in a tiny model",
-        config={"counts": [2, 4], "sampling": {"max_tokens": 6}},
+        config={"counts": [2, 4]},
     ),
     "attack.multi_turn": Known(
         WRITES,
-        config={"writer": "attacker", "turns": 2, "sampling": {"max_tokens": 6}},
+        config={"writer": "attacker", "turns": 2},
         inputs={"attacker": "attacker"},
     ),
     "attack.pair": Known(
-        WRITES, config={"streams": 2, "sampling": {"max_tokens": 6}}, inputs={"attacker": "attacker"}
+        WRITES, config={"streams": 2}, inputs={"attacker": "attacker"}
     ),
     "attack.rainbow": Known(
-        WRITES, config={"rounds": 2, "sampling": {"max_tokens": 6}}, inputs={"attacker": "attacker"}
+        WRITES, config={"rounds": 2}, inputs={"attacker": "attacker"}
     ),
     "attack.random_search": Known(
-        "a few short steps", config={"steps": 2, "wave": 3, "length": 2, "sampling": {"max_tokens": 6}}
+        "a few small steps", config={"steps": 2, "wave": 3, "length": 2}
     ),
     "attack.rounds": Known(
         "it calls others; train and held-out goals must differ, and look-alikes be benign",
@@ -172,7 +175,6 @@ KNOWN: dict[str, Known] = {
                 {"use": "attack.pair", "config": {"streams": 1, "iterations": 1}},
             ],
             "held_out": [{"use": "attack.encode", "config": {"encodings": ["rot13"]}}],
-            "sampling": {"max_tokens": 6},
         },
         inputs={
             "goals": "attacked goals",
@@ -183,7 +185,7 @@ KNOWN: dict[str, Known] = {
         ledger=True,
     ),
     "attack.tap": Known(
-        WRITES, config={"depth": 2, "sampling": {"max_tokens": 6}}, inputs={"attacker": "attacker"}
+        WRITES, config={"depth": 2}, inputs={"attacker": "attacker"}
     ),
     "measure.calibration_transfer": Known("two hundred splits are many", config={"splits": 3}),
     "measure.lm_judge": Known("a model of random weights judges nothing", inputs={"model": "judging model"}),
@@ -209,10 +211,10 @@ KNOWN: dict[str, Known] = {
         "only a reward with several members can be read with caution", inputs={"reward": "ensemble reward"}
     ),
     "measure.overoptimization": Known(
-        "64 replies to each prompt are many", config={"samples": 4, "sampling": {"max_tokens": 6}}
+        "64 replies to each prompt are many", config={"samples": 4}
     ),
-    "measure.reward": Known("short replies", config={"samples": 2, "sampling": {"max_tokens": 6}}),
-    "testbed.annotate": Known("short replies", config={"sampling": {"max_tokens": 6}}),
+    "measure.capability": Known("short replies", config={"max_tokens": 6}),
+    "measure.reward": Known("two samples are several", config={"samples": 2}),
     "train.ppo": Known("a hundred rounds are many", config=ROUNDS | {"epochs": 2}),
     "train.rloo": Known("a hundred rounds are many", config=ROUNDS | {"samples": 3}),
     "train.grpo": Known("a hundred rounds are many", config=ROUNDS | {"samples": 3}),
@@ -274,10 +276,11 @@ class Workshop:
         }
 
     def config(self, name: str, signature: Signature) -> Frozen | None:
-        """The smallest config that the entry runs with: its defaults, unless it is in KNOWN."""
+        """The smallest config that the entry runs with: its defaults with short replies, and KNOWN's."""
         if signature.config is None:
             return None
-        return resolve(signature.config, KNOWN[name].config if name in KNOWN else {})
+        short = {"sampling": {"max_tokens": 6}} if "sampling" in signature.config.model_fields else {}
+        return resolve(signature.config, {**short, **(KNOWN[name].config if name in KNOWN else {})})
 
     def behaviour(self, name: str, config: Frozen | None = None) -> Any:
         """A judge, guard, reward or watcher of the catalogue."""
@@ -541,6 +544,7 @@ BUILDERS: dict[Any, Callable[[Workshop, int], Built]] = {
     ScoringLM: _model,
     OpenLM: _model,
     Goals: lambda shop, place: shop.rows(Goals, open_goals("heldout", {"n": "6"}).rows),
+    "two goals": lambda shop, place: shop.rows(Goals, open_goals("heldout", {"n": "2"}).rows, "two"),
     "benign goals": lambda shop, place: shop.rows(
         Goals, open_goals("lookalikes", {"n": "6"}).rows, "lookalikes"
     ),
