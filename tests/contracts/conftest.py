@@ -141,9 +141,7 @@ KNOWN: dict[str, Known] = {
         config={"only": "all"},
         inputs={"goals": "attacked goals"},
     ),
-    "attack.crescendo": Known(
-        WRITES, config={"turns": 2}, inputs={"attacker": "attacker"}
-    ),
+    "attack.crescendo": Known(WRITES, config={"turns": 2}, inputs={"attacker": "attacker"}),
     "attack.genetic": Known(
         "a few small generations",
         config={"population": 4, "generations": 2},
@@ -157,15 +155,9 @@ KNOWN: dict[str, Known] = {
         config={"writer": "attacker", "turns": 2},
         inputs={"attacker": "attacker"},
     ),
-    "attack.pair": Known(
-        WRITES, config={"streams": 2}, inputs={"attacker": "attacker"}
-    ),
-    "attack.rainbow": Known(
-        WRITES, config={"rounds": 2}, inputs={"attacker": "attacker"}
-    ),
-    "attack.random_search": Known(
-        "a few small steps", config={"steps": 2, "wave": 3, "length": 2}
-    ),
+    "attack.pair": Known(WRITES, config={"streams": 2}, inputs={"attacker": "attacker"}),
+    "attack.rainbow": Known(WRITES, config={"rounds": 2}, inputs={"attacker": "attacker"}),
+    "attack.random_search": Known("a few small steps", config={"steps": 2, "wave": 3, "length": 2}),
     "attack.rounds": Known(
         "it calls others; train and held-out goals must differ, and look-alikes be benign",
         config={
@@ -184,9 +176,7 @@ KNOWN: dict[str, Known] = {
         },
         ledger=True,
     ),
-    "attack.tap": Known(
-        WRITES, config={"depth": 2}, inputs={"attacker": "attacker"}
-    ),
+    "attack.tap": Known(WRITES, config={"depth": 2}, inputs={"attacker": "attacker"}),
     "measure.calibration_transfer": Known("two hundred splits are many", config={"splits": 3}),
     "measure.lm_judge": Known("a model of random weights judges nothing", inputs={"model": "judging model"}),
     "measure.rule_judge": Known(
@@ -210,9 +200,7 @@ KNOWN: dict[str, Known] = {
     "train.conservative": Known(
         "only a reward with several members can be read with caution", inputs={"reward": "ensemble reward"}
     ),
-    "measure.overoptimization": Known(
-        "64 replies to each prompt are many", config={"samples": 4}
-    ),
+    "measure.overoptimization": Known("64 replies to each prompt are many", config={"samples": 4}),
     "measure.capability": Known("short replies", config={"max_tokens": 6}),
     "measure.reward": Known("two samples are several", config={"samples": 2}),
     "train.ppo": Known("a hundred rounds are many", config=ROUNDS | {"epochs": 2}),
