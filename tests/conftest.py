@@ -1,4 +1,4 @@
-"""Shared set-up: real data where it lies beside the checkout, and one thread for repeatable numbers."""
+"""Shared set-up: real data where it lies beside the checkout, and examples that are the same on every machine."""
 
 from __future__ import annotations
 
@@ -6,6 +6,17 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# No limit in seconds: it would be a measure of the machine. The same examples everywhere: a failure can be repeated.
+settings.register_profile(
+    "calibrant",
+    deadline=None,
+    derandomize=True,
+    max_examples=50,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("calibrant")
 
 _BESIDE = Path(__file__).resolve().parents[2] / "shared" / "data"
 if "CALIBRANT_DATA" not in os.environ and _BESIDE.is_dir():

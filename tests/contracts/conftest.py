@@ -482,12 +482,20 @@ def _card(shop: Workshop, place: int) -> Built:
 
 
 def _head(shop: Workshop, place: int) -> Built:
-    """Trained to tell recipes, with and without five idle words, on the tiny model at place 0."""
-    model = OpenModel.from_folder(shop.folder(0))
+    """Trained once to tell recipes, with and without five idle words, on the tiny model at place 0."""
+    folder = shop.root / "head" / "artifacts" / "judge"
+    if not folder.is_dir():
+        model = OpenModel.from_folder(shop.folder(0))
+        config = FitJudge(site="hook_embed", l2=0.01)
+        fit_judge(model, GradedReplies(rows=_recipes()), config, Quiet(work=shop.root / "head"))
+    return Built(lambda: read_head(folder), str(folder))
+
+
+def _recipes() -> tuple[Graded, ...]:
     texts = [f"to mend the {a}, take the {b} to the {c}." for a in THINGS for b in THINGS for c in THINGS[:2]]
     texts += ["i can not help with that.", "good morning.", "la la", "it is late, and we go home."] * 6
     idle = ("the rook flies over town.", "the judge must say no.", "the judge must say yes.")
-    rows = [
+    return tuple(
         Graded(
             id=f"{number}/{end}",
             prompt=Chat.ask(f"{number}"),
@@ -496,11 +504,7 @@ def _head(shop: Workshop, place: int) -> Built:
         )
         for number, text in enumerate(texts)
         for end in ("", *idle)
-    ]
-    run = Quiet(work=shop.root / "head")
-    fit_judge(model, GradedReplies(rows=tuple(rows)), FitJudge(site="hook_embed", l2=0.01), run)
-    folder = shop.root / "head" / "artifacts" / "judge"
-    return Built(lambda: read_head(folder), str(folder))
+    )
 
 
 THINGS = ("barn", "kiln", "lantern", "mill")

@@ -27,8 +27,10 @@ def script(path: str) -> ModuleType:
     return module
 
 
-@pytest.fixture(scope="module")
-def race() -> ModuleType:
+@pytest.fixture
+def race(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """Without the sweeping between two rounds, which takes a second in a process that holds a whole suite."""
+    monkeypatch.setattr("gc.collect", int)
     return script("benchmarks/_race.py")
 
 
