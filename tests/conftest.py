@@ -1,4 +1,4 @@
-"""Shared set-up: real data where it lies beside the checkout, and examples that are the same on every machine."""
+"""Shared set-up: real data where it lies beside the checkout, and the same examples on every machine."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-# No limit in seconds: it would be a measure of the machine. The same examples everywhere: a failure can be repeated.
+# No limit in seconds, which would measure the machine. The same examples everywhere, so a failure repeats.
 settings.register_profile(
     "calibrant",
     deadline=None,
