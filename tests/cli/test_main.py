@@ -100,7 +100,11 @@ def test_the_verdict_is_the_exit_status(calibrant, copied, threshold, code, word
 def test_a_gate_that_clearly_fails_is_exit_1(calibrant, copied):
     policy = copied.parent / "policy.toml"
     text = policy.read_text().replace('bound = "high"\nop = "<="', 'bound = "low"\nop = ">="')
-    policy.write_text(text.replace("threshold = 0.9", "threshold = 0.95\npreregistered = false"))
+    policy.write_text(
+        text.replace("threshold = 0.9", "threshold = 0.95\npreregistered = false").replace(
+            "compliance", "blocked"
+        )
+    )
     subject = "defended:guards.toml#record:sft/model"
     shown = calibrant(
         "gate", policy, subject.replace("guards", str(copied.parent / "guards")), "--ledger", copied

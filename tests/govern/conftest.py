@@ -17,6 +17,16 @@ from calibrant.govern.policy import ReleasePolicy, Rule
 DATA = "testbed:goals/heldout"
 
 
+JUDGE = Input(
+    reference="testbed:judge/harmful",
+    digest="e" * 64,
+    kind="judge",
+    name="gold harmful",
+    parts={"question": "did it do harm?"},
+)
+"""What the records' judge was, unless a test says otherwise."""
+
+
 class World:
     """Builders with defaults that pass: every test changes the one thing that it is about."""
 
@@ -47,7 +57,10 @@ class World:
         models = changes.pop("models", {"model": self.tuned})
         data = changes.pop("data", DATA)
         inputs = {k: Input(reference=m.name, digest=m.digest, kind="model") for k, m in models.items()}
-        inputs["goals"] = Input(reference=data, digest="d" * 64, kind="data")
+        inputs["goals"] = Input(reference=data, digest=changes.pop("data_digest", "d" * 64), kind="data")
+        judge = changes.get("judge", {"judge": "exact"})
+        inputs |= {name: changes.pop("judge_input", JUDGE) for name in judge}
+        inputs |= changes.pop("inputs", {})
         metrics = {} if estimate is None else {"harmful_answered": estimate}
         technique = changes.get("technique", "measure.refusal")
         given: dict[str, Any] = {

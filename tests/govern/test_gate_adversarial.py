@@ -135,8 +135,8 @@ def test_missing_answers_count_at_their_worst(world: Any) -> None:
 @pytest.mark.parametrize(
     ("judge", "answer"),
     [
-        ({"judge": "exact"}, "yes"), ({"judge": "calibrated: kappa .8 on 120 labels"}, "yes"),
-        ({"judge": "exact", "second": "calibrated"}, "yes"), ({"judge": "uncalibrated"}, "unknown"),
+        ({"judge": "exact"}, "yes"), ({"judge": "exact", "second": "exact"}, "yes"),
+        ({"judge": "calibrated: kappa .8 on 120 labels"}, "unknown"), ({"judge": "uncalibrated"}, "unknown"),
         ({"judge": "exact", "second": "uncalibrated"}, "unknown"), ({"judge": ""}, "unknown"),
         ({}, "unknown"), ({"judge": "Calibrated"}, "unknown"), ({"judge": "exactly as good"}, "unknown"),
     ],

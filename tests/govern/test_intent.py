@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from calibrant.core import Entry, Evidence, Record
-from calibrant.govern.intent import Intent, intent_record, registered_at
+from calibrant.govern.intent import Intent, intent_record, registration
 from calibrant.govern.policy import ReleasePolicy
 
 
@@ -52,7 +52,7 @@ def test_distinct_content_is_a_distinct_job_and_equal_content_is_the_same(world:
 def test_an_intent_without_a_policy_registers_nothing(world: Any) -> None:
     record = intent_record(_intent(world, policy=None), "s")
     assert record.config["policy"] is None
-    assert registered_at(world.policy(world.rule()), world.ledger(record)) is None
+    assert registration(world.policy(world.rule()), world.ledger(record)) is None
 
 
 @pytest.mark.parametrize(
@@ -66,13 +66,13 @@ def test_bad_values_are_refused(world: Any, bad: dict[str, Any]) -> None:
 def test_the_first_exact_match_counts_by_its_place_in_the_ledger(world: Any) -> None:
     policy, other = world.policy(world.rule()), world.policy(world.rule(threshold=0.2))
     mine, theirs = world.intent(policy), world.intent(other)
-    assert registered_at(policy, world.ledger(theirs, mine, mine)) == 1
+    assert registration(policy, world.ledger(theirs, mine, mine)).seq == 1
     shuffled = Evidence(entries=tuple(Entry(seq=s, digest=mine.digest, record=mine) for s in (9, 4, 7)))
-    assert registered_at(policy, shuffled) == 4
-    assert registered_at(policy, world.ledger(theirs)) is None
+    assert registration(policy, shuffled).seq == 4
+    assert registration(policy, world.ledger(theirs)) is None
     for forged in (
         mine.model_copy(update={"status": "failed"}),
         mine.model_copy(update={"technique": "measure.refusal"}),
         mine.model_copy(update={"config": {"policy": policy.digest}}),
     ):
-        assert registered_at(policy, world.ledger(forged)) is None
+        assert registration(policy, world.ledger(forged)) is None

@@ -52,7 +52,12 @@ def test_a_policy_is_read_from_toml(tmp_path: Path) -> None:
         ["A", "B"],
     )
     first, second = policy.rules
-    assert (first.threshold, first.min_n, first.judge, first.preregistered) == (1.0, 100, "calibrated", True)
+    assert (first.threshold, first.min_n, first.judge.state, first.preregistered) == (
+        1.0,
+        100,
+        "calibrated",
+        True,
+    )
     assert (second.line, second.preregistered, second.max_missing) == (0.62, False, 0.05)
     assert ReleasePolicy.model_validate_json(policy.model_dump_json()) == policy
 

@@ -20,6 +20,8 @@ class Recipe(NamedTuple):
     """Parameter name -> reference and what is wanted."""
     config: dict[str, Any]
     """{"config": the resolved config}, or {} where the factory takes none."""
+    module: str
+    """Module that holds the factory, where that is code from elsewhere; "" for Calibrant's own."""
 
 
 def check(table: Any, *, allow_python: bool = False) -> Recipe:
@@ -52,7 +54,15 @@ def check(table: Any, *, allow_python: bool = False) -> Recipe:
     if problems:
         raise ConfigError(problems, hint=f"`calibrant show {use}` lists inputs and config")
     inputs = {name: (reference, takes[name].wanted) for name, reference in given.items()}
-    return Recipe(signature.function, inputs, resolved)
+    return Recipe(signature.function, inputs, resolved, _elsewhere(use))
+
+
+def _elsewhere(use: str) -> str:
+    """Module of a factory that is not Calibrant's own, or ""."""
+    if use in catalog.BEHAVIOURS:
+        return ""
+    target = use.removeprefix("python:") if use.startswith("python:") else catalog.behaviours()[use].target
+    return target.partition(":")[0]
 
 
 def _factory(use: str, allow_python: bool) -> catalog.Signature:

@@ -263,13 +263,13 @@ class Signature(NamedTuple):
 
 
 def techniques() -> dict[str, Listed]:
-    """All techniques by name, those of other packages included."""
-    return TECHNIQUES | _plugged("calibrant.techniques")
+    """All techniques by name, those of other packages included; a package takes no name that is ours."""
+    return TECHNIQUES | _plugged("calibrant.techniques") | TECHNIQUES
 
 
 def behaviours() -> dict[str, Listed]:
-    """All behaviours by name, those of other packages included."""
-    return BEHAVIOURS | _plugged("calibrant.behaviours")
+    """All behaviours by name, those of other packages included; a package takes no name that is ours."""
+    return BEHAVIOURS | _plugged("calibrant.behaviours") | BEHAVIOURS
 
 
 def _plugged(group: str) -> dict[str, Listed]:

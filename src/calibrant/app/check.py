@@ -11,6 +11,7 @@ from calibrant.app.attempt_files import foreign, is_foreign
 from calibrant.app.catalog import Signature, find_technique
 from calibrant.app.openers import BEHAVIOURS, MODELS, TABLES
 from calibrant.app.tables import asked
+from calibrant.app.verdict import misdirected
 from calibrant.core import (
     LM,
     CalibrantError,
@@ -113,6 +114,8 @@ def _verdict_problems(study: Study, jobs: Mapping[str, StudyJob]) -> Iterator[st
         yield f"[verdict] names job '{gate}', which uses {job.use}, not govern.gate"
     elif passes > len(job.runs()):
         yield f"[verdict] asks for {passes} passes of '{gate}', which runs {len(job.runs())} times"
+    else:
+        yield from misdirected(study)
 
 
 class _Look(NamedTuple):

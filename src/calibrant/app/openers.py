@@ -16,6 +16,7 @@ from typing import Any
 
 from calibrant.app import behaviours, catalog, places
 from calibrant.app.attempt_files import foreign, is_foreign
+from calibrant.app.plug_ins import plug_in
 from calibrant.app.stand_ins import STAND_INS
 from calibrant.app.tables import Asked, asked, sliced
 from calibrant.core import (
@@ -190,6 +191,8 @@ class Openers:
         parts = dict(identity.parts)
         if isinstance(made, Judge):
             parts["calibration"] = made.calibration
+            parts["question"] = str(getattr(made, "question", ""))
+            parts |= getattr(made, "shown", {})
         kind = str(wanted.__name__).lower()  # what it serves as here, whatever it calls itself
         return Opened(identity.digest, kind, load, name=identity.name, parts=parts, identity=identity)
 
@@ -216,7 +219,8 @@ class Openers:
             opened = self.open(reference, wanted)
             stand_in = STAND_INS.get(wanted) if named else None
             inputs[name] = stand_in(opened) if stand_in else opened.load()
-        return made.factory(**inputs, **made.config)
+        behaviour = made.factory(**inputs, **made.config)
+        return plug_in(behaviour, made.module) if made.module else behaviour
 
     def _model(self, reference: str, wanted: Any) -> Opened:
         if reference.startswith("defended:"):

@@ -68,6 +68,10 @@ class _NamedJudge:
     def calibration(self) -> str:
         return self.opened.parts["calibration"]
 
+    @property
+    def question(self) -> str:
+        return self.opened.parts.get("question", "")
+
     def judge(
         self, goals: Sequence[Goal], chats: Sequence[Chat], completions: Sequence[Completion]
     ) -> list[Verdict]:

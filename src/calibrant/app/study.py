@@ -11,7 +11,6 @@ A study resumes: a job whose finished record is in the ledger is not run again.
 
 from __future__ import annotations
 
-import json
 import re
 import time
 import tomllib
@@ -25,9 +24,9 @@ from calibrant.app import places
 from calibrant.app.check import check_study
 from calibrant.app.execute import execute
 from calibrant.app.lent import Context, Progress
-from calibrant.app.listing import headline
 from calibrant.app.openers import Openers
 from calibrant.app.surroundings import utc, versions
+from calibrant.app.verdict import verdict_of
 from calibrant.core import (
     Budget,
     CalibrantError,
@@ -262,54 +261,6 @@ def run_study(
         openers.jobs.setdefault((job.id, None), entry)
         runs.append((job, entry))
     return Outcome(study, tuple(runs), verdict_of(study, runs, ledger), reused)
-
-
-def verdict_of(study: Study, runs: Sequence[tuple[Job, Entry]], ledger: Ledger) -> Verdict:
-    """Pass when enough seeds' gates pass; fail when so many fail that it cannot; else unknown."""
-    question = f"does '{study.name}' meet its release policy?"
-    if study.verdict is None:
-        question = f"did every job of '{study.name}' finish and measure?"
-        done = {(job.id, job.seed) for job, entry in runs if entry.record.status == "finished"}
-        asked = {(run.id, run.seed): None for job in study.job for run in job.runs()}
-        left = [f"{name}#{seed}" for name, seed in asked if (name, seed) not in done]
-        if left:
-            return Verdict(question=question, answer="unknown", reason=f"did not finish: {', '.join(left)}")
-        found = [(f"{job.id}#{job.seed}", *headline(entry.record)) for job, entry in runs]
-        lost = [
-            f"{run}: {name} {estimate}"
-            for run, name, estimate in found
-            if estimate and estimate.value is None
-        ]
-        if lost:
-            return Verdict(question=question, answer="unknown", reason=f"not measured: {'; '.join(lost)}")
-        return Verdict(question=question, answer="yes", reason="all jobs finished; the study has no gate")
-    gates = [entry for job, entry in runs if job.id == study.verdict.gate]
-    tables = [gate_table(e, ledger) for e in gates if e.record.status == "finished"]
-    answers = [table["verdict"]["answer"] for table in tables]
-    passed, failed = answers.count("yes"), answers.count("no")
-    # Gates that have not run yet may still pass, so they count here.
-    total = sum(len(job.runs()) for job in study.job if job.id == study.verdict.gate)
-    needed = study.verdict.passes
-    said = f"{passed} of {total} seeds pass, {failed} fail; {needed} were asked for"
-    intent = study.opening()
-    if intent is not None:
-        opened = ledger.find(intent_record(intent, study.name).job)
-        weighed = {job for table in tables for rule in table["rules"] for job in rule["evidence"]}
-        earliest = min((e.seq for e in ledger.entries() if e.record.job in weighed), default=None)
-        if opened is None or (earliest is not None and earliest < opened.seq):
-            reason = f"{said}, but that was declared after the evidence; measure anew"
-            return Verdict(question=question, answer="unknown", reason=reason)
-        said += " in advance"
-    if passed >= needed:
-        return Verdict(question=question, answer="yes", reason=said)
-    return Verdict(question=question, answer="no" if total - failed < needed else "unknown", reason=said)
-
-
-def gate_table(entry: Entry, ledger: Ledger) -> dict[str, Any]:
-    """What a gate wrote: verdict and rules, from its artefact 'gate.json'."""
-    artifact = next(a for a in entry.record.artifacts if a.name == "gate.json")
-    table: dict[str, Any] = json.loads(ledger.open(artifact).read_text(encoding="utf-8"))
-    return table
 
 
 def finished_jobs(ledger: Ledger, reference: str, study: str = "") -> dict[tuple[str, int | None], Entry]:

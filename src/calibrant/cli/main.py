@@ -19,8 +19,9 @@ from calibrant.app import catalog, listing
 from calibrant.app.check import check_study
 from calibrant.app.execute import execute
 from calibrant.app.openers import Openers
-from calibrant.app.study import Outcome, finished_jobs, gate_table, load_study, run_study
+from calibrant.app.study import Outcome, finished_jobs, load_study, run_study
 from calibrant.app.surroundings import without_secrets
+from calibrant.app.verdict import gate_table
 from calibrant.cli import render
 from calibrant.cli.annotate import annotate
 from calibrant.cli.console import console

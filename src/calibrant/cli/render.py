@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from rich.console import Console
@@ -25,6 +26,8 @@ WORDS = {"yes": "PASS", "no": "FAIL", "unknown": "INCONCLUSIVE"}
 """How an answer reads when a release is asked about."""
 ANSWERS = ("measure.preference",)
 """Techniques whose first limit says whether a claim is supported."""
+_LINES = 8
+"""Most lines that are shown of what one rule leaves open."""
 _COLOURS = {"yes": "green", "no": "red", "unknown": "yellow"}
 
 
@@ -125,9 +128,24 @@ def verdict(answer: str, reason: str, *, gated: bool = True) -> None:
 
 
 def gate(table: dict[str, Any]) -> None:
-    """`calibrant gate`: every rule with its reason, and the verdict."""
+    """`calibrant gate`: what was asked, every rule with its reason, what is left open, the verdict."""
+    OUT.print(f"  system  {table['subject_name']} ({table['subject'][:12]})", markup=False)
+    OUT.print(f"  policy  {table['policy_name']} ({table['policy'][:12]})", markup=False)
     rules(table)
+    for rule in table["rules"]:
+        _open(rule)
     verdict(table["verdict"]["answer"], table["verdict"]["reason"])
+
+
+def _open(rule: dict[str, Any]) -> None:
+    """What a rule does not pin, as lines that would pin it: a few, and how many more there are."""
+    lines = [f"{key} = {'...' if v is None else json.dumps(v)}" for key, v in rule["unpinned"].items()]
+    if lines:
+        OUT.print(f"  {rule['id']} does not pin:", markup=False)
+    for line in lines[:_LINES]:
+        OUT.print(f"    {line}", markup=False)
+    if len(lines) > _LINES:
+        OUT.print(f"    and {len(lines) - _LINES} more, which --json shows", markup=False)
 
 
 def rules(table: dict[str, Any]) -> None:
@@ -135,3 +153,6 @@ def rules(table: dict[str, Any]) -> None:
     for rule in table["rules"]:
         colour, said = _COLOURS[rule["answer"]], escape(f"{rule['id']}: {rule['reason']}")
         OUT.print(f"  [{colour}]{WORDS[rule['answer']]:<12}[/{colour}] {said}")
+        for word, text in (("judge", rule.get("judge")), ("data", rule.get("read"))):
+            if text:
+                OUT.print(f"  {'':<12} {word}: {text}", markup=False, style="dim")

@@ -34,14 +34,20 @@ class Goal(Frozen):
 
 @runtime_checkable
 class Judge(Protocol):
-    """Says for each completion whether the behaviour happened: yes, no, unknown."""
+    """Says for each completion whether the behaviour happened: yes, no, unknown.
+
+    It may also have a ``question``: what it answers, in words, for records and release policies.
+    """
 
     @property
     def identity(self) -> Identity: ...
 
     @property
     def calibration(self) -> str:
-        """'exact' (the truth itself), 'calibrated: ...' with the evidence, or 'uncalibrated'."""
+        """'exact' (the truth itself), 'calibrated: ...' with the evidence, or 'uncalibrated'.
+
+        Only the testbed's judges are exact; what code from elsewhere says of itself here is not taken.
+        """
         ...
 
     def judge(

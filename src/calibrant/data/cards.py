@@ -85,9 +85,14 @@ class JudgeCard(Frozen):
         )
 
 
+def card_bytes(card: JudgeCard) -> bytes:
+    """What ``card.json`` holds: a card has the same bytes wherever it is written."""
+    return (json.dumps(plain(card), indent=2, ensure_ascii=False) + "\n").encode()
+
+
 def write_card(card: JudgeCard, path: Path) -> None:
     """Write ``card.json``."""
-    path.write_text(json.dumps(plain(card), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    path.write_bytes(card_bytes(card))
 
 
 def read_card(path: Path) -> JudgeCard:

@@ -3,12 +3,15 @@
 How a rule is answered, for one subject (the digest of the system to be released):
 
 1. Evidence is every finished record of the rule's technique that measured the subject on the rule's
-   data and holds its metric. None is unknown: missing evidence is inconclusive.
+   data, holds its metric and has what the rule pins: settings, other inputs, the judge's question, the
+   digest of the data. None is unknown: missing evidence is inconclusive.
 2. With the threshold tightened by the margin (the line), a record says yes when the pessimistic end of
    its interval meets the line, no when even the optimistic end misses it, and unknown in between, or
    when it cannot be used at all (no interval, too few units, an uncalibrated judge, ...).
 3. The worst record counts, not the mean and not the last: adding a record to others never helps.
-4. Thresholds recorded after the first evidence, or a failed run after the last, make it unknown.
+4. Thresholds recorded after the first look, whatever settings it had, or a failed run after the last
+   evidence make it unknown.
+5. What a rule does not pin is listed, with the value that the deciding record has.
 
 The policy is met when all rules say yes, failed when any says no, and inconclusive otherwise; only
 yes opens. A policy without rules is inconclusive: "all of nothing" is not a pass.
@@ -18,8 +21,11 @@ from __future__ import annotations
 
 import json
 import math
-import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import Field
 
 from calibrant.core import (
     Entry,
@@ -37,26 +43,24 @@ from calibrant.core import (
 )
 from calibrant.core.digest import plain
 from calibrant.core.errors import nearest
-from calibrant.core.record import Input
 from calibrant.core.verdict import Answer
-from calibrant.govern.intent import registered_at
+from calibrant.govern.intent import also_registered, out_of_order, registration
+from calibrant.govern.pins import bad_judge, differs, measures, open_data, told, touches, unpinned
 from calibrant.govern.policy import Bound, Op, ReleasePolicy, Rule
 
 _LEVEL = 0.95
 """Intervals that claim less than the house level are narrower than a policy's author could expect."""
-_HELPERS = frozenset({"before", "baseline", "reference", "attacker"})
-"""Model inputs that help a measurement and are never what it measures."""
 _SEVERITY: dict[Answer, int] = {"no": 0, "unknown": 1, "yes": 2}
 _EXIT: dict[Answer, int] = {"yes": 0, "no": 1, "unknown": 2}
-_CALIBRATED = re.compile(r"(exact|calibrated)\b")
-"""Calibration states that a rule with judge = 'calibrated' takes; 'uncalibrated' does not begin so."""
+_WRONG_WAY = {"high": "higher", "low": "lower"}
+"""Bound -> the direction that is good of a metric which nobody limits from that side."""
 _CAVEATS = (
     "A pass shows that the recorded measurements meet these rules; it says nothing about harms that no rule"
     " measures.",
     "An interval covers chance in sampling only: not whether the test fits the use, nor whether the system"
     " behaves otherwise when it is not tested.",
     "Runs that were never recorded cannot be seen here, and the gate does not check signatures.",
-    "Rules name data by reference; the digest of what was read stands in each record.",
+    "What a rule does not pin may have been anything: each rule lists it, with the deciding record's value.",
 )
 
 
@@ -101,6 +105,14 @@ class RuleOutcome(Frozen):
     """Job digests of all records that were used, in ledger order: the same on every machine."""
     failed_runs: int = 0
     """Matching runs that did not finish."""
+    judge: str = ""
+    """The judges of the deciding record, in words."""
+    read: str = ""
+    """The data of the deciding record, in words: input, reference and the beginning of the digest."""
+    unpinned: dict[str, Any] = Field(default_factory=dict)
+    """What the rule leaves open, with the deciding record's value: written into the rule, it is pinned."""
+    set_aside: int = 0
+    """Finished runs on this system and data that are no evidence: they differ in what the rule pins."""
 
 
 class GateResult(Result):
@@ -114,9 +126,13 @@ class GateResult(Result):
     """Digest of the system that was asked about."""
     policy: str
     """Digest of the policy."""
+    subject_name: str = ""
+    """Name of the system, for people."""
+    policy_name: str = ""
+    """Name and stage of the policy, for people."""
 
 
-@technique(version=1)
+@technique(version=2)
 def gate(
     subject: Identity, policy: ReleasePolicy, evidence: Evidence, config: Gate = Gate(), run: Run = Quiet()
 ) -> GateResult:
@@ -125,8 +141,9 @@ def gate(
     Nothing is run or loaded: the answer follows from the records alone, and the same records give the
     same 'gate.json' on every machine.
     """
-    registered = registered_at(policy, evidence)
-    rules = tuple(_outcome(rule, subject, evidence, registered) for rule in policy.rules)
+    intent = registration(policy, evidence)
+    rules = tuple(_outcome(rule, subject, evidence, intent) for rule in policy.rules)
+    others = also_registered(policy, evidence)
     counts = {answer: sum(rule.answer == answer for rule in rules) for answer in _SEVERITY}
     result = GateResult(
         metrics={
@@ -134,11 +151,16 @@ def gate(
             "rules_failed": point(counts["no"], unit="rule", n=len(rules)),
             "rules_unknown": point(counts["unknown"], unit="rule", n=len(rules)),
         },
-        caveats=_CAVEATS,
-        verdict=_overall(policy, rules),
+        caveats=(
+            *_CAVEATS,
+            *([f"The ledger also holds intents with {', '.join(others)}."] if others else []),
+        ),
+        verdict=_overall(policy, subject, rules),
         rules=rules,
         subject=subject.digest,
         policy=policy.digest,
+        subject_name=subject.name,
+        policy_name=f"'{policy.name}' for stage '{policy.stage}'",
     )
     text = json.dumps(plain(result), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
     run.artifact("gate.json").write_text(text + "\n", encoding="utf-8")
@@ -150,7 +172,7 @@ def exit_code(verdict: Verdict) -> int:
     return _EXIT[verdict.answer]
 
 
-def _overall(policy: ReleasePolicy, rules: Sequence[RuleOutcome]) -> Verdict:
+def _overall(policy: ReleasePolicy, subject: Identity, rules: Sequence[RuleOutcome]) -> Verdict:
     """All rules yes = yes; any no = no; everything else, an empty policy too, is unknown."""
     failed = [rule.id for rule in rules if rule.answer == "no"]
     unknown = [rule.id for rule in rules if rule.answer == "unknown"]
@@ -163,29 +185,45 @@ def _overall(policy: ReleasePolicy, rules: Sequence[RuleOutcome]) -> Verdict:
         reason = f"of {_count(len(rules), 'rule')}, {named}"
     else:
         reason = "the policy has no rules, and a policy that asks nothing is not met"
-    question = f"do the recorded measurements meet policy '{policy.name}' for stage '{policy.stage}'?"
-    return Verdict(question=question, answer=answer, reason=reason)
+    question = (
+        f"do the recorded measurements of '{subject.name}' ({subject.digest[:12]}) meet policy"
+        f" '{policy.name}' for stage '{policy.stage}'?"
+    )
+    return Verdict(question=question, answer=answer, reason=reason + _left_open(rules))
 
 
-def _outcome(rule: Rule, subject: Identity, evidence: Evidence, registered: int | None) -> RuleOutcome:
+def _left_open(rules: Sequence[RuleOutcome]) -> str:
+    """What the rules do not pin, by kind, with how many rules leave it open."""
+    kinds = Counter(kind for rule in rules for kind in {key.partition(".")[0] for key in rule.unpinned})
+    told = [f"{kind} ({_count(n, 'rule')})" for kind, n in sorted(kinds.items())]
+    return f"; not pinned: {', '.join(told)}" if told else ""
+
+
+def _outcome(rule: Rule, subject: Identity, evidence: Evidence, intent: Entry | None) -> RuleOutcome:
     """Answer one rule: gather, read each record, let the worst count, then look at the order."""
-    runs = [entry for entry in evidence.entries if _about(rule, subject, entry.record)]
-    used = sorted(
+    runs = [entry for entry in evidence.entries if touches(rule, subject, entry.record)]
+    looks = sorted(
         (e for e in runs if e.record.status == "finished" and rule.metric in e.record.metrics),
         key=lambda entry: entry.seq,
     )
+    apart = [why for entry in looks if (why := differs(rule, entry.record))]
+    used = [entry for entry in looks if not differs(rule, entry.record)]
     failed = [entry for entry in runs if entry.record.status != "finished"]
     if not used:
-        return _build(rule, "unknown", _nothing_found(rule, subject, evidence), failed=failed)
-    readings = [(*_read(rule, entry.record), entry) for entry in used]
+        reason = _nothing_found(rule, subject, evidence, apart)
+        return _build(rule, "unknown", reason, failed=failed, set_aside=len(apart))
+    readings = [(*_read(rule, entry.record, evidence), entry) for entry in used]
     answer, reason, worst = min(readings, key=lambda reading: _rank(rule, reading[0], reading[2].record))
     if len(used) > 1:
         reason = f"worst of {len(used)} records: {reason}"
-    if rule.preregistered and (registered is None or registered >= used[0].seq):
-        answer, reason = "unknown", _out_of_order(registered)
+    if apart:
+        reason = f"{reason}; {_count(len(apart), 'record')} set aside ({apart[0]})"
+    late = out_of_order(intent, looks) if rule.preregistered else ""
+    if late:
+        answer, reason = "unknown", late
     elif answer == "yes" and max((entry.seq for entry in failed), default=-1) > used[-1].seq:
         answer, reason = "unknown", f"the last run did not finish, run {rule.technique} again ({reason})"
-    return _build(rule, answer, reason, used=used, failed=failed, estimate=worst.record.metrics[rule.metric])
+    return _build(rule, answer, reason, used=used, failed=failed, worst=worst.record, set_aside=len(apart))
 
 
 def _build(
@@ -195,9 +233,12 @@ def _build(
     *,
     used: Sequence[Entry] = (),
     failed: Sequence[Entry] = (),
-    estimate: Estimate | None = None,
+    worst: Record | None = None,
+    set_aside: int = 0,
 ) -> RuleOutcome:
     """Put an outcome together; numbers that are not finite are shown as None, never as a number."""
+    estimate = worst.metrics[rule.metric] if worst else None
+    judge, read = told(worst) if worst else ("", "")
     if failed:
         reason = f"{reason}; {_count(len(failed), 'failed run')}"
     copied = ("id", "note", "technique", "metric", "data", "threshold", "line", "op", "bound")
@@ -211,32 +252,14 @@ def _build(
         reason=reason,
         evidence=tuple(entry.record.job for entry in used),
         failed_runs=len(failed),
+        judge=judge,
+        read=read,
+        unpinned=unpinned(rule, worst) if worst else {},
+        set_aside=set_aside,
     )
 
 
-def _about(rule: Rule, subject: Identity, record: Record) -> bool:
-    """Whether a run, finished or not, is of the rule's technique, on the subject and on the data."""
-    if record.technique != rule.technique or not _measures(record, subject):
-        return False
-    return not rule.data or any(item.reference == rule.data for item in record.inputs.values())
-
-
-def _measures(record: Record, subject: Identity) -> bool:
-    """Whether the system that the record measured is ``subject``, down to the digest."""
-    measured = _measured(record.inputs)
-    return measured is not None and measured.kind == "model" and measured.digest == subject.digest
-
-
-def _measured(inputs: Mapping[str, Input]) -> Input | None:
-    """The input that was measured: 'target', else 'model', else the only model that is no helper."""
-    for name in ("target", "model"):
-        if name in inputs:
-            return inputs[name]
-    models = {name: item for name, item in inputs.items() if item.kind == "model"}
-    return next(iter(models.values())) if len(models) == 1 and not models.keys() & _HELPERS else None
-
-
-def _read(rule: Rule, record: Record) -> tuple[Answer, str]:
+def _read(rule: Rule, record: Record, evidence: Evidence) -> tuple[Answer, str]:
     """What one record says about the rule, and why."""
     estimate = record.metrics[rule.metric]
     value, low, high = _finite(estimate.value), _finite(estimate.low), _finite(estimate.high)
@@ -246,7 +269,7 @@ def _read(rule: Rule, record: Record) -> tuple[Answer, str]:
         return "unknown", f"{rule.metric} is a bare number; measure it with an interval"
     if not low - 1e-9 <= value <= high + 1e-9:  # a bootstrap of equal values differs in the last bit
         return "unknown", f"the interval [{low:.6g}, {high:.6g}] does not hold its own value {value:.6g}"
-    problem = _too_weak(rule, estimate) or _bad_judge(rule, record)
+    problem = _too_weak(rule, estimate) or open_data(rule, record) or bad_judge(rule, record, evidence)
     if problem:
         return "unknown", problem
     worst, best = (high, low) if rule.bound == "high" else (low, high)
@@ -260,7 +283,9 @@ def _read(rule: Rule, record: Record) -> tuple[Answer, str]:
 
 
 def _too_weak(rule: Rule, estimate: Estimate) -> str:
-    """Why the estimate is too thin for the rule, or ""."""
+    """Why the estimate is too thin for the rule, or bounded from the wrong side, or ""."""
+    if estimate.better == _WRONG_WAY[rule.bound]:
+        return f"of {rule.metric} {estimate.better} is better, and the rule limits it from that side"
     if not estimate.level >= _LEVEL:
         return f"its interval covers {estimate.level:.6g}, and a gate asks for {_LEVEL:.6g}"
     if estimate.n < rule.min_n:
@@ -270,20 +295,6 @@ def _too_weak(rule: Rule, estimate: Estimate) -> str:
             f"{estimate.missing} of {estimate.n} answers are missing, more than the share of"
             f" {rule.max_missing:.6g} that the rule allows; find out why and run again"
         )
-    return ""
-
-
-def _bad_judge(rule: Rule, record: Record) -> str:
-    """Why the record's judges do not satisfy a rule that asks for calibrated ones, or ""."""
-    if rule.judge == "any":
-        return ""
-    if not record.judge:
-        return (
-            "the rule asks for a calibrated judge and the record names none; set judge = 'any' if none spoke"
-        )
-    poor = [name for name, state in record.judge.items() if not _CALIBRATED.match(state)]
-    if poor:
-        return f"{', '.join(poor)} is not calibrated; compare it with labels by people first, then run again"
     return ""
 
 
@@ -309,24 +320,11 @@ def _rank(rule: Rule, answer: Answer, record: Record) -> tuple[int, float]:
     return _SEVERITY[answer], -bound if rule.bound == "high" else bound
 
 
-def _out_of_order(registered: int | None) -> str:
-    """Why pre-registration fails, and the only remedy: evidence newer than the thresholds."""
-    if registered is None:
-        return (
-            "no intent in the ledger names this policy, so its thresholds postdate the evidence; record an"
-            " intent, then measure on data that no earlier run has read"
-        )
-    return (
-        f"the thresholds postdate the evidence (intent at entry {registered}); measure on data that no"
-        " earlier run has read"
-    )
-
-
-def _nothing_found(rule: Rule, subject: Identity, evidence: Evidence) -> str:
+def _nothing_found(rule: Rule, subject: Identity, evidence: Evidence, apart: Sequence[str]) -> str:
     """Missing evidence is inconclusive; say what to run, and what came closest."""
     finished = [entry.record for entry in evidence.entries if entry.record.status == "finished"]
     ran = [record for record in finished if record.technique == rule.technique]
-    mine = [record for record in ran if _measures(record, subject)]
+    mine = [record for record in ran if measures(record, subject)]
     metrics = {name for record in mine for name in record.metrics}
     if not ran:
         close = f"no record of {rule.technique}{nearest(rule.technique, {r.technique for r in finished})}"
@@ -334,8 +332,10 @@ def _nothing_found(rule: Rule, subject: Identity, evidence: Evidence) -> str:
         close = f"{_count(len(ran), 'record')} of it measured another system, or this one as a baseline only"
     elif rule.metric not in metrics:
         close = f"its records hold no metric '{rule.metric}'{nearest(rule.metric, metrics)}"
+    elif apart:
+        close = f"{_count(len(apart), 'record')} set aside: {apart[0]}"
     else:
-        close = f"none of its records on this system has '{rule.metric}' on '{rule.data}'"
+        close = f"none of its records on this system has '{rule.metric}' on '{rule.data or rule.data_digest}'"
     on = f" on {rule.data}" if rule.data else ""
     return f"missing evidence is inconclusive; run {rule.technique} with {subject.name}{on} ({close})"
 

@@ -1,16 +1,18 @@
 """Intent: what a study is for and which thresholds it accepts, recorded before the first measurement.
 
 A threshold chosen after the result is no threshold. The intent is the first entry of a study; the
-gate compares its place in the ledger with that of the evidence (``registered_at``).
+gate compares its place in the ledger with that of the evidence (``registration``).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 from pydantic import Field
 
-from calibrant.core import Evidence, Frozen, Record
+from calibrant.core import Entry, Evidence, Frozen, Record
 from calibrant.core.digest import plain
 from calibrant.core.record import job_digest, result_digest
 from calibrant.govern.policy import ReleasePolicy
@@ -65,10 +67,53 @@ def intent_record(intent: Intent, study: str) -> Record:
     )
 
 
-def registered_at(policy: ReleasePolicy, evidence: Evidence) -> int | None:
-    """Ledger position of the first intent that fixed exactly ``policy``; None where there is none."""
-    places = [e.seq for e in evidence.entries if _registers(e.record, policy.digest)]
-    return min(places, default=None)
+def registration(policy: ReleasePolicy, evidence: Evidence) -> Entry | None:
+    """The first intent that fixed exactly ``policy``; None where there is none."""
+    found = [entry for entry in evidence.entries if _registers(entry.record, policy.digest)]
+    return min(found, key=lambda entry: entry.seq, default=None)
+
+
+def also_registered(policy: ReleasePolicy, evidence: Evidence) -> tuple[str, ...]:
+    """Names of the other policies that intents of this ledger fixed, in its order."""
+    named: dict[str, str] = {}
+    for entry in evidence.entries:
+        fixed = entry.record.config.get("policy") if entry.record.technique == INTENT else None
+        if isinstance(fixed, dict) and fixed.get("digest") != policy.digest:
+            named[str(fixed.get("digest"))] = f"'{fixed.get('name')}' ({str(fixed.get('digest'))[:12]})"
+    return tuple(named.values())
+
+
+def out_of_order(intent: Entry | None, looks: Sequence[Entry]) -> str:
+    """Why the thresholds do not precede every look, or ""; the only remedy is evidence newer than they are.
+
+    A ledger that was put together from others has an order of its own, so the times are compared, too.
+    """
+    remedy = "measure on data that no earlier run has read"
+    if intent is None:
+        return (
+            "no intent in the ledger names this policy, so its thresholds postdate the evidence; record an"
+            f" intent, then {remedy}"
+        )
+    if intent.seq >= looks[0].seq:
+        return f"the thresholds postdate the evidence (intent at entry {intent.seq}); {remedy}"
+    fixed = _time(intent.record.recorded_at)
+    for look in looks:
+        begun = _time(look.record.started_at)
+        if fixed and begun and begun < fixed:
+            return (
+                f"entry {look.seq} was begun at {look.record.started_at}, before the thresholds were recorded"
+                f" at {intent.record.recorded_at}, though it stands behind them; {remedy}"
+            )
+    return ""
+
+
+def _time(text: str) -> datetime | None:
+    """A record's time; None where it has none that can be read, or none with a zone."""
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return found if found.tzinfo else None
 
 
 def _registers(record: Record, digest: str) -> bool:

@@ -17,11 +17,15 @@ expressions disagree on the same text and answer "true" for all of nothing. In T
     min_n = 100
     judge = "calibrated"
     note = "harmful requests stay unanswered"
+
+What a rule pins, and a record must then have, too: ``data_input`` (which input holds the data),
+``data_digest``, ``config``, ``inputs``, ``min_version`` and ``judge`` as a table (``JudgePin``).
 """
 
 from __future__ import annotations
 
 import operator
+import re
 import tomllib
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -29,10 +33,12 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from calibrant.core import ConfigError, Frozen, InputError, digest, resolve
+from calibrant.core.digest import plain
 from calibrant.core.errors import nearest
+from calibrant.govern.look_alikes import deceptive
 
 Stage = Literal["research", "internal", "trusted", "limited", "general", "open_weights"]
 Bound = Literal["low", "high"]
@@ -47,6 +53,46 @@ _COMPARE: dict[str, Callable[[float, float], bool]] = {
 _PESSIMISTIC: dict[str, Bound] = {"<=": "high", "<": "high", ">=": "low", ">": "low"}
 
 
+def _hex(text: str) -> str:
+    """A digest as records hold it, or "" for none."""
+    if text and not re.fullmatch("[0-9a-f]{64}", text):
+        raise ValueError("a digest is 64 hex digits, as `calibrant log RECORD` shows it")
+    return text
+
+
+class JudgePin(Frozen):
+    """What a rule asks of the judge behind a record. In TOML, a word alone is the state."""
+
+    state: Literal["any", "calibrated", "exact"] = "any"
+    """'calibrated' takes records whose every judge is exact or has a card that a record of this ledger made;
+    'exact' only those of the testbed's own truth."""
+    input: str = Field(default="judge", min_length=1)
+    """Which input holds the judge that the next five are about."""
+    question: str = ""
+    """What it answers, in its own words; "" takes any question."""
+    digest: str = ""
+    """Digest of its identity, settings and card included; "" takes any."""
+    min_n: int = Field(default=1, strict=True, ge=1)
+    """Fewest labelled replies on its card, of those with the behaviour and of those without, each."""
+    min_sensitivity: float = Field(default=0.0, strict=True, ge=0.0, lt=1.0)
+    """What the lower bound of its card's sensitivity must reach."""
+    min_specificity: float = Field(default=0.0, strict=True, ge=0.0, lt=1.0)
+    """What the lower bound of its card's specificity must reach."""
+
+    _digests = field_validator("digest")(_hex)
+
+    @property
+    def floors(self) -> bool:
+        """Whether it asks anything of the judge's card."""
+        return self.min_n > 1 or self.min_sensitivity > 0 or self.min_specificity > 0
+
+    @model_validator(mode="after")
+    def _floors_need_a_card(self) -> JudgePin:
+        if self.floors and self.state == "any":
+            raise ValueError("min_n, min_sensitivity and min_specificity need state = 'calibrated'")
+        return self
+
+
 class Rule(Frozen):
     """One requirement on one metric. Raises ConfigError when ``op`` and ``bound`` point apart."""
 
@@ -58,6 +104,16 @@ class Rule(Frozen):
     """Name of the metric in those records."""
     data: str = ""
     """Exact reference of the data that was measured on; "" takes any."""
+    data_input: str = ""
+    """Which input must hold that data; "" takes any, where the technique reads one table only."""
+    data_digest: str = ""
+    """Digest of that data as the record holds it; "" takes whatever the reference led to."""
+    config: dict[str, Any] = Field(default_factory=dict)
+    """Settings that the record must have: {"sampling.max_tokens" = 64}, or tables in tables."""
+    inputs: dict[str, str] = Field(default_factory=dict)
+    """Other inputs that the record must have, by reference or digest: {before = "testbed:model/base"}."""
+    min_version: int = Field(default=1, strict=True, ge=1)
+    """Oldest version of the technique whose records are evidence."""
     bound: Bound
     """Which end of the interval must meet the threshold: the pessimistic one."""
     op: Op
@@ -70,12 +126,44 @@ class Rule(Frozen):
     """Fewest units that a record must have asked."""
     max_missing: float = Field(default=0.05, strict=True, ge=0.0, le=1.0)
     """Largest share of units without an answer; the interval carries them at their worst as well."""
-    judge: Literal["any", "calibrated"] = "any"
-    """'calibrated' takes only records whose every judge is exact or calibrated."""
+    judge: JudgePin = JudgePin()
+    """The judge: a word for its state, or a table as in ``JudgePin``."""
     preregistered: bool = True
     """True: the policy must have been recorded in an intent before the first evidence."""
     note: str = ""
     """What the rule protects."""
+
+    _digests = field_validator("data_digest")(_hex)
+
+    @field_validator("judge", mode="before")
+    @classmethod
+    def _a_word_is_a_state(cls, given: Any) -> Any:
+        return {"state": given} if isinstance(given, str) else given
+
+    @field_validator("id", "technique", "metric", "data", "data_input")
+    @classmethod
+    def _reads_as_it_is(cls, text: str) -> str:
+        problem = deceptive(text)
+        if problem:
+            raise ValueError(problem)
+        return text
+
+    @field_validator("config")
+    @classmethod
+    def _is_json(cls, given: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return dict(plain(given))
+        except TypeError as error:
+            raise ValueError(f"no config holds such a value: {error}") from None
+
+    @model_validator(mode="after")
+    def _says_which_data(self) -> Rule:
+        if self.data_input and not (self.data or self.data_digest):
+            raise ConfigError(
+                f"rule '{self.id}': data_input = '{self.data_input}' names an input and no data",
+                hint="give data = ... or data_digest = ...",
+            )
+        return self
 
     @model_validator(mode="after")
     def _points_the_pessimistic_way(self) -> Rule:
@@ -93,9 +181,23 @@ class Rule(Frozen):
         threshold, margin = Decimal(repr(self.threshold)), Decimal(repr(self.margin))
         return float(threshold - margin if self.bound == "high" else threshold + margin)
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The pinned config as dotted path -> value."""
+        return flat(self.config)
+
     def meets(self, value: float) -> bool:
         """Whether ``value`` lies on the accepted side of ``line``; NaN never does."""
         return _COMPARE[self.op](value, self.line)
+
+
+def flat(table: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """Nested tables as dotted path -> value; lists are values, and so is an empty table."""
+    found: dict[str, Any] = {}
+    for key, value in table.items():
+        inner = isinstance(value, Mapping) and value
+        found |= flat(value, f"{above}{key}.") if inner else {f"{above}{key}": value}
+    return found
 
 
 class ReleasePolicy(Frozen):

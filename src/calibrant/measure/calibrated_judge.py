@@ -1,8 +1,9 @@
 """A judge with its card: the same verdicts, and a record that says how far they can be trusted.
 
-The card counts only where it speaks of this judge (by digest), of one target, and of labels that passed
-their checks. Everything else is 'uncalibrated', with the reason: a gate that asks for a calibrated judge
-then does not take the record, and rates are not corrected with errors that were measured elsewhere.
+The card counts only where it speaks of this judge (by digest), of one target, of labels that passed
+their checks, and where it shows that the judge beats a coin. Everything else is 'uncalibrated', with the
+reason: a gate that asks for a calibrated judge then does not take the record, and rates are not corrected
+with errors that were measured elsewhere. A gate also asks that a record of its ledger made the card.
 
 In a study::
 
@@ -18,7 +19,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from calibrant.core import Chat, Completion, Frozen, Goal, Identity, Judge, JudgeErrors, Verdict
-from calibrant.data.cards import JudgeCard
+from calibrant.core.digest import digest_bytes
+from calibrant.data.cards import JudgeCard, card_bytes
 from calibrant.stats.proportion import proportion_interval
 
 
@@ -48,16 +50,34 @@ class _Calibrated:
     @property
     def identity(self) -> Identity:
         inner = self.inner.identity
-        parts = {"judge": inner.digest, "card": self.card.digest, "target": self.target}
+        card = digest_bytes(card_bytes(self.card))  # as the record that made it has it
+        parts = {"judge": inner.digest, "card": card, "target": self.target}
         return Identity(name=f"{inner.name}, with a card", kind="judge", parts=parts)
+
+    @property
+    def question(self) -> str:
+        return str(getattr(self.inner, "question", ""))
+
+    @property
+    def shown(self) -> dict[str, str]:
+        """Of the card on the target: labelled replies of each kind, and lower bounds; {} for nothing."""
+        if self._problem():
+            return {}
+        errors = self._counts()
+        found, cleared = (errors.found, errors.positives), (errors.cleared, errors.negatives)
+        lows = {
+            "sensitivity": proportion_interval(*found)[0],
+            "specificity": proportion_interval(*cleared)[0],
+        }
+        counted = {"positives": str(errors.positives), "negatives": str(errors.negatives)}
+        return counted | {name: f"{low:.4f}" for name, low in lows.items()}
 
     @property
     def calibration(self) -> str:
         problem = self._problem()
         if problem:
             return f"uncalibrated ({problem})"
-        errors = self.card.errors(target=self._target)
-        assert errors is not None  # a target without rows is a problem
+        errors = self._counts()
         found, cleared = (errors.found, errors.positives), (errors.cleared, errors.negatives)
         n = errors.positives + errors.negatives
         return f"calibrated: Se {_shown(*found)}, Sp {_shown(*cleared)} on {n} replies of '{self._target}'"
@@ -70,6 +90,12 @@ class _Calibrated:
         self, goals: Sequence[Goal], chats: Sequence[Chat], completions: Sequence[Completion]
     ) -> list[Verdict]:
         return self.inner.judge(goals, chats, completions)
+
+    def _counts(self) -> JudgeErrors:
+        """All families on the target."""
+        errors = self.card.errors(target=self._target)
+        assert errors is not None  # a target without rows is a problem
+        return errors
 
     @property
     def _target(self) -> str:
@@ -89,6 +115,9 @@ class _Calibrated:
             return f"the card speaks of {known}, not of '{self.target}'"
         if not errors.positives or not errors.negatives:
             return "the card holds only replies of one kind"
+        found, cleared = (errors.found, errors.positives), (errors.cleared, errors.negatives)
+        if proportion_interval(*found)[0] + proportion_interval(*cleared)[0] <= 1:
+            return f"the card does not show that it beats a coin: Se {_shown(*found)}, Sp {_shown(*cleared)}"
         return ""
 
 

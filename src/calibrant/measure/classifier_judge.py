@@ -73,6 +73,10 @@ class _Trained:
         return Identity(name=f"trained judge ({self.head.question})", kind="judge", parts=parts)
 
     @property
+    def question(self) -> str:
+        return self.head.question
+
+    @property
     def calibration(self) -> str:
         return "uncalibrated"
 

@@ -78,6 +78,10 @@ class _StringJudge:
         return Identity(name=f"string judge ({self.config.behaviour})", kind="judge", parts=parts)
 
     @property
+    def question(self) -> str:
+        return f"has the model {self.config.behaviour}?"
+
+    @property
     def calibration(self) -> str:
         return "uncalibrated"
 
@@ -87,7 +91,7 @@ class _StringJudge:
         return [self._one(reply) for _, _, reply in zip(goals, chats, completions, strict=True)]
 
     def _one(self, completion: Completion) -> Verdict:
-        question = f"has the model {self.config.behaviour}?"
+        question = self.question
         if completion.stop == "error":
             return Verdict(question=question, answer="unknown", reason=f"no reply: {completion.error}")
         found = self.pattern.search(_even(completion.text))

@@ -114,6 +114,10 @@ class _Asking:
         return Identity(name=f"judge {self._model.identity.name}", kind="judge", parts=parts)
 
     @property
+    def question(self) -> str:
+        return self._config.question
+
+    @property
     def calibration(self) -> str:
         return "uncalibrated"
 

@@ -82,6 +82,10 @@ class _Rules:
         return Identity(name=f"rule judge ({self.config.question})", kind="judge", parts=parts)
 
     @property
+    def question(self) -> str:
+        return self.config.question
+
+    @property
     def calibration(self) -> str:
         return "uncalibrated"
 

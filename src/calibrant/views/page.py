@@ -64,6 +64,14 @@ class RuleView(Frozen):
     """Matching runs that did not finish."""
     note: str = ""
     """What the rule protects."""
+    judge: str = ""
+    """Who judged, in words."""
+    read: str = ""
+    """What data was read, in words."""
+    unpinned: dict[str, Any] = Field(default_factory=dict)
+    """What the rule leaves open; only the names are shown."""
+    set_aside: int = 0
+    """Finished runs that are no evidence: they differ in what the rule pins."""
 
     @property
     def limit(self) -> float | None:

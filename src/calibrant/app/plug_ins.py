@@ -1,0 +1,119 @@
+"""Behaviours made by code from elsewhere: ``python:MODULE:FUNCTION``, and packages that add names.
+
+Such code says of itself what it likes, so two things are taken out of its hands. Its identity also holds a
+digest of its source, so that an edit makes another judge or guard; and a judge is uncalibrated, whatever it
+calls itself, until ``measure.calibrated_judge`` gives it a card.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from calibrant.core import (
+    Chat,
+    Completion,
+    ConfigError,
+    Goal,
+    Guard,
+    Identity,
+    Judge,
+    Reward,
+    Scores,
+    Side,
+    Verdict,
+    Watcher,
+    digest,
+)
+from calibrant.core.digest import digest_file
+
+UNVOUCHED = "uncalibrated (code from elsewhere does not vouch for itself: give it a card)"
+
+
+def plug_in(made: Any, module: str) -> Any:
+    """``made``, which ``module`` built, behind an identity that its source is part of.
+
+    Raises:
+        ConfigError: there is no source to be read.
+    """
+    kinds = [mixin for protocol, mixin in _KINDS if isinstance(made, protocol)]
+    if not kinds:
+        return made
+    names = dict.fromkeys((module, type(made).__module__))
+    found: Any = type("PlugIn", (*kinds, _PlugIn), {})
+    return found(made, digest([_source(name) for name in names]))
+
+
+@cache
+def _source(module: str) -> str:
+    """Digest of the Python files of the package that ``module`` belongs to, or of its one file."""
+    top = sys.modules.get(module.partition(".")[0])
+    roots = [Path(folder) for folder in getattr(top, "__path__", ())]
+    files = {path.relative_to(root).as_posix(): path for root in roots for path in sorted(root.rglob("*.py"))}
+    if not files:
+        try:
+            files = {"": Path(inspect.getfile(sys.modules[module]))}
+        except (KeyError, TypeError):
+            raise ConfigError(
+                f"'{module}' has no source file, so what it does cannot be told from what it did",
+                hint="put the function into a .py file on PYTHONPATH",
+            ) from None
+    return digest({name: digest_file(path) for name, path in files.items()})
+
+
+class _PlugIn:
+    """What all kinds share."""
+
+    def __init__(self, made: Any, code: str) -> None:
+        self._made, self._code = made, code
+
+    @property
+    def identity(self) -> Identity:
+        own: Identity = self._made.identity
+        return own.model_copy(update={"parts": {**own.parts, "code": self._code}})
+
+
+class _Judge(_PlugIn):
+    calibration = UNVOUCHED
+
+    @property
+    def question(self) -> str:
+        return str(getattr(self._made, "question", ""))
+
+    def judge(
+        self, goals: Sequence[Goal], chats: Sequence[Chat], completions: Sequence[Completion]
+    ) -> list[Verdict]:
+        verdicts: list[Verdict] = self._made.judge(goals, chats, completions)
+        return verdicts
+
+
+class _Guard(_PlugIn):
+    def ask(self, chat: Chat, side: Side) -> Verdict:
+        verdict: Verdict = self._made.ask(chat, side)
+        return verdict
+
+
+class _Reward(_PlugIn):
+    def __getattr__(self, name: str) -> Any:
+        """Faster ways to score; never errors that a judge would claim."""
+        if name in ("errors", "shown"):
+            raise AttributeError(name)
+        return getattr(self._made, name)
+
+    def score(self, chats: Sequence[Chat], replies: Sequence[str]) -> Scores:
+        scores: Scores = self._made.score(chats, replies)
+        return scores
+
+
+class _Watcher(_PlugIn):
+    def see(self, step: int, policy: Any, rollouts: Any) -> Verdict:
+        verdict: Verdict = self._made.see(step, policy, rollouts)
+        return verdict
+
+
+_KINDS = ((Judge, _Judge), (Guard, _Guard), (Reward, _Reward), (Watcher, _Watcher))
+"""What an object can serve as, and what stands in front of it then; it may be several."""

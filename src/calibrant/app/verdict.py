@@ -1,0 +1,197 @@
+"""The verdict of a study: of the policy that it registered, on its own system, or not a pass.
+
+A gate answers what it is asked. Whether the right thing was asked is looked at here: the policy must be the
+one of [intent], and the system must come from the study's own model: be it, stand before it as guards, or
+have been trained from it. The verdict then names system, policy, judges and data, and what was not pinned.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from calibrant.app import places
+from calibrant.app.listing import headline
+from calibrant.core import CalibrantError, Entry, Job, Verdict
+from calibrant.govern.intent import intent_record
+from calibrant.govern.policy import ReleasePolicy, load_policy, policy_of
+from calibrant.ledger import Ledger
+
+if TYPE_CHECKING:
+    from calibrant.app.study import Study, StudyJob
+
+_MODEL = "model"
+"""The given thing that a study is about, where it has one of this name."""
+
+
+def verdict_of(study: Study, runs: Sequence[tuple[Job, Entry]], ledger: Ledger) -> Verdict:
+    """Pass when enough seeds' gates pass; fail when so many fail that it cannot; else unknown."""
+    if study.verdict is None:
+        return _without_gate(study, runs)
+    question = f"does '{study.name}' meet its release policy?"
+    gates = [e for job, e in runs if job.id == study.verdict.gate and e.record.status == "finished"]
+    tables = [gate_table(entry, ledger) for entry in gates]
+    answers = [table["verdict"]["answer"] for table in tables]
+    passed, failed = answers.count("yes"), answers.count("no")
+    # Gates that have not run yet may still pass, so they count here.
+    total = sum(len(job.runs()) for job in study.job if job.id == study.verdict.gate)
+    needed = study.verdict.passes
+    said = f"{passed} of {total} seeds pass, {failed} fail; {needed} were asked for"
+    about = f". {_about(gates, tables)}" if tables else ""
+    wrong = _out_of_place(study, gates) or _late(study, tables, ledger)
+    if wrong:
+        return Verdict(question=question, answer="unknown", reason=f"{said}, but {wrong}{about}")
+    said += f" in advance{about}"
+    if passed >= needed:
+        return Verdict(question=question, answer="yes", reason=said)
+    return Verdict(question=question, answer="no" if total - failed < needed else "unknown", reason=said)
+
+
+def gate_table(entry: Entry, ledger: Ledger) -> dict[str, Any]:
+    """What a gate wrote: verdict and rules, from its artefact 'gate.json'."""
+    artifact = next(a for a in entry.record.artifacts if a.name == "gate.json")
+    table: dict[str, Any] = json.loads(ledger.open(artifact).read_text(encoding="utf-8"))
+    return table
+
+
+def misdirected(study: Study) -> Iterator[str]:
+    """Why the gate of [verdict] does not ask about the registered policy or the study's own system."""
+    gate = next((job for job in study.job if study.verdict and job.id == study.verdict.gate), None)
+    if gate is None:
+        return
+    registered, weighed = _registered(study), _weighed(study, gate)
+    if registered and weighed and registered.digest != weighed.digest:
+        yield (
+            f"job '{gate.id}' weighs policy '{weighed.name}' ({weighed.digest[:12]}), and [intent] registers"
+            f" '{registered.name}' ({registered.digest[:12]}): give both the same"
+        )
+    own = _own(study)
+    if own and not own & _origins(study, gate.inputs.get("subject")):
+        yield (
+            f"job '{gate.id}' asks about '{gate.inputs.get('subject')}', which does not come from"
+            f" {' or '.join(f'given.{name}' for name in sorted(own))}: gate the study's own system"
+        )
+
+
+def _without_gate(study: Study, runs: Sequence[tuple[Job, Entry]]) -> Verdict:
+    """Whether everything was done and measured: nothing is passed."""
+    question = f"did every job of '{study.name}' finish and measure?"
+    done = {(job.id, job.seed) for job, entry in runs if entry.record.status == "finished"}
+    asked = {(run.id, run.seed): None for job in study.job for run in job.runs()}
+    left = [f"{name}#{seed}" for name, seed in asked if (name, seed) not in done]
+    if left:
+        return Verdict(question=question, answer="unknown", reason=f"did not finish: {', '.join(left)}")
+    found = [(f"{job.id}#{job.seed}", *headline(entry.record)) for job, entry in runs]
+    lost = [
+        f"{run}: {name} {estimate}" for run, name, estimate in found if estimate and estimate.value is None
+    ]
+    if lost:
+        return Verdict(question=question, answer="unknown", reason=f"not measured: {'; '.join(lost)}")
+    return Verdict(question=question, answer="yes", reason="all jobs finished; the study has no gate")
+
+
+def _out_of_place(study: Study, gates: Sequence[Entry]) -> str:
+    """Why the gates, as the study has them or as they ran, did not ask what was registered, or ""."""
+    for problem in misdirected(study):
+        return problem
+    registered = _registered(study)
+    if registered is None:
+        return "[intent] registers no policy, so nothing was fixed in advance"
+    other = [
+        e.record.inputs["policy"] for e in gates if e.record.inputs["policy"].digest != registered.digest
+    ]
+    if other:
+        return f"a gate weighed policy '{other[0].name}', and [intent] registers '{registered.name}'"
+    return ""
+
+
+def _late(study: Study, tables: Sequence[Mapping[str, Any]], ledger: Ledger) -> str:
+    """Why the study's intent does not precede what its gates weighed, or ""."""
+    intent = study.opening()
+    opened = ledger.find(intent_record(intent, study.name).job) if intent else None
+    weighed = {job for table in tables for rule in table["rules"] for job in rule["evidence"]}
+    earliest = min((e.seq for e in ledger.entries() if e.record.job in weighed), default=None)
+    if opened is None or (earliest is not None and earliest < opened.seq):
+        return "that was declared after the evidence; measure anew"
+    return ""
+
+
+def _about(gates: Sequence[Entry], tables: Sequence[Mapping[str, Any]]) -> str:
+    """System, policy, judges and data of the gates in words, and what their rules leave open."""
+    rules = [rule for table in tables for rule in table["rules"]]
+    subjects = _once(
+        f"'{e.record.inputs['subject'].name}' ({e.record.inputs['subject'].digest[:12]})" for e in gates
+    )
+    open_ = _once(f"{key} of {rule['id']}" for rule in rules for key in _kinds(rule.get("unpinned", {})))
+    parts = {
+        "System": subjects,
+        "Policy": _once(f"'{e.record.inputs['policy'].name}'" for e in gates),
+        "Judges": _once(rule.get("judge", "") for rule in rules),
+        "Data": _once(rule.get("read", "") for rule in rules),
+        "Not pinned": open_ or ["nothing"],
+    }
+    return " ".join(f"{name}: {', '.join(told)}." for name, told in parts.items() if told)
+
+
+def _once(texts: Iterable[str]) -> list[str]:
+    return [text for text in dict.fromkeys(texts) if text]
+
+
+def _kinds(unpinned: Mapping[str, Any]) -> list[str]:
+    """'data_digest', 'config', 'judge', ...: what is open, without its fields."""
+    return list(dict.fromkeys(key.partition(".")[0] for key in unpinned))
+
+
+def _registered(study: Study) -> ReleasePolicy | None:
+    """The policy of [intent]; None where there is none, or none that can be read: that is told elsewhere."""
+    try:
+        intent = study.opening()
+    except CalibrantError:
+        return None
+    return intent.policy if intent else None
+
+
+def _weighed(study: Study, gate: StudyJob) -> ReleasePolicy | None:
+    """The policy that the gate's job names; None where it cannot be read."""
+    reference = _given(study, gate.inputs.get("policy"))
+    try:
+        if isinstance(reference, Mapping):
+            return policy_of(reference)
+        return load_policy(places.file(str(reference), study.base))
+    except CalibrantError:
+        return None
+
+
+def _given(study: Study, reference: Any) -> Any:
+    if isinstance(reference, str) and reference.startswith("given:"):
+        return study.given.get(reference.removeprefix("given:"))
+    return reference
+
+
+def _own(study: Study) -> set[str]:
+    """Names of the given things that the study is about: 'model', or else what its jobs measure."""
+    if study.given.get(_MODEL):
+        return {_MODEL}
+    asked = [job.inputs.get(name) for job in study.job for name in (_MODEL, "target")]
+    return {name for reference in asked for name in _origins(study, reference)}
+
+
+def _origins(study: Study, reference: Any) -> set[str]:
+    """The given things that a model comes from: itself, behind guards, or trained from it."""
+    if not isinstance(reference, str) or not reference:
+        return set()
+    if reference.startswith("given:"):
+        name = reference.removeprefix("given:")
+        value = study.given.get(name)
+        return {name} | (_origins(study, value) if value != reference else set())
+    same = {name for name, value in study.given.items() if value == reference}
+    if reference.startswith("defended:"):
+        return same | _origins(study, reference.partition("#")[2])
+    if reference.startswith("record:"):
+        made = reference.removeprefix("record:").partition("/")[0].partition("#")[0]
+        for number, job in enumerate(study.job):
+            if job.id == made:
+                earlier = study.model_copy(update={"job": study.job[:number]})
+                return same | _origins(earlier, job.inputs.get(_MODEL))
+    return same
