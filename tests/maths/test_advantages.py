@@ -139,6 +139,36 @@ def test_group_normalisation_by_the_standard_library(unbiased, spread) -> None:
         torch.testing.assert_close(found, table(*expected))
 
 
+ALIKE = [0.1, 0.1 + 3e-8, 0.1 - 2e-8]
+"""One score, worked out in three ways: two units in the last place of float32 apart."""
+
+
+def test_a_spread_that_is_rounding_is_never_divided_by() -> None:
+    """Scores that differ in their last bits are equal; ten times further apart they are not."""
+    rows = torch.tensor([ALIKE, [1.0, 3.0, 8.0]])
+    for found in (
+        leave_one_out(rows),
+        *(group_normalised(rows, scale=s) for s in ("group", "batch", "none")),
+    ):
+        assert found[0].tolist() == [0, 0, 0]
+        assert found[1].abs().min() > 0
+    one, mask = rows[:1], torch.ones(1, 3, dtype=torch.bool)
+    assert whiten(one, mask, shift_mean=True, unbiased=True).tolist() == [[0, 0, 0]]
+    held = whiten(one, mask, shift_mean=False, unbiased=True)
+    assert held[0].tolist() == pytest.approx([0.1] * 3, rel=1e-6)
+    apart = torch.tensor([[0.1, 0.1 + 3e-6, 0.1 - 2e-6]])
+    assert group_normalised(apart, scale="group", eps=1e-9).abs().max() > 1
+    assert whiten(apart, mask, shift_mean=True, unbiased=True, eps=0.0).abs().max() > 1
+
+
+def test_differences_of_large_numbers_are_judged_by_these() -> None:
+    """Returns of 100 less values of 100 leave 1e-5 that means nothing; alone, 1e-5 may mean something."""
+    left, mask = torch.tensor([[1e-5, -1e-5, 2e-5]]), torch.ones(1, 3, dtype=torch.bool)
+    options = {"shift_mean": True, "unbiased": True, "eps": 0.0}
+    assert whiten(left, mask, size=torch.tensor(100.0), **options).abs().max() == 0
+    assert whiten(left, mask, **options).abs().max() > 1
+
+
 def test_equal_rewards_give_no_signal() -> None:
     for scale in ("group", "batch", "none"):
         assert group_normalised(table([2.0, 2.0], [2.0, 2.0]), scale=scale).abs().max() == 0

@@ -94,3 +94,14 @@ def test_moments_far_from_zero_keep_their_digits() -> None:
 def test_moments_go_through_json() -> None:
     moments = Moments().after(torch.tensor([0.1, 0.7, 1.3]))
     assert Moments.restored(json.loads(json.dumps(moments.state()))) == moments
+
+
+def test_a_spread_that_is_rounding_is_not_scaled_up() -> None:
+    """Scores that differ in their last bits: none stands out, and there is no variance to explain."""
+    scores = torch.tensor([0.1, 0.1 + 3e-8, 0.1 - 2e-8])
+    assert Moments().after(scores).normalised(scores).tolist() == [0, 0, 0]
+    mask = torch.ones(1, 3, dtype=torch.bool)
+    assert math.isnan(float(explained_variance(scores[None], scores[None], mask)))
+    apart = torch.tensor([0.1, 0.2, 0.3])
+    assert Moments().after(apart).normalised(apart).abs().max() > 1
+    assert float(explained_variance(apart[None], apart[None], mask)) == pytest.approx(1.0)

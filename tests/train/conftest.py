@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import random
+import statistics
 
 import pytest
+from scipy.stats import binom
+from scipy.stats import t as student
 
 from calibrant.core import Chat
 from calibrant.data.rows import Example, Examples, Pair, Preferences
@@ -56,6 +60,37 @@ def pairs():
         return Preferences(rows=tuple(rows), source="plant")
 
     return build
+
+
+@pytest.fixture
+def null():
+    """``null(shifts, effect)``: over seeds nothing moved, where a real cause moves by ``effect``.
+
+    0 lies in the mean's 99.9 % interval (one false alarm in a thousand machines), and the mean is no third of
+    the effect, so that a few seeds that scatter cannot hide one.
+    """
+
+    def holds(shifts, effect):
+        mean, spread = statistics.mean(shifts), statistics.stdev(shifts) / math.sqrt(len(shifts))
+        half = student.ppf(0.9995, len(shifts) - 1) * spread
+        assert mean - half <= 0 <= mean + half, (mean, half)
+        assert abs(mean) < effect / 3, (mean, effect)
+
+    return holds
+
+
+@pytest.fixture
+def by_lot():
+    """``by_lot(share, n, p=.5)``: n labels by lot were met no more often than chance does in 99.9 % of draws.
+
+    Exact, whatever the model says, as long as it cannot know the labels.
+    """
+
+    def holds(share, n, p=0.5):
+        low, high = binom.interval(0.999, n, p)
+        assert low <= round(share * n) <= high, (share, low / n, high / n)
+
+    return holds
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ from calibrant.models.lora import LoRA
 from calibrant.models.open_model import OpenModel
 from calibrant.models.reward_model import Conservative, Ensemble, PythonReward
 from calibrant.models.rollouts import roll
-from calibrant.train import _group, _rl
+from calibrant.train import _group, _learner, _rl
 from calibrant.train._rl import KL
 from calibrant.train.grpo import GRPO, grpo
 from calibrant.train.sft import SFT, sft
@@ -161,6 +161,7 @@ def older(monkeypatch):
         return [shifted(c, i) for i, c in enumerate(real(self, chats, sampling))]
 
     monkeypatch.setattr(OpenModel, "generate", generate)
+    monkeypatch.setattr(_learner.Student, "moved", True)  # it has taken steps since
 
 
 def log_probs(module, prompt, reply, temperature):
@@ -218,14 +219,15 @@ def pull(number, t):
 @pytest.fixture
 def elsewhere(monkeypatch):
     """A reference that is not where the policy starts."""
-    real = _group.read
+    real = _learner.read
 
     def read(module, rolled, bf16=False):
         table = real(module, rolled, bf16)
         rows, columns = table.shape
         return table + torch.tensor([[pull(i, t) for t in range(columns)] for i in range(rows)])
 
-    monkeypatch.setattr(_group, "read", read)
+    monkeypatch.setattr(_learner, "read", read)
+    monkeypatch.setattr(_learner.Student, "moved", True)  # it has taken steps since
 
 
 @pytest.mark.parametrize("changes", [
@@ -544,16 +546,26 @@ def test_a_planted_wish_is_met(four, tmp_path):
 def test_a_high_price_holds_the_policy(four, tmp_path):
     kl = KL(coef=20.0, place="loss", estimator="k2")
     result = grpo(four, prompts(), Likes(), config=changed(STRONG, kl=kl), run=Quiet(work=tmp_path))
-    assert rate(result.model) == pytest.approx(rate(four), abs=0.1)
+    assert rate(result.model) == pytest.approx(rate(four), abs=0.15)  # six seeds: .01 +- .024
     assert result.metrics["kl_last"].value < 0.1
+
+
+class Nearly(Likes):
+    """Likes all alike, but for the last bits of float32."""
+
+    def score(self, chats, replies):
+        return Scores(mean=tuple(self.worth * (1 + 6e-8 * (i % 3)) for i, _ in enumerate(replies)))
 
 
 @pytest.mark.parametrize("scale", ["group", "batch", "none"])
 def test_a_reward_that_likes_all_alike_moves_nothing(model, weights, tmp_path, scale):
-    """0.1 is no float and 7 replies no power of two: a mean of 7 equal scores may miss them, but not here."""
-    run = Log(tmp_path)
-    result = grpo(
-        model, prompts(), Likes(0.1, constant=True), config=changed(samples=7, scale=scale), run=run
-    )
+    """A score worked out in several ways (its last bits differ), the KL on: the weights stay to the bit.
+
+    With a real reward they move. What pi and ref differ by before the first step is rounding, and AdamW
+    would make a full step of it.
+    """
+    run, kl = Log(tmp_path), KL(coef=0.05, place="loss", estimator="k3")
+    config = changed(samples=7, scale=scale, kl=kl, fit=Fit(lr=1e-3))
+    result = grpo(model, prompts(), Nearly(0.1), config=config, run=run)
     assert weights(result.model) == weights(model)
     assert [row["frac_reward_zero_std"] for row in run.rows] == [1.0] * 4

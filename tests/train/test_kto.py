@@ -471,7 +471,9 @@ def held_out(model, rows, held, run, **config):
 
 
 @pytest.mark.parametrize("loss", ["kto", "apo_zero_unpaired"])
-def test_a_planted_preference_is_learned_and_a_lot_teaches_nothing(loss, model, labelled, pairs, tmp_path):
+def test_a_planted_preference_is_learned_and_a_lot_teaches_nothing(
+    loss, model, labelled, pairs, by_lot, tmp_path
+):
     """One word is always good: on prompts that were never seen it wins, too. With each reply up as often as
     down, chance is all that is left, and the two stay about as far apart as they were.
     """
@@ -484,10 +486,9 @@ def test_a_planted_preference_is_learned_and_a_lot_teaches_nothing(loss, model, 
     assert all(estimate.method == "point" for estimate in tuned.metrics.values())
     assert any("training replies" in caveat for caveat in tuned.caveats)
     held = pairs(48, start=96, lot=True)
-    lot, found, nothing = held_out(model, labelled(96, lot=True), held, Log(tmp_path / "b"), loss=loss)
-    assert found.low < 0.5 < found.high
-    assert abs(nothing) < 0.1 * gap
-    assert abs(lot.metrics["train_margin"].value) < 0.2 * tuned.metrics["train_margin"].value
+    _, found, nothing = held_out(model, labelled(96, lot=True), held, Log(tmp_path / "b"), loss=loss)
+    by_lot(found.value, 48)
+    assert abs(nothing) < 0.2 * gap  # over five seeds .01 to .03 of it
 
 
 def test_ten_to_one_is_learned_with_solved_weights(model, labelled, pairs, tmp_path):

@@ -299,18 +299,16 @@ def test_a_planted_preference_is_learned(model, pairs, tmp_path):
     assert result.metrics["train_accuracy"].value == 1.0
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_labels_by_lot_teach_nothing(model, pairs, seed, tmp_path):
+def test_labels_by_lot_teach_nothing(model, pairs, by_lot, tmp_path):
     config = RewardConfig(epochs=2, fit=Fit(lr=1e-3))
     result = train(
         model,
         pairs(96, lot=True),
         config,
-        Quiet(seed=seed, work=tmp_path),
+        Quiet(work=tmp_path),
         held_out=pairs(64, start=96, lot=True),
     )
-    found = result.metrics["held_out_accuracy"]
-    assert found.low < 0.5 < found.high
+    by_lot(result.metrics["held_out_accuracy"].value, 64)
     assert result.metrics["brier"].high > 0.24
 
 

@@ -34,6 +34,7 @@ from calibrant.models.parallel import World
 from calibrant.models.reward_model import PythonReward
 from calibrant.models.rollouts import roll
 from calibrant.train import _group, _rl
+from calibrant.train._learner import Student
 from calibrant.train._rl import KL
 from calibrant.train.rloo import RLOO, rloo
 from calibrant.train.sft import SFT, sft
@@ -159,6 +160,7 @@ def older(monkeypatch):
         return [shifted(c, i) for i, c in enumerate(real(self, chats, sampling))]
 
     monkeypatch.setattr(OpenModel, "generate", generate)
+    monkeypatch.setattr(Student, "moved", True)  # it has taken steps since
 
 
 def log_probs(module, prompt, reply, temperature):
@@ -508,16 +510,29 @@ def test_a_planted_wish_is_met_as_far_as_its_price_allows(four, tmp_path):
     p = rate(four)
     result = rloo(four, prompts(), Likes(), config=STRONG, run=Quiet(work=tmp_path))
     best = p * math.e**2 / (p * math.e**2 + 1 - p)
-    assert rate(result.model) == pytest.approx(best, abs=0.08)
+    assert rate(result.model) == pytest.approx(best, abs=0.1)  # over six seeds .02 +- .016
     kl = best * math.log(best / p) + (1 - best) * math.log((1 - best) / (1 - p))
-    assert result.metrics["kl_last"].value == pytest.approx(kl, abs=0.15)
+    assert result.metrics["kl_last"].value == pytest.approx(kl, abs=0.25)  # over six seeds 0 +- .04
     assert result.metrics["reward_last"].value > result.metrics["reward_first"].value + 0.3
     assert all(estimate.method == "point" for estimate in result.metrics.values())
 
 
-@pytest.mark.parametrize("changes", [{}, {"ratio": "token"}, {"normalise_advantages": True}])
+class Nearly(Likes):
+    """Likes all alike, but for the last bits of float32."""
+
+    def score(self, chats, replies):
+        return Scores(mean=tuple(self.worth * (1 + 6e-8 * (i % 3)) for i, _ in enumerate(replies)))
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"ratio": "token"}, {"normalise_advantages": True}, {"old_logprobs": "rescored"}]
+)
 def test_a_reward_that_likes_all_alike_moves_nothing(model, weights, tmp_path, changes):
-    """0.1 is no float and 7 replies no power of two: a mean of 7 equal scores may miss them, but not here."""
-    config = changed(samples=7, kl={"coef": 0.0}, **changes)
-    result = rloo(model, prompts(), Likes(0.1, constant=True), config=config, run=Quiet(work=tmp_path))
+    """A score worked out in several ways (its last bits differ), the KL on: the weights stay to the bit.
+
+    With a real reward they move. What pi and ref differ by before the first step is rounding, and AdamW
+    would make a full step of it.
+    """
+    config = changed(samples=7, steps=10, kl={"coef": 0.05}, fit=Fit(lr=1e-3), **changes)
+    result = rloo(model, prompts(), Nearly(0.1), config=config, run=Quiet(work=tmp_path))
     assert weights(result.model) == weights(model)

@@ -156,13 +156,12 @@ def test_a_planted_habit_is_learned(model, examples, tmp_path):
     assert by_rows(tuned, held) < 0.1
 
 
-def test_words_by_lot_teach_no_more_than_their_shares(model, examples, tmp_path):
+def test_words_by_lot_teach_no_more_than_their_shares(model, examples, by_lot, tmp_path):
     """One of four words by lot: the answers become such words, but which one cannot be known.
 
     No model beats ln 4 nats a reply on average, so held-out replies must cost about that or more.
     """
     held = examples(64, start=96, lot=True)
     tuned = sft(model, examples(96, lot=True), THOROUGH, Quiet(work=tmp_path)).model
-    found = right(tuned, held)
-    assert found.low < 0.25 < found.high
+    by_lot(right(tuned, held).value, 64, 0.25)
     assert 2 * by_rows(tuned, held) > 0.9 * math.log(4)

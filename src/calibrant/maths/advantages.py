@@ -2,6 +2,9 @@
 
 A mask says which steps exist, and it comes first: what is masked takes no part, neither as a reward nor as
 a value to bootstrap from, wherever it stands (padding on either side, or a gap) and even where it is NaN.
+
+Nothing is divided by a spread that is rounding (``maths/rounding.py``): what differs by no more is the same,
+and its advantage is exactly 0.
 """
 
 from __future__ import annotations
@@ -10,6 +13,8 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+
+from calibrant.maths.rounding import alike, negligible
 
 Scale = Literal["group", "batch", "none"]
 
@@ -52,19 +57,31 @@ def gae(
     return torch.stack(columns[::-1], dim=1) if columns else torch.zeros_like(values)
 
 
-def whiten(values: Tensor, mask: Tensor, *, shift_mean: bool, unbiased: bool, eps: float = 1e-8) -> Tensor:
+def whiten(
+    values: Tensor,
+    mask: Tensor,
+    *,
+    shift_mean: bool,
+    unbiased: bool,
+    eps: float = 1e-8,
+    size: Tensor | None = None,
+) -> Tensor:
     """``values`` with standard deviation 1 over the entries that exist; same shape, 0 where masked.
 
     ``shift_mean``: the mean becomes 0, else it stays where it is (as for rewards, whose sign has a meaning).
     Of two common programs one means the opposite by that name. ``unbiased``: divide the variance by n - 1
     (TRL), else by n (Huang et al. 2024, arXiv 2403.17031). A single entry has variance 0 either way.
+    ``size``: the largest number that the values are differences of (scalar), by which their rounding is
+    judged; None: they are their own.
     """
     inside = values.masked_fill(~mask, 0.0)
     n = mask.sum().clamp(min=1)
     mean = inside.sum() / n
-    squares = ((inside - mean) ** 2).masked_fill(~mask, 0.0).sum()
+    centred = (inside - mean).masked_fill(~mask, 0.0)
+    largest = (inside if size is None else size).abs().amax() if inside.numel() else inside.sum()
+    squares = (centred**2).sum()
     spread = squares / (n - 1).clamp(min=1) if unbiased else squares / n
-    white = (inside - mean) * torch.rsqrt(spread + eps)
+    white = torch.where(negligible(spread.sqrt(), largest), 0.0, centred * torch.rsqrt(spread + eps))
     return (white if shift_mean else white + mean).masked_fill(~mask, 0.0)
 
 
@@ -75,7 +92,7 @@ def leave_one_out(rewards: Tensor) -> Tensor:
     the reply. The baseline never looks at the reply that it is used on, so it adds no bias.
     """
     k = rewards.shape[1]
-    return (rewards - rewards.mean(1, keepdim=True)) * (k / (k - 1))
+    return _centred(rewards) * (k / (k - 1))
 
 
 def group_normalised(rewards: Tensor, *, scale: Scale, unbiased: bool = True, eps: float = 1e-4) -> Tensor:
@@ -86,10 +103,15 @@ def group_normalised(rewards: Tensor, *, scale: Scale, unbiased: bool = True, ep
     group's weighs prompts by how sure the policy is). ``unbiased``: divide the variance by n - 1; programs
     differ in this and in ``eps`` (1e-4 in TRL, 1e-6 in verl, 1e-9 in OpenRLHF).
     """
-    centred = rewards - rewards.mean(1, keepdim=True)
+    centred = _centred(rewards)
     if scale == "none":
         return centred
     correction = 1 if unbiased else 0
     if scale == "group":
         return centred / (rewards.std(1, correction=correction, keepdim=True) + eps)
     return centred / (rewards.std(correction=correction) + eps)
+
+
+def _centred(rewards: Tensor) -> Tensor:
+    """(P, K) rewards less their prompt's mean; exactly 0 where all of a prompt's are alike."""
+    return (rewards - rewards.mean(1, keepdim=True)).masked_fill(alike(rewards)[:, None], 0.0)

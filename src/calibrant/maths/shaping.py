@@ -16,6 +16,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from calibrant.maths.rounding import ROUNDING, negligible
+
 
 class Masks(NamedTuple):
     """Which places of a table (M, T) exist, bool."""
@@ -69,11 +71,12 @@ def diluted_mean(values: Tensor, mask: Tensor, fill: float = 0.0) -> Tensor:
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
     """1 - Var(returns - values) / Var(returns) over what exists: 1 is a perfect critic, 0 knows the mean.
 
-    Scalar; NaN where the returns do not vary, since then there is nothing to explain.
+    Scalar; NaN where the returns do not vary by more than rounding, since then there is nothing to explain.
     """
     seen, wanted = values[mask].double(), returns[mask].double()
     spread = wanted.var(correction=0)
-    return torch.where(spread > 0, 1 - (wanted - seen).var(correction=0) / spread, math.nan)
+    flat = negligible(spread.sqrt(), wanted.abs().max()) if len(wanted) else torch.tensor(True)
+    return torch.where(~flat, 1 - (wanted - seen).var(correction=0) / spread, math.nan)
 
 
 @dataclass(frozen=True)
@@ -96,8 +99,14 @@ class Moments:
         return Moments(total, self.mean + apart * count / total, squares)
 
     def normalised(self, scores: Tensor) -> Tensor:
-        """Scores (M,) with the running mean at 0 and the running standard deviation at 1."""
-        return (scores - self.mean) / math.sqrt(self.squares / max(1.0, self.n) + 1e-8)
+        """Scores (M,) with the running mean at 0 and the running standard deviation at 1.
+
+        All 0 where all scores so far differ by no more than rounding.
+        """
+        spread = math.sqrt(self.squares / max(1.0, self.n))
+        if spread <= ROUNDING * abs(self.mean):
+            return torch.zeros_like(scores)
+        return (scores - self.mean) / math.sqrt(spread**2 + 1e-8)
 
     def state(self) -> dict[str, float]:
         """What ``restored`` needs."""

@@ -32,6 +32,7 @@ from calibrant.core import (
 from calibrant.data.rows import Prompt, Prompts
 from calibrant.maths.logprobs import masked_sum
 from calibrant.maths.policy_losses import PerToken, Window, token_mean
+from calibrant.maths.rounding import alike, levelled
 from calibrant.maths.shaping import masks
 from calibrant.models.branches import pack, score, shares
 from calibrant.models.lora import merged
@@ -39,8 +40,8 @@ from calibrant.models.open_model import OpenModel
 from calibrant.models.parallel import world
 from calibrant.models.rollouts import Rollouts
 from calibrant.train._critic import wide
-from calibrant.train._learner import Learner, Student, descend
-from calibrant.train._rl import Shaping, cuts, read
+from calibrant.train._learner import Learner, Student, descend, old_and_reference
+from calibrant.train._rl import Old, Shaping, cuts
 
 Term = Callable[[Window, list[int]], tuple[Tensor, Mapping[str, Tensor]]]
 """(what an optimiser step holds, prompts of a part of it) -> the part's share of the loss, and of the log."""
@@ -93,7 +94,7 @@ class Round:
         kept = {
             "reward": self.rolled.rewards.mean(),
             "reward_std": self.rolled.rewards.std(),
-            "frac_reward_zero_std": flat(self.grouped).double().mean(),
+            "frac_reward_zero_std": alike(self.grouped).double().mean(),
             "kl": self.k1.sum() / tokens,
             "objective/kl": self.k1.mean(),
             "entropy": surprise.sum() / tokens,
@@ -106,22 +107,16 @@ class Round:
         return {name: float(value) for name, value in kept.items()} | {"kl_coef": self.coef}
 
 
-def known(learner: Learner, rolled: Rollouts, model: OpenLM, shaping: Shaping, *, rescored: bool) -> Round:
-    """Read a round's replies under the reference, and under the policy too where they are ``rescored``."""
-    policy = learner.students["policy"]
-    reference = read(model.module, rolled, policy.fit.bf16)
-    old = read(policy.module, rolled, policy.fit.bf16) if rescored else rolled.behaviour.to(reference.device)
+def known(learner: Learner, rolled: Rollouts, model: OpenLM, shaping: Shaping, pi_old: Old = "auto") -> Round:
+    """Read a round's replies; scores of a prompt that differ by no more than rounding are made equal."""
+    old, reference = old_and_reference(learner.students["policy"], rolled, model, pi_old)
     mask = masks(rolled.lengths.to(old.device), old.shape[1], after=False).tokens
-    scores, ended = rolled.rewards.to(old.device), rolled.ended.to(old.device)
+    scores = levelled(rolled.rewards.view(-1, rolled.samples)).flatten().to(old.device)
+    ended = rolled.ended.to(old.device)
     learner.moments = learner.moments.after(scores)
     shaped = shaping.shaped(scores, ended, learner.moments).double()
     rolled = replace(rolled, kl=masked_sum(old - reference, mask).cpu())
     return Round(rolled, mask, old, reference, shaped, learner.controller.coef)
-
-
-def flat(grouped: Tensor) -> Tensor:
-    """(P,) bool: all replies to the prompt have one score, so that nothing can be learned from them."""
-    return grouped.amax(1) == grouped.amin(1)
 
 
 def logprobs(module: nn.Module, rolled: Rollouts, part: Sequence[int], like: Tensor) -> Tensor:
@@ -282,14 +277,6 @@ def caveats(learner: Learner, stopped: bool) -> tuple[str, ...]:
         )
     if watch is None:
         said.append("nobody watched: whether the true quality rose with the reward was not looked at")
-    elif stopped and watch.verdict is not None:
-        said.append(
-            f"the watcher stopped the run at step {watch.seen} ({watch.verdict.reason}); "
-            f"the model is that of step {watch.good_step}"
-        )
     else:
-        said.append(
-            f"the watcher looked last at step {watch.seen} of {len(learner.rows)}; "
-            "what came after it has not seen"
-        )
+        said.append(watch.told(stopped, len(learner.rows)))
     return tuple(said)

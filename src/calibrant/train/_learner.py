@@ -18,8 +18,9 @@ from calibrant.models.checkpoint import Checkpoint, optimiser_state, prefixed, r
 from calibrant.models.fit import Fit, adamw, rate, training
 from calibrant.models.lora import has_adapters
 from calibrant.models.open_model import OpenModel
+from calibrant.models.precision import is_half
 from calibrant.models.rollouts import Rollouts
-from calibrant.train._rl import ExampleLog
+from calibrant.train._rl import ExampleLog, Old, read
 
 
 @dataclass
@@ -32,6 +33,9 @@ class Student:
     """How it descends."""
     optimiser: torch.optim.Optimizer = field(init=False)
     """AdamW over what learns."""
+    moved: bool = field(init=False, default=False)
+    """Whether a step has changed a weight. Until then a policy *is* its reference, and what tells their
+    log-probs apart is rounding, which AdamW would blow up to a step of full size."""
 
     def __post_init__(self) -> None:
         with training(self.module):
@@ -57,6 +61,17 @@ class Student:
         """Set what learns to ``weights``."""
         for name, parameter in self.weights().items():
             parameter.copy_(weights[name])
+
+
+def old_and_reference(student: Student, rolled: Rollouts, model: OpenLM, old: Old) -> tuple[Tensor, Tensor]:
+    """(M, T) ln pi_old and ln ref of a round's replies, in nats, on the policy's device.
+
+    Until the policy's first step it is the reference, so the two are the same to the bit.
+    """
+    rescored = old == "rescored" or (old == "auto" and (student.fit.bf16 or is_half(student.module)))
+    device = next(student.module.parameters()).device
+    found = read(student.module, rolled, student.fit.bf16) if rescored else rolled.behaviour.to(device)
+    return found, read(model.module, rolled, student.fit.bf16) if student.moved else found
 
 
 Loss = Callable[[list[int]], tuple[Tensor, Mapping[str, Tensor]]]
@@ -87,6 +102,7 @@ def descend(student: Student, parts: Sequence[list[int]], loss: Loss, where: str
                 hint="lower the learning rate, and look at the scores; this step was not taken",
             )
     student.optimiser.step()
+    student.moved = student.moved or row["grad_norm"] > 0 or student.fit.weight_decay > 0
     return row
 
 
@@ -96,6 +112,7 @@ class Watch:
 
     Weights of the last 'yes' would undo nearly all: a watcher that cannot tell yet says 'unknown' while the
     reward still rises (mean regret .41 to 1.33 of a hump of 1.36, against .007 to .22 for the last look).
+    What it said of the weights that are kept goes with them, so that an 'unknown' is not taken for a 'yes'.
     """
 
     watcher: Watcher
@@ -104,6 +121,8 @@ class Watch:
     """On the CPU; those at the start until the first look."""
     good_step: int = 0
     """The step whose replies they drew."""
+    good_answer: str = ""
+    """What it said of them; "" before its first look."""
     seen: int = 0
     """The last step that was looked at."""
     verdict: Verdict | None = None
@@ -115,10 +134,22 @@ class Watch:
         now = OpenModel.from_module(policy.module, policy.tokenizer, f"{policy.identity.name} at step {step}")
         self.verdict, self.seen = self.watcher.see(step, now, rolled), step
         if self.verdict.answer != "no":
-            self.good, self.good_step = _copied(student), step
+            self.good, self.good_step, self.good_answer = _copied(student), step, self.verdict.answer
         if self.verdict.answer == "no":
             student.put(self.good)
         return self.verdict.answer == "no"
+
+    def told(self, stopped: bool, steps: int) -> str:
+        """The caveat of a run of ``steps``: what was seen of the weights that it leaves, and what was not."""
+        of_them = {"yes": "of which it said 'yes'", "unknown": "of which it could not tell ('unknown')"}
+        kept = of_them.get(self.good_answer, "as it came in, of which it said 'no' at once")
+        if stopped and self.verdict is not None:
+            why = f"the watcher stopped the run at step {self.seen} ({self.verdict.reason})"
+            return f"{why}; the model is that of step {self.good_step}, {kept}"
+        return (
+            f"the watcher looked last at step {self.seen} of {steps}, at weights {kept}; "
+            "what came after it has not seen"
+        )
 
     def write(self, run: Run) -> None:
         """Let a watcher that can write what it saw do so: artefact 'watch.json'."""
@@ -170,13 +201,15 @@ class Learner:
             "spent": self.spent,
         }
         for name, student in self.students.items():
-            state, facts[name] = optimiser_state(student.optimiser)
+            state, optimiser = optimiser_state(student.optimiser)
+            facts[name] = {"optimiser": optimiser, "moved": student.moved}
             tensors |= prefixed(f"{name}/weights", student.weights())
             tensors |= prefixed(f"{name}/adamw", state)
         if self.watch is not None:
             tensors |= prefixed("good", self.watch.good)
             told: Any = getattr(self.watch.watcher, "state", dict)()
-            facts["watch"] = {"good": self.watch.good_step, "seen": self.watch.seen, "state": told}
+            looks = {"good": self.watch.good_step, "answer": self.watch.good_answer, "seen": self.watch.seen}
+            facts["watch"] = {**looks, "state": told}
         kept.save(tensors, facts)
 
     def resume(self, kept: Checkpoint, run: Run) -> int:
@@ -191,11 +224,12 @@ class Learner:
         self.examples.restore(under("examples", tensors))
         for name, student in self.students.items():
             student.put(under(f"{name}/weights", tensors))
-            restore_optimiser(student.optimiser, under(f"{name}/adamw", tensors), facts[name])
+            restore_optimiser(student.optimiser, under(f"{name}/adamw", tensors), facts[name]["optimiser"])
+            student.moved = facts[name]["moved"]
         if self.watch is not None:
             told = facts["watch"]
             self.watch.good, self.watch.good_step = under("good", tensors), told["good"]
-            self.watch.seen = told["seen"]
+            self.watch.seen, self.watch.good_answer = told["seen"], told["answer"]
             getattr(self.watch.watcher, "restore", lambda state: None)(told["state"])
         self.spend(facts["spent"], run)
         return int(facts["step"])

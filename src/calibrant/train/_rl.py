@@ -21,6 +21,8 @@ from calibrant.models.branches import pack, score, shares
 from calibrant.models.generate import buckets
 from calibrant.models.rollouts import Rollouts
 
+Old = Literal["auto", "behaviour", "rescored"]
+"""Where pi_old comes from."""
 PASS = {True: 2048, False: 16_384}
 """Tokens in one pass without gradients, on a CPU (larger batches leave its caches) and elsewhere."""
 

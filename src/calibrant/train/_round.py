@@ -17,8 +17,7 @@ from calibrant.maths.shaping import Masks, explained_variance, masks, token_rewa
 from calibrant.models.reward_model import RewardModel
 from calibrant.models.rollouts import Rollouts
 from calibrant.train._critic import Values, read_values
-from calibrant.train._learner import Learner
-from calibrant.train._rl import read
+from calibrant.train._learner import Learner, old_and_reference
 
 if TYPE_CHECKING:
     from calibrant.train.ppo import PPO
@@ -105,9 +104,7 @@ def experience(learner: Learner, rolled: Rollouts, model: OpenLM, critic: Reward
         room = min(rolled.behaviour.shape[1] + 1, config.max_tokens) - rolled.behaviour.shape[1]
         rolled = replace(rolled, behaviour=pad(rolled.behaviour, (0, room)))
     lengths = rolled.lengths.to(device)
-    reference, old = read(model.module, rolled, config.fit.bf16), rolled.behaviour.to(device)
-    if config.old_logprobs == "rescored":
-        old = read(learner.students["policy"].module, rolled, config.fit.bf16)
+    old, reference = old_and_reference(learner.students["policy"], rolled, model, config.old_logprobs)
     expected = read_values(critic, rolled, learner.students["critic"].fit.bf16)
     scores, ended = rolled.rewards.to(device), rolled.ended.to(device)
     learner.moments = learner.moments.after(scores)
@@ -148,5 +145,6 @@ def credited(
     advantages = gae(rewards, values, places.steps, gamma=config.gamma, lam=config.lam, bootstrap=follows)
     returns = (advantages + values).masked_fill(~places.steps, 0.0)
     if config.whiten_advantages:
-        advantages = whiten(advantages, places.tokens, shift_mean=True, unbiased=config.unbiased)
+        size = torch.maximum(rewards.abs().amax(), values.abs().amax()) if width else None
+        advantages = whiten(advantages, places.tokens, shift_mean=True, unbiased=config.unbiased, size=size)
     return Credit(places, values, advantages, returns)

@@ -75,7 +75,7 @@ def _policy_step(
         new = wide(scored.padded(), mask)
         out = clipped_surrogate(new, old, found.credit.advantages[rows], low=low, high=high)
         each, shown = out.loss, {}
-        if config.kl.place == "loss":
+        if config.kl.place == "loss" and student.moved:  # before the first step it is 0, and its gradient
             each = each + found.coef * PENALTIES[config.kl.estimator](new, found.reference[rows])
         if config.entropy_bonus > 0 and scored.entropy is not None:
             entropy = wide(spread(scored.entropy, scored), mask)

@@ -11,7 +11,8 @@ Where this departs from common trainers:
    Their advantages are exactly 0, not a rounding error that AdamW would blow up.
 4. One row holds a prompt and all its replies, and the prompt is read once (``models/branches.py``).
 5. Everything random comes from (seed, step), so a killed run goes on with the same bits. A watcher may look
-   on; its 'no' ends the run at the last weights that it said 'yes' to.
+   on; its 'no' ends the run at the weights of its last look that was not a 'no': what it said of them ('yes',
+   or 'unknown') stands in the caveats.
 
     calibrant show train.grpo
 """
@@ -19,7 +20,7 @@ Where this departs from common trainers:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor
@@ -35,7 +36,7 @@ from calibrant.models.lora import LoRA, adapted
 from calibrant.models.rollouts import roll
 from calibrant.train import _group as group
 from calibrant.train._learner import Learner, Student, watched
-from calibrant.train._rl import KL, Shaping, cycle, judged, with_room
+from calibrant.train._rl import KL, Old, Shaping, cycle, judged, with_room
 
 _TRL = {"grpo": "sequence_mean", "bnpo": "micro_token_mean", "dr_grpo": "constant", "dapo": "token_mean"}
 
@@ -83,8 +84,9 @@ class GRPO(Frozen):
     """Another upper clip (DAPO: 0.28, 2503.14476). None: ``clip`` on both sides."""
     mask_truncated: bool = False
     """Replies that were cut off are compared with, but not learned from."""
-    old_logprobs: Literal["behaviour", "rescored"] = "behaviour"
-    """pi_old as the draw reported it, or from one more pass before learning."""
+    old_logprobs: Old = "auto"
+    """pi_old as the draw reported it (behaviour), or from one more pass before learning (rescored). auto: as
+    drawn in full precision, rescored in half, where the passes that draw and learn round differently."""
     watch_every: int = Field(default=10, ge=1)
     """Rounds between two looks of the watcher, where there is one."""
     kl: KL = KL(coef=0.0, place="loss", estimator="k3")
@@ -124,7 +126,7 @@ class GRPOResult(Result):
     """The tuned OpenLM, live, under an identity of its own."""
 
 
-@technique(version=1)
+@technique(version=2)
 def grpo(
     model: OpenLM,
     prompts: Prompts,
@@ -153,8 +155,7 @@ def grpo(
         sampling = group.sampling(config.max_tokens, config.temperature, run.seed, step)
         drawn = roll(policy, [rows[i].prompt for i in picked], config.samples, sampling)
         learner.spend(drawn.tokens * (1 + config.epochs), run)
-        rescored = config.old_logprobs == "rescored"
-        found = group.known(learner, judged(reward, drawn), model, config.shaping, rescored=rescored)
+        found = group.known(learner, judged(reward, drawn), model, config.shaping, config.old_logprobs)
         advantages = _advantages(found, config)
         learner.examples.note(step, picked, found.rolled, **found.columns(), advantage=advantages)
         if watch is not None and step % config.watch_every == 0:
@@ -201,7 +202,7 @@ def _term(student: Student, found: group.Round, advantages: Tensor, config: GRPO
         new = group.logprobs(student.module, found.rolled, part, old)
         out = clipped_surrogate(new, old, credit.expand_as(new), low=low, high=high)
         each = out.loss
-        if found.coef:
+        if found.coef and student.moved:  # before the first step the KL and its gradient are 0
             each = each + found.coef * PENALTIES[config.kl.estimator](new, found.reference[rows])
         share = AGGREGATIONS[config.aggregation](each, mask, window)
         return share, group.moved(found, rows, new, out, credit, window)

@@ -11,7 +11,8 @@ Where this departs from common trainers:
 3. Draw, policy and reference have one temperature.
 4. One row holds a prompt and both replies, and the prompt is read once (``models/branches.py``).
 5. Everything random comes from (seed, step), so a killed run goes on with the same bits. A watcher may look
-   on; its 'no' ends the run at the last weights that it said 'yes' to.
+   on; its 'no' ends the run at the weights of its last look that was not a 'no': what it said of them ('yes',
+   or 'unknown') stands in the caveats.
 
     calibrant show train.online_dpo
 """
@@ -34,6 +35,7 @@ from calibrant.maths.losses import chosen_nll
 from calibrant.maths.pair_losses import LOSSES, Option, check_options, pair_loss
 from calibrant.maths.pair_sums import PairSums, implicit_rewards
 from calibrant.maths.policy_losses import Window
+from calibrant.maths.rounding import alike
 from calibrant.models.branches import Branches
 from calibrant.models.checkpoint import Checkpoint
 from calibrant.models.fit import Fit
@@ -128,7 +130,7 @@ class OnlineDPOResult(Result):
     """The tuned OpenLM, live, under an identity of its own."""
 
 
-@technique(version=1)
+@technique(version=2)
 def online_dpo(
     model: OpenLM,
     prompts: Prompts,
@@ -160,7 +162,7 @@ def online_dpo(
         sampling = group.sampling(config.max_tokens, config.temperature, run.seed, step)
         drawn = roll(policy, [rows[i].prompt for i in picked], config.samples, sampling)
         learner.spend(drawn.tokens * (1 + config.epochs), run)
-        found = group.known(learner, judged(reward, drawn), model, shaping, rescored=False)
+        found = group.known(learner, judged(reward, drawn), model, shaping)
         best, worst = _ranked(found)
         learner.examples.note(step, picked, found.rolled, **found.columns(), side=_sides(found, best, worst))
         if watch is not None and step % config.watch_every == 0:
@@ -198,7 +200,7 @@ def online_dpo(
 def _ranked(found: group.Round) -> tuple[list[int], list[int]]:
     """Numbers of the best and of the worst reply to each prompt whose replies differ in score."""
     scores = found.grouped
-    told = (~group.flat(scores)).nonzero().flatten()
+    told = (~alike(scores)).nonzero().flatten()
     best, worst = (told * scores.shape[1] + at[told] for at in (scores.argmax(1), scores.argmin(1)))
     return best.tolist(), worst.tolist()
 

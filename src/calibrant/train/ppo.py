@@ -8,7 +8,8 @@ Where this departs from common trainers:
 4. One row holds a prompt and all its replies, and the unembedding is applied to scored tokens only.
 5. Policy and critic have an optimiser and a clip each. Everything random comes from (seed, step), so a killed
    run goes on with the same bits.
-6. A watcher may look on; its 'no' ends the run at the weights of its last look before.
+6. A watcher may look on; its 'no' ends the run at the weights of its last look that was not a 'no': what it
+   said of them ('yes', or 'unknown') stands in the caveats.
 
     calibrant run tour
 """
@@ -48,7 +49,7 @@ from calibrant.models.reward_model import RewardModel
 from calibrant.models.rollouts import roll
 from calibrant.train._critic import Start, open_critic
 from calibrant.train._learner import Learner, Student, Watch, watched
-from calibrant.train._rl import KL, Shaping, cycle, judged, with_room
+from calibrant.train._rl import KL, Old, Shaping, cycle, judged, with_room
 from calibrant.train._round import experience
 from calibrant.train._update import learn
 
@@ -96,8 +97,9 @@ class PPO(Frozen):
     """The score stands on the last generated token, or on the place after it (TRL up to 1.12)."""
     truncated: Literal["terminal", "bootstrap"] = "terminal"
     """What follows a reply that was cut off: nothing, or the critic's value of where it stood."""
-    old_logprobs: Literal["behaviour", "rescored"] = "behaviour"
-    """pi_old as the draw reported it, or from one more pass before learning."""
+    old_logprobs: Old = "auto"
+    """pi_old as the draw reported it (behaviour), or from one more pass before learning (rescored). auto: as
+    drawn in full precision, rescored in half, where the passes that draw and learn round differently."""
     whiten_advantages: bool = True
     """Advantages of a round get mean 0 and standard deviation 1 over its tokens."""
     unbiased: bool = True
@@ -163,7 +165,7 @@ class PPOResult(Result):
     """The tuned OpenLM, live, under an identity of its own."""
 
 
-@technique(version=1)
+@technique(version=2)
 def ppo(
     model: OpenLM,
     prompts: Prompts,
@@ -273,9 +275,4 @@ def _watched(watch: Watch | None, stopped: bool, steps: int) -> list[str]:
     """What to say of the watcher."""
     if watch is None:
         return ["nobody watched: whether the true quality rose with the reward was not looked at"]
-    if stopped and watch.verdict is not None:
-        return [
-            f"the watcher stopped the run at step {watch.seen} ({watch.verdict.reason}); "
-            f"the model is that of step {watch.good_step}"
-        ]
-    return [f"the watcher looked last at step {watch.seen} of {steps}; what came after it has not seen"]
+    return [watch.told(stopped, steps)]

@@ -37,6 +37,7 @@ from calibrant.core import (
 )
 from calibrant.data.rows import Pair, Preferences
 from calibrant.maths.reward_losses import bradley_terry, centring, group_mean, tie
+from calibrant.maths.rounding import negligible
 from calibrant.models.branches import shares, tokenised
 from calibrant.models.classifier import Classifier
 from calibrant.models.fit import Fit, Plan, Share, batches_of, fit, last
@@ -92,7 +93,7 @@ class RewardResult(Result):
     """The Reward, live, under the identity of its folder."""
 
 
-@technique(version=1)
+@technique(version=2)
 def reward(
     model: OpenLM,
     pairs: Preferences,
@@ -233,7 +234,8 @@ def normaliser(classifier: Classifier, task: Task) -> Normaliser:
     spread = exact.std(0, correction=1 if len(exact) > 1 else 0)
     return Normaliser(
         mean=tuple(exact.mean(0).tolist()),
-        std=tuple((s if s > 0 else 1.0) for s in spread.tolist()),  # all alike: nothing to scale by
+        # All alike, but for rounding: nothing to scale by.
+        std=tuple(torch.where(negligible(spread, exact.abs().amax(0)), 1.0, spread).tolist()),
         n=len(exact),
         data=task.reference,
     )

@@ -70,7 +70,7 @@ class RewardEnsemble(Frozen):
         return self
 
 
-@technique(version=1)
+@technique(version=2)
 def reward_ensemble(
     model: OpenLM,
     pairs: Preferences,

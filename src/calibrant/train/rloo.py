@@ -11,7 +11,8 @@ Where this departs from common trainers:
 3. Equal scores give advantages of exactly 0, not of a rounding error that AdamW would blow up.
 4. One row holds a prompt and all its replies, and the prompt is read once (``models/branches.py``).
 5. Everything random comes from (seed, step), so a killed run goes on with the same bits. A watcher may look
-   on; its 'no' ends the run at the last weights that it said 'yes' to.
+   on; its 'no' ends the run at the weights of its last look that was not a 'no': what it said of them ('yes',
+   or 'unknown') stands in the caveats.
 
     calibrant show train.rloo
 """
@@ -37,7 +38,7 @@ from calibrant.models.lora import LoRA, adapted
 from calibrant.models.rollouts import roll
 from calibrant.train import _group as group
 from calibrant.train._learner import Learner, Student, watched
-from calibrant.train._rl import KL, Shaping, cycle, judged, with_room
+from calibrant.train._rl import KL, Old, Shaping, cycle, judged, with_room
 
 
 class RLOO(Frozen):
@@ -74,8 +75,9 @@ class RLOO(Frozen):
     """Another upper clip. None: ``clip`` on both sides."""
     normalise_advantages: bool = False
     """Advantages of a round get mean 0 and standard deviation 1 (unbiased, plus 1e-4)."""
-    old_logprobs: Literal["behaviour", "rescored"] = "behaviour"
-    """pi_old as the draw reported it, or from one more pass before learning."""
+    old_logprobs: Old = "auto"
+    """pi_old as the draw reported it (behaviour), or from one more pass before learning (rescored). auto: as
+    drawn in full precision, rescored in half, where the passes that draw and learn round differently."""
     watch_every: int = Field(default=10, ge=1)
     """Rounds between two looks of the watcher, where there is one."""
     kl: KL = KL()
@@ -106,7 +108,7 @@ class RLOOResult(Result):
     """The tuned OpenLM, live, under an identity of its own."""
 
 
-@technique(version=1)
+@technique(version=2)
 def rloo(
     model: OpenLM,
     prompts: Prompts,
@@ -135,8 +137,7 @@ def rloo(
         sampling = group.sampling(config.max_tokens, config.temperature, run.seed, step)
         drawn = roll(policy, [rows[i].prompt for i in picked], config.samples, sampling)
         learner.spend(drawn.tokens * (1 + config.epochs), run)
-        rescored = config.old_logprobs == "rescored"
-        found = group.known(learner, judged(reward, drawn), model, config.shaping, rescored=rescored)
+        found = group.known(learner, judged(reward, drawn), model, config.shaping, config.old_logprobs)
         advantages = _advantages(found, config)
         learner.examples.note(step, picked, found.rolled, **found.columns(), advantage=advantages)
         if watch is not None and step % config.watch_every == 0:
