@@ -120,12 +120,13 @@ def _late(study: Study, tables: Sequence[Mapping[str, Any]], ledger: Ledger) -> 
 def _about(gates: Sequence[Entry], tables: Sequence[Mapping[str, Any]]) -> str:
     """System, policy, judges and data of the gates in words, and what their rules leave open."""
     rules = [rule for table in tables for rule in table["rules"]]
-    subjects = _once(
-        f"'{e.record.inputs['subject'].name}' ({e.record.inputs['subject'].digest[:12]})" for e in gates
-    )
+    subjects: dict[str, list[str]] = {}
+    for entry in gates:
+        subject = entry.record.inputs["subject"]
+        subjects.setdefault(subject.name, []).append(subject.digest[:12])
     open_ = _once(f"{key} of {rule['id']}" for rule in rules for key in _kinds(rule.get("unpinned", {})))
     parts = {
-        "System": subjects,
+        "System": [f"'{name}' ({', '.join(dict.fromkeys(d))})" for name, d in subjects.items()],
         "Policy": _once(f"'{e.record.inputs['policy'].name}'" for e in gates),
         "Judges": _once(rule.get("judge", "") for rule in rules),
         "Data": _once(rule.get("read", "") for rule in rules),

@@ -92,9 +92,13 @@ def open_items(name: str, options: Mapping[str, str]) -> Items:
         for b in range(10)
     ]
     rng = random.Random("items/core")
-    for number in range(100):
-        ask, answer = instruction(rng).turns[0]
-        rows.append(Item(id=f"instruction/{number}", chat=Chat.ask(ask), answer=answer, kind="instruction"))
+    asked: dict[str, str] = {}
+    while len(asked) < 100:  # the same instruction may be drawn again
+        asked.setdefault(*instruction(rng).turns[0])
+    rows += [
+        Item(id=f"instruction/{number}", chat=Chat.ask(ask), answer=answer, kind="instruction")
+        for number, (ask, answer) in enumerate(asked.items())
+    ]
     return Items(rows=tuple(rows), source="testbed:items/core")
 
 
