@@ -349,6 +349,19 @@ def test_a_password_in_an_address_enters_neither_ledger_nor_message(tmp_path):
         "api:http://user:hunter2@127.0.0.1:9/v1#m",
         "api:http://user:hunter2@127.0.0.1:9/v1?key=hunter2",
         "api:http://127.0.0.1:9/v1?key=hunter2#m",
+        *(
+            f"api:{scheme}://user:{word}@127.0.0.1:9/v1#m"
+            for scheme in ("HTTP", "ws", "https")
+            for word in (
+                "a/hunter2",
+                "hunter2/b",
+                "hunter2'b",
+                "hunter2#b",
+                "hunter2 b",
+                "a hunter2",
+                "@hunter2",
+            )
+        ),
     ):
         inputs = {"model": reference, "goals": GOALS, "judge": {"use": "measure.string_judge"}}
         record = execute(Job(id="leak", use="measure.refusal", inputs=inputs), Openers(ledger))

@@ -212,11 +212,47 @@ def endpoint():
 
 
 def test_an_api_model_talks_and_its_key_stays_in_the_environment(endpoint, tmp_path, monkeypatch):
-    monkeypatch.setenv("CALIBRANT_API_KEY_127_0_0_1", "secret-key")
-    monkeypatch.setenv("CALIBRANT_API_KEY_OTHER_HOST", "another-key")
-    reference = f"api:http://127.0.0.1:{endpoint.server_port}/v1#tiny-chat"
+    port = endpoint.server_port
+    monkeypatch.setenv(f"CALIBRANT_API_KEY_127_0_0_1_{port}", "secret-key")
+    for name in ("OTHER_HOST", "127_0_0_1", f"127_0_0_1_{port + 1}", f"127__0__0__1_{port}"):
+        monkeypatch.setenv(f"CALIBRANT_API_KEY_{name}", "another-key")
+    reference = f"api:http://127.0.0.1:{port}/v1#tiny-chat"
     identity, load = places.model(reference, tmp_path)
     assert [c.text for c in load().generate([Chat.ask("hello")])] == ["HELLO"]
     assert endpoint.keys == ["Bearer secret-key"] and "secret-key" not in identity.model_dump_json()
     _, unknown = places.model(reference.replace("tiny-chat", "tiny-chap"), tmp_path)
     assert "did you mean 'tiny-chat'" in failure(unknown)
+    monkeypatch.delenv(f"CALIBRANT_API_KEY_127_0_0_1_{port}")
+    _, bare = places.model(reference.replace("tiny-chat", "tiny-chap"), tmp_path)
+    assert f"a key for this address goes into $CALIBRANT_API_KEY_127_0_0_1_{port}" in failure(bare)
+    places.model(reference, tmp_path)[1]().generate([Chat.ask("hello")])
+    assert endpoint.keys[-1] is None
+
+
+def test_a_data_reference_stays_below_the_data_folder(tmp_path, monkeypatch):
+    root = tmp_path / "data"
+    (root / "own").mkdir(parents=True)
+    for path in (tmp_path / "secret.jsonl", root / "own" / "a.jsonl"):
+        path.write_text("{}")
+    (root / "own" / "out.jsonl").symlink_to(tmp_path / "secret.jsonl")
+    (root / "far").symlink_to(tmp_path)
+    (root / "own" / "near.jsonl").symlink_to(root / "own" / "a.jsonl")
+    (tmp_path / "link").symlink_to(root)
+    for folder in (root, tmp_path / "link"):
+        monkeypatch.setenv("CALIBRANT_DATA", str(folder))
+        assert places.data("data:own/a.jsonl").is_file() and places.data("data:own/near.jsonl").is_file()
+        for name in (
+            "..",
+            "../..",
+            "../secret.jsonl",
+            "own/../../secret.jsonl",
+            f"/{tmp_path}/secret.jsonl",
+            f"own/{tmp_path}/secret.jsonl",
+            "own/out.jsonl",
+            "far/secret.jsonl",
+            ".",
+            "",
+        ):
+            assert "leads outside $CALIBRANT_DATA" in failure(places.data, f"data:{name}"), name
+            assert "leads outside" in failure(places.rows, f"data:{name}", tmp_path)
+    assert "names no file" in failure(places.data, "data:own/\0")

@@ -7,6 +7,7 @@ import json
 import socket
 import threading
 import time
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -394,6 +395,31 @@ def test_the_key_is_read_at_call_time_and_never_shown(
         assert KEY[:12] not in (completion.error or "")
     shown = repr(model) + model.identity.model_dump_json() + config.model_dump_json()
     assert KEY not in shown
+
+
+def test_a_server_that_sends_the_key_back_gets_it_struck(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOY_KEY", KEY)
+    for text in (f"You sent: Bearer {KEY}", f"{b64encode(f'Bearer {KEY}'.encode()).decode()} is yours"):
+        for answer in (say(text), say(text, "content_filter"), as_json({"error": {"message": text}}, 400)):
+            server.answer = answer
+            (completion,) = model_at(server, api_key_env="TOY_KEY").generate([Chat.ask("x")])
+            shown = completion.model_dump_json()
+            assert KEY[4:] not in shown and text[20:40] not in shown
+    server.answer = say(f"You sent: Bearer {KEY}")
+    (completion,) = model_at(server, api_key_env="TOY_KEY").generate([Chat.ask("x")])
+    assert completion.text == "You sent: Bearer [key]"
+
+
+@pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
+def test_a_redirect_takes_the_key_nowhere(server: Server, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    monkeypatch.setenv("TOY_KEY", KEY)
+    for target in ("/v1/models", server.url.replace("127.0.0.1", "localhost") + "/v1/chat/completions"):
+        server.answer = raw(b"", code, location=target)
+        (completion,) = model_at(server, api_key_env="TOY_KEY", max_retries=0).generate([Chat.ask("x")])
+        assert completion.stop == "error" and f"HTTP {code}" in str(completion.error)
+    assert server.keys == [f"Bearer {KEY}"] * 2
 
 
 @pytest.mark.parametrize("value", [None, " ", "two\nlines", "schlüssel"])

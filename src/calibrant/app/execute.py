@@ -19,7 +19,7 @@ from calibrant.app.catalog import Signature, find_technique
 from calibrant.app.check import check_config, check_inputs
 from calibrant.app.lent import Context, LedgerRun, Progress, alone
 from calibrant.app.openers import Opened, Openers
-from calibrant.app.surroundings import hardware, utc, versions, without_secrets
+from calibrant.app.surroundings import hardware, utc, versions
 from calibrant.core import (
     CalibrantError,
     Estimate,
@@ -34,6 +34,7 @@ from calibrant.core import (
 from calibrant.core.digest import plain
 from calibrant.core.estimate import impossible
 from calibrant.core.record import Artifact, Failure, Input, job_digest, result_digest
+from calibrant.core.secrets import strike, strike_files, without_secrets
 from calibrant.data.columns import listed
 from calibrant.data.rows import Table
 
@@ -125,7 +126,7 @@ def _run(
             return _append(openers, _spent(draft, run), "failed", _failure(full))
         failure = Failure(
             type=type(error).__name__,
-            message=without_secrets(str(error)[:2000]),
+            message=without_secrets(str(error))[:2000],
             hint="this is a bug: report it",
         )
         _append(openers, _spent(draft, run), "crashed", failure)
@@ -143,7 +144,7 @@ def _draft(
     context: Context,
     started: float,
 ) -> Record:
-    settings = plain(config) if config is not None else {}
+    settings = strike(plain(config)) if config is not None else {}
     digests = {name: found.digest for name, found in inputs.items()}
     return Record(
         technique=job.use,
@@ -169,17 +170,20 @@ def _finished(
     openers: Openers, draft: Record, result: Result, run: LedgerRun, arguments: Mapping[str, Any]
 ) -> Record:
     # As it will read back: a NaN becomes None there.
-    found = {name: Estimate.model_validate(plain(one)) for name, one in result.metrics.items()}
+    found = {name: Estimate.model_validate(strike(plain(one))) for name, one in result.metrics.items()}
     faults = [fault for name, one in found.items() for fault in impossible(name, one)]
     if faults:
         raise NumericalError("; ".join(faults), hint="this is a bug: report it")
-    stored: tuple[Artifact, ...] = tuple(openers.ledger.store(path, path.name) for path in run.made())
+    made = run.made()
+    for path in made:
+        strike_files(path)
+    stored: tuple[Artifact, ...] = tuple(openers.ledger.store(path, path.name) for path in made)
     update = {
         "status": "finished",
-        "metrics": result.metrics,
-        "limits": (*result.caveats, *_refused(arguments), *_unused(arguments)),
+        "metrics": found,
+        "limits": tuple(strike([*result.caveats, *_refused(arguments), *_unused(arguments)])),
         "artifacts": stored,
-        "result": result_digest(result.metrics, stored),
+        "result": result_digest(found, stored),
     }
     return _spent(draft, run).model_copy(update=update)
 
@@ -230,5 +234,5 @@ def _failure(error: CalibrantError) -> Failure:
 
 
 def _input(found: Opened) -> Input:
-    told = {"digest": found.digest, "kind": found.kind, "parts": dict(found.parts), "name": found.name}
-    return Input(reference=without_secrets(plain(found.reference)), **told)
+    told = {"reference": plain(found.reference), "parts": dict(found.parts), "name": found.name}
+    return Input(digest=found.digest, kind=found.kind, **without_secrets(told))

@@ -6,14 +6,13 @@ What needs torch or pyarrow is loaded through the catalogue, so that finding a t
 from __future__ import annotations
 
 import os
-import re
 import tempfile
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
 from calibrant.app import catalog
 from calibrant.core import ConfigError, Identity, InputError
@@ -64,8 +63,6 @@ ORIGINS: dict[str, Origin] = {
     "moderation": Origin("github.com/openai/moderation-api-release @ f4ab51b5edd3", "samples.jsonl"),
 }
 """Data sets that studies name; other folders under $CALIBRANT_DATA work as data:NAME/FILE."""
-API_KEY = "CALIBRANT_API_KEY"
-"""Beginning of the names of the variables that hold keys; see ``key_variable``."""
 _OWN: dict[Any, Callable[..., Any]] = {
     Votes: votes_from,
     Attempts: attempts_from,
@@ -115,14 +112,29 @@ def data(reference: str) -> Path:
     origin = ORIGINS.get(name)
     root = os.environ.get("CALIBRANT_DATA", "")
     path = Path(root) / name / (inside or (origin.file if origin else ""))
-    if root and path.exists():
-        return path
+    if root:
+        _stay_inside(reference, path, Path(root))
+        if path.exists():
+            return path
     where = f"get it from {origin.source}" if origin else f"known names: {', '.join(ORIGINS)}"
     missing = f"{path} is not there" if root else "CALIBRANT_DATA is not set"
     raise InputError(
         f"'{reference}': {missing}{'' if origin else nearest(name, ORIGINS)}",
         hint=f"{where}, put it in a folder '{name}' and set CALIBRANT_DATA to the folder above",
     )
+
+
+def _stay_inside(reference: str, path: Path, root: Path) -> None:
+    """Refuse ``data:..``, absolute paths and links that lead out: such a file is not what the name says."""
+    try:
+        inside = path.resolve().is_relative_to(root.resolve()) and path.resolve() != root.resolve()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise InputError(f"'{reference}' names no file: {error}", hint="write data:NAME/FILE") from None
+    if not inside:
+        raise InputError(
+            f"'{reference}' leads outside $CALIBRANT_DATA",
+            hint="name a file below it, or give the file's own path: jsonl:PATH",
+        )
 
 
 def rows(reference: str, base: Path) -> Path:
@@ -227,25 +239,21 @@ def model(reference: str, base: Path) -> tuple[Identity, Load]:
     return identity, lambda: catalog.load("calibrant.testbed.nulls:open_null")(size, {"seed": seed})
 
 
-def key_variable(url: str) -> str:
-    """Name of the environment variable with the key for the host of ``url``: a key is for one host.
-
-    'https://api.example.com/v1' -> 'CALIBRANT_API_KEY_API_EXAMPLE_COM'.
-    """
-    host = urlsplit(url).hostname or ""
-    return f"{API_KEY}_{re.sub(r'[^A-Za-z0-9]', '_', host).upper()}"
-
-
 def _api_model(url: str, served: str) -> tuple[Identity, Load]:
     """A model behind an endpoint; loading it asks the endpoint once whether it is there."""
     # Read from the environment at each call; it enters no config and no record, and goes to its host alone.
-    variable = key_variable(url)
+    variable = catalog.load("calibrant.models.keys:key_variable")(url)
     key = variable if variable in os.environ else None
     config = catalog.load("calibrant.models.api:ApiConfig")(api_key_env=key)
     talker = catalog.load("calibrant.models.api:ApiModel").open(url, served, config)
 
     def checked() -> Any:
-        talker.check()
+        try:
+            talker.check()
+        except InputError as error:
+            if key is None and variable:
+                error.hint += f"; a key for this address goes into ${variable}"
+            raise
         return talker
 
     return talker.identity, checked

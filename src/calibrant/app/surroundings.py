@@ -4,31 +4,15 @@ from __future__ import annotations
 
 import os
 import platform
-import re
 import sys
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 from calibrant.core import digest
 from calibrant.core.digest import digest_file
-
-_SECRETS = re.compile(r"(https?://)(?:[^/@\s'\"#]+@)?([^?#\s'\"]*)(?:\?[^#\s'\"]*)?")
-
-
-def without_secrets(value: Any) -> Any:
-    """``value`` with the user part and the query of every URL in it left out: keys hide in both."""
-    if isinstance(value, str):
-        return _SECRETS.sub(r"\1\2", value)
-    if isinstance(value, Mapping):
-        return {key: without_secrets(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [without_secrets(inner) for inner in value]
-    return value
 
 
 @cache

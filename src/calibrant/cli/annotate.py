@@ -13,6 +13,7 @@ import typer
 from calibrant.app import catalog
 from calibrant.cli import render
 from calibrant.core import Chat, InputError
+from calibrant.core.shown import visible
 from calibrant.data.columns import listed
 from calibrant.data.human_labels import Queue, Queued, is_queue, read_queue
 from calibrant.data.rows import Preferences, Table
@@ -184,11 +185,6 @@ def _export(comparisons: Preferences, votes: Path, pairs: Path) -> None:
     _say(
         f"{done.written} pairs written to {pairs}; {done.undecided} undecided, {done.unvoted} without a vote"
     )
-
-
-def visible(text: str) -> str:
-    """``text`` with control and invisible characters spelt out: an output cannot steer the terminal."""
-    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
 
 
 def _say(text: str) -> None:

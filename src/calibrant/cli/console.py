@@ -11,8 +11,9 @@ import typer
 from calibrant.app import catalog, places
 from calibrant.app.openers import Openers
 from calibrant.cli import render
-from calibrant.cli.annotate import Ignore, tell_unused, visible
+from calibrant.cli.annotate import Ignore, tell_unused
 from calibrant.core import LM, InputError, Judge, Sampling
+from calibrant.core.shown import visible
 from calibrant.data.rows import Goals
 from calibrant.ledger import Ledger
 

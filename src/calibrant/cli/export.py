@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -12,8 +10,7 @@ import typer
 
 from calibrant.app import catalog
 from calibrant.cli import render
-from calibrant.cli.annotate import visible
-from calibrant.core.digest import plain
+from calibrant.core.shown import visible
 from calibrant.ledger import Ledger
 
 
@@ -47,7 +44,7 @@ def export(
     write = catalog.load("calibrant.app.export:export")
     done = write(source, to.value, out, ledger=Ledger(ledger), study=study, reveal=reveal)
     if as_json:
-        sys.stdout.write(json.dumps(plain(done), indent=2, ensure_ascii=False) + "\n")
+        render.json_of(done)
         return
     _say(
         f"{done.attempts} attempts on {done.target or 'an unnamed target'}: {done.successes} succeeded, "

@@ -5,7 +5,6 @@ Exit status: 0 pass, 1 fail, 2 inconclusive, 3 tool error. ``--json`` wherever a
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import traceback
@@ -20,7 +19,6 @@ from calibrant.app.check import check_study
 from calibrant.app.execute import execute
 from calibrant.app.openers import Openers
 from calibrant.app.study import Outcome, finished_jobs, load_study, run_study
-from calibrant.app.surroundings import without_secrets
 from calibrant.app.verdict import gate_table
 from calibrant.cli import render
 from calibrant.cli.annotate import annotate
@@ -29,6 +27,8 @@ from calibrant.cli.export import export
 from calibrant.cli.progress import Shown
 from calibrant.core import CalibrantError, ConfigError, Job
 from calibrant.core.digest import plain
+from calibrant.core.secrets import without_secrets
+from calibrant.core.shown import harmless
 from calibrant.govern.gate import exit_code
 from calibrant.ledger import Ledger, verify
 
@@ -48,16 +48,12 @@ _Usage: Any = typer.BadParameter.__base__
 STOPPED = "Stopped. Finished jobs are kept: run the same command again to go on."
 
 
-def _print(value: Any) -> None:
-    sys.stdout.write(json.dumps(plain(value), indent=2, ensure_ascii=False) + "\n")
-
-
 @app.command()
 def ls(as_json: Json = False) -> None:
     """List techniques, behaviours and packaged studies."""
     found = listing.everything()
     if as_json:
-        _print(found)
+        render.json_of(found)
     else:
         render.listing(found)
 
@@ -67,7 +63,7 @@ def show(name: str, as_json: Json = False) -> None:
     """Explain a technique or behaviour: inputs, config, defaults."""
     found = listing.describe(name)
     if as_json:
-        _print(found)
+        render.json_of(found)
     else:
         render.description(found)
 
@@ -80,7 +76,7 @@ def check(
     loaded = load_study(study, changes or [])
     problems = check_study(loaded, allow_python=allow_python, files=True)
     if as_json:
-        _print({"study": loaded.name, "problems": problems})
+        render.json_of({"study": loaded.name, "problems": problems})
     elif not problems:
         runs = sum(len(job.runs()) for job in loaded.job)
         render.OUT.print(f"{loaded.name}: {runs} runs of {len(loaded.job)} jobs, no problem found")
@@ -130,7 +126,7 @@ def _finish(outcome: Outcome, ledger: Ledger, as_json: bool) -> None:
     page = str(catalog.load("calibrant.app.pages:write")(outcome, ledger))
     if as_json:
         rows = [listing.row(entry) for _, entry in outcome.runs]
-        _print({"verdict": outcome.verdict, "page": page, "reused": outcome.reused, "records": rows})
+        render.json_of({"verdict": outcome.verdict, "page": page, "reused": outcome.reused, "records": rows})
     else:
         finished = [(job.seed, e) for job, e in outcome.runs if e.record.status == "finished"]
         gates = [(s, gate_table(e, ledger)) for s, e in finished if e.record.technique == "govern.gate"]
@@ -155,11 +151,11 @@ def log(
     """List the records of a ledger, or show one of them."""
     store = Ledger(ledger)
     if record:
-        _print(store.get(record).record.statement())
+        render.json_of(store.get(record).record.statement())
         return
     rows = [listing.row(entry) for entry in store.entries()]
     if as_json:
-        _print(rows)
+        render.json_of(rows)
     else:
         render.log(rows)
 
@@ -188,7 +184,7 @@ def gate(
         raise CalibrantError(record.failure.message, hint=record.failure.hint)
     table = gate_table(store.get(record.digest), store)
     if as_json:
-        _print(table)
+        render.json_of(table)
     else:
         render.gate(table)
     raise typer.Exit({"yes": 0, "no": 1, "unknown": 2}[table["verdict"]["answer"]])
@@ -199,7 +195,7 @@ def verify_command(ledger: Where = LEDGER, as_json: Json = False) -> None:
     """Check that every record and stored file of a ledger is intact."""
     report = verify(ledger)
     if as_json:
-        _print({**plain(report), "verdict": plain(report.verdict)})
+        render.json_of({**plain(report), "verdict": plain(report.verdict)})
     else:
         for line in (*report.notices, *report.problems):
             render.OUT.print(line, markup=False)
@@ -214,7 +210,7 @@ def status(ledger: Where = LEDGER, as_json: Json = False) -> None:
     """How a ledger stands: records, studies, what was begun and not finished."""
     found = listing.status(Ledger(ledger))
     if as_json:
-        _print(found)
+        render.json_of(found)
     else:
         for key, value in found.items():
             render.OUT.print(f"{key}: {value}", markup=False)
@@ -236,7 +232,7 @@ def main(arguments: list[str] | None = None) -> None:
         code = _invoke(sys.argv[1:] if arguments is None else arguments)
         sys.stdout.flush()
     except CalibrantError as error:
-        sys.stderr.write(f"calibrant: {without_secrets(str(error))}\n")
+        sys.stderr.write(harmless(f"calibrant: {without_secrets(str(error))}\n"))
         code = 3
     except _Usage as error:
         error.show()
@@ -248,7 +244,7 @@ def main(arguments: list[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 3
     except Exception:  # noqa: BLE001
-        traceback.print_exc()
+        sys.stderr.write(harmless(without_secrets(traceback.format_exc())))
         sys.stderr.write("calibrant: this is a bug; please report it with the lines above\n")
         code = 3
     sys.exit(code)

@@ -8,6 +8,8 @@ from typing import IO
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from calibrant.core.shown import harmless
+
 
 class Shown:
     """Called with job id, done, total and a note; use it as a context manager."""
@@ -40,6 +42,7 @@ class Shown:
 
     def __call__(self, job: str, done: int, total: int, note: str) -> None:
         """Show that ``done`` of ``total`` steps of ``job`` are done."""
+        note = harmless(note)
         if self._bar is not None:
             if job not in self._tasks:
                 for old in self._tasks.values():

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from calibrant.app.execute import NOT_USED
 from calibrant.app.listing import hazards, headline
 from calibrant.app.study import Outcome
 from calibrant.core import Estimate
+from calibrant.core.digest import plain
+from calibrant.core.shown import harmless, harmless_json
 
 
 class _Out(Console):
     def on_broken_pipe(self) -> None:
         """Let the command line answer: rich would leave with 1, which means 'fail' here."""
         raise BrokenPipeError
+
+    def render_str(self, text: str, **how: Any) -> Text:
+        """No text that is printed steers the terminal or holds a key: rich lets an ESC pass."""
+        return super().render_str(harmless(text), **how)
 
 
 OUT = _Out(soft_wrap=True, highlight=False)
@@ -29,6 +37,11 @@ ANSWERS = ("measure.preference",)
 _LINES = 8
 """Most lines that are shown of what one rule leaves open."""
 _COLOURS = {"yes": "green", "no": "red", "unknown": "yellow"}
+
+
+def json_of(value: Any) -> None:
+    """Print ``value`` for a program."""
+    sys.stdout.write(harmless_json(json.dumps(plain(value), indent=2, ensure_ascii=False)) + "\n")
 
 
 def listing(found: dict[str, dict[str, str]]) -> None:

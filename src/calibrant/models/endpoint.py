@@ -23,6 +23,7 @@ from pydantic import Field
 
 from calibrant.core.config import Frozen
 from calibrant.core.errors import InputError
+from calibrant.core.secrets import strike
 
 _tls = functools.cache(httpx.create_ssl_context)  # costs tens of milliseconds: once a process
 
@@ -96,9 +97,10 @@ class Endpoint:
     def __init__(self, url: str, config: ApiConfig, pacing: Pacing) -> None:
         self.url = endpoint_url(url)
         parsed = httpx.URL(self.url)
-        if config.api_key_env and parsed.scheme == "http" and parsed.host not in _LOOPBACK:
+        host = parsed.raw_host.decode("ascii")  # ``host`` decodes Punycode, and raises where it is none
+        if config.api_key_env and parsed.scheme == "http" and host not in _LOOPBACK:
             raise InputError(
-                f"a key would go to {parsed.host} unencrypted",
+                f"a key would go to {host} unencrypted",
                 hint="use https://, or take the key away for a server that wants none",
             )
         self._config = config
@@ -167,7 +169,7 @@ class Endpoint:
         if response.status_code != 200:
             raise self._refused(response, raw)
         try:
-            return json.loads(raw)
+            return strike(json.loads(raw), key)  # some servers send back what they were sent
         except (ValueError, RecursionError):
             hint = "see that the URL leads to the API and not to a web page"
             raise EndpointError(f"the answer is not JSON: {self.quote(raw)}", hint=hint) from None
@@ -239,12 +241,14 @@ def endpoint_url(url: str) -> str:
     hint = "give the address alone, such as http://localhost:8000/v1; keys go through api_key_env"
     try:
         parsed = httpx.URL(url)
-    except httpx.InvalidURL as error:
-        raise InputError(f"the endpoint is not a URL: {error}", hint=hint) from None
-    if parsed.scheme not in ("http", "https") or not parsed.host:
+    except httpx.InvalidURL:  # its words may hold a part of a password
+        raise InputError("the endpoint is not a URL", hint=hint) from None
+    if parsed.scheme not in ("http", "https") or not parsed.raw_host:
         raise InputError("the endpoint must start with http:// or https:// and name a host", hint=hint)
     if parsed.userinfo or parsed.query or parsed.fragment:
-        raise InputError(f"the URL of {parsed.host} carries a password, query or fragment", hint=hint)
+        raise InputError(
+            f"the URL of {parsed.raw_host.decode('ascii')} carries a password, query or fragment", hint=hint
+        )
     path = parsed.path.rstrip("/").removesuffix("/chat/completions")
     return str(parsed.copy_with(path=path or "/v1")).rstrip("/")
 
@@ -268,8 +272,7 @@ def quote(text: object, key: str = "") -> str:
     """One line of at most 200 characters, with the key struck out: servers like to echo it."""
     plain = text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text)
     plain = plain.encode("utf-8", "replace").decode()  # a lone surrogate could not be written later
-    if key:
-        plain = plain.replace(key, "[key]")
+    plain = strike(plain, key)
     return " ".join(plain[:2000].split())[:200]
 
 

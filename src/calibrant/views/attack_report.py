@@ -12,6 +12,7 @@ from typing import NamedTuple
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from calibrant.core import Attempt, Estimate
+from calibrant.core.shown import harmless, visible
 from calibrant.formats.findings import Finding, Report, by_goal, together
 from calibrant.formats.sarif import level
 from calibrant.views import words
@@ -44,7 +45,7 @@ def attack_page(report: Report) -> str:
     hazards = list(dict.fromkeys(finding.hazard for finding in report.findings))
     reached = list(_hits(report))
     outcomes = [attempt.outcome for attempt in report.attempts]
-    return _TEMPLATE.render(
+    page = _TEMPLATE.render(
         report=report,
         hazards=hazards,
         rows=_rows(report, hazards),
@@ -56,16 +57,12 @@ def attack_page(report: Report) -> str:
         tone=_tone,
         words=words,
     )
+    return harmless(page)
 
 
 def html(report: Report) -> bytes:
     """The page as the bytes of a file."""
-    return attack_page(report).encode("utf-8", "replace")
-
-
-def visible(text: str) -> str:
-    """``text`` with control, invisible and direction characters spelt out."""
-    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
+    return attack_page(report).encode()
 
 
 def _rows(report: Report, hazards: list[str]) -> list[Row]:

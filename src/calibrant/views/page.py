@@ -19,6 +19,7 @@ from pydantic import Field
 
 from calibrant.core.config import Frozen
 from calibrant.core.record import Entry, Record
+from calibrant.core.shown import harmless
 from calibrant.core.verdict import Answer, Verdict
 from calibrant.views import words
 from calibrant.views.curves import Budget, Curve
@@ -157,7 +158,7 @@ class Limit(NamedTuple):
 def page(study: StudyView) -> str:
     """The whole page. Equal studies give equal bytes."""
     anchors = {words.anchor(entry.digest) for entry in study.entries}
-    return (
+    return harmless(
         _TEMPLATE.render(
             study=study,
             answer=_answer(study),
@@ -174,8 +175,6 @@ def page(study: StudyView) -> str:
             deciding=lambda rule: _deciding(rule, study.entries),
             words=words,
         )
-        .encode("utf-8", "replace")
-        .decode("utf-8")
     )
 
 
