@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.stats import t as student
 
 from calibrant.core import InputError, NumericalError
-from calibrant.stats import mean, rate
+from calibrant.stats import mean, proportion_interval, rate
 from calibrant.stats.bootstrap import UNBOUNDED, bootstrap_t
 
 LABEL = {"better": "higher", "unit": "item"}
@@ -125,6 +125,38 @@ def test_one_odd_value_widens_rather_than_vanishes():
     """One 1 among fifty 0: a third of resamples lack it, which may not read as certainty."""
     found = mean([0.0] * 49 + [1.0], bounds=(0.0, 1.0), **LABEL)
     assert found.high >= rate([False] * 49 + [True], **LABEL).high
+
+
+def test_yes_or_no_scores_get_the_exact_interval():
+    """448 of 450: Clopper-Pearson says [.984, .9995], the bootstrap [0, .9998]."""
+    values = [1.0] * 448 + [0.0] * 2
+    found = mean(values, bounds=(0.0, 1.0), **LABEL)
+    assert (found.low, found.high) == proportion_interval(448, 450)
+    assert found.low == pytest.approx(0.98404, abs=1e-5)
+    assert (found.method, found.reason) == ("clopper-pearson", "")
+    scaled = mean([-1 + 3 * v for v in values], bounds=(-1.0, 2.0), **LABEL)
+    assert (scaled.low, scaled.high) == pytest.approx((-1 + 3 * found.low, -1 + 3 * found.high))
+    open_ = mean([*values, None], bounds=(0.0, 1.0), **LABEL)
+    assert (open_.low, open_.high) == (proportion_interval(448, 451)[0], proportion_interval(449, 451)[1])
+    assert mean([*values, None], bounds=(0.0, 1.0), **LABEL).missing == 1
+
+
+def test_yes_or_no_scores_in_clusters_get_gaffkes():
+    """Two of 90 clusters deviate, wholly or in one of five: no end is open, and a whole one may be unseen."""
+    names = [str(i // 5) for i in range(450)]
+    whole = mean([1.0] * 440 + [0.0] * 10, clusters=names, bounds=(0.0, 1.0), **LABEL)
+    assert (whole.low, whole.high) == pytest.approx(proportion_interval(88, 90), abs=2e-3)
+    assert (whole.method, whole.clusters) == ("gaffke", 90)
+    spread = [1.0] * 444 + [0.0] + [1.0] * 4 + [0.0]
+    part = mean(spread, clusters=names, bounds=(0.0, 1.0), **LABEL)
+    assert 0.95 < part.low < 0.025 ** (1 / 90) < 448 / 450 < part.high < 1
+
+
+def test_a_few_ties_among_many_wins_leave_no_end_open():
+    """Scores of three values, all but two at the top: the bootstrap's low end would be 0."""
+    found = mean([1.0] * 448 + [0.5] * 2, bounds=(0.0, 1.0), **LABEL)
+    assert 0.98 < found.low < found.value < found.high <= 1
+    assert found.method == "bootstrap-t"
 
 
 def test_three_unequal_units_leave_both_ends_open():

@@ -113,6 +113,29 @@ def bootstrap_mean(repetitions, counts, resamples=1000):
     return cells
 
 
+def few_deviants(repetitions, groups):
+    """All but 1 to 3 units expected at one end of (0, 1): alone or in clusters of five that mostly agree.
+
+    The deviants stand at the other end, or halfway (a tie). ``groups``: numbers of units, or of clusters.
+    """
+    rng, cells, known = np.random.default_rng(4), {}, {}
+    for n, deviants, place, icc in itertools.product(groups, (1, 2, 3), (0.0, 0.5), (None, 0.9)):
+        size, p = (1, deviants / n) if icc is None else (5, deviants / n / 5)
+        codes = np.repeat(np.arange(n), size)
+        truth, held = 1 - p * (1 - place), 0
+        for _ in range(repetitions):
+            odd = latent(rng, codes, icc or 0.0) < ndtri(p)
+            # Which clusters they are in makes no difference, so equal tables are computed once.
+            table = (n, place, size, *sorted(np.bincount(codes[odd], minlength=0).tolist()))
+            if table not in known:
+                names = None if icc is None else [str(c) for c in codes]
+                values = np.where(odd, place, 1.0).tolist()
+                known[table] = mean(values, clusters=names, bounds=(0.0, 1.0), resamples=1000, **LABEL)
+            held += known[table].low <= truth <= known[table].high
+        cells[n, deviants, place, icc] = held / repetitions
+    return cells
+
+
 def clustered_difference(repetitions, counts):
     """Tango at the effective n: clusters of five pairs, few to many changes."""
     rng, cells = np.random.default_rng(3), {}
@@ -164,6 +187,15 @@ def test_quick_worst_case():
     assert report("worst case, quick", censored_rate(150))[1] >= 0.95 - monte_carlo_error(150)
 
 
+def test_quick_few_deviants():
+    """Of 450 units summed exactly; of 20, and of 20 clusters, simulated."""
+    ends = [mean([0.0] * x + [1.0] * (450 - x), bounds=(0.0, 1.0), **LABEL) for x in range(31)]
+    for deviants in (1, 2, 3):
+        chance = binom.pmf(np.arange(31), 450, deviants / 450)
+        assert sum(chance * [e.low <= 1 - deviants / 450 <= e.high for e in ends]) >= 0.95
+    assert report("few deviants, quick", few_deviants(60, (20,)))[1] >= 0.95 - monte_carlo_error(60)
+
+
 def test_quick_approximate():
     """A few hundred repetitions: wide of the mark only if something is broken."""
     assert report("korn-graubard, quick", clustered_rate(200, ((20, 10),)))[0] >= 0.93
@@ -189,6 +221,12 @@ def test_bootstrap_in_the_long_run():
     average, worst = report("bootstrap-t", bootstrap_mean(LONG, (8, 20, 50)))
     assert 0.94 <= average <= 0.96
     assert worst >= 0.91
+
+
+@pytest.mark.slow
+def test_few_deviants_in_the_long_run():
+    cells = few_deviants(LONG, (20, 200))
+    assert report("few deviants", cells)[1] >= 0.95 - monte_carlo_error(LONG)
 
 
 @pytest.mark.long

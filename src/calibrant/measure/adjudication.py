@@ -80,7 +80,7 @@ class Case(NamedTuple):
     """What they said."""
 
 
-@technique(version=1)
+@technique(version=2)
 def adjudication(
     attempts: Attempts,
     labels: HumanLabels | None = None,

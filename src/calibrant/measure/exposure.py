@@ -97,7 +97,7 @@ class ExposureResult(Result):
     """One row a canary, in order; also stored as ``canaries.jsonl``."""
 
 
-@technique(version=1)
+@technique(version=2)
 def exposure(
     model: ScoringLM, canaries: Canaries, config: Exposure = Exposure(), run: Run = Quiet()
 ) -> ExposureResult:

@@ -60,7 +60,7 @@ class JudgeCardResult(Result):
     """Every check of the labels; also the artefact 'integrity.jsonl'."""
 
 
-@technique(version=1)
+@technique(version=2)
 def judge_card(
     labels: GradedReplies,
     judge: Judge,

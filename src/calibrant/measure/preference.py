@@ -37,7 +37,7 @@ class PreferenceResult(Result):
     """yes = the implicit reward's interval lies above .50 and above both length baselines."""
 
 
-@technique(version=1)
+@technique(version=2)
 def preference(
     model: OpenLM,
     pairs: Preferences,

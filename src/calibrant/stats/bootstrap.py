@@ -5,6 +5,11 @@ linearised standard error of a ratio mean and whole clusters drawn. Chosen on co
 50 clusters of normal, exponential, skewed bounded and five-point scores (equal, unequal, single; 500
 repetitions a cell) it covered 94.6% on average (worst cell 91.6%), cluster-robust t 93.2% (87.6%),
 BCa 89.1% (79.0%), percentile 88.8% (78.6%).
+
+Where few units carry all the spread, as for 448 yes of 450, resamples without them have none, and an end of
+the bootstrap is open. So yes-or-no scores (every score at one end of ``bounds``) never get it: they get
+Clopper-Pearson's exact interval, with clusters Gaffke's (``calibrant.stats._confidence``), which is exact in
+the same sense; and of other scores within bounds, an end that stays open is Gaffke's.
 """
 
 from __future__ import annotations
@@ -15,6 +20,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from calibrant.core import Estimate, InputError
+from calibrant.stats._confidence import bounded_ends
 from calibrant.stats._sample import (
     Better,
     Codes,
@@ -48,6 +54,10 @@ def mean(
 ) -> Estimate:
     """Mean of ``values`` (n,) with a bootstrap-t interval; whole clusters are drawn where named.
 
+    Where every value is at one end of ``bounds``, as yes or no is, the interval is exact: Clopper-Pearson,
+    with clusters Gaffke's. With 1 to 3 deviants expected, the other end or a tie, among 20 to 450 units or
+    clusters of 5 that are independent or agree (54 cells, 10,000 runs each) it covers 98.6%, worst 96.3%.
+
     ``bounds`` is the range that a score can take. With it, a missing value (None) lies at its lower end
     for ``low`` and its upper end for ``high``; without it missing values are dropped and ``reason``
     says how many. ``value`` is the mean of what was answered. Order never matters.
@@ -69,6 +79,8 @@ def mean(
     floor, ceiling = bounds or UNBOUNDED
     worst = (np.where(gaps, floor, seen), np.where(gaps, ceiling, seen))
     low, high, remark = ends(worst, codes, level, bounds, resamples, seed)
+    exact = "clopper-pearson" if codes is None else "gaffke"
+    drawn = "bootstrap-t" if codes is None else "cluster-bootstrap-t"
     answered = seen.size - int(gaps.sum())
     return Estimate(
         value=math.fsum(seen[~gaps]) / answered if answered else None,
@@ -79,7 +91,7 @@ def mean(
         clusters=cluster_count(codes),
         missing=seen.size - answered,
         reason=sentence([none_answered(seen.size, answered, "value"), remark]),
-        method="bootstrap-t" if codes is None else "cluster-bootstrap-t",
+        method=exact if at_the_ends(worst, bounds) else drawn,
         unit=unit,
         better=better,
         null_value=null_value,
@@ -102,7 +114,12 @@ def ends(
     known = np.isfinite(worst[0]) & np.isfinite(worst[1])
     limits = bounds or UNBOUNDED
     (low, high), remark = limits, ""
-    if known.any():
+    if at_the_ends(worst, bounds) and known.size > 1 and cluster_count(codes) != 1:
+        low, high = gaffke(worst, codes, level, limits)
+        agree = "all independent units agree: the ends allow for units that differ unseen"
+        if np.array_equal(*worst) and np.ptp(worst[0]) == 0:
+            remark = agree
+    elif known.any():
         kept = None if codes is None else cluster_of(codes[known])
         low, high, remark = bootstrap_t(worst[0][known], kept, level, limits, resamples, seed)
         if not np.array_equal(worst[0][known], worst[1][known]):
@@ -138,7 +155,26 @@ def bootstrap_t(
         return low, high, f"all independent units agree, so no bootstrap: {rest} units that differ unseen"
     ratios = _studentised(totals, sizes, counts, (centre, error, scale), resamples, seed)
     below, above = np.quantile(ratios, [tail, 1 - tail], method="inverted_cdf")
-    return max(floor, centre - float(above) * error), min(ceiling, centre - float(below) * error), ""
+    low, high = centre - float(above) * error, centre - float(below) * error
+    if math.isfinite(floor) and not (math.isfinite(low) and math.isfinite(high)):
+        # Few units carry all the spread: an end that no resample closes is that of the exact method.
+        least, most = gaffke((values, values), codes, level, bounds)
+        low, high = (low if math.isfinite(low) else least), (high if math.isfinite(high) else most)
+    return max(floor, low), min(ceiling, high), ""
+
+
+def at_the_ends(worst: tuple[Floats, Floats], bounds: Bounds | None) -> bool:
+    """Whether every score is one end of ``bounds``, as yes or no is; False where there are no scores."""
+    return bounds is not None and worst[0].size > 0 and bool(np.isin(worst, bounds).all())
+
+
+def gaffke(
+    worst: tuple[Floats, Floats], codes: Codes | None, level: float, bounds: Bounds
+) -> tuple[float, float]:
+    """Gaffke's interval for the mean of scores (n,) within ``bounds``; low end from ``worst[0]``."""
+    floor, width = bounds[0], bounds[1] - bounds[0]
+    low, high = bounded_ends(((worst[0] - floor) / width, (worst[1] - floor) / width), codes, level)
+    return floor + width * low, floor + width * high
 
 
 def _studentised(

@@ -33,7 +33,7 @@ _DRAWS = 4000
 def pair_accuracy(
     margins: Sequence[float], *, clusters: Sequence[str] | None = None, level: float = 0.95
 ) -> Estimate:
-    """Share of pairs with a margin above 0, ties 1/2, by a (cluster) bootstrap-t. Chance is .5.
+    """Share of pairs with a margin above 0, ties 1/2; interval as in ``mean``. Chance is .5.
 
     Raises:
         NumericalError: a margin is NaN or infinite. InputError: lists of different length, a bad level.

@@ -37,7 +37,7 @@ class LensResult(Result):
     """Metrics 'top1_agreement/layer_i', 'kl_to_final/layer_i' and 'answer_probability/layer_i'."""
 
 
-@technique(version=1)
+@technique(version=2)
 def lens(model: OpenLM, items: Items, config: Lens = Lens(), run: Run = Quiet()) -> LensResult:
     """Read every layer of ``model`` at the positions that predict each item's answer.
 
