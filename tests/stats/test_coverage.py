@@ -223,7 +223,7 @@ def test_bootstrap_in_the_long_run():
     assert worst >= 0.91
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_few_deviants_in_the_long_run():
     cells = few_deviants(LONG, (20, 200))
     assert report("few deviants", cells)[1] >= 0.95 - monte_carlo_error(LONG)
