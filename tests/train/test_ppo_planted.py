@@ -86,6 +86,7 @@ def test_a_planted_wish_is_met_as_far_as_its_price_allows(four, tmp_path):
     assert all(estimate.method == "point" for estimate in result.metrics.values())
 
 
+@pytest.mark.slow
 def test_without_a_price_it_goes_all_the_way(four, tmp_path):
     result = tuned(four, tmp_path, Likes(), 0.0, steps=20)
     assert rates(result.model)["ember"] > 0.9
@@ -120,6 +121,7 @@ def test_a_reward_that_likes_all_alike_favours_no_word(four, null, tmp_path):
     null(shifts, wish)
 
 
+@pytest.mark.slow
 def test_an_entropy_bonus_holds_words_up(four, tmp_path):
     """Against a reward for one word and no price, the bonus leaves more of the others."""
     plain, kept = (

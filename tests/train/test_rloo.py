@@ -39,6 +39,8 @@ from calibrant.train._rl import KL
 from calibrant.train.rloo import RLOO, rloo
 from calibrant.train.sft import SFT, sft
 
+SLOW = pytest.mark.slow
+
 WORDS = ("ember", "dusk", "rook", "sable")
 ASKED = tuple(f"how do i {verb} the {thing}?" for verb in ("mend", "paint", "find", "open")
               for thing in ("barn", "mill", "cave", "deed"))  # fmt: skip
@@ -392,7 +394,7 @@ def everything(work):
     return {path.name: digest_path(path) for path in sorted((work / "artifacts").iterdir())}
 
 
-@pytest.mark.parametrize("step", [1, 3, 4])
+@pytest.mark.parametrize("step", [pytest.param(1, marks=SLOW), 3, pytest.param(4, marks=SLOW)])
 def test_a_killed_run_goes_on_with_the_same_bits(model, monkeypatch, tmp_path, step):
     monkeypatch.setattr(checkpoint, "EVERY", 0.0)
     fresh = Log(tmp_path / "whole")
