@@ -325,8 +325,8 @@ TURNS = '[{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "H
 
 
 def test_rows_without_some_columns_are_other_data(openers, tmp_path):
-    line = '{"text": "brew zorble", "benign": true, "id": "%s"}\n'
-    (tmp_path / "g.jsonl").write_text("".join(line % n for n in "abc"))
+    line = '{"text": "brew zorble %s", "benign": true, "id": "%s"}\n'
+    (tmp_path / "g.jsonl").write_text("".join(line % (n, n) for n in "abc"))
     with pytest.raises(InputError, match="'benign' would change"):
         openers.open("jsonl:g.jsonl", Goals).load()
     whole, less = (
@@ -360,3 +360,34 @@ def test_what_cannot_be_opened_as_wanted(openers, reference, wanted):
 def test_plain_values_pass_through(openers):
     opened = openers.open(3, int)
     assert opened.load() == 3 and opened.kind == "value"
+
+
+@pytest.mark.parametrize(
+    ("reference", "wanted", "said"),
+    [
+        ("x" * 300 + ".jsonl", Goals, "cannot be looked up"),
+        ("data:" + "x" * 300, Goals, "cannot be looked up"),
+        ("x" * 300, LM, "cannot be looked up"),
+        ("x" * 300, Reward, "cannot be looked up"),
+        ("x" * 300, ReleasePolicy, "cannot be looked up"),
+        ("x" * 5_000 + ".jsonl", Goals, "a reference of 5,006 characters, which begins 'xxx"),
+        ("g\0.jsonl", Goals, "no file"),
+        ("testbed:goals/heldout" + "[:9]" * 1_000, Goals, None),
+        ("testbed:goals/heldout" + "[:9]" * 1_100, Goals, "a reference of 4,421 characters"),
+        ("testbed:goals/heldout[:" + "9" * 4_000 + "]", Goals, None),
+        ("testbed:goals/heldout[:²]", Goals, "no such name"),
+        ("testbed:goals/heldout?n=²", Goals, "n=²: not a count"),
+        ("testbed:goals/heldout?n=" + "9" * 4_000, Goals, "not a count"),
+        ("testbed:null/tiny?seed=²", LM, "is not a whole number"),
+        ("testbed:attacker/ruled?seed=²", LM, "is no whole number"),
+        ("record:job#²/model", LM, "no job"),
+        ("defended:s.toml#" * 200 + "m", LM, "too many references inside one another"),
+    ],
+)
+def test_references_beyond_reason(openers, tmp_path, reference, wanted, said):
+    (tmp_path / "s.toml").write_text(STACK)
+    if said is None:
+        assert len(openers.open(reference, wanted).load()) > 0
+    else:
+        assert said in failure(openers, reference, wanted)
+        assert len(failure(openers, reference, wanted)) < 9_000

@@ -127,3 +127,27 @@ def test_other_errors_pass_through():
 
     with pytest.raises(InputError, match="no such thing"):
         resolve(Odd, {"n": 1})
+
+
+def test_numbers_beyond_reason_are_named():
+    class Inner(Frozen):
+        sizes: tuple[int, ...] = ()
+        """Some."""
+        seed: int = 0
+        """Any."""
+
+    class Outer(Frozen):
+        members: int = 2
+        """How many."""
+        inner: Inner = Inner()
+        """More."""
+
+    assert resolve(Outer, {"members": 10**9, "inner": {"seed": 2**80}}).inner.seed == 2**80
+    with pytest.raises(ConfigError) as caught:
+        resolve(Outer, {"members": 1e12, "inner": {"sizes": [1, 10**10]}}, where="job 'x'")
+    assert caught.value.problems == (
+        "job 'x': 'members' is more than 1,000,000,000",
+        "job 'x': 'inner.sizes' is more than 1,000,000,000",
+    )
+    with pytest.raises(ConfigError, match="beyond writing down"):
+        resolve(Outer, {"inner": 10**5_000})

@@ -317,6 +317,9 @@ def test_retry_after_as_a_date_is_read_against_the_servers_clock() -> None:
     date, later = "Wed, 21 Oct 2015 07:28:00 GMT", "Wed, 21 Oct 2015 07:28:09 GMT"
     assert retry_after({"retry-after": later, "date": date}) == 9.0
     assert retry_after({"retry-after": date, "date": later}) == 0.0
+    assert retry_after({"retry-after": "9" * 5_000}) == retry_after({"retry-after": "1" + "0" * 400}) == 1e9
+    far = later.replace("20", "9" * 30, 1)
+    assert retry_after({"retry-after": far, "date": date}) is None
     for useless in ({}, {"retry-after": later}, {"retry-after": "soon"}, {"retry-after": "-3"}):
         assert retry_after(useless) is None
 

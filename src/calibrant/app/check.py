@@ -10,6 +10,7 @@ from calibrant.app import behaviours, catalog, places
 from calibrant.app.attempt_files import foreign, is_foreign
 from calibrant.app.catalog import Signature, find_technique
 from calibrant.app.openers import BEHAVIOURS, MODELS, TABLES
+from calibrant.app.paths import check_length
 from calibrant.app.tables import asked
 from calibrant.app.verdict import misdirected
 from calibrant.core import (
@@ -139,6 +140,7 @@ class _Look(NamedTuple):
                 yield f"given.{name} has no value: write given.{name}=... after the study's name"
                 return
         try:
+            check_length(value)
             if isinstance(value, Mapping) and wanted in BEHAVIOURS:
                 recipe = behaviours.check(value, allow_python=self.allow_python)
                 for reference, inner in recipe.inputs.values():
@@ -153,6 +155,8 @@ class _Look(NamedTuple):
                 _find(value, wanted, self.study.base)
         except CalibrantError as error:
             yield from _told(error)
+        except RecursionError:
+            yield f"{str(value)[:60]!r}: too many references inside one another"
 
     def _stack(self, reference: str) -> Iterator[str]:
         """A model behind guards: the model, and where files are looked at, each guard."""

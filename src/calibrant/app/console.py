@@ -14,6 +14,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, TypeAlias
 
@@ -217,7 +218,7 @@ class Console:
             return [Show("\n".join([*listed, self._aim()]))]
         if rest in self.goals:
             chosen = self.goals[rest]
-        elif rest.isdecimal() and 1 <= int(rest) <= len(rows):
+        elif re.fullmatch("[0-9]{1,9}", rest) and 1 <= int(rest) <= len(rows):
             chosen = rows[int(rest) - 1]
         elif self._own_words:
             chosen = Goal(id=f"own-{digest(rest)[:12]}", text=rest)

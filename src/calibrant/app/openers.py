@@ -16,6 +16,7 @@ from typing import Any
 
 from calibrant.app import behaviours, catalog, places
 from calibrant.app.attempt_files import foreign, is_foreign
+from calibrant.app.paths import check_length, there
 from calibrant.app.plug_ins import plug_in
 from calibrant.app.stand_ins import STAND_INS
 from calibrant.app.tables import Asked, asked, sliced
@@ -123,9 +124,13 @@ class Openers:
             InputError: it is not there or cannot be read.
             ConfigError: it is no reference of a kind that gives a ``wanted``.
         """
+        check_length(reference)
         if isinstance(reference, str) and reference.startswith("given:"):
             return self.open(self._given(reference), wanted)
-        found = self._find(reference, wanted)
+        try:
+            found = self._find(reference, wanted)
+        except RecursionError:
+            raise ConfigError(f"{str(reference)[:60]!r}: too many references inside one another") from None
         return replace(found, reference=reference)
 
     def _find(self, reference: Any, wanted: Any) -> Opened:
@@ -254,7 +259,7 @@ class Openers:
             path = self.ledger.open(self.artifact(reference)[1])
         else:
             folder = self.base / reference
-            path = folder if folder.is_dir() else places.file(reference, self.base)
+            path = folder if there(folder, folder=True) else places.file(reference, self.base)
         with disk("reading", path):
             return Opened(
                 digest_path(path), "data", lambda: catalog.load(FILES[wanted])(path), name=reference
@@ -282,7 +287,7 @@ class Openers:
         """The run that ``JOB``, ``JOB#SEED`` or a digest means for a job with this seed."""
         name, hash_sign, seed = job.partition("#")
         if hash_sign:
-            entry = self.jobs.get((name, int(seed))) if seed.isdigit() else None
+            entry = self.jobs.get((name, int(seed))) if re.fullmatch("[0-9]{1,19}", seed) else None
         else:
             entry = self.jobs.get((name, self.seed)) or self.jobs.get((name, None))
         if entry is not None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import tempfile
-import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -15,8 +14,10 @@ from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
 
 from calibrant.app import catalog
+from calibrant.app.paths import there
 from calibrant.core import ConfigError, Identity, InputError
 from calibrant.core.errors import nearest
+from calibrant.core.written import parse_toml
 from calibrant.data.attempts import attempts_from
 from calibrant.data.canaries import Canaries, canaries_from, planted_examples
 from calibrant.data.columns import ignoring
@@ -71,6 +72,7 @@ _OWN: dict[Any, Callable[..., Any]] = {
     HumanLabels: labels_from,
 }
 """Kinds of rows with a reader of their own."""
+_STACKS = 16  # of guards, one behind the other
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 
 
@@ -78,7 +80,7 @@ def file(reference: str, base: Path) -> Path:
     """A file beside the study, under the working folder, or packaged with Calibrant."""
     tried = [base / reference, Path.cwd() / reference, STUDIES / reference]
     for path in tried:
-        if path.is_file():
+        if there(path):
             return path
     raise InputError(
         f"no file '{reference}'", hint="looked in " + ", ".join(str(p.parent) for p in dict.fromkeys(tried))
@@ -89,15 +91,16 @@ def toml(path: Path) -> dict[str, Any]:
     """Read a TOML file. Raises ConfigError with the line that cannot be read, InputError if none can."""
     try:
         with disk("reading", path):
-            return tomllib.loads(path.read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path}: {error}", hint="mend the TOML at that place") from None
+            text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 (byte {error.start})", hint="save it as UTF-8") from None
+    return parse_toml(text, str(path))
 
 
 def stack(reference: str) -> tuple[str, str]:
     """The file and the model of ``defended:FILE.toml#MODEL``."""
+    if reference.count("defended:") > _STACKS:
+        raise ConfigError(f"'{reference[:60]}': too many references inside one another")
     file, _, inner = reference.removeprefix("defended:").partition("#")
     if not inner:
         raise ConfigError(
@@ -114,7 +117,7 @@ def data(reference: str) -> Path:
     path = Path(root) / name / (inside or (origin.file if origin else ""))
     if root:
         _stay_inside(reference, path, Path(root))
-        if path.exists():
+        if there(path) or there(path, folder=True):
             return path
     where = f"get it from {origin.source}" if origin else f"known names: {', '.join(ORIGINS)}"
     missing = f"{path} is not there" if root else "CALIBRANT_DATA is not set"
@@ -233,7 +236,7 @@ def model(reference: str, base: Path) -> tuple[Identity, Load]:
         attacker = catalog.load("calibrant.testbed.attacker:open_attacker")(asked.name, asked.options)
         return attacker.identity, lambda: attacker
     size, seed = asked.name, _option(asked, reference, "seed")
-    if not seed.isdigit():
+    if not (seed.isascii() and seed.isdigit() and len(seed) < 20):
         raise InputError(f"'{reference}': seed={seed} is not a whole number", hint="write ?seed=1")
     identity = Identity(name=reference, parts={"null": size, "seed": seed})
     return identity, lambda: catalog.load("calibrant.testbed.nulls:open_null")(size, {"seed": seed})
@@ -273,7 +276,7 @@ def model_folder(reference: str, base: Path) -> Path | None:
     if colon and scheme == "data":
         return check_folder(data(reference))
     for folder in (base / reference, Path.cwd() / reference):
-        if folder.is_dir():
+        if there(folder, folder=True):
             return check_folder(folder)
     raise InputError(
         f"'{reference}' is no model: {'unknown scheme' if colon else 'no such folder'}"
@@ -294,7 +297,7 @@ def folder_model(folder: Path, name: str) -> tuple[Identity, Load]:
 def reward_folder(reference: str, base: Path) -> Path:
     """The folder on this disk that holds a reward model. Raises InputError when there is none."""
     for folder in (base / reference, Path.cwd() / reference):
-        if folder.is_dir():
+        if there(folder, folder=True):
             return folder
     raise InputError(
         f"'{reference}' is no reward: no such folder",

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import re
 import time
-import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -39,6 +38,7 @@ from calibrant.core import (
     resolve,
 )
 from calibrant.core.errors import nearest
+from calibrant.core.written import parse_toml
 from calibrant.govern.intent import Intent, intent_record
 from calibrant.govern.policy import load_policy, policy_of
 from calibrant.ledger import Ledger
@@ -218,8 +218,8 @@ def _apply(table: dict[str, Any], change: str) -> None:
 
 def _value(text: str) -> Any:
     try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        return parse_toml(f"value = {text}", "value")["value"]
+    except ConfigError:
         return text
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from calibrant.core import Attempt, Chat, Completion, Cost, Goal, Identity, InputError, attempt_id, digest
@@ -76,7 +77,7 @@ class Turns:
         if not number and self.current is not None:
             return self.rows[self.current]
         turns = list(self.rows.values())
-        if not number.isdecimal() or not 1 <= int(number) <= len(turns):
+        if not re.fullmatch("[0-9]{1,9}", number) or not 1 <= int(number) <= len(turns):
             raise InputError(
                 f"no turn '{number}'" if number else "no turn yet in this conversation",
                 hint=f"turns: 1 to {len(turns)}" if turns else "send something first",

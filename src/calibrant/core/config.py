@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -28,12 +28,38 @@ def resolve(kind: type[T], given: Mapping[str, Any], *, where: str = "config") -
     """Build ``kind`` from ``given``, with defaults filled in.
 
     Raises:
-        ConfigError: lists every unknown key (with the nearest name) and every wrong value.
+        ConfigError: lists every unknown key (with the nearest name) and every wrong value, whole numbers
+            beyond ``MOST`` among them.
     """
     try:
-        return kind.model_validate(_over_defaults(kind, _renamed(kind, given, where)))
+        made = kind.model_validate(_over_defaults(kind, _renamed(kind, given, where)))
     except ValidationError as error:
         raise ConfigError(_problems(kind, error, where)) from None
+    except RecursionError:
+        raise ConfigError(f"{where}: nested too deeply") from None
+    if huge := list(_huge(made)):
+        raise ConfigError([f"{where}: '{path}' is more than {MOST:,}" for path in huge])
+    return made
+
+
+MOST = 10**9
+"""Largest whole number that a config may ask for: of members, steps, ... Seeds and limits are free."""
+_FREE = ("seed", "seeds", "budget", "caps")
+
+
+def _huge(config: BaseModel, above: str = "") -> Iterator[str]:
+    """Names of the fields, nested ones too, with a whole number beyond ``MOST``."""
+    for name in type(config).model_fields:
+        value = getattr(config, name)
+        if name in _FREE:
+            continue
+        if isinstance(value, BaseModel):
+            yield from _huge(value, f"{above}{name}.")
+        for one in value if isinstance(value, tuple) else (value,):
+            if isinstance(one, BaseModel) and one is not value:
+                yield from _huge(one, f"{above}{name}.")
+            elif isinstance(one, int) and abs(one) > MOST:
+                yield f"{above}{name}"
 
 
 def _renamed(kind: type[Frozen], given: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -80,10 +106,18 @@ def _problems(kind: type[Frozen], error: ValidationError, where: str) -> list[st
         elif item["type"] == "missing":
             problems.append(f"{where}: '{path}' is required and was not given")
         else:
-            got = repr(item.get("input"))[:60]
+            got = _shown(item.get("input"))
             said = item["msg"][:1].lower() + item["msg"][1:]  # the rest may quote names and choices
             problems.append(f"{where}: '{path}': {said}, got {got}")
     return problems
+
+
+def _shown(value: Any) -> str:
+    """What was given, in few characters; a whole number of thousands of digits has no decimal form."""
+    try:
+        return repr(value)[:60]
+    except (ValueError, RecursionError):
+        return f"something of the type {type(value).__name__} beyond writing down"
 
 
 def _known(kind: type[BaseModel], path: tuple[int | str, ...]) -> tuple[str, ...]:

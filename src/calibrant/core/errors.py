@@ -7,6 +7,7 @@ Each leaf tells the caller what to do next; the remedy stands in ``hint``. Anyth
 from __future__ import annotations
 
 import difflib
+import itertools
 from collections.abc import Iterable
 
 
@@ -50,7 +51,12 @@ class EvidenceError(CalibrantError):
     """A digest does not match its bytes, or the order of the ledger is broken."""
 
 
+_LOOKED_AT, _LONGEST = 1000, 200
+"""Names that are compared, and their length: a hint is worth no more."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return " (did you mean 'x'?)" for the known name closest to ``name``, or ""."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    names = [one for one in itertools.islice(known, _LOOKED_AT) if len(one) <= _LONGEST]
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5) if len(name) <= _LONGEST else []
     return f" (did you mean '{close[0]}'?)" if close else ""

@@ -5,6 +5,7 @@ What is wrong is an ``InputError`` whose message reads "kind: detail"; ``shapes.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -14,6 +15,7 @@ from calibrant.core.errors import InputError, nearest
 Row = Mapping[str, Any]
 """Column name -> value, as a file gave it."""
 
+_SHOWN = 30
 _BOOLEANS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
 
 
@@ -24,12 +26,18 @@ def column(row: Row, *names: str, wanted: str = "") -> tuple[str, Any]:
         near = next(filter(None, (nearest(name, row) for name in names)), "")
         raise InputError(
             f"missing column: no '{names[0]}'{near}; wanted: {wanted or ' or '.join(names)}; "
-            f"found: {', '.join(row) or 'none'}"
+            f"found: {found_in(row)}"
         )
     name = next((name for name in present if not is_blank(row[name])), present[0])
     if row[name] is None:
         raise InputError(f"empty text: '{name}' is null")
     return name, row[name]
+
+
+def found_in(row: Row) -> str:
+    """The names of the columns; of very many only the first."""
+    shown, more = list(itertools.islice(row, _SHOWN)), len(row) - _SHOWN
+    return (", ".join(shown) or "none") + (f" and {more:,} more" if more > 0 else "")
 
 
 def given(row: Row, *names: str) -> Any:

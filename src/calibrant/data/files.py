@@ -13,11 +13,13 @@ from __future__ import annotations
 import codecs
 import csv
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from calibrant.core.errors import InputError, nearest
+from calibrant.core.written import parse_json
 from calibrant.data.rows import Refused
 
 RawRow = tuple[int, dict[str, Any] | Refused]
@@ -98,12 +100,12 @@ def _jsonl(path: Path) -> Iterator[RawRow]:
 def _object(number: int, line: bytes) -> dict[str, Any] | Refused:
     """Parse one line of JSONL."""
     try:
-        return _row(number, json.loads(line.rstrip().decode()))
+        return _row(number, parse_json(line.rstrip().decode()))
     except UnicodeDecodeError as error:
         return Refused(line=number, reason=f"not UTF-8: byte {error.start + 1} of the line")
     except json.JSONDecodeError as error:
         return Refused(line=number, reason=f"malformed JSON: {error.msg} at column {error.colno}")
-    except (ValueError, RecursionError) as error:  # an integer of thousands of digits; brackets without end
+    except ValueError as error:  # an integer of thousands of digits; brackets without end; a key twice
         return Refused(line=number, reason=f"malformed JSON: {error}")
 
 
@@ -117,7 +119,7 @@ def _row(number: int, value: Any) -> dict[str, Any] | Refused:
 def _json(path: Path) -> Iterator[RawRow]:
     """Read a list of objects, or the list under "data"; rows are numbered by their place in the list."""
     try:
-        value = json.loads(path.read_bytes().decode("utf-8-sig"))
+        value = parse_json(path.read_bytes().decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8: byte {error.start + 1}", hint=_RECODE) from error
     except json.JSONDecodeError as error:
@@ -125,12 +127,14 @@ def _json(path: Path) -> Iterator[RawRow]:
             f"{path}:{error.lineno}: malformed JSON: {error.msg} at column {error.colno}",
             hint="mend it there; a file with one object a line should be named *.jsonl",
         ) from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise InputError(f"{path}: malformed JSON: {error}", hint="mend it, or write JSONL") from error
     found = value.get("data") if isinstance(value, dict) else value
     if not isinstance(found, list):
         got = (
-            f"an object with the keys {', '.join(value)}" if isinstance(value, dict) else type(value).__name__
+            f"an object with the keys {', '.join([*value][:20])}"
+            if isinstance(value, dict)
+            else type(value).__name__
         )
         raise InputError(
             f"{path} holds no list of rows: got {got}",
@@ -175,7 +179,7 @@ def _csv(path: Path, delimiter: str = ",") -> Iterator[RawRow]:
         names = [name.strip() for name in next(rows, (1, [""]))[1]]
         if not all(_is_utf8(name) for name in names):
             raise InputError(f"{path}: the header is not UTF-8", hint=_RECODE)
-        twice = sorted({name for name in names if name and names.count(name) > 1})
+        twice = sorted(name for name, times in Counter(names).items() if name and times > 1)[:10]
         if twice:
             raise InputError(
                 f"{path}: columns named twice: {', '.join(twice)}", hint="rename or drop one of each"

@@ -19,7 +19,7 @@ from calibrant.core.config import Frozen
 from calibrant.core.digest import canonical
 from calibrant.core.errors import InputError, nearest
 from calibrant.core.lm import Chat
-from calibrant.data.cells import as_boolean, as_text, as_written, given, is_blank, shown
+from calibrant.data.cells import as_boolean, as_text, as_written, found_in, given, is_blank, shown
 from calibrant.data.columns import Columns, Seen, ignoring
 from calibrant.data.files import RawRow, raw_rows
 from calibrant.data.rows import Refused, Table
@@ -195,7 +195,7 @@ def _queued(line: int, raw: Mapping[str, Any]) -> Queued | Refused:
 def _label(raw: Mapping[str, Any]) -> HumanLabel:
     for name in ("id", "human"):
         if name not in raw:
-            raise InputError(f"no '{name}'{nearest(name, raw)}; found: {', '.join(raw) or 'nothing'}")
+            raise InputError(f"no '{name}'{nearest(name, raw)}; found: {found_in(raw)}")
     rater = given(raw, "rater")
     return HumanLabel(
         id=as_written("id", raw["id"]),

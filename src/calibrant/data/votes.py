@@ -23,7 +23,7 @@ from typing import Any, Literal, get_args
 from calibrant.core.config import Frozen
 from calibrant.core.digest import canonical
 from calibrant.core.errors import InputError, nearest
-from calibrant.data.cells import as_boolean, as_text
+from calibrant.data.cells import as_boolean, as_text, found_in
 from calibrant.data.columns import Columns, Seen, ignoring
 from calibrant.data.files import RawRow, raw_rows
 from calibrant.data.readers import read
@@ -248,7 +248,7 @@ def _vote(raw: Mapping[str, Any]) -> Vote:
 
 def _text(raw: Mapping[str, Any], name: str) -> str:
     if name not in raw:
-        raise InputError(f"no '{name}'{nearest(name, raw)}; found: {', '.join(raw) or 'nothing'}")
+        raise InputError(f"no '{name}'{nearest(name, raw)}; found: {found_in(raw)}")
     return as_text(name, raw[name])
 
 

@@ -7,15 +7,14 @@ What is wrong with a row is an ``InputError`` that reads "kind: detail"; ``gathe
 from __future__ import annotations
 
 import codecs
-import json
 import math
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from calibrant.core import Chat, Frozen, InputError, Message
 from calibrant.core.errors import nearest
+from calibrant.core.written import parse_json
 
 _RECODE = "save it as UTF-8, for example with: iconv -f ENCODING -t UTF-8"
 _SAFE = 2**53
@@ -61,10 +60,10 @@ def json_lines(path: Path) -> Iterator[Row]:
         if not line.strip():
             continue
         try:
-            value = parsed(line.decode())
+            value = parse_json(line.decode())
         except UnicodeDecodeError as error:
             yield number, Refused(line=number, reason=f"not UTF-8: byte {error.start + 1} of the line")
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             yield number, Refused(line=number, reason=f"malformed JSON: {error}")
         else:
             object_of_it = isinstance(value, dict)
@@ -78,27 +77,13 @@ def json_document(path: Path) -> Any:
         InputError: not UTF-8, or malformed (cut short, say); the message names the place.
     """
     try:
-        return parsed(read_bytes(path).decode())
+        return parse_json(read_bytes(path).decode())
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8: byte {error.start + 1}", hint=_RECODE) from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise InputError(
             f"{path}: malformed JSON: {error}", hint="was it written to the end? Fetch or make it again"
         ) from error
-
-
-def parsed(written: str) -> Any:
-    """A JSON value. Raises ValueError where it is malformed, or an object names a key twice."""
-    return json.loads(written, object_pairs_hook=_once)
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object, where each key comes once: of two, JSON readers keep the later and drop the other unsaid."""
-    made = dict(pairs)
-    if len(made) < len(pairs):
-        twice = next(key for key, times in Counter(key for key, _ in pairs).items() if times > 1)
-        raise ValueError(f"the key {twice[:40]!r} twice in one object")
-    return made
 
 
 def text(value: Any, name: str) -> str:

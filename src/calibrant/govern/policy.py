@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import operator
 import re
-import tomllib
 from collections import Counter
 from collections.abc import Callable, Mapping
 from decimal import Decimal
@@ -38,6 +37,7 @@ from pydantic import Field, field_validator, model_validator
 from calibrant.core import ConfigError, Frozen, InputError, digest, resolve
 from calibrant.core.digest import plain
 from calibrant.core.errors import nearest
+from calibrant.core.written import parse_toml
 from calibrant.govern.look_alikes import deceptive
 
 Stage = Literal["research", "internal", "trusted", "limited", "general", "open_weights"]
@@ -264,14 +264,14 @@ def load_policy(path: Path | str) -> ReleasePolicy:
     """
     path = Path(path)
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise InputError(
             f"cannot read policy {path}: {error.strerror}", hint="give the path of a TOML file"
         ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not a TOML file: {error}") from None
-    return policy_of(table, where=str(path))
+    except ValueError as error:  # bytes that are not UTF-8, or a name that no file has
+        raise ConfigError(f"{str(path)[-60:]!r}: not a TOML file: {error}", hint="save it as UTF-8") from None
+    return policy_of(parse_toml(text, str(path)), where=str(path))
 
 
 def _place(where: str, number: int, given: Mapping[str, Any]) -> str:

@@ -29,6 +29,7 @@ _tls = functools.cache(httpx.create_ssl_context)  # costs tens of milliseconds: 
 
 MAX_BYTES = 16 * 2**20
 """Largest answer that is read."""
+_LONGEST_WAIT = 1e9  # thirty years: what asks for more asks for no other try
 _HINTS = {
     401: "api_key_env must name the environment variable that holds a valid key",
     403: "see what the key allows",
@@ -260,12 +261,12 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     """
     given = headers.get("retry-after", "").strip()
     if given.isascii() and given.isdigit():
-        return float(given)
+        return min(float(given), _LONGEST_WAIT)
     try:
         delta = parsedate_to_datetime(given) - parsedate_to_datetime(headers.get("date", ""))
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return None
-    return max(0.0, delta.total_seconds())
+    return min(max(0.0, delta.total_seconds()), _LONGEST_WAIT)
 
 
 def quote(text: object, key: str = "") -> str:

@@ -61,7 +61,7 @@ def open_attacker(name: str, options: Mapping[str, str]) -> Ruled:
                 hint=f"options: {', '.join(known)}",
             )
     seed, rate = options.get("seed", "0"), options.get("off_topic", "0.1")
-    if not seed.isdigit():
+    if not re.fullmatch("[0-9]{1,19}", seed):
         raise InputError(f"testbed:attacker/{name}: seed={seed} is no whole number", hint="write ?seed=1")
     if not re.fullmatch(r"0|1|0?\.\d+|1\.0*|0\.", rate):
         raise InputError(

@@ -6,6 +6,7 @@ Nulls live in ``nulls.py`` of this folder, because they need torch.
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Mapping
 from typing import TypeVar
 
@@ -281,6 +282,6 @@ def _share(options: Mapping[str, str], key: str) -> float:
 
 def _whole(options: Mapping[str, str], key: str, default: int) -> int:
     text = options.get(key, str(default))
-    if not text.isdigit() or int(text) < 1:
+    if not re.fullmatch("0*[1-9][0-9]{0,8}", text):
         raise InputError(f"testbed option {key}={text}: not a count", hint="give a whole number from 1 up")
     return int(text)

@@ -51,7 +51,7 @@ class RewardEnsemble(Frozen):
 
     kind: Literal["independent", "shared_trunk", "warm"] = "independent"
     """Models trained apart, heads on one trunk, or one model of averaged weights."""
-    members: int = Field(default=4, ge=2)
+    members: int = Field(default=4, ge=2, le=1000)
     """How many."""
     lr_spread: float = Field(default=1.0, ge=1)
     """Learning rates of members go from lr / spread to lr x spread in equal ratios (independent and warm)."""

@@ -1,0 +1,89 @@
+"""TOML and JSON that others wrote, read within limits: whatever the text, a value or an error of ours."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import re
+import tomllib
+from collections import Counter
+from typing import Any
+
+from calibrant.core.errors import ConfigError
+
+LONGEST = 4_000_000
+"""Characters of TOML beyond which it is no study, policy or stack."""
+DEEPEST = 32
+"""Tables and lists inside one another; every study needs fewer than ten."""
+_PARTS = 32
+_LONG_KEY = re.compile(
+    r"""(?<![\w"'-])(?:(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){%d}""" % _PARTS  # noqa: UP031
+)
+"""A key of so many parts: a parser takes time in the square of their number."""
+_MOST = 2**63
+_DATES = (datetime.date, datetime.time)
+
+
+def parse_toml(text: str, where: str) -> dict[str, Any]:
+    """The table that ``text`` is.
+
+    Raises:
+        ConfigError: it is no TOML (the place is named), or it is nested, long or large beyond every use, or
+            it holds a date: write that as text.
+    """
+    hint = "mend the TOML at that place"
+    if len(text) > LONGEST:
+        raise ConfigError(
+            f"{where}: {len(text):,} characters, more than {LONGEST:,}", hint="keep rows in files"
+        )
+    if _LONG_KEY.search(text):
+        raise ConfigError(f"{where}: a key of more than {_PARTS} parts", hint=hint)
+    try:
+        table = tomllib.loads(text)
+    except RecursionError:
+        raise ConfigError(f"{where}: nested too deeply", hint=hint) from None
+    except ValueError as error:  # TOMLDecodeError among them; also a number of thousands of digits
+        raise ConfigError(f"{where}: not TOML: {str(error)[:300]}", hint=hint) from None
+    problem = _beyond(table)
+    if problem:
+        raise ConfigError(f"{where}: {problem}", hint=hint)
+    return table
+
+
+def _beyond(table: dict[str, Any]) -> str:
+    """What no config takes: depth, whole numbers that TOML does not have, dates."""
+    waiting: list[tuple[int, Any]] = [(0, table)]
+    while waiting:
+        depth, value = waiting.pop()
+        if depth > DEEPEST:
+            return f"tables and lists are nested more than {DEEPEST} deep"
+        if isinstance(value, dict):
+            waiting += [(depth + 1, inner) for inner in value.values()]
+        elif isinstance(value, list):
+            waiting += [(depth + 1, inner) for inner in value]
+        elif isinstance(value, int) and not -_MOST <= value < _MOST:
+            return f"a whole number of {value.bit_length()} bits; TOML has 64"
+        elif isinstance(value, _DATES):
+            return f"{value.isoformat()} is a date or time: write it as text, in quotes"
+    return ""
+
+
+def parse_json(text: str) -> Any:
+    """The value that ``text`` is.
+
+    Raises:
+        ValueError: it is no JSON, or an object names a key twice: of two, most readers keep the later one and
+            drop the other without a word. A JSONDecodeError where the place is known.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_once)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        twice = next(key for key, times in Counter(key for key, _ in pairs).items() if times > 1)
+        raise ValueError(f"the key {twice[:40]!r} twice in one object")
+    return made
