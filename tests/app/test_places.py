@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
 from calibrant.app import places
-from calibrant.core import Chat, ConfigError, Identity, InputError
+from calibrant.core import Chat, ConfigError, InputError
 from calibrant.data.rows import Examples, Goals, Items, Preferences
+from calibrant.models import hub
 from calibrant.models.open_model import OpenModel
 
 
@@ -161,21 +163,36 @@ def test_a_null_model_has_the_identity_that_was_told(tmp_path):
     assert identity.digest != places.model("testbed:null/tiny?seed=1", tmp_path)[0].digest
 
 
-def test_the_hub_is_asked_for_name_and_revision(tmp_path, monkeypatch):
+def test_a_hub_model_is_the_bytes_of_its_commit(tmp_path, monkeypatch):
+    """The cache of the hub holds links to blobs; the same name over other bytes is another model."""
+    blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / "a"
+    shutil.copytree(places.model_folder("testbed:model/base", tmp_path), blobs)
+    snapshot.mkdir(parents=True)
+    for file in blobs.iterdir():
+        (snapshot / file.name).symlink_to(f"../../blobs/{file.name}")
     asked = []
-    monkeypatch.setattr(OpenModel, "from_hub", lambda *given: asked.append(given))
-    identity, load = places.model("hf:owner/model@" + "a" * 40, tmp_path)
-    assert identity == Identity(
-        name="owner/model@" + "a" * 40, parts={"hub": "owner/model", "revision": "a" * 40}
-    )
-    assert not asked  # nothing is fetched to know what it is
-    load()
-    assert asked == [("owner/model", "a" * 40)]
+    monkeypatch.setattr(hub, "download", lambda *given: asked.append(given) or snapshot)
+    commit = "a" * 40
+    identity, load = places.model(f"hf:owner/model@{commit}", tmp_path)
+    assert asked == [("owner/model", commit)]
+    assert identity.digest == places.model("testbed:model/base", tmp_path)[0].digest
+    assert identity.name == f"owner/model@{commit}"
+    assert load().identity.digest == identity.digest
+    config = blobs / "config.json"
+    config.write_text(config.read_text().replace("{", '{"initializer_range": 0.03,', 1))
+    assert places.model(f"hf:owner/model@{commit}", tmp_path)[0].digest != identity.digest
 
 
-def test_a_hub_model_without_a_revision_is_refused(tmp_path):
-    _, load = places.model("hf:owner/model", tmp_path)
-    assert "not a full commit hash" in failure(load)
+@pytest.mark.parametrize(
+    "name", ["../../etc", "a/../b", "/etc", "a/b/c", "a\\b", "a b/c", "", "-a/b", "a--b", "hf:a/b", "a/b\n"]
+)
+def test_what_is_no_name_on_the_hub_is_refused(tmp_path, name):
+    assert "no name of a model" in failure(lambda: places.model(f"hf:{name}@{'a' * 40}", tmp_path))
+
+
+@pytest.mark.parametrize("revision", ["", "@main", "@" + "A" * 40, "@" + "a" * 39, "@" + "a" * 40 + "\n"])
+def test_a_hub_model_without_a_commit_is_refused(tmp_path, revision):
+    assert "not a full commit hash" in failure(lambda: places.model(f"hf:owner/model{revision}", tmp_path))
 
 
 class Served(BaseHTTPRequestHandler):

@@ -197,7 +197,9 @@ def _find(value: Any, wanted: Any, base: Path) -> None:
     elif wanted in BEHAVIOURS:
         places.testbed_behaviour(value)
     elif wanted in MODELS or wanted is Identity:
-        if places.model_folder(value, base) is None:
+        if value.startswith("hf:"):
+            places.hub_name(value)  # to open it may take a download
+        elif places.model_folder(value, base) is None:
             places.model(value, base)
     elif wanted in TABLES:
         rows = asked(value).whole

@@ -26,6 +26,7 @@ from calibrant.core import (
     ConfigError,
     Entry,
     Evidence,
+    EvidenceError,
     Guard,
     Identity,
     InputError,
@@ -209,7 +210,8 @@ class Openers:
             folder = places.reward_folder(reference, self.base)
         with disk("reading", folder):
             identity = reward_identity(folder, name=reference)
-        load = partial(catalog.load("calibrant.models.reward_model:open_reward"), folder, name=reference)
+        opener = partial(catalog.load("calibrant.models.reward_model:open_reward"), folder, name=reference)
+        load = lambda: _as_named(opener(), identity, reference)  # noqa: E731
         parts, digest = identity.parts, identity.digest
         return Opened(digest, "reward", load, name=identity.name, parts=parts, identity=identity)
 
@@ -339,9 +341,20 @@ class Openers:
             return Opened(digest_path(path), "data", load, name=reference)
 
 
+def _as_named(loaded: Any, identity: Identity, reference: str) -> Any:
+    """What was loaded, if it is still what was named: files may have changed since."""
+    if loaded.identity.digest != identity.digest:
+        raise EvidenceError(
+            f"'{reference}' has changed since the job named it: {identity.digest[:12]} became "
+            f"{loaded.identity.digest[:12]}",
+            hint="let nothing write there while a study runs, and run it again",
+        )
+    return loaded
+
+
 def _opened_model(reference: str, identity: Identity, load: Callable[[], Any], wanted: Any) -> Opened:
     def loaded() -> Any:
-        model = load()
+        model = _as_named(load(), identity, reference)
         if not isinstance(model, wanted):
             raise CapabilityError(
                 f"'{reference}' does not offer what {_RUNGS[wanted]} needs",

@@ -40,6 +40,7 @@ from calibrant.data.rows import (
 from calibrant.data.votes import Votes, votes_from
 from calibrant.ledger.layout import disk
 from calibrant.models.folder import check_folder, folder_identity
+from calibrant.models.hub_name import check_hub_name
 
 Load = Callable[[], Any]
 STUDIES = Path(str(files("calibrant") / "studies"))
@@ -221,11 +222,8 @@ def model(reference: str, base: Path) -> tuple[Identity, Load]:
         return folder_model(folder, reference)
     rest = reference.partition(":")[2]
     if reference.startswith("hf:"):
-        name, _, revision = rest.partition("@")
-        identity = Identity(name=rest, parts={"hub": name, "revision": revision})
-        return identity, lambda: catalog.load("calibrant.models.open_model:OpenModel").from_hub(
-            name, revision
-        )
+        name, revision = hub_name(reference)
+        return folder_model(catalog.load("calibrant.models.hub:download")(name, revision), rest)
     if reference.startswith("api:"):
         url, _, served = rest.rpartition("#")
         if not url:
@@ -240,6 +238,13 @@ def model(reference: str, base: Path) -> tuple[Identity, Load]:
         raise InputError(f"'{reference}': seed={seed} is not a whole number", hint="write ?seed=1")
     identity = Identity(name=reference, parts={"null": size, "seed": seed})
     return identity, lambda: catalog.load("calibrant.testbed.nulls:open_null")(size, {"seed": seed})
+
+
+def hub_name(reference: str) -> tuple[str, str]:
+    """Name and commit of ``hf:NAME@COMMIT``. Raises InputError where they are none."""
+    name, _, revision = reference.removeprefix("hf:").partition("@")
+    check_hub_name(name, revision)
+    return name, revision
 
 
 def _api_model(url: str, served: str) -> tuple[Identity, Load]:

@@ -21,7 +21,7 @@ from transformers import AutoModelForSequenceClassification
 from calibrant.core import CapabilityError, Chat, Identity, InputError, NumericalError, OpenLM
 from calibrant.models.branches import Branches, last_states, pack, shares
 from calibrant.models.chat_tokens import ChatTokens
-from calibrant.models.folder import folder_identity
+from calibrant.models.folder import check_folder, folder_identity, unchanged
 from calibrant.models.generate import buckets
 from calibrant.models.loading import Dtype, Kind, load_folder, module_identity, save_weights
 
@@ -75,8 +75,10 @@ class Classifier:
                 token, or outputs that are classes rather than scores.
             CapabilityError: see ``__init__``.
         """
-        module, tokenizer = _load(path, dtype)
-        identity = folder_identity(path, name=name, dtype=dtype).model_copy(update={"kind": "reward"})
+        check_folder(path)
+        with unchanged(path):
+            module, tokenizer = _load(path, dtype)
+            identity = folder_identity(path, name=name, dtype=dtype).model_copy(update={"kind": "reward"})
         return cls(module.to(device), tokenizer, identity=identity)
 
     @classmethod

@@ -7,26 +7,26 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
-from huggingface_hub import snapshot_download
-from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from calibrant.core.digest import digest
-from calibrant.core.errors import InputError
+from calibrant.core.errors import CalibrantError, InputError
 from calibrant.core.lm import Identity
+from calibrant.ledger.layout import disk
 from calibrant.models.folder import check_folder
+from calibrant.models.plausible import bounded, check_plausible
+from calibrant.models.private import private_folder
 
 Dtype = Literal["float32", "bfloat16", "float16"]
-_DOWNLOADED = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "vocab.txt", "merges.txt"]
+_OPTIONS: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
 _bars: Any = transformers_logging
 
 
@@ -49,27 +49,27 @@ LANGUAGE = Kind(
 
 
 def load_folder(path: str | Path, dtype: Dtype, kind: Kind = LANGUAGE) -> tuple[nn.Module, Any]:
-    """Module and tokenizer of a folder in Hugging Face layout.
+    """Module and tokenizer of a folder in Hugging Face layout, read from its listed files alone.
 
     Raises:
         InputError: no such model, pickled weights, code of its own, or weights that do not fit.
     """
     folder = check_folder(path)
-    options: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
-    weights: dict[str, Any] = {"use_safetensors": True, "output_loading_info": True}
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, **options)
-        for how in ("is_local", "local_files_only"):  # how it was opened is no part of it: not to be saved
-            tokenizer.init_kwargs.pop(how, None)
-        with _no_progress_bars():
-            module, report = kind.auto.from_pretrained(
-                folder, dtype=getattr(torch, dtype), **weights, **options
-            )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise InputError(
-            f"'{folder}' cannot be opened: {error}",
-            hint=f"it must be a {kind.name} that transformers knows, without code of its own",
-        ) from error
+    with disk("reading", folder):
+        held = check_plausible(folder)
+        with private_folder(folder) as private, _foreign(folder, kind):
+            tokenizer = AutoTokenizer.from_pretrained(private, **_OPTIONS)
+            with _no_progress_bars(), bounded(held, folder):
+                module, report = kind.auto.from_pretrained(
+                    private,
+                    dtype=getattr(torch, dtype),
+                    use_safetensors=True,
+                    output_loading_info=True,
+                    **_OPTIONS,
+                )
+    for how in ("is_local", "local_files_only"):  # how it was opened is no part of it: not to be saved
+        tokenizer.init_kwargs.pop(how, None)
+    tokenizer.name_or_path = module.config.name_or_path = str(folder)  # the private one is gone
     lost = sorted(str(key) for what in ("missing_keys", "mismatched_keys") for key in report[what])
     if lost:  # transformers would fill these with random numbers and carry on
         raise InputError(
@@ -79,23 +79,23 @@ def load_folder(path: str | Path, dtype: Dtype, kind: Kind = LANGUAGE) -> tuple[
     return module, tokenizer
 
 
-def download(name: str, revision: str) -> Path:
-    """The local copy of one commit of a hub model, fetched when it is not in the cache.
+@contextmanager
+def _foreign(folder: Path, kind: Kind) -> Iterator[None]:
+    """Whatever breaks in the libraries that read a stranger's files is said to be those files' fault.
 
-    Raises:
-        InputError: the revision is not a full commit hash, or the hub does not have it or answer.
+    They raise nearly anything, ``Exception`` itself and Rust's panics among it, so the handler is broad.
     """
-    if not re.fullmatch("[0-9a-f]{40}", revision):  # branches and tags move
-        raise InputError(
-            f"revision '{revision}' of '{name}' is not a full commit hash",
-            hint=f"copy the 40 hex digits of a commit from huggingface.co/{name}/commits/main",
-        )
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=_DOWNLOADED))
-    except (OSError, ValueError) as error:
+        yield
+    except CalibrantError:
+        raise
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise  # Ctrl-C and the like
+        said = str(error).strip()[:500] or type(error).__name__
         raise InputError(
-            f"'{name}' at {revision} is neither in the local cache nor to be had from the hub: {error}",
-            hint="check name, commit and network, or fetch it elsewhere and give the folder",
+            f"'{folder}' cannot be opened: {said}",
+            hint=f"it must be a {kind.name} that transformers knows, without code of its own",
         ) from error
 
 

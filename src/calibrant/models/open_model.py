@@ -22,11 +22,11 @@ from calibrant.core.lm import Batch, Chat, Completion, Identity, Sampling, Score
 from calibrant.maths.logprobs import token_logprobs
 from calibrant.models import hooks
 from calibrant.models.chat_tokens import ChatTokens
-from calibrant.models.folder import folder_identity
+from calibrant.models.folder import check_folder, folder_identity, unchanged
 from calibrant.models.generate import Drawn, Request, accepted, buckets, draw
+from calibrant.models.hub import download
 from calibrant.models.loading import (
     Dtype,
-    download,
     load_folder,
     module_identity,
     save_weights,
@@ -79,8 +79,10 @@ class OpenModel:
         Raises:
             InputError: no such model, pickled weights, code of its own, or weights that do not fit.
         """
-        module, tokenizer = load_folder(path, dtype)
-        identity = folder_identity(path, name=name, dtype=dtype)
+        check_folder(path)
+        with unchanged(path):
+            module, tokenizer = load_folder(path, dtype)
+            identity = folder_identity(path, name=name, dtype=dtype)
         return cls(module.to(device), tokenizer, identity=identity)
 
     @classmethod

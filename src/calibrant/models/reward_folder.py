@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, ValidationError
 
@@ -19,7 +19,7 @@ from calibrant.core.digest import digest
 from calibrant.core.errors import InputError
 from calibrant.core.estimate import Estimate
 from calibrant.core.lm import Identity
-from calibrant.models.folder import check_folder, folder_identity
+from calibrant.models.folder import check_folder, folder_identity, read_object
 
 CARD = "reward.json"
 Kind = Literal["single", "heads", "warm", "independent"]
@@ -43,7 +43,7 @@ class RewardCard(Frozen):
 
     kind: Kind
     """One head, several on one trunk, an average of several models' weights, or models trained apart."""
-    members: int = Field(ge=1)
+    members: int = Field(ge=1, le=1000)
     """Heads, models that were averaged, or folders 'member0', 'member1', ..."""
     normaliser: Normaliser | None = None
     """None where each member's folder has its own."""
@@ -77,7 +77,7 @@ def read_card(folder: Path) -> RewardCard | None:
         return None
     try:
         return RewardCard.model_validate_json(path.read_text(encoding="utf-8"))
-    except (ValidationError, UnicodeDecodeError) as error:
+    except (ValidationError, OSError, ValueError) as error:
         raise InputError(
             f"'{path}' is no reward card: {error}", hint="save the reward again, or take the file away"
         ) from None
@@ -99,7 +99,7 @@ def reward_identity(path: str | Path, *, name: str = "", dtype: str = "float32")
     folder = Path(path)
     card = read_card(folder)
     if card is not None and card.kind == "independent":
-        members = [reward_identity(m, dtype=dtype).digest for m in member_folders(folder, card)]
+        members = [_member_identity(m, dtype).digest for m in member_folders(folder, card)]
         return ensemble_identity(members, name or folder.name)
     if card is None:
         _check_head(check_folder(folder))
@@ -109,6 +109,14 @@ def reward_identity(path: str | Path, *, name: str = "", dtype: str = "float32")
         kind="reward",
         parts={**parts, "normaliser": normaliser_part(card.normaliser if card else None)},
     )
+
+
+def _member_identity(folder: Path, dtype: str) -> Identity:
+    """Identity of one of several; it is a reward of its own: ensembles of ensembles could be endless."""
+    card = read_card(folder)
+    if card is not None and card.kind == "independent":
+        raise InputError(f"'{folder}' is an ensemble inside an ensemble", hint="save each member by itself")
+    return reward_identity(folder, dtype=dtype)
 
 
 def ensemble_identity(members: list[str], name: str) -> Identity:
@@ -124,13 +132,8 @@ def normaliser_part(normaliser: Normaliser | None) -> str:
 
 def _check_head(folder: Path) -> None:
     """Refuse a language model before it is loaded, where its config says what it is."""
-    try:
-        config: Any = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"'{folder / 'config.json'}' is no JSON: {error}", hint="save the model again"
-        ) from None
-    kinds = [str(kind) for kind in (config.get("architectures") or [])]
+    kinds = read_object(folder / "config.json").get("architectures") or []
+    kinds = [str(kind) for kind in kinds] if isinstance(kinds, list) else []
     if kinds and not any("SequenceClassification" in kind for kind in kinds):
         raise InputError(
             f"'{folder}' holds a {kinds[0]}, not a reward model",

@@ -243,6 +243,7 @@ def open_reward(
     card = read_card(folder)
     if card is not None and card.kind == "independent":
         members = [open_reward(m, dtype=dtype, device=device) for m in member_folders(folder, card)]
+        _check_same(identity, ensemble_identity([m.identity.digest for m in members], identity.name), folder)
         return Ensemble(members, identity=identity)
     classifier = Classifier.from_folder(folder, name=name, dtype=dtype, device=device)
     if card is not None and card.end_id not in (None, classifier.chat_tokens.end_id):
@@ -251,7 +252,18 @@ def open_reward(
             f"{classifier.chat_tokens.end_id}",
             hint="tokenizer and weights must come from the same save",
         )
-    return RewardModel(classifier, card.normaliser if card else None, identity=identity, card=card)
+    made = RewardModel(classifier, card.normaliser if card else None, card=card)
+    _check_same(identity, made.identity, folder)
+    made.identity = identity
+    return made
+
+
+def _check_same(told: Identity, read: Identity, folder: Path) -> None:
+    if told.digest != read.digest:
+        raise InputError(
+            f"a file in '{folder}' was changed while the reward was opened",
+            hint="wait until whatever writes there has finished, then open it again",
+        )
 
 
 def _combined(members: NDArray[np.float64]) -> Scores:
