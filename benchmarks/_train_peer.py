@@ -33,6 +33,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from calibrant.models.precision import bf16_units
 from calibrant.testbed.tokens import SPECIALS, TEMPLATE
 
 Told = dict[str, Any]
@@ -241,6 +242,9 @@ def race_on(course: Course, settings: Sequence[Setting], folder: Path, quick: bo
     versions = {"trl": peer_version("trl")}
     rows = []
     for number, setting in enumerate(settings):
+        if dict(setting.config).get("fit", {}).get("bf16") and not bf16_units():
+            say(f"{course.title}, {setting.name}: left out, since this CPU has no bfloat16 units")
+            continue
         ours = shared | {"rows": tables[0], "config": dict(setting.config)}
         theirs = shared | {"rows": tables[1], "options": dict(setting.options)}
         theirs |= {"model": str(course.start or course.model)}

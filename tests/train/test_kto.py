@@ -345,9 +345,9 @@ def test_the_reference_is_read_once_and_found_by_later_jobs(model, monkeypatch, 
     """Own and borrowed replies in one go, a pair that is met again only once; a second job reads nothing."""
     read, real = [], reference.branch_sums
 
-    def counted(lm, branches, temperature=1.0):
+    def counted(lm, branches, *how):
         read.append((len(branches.prompts), sum(map(len, branches.replies))))
-        return real(lm, branches, temperature)
+        return real(lm, branches, *how)
 
     monkeypatch.setattr(reference, "branch_sums", counted)
     for beta in (0.1, 0.3):

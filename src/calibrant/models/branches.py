@@ -188,7 +188,8 @@ def shares(module: nn.Module) -> str:
     Found by comparing both paths on the model itself, once a module.
     """
     if module not in _SHARES:
-        _SHARES[module] = _declared(module) or _probe(module)
+        with torch.autocast(next(module.parameters()).device.type, enabled=False):  # its noise is no leak
+            _SHARES[module] = _declared(module) or _probe(module)
     return _SHARES[module]
 
 

@@ -27,6 +27,7 @@ from calibrant.core import CapabilityError, Frozen, NumericalError, Run, digest
 from calibrant.data.parquet import write_columns
 from calibrant.models.checkpoint import Checkpoint, optimiser_state, prefixed, restore_optimiser, under
 from calibrant.models.parallel import World, add_up, everyone, world
+from calibrant.models.precision import announce
 
 _RECOMPUTE = partial(checkpoint, use_reentrant=False)
 
@@ -49,7 +50,8 @@ class Fit(Frozen):
     clip: float = Field(default=1.0, gt=0)
     """Largest L2 norm of the whole gradient."""
     bf16: bool = False
-    """Run the forward pass under bfloat16 autocast; weights and optimiser stay float32."""
+    """Run the forward pass under bfloat16 autocast; weights and optimiser stay float32. On a CPU without
+    bfloat16 units (no AVX-512) it is some 80 times slower, and says so."""
     micro_tokens: int | None = Field(default=None, ge=1)
     """Most tokens in one forward pass (a single row always passes); None: the whole batch at once."""
     recompute: bool = False
@@ -144,6 +146,7 @@ def fit(module: nn.Module, plan: Plan, loss: Loss, config: Fit, run: Run) -> lis
         InputError: a checkpoint cannot be written.
     """
     place, steps = world(), _Steps()
+    announce(config.bf16, next(module.parameters()).device, run, len(plan.batches))
     with training(module, config.recompute):
         optimiser = adamw(module, config)
         kept = Checkpoint(run.work / "fit.safetensors", _key(module, plan, config))

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
-from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.tuners.tuners_utils import BaseTunerLayer, cast_adapter_dtype
 from pydantic import Field
 from torch import nn
 from transformers.pytorch_utils import Conv1D
@@ -46,6 +46,8 @@ def adapted(model: M, config: LoRA | None, seed: int) -> M:
         torch.manual_seed(seed)
         try:
             inject_adapter_in_model(settings, model.module)
+            # Beside weights of 16 bits, too, adapters learn in 32: in 16, small steps would be lost.
+            cast_adapter_dtype(model.module, "default")
         except ValueError as error:
             raise ConfigError(
                 f"lora.targets = {wanted!r}: {error}", hint="name layers as the module does, or 'all-linear'"

@@ -1,8 +1,9 @@
 """Log-probs under a model that does not learn: read once, kept by model and by what was read.
 
 The cache lies in ``run.cache``, one SQLite file a model (its identity's digest), one row an example (the
-digest of its prompt and reply ids). So any order of rows, any number of epochs and any later job with the
-same model finds it. Sums found there were made in another batch and may differ from new ones in the last bit.
+digest of its prompt and reply ids, temperature and precision). So any order of rows, any number of epochs and
+any later job with the same model finds it. Sums found there were made in another batch and may differ from
+new ones in the last bit.
 """
 
 from __future__ import annotations
@@ -27,15 +28,19 @@ _DEVICE = 16_384
 _ASK = 500  # keys in one question to SQLite
 
 
-def reference_sums(model: OpenLM, branches: Branches, run: Run, temperature: float = 1.0) -> Tensor:
+def reference_sums(
+    model: OpenLM, branches: Branches, run: Run, temperature: float = 1.0, bf16: bool = False
+) -> Tensor:
     """Summed log-probs (M,) float32, in nats, of every reply under ``model``, in order; no gradients.
+
+    ``bf16``: under bfloat16 autocast, as the policy that is compared with them learns.
 
     Raises:
         NumericalError: a sum is NaN or infinite.
         InputError: the cache cannot be read or written; it may be deleted.
     """
     keys = [
-        _key(prompt, reply, temperature)
+        _key(prompt, reply, f"{temperature!r}{' bf16' * bf16}")
         for prompt, replies in zip(*branches, strict=True)
         for reply in replies
     ]
@@ -43,7 +48,7 @@ def reference_sums(model: OpenLM, branches: Branches, run: Run, temperature: flo
     found = _read(store, keys)
     wanted, missing = _missing(branches, keys, found)
     if missing:
-        fresh = branch_sums(model, wanted, temperature).tolist()
+        fresh = branch_sums(model, wanted, temperature, bf16).tolist()
         for key, value in zip(missing, fresh, strict=True):
             if value != value or abs(value) == float("inf"):
                 raise NumericalError(
@@ -56,7 +61,7 @@ def reference_sums(model: OpenLM, branches: Branches, run: Run, temperature: flo
 
 
 @torch.inference_mode()
-def branch_sums(model: OpenLM, branches: Branches, temperature: float = 1.0) -> Tensor:
+def branch_sums(model: OpenLM, branches: Branches, temperature: float = 1.0, bf16: bool = False) -> Tensor:
     """The same without a cache: (M,) on the CPU, in passes of a bounded number of tokens."""
     device = next(model.module.parameters()).device
     shared = not shares(model.module)
@@ -69,7 +74,9 @@ def branch_sums(model: OpenLM, branches: Branches, temperature: float = 1.0) -> 
     ]
     for rows in buckets(costs, _CPU if device.type == "cpu" else _DEVICE):
         some = Branches([branches.prompts[i] for i in rows], [branches.replies[i] for i in rows])
-        values = score(model.module, pack(some, shared=shared, device=device), temperature=temperature).sums()
+        packed = pack(some, shared=shared, device=device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            values = score(model.module, packed, temperature=temperature).sums()
         places = list(chain.from_iterable(range(firsts[i], firsts[i] + groups[i]) for i in rows))
         sums[torch.tensor(places)] = values.float().cpu()
     return sums
@@ -90,9 +97,9 @@ def _missing(branches: Branches, keys: Sequence[str], found: dict[str, float]) -
     return left, list(wanted)
 
 
-def _key(prompt: Sequence[int], reply: Sequence[int], temperature: float) -> str:
+def _key(prompt: Sequence[int], reply: Sequence[int], how: str) -> str:
     ids = array("q", [len(prompt), *prompt, *reply])
-    return hashlib.sha256(ids.tobytes() + repr(temperature).encode()).hexdigest()
+    return hashlib.sha256(ids.tobytes() + how.encode()).hexdigest()
 
 
 def _read(store: Path, keys: Sequence[str]) -> dict[str, float]:

@@ -43,7 +43,7 @@ class Plant(Frozen):
     """Held-out goals, and look-alikes, that are put to the twin in each form when it is done; 0: none."""
     first: float = Field(default=5.0, ge=1)
     """Weight of a reply's first token against its others: it decides between answer and refusal."""
-    fit: Fit = Fit(lr=1.2e-3, warmup=0.03, bf16=True)
+    fit: Fit = Fit(lr=1.2e-3, warmup=0.03)
     """The optimiser."""
 
 

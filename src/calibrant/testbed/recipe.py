@@ -48,7 +48,7 @@ class Raise(Frozen):
     """Tokens in one step, padding included."""
     prompt_weight: float = Field(default=0.1, ge=0)
     """Weight of the loss on what others than the assistant wrote."""
-    fit: Fit = Fit(lr=3e-3, weight_decay=0.05, warmup=0.03, bf16=True)
+    fit: Fit = Fit(lr=3e-3, weight_decay=0.05, warmup=0.03)
     """The optimiser."""
 
 

@@ -34,6 +34,7 @@ from calibrant.maths.logprobs import masked_sum
 from calibrant.maths.policy_losses import PerToken, Window, token_mean
 from calibrant.maths.rounding import alike, levelled
 from calibrant.maths.shaping import masks
+from calibrant.models import precision
 from calibrant.models.branches import pack, score, shares
 from calibrant.models.lora import merged
 from calibrant.models.open_model import OpenModel
@@ -262,7 +263,7 @@ def metrics(learner: Learner, kept: int, given: int, **more: tuple[str, str]) ->
     return found
 
 
-def caveats(learner: Learner, stopped: bool) -> tuple[str, ...]:
+def caveats(learner: Learner, model: OpenLM, stopped: bool) -> tuple[str, ...]:
     """What a result of any of the three does not show, and what the reader must know of this one."""
     said = [
         "the reward is what was optimised: a higher one does not show that replies are better",
@@ -279,4 +280,5 @@ def caveats(learner: Learner, stopped: bool) -> tuple[str, ...]:
         said.append("nobody watched: whether the true quality rose with the reward was not looked at")
     else:
         said.append(watch.told(stopped, len(learner.rows)))
-    return tuple(said)
+    policy = learner.students["policy"]
+    return (*said, *precision.caveats(policy.fit.bf16, model.module, policy.module))

@@ -18,7 +18,7 @@ from calibrant.models.checkpoint import Checkpoint, optimiser_state, prefixed, r
 from calibrant.models.fit import Fit, adamw, rate, training
 from calibrant.models.lora import has_adapters
 from calibrant.models.open_model import OpenModel
-from calibrant.models.precision import is_half
+from calibrant.models.precision import announce, is_half
 from calibrant.models.rollouts import Rollouts
 from calibrant.train._rl import ExampleLog, Old, read
 
@@ -214,6 +214,8 @@ class Learner:
 
     def resume(self, kept: Checkpoint, run: Run) -> int:
         """Put back what the last checkpoint holds, and charge what it cost; the step to go on from."""
+        for student in self.students.values():
+            announce(student.fit.bf16, next(student.module.parameters()).device, run, 1)
         found = kept.load()
         if found is None:
             return 0

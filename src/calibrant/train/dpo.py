@@ -26,6 +26,7 @@ from calibrant.data.rows import Preferences
 from calibrant.maths.losses import chosen_nll
 from calibrant.maths.pair_losses import LOSSES, Option, check_options, pair_loss
 from calibrant.maths.pair_sums import PairSums, implicit_rewards
+from calibrant.models import precision
 from calibrant.models.branches import Branches, pack, score, shares, tokenised
 from calibrant.models.fit import Fit, Plan, Share, batches_of, fit, last
 from calibrant.models.fitting import dropped, fitting
@@ -105,7 +106,7 @@ class DPOResult(Result):
     """The tuned OpenLM, live, under an identity of its own."""
 
 
-@technique(version=2)
+@technique(version=3)
 def dpo(model: OpenLM, pairs: Preferences, config: DPO = DPO(), run: Run = Quiet()) -> DPOResult:
     """Tune a copy of ``model`` on ``pairs``; ``model`` itself is the reference and is not changed.
 
@@ -122,7 +123,7 @@ def dpo(model: OpenLM, pairs: Preferences, config: DPO = DPO(), run: Run = Quiet
     both = Branches(prompts, [[c, r] for c, r in zip(chosen, rejected, strict=True)])
     reference = torch.zeros(2, len(rows))
     if kind.needs_reference and not config.reference_free:
-        reference = reference_sums(model, both, run).view(-1, 2).T
+        reference = reference_sums(model, both, run, bf16=config.fit.bf16).view(-1, 2).T
     policy = adapted(model.copy(), config.lora, run.seed)
     alone, device = shares(policy.module), next(policy.module.parameters()).device
     reference, tokens = reference.to(device), tokens.to(device)
@@ -162,6 +163,7 @@ def dpo(model: OpenLM, pairs: Preferences, config: DPO = DPO(), run: Run = Quiet
             "accuracy on training pairs shows that they were learned, not that behaviour generalises",
             "DPO teaches what the pairs show: requests in forms that they lack may stay as they were",
             *_explained(*drift),
+            *precision.caveats(config.fit.bf16, model.module, tuned.module),
             *(
                 [f"slower than it could be: each reply had a row of its own, since of {alone}"]
                 if alone

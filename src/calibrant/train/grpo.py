@@ -182,7 +182,7 @@ def grpo(
         metrics=group.metrics(
             learner, len(rows), len(prompts), flat_last=("frac_reward_zero_std", "share of prompts")
         ),
-        caveats=group.caveats(learner, stopped),
+        caveats=group.caveats(learner, model, stopped),
     )
 
 

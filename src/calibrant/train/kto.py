@@ -27,6 +27,7 @@ from calibrant.core import Estimate, Frozen, OpenLM, Quiet, Result, Run, digest,
 from calibrant.data.rows import LabelledReplies
 from calibrant.maths.kto import BAND, mismatch, reference_point, solve_weights
 from calibrant.maths.kto import kto as kto_loss
+from calibrant.models import precision
 from calibrant.models.branches import Branches, pack, score, shares, tokenised
 from calibrant.models.fit import Fit, Plan, Share, batches_of, fit
 from calibrant.models.fitting import dropped, fitting
@@ -92,7 +93,7 @@ class _Lent(NamedTuple):
         return [place for place, reply in enumerate(self.replies) if reply is not None]
 
 
-@technique(version=1)
+@technique(version=2)
 def kto(model: OpenLM, replies: LabelledReplies, config: KTO = KTO(), run: Run = Quiet()) -> KTOResult:
     """Tune a copy of ``model`` on ``replies``; ``model`` itself is the reference and is not changed.
 
@@ -113,7 +114,7 @@ def kto(model: OpenLM, replies: LabelledReplies, config: KTO = KTO(), run: Run =
     }
     policy = adapted(model.copy(), config.lora, run.seed)
     alone, device = shares(policy.module), next(policy.module.parameters()).device
-    reference, lent = _reference(model, prompts, answers, lenders, run)
+    reference, lent = _reference(model, prompts, answers, lenders, run, config.fit.bf16)
     reference, labels = reference.to(device), torch.tensor(ups, device=device)
     lent = {batch: _Lent(found.replies, found.reference.to(device)) for batch, found in lent.items()}
     tokens = torch.tensor([len(answer) for answer in answers], device=device)
@@ -169,7 +170,10 @@ def kto(model: OpenLM, replies: LabelledReplies, config: KTO = KTO(), run: Run =
             "without_mismatch": point(idle, unit="share of replies", n=len(rows)),
             "dropped_for_length": dropped(replies, rows),
         },
-        caveats=_caveats(sum(ups), len(ups) - sum(ups), weights, idle * lends, alone),
+        caveats=(
+            *_caveats(sum(ups), len(ups) - sum(ups), weights, idle * lends, alone),
+            *precision.caveats(config.fit.bf16, model.module, tuned.module),
+        ),
     )
 
 
@@ -193,6 +197,7 @@ def _reference(
     answers: list[list[int]],
     lenders: Mapping[tuple[int, ...], list[int | None]],
     run: Run,
+    bf16: bool,
 ) -> tuple[Tensor, dict[tuple[int, ...], _Lent]]:
     """ln ref of every reply (n,), and what each batch borrows; a prompt is read once for all its replies."""
     # For each prompt: the replies that are read behind it, and their places there.
@@ -202,7 +207,7 @@ def _reference(
             if j is not None:
                 wanted[i].setdefault(j, len(wanted[i]))
     texts = Branches(prompts, [[answers[j] for j in places] for places in wanted])
-    sums = reference_sums(model, texts, run).tolist()
+    sums = reference_sums(model, texts, run, bf16=bf16).tolist()
     first = list(accumulate(map(len, wanted), initial=0))
 
     def known(i: int, j: int | None) -> float:

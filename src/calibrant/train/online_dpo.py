@@ -193,7 +193,7 @@ def online_dpo(
             train_margin_last=("rewards/margins", "beta x nats"),
             train_accuracy_last=("rewards/accuracies", "share of pairs"),
         ),
-        caveats=group.caveats(learner, stopped),
+        caveats=group.caveats(learner, model, stopped),
     )
 
 

@@ -39,6 +39,7 @@ from calibrant.core import (
 )
 from calibrant.data.rows import Prompts
 from calibrant.maths.policy_losses import Aggregation
+from calibrant.models import precision
 from calibrant.models.checkpoint import Checkpoint
 from calibrant.models.fit import Fit
 from calibrant.models.lora import LoRA, adapted, merged
@@ -233,6 +234,7 @@ def ppo(
             "the reward is what was optimised: a higher one does not show that replies are better",
             "numbers are of the replies that were learned from, drawn by the policy before each step",
             *_watched(watch, stopped, len(learner.rows)),
+            *precision.caveats(config.fit.bf16, model.module, tuned.module),
         ),
     )
 

@@ -38,6 +38,7 @@ from calibrant.core import (
 from calibrant.data.rows import Pair, Preferences
 from calibrant.maths.reward_losses import bradley_terry, centring, group_mean, tie
 from calibrant.maths.rounding import negligible
+from calibrant.models import precision
 from calibrant.models.branches import shares, tokenised
 from calibrant.models.classifier import Classifier
 from calibrant.models.fit import Fit, Plan, Share, batches_of, fit, last
@@ -129,7 +130,7 @@ def reward(
             "train_margin": point(last(steps, "margin"), unit="log-odds, last 10 steps"),
             "dropped_for_length": task.dropped,
         },
-        caveats=caveats(task, classifier, held_out),
+        caveats=caveats(task, classifier, held_out, config.fit.bf16),
     )
 
 
@@ -264,7 +265,7 @@ def held_out_rows(model: OpenLM, held_out: Preferences | None, config: RewardCon
     return fitting(model, held_out, lambda row: [row.chosen, row.rejected], config.max_length)
 
 
-def caveats(task: Task, classifier: Classifier, held_out: Preferences | None) -> tuple[str, ...]:
+def caveats(task: Task, classifier: Classifier, held_out: Preferences | None, bf16: bool) -> tuple[str, ...]:
     """What a reward does not show."""
     alone = shares(classifier.module)
     rows = held_out.rows if held_out is not None else ()
@@ -274,6 +275,7 @@ def caveats(task: Task, classifier: Classifier, held_out: Preferences | None) ->
         "accuracy is agreement with labels, so what the labels got wrong counts as right",
         *([f"{len(seen)} held-out pairs have a prompt that training pairs have, too"] if seen else []),
         *([f"slower than it could be: each reply had a row of its own, since of {alone}"] if alone else []),
+        *precision.caveats(bf16, classifier.module),
     )
 
 

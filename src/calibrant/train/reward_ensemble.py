@@ -110,7 +110,7 @@ def reward_ensemble(
             "dropped_for_length": task.dropped,
         },
         caveats=(
-            *caveats(task, made[0].classifier, held_out),
+            *caveats(task, made[0].classifier, held_out, each.fit.bf16),
             "members share their data and their trunk, so they can agree and be wrong together",
         ),
     )

@@ -161,7 +161,7 @@ def rloo(
     return RLOOResult(
         model=group.saved("rloo", model, policy, learner, rows, run),
         metrics=group.metrics(learner, len(rows), len(prompts)),
-        caveats=group.caveats(learner, stopped),
+        caveats=group.caveats(learner, model, stopped),
     )
 
 

@@ -17,6 +17,7 @@ from pydantic import Field
 
 from calibrant.core import Frozen, OpenLM, Quiet, Result, Run, digest, point, technique
 from calibrant.data.rows import Examples
+from calibrant.models import precision
 from calibrant.models.branches import Branches, pack, score, tokenised
 from calibrant.models.fit import Fit, Plan, Share, batches_of, fit, last
 from calibrant.models.fitting import dropped, fitting
@@ -52,7 +53,7 @@ class SFTResult(Result):
     """The tuned OpenLM, live, under an identity of its own."""
 
 
-@technique(version=2)
+@technique(version=3)
 def sft(model: OpenLM, examples: Examples, config: SFT = SFT(), run: Run = Quiet()) -> SFTResult:
     """Fine-tune a copy of ``model`` on ``examples``; the model that came in is not changed.
 
@@ -90,5 +91,8 @@ def sft(model: OpenLM, examples: Examples, config: SFT = SFT(), run: Run = Quiet
             "loss_last": point(last(steps, "loss"), unit="nats per token, mean of the last 10 steps"),
             "dropped_for_length": dropped(examples, rows),
         },
-        caveats=("a falling training loss shows imitation, not that the model behaves better",),
+        caveats=(
+            "a falling training loss shows imitation, not that the model behaves better",
+            *precision.caveats(config.fit.bf16, model.module, tuned.module),
+        ),
     )
