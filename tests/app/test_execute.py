@@ -216,6 +216,17 @@ def test_a_bug_is_recorded_as_crashed_and_raised_again(openers, ledger):
     assert "bug" in record.failure.hint
 
 
+def test_a_bug_in_a_reader_is_recorded_as_crashed_too(openers, ledger, monkeypatch):
+    def broken(*_):
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(Openers, "open", broken)
+    with pytest.raises(ZeroDivisionError):
+        execute(job(), openers)
+    record = ledger.entries()[-1].record
+    assert (record.status, record.inputs["goals"].kind) == ("crashed", "unopened") and not CALLS
+
+
 def test_an_interrupt_is_recorded_and_raised_again(openers, ledger):
     with pytest.raises(KeyboardInterrupt):
         execute(job(config={"then": "stop"}), openers)

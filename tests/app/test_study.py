@@ -34,6 +34,8 @@ CALLS: list[tuple[str, int]] = []
 class Dew(Frozen):
     fail_at: tuple[int, ...] = ()
     """Seeds that fail."""
+    crash_at: tuple[int, ...] = ()
+    """Seeds that crash."""
     harm: float = 0.0
     """What is measured, by seed."""
 
@@ -43,6 +45,8 @@ def dew(config: Dew = Dew(), run: Run = Quiet()) -> Result:
     CALLS.append(("dew", run.seed))
     if run.seed in config.fail_at:
         raise InputError("the grass is dry", hint="wait for the morning")
+    if run.seed in config.crash_at:
+        raise ZeroDivisionError("a bug in the grass: http://user:hunter2@host")
     run.artifact("pairs.jsonl").write_text(f'{{"prompt": "{run.seed}", "chosen": "a", "rejected": "b"}}\n')
     return Result(metrics={"wet": point(run.seed)})
 
@@ -235,6 +239,30 @@ def test_what_depends_on_a_failed_job_fails_with_its_reason_and_the_rest_runs(st
     mended = run_study(study(CHAIN), ledger)
     # 'alone' is as it was, and 'sun' of seed 4 reads the same bytes as before.
     assert mended.verdict.answer == "yes" and mended.reused == 2
+
+
+def test_a_crash_is_recorded_and_what_does_not_depend_on_it_goes_on(study, ledger):
+    done = run_study(study(CHAIN, "dew.crash_at=[3]"), ledger)
+    found = {f"{job.id}#{job.seed}": entry.record for job, entry in done.runs}
+    assert {name: r.status for name, r in found.items() if r.status != "finished"} == {
+        "dew#3": "crashed", "sun#3": "failed",
+    }  # fmt: skip
+    assert (
+        list(done.crashes) == ["dew#3"] and "ZeroDivisionError: a bug in the grass" in done.crashes["dew#3"]
+    )
+    assert done.skipped == {"sun#3": "dew#3"}
+    assert found["dew#3"].failure.type == "ZeroDivisionError" and len(CALLS) == len(found) - 1
+    assert done.verdict.answer == "unknown" and verify(ledger.root).verdict.answer == "yes"
+    assert run_study(study(CHAIN), ledger).verdict.answer == "yes"
+
+
+def test_a_crash_that_cannot_be_recorded_ends_the_study(study, ledger, monkeypatch):
+    def broken(*_, **__):
+        raise ZeroDivisionError("before anything was recorded")
+
+    monkeypatch.setattr("calibrant.app.study.execute", broken)
+    with pytest.raises(ZeroDivisionError):
+        run_study(study(CHAIN), ledger)
 
 
 def test_a_failed_reference_never_falls_back_to_another_seed(study, ledger):

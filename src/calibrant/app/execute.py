@@ -60,14 +60,20 @@ def execute(
     started = time.time()
     opened: dict[str, Opened] = {}
     failure = None
+    bug: Exception | None = None
     try:
         _open(job, signature, openers.at(job.seed), opened)
     except CalibrantError as error:
         failure = _failure(error)
+    except Exception as error:  # noqa: BLE001
+        bug = error
     told = without_secrets(plain(job.inputs))
     unopened = {n: Input(reference=r, digest=digest(r), kind="unopened") for n, r in told.items()}
     inputs = {**unopened, **{name: _input(found) for name, found in opened.items()}}
     draft = _draft(job, signature, config, inputs, context, started)
+    if bug is not None:
+        _append(openers, draft, "crashed", _crash(bug))
+        raise bug
     if failure is not None:
         return _append(openers, draft, "failed", failure)
     done = openers.ledger.find(draft.job)
@@ -124,12 +130,7 @@ def _run(
                 hint="free space, then run the same command again: finished jobs are kept",
             )
             return _append(openers, _spent(draft, run), "failed", _failure(full))
-        failure = Failure(
-            type=type(error).__name__,
-            message=without_secrets(str(error))[:2000],
-            hint="this is a bug: report it",
-        )
-        _append(openers, _spent(draft, run), "crashed", failure)
+        _append(openers, _spent(draft, run), "crashed", _crash(error))
         raise
     stored = openers.ledger.append(record).record
     openers.ledger.clear_work(record.job)
@@ -231,6 +232,11 @@ def _append(openers: Openers, draft: Record, status: str, failure: Failure) -> R
 def _failure(error: CalibrantError) -> Failure:
     said = {"message": error.message, "hint": error.hint}
     return Failure(type=type(error).__name__, **without_secrets(said))
+
+
+def _crash(error: Exception) -> Failure:
+    said = without_secrets(str(error))[:2000]
+    return Failure(type=type(error).__name__, message=said, hint="this is a bug: report it")
 
 
 def _input(found: Opened) -> Input:

@@ -11,10 +11,13 @@ A study resumes: a job whose finished record is in the ledger is not run again.
 
 from __future__ import annotations
 
+import json
 import re
 import time
-from collections.abc import Mapping, Sequence
+import traceback
+from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
 from pydantic import Field
@@ -37,6 +40,7 @@ from calibrant.core import (
     Verdict,
     resolve,
 )
+from calibrant.core.digest import plain
 from calibrant.core.errors import nearest
 from calibrant.core.written import parse_toml
 from calibrant.govern.intent import Intent, intent_record
@@ -128,11 +132,24 @@ class Outcome(NamedTuple):
     verdict: Verdict
     reused: int
     """Runs that were found finished."""
+    crashes: Mapping[str, str] = MappingProxyType({})
+    """'JOB#SEED' -> the traceback of a run that crashed, for a report of the bug."""
 
     @property
     def unfinished(self) -> tuple[Entry, ...]:
         """Records of the runs that failed."""
         return tuple(entry for _, entry in self.runs if entry.record.status != "finished")
+
+    @property
+    def skipped(self) -> dict[str, str]:
+        """'JOB#SEED' of a run that could not start -> the run that it needs and that did not finish."""
+        status = {(job.id, job.seed): entry.record.status for job, entry in self.runs}
+        found: dict[str, str] = {}
+        for job, entry in self.runs:
+            if entry.record.status == "failed":
+                lost = [run for run in _needed(job, self.study, status) if status[run] != "finished"]
+                found |= {f"{job.id}#{job.seed}": f"{name}#{seed}" for name, seed in lost[:1]}
+        return found
 
 
 def load_study(reference: str, changes: Sequence[str] = ()) -> Study:
@@ -233,8 +250,8 @@ def run_study(
 ) -> Outcome:
     """Record the intent, run every job that is not finished, and read the verdict off the gates.
 
-    A job that fails does not stop the others; what depends on it fails with that reason. ``board`` is a
-    folder for TensorBoard's event files.
+    A job that fails or crashes does not stop the others; what depends on it fails with that reason.
+    ``board`` is a folder for TensorBoard's event files.
 
     Raises:
         ConfigError: lists every problem of the study; nothing was run.
@@ -253,14 +270,42 @@ def run_study(
     openers = Openers(ledger, given=study.given, base=study.base, allow_python=allow_python)
     reused = 0
     runs: list[tuple[Job, Entry]] = []
+    crashes: dict[str, str] = {}
     for job in (run for spec in study.job for run in spec.runs()):
         length = len(ledger.entries())
-        entry = ledger.get(execute(job, openers, context, progress).digest)
+        try:
+            entry = ledger.get(execute(job, openers, context, progress).digest)
+        except CalibrantError:
+            raise
+        except Exception as error:  # noqa: BLE001 - recorded, shown with its id, and the others go on
+            entry = _crashed(job, ledger.entries()[length:], error)
+            crashes[f"{job.id}#{job.seed}"] = "".join(traceback.format_exception(error))
         reused += entry.seq < length
         openers.jobs[job.id, job.seed] = entry
         openers.jobs.setdefault((job.id, None), entry)
         runs.append((job, entry))
-    return Outcome(study, tuple(runs), verdict_of(study, runs, ledger), reused)
+    return Outcome(study, tuple(runs), verdict_of(study, runs, ledger), reused, crashes)
+
+
+def _crashed(job: Job, fresh: Sequence[Entry], error: Exception) -> Entry:
+    """The record that ``execute`` wrote of the crash; the error again where it could write none."""
+    for entry in reversed(fresh):
+        if (entry.record.job_id, entry.record.seed, entry.record.status) == (job.id, job.seed, "crashed"):
+            return entry
+    raise error
+
+
+def _needed(job: Job, study: Study, known: Container[tuple[str, int]]) -> Iterator[tuple[str, int]]:
+    """The runs of this study that a run's inputs name: of its own seed, else the job's first."""
+    text = json.dumps(plain(job.inputs))
+    for name in re.findall(r"given:([\w-]+)", text):
+        text += json.dumps(plain(study.given.get(name, "")))
+    seeds = {spec.id: (spec.seeds or (spec.seed,))[0] for spec in study.job}
+    for name, seed in re.findall(r"record:([\w-]+)(?:#(\d+))?", text):
+        own = (name, int(seed) if seed else job.seed)
+        run = own if own in known else (name, seeds.get(name, 0))
+        if run in known:
+            yield run
 
 
 def finished_jobs(ledger: Ledger, reference: str, study: str = "") -> dict[tuple[str, int | None], Entry]:

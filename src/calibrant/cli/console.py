@@ -36,9 +36,12 @@ def console(
     ledger: Annotated[
         Path, typer.Option("--ledger", help="Folder of the ledger.", envvar="CALIBRANT_LEDGER")
     ] = Path(".calibrant"),
+    allow_python: Annotated[
+        bool, typer.Option("--allow-python", help="Allow references to code, python:mod:fn.")
+    ] = False,
 ) -> None:
     """Attack a model by hand; every turn becomes an attempt. Run it again to go on where you stopped."""
-    openers = Openers(Ledger(ledger))
+    openers = Openers(Ledger(ledger), allow_python=allow_python)
     asked = {"file": goals, "ignore": tuple(ignore or ())}
     table = openers.open(asked, Goals).load() if goals else None
     if table is not None:

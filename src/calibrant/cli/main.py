@@ -45,6 +45,7 @@ AllowPython = Annotated[bool, typer.Option("--allow-python", help="Allow referen
 LEDGER = Path(".calibrant")
 # Typer carries a copy of click whose errors it does not export; this is its UsageError.
 _Usage: Any = typer.BadParameter.__base__
+_BUG = "calibrant: this is a bug; please report it with the lines above\n"
 STOPPED = "Stopped. Finished jobs are kept: run the same command again to go on."
 
 
@@ -124,9 +125,19 @@ def _run(
 
 def _finish(outcome: Outcome, ledger: Ledger, as_json: bool) -> None:
     page = str(catalog.load("calibrant.app.pages:write")(outcome, ledger))
+    for run, told in outcome.crashes.items():
+        sys.stderr.write(harmless(without_secrets(f"{run} crashed: {told}{_BUG}")))
     if as_json:
         rows = [listing.row(entry) for _, entry in outcome.runs]
-        render.json_of({"verdict": outcome.verdict, "page": page, "reused": outcome.reused, "records": rows})
+        render.json_of(
+            {
+                "verdict": outcome.verdict,
+                "page": page,
+                "reused": outcome.reused,
+                "records": rows,
+                "skipped": outcome.skipped,
+            }
+        )
     else:
         finished = [(job.seed, e) for job, e in outcome.runs if e.record.status == "finished"]
         gates = [(s, gate_table(e, ledger)) for s, e in finished if e.record.technique == "govern.gate"]
@@ -175,11 +186,14 @@ def gate(
     study: Annotated[str, typer.Option("--study", help="Study whose jobs 'record:JOB' means.")] = "",
     ledger: Where = LEDGER,
     as_json: Json = False,
+    allow_python: AllowPython = False,
 ) -> None:
     """Weigh the ledger's evidence about a system against a release policy. Loads no model."""
     store = Ledger(ledger)
     job = Job(id="gate", use="govern.gate", inputs={"subject": subject, "policy": policy})
-    record = execute(job, Openers(store, jobs=finished_jobs(store, subject, study)))
+    record = execute(
+        job, Openers(store, jobs=finished_jobs(store, subject, study), allow_python=allow_python)
+    )
     if record.failure is not None:
         raise CalibrantError(record.failure.message, hint=record.failure.hint)
     table = gate_table(store.get(record.digest), store)
@@ -245,7 +259,7 @@ def main(arguments: list[str] | None = None) -> None:
         code = 3
     except Exception:  # noqa: BLE001
         sys.stderr.write(harmless(without_secrets(traceback.format_exc())))
-        sys.stderr.write("calibrant: this is a bug; please report it with the lines above\n")
+        sys.stderr.write(_BUG)
         code = 3
     sys.exit(code)
 

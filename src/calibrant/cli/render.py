@@ -84,15 +84,12 @@ def outcome(done: Outcome, gates: list[tuple[int, dict[str, Any]]], page: str) -
     for job, entry in done.runs:
         record, name = entry.record, f"{job.id}#{job.seed}"
         if record.status != "finished":
-            reason = record.failure.message if record.failure else record.status
-            OUT.print(f"  [red]{name:<22} {record.status}: {escape(reason)}[/red]")
-            if record.failure and record.failure.hint:
-                OUT.print(f"  {'':<22} -> {escape(record.failure.hint)}")
             continue
         metric, estimate = headline(record)
         OUT.print(f"  {name:<22} {escape(f'{metric} {estimate}' if metric else 'done')}")
         if record.technique in ANSWERS:
             OUT.print(f"  {'':<22} [dim]{escape(record.limits[0])}[/dim]")
+    unfinished(done)
     unused = [limit for _, e in done.runs for limit in e.record.limits if limit.startswith(NOT_USED)]
     for limit in dict.fromkeys(unused):
         OUT.print(escape(limit))
@@ -110,6 +107,26 @@ def outcome(done: Outcome, gates: list[tuple[int, dict[str, Any]]], page: str) -
             f"{len(done.unfinished)} of {len(done.runs)} runs did not finish: mend the first, run again."
         )
     OUT.print(f"page: {page}", markup=False)
+
+
+def unfinished(done: Outcome) -> None:
+    """What did not finish: each reason once, with all its runs; what could not start for want of another."""
+    skipped = done.skipped
+    reasons: dict[tuple[str, str, str], list[str]] = {}
+    for job, entry in done.runs:
+        record, name = entry.record, f"{job.id}#{job.seed}"
+        if record.status != "finished" and name not in skipped:
+            failure = record.failure
+            said = (failure.message, failure.hint) if failure else (record.status, "")
+            reasons.setdefault((record.status, *said), []).append(name)
+    for (status, message, hint), names in reasons.items():
+        OUT.print(f"  [red]{names[0]:<22} {status}: {escape(message)}[/red]")
+        if names[1:]:
+            OUT.print(f"  {'':<22} the same {len(names) - 1} times more: {', '.join(names[1:])}")
+        if hint:
+            OUT.print(f"  {'':<22} -> {escape(hint)}")
+    for name, needed in skipped.items():
+        OUT.print(f"  [red]{name:<22} skipped: it needs {needed}, which did not finish[/red]")
 
 
 def matrix(name: str, found: dict[str, dict[str, Estimate]]) -> None:
