@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from functools import partial
 
 import pytest
@@ -17,6 +18,7 @@ from calibrant.core import (
     Chat,
     ConfigError,
     Evidence,
+    EvidenceError,
     Frozen,
     Guard,
     Identity,
@@ -298,6 +300,17 @@ def test_a_seeded_jobs_references_keep_to_its_seed(openers):
 )
 def test_records_that_are_not_there(openers, reference, said):
     assert said in failure(run_pairs(openers, 0), reference, Preferences)
+
+
+def test_a_model_that_changed_since_it_was_named_is_refused(openers, tmp_path, model):
+    """A record names the digest that was seen first; what is measured must be that."""
+    folder = tmp_path / "mine"
+    shutil.copytree(model, folder)
+    opened = openers.open("mine", LM)
+    assert opened.load().identity.digest == opened.digest
+    (folder / "chat_template.jinja").write_text("{{ messages[0].content }}")
+    with pytest.raises(EvidenceError, match="'mine' has changed since the job named it"):
+        opened.load()
 
 
 def test_a_folder_that_holds_no_model(openers):

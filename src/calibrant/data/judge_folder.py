@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load, save_file
 
@@ -23,6 +22,7 @@ from calibrant.core.errors import InputError
 from calibrant.data.judge_head import JudgeHead
 
 CARD, WEIGHTS = "judge.json", "judge.safetensors"
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, RecursionError, MemoryError, SafetensorError)
 _ARRAYS = ("mean", "std", "weight", "bias")
 
 
@@ -42,14 +42,16 @@ def read_head(folder: Path) -> JudgeHead:
         InputError: it is no such folder, or numbers that cannot be used stand in it.
     """
     hint = "measure.fit_judge writes one: record:JOB/judge"
+    if not all((folder / name).is_file() for name in (CARD, WEIGHTS)):  # a pipe would never end
+        raise InputError(f"'{folder}' holds no trained judge: no {CARD} and {WEIGHTS}", hint=hint)
     try:
         told = json.loads((folder / CARD).read_text(encoding="utf-8"))
         arrays = load((folder / WEIGHTS).read_bytes())
         listed: dict[str, Any] = {name: arrays[name].astype(np.float64).ravel().tolist() for name in _ARRAYS}
         (listed["bias"],) = listed["bias"]
         head = JudgeHead.model_validate({**told, **listed})
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError, ValidationError) as error:
-        said = str(error).splitlines()[0]
+    except _UNREADABLE as error:
+        said = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"'{folder}' holds no trained judge: {said}", hint=hint) from None
     if not len(head.mean) == len(head.std) == len(head.weight) > 0:
         raise InputError(f"'{folder}': mean, std and weight differ in length", hint=hint)

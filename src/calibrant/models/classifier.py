@@ -23,7 +23,14 @@ from calibrant.models.branches import Branches, last_states, pack, shares
 from calibrant.models.chat_tokens import ChatTokens
 from calibrant.models.folder import check_folder, folder_identity, unchanged
 from calibrant.models.generate import buckets
-from calibrant.models.loading import Dtype, Kind, load_folder, module_identity, save_weights
+from calibrant.models.loading import (
+    Dtype,
+    Kind,
+    load_folder,
+    module_identity,
+    save_weights,
+    token_ids,
+)
 
 _CPU = 2048  # tokens in one pass on a CPU: larger batches leave its caches and are slower
 _ROW = 1024  # most tokens of a row with several replies: attention costs the square of it
@@ -57,7 +64,7 @@ class Classifier:
         self.tokenizer = tokenizer
         self.identity = identity
         self.token_budget = token_budget
-        self.chat_tokens = ChatTokens(tokenizer, _ends(module))
+        self.chat_tokens = ChatTokens(tokenizer, token_ids(getattr(module.config, "eos_token_id", None)))
         if not isinstance(getattr(module, "score", None), nn.Linear):
             raise CapabilityError(
                 f"{type(module).__name__} has no linear head 'score' over a left-to-right trunk",
@@ -262,14 +269,6 @@ def _end_token(model: OpenLM) -> int:
     """The token that closes a reply of ``model``."""
     batch = model.encode([Chat.ask("a")], ["b"])
     return int(batch.ids[0][batch.mask[0]][-1])
-
-
-def _ends(module: nn.Module) -> tuple[int, ...]:
-    """End tokens that the config names: none, one or several."""
-    found = getattr(module.config, "eos_token_id", None)
-    if found is None:
-        return ()
-    return (int(found),) if isinstance(found, int) else tuple(int(token) for token in found)
 
 
 def _load(path: str | Path, dtype: Dtype) -> tuple[nn.Module, Any]:

@@ -126,11 +126,19 @@ def module_identity(module: nn.Module, tokenizer: Any, name: str) -> Identity:
 
 
 def stop_ids(module: nn.Module) -> tuple[int, ...]:
-    """End tokens that the generation config names: none, one or several."""
-    found = getattr(getattr(module, "generation_config", None), "eos_token_id", None)
-    if found is None:
-        return ()
-    return (int(found),) if isinstance(found, int) else tuple(int(token) for token in found)
+    """End tokens that the generation config names: none, one or several. Raises InputError for others."""
+    return token_ids(getattr(getattr(module, "generation_config", None), "eos_token_id", None))
+
+
+def token_ids(found: Any) -> tuple[int, ...]:
+    """The tokens of an ``eos_token_id`` in a config: none, one or several. Raises InputError for others."""
+    listed = () if found is None else tuple(found) if isinstance(found, (list, tuple)) else (found,)
+    if not all(isinstance(token, int) and not isinstance(token, bool) for token in listed):
+        raise InputError(
+            f"eos_token_id = {str(found)[:80]} is no token id and no list of them",
+            hint="mend it in generation_config.json or config.json",
+        )
+    return listed
 
 
 def _digest_weights(module: nn.Module) -> str:

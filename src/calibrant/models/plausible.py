@@ -149,10 +149,11 @@ def _check_config(config: dict[str, Any], where: str) -> None:
         elif isinstance(value, list):
             open_ += [(path, item) for item in value]
         elif isinstance(value, int):
-            most = _MOST if _COUNTS.search(path.rpartition(".")[2]) else _LARGEST
-            if abs(value) > most:
+            key = path.rpartition(".")[2]
+            most = _MOST if _COUNTS.search(key) else _LARGEST
+            if abs(value) > most or (value < 0 and key.startswith(("num_", "n_"))):
                 raise InputError(
-                    f"{where}: {path[1:80]} = {value} is more than any model has ({most})",
+                    f"{where}: {path[1:80]} = {str(value)[:40]} is none that a model has (0 to {most})",
                     hint="the config must be that of the weights beside it",
                 )
         elif isinstance(value, str):

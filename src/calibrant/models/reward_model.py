@@ -58,11 +58,12 @@ class RewardModel:
         """``identity`` is worked out where it is not given; ``card`` is what the folder says, if any.
 
         Raises:
-            InputError: the normaliser has not one mean and one std above 0 for every head.
+            InputError: the normaliser has not one finite mean and one std above 0 for every head.
         """
         self.classifier, self.normaliser, self.card = classifier, normaliser, card
         given = normaliser or Normaliser(mean=(0.0,) * classifier.heads, std=(1.0,) * classifier.heads)
-        if not len(given.mean) == len(given.std) == classifier.heads or min(given.std) <= 0:
+        fits = len(given.mean) == len(given.std) == classifier.heads
+        if not fits or min(given.std) <= 0 or not np.isfinite([*given.mean, *given.std]).all():
             raise InputError(
                 f"a normaliser with means {given.mean} and deviations {given.std} does not fit "
                 f"{classifier.heads} heads",
