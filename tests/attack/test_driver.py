@@ -22,6 +22,7 @@ from calibrant.core import (
     InputError,
     Quiet,
     Sampling,
+    Verdict,
 )
 from calibrant.core.lm import Scored
 from calibrant.data.rows import Goals
@@ -319,3 +320,66 @@ def test_random_order_of_equal_work_is_no_matter(tmp_path, judge):
     shuffled = list(places)
     random.Random(0).shuffle(shuffled)
     assert places == sorted(shuffled)
+
+
+def test_what_a_walk_spent_is_charged_once_however_many_it_asks_at_once(tmp_path, judge):
+    """Advice for 4 tokens, then three questions together: the attempts carry 4 in all, not 12."""
+
+    def walk(goals, config, tools):
+        yield [Consult(Chat.ask("how?")), Work("a number", lambda: Done(7, flops=10.0))]
+        yield [Ask(goals[0], Chat.ask(f"brew potion 1 {way}"), draw=draw) for draw, way in enumerate("abc")]
+
+    attack = Attack("attack.three", "LM-made", Settings, walk, lambda c: 3, lambda c: 1)
+    for warm in (0.0, 1.0):
+        cast = Cast(Target(), judge, Sampling(max_tokens=8, temperature=warm), Adviser())
+        plan = [Planned(attack, Settings(), attack.name)]
+        driver, stored = drive(plan, goals_of(1), cast, Quiet(3, tmp_path / str(warm)))
+        assert [(a.cost.attacker_tokens, a.cost.flops) for a in stored] == [(4, 10.0), (0, 0.0), (0, 0.0)]
+        assert driver.purse.spent["attacker_tokens"] == 4
+
+
+class Dead(Target):
+    """Answers errors at the calls for which ``alive`` is false."""
+
+    def __init__(self, alive=lambda call: False):
+        super().__init__()
+        self.alive = alive
+
+    def reply(self, text):
+        return (
+            super().reply(text) if self.alive(self.calls) else Completion(text="", stop="error", error="503")
+        )
+
+
+def test_three_silent_batches_in_a_row_end_it(tmp_path, judge):
+    target = Dead()
+    with pytest.raises(InputError, match="503"):
+        driven(tmp_path, target, judge, batch=2)
+    assert target.calls == 3
+    last = Dead(lambda call: call <= 3)
+    with pytest.raises(InputError, match="503"):
+        driven(tmp_path / "later", last, judge, batch=2)
+    assert last.calls == 6
+
+
+def test_silence_now_and_then_does_not(tmp_path, judge):
+    target = Dead(lambda call: call % 3 == 0)
+    driver, _stored = driven(tmp_path, target, judge, batch=2)
+    assert len(driver.tallies) == 12 and target.calls > 20
+    assert all(tally.ended for tally in driver.tallies.values())
+
+
+def test_another_judge_reads_every_reply_anew(tmp_path, judge):
+    class Harsh(type(judge)):
+        identity = Identity(name="harsh", kind="judge", parts={"rule": "always"})
+
+        def judge(self, goals, chats, completions):
+            return [Verdict(question="?", answer="yes") for _ in chats]
+
+    driven(tmp_path, Target(), judge)
+    target = Target()
+    _driver, stored = driven(tmp_path, target, Harsh())
+    attempts = list(stored)
+    assert len(target.asked) == len(attempts) == 12  # nothing of the first judge's is taken
+    assert {a.outcome for a in attempts} == {"success"}
+    assert {tuple(a.verdicts) for a in attempts} == {(Harsh.identity.digest,)}

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from calibrant.attack.converse import REFUSALS, Limits, refuses
 from calibrant.attack.multi_turn import ATTACK, MultiTurn, multi_turn
-from calibrant.core import CapabilityError, Completion, Goal, Quiet, resolve
+from calibrant.core import CapabilityError, Completion, Goal, Identity, Quiet, Verdict, resolve
 from calibrant.data.rows import Goals
 from calibrant.models.scripted import ScriptedModel
 
@@ -238,3 +238,27 @@ def test_reasoning_is_not_said_again_as_a_turn_of_the_conversation(goals, judge)
     assert {a.completion.reasoning for a in found.attempts} == {"they want zorble brewed"}
     turns = {m.content for chat in target.seen for m in chat.messages if m.role == "assistant"}
     assert turns == {"go on"}
+
+
+def test_a_conversation_that_was_refused_goes_on_last_however_its_refusal_scores(goals):
+    """Two ways into each turn, two go on: after an 'a' all is refused, with a better score than any reply."""
+
+    class Scoring:
+        identity = Identity(name="scoring", kind="judge", parts={"rule": "refusals are near"})
+        calibration = "exact"
+
+        def judge(self, goals, chats, completions):
+            near = [0.9 if "sorry" in one.text else 0.1 for one in completions]
+            return [Verdict(question="?", answer="no", score=score) for score in near]
+
+    def reply(chat):
+        said = texts(chat) if hasattr(chat, "completion") else [m.content for m in chat.messages]
+        return "sorry, no" if said[0].startswith("a ") and len(said) > 1 else "go ahead"
+
+    plan = {"two": (("a {thing}", "b {thing}"), ("go on", "further"), ("{request}", "please {request}"))}
+    config = MultiTurn(plans=plan, branches=2, width=2, backtracks=0)
+    found = multi_turn(ScriptedModel(reply), goals, Scoring(), config=config)
+    by_turn = {turns: [texts(a) for a in found.attempts if len(texts(a)) == turns] for turns in (1, 3, 5)}
+    assert {said[0][0] for said in by_turn[3]} == {"a", "b"}
+    assert len(by_turn[5]) == 4 * len(goals)
+    assert {said[0][0] for said in by_turn[5]} == {"b"}

@@ -110,6 +110,19 @@ def test_numbers_that_look_good_and_are_no_evidence(world: Any, estimate: Estima
     assert says in outcome.reason
 
 
+@pytest.mark.parametrize(("beyond", "held"), [(2e-12, True), (5e-10, True), (5e-9, False), (1e-6, False)])
+@pytest.mark.parametrize("end", ["low", "high"])
+def test_a_value_may_leave_its_interval_by_rounding_and_by_no_more(
+    world: Any, beyond: float, held: bool, end: str
+) -> None:
+    """A bootstrap of equal values differs from its own mean in the last bits: 1e-9 is let pass."""
+    value = 0.01 + beyond if end == "high" else 0.0
+    ends = {"low": beyond if end == "low" else 0.0, "high": 0.01}
+    outcome = world.ask(world.rule(), world.record(Estimate(value=value, n=500, method="wilson", **ends)))
+    assert outcome.answer == ("yes" if held else "unknown")
+    assert held or "does not hold its own value" in outcome.reason
+
+
 def test_a_rule_that_says_nothing_of_missing_answers_allows_one_in_twenty(world: Any) -> None:
     """All 400 missing passed where the limit was loose, as it was with the default of 1."""
     all_lost = Estimate(value=0.0, low=0.0, high=0.01, n=400, missing=400, method="wilson")

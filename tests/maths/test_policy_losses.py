@@ -133,3 +133,21 @@ def test_the_one_that_depends_on_the_cut() -> None:
     whole = gradient_in_parts("micro_token_mean", [list(range(7))])
     torch.testing.assert_close(whole, gradient_in_parts("token_mean", [list(range(7))]))
     assert not torch.allclose(whole, gradient_in_parts("micro_token_mean", [[0, 1], [2, 3, 4, 5, 6]]))
+
+
+@pytest.mark.parametrize("name", sorted(AGGREGATIONS))
+def test_a_micro_batch_without_a_token_adds_nothing(name: str) -> None:
+    """Replies that are all masked: 0, and a gradient of 0, not 0 / 0."""
+    values = torch.tensor([[1.0, math.nan], [3.0, math.inf]], dtype=torch.float64, requires_grad=True)
+    mask = torch.zeros(2, 2, dtype=torch.bool)
+    share = AGGREGATIONS[name](values, mask, Window(tokens=5, sequences=4, longest=2, parts=2))
+    assert float(share.detach()) == 0.0
+    (gradient,) = torch.autograd.grad(share, values)
+    assert gradient.tolist() == [[0.0, 0.0], [0.0, 0.0]]
+
+
+def test_a_micro_batch_of_one_token_is_that_token() -> None:
+    values, mask = torch.tensor([[2.0, 5.0]]), torch.tensor([[False, True]])
+    window = Window(tokens=4, sequences=2, longest=10)
+    assert float(AGGREGATIONS["micro_token_mean"](values, mask, window)) == 5.0
+    assert float(AGGREGATIONS["sequence_mean"](values, mask, window)) == 2.5

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize_scalar
 from scipy.special import expit
+from scipy.stats import t as student
+from statsmodels.regression.linear_model import OLS
 
 from calibrant.core import InputError, NumericalError
 from calibrant.stats.calibration import brier, calibration_error, length_slope, pair_accuracy, temperature
@@ -166,3 +168,31 @@ def test_odd_input_is_refused():
         calibration_error([1.0], bins=0)
     with pytest.raises(InputError, match="one length a pair"):
         length_slope([1.0], [1, 2])
+
+
+@pytest.mark.parametrize(
+    ("odds", "won", "variance"),
+    [
+        (3, 20, 0.75 * 0.25),  # all 20 won at confidence 3/4: they look less noisy than a calibrated model is
+        (99, 10, 0.25),  # 10 of 20 won at confidence .99: noisier than it claims
+    ],
+)
+def test_a_bin_is_as_noisy_as_it_looks_or_claims_whichever_is_more(odds, won, variance):
+    """One bin of 20: the half width is the 95 % point of |z| sd, 1.96 sd, less the noise of the draws."""
+    margin = math.log(odds)
+    found = calibration_error([margin] * won + [-margin] * (20 - won))
+    reach = found.value - found.low if found.low else found.high - found.value
+    assert reach == pytest.approx(1.96 * math.sqrt(variance / 20), rel=0.03)
+
+
+def test_the_error_of_the_length_slope_is_hc3():
+    """A far point pulls the line to itself: HC3 divides its residual by what that hides (statsmodels')."""
+    rng = np.random.default_rng(2)
+    lengths = [*rng.normal(0, 1, 30).tolist(), 12.0]
+    margins = [*rng.normal(0.3, 1, 30).tolist(), -1.0]
+    found = length_slope(margins, lengths)
+    x = (np.array(lengths) - np.mean(lengths)) / np.std(lengths)
+    line = OLS((np.sign(margins) + 1) / 2, np.column_stack([np.ones(31), x])).fit(cov_type="HC3")
+    assert found.value == pytest.approx(line.params[1])
+    reach = student.ppf(0.975, 30) * line.bse[1] * math.sqrt(31 / 30)
+    assert (found.low, found.high) == pytest.approx((found.value - reach, found.value + reach))

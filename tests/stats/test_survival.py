@@ -226,3 +226,15 @@ def test_clusters_in_the_long_run():
     average, worst = report("beta product, clusters", clustered(LONG))
     assert average >= 0.95
     assert worst >= 0.93
+
+
+def test_once_every_goal_is_reached_more_budget_changes_nothing():
+    """All of four fell by 5: at 6, where no goal is watched, the rate is known to be 1."""
+    curve = success_curve([1.0, 2.0, 3.0, 5.0], [True] * 4)
+    for budget in (5, 6, 1e9):
+        found = curve.at(budget)
+        assert (found.value, found.high, found.reason) == (1.0, 1.0, "")
+        assert found.low == pytest.approx(curve.at(5).low)
+    one_left = success_curve([1.0, 2.0, 3.0, 5.0], [True] * 3 + [False])
+    assert one_left.at(5).value == pytest.approx(0.75)
+    assert (one_left.at(6).value, one_left.at(6).reason) == (None, "no goal was watched beyond 5")
