@@ -121,6 +121,8 @@ def _others(value: Any, annotation: Any) -> Iterator[Any]:
         yield from (choice for choice in typing.get_args(annotation) if choice != value)
     elif value is None and float in typing.get_args(annotation):
         yield 0.1
+    elif value is None:
+        yield ("zorble",)
     elif isinstance(value, bool):
         yield not value
     elif isinstance(value, int):

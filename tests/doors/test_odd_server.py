@@ -19,7 +19,7 @@ HALF = (
     *("plain", "think", "think_other", "think_open", "reasoning_content", "parts", "parts_mixed", "tools"),
     *("refusal_field", "filter_finish", "filter_400", "no_usage", "usage_null", "surrogate", "other_model"),
 )
-UNKNOWN = ("think_endless",)
+UNKNOWN = ("think_endless", "repeats", "gibberish")
 NOTHING = ("null", "empty_choices", "list_error")
 
 

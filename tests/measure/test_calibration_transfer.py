@@ -105,7 +105,7 @@ def test_xstest(real_data):
         graded_from(raw_rows(path), str(path))
         for path in sorted((real_data / "xstest").glob("completions_*.csv"))
     ]
-    judge = string_judge(StringJudge(behaviour="refused", phrases=XSTEST))
+    judge = string_judge(StringJudge(behaviour="refused", phrases=XSTEST, where="beginning"))
     first, second, third = tables
     found = calibration_transfer(first, judge, second, third, CalibrationTransfer(splits=15)).metrics
     shown = {
