@@ -79,7 +79,7 @@ def test_against_a_slow_reference(
     world: Any, intervals: list[list[float]], threshold: float, margin: float
 ) -> None:
     """yes: the largest high meets the line. no: some low is beyond it. And mirrored, on -metric."""
-    records = [world.record(world.estimate(low, high)) for low, high in intervals]
+    records = [world.record(world.estimate(low, high, method="student-t")) for low, high in intervals]
     line = round(threshold - margin, 2)
     if max(high for _, high in intervals) <= line:
         expected = "yes"
@@ -87,7 +87,7 @@ def test_against_a_slow_reference(
         expected = "no" if max(low for low, _ in intervals) > line else "unknown"
     outcome = world.ask(world.rule(threshold=threshold, margin=margin), *records)
     assert outcome.answer == expected
-    mirrored = [world.record(world.estimate(-high, -low)) for low, high in intervals]
+    mirrored = [world.record(world.estimate(-high, -low, method="student-t")) for low, high in intervals]
     floor = world.rule(op=">=", bound="low", threshold=-threshold, margin=margin)
     assert world.answer(floor, *mirrored) == expected
 

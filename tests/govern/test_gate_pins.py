@@ -227,6 +227,30 @@ def test_a_metric_is_not_limited_from_its_good_side(world: Any) -> None:
     assert world.answer(floor, world.record(world.estimate(0.8, 0.9, better="higher"))) == "yes"
 
 
+@pytest.mark.parametrize(
+    ("changes", "metric", "method"),
+    [
+        ({"threshold": 5.0}, "compliance_rate", "clopper-pearson"),  # 5 % was meant
+        ({"threshold": 1.0}, "harm", "korn-graubard (wilson)"),
+        ({"threshold": 1.0}, "capability_loss", "tango"),
+        ({"threshold": 0.0, "bound": "low", "op": ">="}, "accuracy", "wilson"),
+    ],
+)
+def test_a_limit_that_nothing_can_miss_is_no_rule(
+    world: Any, changes: dict[str, Any], metric: str, method: str
+) -> None:
+    found = world.estimate(0.4, 0.6, method=method)
+    record = world.record(None).model_copy(update={"metrics": {metric: found}})
+    answer, reason = said(world, world.rule(metric=metric, **changes), record)
+    assert answer == "unknown" and f"is met by every {metric}" in reason
+    assert world.answer(world.rule(metric=metric, threshold=0.99), record) == "yes"
+
+
+def test_a_run_that_made_a_model_says_nothing_of_the_one_that_went_in(world: Any, measured: Measured) -> None:
+    made = Artifact(name="model", digest="9" * 64, bytes=1)
+    assert world.answer(world.rule(), measured(0.0, 0.01, artifacts=(made,))) == "unknown"
+
+
 @pytest.mark.parametrize("field", ["id", "technique", "metric", "data", "data_input"])
 @pytest.mark.parametrize(
     "name",

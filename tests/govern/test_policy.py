@@ -150,6 +150,14 @@ def test_a_file_that_cannot_be_read_says_so(tmp_path: Path) -> None:
         {"judge": "calibrated"},
         {"preregistered": False},
         {"data": "x"},
+        {"data": "x", "data_input": "goals"},
+        {"data_digest": "a" * 64},
+        {"config": {"a.b": 1}},
+        {"inputs": {"before": "x"}},
+        {"min_version": 2},
+        {"judge": {"question": "?"}},
+        {"judge": {"digest": "a" * 64}},
+        {"judge": {"state": "calibrated", "min_n": 2}},
     ],
 )
 def test_every_change_of_a_rule_is_another_policy(change: dict[str, Any]) -> None:

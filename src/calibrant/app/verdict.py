@@ -38,6 +38,8 @@ def verdict_of(study: Study, runs: Sequence[tuple[Job, Entry]], ledger: Ledger) 
     total = sum(len(job.runs()) for job in study.job if job.id == study.verdict.gate)
     needed = study.verdict.passes
     said = f"{passed} of {total} seeds pass, {failed} fail; {needed} were asked for"
+    if len(gates) > len({e.record.inputs["subject"].digest for e in gates}) == 1:
+        said += f", and all {len(gates)} asked about one system"
     about = f". {_about(gates, tables)}" if tables else ""
     wrong = _out_of_place(study, gates) or _late(study, tables, ledger)
     if wrong:

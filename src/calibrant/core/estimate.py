@@ -86,14 +86,14 @@ def impossible(name: str, estimate: Estimate) -> list[str]:
         faults.append(f"{found.missing:.6g} of {found.n:.6g} units are missing")
     if found.clusters is not None and not 0 <= found.clusters <= max(found.n, 0):
         faults.append(f"{found.clusters:.6g} clusters of {found.n:.6g} units")
-    least, most = _range(name, found.method)
+    least, most = span(name, found.method)
     if any(not least - _SLACK <= end <= most + _SLACK for end in ends):
         told = " to ".join(f"{end:.6g}" for end in (min(ends), max(ends)))
         faults.append(f"{told} reaches beyond {least:g} to {most:g}, where such a share lies")
     return [f"metric '{name}' is impossible: {fault}" for fault in faults]
 
 
-def _range(name: str, method: str) -> tuple[float, float]:
+def span(name: str, method: str) -> tuple[float, float]:
     """Where a value of this name, measured in this way, must lie."""
     if method.startswith(_CHANGES):
         return -1.0, 1.0

@@ -43,6 +43,7 @@ from calibrant.core import (
 )
 from calibrant.core.digest import plain
 from calibrant.core.errors import nearest
+from calibrant.core.estimate import span
 from calibrant.core.verdict import Answer
 from calibrant.govern.intent import also_registered, out_of_order, registration
 from calibrant.govern.pins import bad_judge, differs, measures, open_data, told, touches, unpinned
@@ -283,9 +284,14 @@ def _read(rule: Rule, record: Record, evidence: Evidence) -> tuple[Answer, str]:
 
 
 def _too_weak(rule: Rule, estimate: Estimate) -> str:
-    """Why the estimate is too thin for the rule, or bounded from the wrong side, or ""."""
+    """Why the estimate is too thin for the rule, or the rule asks nothing of such a metric, or ""."""
     if estimate.better == _WRONG_WAY[rule.bound]:
         return f"of {rule.metric} {estimate.better} is better, and the rule limits it from that side"
+    least, most = span(rule.metric, estimate.method)
+    if rule.meets(most if rule.bound == "high" else least):
+        return (
+            f"{rule.op} {rule.line:.6g} is met by every {rule.metric}: it lies between {least:g} and {most:g}"
+        )
     if not estimate.level >= _LEVEL:
         return f"its interval covers {estimate.level:.6g}, and a gate asks for {_LEVEL:.6g}"
     if estimate.n < rule.min_n:

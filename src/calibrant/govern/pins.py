@@ -21,6 +21,8 @@ from calibrant.govern.policy import Rule, flat
 
 _HELPERS = frozenset({"before", "baseline", "reference", "attacker"})
 """Model inputs that help a measurement and are never what it measures."""
+_MADE = ("model", "lineage.json")
+"""What a technique leaves that trained: one model, or a line of them."""
 _TESTBED = "testbed:judge/"
 """References of the judges that are the truth itself: nothing else may call itself exact."""
 _CARD_MAKERS = ("measure.judge_card", "measure.adjudication")
@@ -39,7 +41,12 @@ def measured(inputs: Mapping[str, Input]) -> str:
 
 
 def measures(record: Record, subject: Identity) -> bool:
-    """Whether the system that the record measured is ``subject``, down to the digest."""
+    """Whether the system that the record measured is ``subject``, down to the digest.
+
+    What a run that made a model found is about that model, not about the one that went in.
+    """
+    if any(artifact.name in _MADE for artifact in record.artifacts):
+        return False
     item = record.inputs.get(measured(record.inputs))
     return item is not None and item.kind == "model" and item.digest == subject.digest
 
@@ -255,6 +262,7 @@ def told(record: Record) -> tuple[str, str]:
     judged = [
         f"{item.name or name}: {record.judge.get(name, 'uncalibrated')}"
         + (f", asked '{item.parts['question']}'" if item.parts.get("question") else "")
+        + (f", by labels of {item.parts['labels']}" if item.parts.get("labels") else "")
         for name, item in sorted(judges(record).items())
     ]
     read = [f"{name} = {_shown(item)}" for name, item in sorted(tables(record).items())]

@@ -60,7 +60,7 @@ class _Calibrated:
 
     @property
     def shown(self) -> dict[str, str]:
-        """Of the card on the target: labelled replies of each kind, and lower bounds; {} for nothing."""
+        """Of the card on the target: labels of each kind, where from, and lower bounds; {} for nothing."""
         if self._problem():
             return {}
         errors = self._counts()
@@ -70,6 +70,7 @@ class _Calibrated:
             "specificity": proportion_interval(*cleared)[0],
         }
         counted = {"positives": str(errors.positives), "negatives": str(errors.negatives)}
+        counted["labels"] = f"'{self.card.source}' ({self.card.labels[:12]})"
         return counted | {name: f"{low:.4f}" for name, low in lows.items()}
 
     @property
