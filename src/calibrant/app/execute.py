@@ -182,7 +182,9 @@ def _finished(
     update = {
         "status": "finished",
         "metrics": found,
-        "limits": tuple(strike([*result.caveats, *_refused(arguments), *_unused(arguments)])),
+        "limits": tuple(
+            strike([*result.caveats, *_refused(arguments), *_unused(arguments), *_rendered(arguments)])
+        ),
         "artifacts": stored,
         "result": result_digest(found, stored),
     }
@@ -205,6 +207,14 @@ def _unused(arguments: Mapping[str, Any]) -> Iterator[str]:
     for name, table in arguments.items():
         if isinstance(table, Table) and table.unused:
             yield f"{NOT_USED} of '{name}' ({table.source}): {listed(table.unused)}"
+
+
+def _rendered(arguments: Mapping[str, Any]) -> Iterator[str]:
+    """Where a model's chat template is not met exactly, whatever was asked of it says so."""
+    for name, model in arguments.items():
+        found = getattr(model, "template_differences", None)
+        for said in found.all if found is not None else ():
+            yield f"the chat template of '{name}' is not met exactly: {said}"
 
 
 def _disk_full(error: BaseException | None) -> bool:

@@ -121,6 +121,11 @@ class Defended:
             raise ConfigError(problems, hint="give each layer a name of its own and a side")
 
     @property
+    def template_differences(self) -> Any:
+        """Where the model's chat template is not met exactly (``models/rendering.py``); None if unknown."""
+        return getattr(self._lm, "template_differences", None)
+
+    @property
     def identity(self) -> Identity:
         """The whole system: model, layers in order, refusal; not ``shadow``, which changes no answer."""
         layers = [[layer.name, layer.side, layer.guard.identity.digest] for layer in self._stack]

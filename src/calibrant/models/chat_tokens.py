@@ -22,13 +22,17 @@ from typing import Any
 from calibrant.core.errors import InputError
 from calibrant.core.lm import Chat
 from calibrant.core.reasoning import Parted, inside, part, speaks_of_reasoning
+from calibrant.models.rendering import ANSWERED, ASKED, Differences, differences
 from calibrant.models.templates import chat_text
 
 _ANCHOR = "\n"  # put before a reply so that it is not the start of a text
 
 
 class ChatTokens:
-    """Encodes prompts and replies; ``end_id`` closes a reply, any of ``stop_ids`` ends generation."""
+    """Encodes prompts and replies; ``end_id`` closes a reply, any of ``stop_ids`` ends generation.
+
+    ``differences``: what the chat template writes otherwise, see ``rendering.py``.
+    """
 
     def __init__(self, tokenizer: Any, more_stop_ids: Sequence[int] = ()) -> None:
         """``more_stop_ids``: what the generation config names beside the tokenizer's own end token.
@@ -47,6 +51,7 @@ class ChatTokens:
         self._anchor = self._anchor_ids()
         self._marks = any(speaks_of_reasoning(token) for token in tokenizer.all_special_tokens)
         self.end_id = self._end_of_turn()
+        self.differences = self._compared()
 
     def prompt_text(self, chat: Chat) -> str:
         """The text that stands before the reply.
@@ -173,6 +178,16 @@ class ChatTokens:
                 if token in self.stop_ids:
                     return token
         return self.stop_ids[0]
+
+    def _compared(self) -> Differences:
+        """What the template writes otherwise than prompt + reply + end token; none without a template."""
+        if not self.tokenizer.chat_template:
+            return Differences()
+        prompt = self._render(ASKED, add_generation_prompt=True)
+        bare, whole = (self._render(chat, add_generation_prompt=False) for chat in (ASKED, ANSWERED))
+        return differences(
+            prompt, bare, whole, self._decode([self.end_id], skip_special_tokens=False).strip()
+        )
 
 
 def _is_text(text: str) -> bool:

@@ -54,6 +54,8 @@ class Fit(Frozen):
     bfloat16 units (no AVX-512) it is some 80 times slower, and says so."""
     micro_tokens: int | None = Field(default=None, ge=1)
     """Most tokens in one forward pass (a single row always passes); None: the whole batch at once."""
+    any_template: bool = False
+    """Train although the chat template writes an answered chat otherwise than as prompt, reply, end token."""
     recompute: bool = False
     """Gradient checkpointing: keep one activation a layer and compute the rest again; slower, less memory."""
 

@@ -32,6 +32,7 @@ from calibrant.models.loading import (
     save_weights,
     stop_ids,
 )
+from calibrant.models.rendering import Differences
 from calibrant.models.seeds import item_seeds
 
 _CPU_SCORING = 2048  # tokens scored at once on a CPU: larger batches leave its caches and are slower
@@ -115,6 +116,11 @@ class OpenModel:
     def device(self) -> torch.device:
         """Where the weights lie."""
         return next(self.module.parameters()).device
+
+    @property
+    def template_differences(self) -> Differences:
+        """Where the chat template writes an answered chat otherwise than as prompt, reply, end token."""
+        return self.chat_tokens.differences
 
     @property
     def max_length(self) -> int | None:

@@ -29,6 +29,7 @@ from calibrant.core import (
 )
 from calibrant.models.classifier import Classifier
 from calibrant.models.loading import Dtype
+from calibrant.models.rendering import Differences
 from calibrant.models.reward_folder import (
     Normaliser,
     RewardCard,
@@ -72,6 +73,11 @@ class RewardModel:
         self.means, self.scales = given.mean, given.std
         parts = {**classifier.identity.parts, "normaliser": normaliser_part(normaliser)}
         self.identity = identity or Identity(name=classifier.identity.name, kind="reward", parts=parts)
+
+    @property
+    def template_differences(self) -> Differences:
+        """Where the chat template writes an answered chat otherwise than as prompt, reply, end token."""
+        return self.classifier.chat_tokens.differences
 
     def score(self, chats: Sequence[Chat], replies: Sequence[str]) -> Scores:
         """Score each reply, read as a finished one, at its end token.

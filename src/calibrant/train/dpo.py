@@ -33,6 +33,7 @@ from calibrant.models.fitting import dropped, fitting
 from calibrant.models.lora import LoRA, adapted, merged
 from calibrant.models.open_model import OpenModel
 from calibrant.models.reference import reference_sums
+from calibrant.models.rendering import check_trainable
 
 _OPTIONS = ("beta", "label_smoothing", "gamma", "lam", "tau", "length_average", "reference_free",
             "divergence", "alpha")  # fmt: skip
@@ -112,10 +113,12 @@ def dpo(model: OpenLM, pairs: Preferences, config: DPO = DPO(), run: Run = Quiet
 
     Raises:
         InputError: there are no pairs, or none fits the context.
+        CapabilityError: the model's chat template writes an answered chat otherwise.
         NumericalError: the loss became NaN or infinite.
     """
     kind = LOSSES[config.loss]
     beta = float(config.options.get("beta", kind.options.get("beta", 1.0)))
+    check_trainable(model, config.fit.any_template)
     rows = fitting(model, pairs, lambda row: [row.chosen, row.rejected], config.max_length)
     prompts, chosen = tokenised(model, [row.prompt for row in rows], [row.chosen for row in rows])
     _, rejected = tokenised(model, [row.prompt for row in rows], [row.rejected for row in rows])

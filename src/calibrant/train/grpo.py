@@ -33,6 +33,7 @@ from calibrant.maths.policy_losses import AGGREGATIONS, Aggregation, Window, cli
 from calibrant.models.checkpoint import Checkpoint
 from calibrant.models.fit import Fit
 from calibrant.models.lora import LoRA, adapted
+from calibrant.models.rendering import check_trainable
 from calibrant.models.rollouts import roll
 from calibrant.train import _group as group
 from calibrant.train._learner import Learner, Student, watched
@@ -140,10 +141,12 @@ def grpo(
     Raises:
         InputError: there are no prompts, none leaves room for a reply, the reward gives a wrong number of
             scores, or a checkpoint cannot be written. What the reward raises is passed on.
-        CapabilityError: there are several processes.
+        CapabilityError: there are several processes, or the model's chat template writes an answered chat
+            otherwise.
         NumericalError: a score, loss or gradient is NaN or infinite; what was saved before stays.
     """
     group.alone("train.grpo")
+    check_trainable(model, config.fit.any_template)
     rows = with_room(model, prompts, config.max_tokens)
     policy = adapted(model.copy(), config.lora, run.seed)
     student = Student(policy.module, config.fit)

@@ -34,6 +34,7 @@ from calibrant.models.fitting import dropped, fitting
 from calibrant.models.lora import LoRA, adapted, merged
 from calibrant.models.open_model import OpenModel
 from calibrant.models.reference import branch_sums, reference_sums
+from calibrant.models.rendering import check_trainable
 
 
 class KTO(Frozen):
@@ -99,8 +100,10 @@ def kto(model: OpenLM, replies: LabelledReplies, config: KTO = KTO(), run: Run =
 
     Raises:
         InputError: there are no replies, or none fits the context.
+        CapabilityError: the model's chat template writes an answered chat otherwise.
         NumericalError: the loss became NaN or infinite.
     """
+    check_trainable(model, config.fit.any_template)
     rows = fitting(model, replies, lambda row: [row.completion], config.max_length)
     prompts, answers = tokenised(model, [row.prompt for row in rows], [row.completion for row in rows])
     ups = [row.label for row in rows]

@@ -45,6 +45,7 @@ from calibrant.models.fit import Fit
 from calibrant.models.lora import LoRA, adapted, merged
 from calibrant.models.open_model import OpenModel
 from calibrant.models.parallel import world
+from calibrant.models.rendering import check_trainable
 from calibrant.models.reward_folder import RewardCard
 from calibrant.models.reward_model import RewardModel
 from calibrant.models.rollouts import roll
@@ -180,13 +181,15 @@ def ppo(
     Raises:
         InputError: there are no prompts, none leaves room for a reply, the reward gives a wrong number of
             scores, or a checkpoint cannot be written. What the reward raises is passed on.
-        CapabilityError: ``config.critic`` is 'reward' and that cannot be, or there are several processes.
+        CapabilityError: ``config.critic`` is 'reward' and that cannot be, there are several processes, or
+            the model's chat template writes an answered chat otherwise.
         NumericalError: a score, loss or gradient is NaN or infinite; what was saved before stays.
     """
     if world().size > 1:
         raise CapabilityError(
             "train.ppo learns in one process", hint="start it without a launcher; train.dpo takes several"
         )
+    check_trainable(model, config.fit.any_template)
     rows = with_room(model, prompts, config.max_tokens)
     policy = adapted(model.copy(), config.lora, run.seed)
     critic = open_critic(model, reward, config.critic, config.head_scale, run.seed)

@@ -44,6 +44,7 @@ from calibrant.models.classifier import Classifier
 from calibrant.models.fit import Fit, Plan, Share, batches_of, fit, last
 from calibrant.models.fitting import dropped, fitting
 from calibrant.models.folder import folder_identity
+from calibrant.models.rendering import check_trainable
 from calibrant.models.reward_card import calibration
 from calibrant.models.reward_folder import Normaliser, RewardCard, reward_identity
 from calibrant.models.reward_model import RewardModel
@@ -110,7 +111,8 @@ def reward(
     Raises:
         ConfigError: ties with a margin of 0, under which nothing could be a tie.
         InputError: there are no pairs, or none fits the context.
-        CapabilityError: transformers has no classifier of the model's family.
+        CapabilityError: transformers has no classifier of the model's family, or the model's chat template
+            writes an answered chat otherwise.
         NumericalError: the loss became NaN or infinite.
     """
     task = prepared(model, pairs, ties, config)
@@ -170,6 +172,7 @@ class Task:
 
 def prepared(model: OpenLM, pairs: Preferences, ties: Preferences | None, config: RewardConfig) -> Task:
     """Comparisons of the rows that fit, and the margin that they are learned with."""
+    check_trainable(model, config.fit.any_template)
     if ties is not None and config.margin == 0:
         raise ConfigError(
             "ties are impossible with margin = 0, and ties were given",

@@ -23,6 +23,7 @@ from calibrant.models.fit import Fit, Plan, Share, batches_of, fit, last
 from calibrant.models.fitting import dropped, fitting
 from calibrant.models.lora import LoRA, adapted, merged
 from calibrant.models.open_model import OpenModel
+from calibrant.models.rendering import check_trainable
 
 
 class SFT(Frozen):
@@ -59,8 +60,10 @@ def sft(model: OpenLM, examples: Examples, config: SFT = SFT(), run: Run = Quiet
 
     Raises:
         InputError: there are no examples, or none fits the context.
+        CapabilityError: the model's chat template writes an answered chat otherwise.
         NumericalError: the loss became NaN or infinite.
     """
+    check_trainable(model, config.fit.any_template)
     rows = fitting(model, examples, lambda row: [row.completion], config.max_length)
     prompts, replies = tokenised(model, [row.prompt for row in rows], [row.completion for row in rows])
     policy = adapted(model.copy(), config.lora, run.seed)
