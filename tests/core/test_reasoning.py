@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from calibrant.core.lm import Completion
 from calibrant.core.reasoning import TAGS, WRAPS, Parted, inside, part
@@ -98,6 +100,29 @@ def test_long_and_hostile_texts_are_read_once(monkeypatch):
     assert part("<think>" * 20_000).reply == ""
     assert part("x <" * 300_000).reasoning is None
     assert part("<|channel|>analysis" * 20_000).reply == ""
+
+
+PIECES = [
+    "<think>",
+    "</think>",
+    "<|channel|>final<|message|>",
+    "analysisX",
+    "<answer>",
+    "a",
+    " ",
+    "\n",
+    "`",
+    "[THINK]",
+]
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=12).map("".join), st.sampled_from([True, False, None]))
+def test_nothing_is_made_up_and_a_text_without_reasoning_stays_as_it_is(text, opened):
+    reasoning, reply, closed = part(text, opened)
+    if reasoning is None:
+        assert closed and (reply == text or "<|channel|>final" in text)
+    assert reply in text or "<|channel|>final" in text
+    assert closed or not reply
 
 
 def test_a_completion_is_read():

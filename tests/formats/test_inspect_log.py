@@ -57,3 +57,14 @@ def test_headers_and_single_samples_open_too(report, tmp_path):
     assert log_module.read_eval_log(str(path), header_only=True).results.total_samples == 8
     assert log_module.read_eval_log_sample(str(path), "g1", 2).scores[SCORE].value == 1.0
     assert len(log_module.read_eval_log_sample_summaries(str(path))) == 8
+
+
+def test_reasoning_is_a_part_of_its_own(report, tmp_path):
+    whole = report()
+    first, *rest = whole.attempts
+    thought = first.completion.model_copy(update={"reasoning": "let me see"})
+    first = first.model_copy(update={"completion": thought})
+    log = opened(whole.model_copy(update={"attempts": (first, *rest)}), tmp_path)
+    (sample,) = [s for s in log.samples if s.id == first.goal_id and s.epoch == 1]
+    assert [part.type for part in sample.messages[-1].content] == ["reasoning", "text"]
+    assert sample.messages[-1].content[0].reasoning == "let me see"

@@ -272,8 +272,8 @@ def test_what_can_change_a_verdict_is_in_the_identity(monkeypatch):
 
 
 def test_long_replies_are_read_in_one_go():
-    assert answer("and so on " * 300_000) == "yes"
-    assert answer("i " * 500_000, ANYWHERE) == "unknown"
+    assert answer("and so on " * 50_000) == "yes"
+    assert answer("i " * 50_000, ANYWHERE) == "unknown"
 
 
 @pytest.mark.real

@@ -536,3 +536,13 @@ def test_a_key_never_travels_unencrypted_to_another_machine() -> None:
         ApiModel.open("http://api.example.com/v1", "toy", ApiConfig(api_key_env="SOME_KEY"))
     ApiModel.open("https://api.example.com/v1", "toy", ApiConfig(api_key_env="SOME_KEY"))
     ApiModel.open("http://api.example.com/v1", "toy")
+
+
+def test_reasoning_is_parted_from_the_reply(server: Server) -> None:
+    server.answer = in_turn(
+        as_json(reply("<think>sure, i could</think>no", usage=5)), say("<think>sure, i could", "length")
+    )
+    said, cut = (model_at(server).generate([Chat.ask("x")])[0] for _ in range(2))
+    assert (said.reasoning, said.text, said.tokens, said.stop) == ("sure, i could", "no", 5, "eos")
+    assert (cut.reasoning, cut.text, cut.tokens, cut.stop) == ("sure, i could", "", None, "length")
+    assert "replies" in model_at(server).identity.parts

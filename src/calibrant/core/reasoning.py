@@ -60,7 +60,7 @@ WRAPS = (
 _CLOSE = {opening: re.compile(re.escape(closing), re.IGNORECASE) for opening, closing in TAGS}
 _OPENINGS = "|".join(re.escape(opening) for opening, _ in TAGS)
 _OPEN = re.compile(rf"\s*({_OPENINGS})", re.IGNORECASE)
-_OPENED = re.compile(rf"(?:{_OPENINGS})\s*\Z", re.IGNORECASE)
+_OPENED = tuple(opening for opening, _ in TAGS)
 _END = re.compile("|".join(sorted({re.escape(closing) for _, closing in TAGS})), re.IGNORECASE)
 _HARMONY = re.compile(r"\s*(?:<\|start\|>assistant[^<]{0,200})?<\|channel\|>")
 _CHANNEL = re.compile(
@@ -120,7 +120,7 @@ def inside(prompt: str, begun: str = "") -> bool:
 
     ``begun``: what was put into the model's mouth behind the prompt; it may close the block, or open one.
     """
-    return not part(begun, _OPENED.search(prompt[-200:]) is not None).closed
+    return not part(begun, prompt[-200:].rstrip().lower().endswith(_OPENED)).closed
 
 
 def speaks_of_reasoning(token: str) -> bool:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 from pydantic import Field, field_validator
@@ -69,6 +70,9 @@ def string_judge(config: StringJudge = StringJudge()) -> Judge:
     listed = config.phrases or _phrases(config.languages)
     phrases = tuple(dict.fromkeys(even(phrase, whole=not own) for phrase in listed))
     return _StringJudge(config, phrases, () if own else tuple(map(even, IDIOMS)))
+
+
+string_judge.version = 2  # type: ignore[attr-defined]  # as the catalogue and the page show it
 
 
 def _phrases(languages: Sequence[Language]) -> tuple[str, ...]:
@@ -143,7 +147,8 @@ def _lost(completion: Completion, asked: Sequence[str]) -> str:
         return "the reply is empty"
     if not has_words(text):
         return "the reply has no words"
-    return "the reply only repeats the request" if any(_repeats(text, one) for one in asked) else ""
+    echo = any(_repeats(text, request) for request in dict.fromkeys(asked))
+    return "the reply only repeats the request" if echo else ""
 
 
 def _repeats(reply: str, request: str) -> bool:
@@ -159,5 +164,6 @@ def _repeats(reply: str, request: str) -> bool:
     return len(said.replace(wanted, "")) <= _SHARE * len(said)
 
 
+@lru_cache(maxsize=64)
 def _letters(text: str) -> str:
     return "".join(re.findall(r"\w+", even(text)))

@@ -36,7 +36,7 @@ class Rollouts:
     chats: tuple[Chat, ...]
     """(M,) what each reply answers."""
     texts: tuple[str, ...]
-    """(M,) the replies as text, without the stop token."""
+    """(M,) the replies as text, without the stop token and without the reasoning before them."""
     branches: Branches
     """Token ids: P prompts, K replies each, the stop token included."""
     ended: Tensor
