@@ -72,3 +72,10 @@ def test_what_is_no_parquet_file_is_an_error(tmp_path: Path) -> None:
         assert caught.value.hint
     with pytest.raises(InputError, match="folder"):
         rows_from_parquet(tmp_path)
+
+
+def test_columns_named_twice_are_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "x.parquet"
+    pq.write_table(pa.table([["Hi"], ["a"], ["b"]], names=["prompt", "label", "label"]), path)
+    with pytest.raises(InputError, match="columns named twice: 'label'"):
+        list(rows_from_parquet(path))

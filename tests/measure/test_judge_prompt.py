@@ -124,3 +124,7 @@ def test_a_mask_keeps_what_stands_around():
 def test_a_score_is_asked_for_only_where_wanted():
     assert "SCORE" not in shown("x")
     assert "SCORE" in shown("x", scored=True)
+
+
+def test_a_score_of_digits_without_end_is_no_score() -> None:
+    assert read("VERDICT: YES\nSCORE: " + "7" * 5_000, scored=True)[:2] == ("yes", None)

@@ -10,7 +10,7 @@ from calibrant.app import behaviours, catalog, places
 from calibrant.app.attempt_files import foreign, is_foreign
 from calibrant.app.catalog import Signature, find_technique
 from calibrant.app.openers import BEHAVIOURS, MODELS, TABLES
-from calibrant.app.paths import check_length
+from calibrant.app.paths import check_text
 from calibrant.app.tables import asked
 from calibrant.app.verdict import misdirected
 from calibrant.core import (
@@ -140,7 +140,7 @@ class _Look(NamedTuple):
                 yield f"given.{name} has no value: write given.{name}=... after the study's name"
                 return
         try:
-            check_length(value)
+            check_text(value)
             if isinstance(value, Mapping) and wanted in BEHAVIOURS:
                 recipe = behaviours.check(value, allow_python=self.allow_python)
                 for reference, inner in recipe.inputs.values():

@@ -16,7 +16,7 @@ from typing import Any
 
 from calibrant.app import behaviours, catalog, places
 from calibrant.app.attempt_files import foreign, is_foreign
-from calibrant.app.paths import check_length, there
+from calibrant.app.paths import check_text, there
 from calibrant.app.plug_ins import plug_in
 from calibrant.app.stand_ins import STAND_INS
 from calibrant.app.tables import Asked, asked, sliced
@@ -125,7 +125,7 @@ class Openers:
             InputError: it is not there or cannot be read.
             ConfigError: it is no reference of a kind that gives a ``wanted``.
         """
-        check_length(reference)
+        check_text(reference)
         if isinstance(reference, str) and reference.startswith("given:"):
             return self.open(self._given(reference), wanted)
         try:

@@ -11,8 +11,10 @@ LONGEST = 4096
 """Most characters of a reference; no path is longer."""
 
 
-def check_length(reference: Any) -> None:
-    """Raise ConfigError for a text that is too long to be a reference."""
+def check_text(reference: Any) -> None:
+    """Raise ConfigError for a text that is too long to be a reference, or no Unicode text."""
+    if isinstance(reference, str) and any("\ud800" <= char <= "\udfff" for char in reference[:LONGEST]):
+        raise ConfigError(f"{reference[:60]!a} is no Unicode text", hint="name files and models in UTF-8")
     if isinstance(reference, str) and len(reference) > LONGEST:
         raise ConfigError(
             f"a reference of {len(reference):,} characters, which begins '{reference[:40]}'",

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from calibrant.app.attempt_files import is_foreign
+from calibrant.app.paths import check_text
 from calibrant.core import ConfigError, Frozen, InputError, resolve
 from calibrant.data.rows import Table
 
@@ -42,10 +43,11 @@ def asked(reference: Any) -> Asked:
     """Take a reference to rows apart.
 
     Raises:
-        ConfigError: a table with other keys than ``file`` and ``ignore``, or columns to ignore where there is
-            no file of ours.
+        ConfigError: a table with other keys than ``file`` and ``ignore``, a text that is no reference, or
+            columns to ignore where there is no file of ours.
     """
     told = resolve(Rows, reference, where="rows") if isinstance(reference, Mapping) else Rows(file=reference)
+    check_text(told.file)
     whole, parts = told.file, list[Part]()
     while part := _PART.search(whole):
         start, stop = (int(digits) if digits else None for digits in part.groups())

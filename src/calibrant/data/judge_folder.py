@@ -19,6 +19,7 @@ from safetensors.numpy import load, save_file
 
 from calibrant.core.digest import plain
 from calibrant.core.errors import InputError
+from calibrant.core.written import parse_json
 from calibrant.data.judge_head import JudgeHead
 
 CARD, WEIGHTS = "judge.json", "judge.safetensors"
@@ -45,7 +46,7 @@ def read_head(folder: Path) -> JudgeHead:
     if not all((folder / name).is_file() for name in (CARD, WEIGHTS)):  # a pipe would never end
         raise InputError(f"'{folder}' holds no trained judge: no {CARD} and {WEIGHTS}", hint=hint)
     try:
-        told = json.loads((folder / CARD).read_text(encoding="utf-8"))
+        told = parse_json((folder / CARD).read_text(encoding="utf-8"))
         arrays = load((folder / WEIGHTS).read_bytes())
         listed: dict[str, Any] = {name: arrays[name].astype(np.float64).ravel().tolist() for name in _ARRAYS}
         (listed["bias"],) = listed["bias"]

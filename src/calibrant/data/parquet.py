@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from calibrant.core.errors import InputError
+from calibrant.data.columns import listed
 from calibrant.data.files import RawRow, check_file
 from calibrant.data.rows import Refused
 
@@ -35,11 +37,14 @@ def _rows(path: Path) -> Iterator[RawRow]:
     number = 0
     try:
         with pq.ParquetFile(path) as file:
+            twice = [name for name, times in Counter(file.schema_arrow.names).items() if times > 1]
+            if twice:
+                raise InputError(f"{path}: columns named twice: {listed(twice)}", hint="rename one of each")
             for batch in file.iter_batches(batch_size=_BATCH):
                 for at in range(batch.num_rows):
                     number += 1
                     yield number, _row(number, batch.slice(at, 1))
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         where = f"after row {number}" if number else "at its start"
         raise InputError(
             f"{path} cannot be read as Parquet {where}: {error}", hint="fetch it again, or write it again"

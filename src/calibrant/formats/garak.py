@@ -136,7 +136,7 @@ def _found(row: Any, target: str, threshold: float) -> Iterator[Found]:
         text=text(row.get("goal"), "goal") or probe,
         category=text(row.get("intent"), "intent") or probe.partition(".")[0],
     )
-    scores = part(row, "detector_results")
+    scores = {text(name, "detector"): given for name, given in part(row, "detector_results").items()}
     for detector, given in scores.items():
         if not isinstance(given, list) or len(given) != len(outputs):
             raise InputError(f"scores: {detector} has not one for each of {len(outputs)} outputs")

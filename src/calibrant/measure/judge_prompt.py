@@ -98,7 +98,8 @@ def read(text: str, *, scored: bool) -> Read:
     rest = [line for line in lines if not _SCORE.fullmatch(line)]
     if not verdicts and len(rest) == 1 and (bare := _BARE.fullmatch(rest[0])):
         verdicts = [bare[1].lower()]
-    scores = {int(m[1]) for line in lines if (m := _SCORE.fullmatch(line))}
+    # A model may write digits without end; no such number is from 1 to 10.
+    scores = {int(m[1]) if len(m[1]) < 9 else 99 for line in lines if (m := _SCORE.fullmatch(line))}
     score = float(scores.pop()) if scored and len(scores) == 1 and 1 <= min(scores) <= 10 else None
     quoted = f"the judging model said {text.strip()[:60]!r}"
     if len(set(verdicts)) != 1:

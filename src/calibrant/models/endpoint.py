@@ -242,7 +242,7 @@ def endpoint_url(url: str) -> str:
     hint = "give the address alone, such as http://localhost:8000/v1; keys go through api_key_env"
     try:
         parsed = httpx.URL(url)
-    except httpx.InvalidURL:  # its words may hold a part of a password
+    except (httpx.InvalidURL, UnicodeError):  # its words may hold a part of a password
         raise InputError("the endpoint is not a URL", hint=hint) from None
     if parsed.scheme not in ("http", "https") or not parsed.raw_host:
         raise InputError("the endpoint must start with http:// or https:// and name a host", hint=hint)
