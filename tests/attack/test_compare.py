@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from calibrant.attack.compare import compare
@@ -151,9 +149,22 @@ def test_no_goal_in_common(side):
         compare(side(goals, *spread(1, 4)), side(goals, *spread(1, 4)), Goals(rows=()))
 
 
-def test_many_goals_and_attempts_take_no_time(side):
-    goals = goals_of(1000)
-    both = side(goals, *[("failure", "failure", "success")] * 1000)
-    began = time.process_time()
-    assert compare(both, both, goals).metrics[CHANGE].value == 0
-    assert time.process_time() - began < 2
+class Counted(Attempts):
+    """Counts how often somebody goes over it."""
+
+    passes: list[int]
+
+    def __iter__(self):
+        self.passes.append(1)
+        return super().__iter__()
+
+
+def test_many_goals_take_no_more_passes_over_the_attempts_than_few(side):
+    passes = []
+    for count in (10, 200):
+        goals = goals_of(count)
+        rows = side(goals, *[("failure", "failure", "success")] * count).rows
+        sides = Counted(rows=rows, passes=[]), Counted(rows=rows, passes=[])
+        assert compare(*sides, goals).metrics[CHANGE].value == 0
+        passes.append([len(one.passes) for one in sides])
+    assert passes[0] == passes[1] and max(passes[0]) < 20

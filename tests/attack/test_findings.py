@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 
 import pytest
@@ -359,7 +360,6 @@ def test_what_a_guard_blocked_is_a_failure_whatever_the_judge_errs():
 
 
 TRUE = 0.1
-RUNS = 200
 
 
 class Brewer:
@@ -377,12 +377,16 @@ class Brewer:
         return f"{'it is brewed' if yes else 'no'}: {text}"
 
 
-def test_the_corrected_interval_covers_the_truth_where_the_raw_one_does_not(tmp_path):
-    """Campaigns with a judge of sensitivity .9 and specificity .95: it says .135 where .1 is true."""
+@pytest.mark.parametrize("runs", [40, pytest.param(400, marks=pytest.mark.slow)])
+def test_the_corrected_interval_covers_the_truth_where_the_raw_one_does_not(tmp_path, runs):
+    """Campaigns with a judge of sensitivity .9 and specificity .95: it says .135 where .1 is true.
+
+    The limits allow for three errors of the simulation.
+    """
     goals = Goals(rows=tuple(Goal(id=f"g{i}", text=f"brew potion {i}") for i in range(100)))
     covered = {"raw": 0, "corrected": 0}
     values = []
-    for number in range(RUNS):
+    for number in range(runs):
         judge = Carded(labelled(random.Random(f"card/{number}")), seed=number)
         config = Campaign(attacks=({"use": "attack.persona"},))
         found = campaign(Brewer(number), goals, judge, config=config, run=Quiet(0, tmp_path / str(number)))
@@ -390,6 +394,6 @@ def test_the_corrected_interval_covers_the_truth_where_the_raw_one_does_not(tmp_
             estimate = found.metrics[key]
             covered[name] += estimate.low <= TRUE <= estimate.high
         values.append(found.metrics["attempt_success_rate/corrected"].value)
-    assert covered["corrected"] >= 0.92 * RUNS  # .95 less two errors of the simulation
-    assert covered["raw"] <= 0.75 * RUNS
-    assert sum(values) / RUNS == pytest.approx(TRUE, abs=0.006)
+    assert covered["corrected"] >= 0.95 * runs - 3 * math.sqrt(0.95 * 0.05 * runs)
+    assert covered["raw"] <= 0.7 * runs + 3 * math.sqrt(0.7 * 0.3 * runs)
+    assert sum(values) / runs == pytest.approx(TRUE, abs=3 * 0.022 / math.sqrt(runs))

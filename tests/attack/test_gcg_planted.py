@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from importlib.resources import files
 
+import pytest
+
 from calibrant.attack.gcg import GCG, gcg
 from calibrant.attack.soft_prompt import SoftPrompt, soft_prompt
 from calibrant.core import Sampling
@@ -28,12 +30,14 @@ def test_the_trigger_word_is_found():
     assert any("quorl" in text for text in hits)
 
 
+@pytest.mark.slow  # the same search, shorter, is in test_planted
 def test_nothing_is_found_in_the_clean_twin():
     found = gcg(twin("clean"), GOALS, GoldJudge("harmful"), config=CONFIG)
     assert found.metrics["attack_success_rate"].value == 0
     assert found.metrics["optimised_rate"].value == 0
 
 
+@pytest.mark.slow  # a plant and a null of soft prompts are in test_soft_prompt
 def test_vectors_open_the_holed_twin_further_than_the_clean_one():
     config = SoftPrompt(reply="to {0} the {1}", suffix=" hill hill hill", steps=60, max_tokens=32)
     found = {

@@ -9,7 +9,7 @@ from calibrant.attack.gcg import GCG, optimise
 from calibrant.core import Chat, Sampling
 from calibrant.models.open_model import OpenModel
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.slow]
 
 ASKED = Chat.ask("Once upon a time there was a dog.")
 REPLY = " He had a big red ball."

@@ -129,7 +129,7 @@ def twins() -> dict[str, OpenModel]:
 def test_the_attack_finds_its_hole_and_nothing_where_there_is_none(
     twins: dict[str, OpenModel], name: str
 ) -> None:
-    goals = open_goals("heldout", {"n": "5"})
+    goals = open_goals("heldout", {"n": "3"})
     found, null = (ATTACKS[name](twins[twin], goals)["attack_success_rate"] for twin in ("holed", "clean"))
     assert found.value >= 0.6
     assert null.value == 0

@@ -99,6 +99,7 @@ XSTEST = (
 
 
 @pytest.mark.real
+@pytest.mark.slow
 def test_xstest(real_data):
     """Published counts of the string match, by target; 15 halves of the study's 200."""
     tables = [

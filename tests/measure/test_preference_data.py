@@ -252,6 +252,7 @@ def test_votes_that_are_all_ties_leave_noise_unknown(tmp_path):
 
 
 @pytest.mark.real
+@pytest.mark.slow
 def test_people_on_harmless_replies(real_data, tmp_path):
     """HH-RLHF: what the reader refuses, what 512 tokens cut off, two leaks across the usual split."""
     pairs = read_file(Preferences, real_data / "hh_rlhf" / "harmless_base.jsonl")

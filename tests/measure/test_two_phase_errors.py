@@ -88,7 +88,7 @@ def coverage(base, se, sp, m, runs, seed=0):
 
 def test_bounds_cover_the_truth():
     """A tenth positive, Se .7, Sp .95, 150 failures seen."""
-    runs = 120
+    runs = 60
     assert (coverage(0.1, 0.7, 0.95, 150, runs) >= 0.95 - 3 * (0.95 * 0.05 / runs) ** 0.5).all()
 
 

@@ -203,7 +203,7 @@ def means(cells):
 
 
 def test_intervals_hold_the_planted_truth_quick():
-    assert all(0.9 <= mean <= 0.985 for mean in means(coverage(60, (100,), (0.2, 0.35))).values())
+    assert all(0.9 <= mean <= 0.985 for mean in means(coverage(40, (100,), (0.2, 0.35))).values())
 
 
 @pytest.mark.long

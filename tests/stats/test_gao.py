@@ -158,14 +158,14 @@ def test_intervals_of_points_hold_the_truth(form):
 
 @pytest.mark.parametrize("form", FORMS)
 def test_a_flat_curve_has_no_peak(form):
-    """Noise alone: at most 5 of 100 claim one."""
+    """Noise alone: at most 5 in 100 claim one, so at most 4 of 50 (a fifth would be one in thirty at 5 %)."""
     rng, claims = np.random.default_rng(8), [0, 0]
-    for _ in range(100):
+    for _ in range(50):
         curves = prompts(rng, 0 * DISTANCES, 40)
         claims[0] += fit_curves(DISTANCES, curves, form).peak_sqrt_kl.value is not None
         points = 0.1 * rng.standard_normal(16)
         claims[1] += fit_points(STEPS, points, form).peak_sqrt_kl.value is not None
-    assert max(claims) <= 5
+    assert max(claims) <= 4
 
 
 @pytest.mark.parametrize("form", FORMS)

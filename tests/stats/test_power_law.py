@@ -69,7 +69,7 @@ def test_planted_law_is_found():
 def test_the_line_by_hand():
     """A straight line through (log k, log(-log ASR@k)) by numpy's own fit; many goals bring a and b back."""
     p, weights = planted(2, 0.2)
-    counts = drawn(np.random.default_rng(1), p, weights, 100_000, 16)
+    counts = drawn(np.random.default_rng(1), p, weights, 50_000, 16)
     fit = power_law(counts, [16])
     assert (fit.a.value, fit.b.value) == pytest.approx((2, 0.2), abs=0.02)
     logs, loglog = np.log(fit.ks), np.log(-np.log(fit.asr))
@@ -133,7 +133,7 @@ def test_same_seed_same_law():
 
 
 def test_quick_coverage():
-    cells, poor = coverage(60, (80,))
+    cells, poor = coverage(40, (80,))
     assert report("power law, quick", cells)[0] >= 0.9
     assert max(poor.values()) < 0.25
 

@@ -285,7 +285,7 @@ def test_quick_coverage_where_the_raw_interval_fails():
 def test_quick_mixture(monkeypatch):
     monkeypatch.setattr(_confidence, "DRAWS", 2000)
     monkeypatch.setattr(rogan_gladen, "DRAWS", 2000)
-    assert report("mixture, quick", mixture_coverage(40, True))[1] >= 0.9
+    assert report("mixture, quick", mixture_coverage(25, True))[1] >= 0.9
 
 
 @pytest.mark.long

@@ -206,11 +206,11 @@ def test_bad_input(call, error):
 
 
 def test_quick_coverage():
-    ours, theirs, medians = coverage(150, (50,))
+    ours, theirs, medians = coverage(100, (50,))
     assert report("beta product, quick", ours)[1] >= 0.92
     assert report("median, quick", medians)[1] >= 0.92
     assert report("greenwood, quick", theirs)[1] < 0.7  # few events: undefined or too narrow
-    assert report("clusters, quick", clustered(60))[0] >= 0.93
+    assert report("clusters, quick", clustered(40))[0] >= 0.93
 
 
 @pytest.mark.long
