@@ -415,13 +415,26 @@ def test_a_server_that_sends_the_key_back_gets_it_struck(
     assert completion.text == "You sent: Bearer [key]"
 
 
+def test_what_goes_to_this_machine_goes_through_no_proxy(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Plain http through a proxy would show the key to another machine."""
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.setenv("TOY_KEY", KEY)
+    (completion,) = model_at(server, api_key_env="TOY_KEY", max_retries=0).generate([Chat.ask("x")])
+    assert (completion.text, server.keys) == ("hi", [f"Bearer {KEY}"])
+
+
 @pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
 def test_a_redirect_takes_the_key_nowhere(server: Server, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
     monkeypatch.setenv("TOY_KEY", KEY)
     for target in ("/v1/models", server.url.replace("127.0.0.1", "localhost") + "/v1/chat/completions"):
         server.answer = raw(b"", code, location=target)
         (completion,) = model_at(server, api_key_env="TOY_KEY", max_retries=0).generate([Chat.ask("x")])
-        assert completion.stop == "error" and f"HTTP {code}" in str(completion.error)
+        assert completion.stop == "error" and f"HTTP {code}: it sends to {target}" in str(completion.error)
     assert server.keys == [f"Bearer {KEY}"] * 2
 
 

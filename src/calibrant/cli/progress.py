@@ -22,9 +22,9 @@ class Shown:
         self._spoke = time.monotonic()
         if stream.isatty():
             columns = (
-                TextColumn("{task.description:<18}"),
+                TextColumn("{task.description:<18}", markup=False),
                 BarColumn(),
-                TextColumn("{task.fields[note]:<24}"),
+                TextColumn("{task.fields[note]:<24}", markup=False),
             )
             console = Console(file=stream)
             self._bar = Progress(

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from calibrant.core.digest import canonical, digest
+from calibrant.core.digest import canonical, digest, digest_bytes
 from calibrant.core.errors import InputError
 from calibrant.core.estimate import impossible
 from calibrant.core.record import PREDICATE, STATEMENT, Artifact, Record, job_digest, result_digest
@@ -28,6 +28,7 @@ from calibrant.core.record import PREDICATE, STATEMENT, Artifact, Record, job_di
 RECORDS = "records.jsonl"
 START = "0" * 64
 """What the first line carries in the place of the digest of a line before it."""
+_KIND = b'"predicateType":' + canonical(PREDICATE)
 _HEX64 = re.compile(r"[0-9a-f]{64}")
 _SAFE = 2**53
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -94,9 +95,14 @@ class Line(NamedTuple):
     """Everything that is wrong with it by itself."""
 
 
-def written(statement: dict[str, Any], previous: str | None) -> bytes:
-    """The line of a statement after the line with the digest ``previous``; None writes no link."""
-    return canonical(statement if previous is None else {**statement, "previous": previous})
+def linked(statement: bytes, previous: str) -> tuple[bytes, bytes, bytes]:
+    """The line of a canonical statement, in three parts: before the link, the link, and behind it.
+
+    ``previous`` is the digest of the line before. The parts together are canonical: among the fields of a
+    statement the link's name comes just before ``subject``, whose texts cannot hold the bytes looked for.
+    """
+    at = statement.rfind(_KIND + b',"subject":') + len(_KIND)
+    return statement[:at] + b',"previous":"', previous.encode(), b'"' + statement[at:]
 
 
 def link_faults(digests: Sequence[str], links: Sequence[str | None]) -> list[str]:
@@ -134,12 +140,13 @@ def read_line(line: bytes) -> Line:
         return Line(None, "", None, [told])
     try:
         record = Record.from_statement(statement)
-        same = written(statement, previous) == line
+        bare = canonical(statement)
+        same = line == (bare if previous is None else b"".join(linked(bare, str(previous))))
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         return Line(None, "", None, [f"not a record: {' '.join(str(error).split())[:200]}"])
     problems = [] if same else ["not in canonical form (RFC 8785): edited, or written by another program"]
     problems += [] if previous is None or is_digest(str(previous)) else ["its link is no digest"]
-    return Line(record, digest(statement), previous, problems + _mismatches(record, statement))
+    return Line(record, digest_bytes(bare), previous, problems + _mismatches(record, statement))
 
 
 def _mismatches(record: Record, statement: dict[str, Any]) -> list[str]:

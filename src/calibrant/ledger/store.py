@@ -12,7 +12,7 @@ import shutil
 from contextlib import suppress
 from io import FileIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from calibrant.core.digest import canonical, digest_bytes
 from calibrant.core.errors import EvidenceError, InputError
@@ -23,9 +23,9 @@ from calibrant.ledger.layout import (
     disk,
     is_digest,
     link_faults,
+    linked,
     read_line,
     read_lines,
-    written,
 )
 from calibrant.ledger.objects import Objects, sync
 
@@ -63,8 +63,7 @@ class Ledger:
             EvidenceError: the record would not read back, or a digest in it does not follow from its content.
             InputError: the disk is full or refuses; the file is left as it was.
         """
-        statement = record.statement()
-        bare = _canonical(record, statement)
+        bare = _canonical(record)
         kept = _checked(bare, f"the record of '{record.technique}'", _UNSOUND)
         path = self.root / RECORDS
         with disk("writing", path):
@@ -72,10 +71,10 @@ class Ledger:
             with path.open("a+b", buffering=0) as file:
                 fcntl.flock(file, fcntl.LOCK_EX)
                 lines = _repaired(file, path.with_suffix(".cut"))
-                seq = _place(statement, bare, lines)
+                seq = _place(bare, lines)
                 if seq == len(lines):
                     previous = digest_bytes(lines[-1]) if lines else START
-                    _write(file, written(statement, previous) + b"\n")
+                    _write(file, b"".join(linked(bare, previous)) + b"\n")
             if seq == 0:
                 sync(self.root)
         return Entry(seq=seq, digest=kept.digest, record=kept.record)
@@ -187,10 +186,10 @@ class Ledger:
         return self.root / "work" / job
 
 
-def _canonical(record: Record, statement: dict[str, Any]) -> bytes:
-    """The statement's canonical bytes, without a link and the newline."""
+def _canonical(record: Record) -> bytes:
+    """The canonical bytes of the record's statement, without a link and the newline."""
     try:
-        return canonical(statement)
+        return canonical(record.statement())
     except (ValueError, TypeError) as error:
         raise EvidenceError(
             f"the record of '{record.technique}' has no canonical form: {error}",
@@ -206,14 +205,15 @@ def _checked(line: bytes, where: str, hint: str) -> _Known:
     return _Known(found.record, found.digest, found.previous)
 
 
-def _place(statement: dict[str, Any], bare: bytes, lines: list[bytes]) -> int:
+def _place(bare: bytes, lines: list[bytes]) -> int:
     """The line that holds just this statement, behind whatever line it came; else where it will stand."""
-    sizes = (len(bare), len(written(statement, START)))
-    for at, line in enumerate(lines):
-        if len(line) in sizes:
-            before = digest_bytes(lines[at - 1]) if at else START
-            if line in (bare, written(statement, before)):
-                return at
+    before, link, behind = linked(bare, START)
+    length = len(before) + len(link) + len(behind)
+    for seq, line in enumerate(lines):
+        if len(line) == length and line.startswith(before) and line.endswith(behind):
+            return seq
+        if line == bare:
+            return seq
     return len(lines)
 
 

@@ -23,7 +23,7 @@ from pydantic import Field
 
 from calibrant.core.config import Frozen
 from calibrant.core.errors import InputError
-from calibrant.core.secrets import strike
+from calibrant.core.secrets import strike, without_secrets
 
 _tls = functools.cache(httpx.create_ssl_context)  # costs tens of milliseconds: once a process
 
@@ -104,6 +104,7 @@ class Endpoint:
                 f"a key would go to {host} unencrypted",
                 hint="use https://, or take the key away for a server that wants none",
             )
+        self._here = host in _LOOPBACK
         self._config = config
         self._pacing = pacing
         self._meter = _Meter(config)
@@ -111,7 +112,9 @@ class Endpoint:
     def session(self) -> httpx.Client:
         """Connections to use in a ``with``; threads may share it."""
         limits = httpx.Limits(max_connections=self._config.concurrency)
-        return httpx.Client(timeout=self._config.timeout, limits=limits, verify=_tls())
+        # A proxy of the environment would read what goes to this very machine, the key too.
+        proxies = not self._here
+        return httpx.Client(timeout=self._config.timeout, limits=limits, verify=_tls(), trust_env=proxies)
 
     def call(self, client: httpx.Client, path: str, payload: Any = None, *, tokens: int = 0) -> Any:
         """The parsed answer to POST ``payload``, or to GET when there is none.
@@ -208,6 +211,9 @@ class Endpoint:
             answer = None
         said = self.quote(complaint(answer) or raw)
         hint = _HINTS.get(status, "read what the server says")
+        if 300 <= status < 400:  # never followed: a key is for one address
+            there = self.quote(without_secrets(response.headers.get("location", "nowhere")))
+            said, hint = f"it sends to {there}", "name that address, if the key may go there"
         error = EndpointError(f"HTTP {status}: {said}", hint=hint, status=status)
         error.wait = retry_after(response.headers)
         match answer:
