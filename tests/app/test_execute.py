@@ -8,6 +8,8 @@ import json
 import math
 
 import pytest
+import torch
+from transformers import MambaConfig, MambaForCausalLM
 
 from calibrant.app import catalog, check
 from calibrant.app.catalog import Listed
@@ -32,6 +34,8 @@ from calibrant.core import (
 )
 from calibrant.data.rows import Goals
 from calibrant.ledger import Ledger, verify
+from calibrant.models.open_model import OpenModel
+from calibrant.testbed.tokens import build_tokenizer
 
 GOALS = "testbed:goals/heldout?n=4"
 
@@ -379,3 +383,16 @@ def test_a_password_in_an_address_enters_neither_ledger_nor_message(tmp_path):
         assert record.status == "failed" and record.failure is not None
     everything = b"".join(p.read_bytes() for p in (tmp_path / "ledger").rglob("*") if p.is_file())
     assert b"127.0.0.1" in everything and b"hunter2" not in everything
+
+
+def test_a_model_says_where_it_is_slower(openers, tmp_path):
+    """A state moves with padding, so mamba's prompts are drawn apart: found out on the way, and recorded."""
+    with torch.random.fork_rng(devices=[]):
+        module = MambaForCausalLM(
+            MambaConfig(vocab_size=800, hidden_size=16, num_hidden_layers=1, state_size=4)
+        )
+    OpenModel.from_module(module, build_tokenizer(), "mamba").save(tmp_path / "mamba")
+    inputs = {"model": str(tmp_path / "mamba"), "items": "testbed:items/core"}
+    record = execute(Job(id="slow", use="understand.lens", inputs=inputs, config={"limit": 2}), openers)
+    assert record.status == "finished"
+    assert "mamba', prompts of different lengths are drawn apart" in " ".join(record.limits)

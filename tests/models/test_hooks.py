@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from calibrant.core import CapabilityError, Chat, InputError, Sampling
+from calibrant.models.hooks import unembed
 from calibrant.models.open_model import OpenModel
 
 CHATS = [Chat.ask("The cat sat on"), Chat.ask("a"), Chat.ask("One two three four")]
@@ -188,8 +189,22 @@ def test_gradients_flow_through_a_trace(tiny: Build) -> None:
     assert traced.requires_grad
 
 
-def test_no_lens_where_logits_are_scaled_otherwise(tiny: Build) -> None:
-    lm = tiny().copy()
-    lm.module.config.logits_scaling = 8.0
-    with pytest.raises(CapabilityError, match="logits_scaling"):
-        lm.unembed(torch.zeros(32))
+def test_no_lens_where_logits_are_made_otherwise(tiny: Build) -> None:
+    """A factor that the config names is followed where the model uses it, and any other way is refused."""
+    lm = tiny()
+    plain = lm.unembed(torch.ones(32))
+    for change, follows in ((lambda x: x, 1.0), (lambda x: x / 8, 1 / 8), (lambda x: x * x, None)):
+        module = tiny().module
+        module.config.logits_scaling, made = 8.0, module.forward
+
+        def forward(*args, made=made, change=change, **kwargs):
+            out = made(*args, **kwargs)
+            out.logits = change(out.logits)
+            return out
+
+        module.forward = forward
+        if follows is None:
+            with pytest.raises(CapabilityError, match="its own logits"):
+                unembed(module, torch.ones(32))
+        else:
+            assert torch.allclose(unembed(module, torch.ones(32)), plain * follows, atol=1e-6)

@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM as Causal
 from transformers import Gemma2Config, GPT2Config, LlamaConfig
 
-from calibrant.core import Chat, InputError, Quiet
+from calibrant.core import CapabilityError, Chat, InputError, Quiet
 from calibrant.data.rows import Item, Items
 from calibrant.models.loading import module_identity
 from calibrant.models.open_model import OpenModel
@@ -221,3 +221,19 @@ def test_directions_units_and_caveats(build):
     assert better == {"top1_agreement": "higher", "kl_to_final": "lower", "answer_probability": "higher"}
     assert {estimate.unit for estimate in result.metrics.values()} == {"item"}
     assert any("correlational" in caveat for caveat in result.caveats)
+
+
+def test_a_model_without_blocks_is_refused(build, monkeypatch):
+    model = build("llama")
+    monkeypatch.setattr(OpenModel, "sites", lambda self: ("lm_head",))
+    with pytest.raises(CapabilityError, match="its blocks were not found"):
+        lens(model, items(2), run=QUIET)
+
+
+def test_a_reading_that_is_not_the_models_own_is_refused(build, monkeypatch):
+    model = build("llama")
+    plain = model.unembed(torch.ones(32))
+    monkeypatch.setattr(OpenModel, "unembed", lambda self, hidden: 2 * self.module.lm_head(hidden))
+    assert not torch.allclose(model.unembed(torch.ones(32)), plain)
+    with pytest.raises(CapabilityError, match="the last layer's reading is not what it says"):
+        lens(model, items(2), run=QUIET)

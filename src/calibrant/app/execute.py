@@ -183,12 +183,27 @@ def _finished(
         "status": "finished",
         "metrics": found,
         "limits": tuple(
-            strike([*result.caveats, *_refused(arguments), *_unused(arguments), *_rendered(arguments)])
+            strike(
+                [
+                    *result.caveats,
+                    *_slower(arguments),
+                    *_refused(arguments),
+                    *_unused(arguments),
+                    *_rendered(arguments),
+                ]
+            )
         ),
         "artifacts": stored,
         "result": result_digest(found, stored),
     }
     return _spent(draft, run).model_copy(update=update)
+
+
+def _slower(arguments: Mapping[str, Any]) -> Iterator[str]:
+    """What a model says about itself, once it has been asked."""
+    for name, model in arguments.items():
+        if name != "config":
+            yield from getattr(model, "caveats", ())
 
 
 def _refused(arguments: Mapping[str, Any]) -> Iterator[str]:

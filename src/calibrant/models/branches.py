@@ -18,17 +18,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
-from calibrant.core import Chat, NumericalError, OpenLM
+from calibrant.core import CapabilityError, Chat, NumericalError, OpenLM
 from calibrant.maths.head import head_logprobs, logits_logprobs
-from calibrant.models.generate import accepted
+from calibrant.models.batching import FOREIGN, accepted, alike, close, facts, muted, reach, sample
 
 _ROWS = 256  # rows tokenised at once
-_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6}  # of the largest value; half precision: 5 %
 
 
 class Branches(NamedTuple):
@@ -185,16 +183,19 @@ def spread(values: Tensor, scored: Scored | Packed) -> Tensor:
 def shares(module: nn.Module) -> str:
     """Why replies of ``module`` cannot share a row, or "" when they can.
 
-    Found by comparing both paths on the model itself, once a module.
+    Found by comparing both paths on the model itself, once.
+
+    Raises:
+        CapabilityError: the model sees the tokens that follow, or has other numbers beside padding.
+        NumericalError: its hidden states are NaN or infinite.
     """
-    if module not in _SHARES:
-        with torch.autocast(next(module.parameters()).device.type, enabled=False):  # its noise is no leak
-            _SHARES[module] = _declared(module) or _probe(module)
-    return _SHARES[module]
-
-
-_SHARES: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
-_HEADS: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+    known = facts(module)
+    alike(_backbone(module), module)
+    if "shares" not in known:
+        with muted(module), torch.no_grad():
+            reason = _probe(module)
+        known["shares"] = _declared(module) or reason
+    return str(known["shares"])
 
 
 def _sight(segments: Tensor) -> Tensor:
@@ -214,47 +215,98 @@ def _backbone(module: nn.Module) -> nn.Module:
 
 
 def _arguments(module: nn.Module, packed: Packed) -> dict[str, Any]:
-    given = accepted(module, position_ids=packed.positions, use_cache=False)
-    return {"input_ids": packed.ids, "attention_mask": packed.mask, **given}
+    given = accepted(module, attention_mask=packed.mask, use_cache=False)
+    if packed.mask is not None or facts(module).get("positions", True):
+        given |= accepted(module, position_ids=packed.positions)
+    far = reach(module)
+    if far is not None:
+        lengths = packed.positions.amax(1) + 1
+        if int(lengths.max()) > far and int(lengths.min()) < int(lengths.max()):
+            raise CapabilityError(
+                f"{type(module).__name__} counts otherwise beyond {far} tokens, in a whole batch at once",
+                hint=f"keep prompt and reply within {far} tokens: max_length = {far}",
+            )
+    return {"input_ids": packed.ids, **given}
 
 
 def _hidden(backbone: nn.Module, packed: Packed) -> Tensor:
     """(B T, D) last hidden states."""
-    out: Tensor = backbone(**_arguments(backbone, packed)).last_hidden_state
-    return out.flatten(0, 1)
+    out = getattr(backbone(**_arguments(backbone, packed)), "last_hidden_state", None)
+    if out is None:
+        raise CapabilityError(
+            f"{type(backbone).__name__} shows no hidden states below its head",
+            hint="take a model of another family, whose base_model is its trunk",
+        )
+    found: Tensor = out.flatten(0, 1)
+    return found
+
+
+def _read(module: nn.Module, packed: Packed) -> Tensor:
+    """(B T, ...) what the probe compares: last hidden states, or logits where the family shows no others."""
+    out = _backbone(module)(**_arguments(_backbone(module), packed))
+    found: Tensor = out.logits if getattr(out, "last_hidden_state", None) is None else out.last_hidden_state
+    return found.flatten(0, 1)
 
 
 def _plain_head(module: nn.Module) -> bool:
     """Whether the logits are hidden states times the unembedding, without scaling, capping or slicing."""
-    if module not in _HEADS:
-        _HEADS[module] = _probe_head(module)
-    return _HEADS[module]
+    known = facts(module)
+    if "plain head" not in known:
+        with muted(module), torch.no_grad():
+            known["plain head"] = _probe_head(module)
+    return bool(known["plain head"])
 
 
-@torch.no_grad()
 def _probe_head(module: nn.Module) -> bool:
     head: Any = getattr(module, "get_output_embeddings", lambda: None)()
     if not isinstance(head, nn.Linear):
         return False
     arguments = _arguments(module, pack(_sample(module), shared=False, device=head.weight.device))
-    hidden = _backbone(module)(**arguments).last_hidden_state
-    return _close(head(hidden), module(**arguments).logits)
+    hidden = getattr(_backbone(module)(**arguments), "last_hidden_state", None)
+    if hidden is None:
+        return False
+    return hidden.shape[-1] == head.in_features and close(head(hidden), module(**arguments).logits)
 
 
-@torch.no_grad()
 def _probe(module: nn.Module) -> str:
     device = next(module.parameters()).device
-    rows, backbone = _sample(module), _backbone(module)
+    rows, name = _sample(module), type(module).__name__
     alone = pack(rows, shared=False, device=device)
-    apart = _hidden(backbone, alone)
-    packed = pack(rows, shared=True, device=device)
     try:
-        together = _hidden(backbone, packed)
-    except (ValueError, RuntimeError, TypeError) as error:
-        return f"the model takes no branch mask ({' '.join(str(error).split())[:80]})"
+        first_alone = Branches(rows.prompts[:1], [rows.replies[0][:1]])
+        facts(module)["positions"] = False  # a row of its own, counted as the family counts
+        single = _read(module, pack(first_alone, shared=False, device=device))
+        facts(module)["positions"] = True
+        apart = _read(module, alone)
+        if not close(apart.view(*alone.ids.shape, -1)[0, : len(single)], single):
+            facts(module)["positions"] = False
+            apart = _read(module, alone)
+    except FOREIGN as error:
+        raise CapabilityError(
+            f"{name} cannot read rows of ids: {type(error).__name__}: {error}"[:300],
+            hint="take a decoder of transformers that gives its last hidden states",
+        ) from error
     if not bool(torch.isfinite(apart).all()):
         raise NumericalError("the model's hidden states are NaN or infinite", hint="check its weights")
-    if _close(together[packed.before], apart[alone.before]):
+    first, second = apart.view(*alone.ids.shape, -1)[:2]
+    shown = len(rows.prompts[0])  # the second row has the same prompt, and no padding
+    if not close(second[:shown], single[:shown]):
+        raise CapabilityError(
+            f"{name} as configured is no left-to-right language model: "
+            "what it says at a token changes with the tokens that follow",
+            hint="take a decoder; an encoder has to be trained as one, with is_decoder in its config",
+        )
+    if not close(first[: len(single)], single):
+        raise CapabilityError(
+            f"{name} has other numbers when padding stands behind a row",
+            hint="take a model of another family",
+        )
+    try:
+        packed = pack(rows, shared=True, device=device)
+        together = _read(module, packed)
+    except FOREIGN as error:
+        return f"the model takes no branch mask ({' '.join(str(error).split())[:80]})"
+    if close(together[packed.before], apart[alone.before]):
         return ""
     return "replies in one row change each other's numbers (a recurrent state, or positions of its own)"
 
@@ -275,12 +327,5 @@ def _declared(module: nn.Module) -> str:
 
 def _sample(module: nn.Module) -> Branches:
     """A few ids of the vocabulary, the same for every model of its size."""
-    config: Any = module.config
-    size = int(config.vocab_size)
-    ids = [(7 * i + 3) % size for i in range(12)]
+    ids = sample(module, 12)
     return Branches([ids[:4], ids[3:5]], [[ids[4:6], ids[6:10], ids[1:4]], [ids[10:12], ids[5:6]]])
-
-
-def _close(one: Tensor, two: Tensor) -> bool:
-    scale = float(two.abs().max()) + 1e-9
-    return float((one - two).abs().max()) <= _TOLERANCE.get(two.dtype, 0.05) * scale

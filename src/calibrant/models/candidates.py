@@ -20,9 +20,9 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from calibrant.core.errors import InputError, NumericalError
+from calibrant.core.errors import CapabilityError, InputError, NumericalError
 from calibrant.maths.gcg import distinct, first_change, target_losses, token_gradient
-from calibrant.models.generate import accepted
+from calibrant.models.batching import FOREIGN, accepted, batching, close, muted, sample
 
 _CPU_TOKENS = 512  # tokens read at once on a CPU: smaller batches share more, larger ones leave its caches
 _TOKENS = 2**15  # elsewhere, kept ones included
@@ -60,7 +60,7 @@ class Candidates:
         """Spent so far: 2 x parameters x tokens forward, 4 x backward."""
         self.size = sum(p.numel() for p in module.parameters())
         """Parameters."""
-        self._name = "cache" if accepted(module, cache=None) else "past_key_values"
+        self._name = next(iter(accepted(module, cache=None)), "past_key_values")
         self._rows = 0  # most rows that fitted in memory, once it was too many
         self._before: Kept | None = None
         self.shares: bool | None = None
@@ -80,8 +80,7 @@ class Candidates:
             NumericalError: a loss is NaN or infinite.
         """
         few, back = distinct(rows)
-        if self.shares is None:
-            self.shares = self._can_share(few[0])
+        self._settle(few[0])
         near = few[0] if near is None else near
         kept = self._read(near) if self.shares else []
         first = (
@@ -116,8 +115,9 @@ class Candidates:
         ``spelt``: (1, n, D) embeddings of a suffix, or any vectors in their place; it must require gradients.
         """
         with torch.enable_grad():
+            self._settle(torch.tensor(sample(self.module, spelt.shape[1])).to(self.device))
             whole = torch.cat([spelt, self.table(self.tail[None]).detach()], 1)
-            kept = self._prefix() if self.shares is not False else []
+            kept = self._prefix() if self.shares else []
             if not kept:
                 whole = torch.cat([self.table(self.before[None]).detach(), whole], 1)
             loss, reached = target_losses(self._logits(whole, kept), self.target, self.mellow)
@@ -171,9 +171,9 @@ class Candidates:
         kind = "input_ids" if given.dim() == 2 else "inputs_embeds"
         keep = len(self.target)
         out = self.module(
-            **{kind: given, self._name: cache},
-            **accepted(self.module, logits_to_keep=keep),
-            use_cache=cache is not None,
+            **{kind: given},
+            **({} if cache is None else {self._name: cache}),
+            **accepted(self.module, logits_to_keep=keep, use_cache=cache is not None),
         )
         logits: Tensor = out.logits[:, -keep:]
         return logits
@@ -185,14 +185,46 @@ class Candidates:
         rows = min(rows, _LOGITS // (len(self.target) * int(self.module.config.vocab_size)))
         return max(1, min(rows, self._rows) if self._rows else rows)
 
-    def _can_share(self, near: Tensor) -> bool:
-        """Whether keys and values can be lent: tried on a suffix and on one with another last token."""
-        rows = near.repeat(2, 1)
-        rows[1, -1] = (rows[1, -1] + 1) % self.table.num_embeddings
-        whole, _ = self._score(rows, 0, [])
+    @torch.no_grad()
+    def _settle(self, ids: Tensor) -> None:
+        """Find out, once, whether keys and values can be lent: tried on a suffix ``ids`` (n,) and another.
+
+        Raises:
+            CapabilityError: the model sees what follows, or reads embeddings otherwise than their ids.
+        """
+        if self.shares is not None:
+            return
+        batching(self.module)  # refuses what is no left-to-right language model
+        with muted(self.module):
+            rows = ids.repeat(2, 1)
+            rows[1, -1] = (rows[1, -1] + 1) % self.table.num_embeddings
+            whole, _ = self._score(rows, 0, [])
+            lends, spent = self._lends(rows, whole), self.flops
+            read = torch.cat([self.before, rows[0], self.tail])[None]
+            right = self._logits(read, [])
+            same = close(self._logits(self.table(read), []), right)
+            self.shares = lends and same and self._lends_to_embeddings(read, right)
+            self.flops = spent
+            if not same:
+                raise CapabilityError(
+                    f"{type(self.module).__name__} reads embeddings otherwise than their tokens, so "
+                    "there is no gradient by tokens",
+                    hint="take an attack that needs no gradient, or another model",
+                )
+
+    def _lends_to_embeddings(self, read: Tensor, right: Tensor) -> bool:
+        """Whether embeddings behind lent keys have the logits ``right`` that ids (1, L) have read whole."""
         try:
-            parts, _ = self._score(rows, len(near) - 1, self._read(near))
-        except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
+            found = self._logits(self.table(read[:, len(self.before) :]), self._prefix())
+        except FOREIGN:
+            return False
+        return close(found, right)
+
+    def _lends(self, rows: Tensor, whole: Tensor) -> bool:
+        """Whether ``rows`` (2, n), unlike in their last token, have the losses ``whole`` (2,) when shared."""
+        try:
+            parts, _ = self._score(rows, rows.shape[1] - 1, self._read(rows[0]))
+        except FOREIGN:
             return False
         bound = _TOLERANCE.get(self.module.dtype, 0.05) * (1 + float(whole.abs().max()))
         return bool((whole - parts).abs().max() <= bound)

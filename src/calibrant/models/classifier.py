@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification
 
 from calibrant.core import CapabilityError, Chat, Identity, InputError, NumericalError, OpenLM
+from calibrant.models.batching import alike
 from calibrant.models.branches import Branches, last_states, pack, shares
 from calibrant.models.chat_tokens import ChatTokens
 from calibrant.models.folder import check_folder, folder_identity, unchanged
@@ -26,7 +27,6 @@ from calibrant.models.generate import buckets
 from calibrant.models.loading import (
     Dtype,
     Kind,
-    breaking,
     load_folder,
     module_identity,
     save_weights,
@@ -35,6 +35,7 @@ from calibrant.models.loading import (
 
 _CPU = 2048  # tokens in one pass on a CPU: larger batches leave its caches and are slower
 _ROW = 1024  # most tokens of a row with several replies: attention costs the square of it
+_FAMILIES = "take a model of another family: Llama, Qwen2, Mistral, GPT-2, GPT-NeoX, Gemma 2, ..."
 _auto: Any = AutoModelForSequenceClassification
 _CLASSIFIER = Kind(
     _auto,
@@ -87,8 +88,7 @@ class Classifier:
         with unchanged(path):
             module, tokenizer = _load(path, dtype)
             identity = folder_identity(path, name=name, dtype=dtype).model_copy(update={"kind": "reward"})
-        with breaking(path, _CLASSIFIER):
-            return cls(module.to(device), tokenizer, identity=identity)
+        return cls(module.to(device), tokenizer, identity=identity)
 
     @classmethod
     def from_lm(cls, model: OpenLM, heads: int = 1, seed: int = 0) -> Classifier:
@@ -113,12 +113,19 @@ class Classifier:
         except ValueError as error:
             raise CapabilityError(
                 f"transformers has no classifier for '{config.model_type}'",
-                hint="take a model of another family: Llama, Qwen2, Mistral, GPT-2, GPT-NeoX, Gemma 2, ...",
+                hint=_FAMILIES,
             ) from error
         trunk = copy.deepcopy(source.base_model)
         setattr(module, module.base_model_prefix, trunk)
-        like = next(trunk.parameters())
-        module.score = _head(module.score.in_features, heads, seed).to(like.device, like.dtype)
+        score, like = getattr(module, "score", None), next(trunk.parameters())
+        if isinstance(score, nn.Linear):
+            module.score = _head(score.in_features, heads, seed).to(like.device, like.dtype)
+        if not isinstance(score, nn.Linear) or any(part.is_meta for part in module.parameters()):
+            raise CapabilityError(
+                f"the classifier that transformers has for '{config.model_type}' is not the trunk of its "
+                "language model under a linear head named score",
+                hint=_FAMILIES,
+            )
         identity = module_identity(module, model.tokenizer, f"{model.identity.name} with {heads} scores")
         return cls(module, model.tokenizer, identity=identity.model_copy(update={"kind": "reward"}))
 
@@ -151,7 +158,7 @@ class Classifier:
         """Most tokens of prompt and reply together; None where the config sets no limit."""
         config: Any = self.module.config
         found = getattr(config, "max_position_embeddings", None)
-        return None if found is None else int(found)
+        return None if found is None or int(found) < 1 else int(found)
 
     def save(self, path: str | Path) -> None:
         """Write weights (safetensors), config and tokenizer to a folder that ``from_folder`` opens."""
@@ -167,6 +174,7 @@ class Classifier:
             token_budget=self.token_budget,
         )
         twin.module.requires_grad_(True)
+        alike(twin.module, self.module)
         return twin
 
     def ids(self, chats: Sequence[Chat], replies: Sequence[str]) -> tuple[list[list[int]], list[list[int]]]:

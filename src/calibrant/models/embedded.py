@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from calibrant.models.generate import Drawn, Stop, accepted
+from calibrant.models.batching import advance, batching
+from calibrant.models.generate import Drawn, Stop
 
 
 @torch.no_grad()
@@ -21,14 +22,16 @@ def speak(module: nn.Module, prompt: Tensor, most: int, stop_ids: Sequence[int])
         most: tokens at most.
         stop_ids: ids that end a reply.
     """
-    model: Any = module
-    name = "cache" if accepted(module, cache=None) else "past_key_values"
-    given: dict[str, Any] = {"inputs_embeds": prompt[None]}
-    ids, logprobs, kept = list[int](), list[float](), None
+    how = batching(module)
+    table: Any = module.get_input_embeddings()  # type: ignore[operator]
+    given, kept = prompt[None], None
+    positions = torch.arange(len(prompt), device=prompt.device)[None]
+    ids, logprobs = list[int](), list[float]()
     stop: Stop = "length"
     while len(ids) < most:
-        out = model(**given, **{name: kept}, **accepted(module, logits_to_keep=1), use_cache=True)
-        kept, logits = getattr(out, name), out.logits[0, -1].float()
+        # Cloned, since a family may scale what it is given in place.
+        kept, found = advance(module, how, given.clone(), None, positions, kept)
+        logits = found[0]
         if not bool(logits.amax().isfinite()):
             stop = "error"
             break
@@ -38,5 +41,6 @@ def speak(module: nn.Module, prompt: Tensor, most: int, stop_ids: Sequence[int])
         if ids[-1] in stop_ids:
             stop = "eos"
             break
-        given = {"input_ids": token[None, None]}
+        positions = positions[:, -1:] + 1
+        given = torch.cat([given, table(token)[None, None]], 1) if how.way == "again" else token[None, None]
     return Drawn(tuple(ids), tuple(logprobs), stop)

@@ -2,25 +2,26 @@
 
 Prompts are left-padded, sorted by length and cut into sub-batches by a token budget; a finished row
 leaves its batch, cache rows included. A prompt that occurs K times is read once, and its cache is then
-handed to all K. Greedy output is that of ``transformers.generate`` with
-``do_sample=False``. What an item draws depends on its own seed and never on its neighbours: each item
-has one stream of uniform numbers, and a token is the inverse of the cumulative distribution at the
-next number. Only the model's own distribution is used: repetition penalties and the like, which a
-generation config may ask for, are left out, since they would make the log-probs those of another model.
+handed to all K. A model that cannot be run so goes a slower way, which it says: ``batching.py``.
+
+Greedy output is that of ``transformers.generate`` with ``do_sample=False``. What an item draws depends on its
+own seed and never on its neighbours: each item has one stream of uniform numbers, and a token is the inverse
+of the cumulative distribution at the next number. Only the model's own distribution is used: repetition
+penalties and the like, which a generation config may ask for, are left out, since they would make the
+log-probs those of another model.
 """
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cache
-from typing import Any, Literal
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from calibrant.core.lm import Sampling
+from calibrant.models.batching import Batching, advance, batching, select
 
 Stop = Literal["length", "eos", "error"]
 _STOPS: tuple[Stop, Stop, Stop] = ("length", "eos", "error")  # index = the code used on the device
@@ -47,15 +48,21 @@ class Drawn:
     stop: Stop
 
 
-def buckets(costs: Sequence[int], budget: int) -> Iterator[list[int]]:
-    """Cut indices, sorted by cost, into runs with rows x largest cost <= budget (one row always fits)."""
-    batch: list[int] = []
+def buckets(costs: Sequence[int], budget: int, keys: Sequence[Hashable] = ()) -> Iterator[list[int]]:
+    """Cut indices, sorted by cost, into runs with rows x largest cost <= budget (one row always fits).
+
+    ``keys``: one an index; a run has indices of one key only.
+    """
+    groups: dict[Hashable, list[int]] = {}
     for index in sorted(range(len(costs)), key=costs.__getitem__):
-        if batch and (len(batch) + 1) * costs[index] > budget:
-            yield batch
-            batch = []
-        batch.append(index)
-    if batch:
+        groups.setdefault(keys[index] if keys else None, []).append(index)
+    for group in groups.values():
+        batch: list[int] = []
+        for index in group:
+            if batch and (len(batch) + 1) * costs[index] > budget:
+                yield batch
+                batch = []
+            batch.append(index)
         yield batch
 
 
@@ -64,11 +71,21 @@ def draw(
 ) -> list[Drawn]:
     """Continue every request; results stand in the order of ``requests``.
 
-    ``budget`` bounds the tokens that one sub-batch holds in its cache at the end.
+    ``budget`` bounds the tokens that one sub-batch holds in its cache at the end. What may stand in one batch
+    is asked of the model, once: ``batching.py``.
+
+    Raises:
+        CapabilityError: the model is no left-to-right language model.
     """
     found: dict[int, Drawn] = {}
-    for batch in buckets([len(r.ids) + r.room for r in requests], budget):
-        drawn = _draw_batch(module, [requests[i] for i in batch], sampling, stop_ids)
+    if not requests:
+        return []
+    how = batching(module)
+    costs = [len(r.ids) + r.room for r in requests]
+    ways = [how.draws(len(r.ids), cost, i) for i, (r, cost) in enumerate(zip(requests, costs, strict=True))]
+    for batch in buckets(costs, budget, ways):
+        some, taken = [requests[i] for i in batch], replace(how, way=ways[batch[0]][0])
+        drawn = _draw_batch(module, taken, some, sampling, stop_ids)
         found.update(zip(batch, drawn, strict=True))
     return [found[i] for i in range(len(requests))]
 
@@ -106,20 +123,9 @@ def nucleus(probs: Tensor, top_p: float) -> Tensor:
     return torch.zeros_like(probs).scatter(-1, order, ordered.masked_fill(before >= top_p, 0.0))
 
 
-def accepted(module: nn.Module, **options: Any) -> dict[str, Any]:
-    """Those of ``options`` that the module's forward names: not every family takes all of them."""
-    names = _names(type(module).forward)
-    return {name: value for name, value in options.items() if name in names}
-
-
-@cache
-def _names(function: Callable[..., Any]) -> frozenset[str]:
-    return frozenset(inspect.signature(function).parameters)
-
-
 @torch.inference_mode()
 def _draw_batch(
-    module: nn.Module, requests: Sequence[Request], sampling: Sampling, stop_ids: Sequence[int]
+    module: nn.Module, how: Batching, requests: Sequence[Request], sampling: Sampling, stop_ids: Sequence[int]
 ) -> list[Drawn]:
     """The loop itself. One look at the device a step (``gone.any()``), one more when a row leaves."""
     device = next(module.parameters()).device
@@ -133,24 +139,15 @@ def _draw_batch(
     live = torch.arange(count, device=device)
     width, kept = ids.shape[1], None
     first, alike = _prompts(requests, device)
-    # transformers 5.24 calls the argument and the output 'cache'; before, both are 'past_key_values'.
-    cache = "cache" if accepted(module, cache=None) else "past_key_values"
     positions = (mask[:, :width].cumsum(-1) - 1).clamp(min=0)
     # Without padding no mask is passed: attention then takes its fast causal path.
     padded = any(len(r.ids) < width for r in requests)
     for step in range(steps):
         rows = first if step == 0 and alike is not None else slice(None)
-        out = module(
-            **accepted(module, position_ids=positions[rows], logits_to_keep=1),
-            input_ids=ids[rows],
-            attention_mask=mask[rows, : width + step] if padded else None,
-            **{cache: kept},
-            use_cache=True,
-        )
-        kept, logits = getattr(out, cache), out.logits[:, -1].float()
+        seen = mask[rows, : width + step] if padded else None
+        kept, logits = advance(module, how, ids[rows], seen, positions[rows], kept)
         if step == 0 and alike is not None:
-            kept.batch_select_indices(alike)
-            logits = logits[alike]
+            kept, logits = select(kept, alike), logits[alike]
         token, logprob = choose(logits, sampling, None if uniforms is None else uniforms[live, step])
         broken = ~logits.amax(-1).isfinite()  # amax carries a NaN; one masked token at -inf is no fault
         ended = torch.isin(token, stops) & ~broken
@@ -163,8 +160,9 @@ def _draw_batch(
             if not len(stay):
                 break
             live, mask, positions, token = live[stay], mask[stay], positions[stay], token[stay]
-            kept.batch_select_indices(stay)
-        ids, positions = token[:, None], positions[:, -1:] + 1
+            kept = select(kept, stay)
+        ids = torch.cat([ids, token[:, None]], 1) if how.way == "again" else token[:, None]
+        positions = positions[:, -1:] + 1
     return _collect(tokens, logprobs, lengths, codes)
 
 

@@ -23,10 +23,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from calibrant.core.errors import CapabilityError, InputError, nearest
+from calibrant.models.anatomy import Anatomy, anatomy
+from calibrant.models.batching import is_muted
 
 Change = Callable[[Tensor], Tensor]
 _LAYERS, _ATTENTION = ("layers", "h"), ("self_attn", "attn", "attention")
@@ -43,22 +44,23 @@ class Place:
 
 def places(module: nn.Module) -> dict[str, Place]:
     """Every TransformerLens name that this model has, with its place; {} for an unknown anatomy."""
-    paths = {child: path for path, child in module.named_modules()}
-    body: Any = getattr(module, "base_model", module)
-    layers, norm = _child(body, _LAYERS), _child(body, _NORMS)
-    if layers is None or norm is None:
+    seen = anatomy(module)
+    if not seen.blocks:
         return {}
+    paths = {child: path for path, child in module.named_modules()}
     found = {"hook_embed": Place(paths[module.get_input_embeddings()])}  # type: ignore[operator]
-    for i, layer in enumerate(layers):
-        name, path = f"blocks.{i}", paths[layer]
-        attention, mlp = _added(layer)
+    parts = _named(module, seen)
+    for i, path in enumerate(seen.blocks):
+        name = f"blocks.{i}"
+        attention, mlp = _added(module.get_submodule(path)) if parts else (None, None)
         found[f"{name}.hook_resid_pre"] = Place(path, before=True)
         if attention is not None:
             found[f"{name}.hook_attn_out"] = Place(paths[attention])
         if mlp is not None:
             found[f"{name}.hook_mlp_out"] = Place(paths[mlp])
         found[f"{name}.hook_resid_post"] = Place(path)
-    found["ln_final.hook_normalized"] = Place(paths[norm])
+    if last := seen.final(module):
+        found["ln_final.hook_normalized"] = Place(last)
     return found
 
 
@@ -104,6 +106,8 @@ def edited(module: nn.Module, changes: Mapping[str, Change]) -> Iterator[None]:
 
     def counted(site: str) -> Change:
         def apply(value: Tensor) -> Tensor:
+            if is_muted():  # a probe's own pass is none of the caller's business
+                return value
             fired[site] += 1
             changed: Any = changes[site](value)
             if not isinstance(changed, Tensor) or changed.shape != value.shape:
@@ -153,25 +157,18 @@ def captured(module: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tens
 def unembed(module: nn.Module, hidden: Tensor) -> Tensor:
     """Logits (..., V) of residual-stream vectors ``hidden`` (..., D): the logit lens.
 
-    The model's own final norm, unembedding and, for Gemma 2, logit soft-capping c * tanh(x / c).
+    The model's own final norm, unembedding and what it does to its logits: see ``anatomy.py``.
 
     Raises:
-        CapabilityError: the anatomy is unknown, or the family scales its logits in another way.
+        CapabilityError: no way from the last block to the logits was found that gives the model's own.
     """
-    config: Any = module.config
-    place, head = places(module).get("ln_final.hook_normalized"), _head(module)
-    scaled = [
-        key for key in ("logit_scale", "logits_scaling") if getattr(config, key, 1.0) not in (None, 1.0)
-    ]
-    if place is None or head is None or scaled:
-        reason = f"it scales its logits by {scaled[0]}" if scaled else "its final norm was not found"
+    seen = anatomy(module)
+    if seen.reason:
         raise CapabilityError(
-            f"no logit lens for {type(module).__name__}: {reason}",
+            f"no logit lens for {type(module).__name__}: {seen.reason}",
             hint="apply the final norm and the unembedding by hand, by their module paths",
         )
-    logits: Tensor = head(module.get_submodule(place.path)(hidden))
-    cap = getattr(config, "final_logit_softcapping", None)
-    return logits if cap is None else cap * torch.tanh(logits / cap)
+    return seen.unembed(module, hidden)
 
 
 def reads_all_logits(module: nn.Module, names: Sequence[str]) -> bool:
@@ -188,6 +185,13 @@ def _head(module: nn.Module) -> nn.Module | None:
 def _child(parent: nn.Module, names: Sequence[str]) -> Any:
     """The first child of ``parent`` with one of ``names``, or None."""
     return next((getattr(parent, name) for name in names if hasattr(parent, name)), None)
+
+
+def _named(module: nn.Module, seen: Anatomy) -> bool:
+    """Whether the family names its parts as those do whose blocks add up from attention and MLP."""
+    body: Any = getattr(module, "base_model", module)
+    layers, norm = _child(body, _LAYERS), _child(body, _NORMS)
+    return norm is not None and layers is not None and module.get_submodule(seen.blocks[0]) is layers[0]
 
 
 def _added(layer: nn.Module) -> tuple[nn.Module | None, nn.Module | None]:
@@ -208,12 +212,15 @@ def _attach(module: nn.Module, before: bool, change: Change) -> Any:
         def enter(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
             if args:
                 return (change(args[0]), *args[1:]), kwargs
-            return args, {**kwargs, "hidden_states": change(kwargs["hidden_states"])}
+            name = next(key for key, value in kwargs.items() if isinstance(value, Tensor))
+            return args, {**kwargs, name: change(kwargs[name])}
 
         return module.register_forward_pre_hook(enter, with_kwargs=True)
 
     def leave(_: nn.Module, __: Any, output: Any) -> Any:
-        return _with_first(output, change(_first(output)))
+        before = _first(output)
+        after = change(before)
+        return output if after is before else _with_first(output, after)
 
     return module.register_forward_hook(leave)
 
@@ -232,6 +239,6 @@ def _with_first(output: Any, value: Tensor) -> Any:
     """``output`` with its first tensor replaced."""
     if isinstance(output, Tensor):
         return value
-    if isinstance(output, tuple):
-        return (value, *output[1:])
+    if isinstance(output, (tuple, list)):
+        return type(output)((value, *output[1:]))
     return type(output)(**{**output, next(iter(output)): value})  # transformers' ModelOutput, a mapping

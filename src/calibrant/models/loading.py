@@ -8,8 +8,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -18,13 +19,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from calibrant.core.digest import digest
-from calibrant.core.errors import InputError
+from calibrant.core.errors import CalibrantError, CapabilityError, InputError
 from calibrant.core.lm import Identity
 from calibrant.ledger.layout import disk
 from calibrant.models.folder import check_folder
-from calibrant.models.foreign import foreign
 from calibrant.models.plausible import bounded, check_plausible
-from calibrant.models.plausible_tokenizer import check_tokenizer
 from calibrant.models.private import private_folder
 
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -59,8 +58,7 @@ def load_folder(path: str | Path, dtype: Dtype, kind: Kind = LANGUAGE) -> tuple[
     folder = check_folder(path)
     with disk("reading", folder):
         held = check_plausible(folder)
-        check_tokenizer(folder)
-        with private_folder(folder) as private, breaking(folder, kind, private):
+        with private_folder(folder) as private, _foreign(folder, kind):
             tokenizer = AutoTokenizer.from_pretrained(private, **_OPTIONS)
             with _no_progress_bars(), bounded(held, folder):
                 module, report = kind.auto.from_pretrained(
@@ -82,13 +80,24 @@ def load_folder(path: str | Path, dtype: Dtype, kind: Kind = LANGUAGE) -> tuple[
     return module, tokenizer
 
 
-def breaking(
-    folder: str | Path, kind: Kind = LANGUAGE, private: Path | None = None
-) -> AbstractContextManager[None]:
-    """Inside the block a folder is opened: what breaks there is said to be the folder's fault."""
-    hint = f"it must be a {kind.name} that transformers knows, without code of its own"
-    hide = (str(private), str(folder)) if private else ("", "")
-    return foreign(f"'{folder}' cannot be opened", hint, hide)
+@contextmanager
+def _foreign(folder: Path, kind: Kind) -> Iterator[None]:
+    """Whatever breaks in the libraries that read a stranger's files is said to be those files' fault.
+
+    They raise nearly anything, ``Exception`` itself and Rust's panics among it, so the handler is broad.
+    """
+    try:
+        yield
+    except CalibrantError:
+        raise
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise  # Ctrl-C and the like
+        said = str(error).strip()[:500] or type(error).__name__
+        raise InputError(
+            f"'{folder}' cannot be opened: {said}",
+            hint=f"it must be a {kind.name} that transformers knows, without code of its own",
+        ) from error
 
 
 def save_weights(module: nn.Module, path: str | Path) -> None:
@@ -96,6 +105,24 @@ def save_weights(module: nn.Module, path: str | Path) -> None:
     model: Any = module
     with _no_progress_bars():
         model.save_pretrained(path)
+
+
+def prove_saves(module: nn.Module) -> None:
+    """Try, before long work on ``module``, what would be done with it afterwards: everything but the tensors.
+
+    Raises:
+        CapabilityError: its configs cannot be written, so that a training would be lost at its end.
+    """
+    model: Any = module
+    with TemporaryDirectory() as folder, _no_progress_bars():
+        try:
+            model.state_dict()
+            model.save_pretrained(folder, state_dict={})
+        except (AttributeError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
+            raise CapabilityError(
+                f"{type(module).__name__} cannot be saved, so that a training would be lost: {error}",
+                hint="mend its config or generation_config, as the message says, and start again",
+            ) from error
 
 
 def module_identity(module: nn.Module, tokenizer: Any, name: str) -> Identity:

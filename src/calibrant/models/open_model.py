@@ -17,17 +17,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from calibrant.core.errors import InputError, NumericalError
+from calibrant.core.errors import CapabilityError, InputError, NumericalError
 from calibrant.core.lm import Batch, Chat, Completion, Identity, Sampling, Scored
 from calibrant.maths.logprobs import token_logprobs
 from calibrant.models import hooks
+from calibrant.models.batching import accepted, alike, batching, facts
 from calibrant.models.chat_tokens import ChatTokens
 from calibrant.models.folder import check_folder, folder_identity, unchanged
-from calibrant.models.generate import Drawn, Request, accepted, buckets, draw
+from calibrant.models.generate import Drawn, Request, buckets, draw
 from calibrant.models.hub import download
 from calibrant.models.loading import (
     Dtype,
-    breaking,
     load_folder,
     module_identity,
     save_weights,
@@ -85,8 +85,7 @@ class OpenModel:
         with unchanged(path):
             module, tokenizer = load_folder(path, dtype)
             identity = folder_identity(path, name=name, dtype=dtype)
-        with breaking(path):
-            return cls(module.to(device), tokenizer, identity=identity)
+        return cls(module.to(device), tokenizer, identity=identity)
 
     @classmethod
     def from_hub(
@@ -129,7 +128,13 @@ class OpenModel:
         """Most tokens of prompt and reply together; None where the config sets no limit."""
         config: Any = self.module.config
         found = getattr(config, "max_position_embeddings", None)
-        return None if found is None else int(found)
+        return None if found is None or int(found) < 1 else int(found)
+
+    @property
+    def caveats(self) -> tuple[str, ...]:
+        """Where the model is slower than others, as far as it has been asked: see ``batching.py``."""
+        found = facts(self.module).get("batching")
+        return () if found is None else found.caveats(self.identity.name)
 
     def save(self, path: str | Path) -> None:
         """Write weights (safetensors), config and tokenizer to a folder that ``from_folder`` opens."""
@@ -145,6 +150,7 @@ class OpenModel:
             token_budget=self.token_budget,
         )
         twin.module.requires_grad_(True)
+        alike(twin.module, self.module)
         return twin
 
     def prompt_ids(self, chat: Chat) -> list[int]:
@@ -183,7 +189,8 @@ class OpenModel:
         if self.device.type == "cpu":
             budget = min(budget, _CPU_SCORING)
         found: dict[int, Scored] = {}
-        for rows in buckets(lengths, budget):
+        how = batching(self.module) if chats else None
+        for rows in buckets(lengths, budget, [how.reads(n) for n in lengths] if how else ()):
             some = [answers[i] for i in rows]
             found.update(zip(rows, self._score([prompts[i] for i in rows], some), strict=True))
         for i, scored in found.items():
@@ -285,7 +292,12 @@ class OpenModel:
 
     def _logits(self, batch: Batch, keep: int) -> Tensor:
         """Logits of the last ``keep`` positions, 0 for all (where the family can leave some out)."""
-        mask = batch.mask.long()
+        mask, how = batch.mask.long(), batching(self.module)
+        if (how.reach or not how.padded) and len(set(map(how.reads, mask.sum(1).tolist()))) > 1:
+            raise CapabilityError(
+                f"'{self.identity.name}' has other numbers when rows of such lengths stand in one batch",
+                hint="give it rows of one length at a time",
+            )
         options = accepted(self.module, logits_to_keep=keep, use_cache=False)
         logits: Tensor = self.module(input_ids=batch.ids, attention_mask=mask, **options).logits
         return logits

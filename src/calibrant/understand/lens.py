@@ -17,9 +17,11 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import log_softmax
 
-from calibrant.core import Frozen, InputError, OpenLM, Quiet, Result, Run, technique
+from calibrant.core import CapabilityError, Frozen, InputError, OpenLM, Quiet, Result, Run, technique
 from calibrant.data.rows import Item, Items
 from calibrant.stats import mean
+
+_SAME = 0.01  # nats: the last layer must be read as the model itself reads it
 
 
 class Lens(Frozen):
@@ -43,12 +45,18 @@ def lens(model: OpenLM, items: Items, config: Lens = Lens(), run: Run = Quiet())
 
     Raises:
         InputError: there are no items, or one does not fit the context.
+        CapabilityError: the model's blocks, or the way from them to its logits, were not found.
     """
     if not items.rows:
         raise InputError("the lens needs at least one item", hint="give items with a known answer")
     n = min(config.limit or len(items), len(items))
     rows = [items.rows[i * len(items) // n] for i in range(n)]
     sites = [site for site in model.sites() if site.endswith("hook_resid_post")]
+    if not sites:
+        raise CapabilityError(
+            f"no logit lens for '{model.identity.name}': its blocks were not found",
+            hint="take a model of another family; model.sites() names what can be read in this one",
+        )
     found: dict[str, list[float]] = {}
     for start in range(0, n, config.batch):
         chunk = rows[start : start + config.batch]
@@ -56,6 +64,11 @@ def lens(model: OpenLM, items: Items, config: Lens = Lens(), run: Run = Quiet())
         for name, values in read(model, chunk, sites, config.positions).items():
             found.setdefault(name, []).extend(values)
         run.progress(start + len(chunk), n)
+    if max(found[f"kl_to_final/layer_{len(sites) - 1}"]) > _SAME:
+        raise CapabilityError(
+            f"no logit lens for '{model.identity.name}': the last layer's reading is not what it says",
+            hint="apply the final norm and the unembedding by hand, by their module paths",
+        )
     better = {"top1_agreement": "higher", "kl_to_final": "lower", "answer_probability": "higher"}
     return LensResult(
         metrics={
