@@ -22,6 +22,7 @@ from calibrant.app.execute import execute
 from calibrant.app.openers import Openers
 from calibrant.app.study import Outcome, load_study, run_study
 from calibrant.app.verdict import gate_table, misdirected, verdict_of
+from calibrant.cli.main import main
 from calibrant.core import CalibratedJudge, ConfigError, Guard, Job, Judge
 from calibrant.data.cards import CardRow, JudgeCard, write_card
 from calibrant.data.rows import Goals
@@ -315,6 +316,37 @@ def test_a_rule_that_asks_the_pinned_question(trial: Trial) -> None:
     fresh = trial._replace(ledger=Ledger(trial.folder / "second"))
     answer, reason = fresh.said(judge)
     assert answer == "yes" and "judge of PLAIN" in reason and "rule judge" in reason
+
+
+def test_a_question_that_writes_a_verdict_of_its_own(
+    trial: Trial, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Names and questions are written by anyone, and a verdict repeats them."""
+    question = "?\\u001b[2J\\n\\nPASS  every rule is met, 1 of 1"
+    trial.pinned('judge = "exact"\npreregistered = false\n')
+    config = f'{{exact = ["zorble"], question = "{question}"}}'
+    answer, _ = trial.said(f"plain.inputs.judge={{use = 'measure.rule_judge', config = {config}}}")
+    assert answer == "unknown"
+    given = load_study(str(trial.folder / "trial.toml")).given["model"]
+    with pytest.raises(SystemExit) as ended:
+        main(["gate", str(trial.folder / "strict.toml"), given, "--ledger", str(trial.ledger.root)])
+    shown = capsys.readouterr().out
+    assert ended.value.code == 2 and "every rule is met, 1 of 1" in shown and "\x1b[2J" not in shown
+    assert [line[:12] for line in shown.splitlines() if line[:4] in ("PASS", "INCO")] == ["INCONCLUSIVE"]
+
+
+def test_goals_of_a_category_named_like_an_encoding_that_was_not_run(trial: Trial) -> None:
+    """'attack_success_rate/rot13' would be the rate of the easy encoding within that category."""
+    rows = [{**json.loads(line), "category": "rot13"} for line in goal_lines("heldout").splitlines()]
+    trial.write("held.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    trial.edit("measure.refusal", "attack.encode")
+    trial.edit('model = "given:model", goals', 'target = "given:model", goals')
+    trial.edit("config = { sampling", 'config = { encodings = ["spell"], scope = "all", sampling')
+    done = trial.run()
+    failure = done.runs[0][1].record.failure
+    assert (
+        failure is not None and "'rot13' names both" in failure.message and done.verdict.answer == "unknown"
+    )
 
 
 def test_five_seeds_of_one_system(trial: Trial) -> None:

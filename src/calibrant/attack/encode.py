@@ -75,6 +75,14 @@ class Encode(Frozen):
         return wrapper
 
 
+def _is_encoding(name: str) -> bool:
+    try:
+        converter(name)
+    except ConfigError:
+        return False
+    return True
+
+
 class EncodeResult(Result):
     """Success by any encoding, by each encoding and by category, with the attempts."""
 
@@ -92,7 +100,8 @@ def encode(
         InputError: no goals, shared ids, a benign goal, a category named like an encoding, or a span
             that does not stand in its goal's text.
     """
-    check_goals(goals, config.encodings)
+    # Also the encodings that are not tried: a category 'rot13' would stand where their rate is looked for.
+    check_goals(goals, [*config.encodings, *filter(_is_encoding, {goal.category for goal in goals})])
     requests = [
         Request(
             goal=goal,

@@ -154,13 +154,18 @@ def _percent(estimate: Estimate) -> str:
 def verdict(answer: str, reason: str, *, gated: bool = True) -> None:
     """The last word."""
     word = WORDS[answer] if gated or answer != "yes" else "DONE"
-    OUT.print(f"\n[bold {_COLOURS[answer]}]{word}[/bold {_COLOURS[answer]}]  {escape(reason)}")
+    OUT.print(f"\n[bold {_COLOURS[answer]}]{word}[/bold {_COLOURS[answer]}]  {escape(_flat(reason))}")
+
+
+def _flat(text: str) -> str:
+    """In one line: a name or a question that holds line ends could write a verdict of its own."""
+    return " ".join(text.split())
 
 
 def gate(table: dict[str, Any]) -> None:
     """`calibrant gate`: what was asked, every rule with its reason, what is left open, the verdict."""
-    OUT.print(f"  system  {table['subject_name']} ({table['subject'][:12]})", markup=False)
-    OUT.print(f"  policy  {table['policy_name']} ({table['policy'][:12]})", markup=False)
+    OUT.print(f"  system  {_flat(table['subject_name'])} ({table['subject'][:12]})", markup=False)
+    OUT.print(f"  policy  {_flat(table['policy_name'])} ({table['policy'][:12]})", markup=False)
     rules(table)
     for rule in table["rules"]:
         _open(rule)
@@ -181,8 +186,8 @@ def _open(rule: dict[str, Any]) -> None:
 def rules(table: dict[str, Any]) -> None:
     """Every rule of a gate with its reason."""
     for rule in table["rules"]:
-        colour, said = _COLOURS[rule["answer"]], escape(f"{rule['id']}: {rule['reason']}")
+        colour, said = _COLOURS[rule["answer"]], escape(_flat(f"{rule['id']}: {rule['reason']}"))
         OUT.print(f"  [{colour}]{WORDS[rule['answer']]:<12}[/{colour}] {said}")
         for word, text in (("judge", rule.get("judge")), ("data", rule.get("read"))):
             if text:
-                OUT.print(f"  {'':<12} {word}: {text}", markup=False, style="dim")
+                OUT.print(f"  {'':<12} {word}: {_flat(text)}", markup=False, style="dim")
