@@ -86,3 +86,8 @@ def test_cut_replies_are_said(odd, monkeypatch):
     found = measured(odd, "cut")
     assert found.metrics["cut_rate"].value == 1
     assert any("20 of 20 replies were cut" in caveat for caveat in found.caveats)
+
+
+def test_another_model_is_named(odd, monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    assert any("another model" in c and "someone-else" in c for c in measured(odd, "other_model").caveats)

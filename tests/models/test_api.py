@@ -559,3 +559,13 @@ def test_reasoning_is_parted_from_the_reply(server: Server) -> None:
     assert (said.reasoning, said.text, said.tokens, said.stop) == ("sure, i could", "no", 5, "eos")
     assert (cut.reasoning, cut.text, cut.tokens, cut.stop) == ("sure, i could", "", None, "length")
     assert "replies" in model_at(server).identity.parts
+
+
+@pytest.mark.parametrize(
+    ("named", "kept"), [("toy", None), ("someone-else", "someone-else"), (None, None), ("", None), (7, None)]
+)
+def test_another_model_that_answers_is_named(server: Server, named: object, kept: str | None) -> None:
+    server.answer = as_json({**reply("hi"), "model": named})
+    (said,) = model_at(server).generate([Chat.ask("x")])
+    assert (said.answered_by, said.text) == (kept, "hi")
+    assert ("answered_by" in said.model_dump()) == (kept is not None)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from calibrant.core import CalibrantError, InputError
+from calibrant.core import CalibrantError, Chat, InputError
 from calibrant.data.judge_folder import CARD as JUDGE
 from calibrant.data.judge_folder import WEIGHTS as JUDGE_WEIGHTS
 from calibrant.data.judge_folder import read_head, write_head
@@ -113,6 +113,7 @@ def vocabulary(**changes: Any) -> Change:
 
 
 F32 = {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}
+DOUBLE = {"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}
 DEEP = "[" * 100_000
 HOSTILE: dict[str, Change] = {
     "config: nothing": put(CONFIG, ""),
@@ -232,6 +233,26 @@ HOSTILE: dict[str, Change] = {
     "tokenizer: a bad pattern": piece(
         pre_tokenizer={"type": "Split", "pattern": {"Regex": "(("}, "behavior": "Isolated"}
     ),
+    "tokenizer: texts that double": piece(normalizer={"type": "Sequence", "normalizers": [DOUBLE] * 40}),
+    "tokenizer: texts that double when spelt": piece(decoder={"type": "Sequence", "decoders": [DOUBLE] * 40}),
+    "tokenizer: long beginnings": piece(
+        normalizer={"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "x" * 999}] * 99}
+    ),
+    "tokenizer: a processor of twenty thousand pieces": piece(
+        post_processor={
+            "type": "TemplateProcessing",
+            "single": [{"Sequence": {"id": "A", "type_id": 0}}] * 20_000,
+            "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
+            "special_tokens": {},
+        }
+    ),
+    "tokenizer: a panic": piece(normalizer={"type": "Precompiled", "precompiled_charsmap": "AAAAAAAA"}),
+    "tokenizer: an endless word": vocabulary(vocab={"a" * 20_000: 0}, merges=[]),
+    "added: an id beyond all": told("added_tokens.json", x=10**9),
+    "added: an id below zero": told("added_tokens.json", x=-3),
+    "settings: an added id beyond all": told(SETTINGS, added_tokens_decoder={"1000000000": {"content": "x"}}),
+    "config: a part from elsewhere": config(backbone="org/model", use_pretrained_backbone=True),
+    "config: a checkpoint of a part": config(vision_config={"model_args": {"checkpoint_path": "/x.pth"}}),
     "tokenizer: a folder": instead(TOKENIZER, Path.mkdir),
     "tokenizer: a pipe": instead(TOKENIZER, os.mkfifo),
     "settings: a list": put(SETTINGS, "[]"),
@@ -284,6 +305,17 @@ def test_a_hostile_folder_ends_in_an_error_of_ours(good: Path, tmp_path: Path, n
         handle.remove()
     assert caught.value.hint and len(caught.value.message) < 1500
     assert built < 2500
+
+
+def test_a_pattern_that_tries_for_ever_costs_one_error(good: Path, tmp_path: Path) -> None:
+    """The tokenizer's library gives up with a panic of Rust, which is no Exception."""
+    folder = tmp_path / "model"
+    shutil.copytree(good, folder)
+    piece(normalizer={"type": "Replace", "pattern": {"Regex": "(x+x+)+y"}, "content": ""})(folder)
+    model = OpenModel.from_folder(folder)
+    assert model.prompt_ids(Chat.ask("a cat"))
+    with pytest.raises(InputError, match="the tokenizer gives up on a text"):
+        model.prompt_ids(Chat.ask("x" * 40))
 
 
 REWARD = "reward.json"

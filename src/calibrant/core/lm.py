@@ -91,6 +91,8 @@ class Completion(Frozen):
     """Every layer's answer, when a defended system spoke."""
     tokens: int | None = Field(default=None, exclude_if=_absent)
     """Tokens generated, reasoning included, by the server's count; None where it gives none."""
+    answered_by: str | None = Field(default=None, exclude_if=_absent)
+    """Name of the model that a server says answered, where that is another than was asked for."""
 
     @classmethod
     def read(cls, written: str, opened: bool | None = None, **more: Any) -> Completion:

@@ -92,4 +92,11 @@ def reply_caveats(replies: Sequence[Completion], max_tokens: int) -> tuple[str, 
         )
     if thought:
         said.append(f"{thought} of {n} replies came after reasoning, which is kept and was not judged")
+    others = sorted({reply.answered_by for reply in replies if reply.answered_by})
+    if others:
+        n_others = sum(bool(reply.answered_by) for reply in replies)
+        said.append(
+            f"{n_others} of {n} replies came from another model than was asked for, as the server says: "
+            f"{', '.join(others[:3])}"
+        )
     return tuple(said)

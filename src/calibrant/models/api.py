@@ -128,6 +128,13 @@ class ApiModel:
     def _complete(self, client: httpx.Client, payload: dict[str, Any], sampling: Sampling) -> Completion:
         try:
             reply = self._endpoint.call(client, _CHAT, payload, tokens=sampling.max_tokens)
-            return read_reply(reply, self._endpoint.quote)
+            return self._named(reply, read_reply(reply, self._endpoint.quote))
         except EndpointError as error:
             return Completion(text="", stop="blocked" if error.blocked else "error", error=error.message)
+
+    def _named(self, reply: Any, completion: Completion) -> Completion:
+        """With the name of the model that answered, where it is not the one that was asked for."""
+        match reply:
+            case {"model": str(name)} if name.strip() and name != self._model:
+                return completion.model_copy(update={"answered_by": self._endpoint.quote(name)})
+        return completion

@@ -22,6 +22,7 @@ from typing import Any
 from calibrant.core.errors import InputError
 from calibrant.core.lm import Chat
 from calibrant.core.reasoning import Parted, inside, part, speaks_of_reasoning
+from calibrant.models.foreign import no_panic
 from calibrant.models.rendering import ANSWERED, ASKED, Differences, differences
 from calibrant.models.templates import chat_text
 
@@ -117,15 +118,14 @@ class ChatTokens:
         if not texts:
             return []
         options = {"add_special_tokens": False, "return_attention_mask": False, **options}
-        found: list[list[int]] = self.tokenizer(list(texts), **options)["input_ids"]
+        with no_panic("the tokenizer gives up on a text"):
+            found: list[list[int]] = self.tokenizer(list(texts), **options)["input_ids"]
         return found
 
     def _decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
-        return str(
-            self.tokenizer.decode(
-                list(ids), skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False
-            )
-        )
+        options = {"skip_special_tokens": skip_special_tokens, "clean_up_tokenization_spaces": False}
+        with no_panic("the tokenizer cannot spell some ids"):
+            return str(self.tokenizer.decode(list(ids), **options))
 
     def _plain(self, text: str) -> str:
         """``text`` without the special tokens spelt out in it."""

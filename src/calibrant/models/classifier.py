@@ -27,6 +27,7 @@ from calibrant.models.generate import buckets
 from calibrant.models.loading import (
     Dtype,
     Kind,
+    breaking,
     load_folder,
     module_identity,
     save_weights,
@@ -88,7 +89,8 @@ class Classifier:
         with unchanged(path):
             module, tokenizer = _load(path, dtype)
             identity = folder_identity(path, name=name, dtype=dtype).model_copy(update={"kind": "reward"})
-        return cls(module.to(device), tokenizer, identity=identity)
+        with breaking(path, _CLASSIFIER):
+            return cls(module.to(device), tokenizer, identity=identity)
 
     @classmethod
     def from_lm(cls, model: OpenLM, heads: int = 1, seed: int = 0) -> Classifier:

@@ -41,7 +41,7 @@ _TOKENIZER_FILES = (  # names and patterns
 _CONFIGS = ("config.json", "generation_config.json")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _ADAPTER = "adapter_config.json"
-_LONGEST = 2**26  # bytes of a config or an index
+_LONGEST = 2**28  # bytes of a config, an index or a tokenizer
 
 
 def folder_identity(path: str | Path, *, name: str = "", dtype: str = "float32") -> Identity:
@@ -71,15 +71,15 @@ def check_folder(path: str | Path) -> Path:
     folder = Path(path)
     if not folder.is_dir():
         raise InputError(f"'{folder}' is not a folder", hint="give the folder that holds config.json")
-    if not (folder / "config.json").is_file():
-        raise InputError(
-            f"'{folder}' has no config.json, so it is not a Hugging Face model folder",
-            hint="save the model with save_pretrained(folder), or give the folder one level down",
-        )
     if (folder / _ADAPTER).exists():
         raise CapabilityError(
             f"'{folder}' holds an adapter ({_ADAPTER}), whose base model may lie anywhere",
             hint="merge it with peft (merge_and_unload), save the model, and give that folder",
+        )
+    if not (folder / "config.json").is_file():
+        raise InputError(
+            f"'{folder}' has no config.json, so it is not a Hugging Face model folder",
+            hint="save the model with save_pretrained(folder), or give the folder one level down",
         )
     if not any((folder / file).is_file() for file in (WEIGHTS, INDEX)):
         pickles = sorted(f.name for pattern in _PICKLES for f in folder.glob(pattern))
@@ -130,7 +130,7 @@ def read_object(path: Path) -> dict[str, Any]:
     """A JSON object.
 
     Raises:
-        InputError: it is none, is nested too deep, holds an endless number, or is longer than 64 MiB.
+        InputError: it is none, is nested too deep, holds an endless number, or is longer than 256 MiB.
     """
     try:
         if path.stat().st_size > _LONGEST:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal, NamedTuple
@@ -19,11 +19,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from calibrant.core.digest import digest
-from calibrant.core.errors import CalibrantError, CapabilityError, InputError
+from calibrant.core.errors import CapabilityError, InputError
 from calibrant.core.lm import Identity
 from calibrant.ledger.layout import disk
 from calibrant.models.folder import check_folder
+from calibrant.models.foreign import foreign
 from calibrant.models.plausible import bounded, check_plausible
+from calibrant.models.plausible_tokenizer import check_tokenizer
 from calibrant.models.private import private_folder
 
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -58,7 +60,8 @@ def load_folder(path: str | Path, dtype: Dtype, kind: Kind = LANGUAGE) -> tuple[
     folder = check_folder(path)
     with disk("reading", folder):
         held = check_plausible(folder)
-        with private_folder(folder) as private, _foreign(folder, kind):
+        check_tokenizer(folder)
+        with private_folder(folder) as private, breaking(folder, kind, private):
             tokenizer = AutoTokenizer.from_pretrained(private, **_OPTIONS)
             with _no_progress_bars(), bounded(held, folder):
                 module, report = kind.auto.from_pretrained(
@@ -80,24 +83,13 @@ def load_folder(path: str | Path, dtype: Dtype, kind: Kind = LANGUAGE) -> tuple[
     return module, tokenizer
 
 
-@contextmanager
-def _foreign(folder: Path, kind: Kind) -> Iterator[None]:
-    """Whatever breaks in the libraries that read a stranger's files is said to be those files' fault.
-
-    They raise nearly anything, ``Exception`` itself and Rust's panics among it, so the handler is broad.
-    """
-    try:
-        yield
-    except CalibrantError:
-        raise
-    except BaseException as error:
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-            raise  # Ctrl-C and the like
-        said = str(error).strip()[:500] or type(error).__name__
-        raise InputError(
-            f"'{folder}' cannot be opened: {said}",
-            hint=f"it must be a {kind.name} that transformers knows, without code of its own",
-        ) from error
+def breaking(
+    folder: str | Path, kind: Kind = LANGUAGE, private: Path | None = None
+) -> AbstractContextManager[None]:
+    """Inside the block a folder is opened: what breaks there is said to be the folder's fault."""
+    hint = f"it must be a {kind.name} that transformers knows, without code of its own"
+    hide = (str(private), str(folder)) if private else ("", "")
+    return foreign(f"'{folder}' cannot be opened", hint, hide)
 
 
 def save_weights(module: nn.Module, path: str | Path) -> None:

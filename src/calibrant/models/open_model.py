@@ -28,6 +28,7 @@ from calibrant.models.generate import Drawn, Request, buckets, draw
 from calibrant.models.hub import download
 from calibrant.models.loading import (
     Dtype,
+    breaking,
     load_folder,
     module_identity,
     save_weights,
@@ -85,7 +86,8 @@ class OpenModel:
         with unchanged(path):
             module, tokenizer = load_folder(path, dtype)
             identity = folder_identity(path, name=name, dtype=dtype)
-        return cls(module.to(device), tokenizer, identity=identity)
+        with breaking(path):
+            return cls(module.to(device), tokenizer, identity=identity)
 
     @classmethod
     def from_hub(

@@ -34,6 +34,8 @@ ATTENTION = {
 """Attention that a config may ask for -> the package that it needs: without it, code would be fetched."""
 _EXPERTS = {"eager": "", "grouped_mm": "", "batched_mm": ""}
 _CHOICES = {"attn_implementation": ATTENTION, "experts_implementation": _EXPERTS}
+_FETCHED = ("backbone", "checkpoint_path", "pretrained", "use_pretrained_backbone", "use_timm_backbone")
+"""What has a part of a model brought from elsewhere."""
 _COUNTS = re.compile("layer|block|label|expert|head|stage|depth|stack|group|codebook|hidden_sizes")
 _MOST = 2**16  # of layers, labels, experts, ...: what a config builds one by one
 _LARGEST = 2**53
@@ -146,6 +148,12 @@ def _check_config(config: dict[str, Any], where: str) -> None:
         path, value = open_.pop()
         if isinstance(value, Mapping):
             open_ += [(f"{path}.{name}", item) for name, item in value.items()]
+            fetched = [name for name in _FETCHED if value.get(name)]
+            if fetched:
+                raise InputError(
+                    f"{where}: '{fetched[0]}' brings weights from elsewhere",
+                    hint="all must lie in the folder",
+                )
         elif isinstance(value, list):
             open_ += [(path, item) for item in value]
         elif isinstance(value, int):

@@ -52,4 +52,5 @@ def _without_files(path: Path) -> dict[str, Any]:
             f"'{path}': '{_VERSIONS}' is no list of names of files in that folder",
             hint="save the tokenizer again",
         )
-    return {key: value for key, value in found.items() if key not in _ARGUMENTS and not key.endswith("_file")}
+    dropped = {key for key in found if key in _ARGUMENTS or key.endswith(("_file", "_path", "_dir"))}
+    return {key: value for key, value in found.items() if key not in dropped}
