@@ -200,7 +200,8 @@ def test_identity_changes_with_whatever_changes_an_answer():
 
 def test_no_public_way_round_the_guards():
     defended = Defended(echo(), [Layer("a", "input", Says("no"))])
-    assert {name for name in dir(defended) if not name.startswith("_")} == {"identity", "generate"}
+    offered = {name for name in dir(defended) if not name.startswith("_")}
+    assert offered == {"identity", "generate", "template_differences"}
     assert isinstance(defended, LM)
     assert not isinstance(defended, ScoringLM)
 

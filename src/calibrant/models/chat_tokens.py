@@ -23,7 +23,7 @@ from calibrant.core.errors import InputError
 from calibrant.core.lm import Chat
 from calibrant.core.reasoning import Parted, inside, part, speaks_of_reasoning
 from calibrant.models.foreign import no_panic
-from calibrant.models.rendering import ANSWERED, ASKED, Differences, differences
+from calibrant.models.rendering import ANSWERED, ASKED, REPLY, Differences, differences
 from calibrant.models.templates import chat_text
 
 _ANCHOR = "\n"  # put before a reply so that it is not the start of a text
@@ -32,7 +32,8 @@ _ANCHOR = "\n"  # put before a reply so that it is not the start of a text
 class ChatTokens:
     """Encodes prompts and replies; ``end_id`` closes a reply, any of ``stop_ids`` ends generation.
 
-    ``differences``: what the chat template writes otherwise, see ``rendering.py``.
+    ``behind``: ids that the chat template writes behind a last reply. ``differences``: what it writes
+    otherwise than prompt, reply and end token, see ``rendering.py``.
     """
 
     def __init__(self, tokenizer: Any, more_stop_ids: Sequence[int] = ()) -> None:
@@ -53,6 +54,7 @@ class ChatTokens:
         self._marks = any(speaks_of_reasoning(token) for token in tokenizer.all_special_tokens)
         self.end_id = self._end_of_turn()
         self.differences = self._compared()
+        self.behind = self._behind()
 
     def prompt_text(self, chat: Chat) -> str:
         """The text that stands before the reply.
@@ -178,6 +180,12 @@ class ChatTokens:
                 if token in self.stop_ids:
                     return token
         return self.stop_ids[0]
+
+    def _behind(self) -> list[int]:
+        """Ids that the template writes behind a last reply, all of them; without one the end token."""
+        if not self.tokenizer.chat_template:
+            return [self.end_id]
+        return self._ids([self._render(ANSWERED, add_generation_prompt=False).rpartition(REPLY)[2]])[0]
 
     def _compared(self) -> Differences:
         """What the template writes otherwise than prompt + reply + end token; none without a template."""

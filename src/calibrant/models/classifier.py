@@ -1,10 +1,12 @@
 """Classifier: a language model's trunk with a head of one or more scores, read where a reply ends.
 
 A score is read at the last real token of a reply, its end token. Where that is, is known from the ids
-themselves. The pooling of transformers looks for the last id that is not padding, and so reads one token too
-early where padding and end of text are the same id; it is never used here, and padding cannot matter.
+themselves, so that padding cannot matter. The pooling of transformers looks for the last id that is not
+padding, and so reads one token too early where padding and end of text are the same id.
 
-Folders are those of ``AutoModelForSequenceClassification``, in and out.
+Folders are those of ``AutoModelForSequenceClassification``, in and out. In: a classifier that others trained
+learned to be read where transformers reads it, and is (``pooled``). Out: padding is never the end token, so
+that transformers reads where we do.
 """
 
 from __future__ import annotations
@@ -49,7 +51,13 @@ class Classifier:
     """A trunk, a linear head with one output a score, a tokenizer."""
 
     def __init__(
-        self, module: nn.Module, tokenizer: Any, *, identity: Identity, token_budget: int = 16_384
+        self,
+        module: nn.Module,
+        tokenizer: Any,
+        *,
+        identity: Identity,
+        token_budget: int = 16_384,
+        pooled: bool = False,
     ) -> None:
         """Wrap ``module``, which is put in eval mode with its parameters frozen (not copied).
 
@@ -58,6 +66,8 @@ class Classifier:
             tokenizer: its tokenizer; ``tokenizer.chat_template`` decides how chats are written.
             identity: what exactly this is; the constructors below work it out.
             token_budget: most tokens in one forward pass.
+            pooled: read where transformers does: behind a reply stands what the template writes there, and
+                the score is that of the last token that is no padding.
 
         Raises:
             InputError: the tokenizer has no end-of-sequence token.
@@ -67,6 +77,7 @@ class Classifier:
         self.tokenizer = tokenizer
         self.identity = identity
         self.token_budget = token_budget
+        self.pooled = pooled
         self.chat_tokens = ChatTokens(tokenizer, token_ids(getattr(module.config, "eos_token_id", None)))
         if not isinstance(getattr(module, "score", None), nn.Linear):
             raise CapabilityError(
@@ -76,7 +87,13 @@ class Classifier:
 
     @classmethod
     def from_folder(
-        cls, path: str | Path, *, name: str = "", dtype: Dtype = "float32", device: str = "cpu"
+        cls,
+        path: str | Path,
+        *,
+        name: str = "",
+        dtype: Dtype = "float32",
+        device: str = "cpu",
+        pooled: bool = False,
     ) -> Classifier:
         """Open a folder in Hugging Face layout: safetensors only, no code from the folder.
 
@@ -90,7 +107,7 @@ class Classifier:
             module, tokenizer = _load(path, dtype)
             identity = folder_identity(path, name=name, dtype=dtype).model_copy(update={"kind": "reward"})
         with breaking(path, _CLASSIFIER):
-            return cls(module.to(device), tokenizer, identity=identity)
+            return cls(module.to(device), tokenizer, identity=identity, pooled=pooled)
 
     @classmethod
     def from_lm(cls, model: OpenLM, heads: int = 1, seed: int = 0) -> Classifier:
@@ -107,8 +124,7 @@ class Classifier:
         # What others need to open and pool it; the end token is that of the chat template.
         config.num_labels, config.problem_type = heads, "regression"
         config.eos_token_id = end = _end_token(model)
-        pads = model.tokenizer.pad_token_id, getattr(config, "pad_token_id", None), end
-        config.pad_token_id = next(pad for pad in pads if pad is not None)
+        tokenizer, config.pad_token_id = _padded(model.tokenizer, getattr(config, "pad_token_id", None), end)
         try:
             with torch.device("meta"):  # no memory, no draws: the weights are put in below
                 module = _auto.from_config(config)
@@ -128,8 +144,8 @@ class Classifier:
                 "language model under a linear head named score",
                 hint=_FAMILIES,
             )
-        identity = module_identity(module, model.tokenizer, f"{model.identity.name} with {heads} scores")
-        return cls(module, model.tokenizer, identity=identity.model_copy(update={"kind": "reward"}))
+        identity = module_identity(module, tokenizer, f"{model.identity.name} with {heads} scores")
+        return cls(module, tokenizer, identity=identity.model_copy(update={"kind": "reward"}))
 
     @property
     def backbone(self) -> nn.Module:
@@ -174,6 +190,7 @@ class Classifier:
             self.tokenizer,
             identity=self.identity,
             token_budget=self.token_budget,
+            pooled=self.pooled,
         )
         twin.module.requires_grad_(True)
         alike(twin.module, self.module)
@@ -181,6 +198,8 @@ class Classifier:
 
     def ids(self, chats: Sequence[Chat], replies: Sequence[str]) -> tuple[list[list[int]], list[list[int]]]:
         """Ids of prompts and of replies, end token included: every reply is read as a finished one.
+
+        The last id of a reply is where its score is read; see ``pooled``.
 
         Raises:
             InputError: a row longer than the context, a chat that the template refuses, or lists of
@@ -194,7 +213,7 @@ class Classifier:
         tokens = self.chat_tokens
         prompts = tokens.prompts([tokens.prompt_text(chat) for chat in chats])
         spelt = tokens.replies(replies, [tokens.opens(chat) for chat in chats])
-        answers = [[*ids, tokens.end_id] for ids in spelt]
+        answers = [[*ids, *(tokens.behind if self.pooled else [tokens.end_id])] for ids in spelt]
         for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
             if self.max_length is not None and len(prompt) + len(answer) > self.max_length:
                 raise InputError(
@@ -202,7 +221,25 @@ class Classifier:
                     f"reward model's context holds {self.max_length} in all",
                     hint="shorten the row or leave it out; nothing is cut silently",
                 )
+        if self.pooled:
+            rows = [self._up_to_padding(p + a) for p, a in zip(prompts, answers, strict=True)]
+            cuts = [min(len(p), len(row) - 1) for p, row in zip(prompts, rows, strict=True)]
+            return [r[:c] for r, c in zip(rows, cuts, strict=True)], [
+                r[c:] for r, c in zip(rows, cuts, strict=True)
+            ]
         return prompts, answers
+
+    def _up_to_padding(self, row: list[int]) -> list[int]:
+        """The ids up to the last that is no padding: what stands behind it moves nothing before."""
+        module: Any = self.module
+        pad = module.config.get_text_config().pad_token_id
+        last = max((i for i, token in enumerate(row) if token != pad), default=0)
+        if last == 0:
+            raise InputError(
+                "a row holds one token, and padding: transformers would read no reply",
+                hint="give the folder's config a pad_token_id of its own",
+            )
+        return row[: last + 1]
 
     def read(self, prompts: Sequence[list[int]], replies: Sequence[list[int]]) -> Tensor:
         """Scores (N, K) of replies as ids, at least float32, in one pass; gradients as the caller set them.
@@ -275,6 +312,21 @@ def _head(inputs: int, heads: int, seed: int) -> nn.Linear:
     with torch.no_grad():
         layer.weight.copy_(torch.randn(heads, inputs, generator=source) / (inputs + 1) ** 0.5)
     return layer
+
+
+def _padded(tokenizer: Any, wanted: int | None, end: int) -> tuple[Any, int]:
+    """The tokenizer (a copy, where it has to change) and id of a padding that is not the ``end`` token.
+
+    What others pad with must not be the token that they look for. Where no special token is left, the
+    tokenizer has none, so that padding with it is an error and not another score.
+    """
+    special = tokenizer.all_special_ids
+    some = [tokenizer.pad_token_id, wanted, tokenizer.unk_token_id, tokenizer.bos_token_id, *special]
+    pad = next((int(i) for i in some if i is not None and i != end), int(end == 0))
+    if tokenizer.pad_token_id != pad:
+        tokenizer = copy.deepcopy(tokenizer)
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pad) if pad in special else None
+    return tokenizer, pad
 
 
 def _end_token(model: OpenLM) -> int:

@@ -3,7 +3,8 @@
     reward/  config.json  model.safetensors  tokenizer files  reward.json    one model, of one head or several
     reward/  reward.json  member0/  member1/  ...                            models trained apart
 
-A classifier saved by others has no ``reward.json``; its scores are then taken as they are.
+A classifier saved by others has no ``reward.json``; its scores are then taken as they are, and read where
+transformers reads them: at the last token that is not padding.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from calibrant.core.lm import Identity
 from calibrant.models.folder import check_folder, folder_identity, read_object
 
 CARD = "reward.json"
+POOLED = "last token that is not padding"
+"""Where the score of a classifier without a card is read."""
 Kind = Literal["single", "heads", "warm", "independent"]
 
 
@@ -107,7 +110,11 @@ def reward_identity(path: str | Path, *, name: str = "", dtype: str = "float32")
     return Identity(
         name=name or folder.name,
         kind="reward",
-        parts={**parts, "normaliser": normaliser_part(card.normaliser if card else None)},
+        parts={
+            **parts,
+            "normaliser": normaliser_part(card.normaliser if card else None),
+            **({} if card else {"read_at": POOLED}),
+        },
     )
 
 

@@ -31,6 +31,7 @@ from calibrant.models.classifier import Classifier
 from calibrant.models.loading import Dtype
 from calibrant.models.rendering import Differences
 from calibrant.models.reward_folder import (
+    POOLED,
     Normaliser,
     RewardCard,
     ensemble_identity,
@@ -72,6 +73,7 @@ class RewardModel:
             )
         self.means, self.scales = given.mean, given.std
         parts = {**classifier.identity.parts, "normaliser": normaliser_part(normaliser)}
+        parts |= {"read_at": POOLED} if classifier.pooled else {}
         self.identity = identity or Identity(name=classifier.identity.name, kind="reward", parts=parts)
 
     @property
@@ -252,7 +254,8 @@ def open_reward(
         members = [open_reward(m, dtype=dtype, device=device) for m in member_folders(folder, card)]
         _check_same(identity, ensemble_identity([m.identity.digest for m in members], identity.name), folder)
         return Ensemble(members, identity=identity)
-    classifier = Classifier.from_folder(folder, name=name, dtype=dtype, device=device)
+    # Without a card it is somebody else's, trained to be read where transformers reads.
+    classifier = Classifier.from_folder(folder, name=name, dtype=dtype, device=device, pooled=card is None)
     if card is not None and card.end_id not in (None, classifier.chat_tokens.end_id):
         raise InputError(
             f"'{folder}' was trained to read token {card.end_id}, but its tokenizer ends replies with "
