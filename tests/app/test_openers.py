@@ -313,6 +313,15 @@ def test_a_model_that_changed_since_it_was_named_is_refused(openers, tmp_path, m
         opened.load()
 
 
+def test_rows_that_changed_since_they_were_named_are_refused(openers, tmp_path):
+    (tmp_path / "g.jsonl").write_text('{"text": "brew zorble"}\n')
+    opened = openers.open("jsonl:g.jsonl", Goals)
+    assert len(opened.load()) == 1
+    (tmp_path / "g.jsonl").write_text('{"text": "bake bread"}\n')
+    with pytest.raises(EvidenceError, match=r"'jsonl:g\.jsonl' has changed since the job named it"):
+        opened.load()
+
+
 def test_a_folder_that_holds_no_model(openers):
     assert "config.json" in failure(run_pairs(openers, 0), "record:pairs/model", LM)
 

@@ -307,6 +307,30 @@ def test_a_hostile_folder_ends_in_an_error_of_ours(good: Path, tmp_path: Path, n
     assert built < 2500
 
 
+ODD: tuple[Any, ...] = (None, True, -7, 65_536, 10**9, 1e300, float("nan"), "x", [], [1], {}, {"a": 1})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_no_setting_of_a_config_breaks_anything_but_its_folder(
+    tiny: Callable[..., OpenModel], tmp_path: Path, family: str
+) -> None:
+    """Every setting in turn is all that it should not be: the model opens, or an error of ours says why."""
+    tiny(family).save(tmp_path)
+    honest = json.loads((tmp_path / CONFIG).read_text())
+    opened = refused = 0
+    for key in [*honest, "num_labels", "attn_implementation", "quantization_config", "rope_scaling"]:
+        for value in ODD:
+            (tmp_path / CONFIG).write_text(json.dumps({**honest, key: value}))
+            try:
+                OpenModel.from_folder(tmp_path)
+                opened += 1
+            except CalibrantError as error:
+                assert error.hint
+                refused += 1
+    assert opened > 50 and refused > 50
+
+
 def test_a_pattern_that_tries_for_ever_costs_one_error(good: Path, tmp_path: Path) -> None:
     """The tokenizer's library gives up with a panic of Rust, which is no Exception."""
     folder = tmp_path / "model"

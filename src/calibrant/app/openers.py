@@ -262,10 +262,7 @@ class Openers:
         else:
             folder = self.base / reference
             path = folder if there(folder, folder=True) else places.file(reference, self.base)
-        with disk("reading", path):
-            return Opened(
-                digest_path(path), "data", lambda: catalog.load(FILES[wanted])(path), name=reference
-            )
+        return _read_once(path, lambda: catalog.load(FILES[wanted])(path), reference)
 
     def artifact(self, reference: str) -> tuple[Entry, Artifact]:
         """What ``record:JOB/PATH`` or ``record:DIGEST/PATH`` names."""
@@ -337,19 +334,36 @@ class Openers:
         else:
             path = places.rows(reference, self.base)
             load = partial(places.read, wanted, path, reference, ignore)
+        return _read_once(path, load, reference)
+
+
+def _read_once(path: Path, load: Callable[[], Any], reference: str) -> Opened:
+    """A file or folder whose bytes are the same when it is read as when it was named."""
+    with disk("reading", path):
+        named = digest_path(path)
+
+    def loaded() -> Any:
+        made = load()
         with disk("reading", path):
-            return Opened(digest_path(path), "data", load, name=reference)
+            _check_same(named, digest_path(path), reference)
+        return made
+
+    return Opened(named, "data", loaded, name=reference)
 
 
 def _as_named(loaded: Any, identity: Identity, reference: str) -> Any:
-    """What was loaded, if it is still what was named: files may have changed since."""
-    if loaded.identity.digest != identity.digest:
+    """What was loaded, if it is still what was named."""
+    _check_same(identity.digest, loaded.identity.digest, reference)
+    return loaded
+
+
+def _check_same(named: str, found: str, reference: str) -> None:
+    """Files may have changed since a job named them: then the record would be of something else."""
+    if found != named:
         raise EvidenceError(
-            f"'{reference}' has changed since the job named it: {identity.digest[:12]} became "
-            f"{loaded.identity.digest[:12]}",
+            f"'{reference}' has changed since the job named it: {named[:12]} became {found[:12]}",
             hint="let nothing write there while a study runs, and run it again",
         )
-    return loaded
 
 
 def _opened_model(reference: str, identity: Identity, load: Callable[[], Any], wanted: Any) -> Opened:
