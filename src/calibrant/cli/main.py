@@ -77,7 +77,7 @@ def check(
     loaded = load_study(study, changes or [])
     problems = check_study(loaded, allow_python=allow_python, files=True)
     if as_json:
-        render.json_of({"study": loaded.name, "problems": problems})
+        render.json_of({"study": loaded.name, "problems": without_secrets(problems)})
     elif not problems:
         runs = sum(len(job.runs()) for job in loaded.job)
         render.OUT.print(f"{loaded.name}: {runs} runs of {len(loaded.job)} jobs, no problem found")

@@ -26,11 +26,13 @@ _SHORTEST = 8
 _STRUCK = "[key]"
 _TEXTS = (".json", ".jsonl", ".txt", ".md", ".toml", ".csv", ".html", ".xml", ".jinja", ".log")
 
-_SCHEME = r"([A-Za-z][A-Za-z0-9+.-]*://)"
+# Every run is bounded, so that a long text costs time in proportion to its length.
+_SCHEME = r"([A-Za-z][A-Za-z0-9+.-]{0,20}://)"
 # A user with a password may hold any character but a line end, an '@' too; HOST:PORT/... is no such pair.
-_PASSWORD = re.compile(_SCHEME + r"[^/?#:@'\"\n\[\]]*:(?!\d{1,5}(?:[/?#\s'\",;)]|$))[^\n]*@(?=[\w\[.%-]|$)")
-_USER = re.compile(_SCHEME + r"[^/@\s'\"#?]+@")
-_QUERY = re.compile(r"((?:https?|wss?)://[^?#\s'\"]*)\?[^#\s'\"]*", re.IGNORECASE)
+_NO_PORT = r"(?!\d{1,5}(?:[/?#\s'\",;)]|$))"
+_PASSWORD = re.compile(_SCHEME + r"[^/?#:@'\"\n\[\]]{0,200}:" + _NO_PORT + r"[^\n]{0,1000}@(?=[\w\[.%-]|$)")
+_USER = re.compile(_SCHEME + r"[^/@\s'\"#?]{1,1000}@")
+_QUERY = re.compile(r"((?:https?|wss?)://[^?#\s'\"]{0,2000})\?[^#\s'\"]*", re.IGNORECASE)
 
 
 def without_secrets(value: Any) -> Any:
