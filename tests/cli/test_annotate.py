@@ -168,3 +168,13 @@ def test_the_verb_needs_no_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_columns_that_are_not_shown_are_named_and_left_out_knowingly(
+    sit: Callable[..., str], data: Path
+) -> None:
+    rows = [json.loads(line) for line in data.read_text().splitlines()]
+    data.write_text("".join(json.dumps({**row, "system": "Be terse.", "n": 1}) + "\n" for row in rows))
+    with pytest.raises(InputError, match="left out, 'system' would change"):
+        sit("1")
+    assert "columns not used: 'n'" in sit("1", ignore=["system"])

@@ -127,3 +127,11 @@ def test_the_command_line_stays_light() -> None:
     code = "import sys, calibrant.cli.console; print({'torch', 'transformers', 'pyarrow'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_goals_with_a_column_that_nobody_reads(talk: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "g.jsonl").write_text('{"text": "brew zorble", "benign": true, "n": 1}\n')
+    refused = talk("hello", options=("--goals", "g.jsonl"))
+    assert refused.code == 3 and "'benign' would change" in refused.err + refused.out
+    done = talk("hello", options=("--goals", "g.jsonl", "--ignore", "benign"))
+    assert done.code == 0 and "columns not used: 'n', 'benign'" in done.out
