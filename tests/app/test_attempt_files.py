@@ -8,6 +8,7 @@ import pytest
 
 from calibrant.app.attempt_files import TOOLS, attempts_from, foreign, is_foreign, read_foreign
 from calibrant.app.catalog import load
+from calibrant.app.export import report_of
 from calibrant.core import InputError
 
 
@@ -50,3 +51,18 @@ def test_the_digest_is_of_the_file_the_tool_and_the_target(completions):
 def test_a_missing_file(completions):
     with pytest.raises(InputError, match=r"no file 'none\.json'"):
         read_foreign("garak:none.json", completions)
+
+
+def test_totals_that_contradict_the_rows_lose_no_row(tmp_path):
+    row = {"index": 0, "goal": "g", "behavior": "b", "prompt": "p", "response": "r", "jailbroken": True}
+    about = {"model": "m", "method": "PAIR", "total_number_of_jailbreaks": 12}
+    value = {"parameters": about, "jailbreaks": [row, {}]}
+    (tmp_path / "a.json").write_text(json.dumps(value), encoding="utf-8")
+    table = attempts_from("jbb:a.json", tmp_path)
+    assert (len(table), [lost.line for lost in table.lost], len(table.refused)) == (1, [2], 2)
+    assert table.disputed == "'total_number_of_jailbreaks' is 12 in the file, 1 in its rows"
+    assert report_of(table).caveats[-2:] == (
+        "1 rows of the source could not be read and are not counted",
+        f"totals in the source are not those of its rows: {table.disputed}",
+    )
+    assert attempts_from("jbb:a.json", tmp_path).model_copy(update={"refused": ()}).disputed == ""

@@ -209,12 +209,14 @@ def _slower(arguments: Mapping[str, Any]) -> Iterator[str]:
 def _refused(arguments: Mapping[str, Any]) -> Iterator[str]:
     """Rows that were not taken are told in the record: nothing is dropped in silence."""
     for name, table in arguments.items():
-        if isinstance(table, Table) and table.refused:
-            first, total = table.refused[0], len(table.rows) + len(table.refused)
+        if isinstance(table, Table) and table.lost:
+            first, total = table.lost[0], len(table.rows) + len(table.lost)
             yield (
-                f"{len(table.refused)} of {total} rows of '{name}' were refused, "
+                f"{len(table.lost)} of {total} rows of '{name}' were refused, "
                 f"the first on line {first.line}: {first.reason}"
             )
+        if isinstance(table, Table) and table.disputed:
+            yield f"totals in '{name}' are not those of its rows: {table.disputed}"
 
 
 def _unused(arguments: Mapping[str, Any]) -> Iterator[str]:

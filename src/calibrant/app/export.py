@@ -54,6 +54,8 @@ class Exported(Frozen):
     """Whether the file holds prompts and replies."""
     refused: tuple[Refused, ...]
     """Rows of the source that could not be read."""
+    disputed: str = ""
+    """Where the source's own totals are not those of its rows."""
 
 
 class _Source(Frozen):
@@ -94,7 +96,8 @@ def export(
         successes=outcomes.count("success"),
         undetermined=outcomes.count("undetermined"),
         revealed=reveal,
-        refused=source.table.refused,
+        refused=source.table.lost,
+        disputed=source.table.disputed,
     )
 
 
@@ -107,14 +110,20 @@ def report_of(
     made: date | None = None,
 ) -> Report:
     """Attempts with their rates by attack and hazard, ready for any writer."""
-    lost = f"{len(table.refused)} rows of the source could not be read and are not counted"
+    lost = f"{len(table.lost)} rows of the source could not be read and are not counted"
+    disputed = f"totals in the source are not those of its rows: {table.disputed}"
     return Report(
         reveal=reveal,
         attempts=table.rows,
         findings=findings_of(table.rows),
         target=target,
         source=table.source,
-        caveats=(*caveats, _INDEPENDENT, *([lost] if table.refused else [])),
+        caveats=(
+            *caveats,
+            _INDEPENDENT,
+            *([lost] if table.lost else []),
+            *([disputed] if table.disputed else []),
+        ),
         made=made or datetime.now(UTC).date(),
     )
 

@@ -53,6 +53,8 @@ def export(
     if done.refused:
         first = done.refused[0]
         _say(f"{len(done.refused)} rows left out, first line {first.line}: {first.reason}")
+    if done.disputed:
+        _say(f"totals in the source are not those of its rows: {done.disputed}")
     covered = "prompts and replies are in it" if done.revealed else "prompts and replies are covered"
     _say(f"{done.format}: {done.path} ({covered})")
 

@@ -16,6 +16,9 @@ from calibrant.core.digest import digest
 from calibrant.core.lm import Chat
 
 R = TypeVar("R", bound=Frozen)
+_DISPUTED = "counts differ: "
+"""How readers of other tools' files begin to say that totals are not those of the rows."""
+_SHOWN = 8
 
 
 class Pair(Frozen):
@@ -126,6 +129,18 @@ class Table(Frozen, Generic[R]):
 
     def __iter__(self) -> Iterator[R]:  # type: ignore[override]
         return iter(self.rows)
+
+    @property
+    def lost(self) -> tuple[Refused, ...]:
+        """The refused rows; ``refused`` also holds what ``disputed`` tells."""
+        return tuple(row for row in self.refused if not row.reason.startswith(_DISPUTED))
+
+    @property
+    def disputed(self) -> str:
+        """Where a file's own totals are not those of its rows, in words; "" where they are."""
+        said = [row.reason for row in self.refused if row.reason.startswith(_DISPUTED)]
+        more = f"; and {len(said) - _SHOWN} more" if len(said) > _SHOWN else ""
+        return "; ".join(reason.removeprefix(_DISPUTED) for reason in said[:_SHOWN]) + more
 
     @property
     def digest(self) -> str:
