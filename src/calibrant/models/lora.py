@@ -5,6 +5,7 @@ With the adapters off the copy *is* the model that came in, so it serves as its 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal, TypeVar
@@ -52,7 +53,8 @@ def adapted(model: M, config: LoRA | None, seed: int) -> M:
     # Where peft sees the config it swaps the targets of some families with experts for others: their fused
     # experts, and no dense layer. In a plain box it takes those that were asked for.
     box = nn.ModuleDict({"model": model.module})
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "fan_in_fan_out")  # peft sees to GPT-2's layers, and says so
         torch.manual_seed(seed)
         try:
             inject_adapter_in_model(settings, box)
