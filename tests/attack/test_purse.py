@@ -174,3 +174,22 @@ def test_a_time_limit_that_passes_during_a_batch_does_not_lose_the_batch(lent):
     assert run.cost == {"queries": 0, "tokens": 0}
     with pytest.raises(BudgetError, match="its budget is"):
         kept.pay(Spent(queries=2))
+
+
+def test_nothing_costs_anything_unless_it_is_priced_and_then_only_itself():
+    assert Prices() == Prices(query=0, target=0, attacker=0, judge=0)
+    free = made(Caps(money=1e-9))
+    free.pay(Spent(queries=10**6, target_tokens=10**9, attacker_tokens=10**9, judge_tokens=10**9))
+    assert free.money == 0 and free.room(7, queries=1, target_tokens=64) == 7
+    for price, unit in (("query", "queries"), ("target", "target_tokens"), ("attacker", "attacker_tokens")):
+        dear = made(Caps(money=1.0), Prices(**{price: 1e6}))
+        for asked in ("queries", "target_tokens", "attacker_tokens"):
+            assert (dear.room(7, **{asked: 10}) == 7) is (asked != unit)
+
+
+@pytest.mark.parametrize("name", ["flops", "seconds", "money"])
+def test_a_cap_may_be_below_one_and_not_nothing(name):
+    assert getattr(Caps(**{name: 0.01}), name) == 0.01
+    with pytest.raises(ValidationError):
+        Caps(**{name: 0})
+    assert Prices(target=0.25, judge=0.5, attacker=0.1).judge == 0.5

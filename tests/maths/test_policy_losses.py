@@ -151,3 +151,9 @@ def test_a_micro_batch_of_one_token_is_that_token() -> None:
     window = Window(tokens=4, sequences=2, longest=10)
     assert float(AGGREGATIONS["micro_token_mean"](values, mask, window)) == 5.0
     assert float(AGGREGATIONS["sequence_mean"](values, mask, window)) == 2.5
+
+
+def test_micro_batches_share_a_step_evenly() -> None:
+    """2 and 6 are a micro-batch's mean of 4, which is half of a step of two."""
+    values, mask = torch.tensor([[2.0, 6.0]]), torch.ones(1, 2, dtype=torch.bool)
+    assert float(AGGREGATIONS["micro_token_mean"](values, mask, Window(9, 4, 9, parts=2))) == 2.0

@@ -174,6 +174,7 @@ def test_odd_input_is_refused():
     ("odds", "won", "variance"),
     [
         (3, 20, 0.75 * 0.25),  # all 20 won at confidence 3/4: they look less noisy than a calibrated model is
+        (99, 19, 19.5 * 1.5 / 21**2),  # 19 of 20 won at .99: a half is added to both sides
         (99, 10, 0.25),  # 10 of 20 won at confidence .99: noisier than it claims
     ],
 )
@@ -196,3 +197,20 @@ def test_the_error_of_the_length_slope_is_hc3():
     assert found.value == pytest.approx(line.params[1])
     reach = student.ppf(0.975, 30) * line.bse[1] * math.sqrt(31 / 30)
     assert (found.low, found.high) == pytest.approx((found.value - reach, found.value + reach))
+
+
+def test_pairs_of_one_prompt_make_a_calibration_error_no_surer():
+    """Every pair eight times over under one name, in one bin: as wide as without the copies, about."""
+    margins = planted(60)
+    names = [str(i) for i in range(60) for _ in range(8)]
+    alone = calibration_error(margins, bins=1)
+    copies = calibration_error([m for m in margins for _ in range(8)], clusters=names, bins=1)
+    bare = calibration_error([m for m in margins for _ in range(8)], bins=1)
+    reach = [found.high - found.value for found in (alone, copies, bare)]
+    assert reach[1] == pytest.approx(reach[0], rel=0.1)
+    assert reach[2] < 0.5 * reach[0]
+
+
+def test_three_pairs_have_a_slope_and_two_have_none():
+    assert length_slope([1.0, -1.0, 1.0], [3, 1, 2]).value is not None
+    assert length_slope([1.0, -1.0], [3, 1]).value is None

@@ -224,3 +224,8 @@ def test_clusters_of_the_settled_count_for_what_chance_can_do():
     names = ["a"] * 10 + list("bcdefghi")
     assert rate_so_far(outcomes, done="reached", **LABEL).value is None
     assert rate_so_far(outcomes, clusters=names, done="reached", **LABEL).value == 1.0
+
+
+def test_clusters_that_do_not_all_agree_need_no_remark():
+    assert rate([True, True, False], clusters=["a", "a", "b"], **LABEL).reason == ""
+    assert "all outcomes agree" in rate([True, True, True], clusters=["a", "a", "b"], **LABEL).reason
