@@ -69,6 +69,13 @@ HOSTILE = {
     "a method's width": "{{ 'a'.ljust(10000000000) }}",
     "an indent": "{{ [1]|tojson(indent=10000000000) }}",
     "a batch": "{{ [1]|batch(1000000000, 1)|list }}",
+    "bytes that double": "{% set a = 'x'.encode() %}" + "{% set a = a + a %}" * 60,
+    "repeated bytes": "{{ 'x'.encode() * 10**10 }}",
+    "a named width": "{{ '\\t'.expandtabs(tabsize=10**9) }}",
+    "wide tabs": "{% set a = '\\t' * 1000000 %}{{ a.expandtabs(1000) }}",
+    "a million indents": "{% set a = '\\n' * 1000000 %}{{ a|indent(1000, blank=true) }}",
+    "a long division": "{% set a = ('f' * 900000)|int(base=16) %}{{ a // 7 }}",
+    "a million pieces": "{% set a = 'x,' * 500000 %}" + MANY + "{% set b = a.split(',') %}{% endfor %}",
     "a replacement": LONG + "{{ a|replace('x', a) }}",
     "a method's replacement": LONG + "{{ a.replace('', a) }}",
     "a separator": LONG + "{{ range(99999)|map('string')|join(a) }}",
@@ -90,6 +97,7 @@ HOSTILE = {
     "no such filter": "{{ 1|nope }}",
     "a division by zero": "{{ 1 // 0 }}",
     "a text and a number": "{{ 'a' + 1 }}",
+    "a failed assertion": "{{ 'aaa'|truncate(1, true, 'xxxxx') }}",
     "a long refusal": "{{ raise_exception('a' * 1000000) }}",
     "Python's insides": "{{ ''.__class__.__mro__ }}",
 }
@@ -116,7 +124,7 @@ def test_a_hostile_template_is_refused(tiny: Build, name: str, monkeypatch: pyte
     monkeypatch.setattr(templates, "STEPS", templates.STEPS // 10)
     with pytest.raises(InputError, match="the chat template refuses") as caught:
         templates.chat_text(_tokenizer(tiny, HOSTILE[name]), TURNS, add_generation_prompt=True)
-    assert len(caught.value.message) < 400
+    assert len(caught.value.message) < 600
 
 
 def test_a_long_chat_has_the_budget_that_it_needs(tiny: Build) -> None:

@@ -17,6 +17,7 @@ CHARS = 4
 BUDGET: ContextVar[list[int]] = ContextVar("units_left")
 """Units that the render under way has left, as a list of one number; none is under way while compiling."""
 _WIDEST = 1000  # a width that a filter or method may be asked for
+_BITS = 2**14  # of a whole number that is worked on
 _TOO_MUCH = "it asks for more work than any chat template needs"
 _SHALLOW = {  # these look at their input's items, not into them
     *("attr", "count", "d", "default", "dictsort", "first", "items", "last", "length", "list", "map"),
@@ -38,7 +39,7 @@ def spend(units: int) -> None:
 
 def size(value: Any) -> int:
     """Units of a value's own items or characters, without looking into them."""
-    if isinstance(value, str):
+    if isinstance(value, (str, bytes)):
         return len(value) >> CHARS
     if isinstance(value, int):
         return value.bit_length() >> 8
@@ -132,8 +133,9 @@ def guarded(name: str, fn: Callable[..., Any]) -> Callable[..., Any]:
 
 def _check_filter(name: str, value: Any, rest: tuple[Any, ...]) -> None:
     """Refuse what would make a huge value of small ones."""
-    if name in ("indent", "tojson", "truncate", "round"):
-        _check_widths(rest)
+    if name in ("indent", "tojson", "round"):
+        widest = _check_widths(rest)
+        spend(widest * (value.count("\n") if isinstance(value, str) else weight(value)) >> CHARS)
     elif name == "format":
         check_format(str(value))
     elif name == "replace" and len(rest) >= 2:
@@ -147,11 +149,14 @@ def _check_filter(name: str, value: Any, rest: tuple[Any, ...]) -> None:
 def check_method(method: BuiltinMethodType, args: tuple[Any, ...]) -> None:
     """The same for a method of a built-in value, which is paid for as well."""
     value, name = method.__self__, method.__name__
-    if not isinstance(value, (str, bytes, list, tuple, dict, int)):
+    if not isinstance(value, (str, bytes, list, tuple, dict, int, range)):
         return
     spend(weight(value))
     if name in ("center", "ljust", "rjust", "zfill", "expandtabs", "to_bytes"):
-        _check_widths(args)
+        widest = _check_widths(args)
+        spend(widest * (value.count("\t") if isinstance(value, str) else 1) >> CHARS)
+    elif name in ("replace", "join", "translate") and isinstance(value, bytes):
+        raise OverspentError("it changes bytes, which no chat template needs")
     elif name == "replace" and isinstance(value, str) and len(args) >= 2:
         _check_replace(value, str(args[0]), str(args[1]))
     elif name == "join" and isinstance(value, str) and args and isinstance(args[0], Sized):
@@ -160,10 +165,14 @@ def check_method(method: BuiltinMethodType, args: tuple[Any, ...]) -> None:
         spend(len(str(value)) * weight(args[0]))
 
 
-def _check_widths(args: Iterable[Any]) -> None:
+def _check_widths(args: Iterable[Any]) -> int:
+    """The widest of the widths among ``args``."""
+    widest = 8
     for width in args:
         if (isinstance(width, int) and width > _WIDEST) or (isinstance(width, str) and len(width) > _WIDEST):
             raise OverspentError(f"it asks for a width of more than {_WIDEST}")
+        widest = max(widest, width if isinstance(width, int) else len(width) if isinstance(width, str) else 0)
+    return widest
 
 
 def check_format(text: str) -> None:
@@ -179,8 +188,14 @@ def _check_replace(text: str, old: str, new: str) -> None:
 
 def pay_repeat(times: Any, value: Any) -> None:
     """Pay for ``times * value``, where that repeats a text or a list."""
-    if isinstance(times, int) and isinstance(value, (str, list, tuple)) and times > 0:
-        spend((len(value) * times) >> (CHARS if isinstance(value, str) else 0))
+    if isinstance(times, int) and isinstance(value, (str, bytes, list, tuple)) and times > 0:
+        spend((len(value) * times) >> (0 if isinstance(value, (list, tuple)) else CHARS))
+
+
+def check_whole(*numbers: Any) -> None:
+    """Work on whole numbers grows with the square of their digits: none may have thousands."""
+    if any(isinstance(number, int) and number.bit_length() > _BITS for number in numbers):
+        raise OverspentError("it works on a number of thousands of digits")
 
 
 def pay_power(base: Any, exponent: Any) -> None:

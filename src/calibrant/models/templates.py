@@ -14,13 +14,13 @@ from functools import lru_cache
 from types import BuiltinMethodType
 from typing import Any
 
-from jinja2 import Template, TemplateError, nodes
+from jinja2 import Template, nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 from transformers.utils import chat_template_utils
 
-from calibrant.core.errors import InputError
 from calibrant.models import template_costs as costs
+from calibrant.models.foreign import foreign
 
 STEPS = 1_000_000
 """Units of work for any chat; one unit is a step, or 16 characters."""
@@ -51,25 +51,12 @@ _EACH, _JOIN, _WEIGH, _SLICE, _TICK = "an item", "a join", "a value", "a slice",
 _REPEATED = (nodes.For, nodes.Macro, nodes.CallBlock)
 _transformers: Any = chat_template_utils
 
-_BROKEN = (
-    TemplateError,
-    TypeError,
-    ValueError,
-    ArithmeticError,
-    LookupError,
-    AttributeError,
-    RecursionError,
-    MemoryError,
-    SyntaxError,  # Python's own, for blocks nested too deep
-)
-"""What a bad template raises when it is compiled or rendered."""
-
 
 def render(template: str, variables: Mapping[str, Any]) -> str:
     """The text that ``template`` makes of ``variables`` (messages, add_generation_prompt, special tokens).
 
     Raises:
-        one of ``_BROKEN``: it cannot be compiled or rendered, refuses the chat, or spends too much.
+        Exception: nearly any, where it cannot be compiled or rendered, refuses the chat, or spends too much.
     """
     compiled = _compiled(template)
     token = costs.BUDGET.set([STEPS + _PER_UNIT * costs.weight(variables, 2**60)])
@@ -85,15 +72,11 @@ def chat_text(tokenizer: Any, turns: list[dict[str, str]], *, add_generation_pro
     Raises:
         InputError: the template cannot be rendered, refuses this chat, or asks for too much work.
     """
-    try:
+    hint = "check the order of its roles; some templates take no system message"
+    with foreign("the chat template refuses this chat", hint):  # it can provoke nearly any exception
         shared = {"tools": None, "documents": None, "add_generation_prompt": add_generation_prompt}
         variables = {"messages": turns, **shared, **tokenizer.special_tokens_map}
         return render(tokenizer.get_chat_template(), variables)
-    except _BROKEN as error:
-        raise InputError(
-            f"the chat template refuses this chat: {str(error)[:300] or type(error).__name__}",
-            hint="check the order of its roles; some templates take no system message",
-        ) from None
 
 
 @lru_cache(maxsize=32)
@@ -136,6 +119,7 @@ class Bounded(ImmutableSandboxedEnvironment):
     # What jinja calls for an operator, a call, an item and a str.format; see its SandboxedEnvironment.
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:  # noqa: D102
         costs.spend(1 + costs.weight(left) + costs.weight(right))
+        costs.check_whole(left, right)
         if operator == "*":
             costs.pay_repeat(left, right)
             costs.pay_repeat(right, left)
@@ -148,8 +132,10 @@ class Bounded(ImmutableSandboxedEnvironment):
     def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: D102, N805
         costs.spend(1 + costs.weight(args) + costs.weight(kwargs))
         if isinstance(__obj, BuiltinMethodType):
-            costs.check_method(__obj, args)
-        return super().call(__context, __obj, *args, **kwargs)
+            costs.check_method(__obj, (*args, *kwargs.values()))
+        made = super().call(__context, __obj, *args, **kwargs)
+        costs.spend(costs.size(made))
+        return made
 
     def getitem(self, obj: Any, argument: Any) -> Any:  # noqa: D102
         costs.spend(1 + costs.weight(argument))
