@@ -66,3 +66,9 @@ def test_totals_that_contradict_the_rows_lose_no_row(tmp_path):
         f"totals in the source are not those of its rows: {table.disputed}",
     )
     assert attempts_from("jbb:a.json", tmp_path).model_copy(update={"refused": ()}).disputed == ""
+
+
+def test_the_digest_tells_readers_of_two_versions_apart(completions, monkeypatch):
+    now = foreign("harmbench:c.json", completions)[0]
+    monkeypatch.setattr("calibrant.app.attempt_files.VERSION", 1)
+    assert foreign("harmbench:c.json", completions)[0] != now

@@ -128,7 +128,7 @@ SAID = {
     ),
     "model references": references(
         LM,
-        "hf:owner/name@" + "a" * 40,
+        "hf:owner/name@main",  # refused; a whole commit would be asked for at the hub
         "api:http://localhost:8000/v1#m",
         "testbed:null/tiny?seed=1",
         "./my-model",
@@ -168,6 +168,7 @@ SAID = {
     "retry-after": text(
         lambda said: retry_after({"retry-after": said, "date": said}), "7", "Wed, 21 Oct 2026 07:28:00 GMT"
     ),
+    "names on the hub": text(places.hub_name, "hf:owner/name@" + "a" * 40, "hf:../name@" + "0" * 40),
     "endpoint URLs": text(
         endpoint_url, "http://localhost:8000/v1", "https://api.example.com/v1/chat/completions"
     ),

@@ -24,6 +24,8 @@ TOOLS: dict[str, str] = {
     "pyrit": "calibrant.formats.pyrit:read_pyrit",
 }
 """Scheme of a reference -> the reader of that tool's files."""
+VERSION = 2
+"""Of these readers, raised when a file comes to mean something else: older results are then no answer."""
 
 
 def is_foreign(reference: str) -> bool:
@@ -49,7 +51,7 @@ def read_foreign(reference: str, base: Path) -> Reading:
 
 
 def foreign(reference: str, base: Path) -> tuple[str, Callable[[], Attempts]]:
-    """Digest of what a reference means (the file, who wrote it, whose attempts in it), and how to load it.
+    """Digest of what a reference means (file, tool, reader, whose attempts in it), and how to load it.
 
     Raises:
         InputError: the file is not there.
@@ -57,7 +59,7 @@ def foreign(reference: str, base: Path) -> tuple[str, Callable[[], Attempts]]:
     tool, _, target = _parts(reference)
     path = foreign_file(reference, base)
     with disk("reading", path):
-        found = digest([tool, digest_path(path), target])
+        found = digest([tool, VERSION, digest_path(path), target])
     return found, partial(attempts_from, reference, base)
 
 
