@@ -185,6 +185,8 @@ def test_nothing_costs_anything_unless_it_is_priced_and_then_only_itself():
         dear = made(Caps(money=1.0), Prices(**{price: 1e6}))
         for asked in ("queries", "target_tokens", "attacker_tokens"):
             assert (dear.room(7, **{asked: 10}) == 7) is (asked != unit)
+    judged = made(Caps(money=1.0), Prices(judge=1e6))
+    assert judged.room(7, attacker_tokens=10) == 7  # nobody judges advice
 
 
 @pytest.mark.parametrize("name", ["flops", "seconds", "money"])

@@ -13,6 +13,7 @@ from statsmodels.duration.survfunc import SurvfuncRight
 
 from calibrant.core import InputError, NumericalError
 from calibrant.stats import proportion_interval
+from calibrant.stats import rate as counted
 from calibrant.stats.survival import greenwood, success_curve
 
 LONG = 10_000
@@ -238,3 +239,25 @@ def test_once_every_goal_is_reached_more_budget_changes_nothing():
     one_left = success_curve([1.0, 2.0, 3.0, 5.0], [True] * 3 + [False])
     assert one_left.at(5).value == pytest.approx(0.75)
     assert (one_left.at(6).value, one_left.at(6).reason) == (None, "no goal was watched beyond 5")
+
+
+def test_the_ends_of_the_median_are_where_the_ends_of_the_curve_reach_a_half():
+    """One of 60 goals falls at each of the costs 1 to 60: at cost k, k of 60, and Clopper-Pearson's ends."""
+    curve = success_curve(list(range(1, 61)), [True] * 60)
+    ends = [proportion_interval(k, 60) for k in range(1, 61)]
+    median = curve.budget_for(0.5)
+    assert median.value == 30
+    assert median.low == 1 + next(i for i, (_, high) in enumerate(ends) if high >= 0.5)
+    assert median.high == 1 + next(i for i, (low, _) in enumerate(ends) if low >= 0.5)
+
+
+def test_without_censoring_clusters_count_as_in_a_rate():
+    """The robust variance of S over the plain one is then Korn & Graubard's design effect."""
+    rng = np.random.default_rng(5)
+    names = [f"c{c}" for c in rng.integers(0, 12, 60)]
+    soft = {name: rng.random() for name in sorted(set(names))}
+    hits = [bool(rng.random() < soft[name]) for name in names]
+    found = success_curve([1.0 if hit else 2.0 for hit in hits], hits, clusters=names).at(2)
+    whole = counted(hits, clusters=names, better="lower", unit="goal")
+    assert found.value == pytest.approx(whole.value)
+    assert (found.low, found.high) == pytest.approx((whole.low, whole.high), abs=1e-6)
