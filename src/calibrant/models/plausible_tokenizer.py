@@ -13,7 +13,7 @@ from typing import Any
 from calibrant.core.errors import InputError
 from calibrant.models.folder import TOKENIZER_CONFIG, read_object
 
-_GROWTH = 1000  # times that its steps may lengthen a text, all together; characters that they may add
+_GROWTH = 1000  # characters that its steps may add; ten times as often may they lengthen a text
 _LONGEST = 2**14  # characters of one token; work grows with the square
 _LAST = 2**26  # the largest id of an added token: some tokenizers fill all ids below it
 
@@ -47,7 +47,7 @@ def _check_program(path: Path) -> None:
         more += len(str(step.get("prepend") or "")) + len(str(step.get("append") or ""))
     processor = found.get("post_processor")
     pieces = len(json.dumps(processor)) // 8 if processor else 0
-    if longer > _GROWTH or more > _GROWTH or pieces > 10 * _GROWTH:
+    if longer > 10 * _GROWTH or more > _GROWTH or pieces > 10 * _GROWTH:
         raise InputError(
             f"'{path}' lengthens a text out of all measure", hint="take a tokenizer from where you trust"
         )
