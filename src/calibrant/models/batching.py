@@ -143,7 +143,7 @@ def memory_name(module: nn.Module) -> str:
 
     transformers 5.24 calls them 'cache'; before, they are 'past_key_values' with attention.
     """
-    return next((name for name in _NAMES if accepted(module, **{name: None})), "")
+    return _memory(type(module).forward)
 
 
 def advance(
@@ -166,9 +166,9 @@ def advance(
     """
     model: Any = module  # its calls take and give what its family does
     name = "" if how.way == "again" else memory_name(module)
+    counted = {"position_ids": positions} if how.positions and name else {}
     out = model(
-        **(accepted(module, position_ids=positions) if how.positions and name else {}),
-        **accepted(module, logits_to_keep=1, attention_mask=mask, use_cache=bool(name)),
+        **accepted(module, logits_to_keep=1, attention_mask=mask, use_cache=bool(name), **counted),
         **({name: memory} if name else {}),
         **{"input_ids" if given.dim() == 2 else "inputs_embeds": given},
     )
@@ -220,6 +220,11 @@ def reach(module: nn.Module) -> int | None:
 
 _FACTS: WeakKeyDictionary[nn.Module, dict[str, Any]] = WeakKeyDictionary()
 _MUTED: ContextVar[bool] = ContextVar("muted", default=False)
+
+
+@cache
+def _memory(function: Callable[..., Any]) -> str:
+    return next((name for name in _NAMES if name in _names(function)), "")
 
 
 @cache
