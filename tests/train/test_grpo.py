@@ -309,7 +309,7 @@ def test_same_seed_same_bits(model, weights, tmp_path):
 def cut_in_parts(model, tmp_path, aggregation):
     """Rows of a run whose every prompt is a micro-batch of its own, beside those of a run in one piece."""
     runs = Log(tmp_path / "whole"), Log(tmp_path / "parts")
-    for run, most in zip(runs, (None, 1), strict=True):
+    for run, most in zip(runs, (None, 26), strict=True):
         fit = SMALL.fit.model_copy(update={"micro_tokens": most})
         config = changed(aggregation=aggregation, steps=2, minibatches=1, fit=fit)
         grpo(model, prompts(), Lengths(), config=config, run=run)

@@ -269,7 +269,7 @@ def test_how_a_step_is_computed_does_not_matter(model, plain, plain_log, monkeyp
         for module in (_rl, _group):
             monkeypatch.setattr(module, "shares", lambda module: "because")
     elif way == "micro-batches":
-        config = changed(fit=SMALL.fit.model_copy(update={"micro_tokens": 1}))
+        config = changed(fit=SMALL.fit.model_copy(update={"micro_tokens": 26}))
     else:
         config = changed(fit=SMALL.fit.model_copy(update={"recompute": True}))
     online_dpo(model, prompts(), Lengths(), config=config, run=run)

@@ -213,7 +213,7 @@ def test_how_a_step_is_computed_does_not_matter(model, small, monkeypatch, tmp_p
         for module in (_critic, _rl, _update):
             monkeypatch.setattr(module, "shares", lambda module: "because")
     elif cut == "micro-batches":
-        config = changed(fit=SMALL.fit.model_copy(update={"micro_tokens": 1}))
+        config = changed(fit=SMALL.fit.model_copy(update={"micro_tokens": 26}))
     else:
         config = changed(fit=SMALL.fit.model_copy(update={"recompute": True}))
     ppo(model, prompts(), Lengths(), config=config, run=run)

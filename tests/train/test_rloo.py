@@ -280,7 +280,7 @@ def test_how_a_step_is_computed_does_not_matter(model, monkeypatch, tmp_path, ra
         for module in (_rl, _group):
             monkeypatch.setattr(module, "shares", lambda module: "because")
     elif cut == "micro-batches":
-        config = changed(config, fit=SMALL.fit.model_copy(update={"micro_tokens": 1}))
+        config = changed(config, fit=SMALL.fit.model_copy(update={"micro_tokens": 26}))
     else:
         config = changed(config, fit=SMALL.fit.model_copy(update={"recompute": True}))
     rloo(model, prompts(), Lengths(), config=config, run=runs[1])

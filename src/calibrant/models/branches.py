@@ -141,6 +141,18 @@ def pack(branches: Branches, *, shared: bool, device: torch.device | str = "cpu"
     )
 
 
+def padded_tokens(branches: Branches, *, shared: bool) -> int:
+    """Tokens that one pass over ``pack(branches, shared=shared)`` reads, padding included."""
+    widths = [
+        width
+        for prompt, replies in zip(branches.prompts, branches.replies, strict=True)
+        for width in (
+            [len(prompt) + sum(map(len, replies))] if shared else [len(prompt) + len(r) for r in replies]
+        )
+    ]
+    return len(widths) * max(widths, default=0)
+
+
 def score(module: nn.Module, packed: Packed, *, temperature: float = 1.0, entropy: bool = False) -> Scored:
     """Log-probs of every scored token under softmax(logits / temperature); gradients as the caller set them.
 
@@ -192,7 +204,8 @@ def shares(module: nn.Module) -> str:
     known = facts(module)
     alike(_backbone(module), module)
     if "shares" not in known:
-        with muted(module), torch.no_grad():
+        kind = next(module.parameters()).device.type
+        with muted(module), torch.no_grad(), torch.autocast(kind, enabled=False):  # its noise is no leak
             reason = _probe(module)
         known["shares"] = _declared(module) or reason
     return str(known["shares"])

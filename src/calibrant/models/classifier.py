@@ -22,7 +22,7 @@ from transformers import AutoModelForSequenceClassification
 
 from calibrant.core import CapabilityError, Chat, Identity, InputError, NumericalError, OpenLM
 from calibrant.models.batching import alike
-from calibrant.models.branches import Branches, last_states, pack, shares
+from calibrant.models.branches import Branches, last_states, pack, padded_tokens, shares
 from calibrant.models.chat_tokens import ChatTokens
 from calibrant.models.folder import check_folder, folder_identity, unchanged
 from calibrant.models.generate import buckets
@@ -257,6 +257,12 @@ class Classifier:
                 found = found + self.head.bias
         order = torch.tensor([i for group in groups for i in group], device=found.device)
         return found[order.argsort()]
+
+    def tokens(self, prompts: Sequence[list[int]], replies: Sequence[list[int]]) -> int:
+        """Tokens that ``read`` passes through the trunk, padding included."""
+        groups = _groups(prompts, replies)
+        branches = Branches([prompts[g[0]] for g in groups], [[replies[i] for i in g] for g in groups])
+        return padded_tokens(branches, shared=not shares(self.module))
 
     @torch.inference_mode()
     def read_all(self, prompts: Sequence[list[int]], replies: Sequence[list[int]]) -> Tensor:

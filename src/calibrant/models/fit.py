@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from calibrant.core import CapabilityError, Frozen, NumericalError, Run, digest
+from calibrant.core import CapabilityError, Frozen, InputError, NumericalError, Run, digest
 from calibrant.data.parquet import write_columns
 from calibrant.models.checkpoint import Checkpoint, optimiser_state, prefixed, restore_optimiser, under
 from calibrant.models.parallel import World, add_up, everyone, world
@@ -53,7 +53,8 @@ class Fit(Frozen):
     """Run the forward pass under bfloat16 autocast; weights and optimiser stay float32. On a CPU without
     bfloat16 units (no AVX-512) it is some 80 times slower, and says so."""
     micro_tokens: int | None = Field(default=None, ge=1)
-    """Most tokens in one forward pass (a single row always passes); None: the whole batch at once."""
+    """Most tokens in one forward pass, padding included; an example that takes more by itself is refused.
+    None: the whole batch at once."""
     any_template: bool = False
     """Train although the chat template writes an answered chat otherwise than as prompt, reply, end token."""
     recompute: bool = False
@@ -86,7 +87,16 @@ class Plan:
     names: Sequence[str] = ()
     """Ids of the examples, for the log of examples."""
     costs: Sequence[int] = ()
-    """Tokens of each example: what micro-batches are cut by and what the budget is charged."""
+    """Tokens of each example: what the budget is charged."""
+    size: Callable[[list[int]], int] | None = None
+    """Tokens that one pass over some examples reads, padding included: what micro-batches are cut by. None:
+    the sum of their costs."""
+
+    def tokens(self, part: list[int]) -> int:
+        """Tokens that one pass over these examples reads."""
+        if self.size is not None:
+            return self.size(part)
+        return sum(self.costs[i] for i in part) if self.costs else len(part)
 
 
 def rate(config: Fit, step: int, total: int) -> float:
@@ -145,8 +155,9 @@ def fit(module: nn.Module, plan: Plan, loss: Loss, config: Fit, run: Run) -> lis
     Raises:
         NumericalError: the loss or the gradient norm is NaN or infinite; names the step. The weights
             are those of the last good step.
-        InputError: a checkpoint cannot be written.
+        InputError: a checkpoint cannot be written, or an example takes more than ``config.micro_tokens``.
     """
+    _check_fits(plan, config.micro_tokens)
     place, steps = world(), _Steps()
     announce(config.bf16, next(module.parameters()).device, run, len(plan.batches))
     with training(module, config.recompute):
@@ -160,7 +171,7 @@ def fit(module: nn.Module, plan: Plan, loss: Loss, config: Fit, run: Run) -> lis
             for group in optimiser.param_groups:
                 group["lr"] = rate(config, step, len(plan.batches))
             optimiser.zero_grad(set_to_none=True)
-            parts = _parts(batch, plan.costs, config.micro_tokens, place.size)
+            parts = _parts(batch, plan, config.micro_tokens, place.size)
             found = _shares(module, parts[place.rank :: place.size], batch, loss, config.bf16)
             row = _together(module, found, config.clip, step, place)
             optimiser.step()
@@ -222,18 +233,30 @@ class _Steps:
         write_columns(run.artifact("examples.parquet"), {"step": table.pop("step", []), "id": ids, **table})
 
 
-def _parts(batch: list[int], costs: Sequence[int], most: int | None, size: int) -> list[list[int]]:
+def _check_fits(plan: Plan, most: int | None) -> None:
+    """Refuse, before anything is spent, what no cut can bring under the limit."""
+    if most is None:
+        return
+    costs = {i: plan.tokens([i]) for i in sorted({i for batch in plan.batches for i in batch})}
+    over = [i for i, cost in costs.items() if cost > most]
+    if over:
+        name = f"'{plan.names[over[0]]}'" if plan.names else f"number {over[0]}"
+        raise InputError(
+            f"{len(over)} of {len(costs)} examples take more than fit.micro_tokens = {most} in a pass alone, "
+            f"{name} the first with {costs[over[0]]} tokens",
+            hint=f"raise it to {max(costs.values())}, or leave long examples out (max_length)",
+        )
+
+
+def _parts(batch: list[int], plan: Plan, most: int | None, size: int) -> list[list[int]]:
     """Cut a batch in order: parts of at most ``most`` tokens, at least one for each process."""
     limit = max(1, math.ceil(len(batch) / size))
     parts: list[list[int]] = [[]]
-    used = 0
     for i in batch:
-        cost = costs[i] if costs else 1
-        if parts[-1] and (len(parts[-1]) == limit or (most is not None and used + cost > most)):
+        full = len(parts[-1]) == limit or (most is not None and plan.tokens([*parts[-1], i]) > most)
+        if parts[-1] and full:
             parts.append([])
-            used = 0
         parts[-1].append(i)
-        used += cost
     return parts
 
 

@@ -61,8 +61,14 @@ def reference_sums(
 
 
 @torch.inference_mode()
-def branch_sums(model: OpenLM, branches: Branches, temperature: float = 1.0, bf16: bool = False) -> Tensor:
-    """The same without a cache: (M,) on the CPU, in passes of a bounded number of tokens."""
+def branch_sums(
+    model: OpenLM,
+    branches: Branches,
+    temperature: float = 1.0,
+    bf16: bool = False,
+    most: int | None = None,
+) -> Tensor:
+    """The same without a cache: (M,) on the CPU, in passes of a bounded number of tokens (or ``most``)."""
     device = next(model.module.parameters()).device
     shared = not shares(model.module)
     groups = [len(replies) for replies in branches.replies]
@@ -72,7 +78,8 @@ def branch_sums(model: OpenLM, branches: Branches, temperature: float = 1.0, bf1
         len(prompt) + sum(map(len, replies)) if shared else sum(len(prompt) + len(reply) for reply in replies)
         for prompt, replies in zip(*branches, strict=True)
     ]
-    for rows in buckets(costs, _CPU if device.type == "cpu" else _DEVICE):
+    budget = _CPU if device.type == "cpu" else _DEVICE
+    for rows in buckets(costs, budget if most is None else min(most, budget)):
         some = Branches([branches.prompts[i] for i in rows], [branches.replies[i] for i in rows])
         packed = pack(some, shared=shared, device=device)
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):

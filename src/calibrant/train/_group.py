@@ -34,12 +34,12 @@ from calibrant.maths.logprobs import masked_sum
 from calibrant.maths.policy_losses import PerToken, Window, token_mean
 from calibrant.maths.rounding import alike, levelled
 from calibrant.maths.shaping import masks
-from calibrant.models import precision
 from calibrant.models.branches import pack, score, shares
 from calibrant.models.lora import merged
 from calibrant.models.open_model import OpenModel
 from calibrant.models.parallel import world
 from calibrant.models.rollouts import Rollouts
+from calibrant.models.training_caveats import training_caveats
 from calibrant.train._critic import wide
 from calibrant.train._learner import Learner, Student, descend, old_and_reference
 from calibrant.train._rl import Old, Shaping, cuts
@@ -281,4 +281,4 @@ def caveats(learner: Learner, model: OpenLM, stopped: bool) -> tuple[str, ...]:
     else:
         said.append(watch.told(stopped, len(learner.rows)))
     policy = learner.students["policy"]
-    return (*said, *precision.caveats(policy.fit.bf16, model.module, policy.module))
+    return (*said, *training_caveats(policy.fit.bf16, model.module, policy.module))

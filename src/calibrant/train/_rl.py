@@ -17,7 +17,8 @@ from calibrant.data.parquet import write_columns
 from calibrant.data.rows import Prompt, Prompts
 from calibrant.maths.kl import ESTIMATORS, PENALTIES, AdaptiveKL, FixedKL, Unit
 from calibrant.maths.shaping import Moments, missing_end
-from calibrant.models.branches import pack, score, shares
+from calibrant.models.branches import Branches, pack, padded_tokens, score, shares
+from calibrant.models.fit import Fit
 from calibrant.models.generate import buckets
 from calibrant.models.rollouts import Rollouts
 
@@ -137,13 +138,36 @@ def judged(reward: Reward, rolled: Rollouts) -> Rollouts:
     return replace(rolled, scores=scores)
 
 
+def check_micro_tokens(model: OpenLM, rows: Sequence[Prompt], samples: int, room: int, *fits: Fit) -> None:
+    """Refuse, before anything is drawn, prompts whose ``samples`` replies may not fit one forward pass.
+
+    Raises:
+        InputError: a prompt with replies of ``room`` tokens is more than ``fit.micro_tokens``.
+    """
+    most = min((fit.micro_tokens for fit in fits if fit.micro_tokens is not None), default=None)
+    if most is None:
+        return
+    lengths = [len(model.prompt_ids(row.prompt)) for row in rows]
+    longest = max(range(len(rows)), key=lengths.__getitem__)
+    whole = Branches([[0] * lengths[longest]], [[[0] * room] * samples])
+    worst = padded_tokens(whole, shared=not shares(model.module))
+    if worst > most:
+        raise InputError(
+            f"the prompt '{rows[longest].id}' with {samples} replies of up to {room} tokens takes {worst} in "
+            f"one forward pass, more than fit.micro_tokens = {most}",
+            hint=f"raise it to {worst}, or lower max_tokens or samples",
+        )
+
+
 def cuts(rolled: Rollouts, prompts: Sequence[int], shared: bool, budget: int | None) -> list[list[int]]:
-    """Cut prompts into parts of at most ``budget`` tokens, a prompt with all its replies at least."""
+    """Cut prompts into parts of at most ``budget`` tokens, padding included; one prompt with all its replies
+    at least, which ``check_micro_tokens`` has seen to fit.
+    """
     if budget is None:
         return [list(prompts)]
     asked, answered = rolled.of(prompts)
     costs = [
-        sum(map(len, replies)) + len(prompt) * (1 if shared else len(replies))
+        padded_tokens(Branches([prompt], [replies]), shared=shared)
         for prompt, replies in zip(asked, answered, strict=True)
     ]
     return [[prompts[i] for i in rows] for rows in buckets(costs, budget)]

@@ -26,14 +26,14 @@ from calibrant.data.rows import Preferences
 from calibrant.maths.losses import chosen_nll
 from calibrant.maths.pair_losses import LOSSES, Option, check_options, pair_loss
 from calibrant.maths.pair_sums import PairSums, implicit_rewards
-from calibrant.models import precision
-from calibrant.models.branches import Branches, pack, score, shares, tokenised
+from calibrant.models.branches import Branches, pack, padded_tokens, score, shares, tokenised
 from calibrant.models.fit import Fit, Plan, Share, batches_of, fit, last
 from calibrant.models.fitting import dropped, fitting
 from calibrant.models.lora import LoRA, adapted, merged
 from calibrant.models.open_model import OpenModel
 from calibrant.models.reference import reference_sums
 from calibrant.models.rendering import check_trainable
+from calibrant.models.training_caveats import training_caveats
 
 _OPTIONS = ("beta", "label_smoothing", "gamma", "lam", "tau", "length_average", "reference_free",
             "divergence", "alpha")  # fmt: skip
@@ -146,6 +146,9 @@ def dpo(model: OpenLM, pairs: Preferences, config: DPO = DPO(), run: Run = Quiet
         key=digest([config, pairs.digest, model.identity.digest]),
         names=[row.id for row in rows],
         costs=[len(p) + int(n) for p, n in zip(prompts, tokens.sum(0), strict=True)],
+        size=lambda part: padded_tokens(
+            Branches([prompts[i] for i in part], [both.replies[i] for i in part]), shared=not alone
+        ),
     )
     steps = fit(policy.module, plan, loss, config.fit, run)
     # Named anew: under the old identity it would pass for the model that came in.
@@ -166,7 +169,7 @@ def dpo(model: OpenLM, pairs: Preferences, config: DPO = DPO(), run: Run = Quiet
             "accuracy on training pairs shows that they were learned, not that behaviour generalises",
             "DPO teaches what the pairs show: requests in forms that they lack may stay as they were",
             *_explained(*drift),
-            *precision.caveats(config.fit.bf16, model.module, tuned.module),
+            *training_caveats(config.fit.bf16, model.module, tuned.module),
             *(
                 [f"slower than it could be: each reply had a row of its own, since of {alone}"]
                 if alone

@@ -27,14 +27,14 @@ from calibrant.core import Estimate, Frozen, OpenLM, Quiet, Result, Run, digest,
 from calibrant.data.rows import LabelledReplies
 from calibrant.maths.kto import BAND, mismatch, reference_point, solve_weights
 from calibrant.maths.kto import kto as kto_loss
-from calibrant.models import precision
-from calibrant.models.branches import Branches, pack, score, shares, tokenised
+from calibrant.models.branches import Branches, pack, padded_tokens, score, shares, tokenised
 from calibrant.models.fit import Fit, Plan, Share, batches_of, fit
 from calibrant.models.fitting import dropped, fitting
 from calibrant.models.lora import LoRA, adapted, merged
 from calibrant.models.open_model import OpenModel
 from calibrant.models.reference import branch_sums, reference_sums
 from calibrant.models.rendering import check_trainable
+from calibrant.models.training_caveats import training_caveats
 
 
 class KTO(Frozen):
@@ -121,6 +121,11 @@ def kto(model: OpenLM, replies: LabelledReplies, config: KTO = KTO(), run: Run =
     reference, labels = reference.to(device), torch.tensor(ups, device=device)
     lent = {batch: _Lent(found.replies, found.reference.to(device)) for batch, found in lent.items()}
     tokens = torch.tensor([len(answer) for answer in answers], device=device)
+    longest: dict[int, list[list[int]]] = {}  # of each row: the longest reply that it ever borrows
+    for batch, found in lent.items():
+        for i, reply in zip(batch, found.replies, strict=True):
+            if reply is not None:
+                longest[i] = [max([reply, *longest.get(i, [])], key=len)]
     apart: tuple[list[int], Tensor] = [], torch.empty(0)  # a batch that comes in parts, and its sums of y'
 
     def loss(part: list[int], whole: list[int]) -> Share:
@@ -132,7 +137,8 @@ def kto(model: OpenLM, replies: LabelledReplies, config: KTO = KTO(), run: Run =
         else:
             own, _ = _together(policy.module, asked, given, [None] * len(part), not alone)
             if apart[0] is not whole:
-                apart = whole, _apart(policy, [prompts[i] for i in whole], other.replies)
+                asked_all, most = [prompts[i] for i in whole], config.fit.micro_tokens
+                apart = whole, _apart(policy, asked_all, other.replies, most)
             found = apart[1]
         mismatched = found - other.reference
         z0 = reference_point(mismatched[other.places])
@@ -153,6 +159,10 @@ def kto(model: OpenLM, replies: LabelledReplies, config: KTO = KTO(), run: Run =
         names=[row.id for row in rows],
         # As many tokens are borrowed in a batch as are its own, as long as each reply is lent once.
         costs=[len(p) + (1 + lends) * len(a) for p, a in zip(prompts, answers, strict=True)],
+        size=lambda part: padded_tokens(
+            Branches([prompts[i] for i in part], [[answers[i], *longest.get(i, [])] for i in part]),
+            shared=not alone,
+        ),
     )
     steps = fit(policy.module, plan, loss, config.fit, run)
     # Named anew: under the old identity it would pass for the model that came in.
@@ -175,7 +185,7 @@ def kto(model: OpenLM, replies: LabelledReplies, config: KTO = KTO(), run: Run =
         },
         caveats=(
             *_caveats(sum(ups), len(ups) - sum(ups), weights, idle * lends, alone),
-            *precision.caveats(config.fit.bf16, model.module, tuned.module),
+            *training_caveats(config.fit.bf16, model.module, tuned.module),
         ),
     )
 
@@ -243,10 +253,13 @@ def _together(
     return sums[first], torch.where(both, sums[second].detach(), torch.nan)
 
 
-def _apart(policy: OpenLM, prompts: list[list[int]], borrowed: Sequence[list[int] | None]) -> Tensor:
+def _apart(
+    policy: OpenLM, prompts: list[list[int]], borrowed: Sequence[list[int] | None], most: int | None
+) -> Tensor:
     """Summed log-probs (B,) of borrowed replies alone (NaN for none), without gradient."""
     texts = [(p, [b]) for p, b in zip(prompts, borrowed, strict=True) if b is not None]
-    found = iter(branch_sums(policy, Branches([p for p, _ in texts], [b for _, b in texts])).tolist())
+    some = Branches([p for p, _ in texts], [b for _, b in texts])
+    found = iter(branch_sums(policy, some, most=most).tolist())
     device = next(policy.module.parameters()).device
     return torch.tensor([torch.nan if b is None else next(found) for b in borrowed], device=device)
 

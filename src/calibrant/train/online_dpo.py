@@ -44,7 +44,7 @@ from calibrant.models.rendering import check_trainable
 from calibrant.models.rollouts import roll
 from calibrant.train import _group as group
 from calibrant.train._learner import Learner, Student, watched
-from calibrant.train._rl import Shaping, cycle, judged, with_room
+from calibrant.train._rl import Shaping, check_micro_tokens, cycle, judged, with_room
 
 _OPTIONS = ("beta", "label_smoothing", "gamma", "lam", "tau", "length_average", "reference_free",
             "divergence", "alpha")  # fmt: skip
@@ -143,7 +143,8 @@ def online_dpo(
     """Tune a copy of ``model`` on its own replies to ``prompts``; ``model`` is the reference, and unchanged.
 
     Raises:
-        InputError: there are no prompts, none leaves room for a reply, the reward gives a wrong number of
+        InputError: there are no prompts, none leaves room for a reply, one with its
+            replies takes more than ``fit.micro_tokens``, the reward gives a wrong number of
             scores, or a checkpoint cannot be written. What the reward raises is passed on.
         CapabilityError: there are several processes, or the model's chat template writes an answered chat
             otherwise.
@@ -152,6 +153,7 @@ def online_dpo(
     group.alone("train.online_dpo")
     check_trainable(model, config.fit.any_template)
     rows = with_room(model, prompts, config.max_tokens)
+    check_micro_tokens(model, rows, 2, config.max_tokens, config.fit)
     policy = adapted(model.copy(), config.lora, run.seed)
     student = Student(policy.module, config.fit)
     learner = Learner({"policy": student}, FixedKL(0.0), watched(watcher, student))

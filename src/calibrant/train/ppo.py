@@ -39,7 +39,6 @@ from calibrant.core import (
 )
 from calibrant.data.rows import Prompts
 from calibrant.maths.policy_losses import Aggregation
-from calibrant.models import precision
 from calibrant.models.checkpoint import Checkpoint
 from calibrant.models.fit import Fit
 from calibrant.models.lora import LoRA, adapted, merged
@@ -49,9 +48,10 @@ from calibrant.models.rendering import check_trainable
 from calibrant.models.reward_folder import RewardCard
 from calibrant.models.reward_model import RewardModel
 from calibrant.models.rollouts import roll
+from calibrant.models.training_caveats import training_caveats
 from calibrant.train._critic import Start, open_critic
 from calibrant.train._learner import Learner, Student, Watch, watched
-from calibrant.train._rl import KL, Old, Shaping, cycle, judged, with_room
+from calibrant.train._rl import KL, Old, Shaping, check_micro_tokens, cycle, judged, with_room
 from calibrant.train._round import experience
 from calibrant.train._update import learn
 
@@ -179,7 +179,8 @@ def ppo(
     """Tune a copy of ``model`` on its own replies to ``prompts``; ``model`` is the reference, and unchanged.
 
     Raises:
-        InputError: there are no prompts, none leaves room for a reply, the reward gives a wrong number of
+        InputError: there are no prompts, none leaves room for a reply, one with its
+            replies takes more than ``fit.micro_tokens``, the reward gives a wrong number of
             scores, or a checkpoint cannot be written. What the reward raises is passed on.
         CapabilityError: ``config.critic`` is 'reward' and that cannot be, there are several processes, or
             the model's chat template writes an answered chat otherwise.
@@ -191,6 +192,9 @@ def ppo(
         )
     check_trainable(model, config.fit.any_template)
     rows = with_room(model, prompts, config.max_tokens)
+    check_micro_tokens(
+        model, rows, config.samples, config.max_tokens, config.fit, config.critic_fit or config.fit
+    )
     policy = adapted(model.copy(), config.lora, run.seed)
     critic = open_critic(model, reward, config.critic, config.head_scale, run.seed)
     learner = _start(policy, critic, watcher, config)
@@ -237,7 +241,7 @@ def ppo(
             "the reward is what was optimised: a higher one does not show that replies are better",
             "numbers are of the replies that were learned from, drawn by the policy before each step",
             *_watched(watch, stopped, len(learner.rows)),
-            *precision.caveats(config.fit.bf16, model.module, tuned.module),
+            *training_caveats(config.fit.bf16, model.module, tuned.module),
         ),
     )
 

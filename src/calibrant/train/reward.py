@@ -38,7 +38,6 @@ from calibrant.core import (
 from calibrant.data.rows import Pair, Preferences
 from calibrant.maths.reward_losses import bradley_terry, centring, group_mean, tie
 from calibrant.maths.rounding import negligible
-from calibrant.models import precision
 from calibrant.models.branches import shares, tokenised
 from calibrant.models.classifier import Classifier
 from calibrant.models.fit import Fit, Plan, Share, batches_of, fit, last
@@ -48,6 +47,7 @@ from calibrant.models.rendering import check_trainable
 from calibrant.models.reward_card import calibration
 from calibrant.models.reward_folder import Normaliser, RewardCard, reward_identity
 from calibrant.models.reward_model import RewardModel
+from calibrant.models.training_caveats import training_caveats
 
 TIE_MARGIN = 0.5
 """Threshold of ties where none is set: equal replies tie with probability .24."""
@@ -227,6 +227,7 @@ def descend(
         key=digest([task.key, seed]),
         names=[c.id for c in data],
         costs=[_tokens(c) for c in data],
+        size=lambda part: classifier.tokens(*_flat([data[i] for i in part])),
     )
     return fit(classifier.module, plan, loss, config.fit, run)
 
@@ -278,7 +279,7 @@ def caveats(task: Task, classifier: Classifier, held_out: Preferences | None, bf
         "accuracy is agreement with labels, so what the labels got wrong counts as right",
         *([f"{len(seen)} held-out pairs have a prompt that training pairs have, too"] if seen else []),
         *([f"slower than it could be: each reply had a row of its own, since of {alone}"] if alone else []),
-        *precision.caveats(bf16, classifier.module),
+        *training_caveats(bf16, classifier.module),
     )
 
 

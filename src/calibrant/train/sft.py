@@ -17,13 +17,13 @@ from pydantic import Field
 
 from calibrant.core import Frozen, OpenLM, Quiet, Result, Run, digest, point, technique
 from calibrant.data.rows import Examples
-from calibrant.models import precision
-from calibrant.models.branches import Branches, pack, score, tokenised
+from calibrant.models.branches import Branches, pack, padded_tokens, score, tokenised
 from calibrant.models.fit import Fit, Plan, Share, batches_of, fit, last
 from calibrant.models.fitting import dropped, fitting
 from calibrant.models.lora import LoRA, adapted, merged
 from calibrant.models.open_model import OpenModel
 from calibrant.models.rendering import check_trainable
+from calibrant.models.training_caveats import training_caveats
 
 
 class SFT(Frozen):
@@ -82,6 +82,9 @@ def sft(model: OpenLM, examples: Examples, config: SFT = SFT(), run: Run = Quiet
         key=digest([config, examples.digest, model.identity.digest]),
         names=[row.id for row in rows],
         costs=[len(p) + len(r) for p, r in zip(prompts, replies, strict=True)],
+        size=lambda part: padded_tokens(
+            Branches([prompts[i] for i in part], [[replies[i]] for i in part]), shared=False
+        ),
     )
     steps = fit(policy.module, plan, loss, config.fit, run)
     # Named anew: under the old identity it would pass for the model that came in.
@@ -96,6 +99,6 @@ def sft(model: OpenLM, examples: Examples, config: SFT = SFT(), run: Run = Quiet
         },
         caveats=(
             "a falling training loss shows imitation, not that the model behaves better",
-            *precision.caveats(config.fit.bf16, model.module, tuned.module),
+            *training_caveats(config.fit.bf16, model.module, tuned.module),
         ),
     )
