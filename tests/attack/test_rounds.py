@@ -145,8 +145,9 @@ def test_where_no_hit_is_nothing_is_patched(root, items):
     """A model of random weights says nothing harmful, in any voice."""
     tokenizer = build_tokenizer()
     OpenModel.from_module(build_module("tiny", len(tokenizer), 0), tokenizer, "null").save(root / "null")
+    few = {"goals": "testbed:goals/train?n=8", "held_out": "testbed:goals/heldout?n=8"}
     record, openers = looped(
-        root / "none", str(root / "null"), items, CONFIG | {"sampling": {"max_tokens": 6}}
+        root / "none", str(root / "null"), items, CONFIG | {"sampling": {"max_tokens": 6}}, **few
     )
     assert record.status == "finished", record.failure
     value = {name: estimate.value for name, estimate in record.metrics.items()}
@@ -159,6 +160,7 @@ def test_where_no_hit_is_nothing_is_patched(root, items):
     assert json.loads(openers.ledger.open(made).read_text()) == []
 
 
+@pytest.mark.slow  # the loop and its null are above; the guard's rules are tried in tests/defend
 def test_hits_can_become_rules_in_front_of_the_first_model(root, items):
     record, openers = looped(root / "rules", "testbed:model/tiny", items, CONFIG | {"patch": "rules"})
     assert record.status == "finished", record.failure

@@ -277,7 +277,7 @@ def test_quick_coverage(monkeypatch):
     monkeypatch.setattr(_confidence, "DRAWS", 1000)
     monkeypatch.setattr(at_k, "_GRID", 41)
     assert report("at k, quick", measured(40, (30,)))[1] >= 0.85
-    assert report("beta-binomial, quick", forecast(40, (50,)))[0] >= 0.92
+    assert report("beta-binomial, quick", forecast(25, (50,)))[0] >= 0.92
 
 
 @pytest.mark.long
