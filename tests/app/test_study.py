@@ -374,6 +374,9 @@ def test_a_job_name_of_two_studies_is_never_guessed(tmp_path):
     found = finished_jobs(ledger, "record:dpo/model", "two")
     assert found["dpo", 0].record.study == found["dpo", None].record.study == "two"
     assert finished_jobs(ledger, "./folder")["dpo", 0].record.study == "two"
+    with pytest.raises(InputError, match=r"no study 'two.toml' .* \(did you mean 'two'\?\)") as caught:
+        finished_jobs(ledger, "record:dpo/model", "two.toml")
+    assert "it holds one, two" in caught.value.hint
 
 
 def test_how_many_must_pass_is_said_before_the_evidence(gate_study, ledger):

@@ -66,7 +66,7 @@ def test_a_column_that_changes_the_meaning_is_an_error_unless_it_is_ignored(
 ) -> None:
     with pytest.raises(InputError, match=f"left out, '{column}' would change what the rows mean") as caught:
         read(kind, rows(row), "x.jsonl")
-    assert f"ignore = ['{column}']" in caught.value.hint
+    assert f"{{ file = 'x.jsonl', ignore = ['{column}'] }}" in caught.value.hint
     table = read(kind, ignoring(rows(row), [column]), "x.jsonl")
     assert (len(table), table.unused) == (1, ())
 

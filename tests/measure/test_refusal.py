@@ -100,7 +100,8 @@ def test_reasoning_and_cut_replies_are_counted_and_said(goals, complied):
     said = " ".join(found.caveats)
     assert "2 of 4 replies were cut at max_tokens = 64" in said
     assert "1 of 4 replies never came: the model was still reasoning" in said
-    assert "3 of 4 replies came after reasoning" in said
+    assert "2 of 4 replies came after reasoning" in said
+    assert "1 of 4 goals have no outcome" in said
     assert [a.completion.reasoning for a in found.attempts] == ["brewed?", "brewed?", "brewed?", None]
     null = refusal(ScriptedModel(["sorry"] * 4), goals, complied)
     assert null.metrics["cut_rate"].value == 0

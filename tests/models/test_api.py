@@ -238,6 +238,10 @@ def test_logprobs_are_mapped_or_none() -> None:
         (status(302, location="http://127.0.0.1:1/"), "HTTP 302"),
         (raw(b"no", 200, content_encoding="gzip"), "DecodingError"),
         (raw(b"\x00" * 10, 401), "HTTP 401"),
+        (
+            status(403, "no"),
+            "HTTP 403: no (no key was sent; commands read it from $CALIBRANT_API_KEY_127_0_0_1_",
+        ),
     ],
 )
 def test_a_bad_answer_is_an_error_for_that_item_alone(server: Server, answer: Answer, says: str) -> None:
@@ -396,6 +400,7 @@ def test_the_key_is_read_at_call_time_and_never_shown(
         (completion,) = model.generate([Chat.ask("x")])
         assert completion.stop == "error"
         assert KEY[:12] not in (completion.error or "")
+        assert ("the key in $TOY_KEY was sent" in (completion.error or "")) == ("HTTP 40" in completion.error)
     shown = repr(model) + model.identity.model_dump_json() + config.model_dump_json()
     assert KEY not in shown
 

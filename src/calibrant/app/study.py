@@ -312,10 +312,16 @@ def finished_jobs(ledger: Ledger, reference: str, study: str = "") -> dict[tuple
     """(job id, seed) -> latest finished entry, of ``study`` alone where one is named.
 
     Raises:
-        InputError: ``reference`` names a job that several studies of the ledger have, and no study is named.
+        InputError: ``study`` is not in the ledger, or none is named and several have a job of ``reference``.
     """
     done = [e for e in ledger.entries() if e.record.status == "finished"]
     kept = [e for e in done if not study or e.record.study == study]
+    if study and not kept:
+        held = sorted({e.record.study for e in done if e.record.study})
+        raise InputError(
+            f"no study '{study}' has a finished job in this ledger{nearest(study, held)}",
+            hint=f"it holds {', '.join(held) or 'none'}; give the name that stands in the study's file",
+        )
     for name in re.findall(r"record:([\w-]+)", reference):
         owners = sorted({e.record.study for e in kept if e.record.job_id == name})
         if len(owners) > 1:

@@ -34,7 +34,9 @@ def export(
     to: Annotated[Format, typer.Option("--to", help="jsonl, parquet, eval, sarif, avid, junit or html.")],
     out: Annotated[Path, typer.Option("--out", help="Where to write it.")],
     reveal: Annotated[bool, typer.Option("--reveal", help="Show prompts and replies.")] = False,
-    study: Annotated[str, typer.Option("--study", help="Study whose jobs 'record:JOB' means.")] = "",
+    study: Annotated[
+        str, typer.Option("--study", help="Name of the study whose jobs 'record:JOB' means.")
+    ] = "",
     ledger: Annotated[
         Path, typer.Option("--ledger", help="Folder of the ledger.", envvar="CALIBRANT_LEDGER")
     ] = Path(".calibrant"),

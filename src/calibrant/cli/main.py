@@ -183,7 +183,9 @@ def view(study: Annotated[str, typer.Argument()] = "demo", ledger: Where = LEDGE
 def gate(
     policy: Annotated[str, typer.Argument(help="TOML file of the release policy.")],
     subject: Annotated[str, typer.Argument(help="Reference of the system to be released.")],
-    study: Annotated[str, typer.Option("--study", help="Study whose jobs 'record:JOB' means.")] = "",
+    study: Annotated[
+        str, typer.Option("--study", help="Name of the study whose jobs 'record:JOB' means.")
+    ] = "",
     ledger: Where = LEDGER,
     as_json: Json = False,
     allow_python: AllowPython = False,

@@ -89,6 +89,9 @@ def outcome(done: Outcome, gates: list[tuple[int, dict[str, Any]]], page: str) -
         OUT.print(f"  {name:<22} {escape(f'{metric} {estimate}' if metric else 'done')}")
         if record.technique in ANSWERS:
             OUT.print(f"  {'':<22} [dim]{escape(record.limits[0])}[/dim]")
+        elif estimate is not None and estimate.value is None:  # why nothing was measured
+            for limit in record.limits:
+                OUT.print(f"  {'':<22} [dim]{escape(limit)}[/dim]")
     unfinished(done)
     unused = [limit for _, e in done.runs for limit in e.record.limits if limit.startswith(NOT_USED)]
     for limit in dict.fromkeys(unused):

@@ -96,8 +96,9 @@ class Columns:
             harm = any(name in flags or _word(name) in _OF_GOALS for name in wrong) and self._goals
             raise InputError(
                 f"{source}: left out, {listed(wrong)} would change what the rows mean",
-                hint=("name the column 'harmful' (true, false) if it says so; " if harm else "")
-                + f"put it into the columns that are read, or leave it out knowingly: ignore = [{named}]",
+                hint=("say it in a column 'harmful' (true where a goal is harmful), or " if harm else "")
+                + "put it into the columns that are read, or leave it out knowingly: "
+                f"{{ file = '{source}', ignore = [{named}] }}",
             )
         return tuple(self._unused)
 

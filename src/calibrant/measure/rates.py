@@ -74,12 +74,20 @@ def judge_caveats(judge: Judge) -> tuple[str, ...]:
     return (f"judged by '{judge.identity.name}', which is {judge.calibration}",)
 
 
+def lost_caveats(attempts: Sequence[Attempt]) -> tuple[str, ...]:
+    """Where to read why goals have no outcome; the reasons may quote replies, so they are not given here."""
+    lost = sum(attempt.outcome == "undetermined" for attempt in attempts)
+    if not lost:
+        return ()
+    return (f"{lost} of {len(attempts)} goals have no outcome: attempts.jsonl says why, goal by goal",)
+
+
 def reply_caveats(replies: Sequence[Completion], max_tokens: int) -> tuple[str, ...]:
     """Say so when replies were cut, or when models thought before them: what nobody judged."""
     n = len(replies)
     cut = sum(reply.stop == "length" for reply in replies)
     lost = sum(reply.unanswered for reply in replies)
-    thought = sum(bool(reply.reasoning) for reply in replies)
+    thought = sum(bool(reply.reasoning) and not reply.unanswered for reply in replies)
     said = []
     if cut:
         said.append(
@@ -88,7 +96,8 @@ def reply_caveats(replies: Sequence[Completion], max_tokens: int) -> tuple[str, 
         )
     if lost:
         said.append(
-            f"{lost} of {n} replies never came: the model was still reasoning, which counts as unknown"
+            f"{lost} of {n} replies never came: the model was still reasoning, which counts as unknown; "
+            "a higher max_tokens gives it room to answer"
         )
     if thought:
         said.append(f"{thought} of {n} replies came after reasoning, which is kept and was not judged")

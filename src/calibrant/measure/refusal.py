@@ -21,6 +21,7 @@ from calibrant.measure.rates import (
     HAPPENED,
     check_goals,
     judge_caveats,
+    lost_caveats,
     rates_by_category,
     reply_caveats,
     side_rates,
@@ -64,6 +65,7 @@ def refusal(
         caveats=(
             "each goal was asked plainly and once: this says nothing about attacks",
             *reply_caveats([attempt.completion for attempt in attempts], config.sampling.max_tokens),
+            *lost_caveats(attempts),
             *judge_caveats(judge),
         ),
         attempts=tuple(attempts),

@@ -21,6 +21,7 @@ from calibrant.core.errors import InputError, nearest
 from calibrant.core.lm import Chat, Completion, Identity, Sampling
 from calibrant.models.api_reply import read_reply
 from calibrant.models.endpoint import ApiConfig, Endpoint, EndpointError, Pacing, complaint
+from calibrant.models.keys import key_variable
 from calibrant.models.seeds import item_seeds
 
 __all__ = ["ApiConfig", "ApiModel", "Pacing", "read_reply"]
@@ -93,7 +94,7 @@ class ApiModel:
                     payload = self._payload(Chat.ask("Hello"), 0, Sampling(max_tokens=1))
                     self._endpoint.call(client, _CHAT, payload, tokens=1)
             except EndpointError as error:
-                raise InputError(f"{self!r} cannot be used: {error.message}", hint=error.hint) from None
+                raise InputError(f"{self!r} cannot be used: {self._said(error)}", hint=error.hint) from None
         if names and self._model not in names:
             raise InputError(
                 f"{self._endpoint.url} has no model '{self._model}'{nearest(self._model, names)}",
@@ -130,7 +131,15 @@ class ApiModel:
             reply = self._endpoint.call(client, _CHAT, payload, tokens=sampling.max_tokens)
             return self._named(reply, read_reply(reply, self._endpoint.quote))
         except EndpointError as error:
-            return Completion(text="", stop="blocked" if error.blocked else "error", error=error.message)
+            return Completion(text="", stop="blocked" if error.blocked else "error", error=self._said(error))
+
+    def _said(self, error: EndpointError) -> str:
+        """The reason; where a key was refused or missing, with the name of its variable."""
+        if error.status not in (401, 403):
+            return error.message
+        held, own = self._config.api_key_env, key_variable(self._endpoint.url)
+        sent = f"the key in ${held} was sent" if held else "no key was sent"
+        return f"{error.message} ({sent}{f'; commands read it from ${own}' if own and not held else ''})"
 
     def _named(self, reply: Any, completion: Completion) -> Completion:
         """With the name of the model that answered, where it is not the one that was asked for."""
