@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,9 +24,10 @@ from calibrant.app.openers import Openers
 from calibrant.app.study import Outcome, load_study, run_study
 from calibrant.app.verdict import gate_table, misdirected, verdict_of
 from calibrant.cli.main import main
-from calibrant.core import CalibratedJudge, ConfigError, Guard, Job, Judge
+from calibrant.core import CalibratedJudge, Chat, ConfigError, EvidenceError, Guard, Job, Judge
 from calibrant.data.cards import CardRow, JudgeCard, write_card
 from calibrant.data.rows import Goals
+from calibrant.defend.defended import Layer, ask
 from calibrant.ledger import Ledger
 from calibrant.measure.rule_judge import RuleJudge, rule_judge
 from calibrant.testbed.world import goals
@@ -355,6 +357,69 @@ def test_five_seeds_of_one_system(trial: Trial) -> None:
     assert answer == "yes" and "3 of 3 seeds pass" in reason and "all 3 asked about one system" in reason
 
 
+def test_one_seed_told_several_times(trial: Trial) -> None:
+    trial.edit('id = "gate"', 'id = "gate"\nseeds = [0, 1, 1, 1]')
+    with pytest.raises(ConfigError, match="a seed stands in it twice"):
+        trial.run()
+
+
+@pytest.mark.parametrize(("limit", "answer"), [("0.6", "yes"), ("0.001", "unknown")])
+def test_a_gate_that_no_verdict_names(trial: Trial, limit: str, answer: str) -> None:
+    """Left out of [verdict], a gate that did not pass ended with 'done' and exit status 0."""
+    trial.write("strict.toml", (trial.folder / "strict.toml").read_text().replace("= 0.6", f"= {limit}"))
+    trial.edit('[verdict]\ngate = "gate"\n', "")
+    verdict = trial.run().verdict
+    assert verdict.answer == answer
+    assert ("no [verdict]" if answer == "yes" else "did not pass: gate#0") in verdict.reason
+
+
+def test_the_file_of_a_verdict_rewritten_in_the_store(trial: Trial) -> None:
+    trial.write("strict.toml", (trial.folder / "strict.toml").read_text().replace("= 0.6", "= 0.001"))
+    entry = trial.run().runs[-1][1]
+    kept = trial.ledger.open(next(a for a in entry.record.artifacts if a.name == "gate.json"))
+    table = json.loads(kept.read_text())
+    table["verdict"]["answer"] = table["rules"][0]["answer"] = "yes"
+    kept.chmod(0o644)
+    kept.write_text(json.dumps(table).ljust(kept.stat().st_size))
+    for again in (trial.run, lambda: gate_table(entry, trial.ledger)):
+        with pytest.raises(EvidenceError, match="was altered after the gate wrote it"):
+            again()
+
+
+@pytest.mark.parametrize(
+    ("look", "answer"),
+    [("held.jsonl[:]", "unknown"), ("jsonl:./held.jsonl[:4]", "unknown"), ("held.jsonl[2:][:9]", "unknown"),
+     ("copy.jsonl", "unknown"), ("held.jsonl[:3]", "yes")],
+)  # fmt: skip
+def test_a_look_at_a_part_or_at_a_copy_before_the_thresholds(trial: Trial, look: str, answer: str) -> None:
+    """The rule is about rows 3 to 5; the first three may be looked at."""
+    trial.write("copy.jsonl", (trial.folder / "held.jsonl").read_text())
+    rule = "held.jsonl[3:]" if look.startswith("held") or "[" in look else "held.jsonl"
+    trial.write("strict.toml", POLICY.replace("min_n = 6", "").replace("0.6", "0.9") + f'data = "{rule}"\n')
+    trial.edit("held.jsonl", rule)
+    looked = Job(id="look", use="measure.refusal", config={"sampling": {"max_tokens": 1}}, inputs={
+        "model": str(load_study(str(trial.folder / "trial.toml")).given["model"]), "goals": look,
+        "judge": "testbed:judge/harmful"})  # fmt: skip
+    assert execute(looked, Openers(trial.ledger, base=trial.folder)).status == "finished"
+    found, reason = trial.said()
+    assert found == answer and ("postdate" in reason) == (answer == "unknown")
+
+
+def test_a_verdict_says_that_lines_carry_no_link(trial: Trial) -> None:
+    """Old ledgers are weighed; what could have been edited there is said, in an answer made anew."""
+    model, told = (
+        str(load_study(str(trial.folder / "trial.toml")).given["model"]),
+        "could have been edited unseen",
+    )
+    assert told not in trial.said()[1]
+    file = trial.ledger.root / "records.jsonl"
+    file.write_bytes(re.sub(rb'"previous":"[0-9a-f]{64}",', b"", file.read_bytes()))
+    assert f"2 records from before lines were linked {told}" in trial.said()[1]
+    assert trial.gate(model)[0] == "yes"
+    table = gate_table(trial.ledger.entries()[-1], trial.ledger)
+    assert table["unlinked"] == 2 and told in table["verdict"]["reason"]
+
+
 def test_the_goals_replaced_by_benign_ones_labelled_harmful(trial: Trial) -> None:
     text = goal_lines("heldout", 12, harmful=True).splitlines(keepends=True)[6:]
     trial.write("held.jsonl", "".join(text))
@@ -501,6 +566,71 @@ def test_a_guard_whose_code_is_edited_after_it_was_measured(trial: Trial, plug_i
         plug_ins(answer)
         digests.append(openers.open(table, Guard).digest)
     assert digests[0] == digests[2] != digests[1]
+
+
+def test_code_that_tells_a_digest_of_its_own(trial: Trial, plug_ins: Any) -> None:
+    openers = Openers(trial.ledger, allow_python=True)
+    found = []
+    for answer in ("no", "yes"):
+        plug_ins(answer)
+        text = (trial.folder / "mine_of_the_gate.py").read_text()
+        fixed = "class Same(Identity):\n    digest = property(lambda self: 'ab' * 32)\n\n"
+        fixed += "@dataclass(frozen=True)\nclass Never"
+        text = text.replace("@dataclass(frozen=True)\nclass Never", fixed).replace("= Identity(", "= Same(")
+        trial.write("mine_of_the_gate.py", text)
+        for name, kind in (("words", Guard), ("never", Judge)):
+            found.append(openers.open({"use": f"python:mine_of_the_gate:{name}"}, kind).digest)
+    assert len({*found, "ab" * 32}) == 5
+
+
+LEAVES = """
+import sys
+from calibrant.core import Guard, Identity, Judge
+class Leaves:
+    question, calibration, identity = "?", "exact", Identity(name="leaves", parts={})
+    def judge(self, goals, chats, completions):
+        sys.exit(0)
+    def ask(self, chat, side):
+        sys.exit(0)
+def judge() -> Judge:
+    return Leaves()
+def guard() -> Guard:
+    return Leaves()
+def factory() -> Judge:
+    sys.exit(0)
+"""
+
+
+@pytest.mark.parametrize(
+    ("use", "status", "says"),
+    [
+        ("judge", "crashed", "code that was run called exit(0)"),
+        ("factory", "crashed", "code that was run called exit(0)"),
+        ("nowhere", "", "SystemExit: 0"),
+    ],
+)
+def test_code_that_ends_the_program_with_the_status_of_a_pass(
+    trial: Trial, plug_ins: Any, capsys: pytest.CaptureFixture[str], use: str, status: str, says: str
+) -> None:
+    trial.write("mine_of_the_gate.py", LEAVES if use != "nowhere" else "import sys\nsys.exit(0)\n")
+    change = f"plain.inputs.judge={{use = 'python:mine_of_the_gate:{use}'}}"
+    with pytest.raises(SystemExit) as left:
+        main(["run", str(trial.folder / "trial.toml"), change, "--allow-python",
+              "--ledger", str(trial.ledger.root)])  # fmt: skip
+    assert left.value.code == 3
+    assert says in capsys.readouterr().err
+    assert [e.record.status for e in trial.ledger.entries() if e.record.job_id == "plain"] == [status] * bool(
+        status
+    )
+
+
+def test_a_guard_that_ends_the_program_blocks(trial: Trial, plug_ins: Any) -> None:
+    trial.write("mine_of_the_gate.py", LEAVES)
+    made = (
+        Openers(trial.ledger, allow_python=True).open({"use": "python:mine_of_the_gate:guard"}, Guard).load()
+    )
+    told = ask(Layer("leaves", "input", made), Chat.ask("hello"))
+    assert told.verdict.answer == "unknown" and "SystemExit" in told.verdict.reason
 
 
 def test_a_package_that_takes_a_name_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -226,7 +226,7 @@ def test_failed_runs_are_counted_and_the_last_one_blocks(world: Any, measured: M
 def test_failures_of_other_systems_data_or_techniques_do_not_block(world: Any, measured: Measured) -> None:
     strangers = [
         world.failed(models={"model": world.base}),
-        world.failed(data="testbed:goals/tuning"),
+        world.failed(data="testbed:goals/tuning", data_digest="7" * 64),
         world.failed(technique="measure.capability"),
     ]
     outcome = world.ask(world.rule(), measured(0.02, 0.08), *strangers)

@@ -19,6 +19,7 @@ from calibrant.app.catalog import Signature, find_technique
 from calibrant.app.check import check_config, check_inputs
 from calibrant.app.lent import Context, LedgerRun, Progress, alone
 from calibrant.app.openers import Opened, Openers
+from calibrant.app.plug_ins import staying
 from calibrant.app.surroundings import hardware, utc, versions
 from calibrant.core import (
     CalibrantError,
@@ -62,7 +63,8 @@ def execute(
     failure = None
     bug: Exception | None = None
     try:
-        _open(job, signature, openers.at(job.seed), opened)
+        with staying():
+            _open(job, signature, openers.at(job.seed), opened)
     except CalibrantError as error:
         failure = _failure(error)
     except Exception as error:  # noqa: BLE001
@@ -112,11 +114,12 @@ def _run(
         catalog.load("calibrant.app.tensorboard:Board")(board, job) if board else None,
     )
     try:
-        arguments = {name: found.load() for name, found in opened.items()}
-        if config is not None:
-            arguments["config"] = config
-        result = signature.function(**arguments, run=run)
-        record = _finished(openers, draft, result, run, arguments)
+        with staying():
+            arguments = {name: found.load() for name, found in opened.items()}
+            if config is not None:
+                arguments["config"] = config
+            result = signature.function(**arguments, run=run)
+            record = _finished(openers, draft, result, run, arguments)
     except CalibrantError as error:
         return _append(openers, _spent(draft, run), "failed", _failure(error))
     except KeyboardInterrupt:

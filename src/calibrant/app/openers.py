@@ -170,7 +170,10 @@ class Openers:
         entries = tuple(e for e in self.ledger.entries() if e.record.technique not in _ANSWERS)
         # What came last of each result decides the order: a failure that came again is news, its time is not.
         latest = dict.fromkeys((e.record.job, e.record.result, e.record.status) for e in reversed(entries))
-        seen = list(reversed(latest))
+        seen: list[Any] = list(reversed(latest))
+        unlinked = sum(not entry.linked for entry in entries)
+        if unlinked:  # a gate says so, and must not be answered from a time when they were linked
+            seen = [seen, {"unlinked": unlinked}]
         return Opened(digest(seen), "evidence", lambda: Evidence(entries=entries), name="ledger")
 
     def _policy(self, reference: Any) -> Opened:

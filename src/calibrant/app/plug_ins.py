@@ -1,15 +1,17 @@
 """Behaviours made by code from elsewhere: ``python:MODULE:FUNCTION``, and packages that add names.
 
-Such code says of itself what it likes, so two things are taken out of its hands. Its identity also holds a
-digest of its source, so that an edit makes another judge or guard; and a judge is uncalibrated, whatever it
-calls itself, until ``measure.calibrated_judge`` gives it a card.
+Such code says of itself what it likes, so three things are taken out of its hands. Its identity also holds a
+digest of its source, so that an edit makes another judge or guard; a judge is uncalibrated, whatever it calls
+itself, until ``measure.calibrated_judge`` gives it a card; and it cannot end the program, whose exit status
+is a verdict.
 """
 
 from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -65,6 +67,19 @@ def _source(module: str) -> str:
     return digest({name: digest_file(path) for name, path in files.items()})
 
 
+@contextmanager
+def staying() -> Iterator[None]:
+    """Inside the block other people's code runs: ``sys.exit`` there is a crash, and no verdict.
+
+    Raises:
+        RuntimeError: in the place of SystemExit.
+    """
+    try:
+        yield
+    except SystemExit as left:
+        raise RuntimeError(f"code that was run called exit({left.code!r})") from left
+
+
 class _PlugIn:
     """What all kinds share."""
 
@@ -73,8 +88,9 @@ class _PlugIn:
 
     @property
     def identity(self) -> Identity:
-        own: Identity = self._made.identity
-        return own.model_copy(update={"parts": {**own.parts, "code": self._code}})
+        own = self._made.identity
+        # Made anew: a class of its own could tell any digest.
+        return Identity(name=own.name, kind=own.kind, parts={**own.parts, "code": self._code})
 
 
 class _Judge(_PlugIn):

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from calibrant.app import places
 from calibrant.app.check import check_study
@@ -68,6 +68,13 @@ class StudyJob(Frozen):
     """Seeds of a job that runs several times; ``seed`` is not used then."""
     budget: Budget = Budget()
     """Limits for each run of the job."""
+
+    @field_validator("seeds")
+    @classmethod
+    def _once_each(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(seeds)) < len(seeds):
+            raise ValueError("a seed stands in it twice, and one run would count as several")
+        return seeds
 
     def runs(self) -> list[Job]:
         """One Job a seed."""

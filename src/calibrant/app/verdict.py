@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from calibrant.app import places
 from calibrant.app.listing import headline
-from calibrant.core import CalibrantError, Entry, Job, Verdict
+from calibrant.core import CalibrantError, Entry, EvidenceError, Job, Verdict
+from calibrant.core.digest import digest_bytes
+from calibrant.govern.gate import not_held
 from calibrant.govern.intent import intent_record
 from calibrant.govern.policy import ReleasePolicy, load_policy, policy_of
 from calibrant.ledger import Ledger
@@ -28,7 +30,7 @@ _MODEL = "model"
 def verdict_of(study: Study, runs: Sequence[tuple[Job, Entry]], ledger: Ledger) -> Verdict:
     """Pass when enough seeds' gates pass; fail when so many fail that it cannot; else unknown."""
     if study.verdict is None:
-        return _without_gate(study, runs)
+        return _without_gate(study, runs, ledger)
     question = f"does '{study.name}' meet its release policy?"
     gates = [e for job, e in runs if job.id == study.verdict.gate and e.record.status == "finished"]
     tables = [gate_table(entry, ledger) for entry in gates]
@@ -41,6 +43,7 @@ def verdict_of(study: Study, runs: Sequence[tuple[Job, Entry]], ledger: Ledger) 
     if len(gates) > len({e.record.inputs["subject"].digest for e in gates}) == 1:
         said += f", and all {len(gates)} asked about one system"
     about = f". {_about(gates, tables)}" if tables else ""
+    about += not_held(max((table.get("unlinked", 0) for table in tables), default=0))
     wrong = _out_of_place(study, gates) or _late(study, tables, ledger)
     if wrong:
         return Verdict(question=question, answer="unknown", reason=f"{said}, but {wrong}{about}")
@@ -51,9 +54,19 @@ def verdict_of(study: Study, runs: Sequence[tuple[Job, Entry]], ledger: Ledger) 
 
 
 def gate_table(entry: Entry, ledger: Ledger) -> dict[str, Any]:
-    """What a gate wrote: verdict and rules, from its artefact 'gate.json'."""
+    """What a gate wrote: verdict and rules, from its artefact 'gate.json'.
+
+    Raises:
+        EvidenceError: the file is not the one that the gate wrote, or is not there.
+    """
     artifact = next(a for a in entry.record.artifacts if a.name == "gate.json")
-    table: dict[str, Any] = json.loads(ledger.open(artifact).read_text(encoding="utf-8"))
+    written = ledger.open(artifact).read_bytes()
+    if digest_bytes(written) != artifact.digest:
+        raise EvidenceError(
+            f"{ledger.root}: gate.json of '{entry.record.job_id}' was altered after the gate wrote it",
+            hint="run `calibrant verify`; move the altered file away, and gate again",
+        )
+    table: dict[str, Any] = json.loads(written)
     return table
 
 
@@ -76,8 +89,8 @@ def misdirected(study: Study) -> Iterator[str]:
         )
 
 
-def _without_gate(study: Study, runs: Sequence[tuple[Job, Entry]]) -> Verdict:
-    """Whether everything was done and measured: nothing is passed."""
+def _without_gate(study: Study, runs: Sequence[tuple[Job, Entry]], ledger: Ledger) -> Verdict:
+    """Whether everything was done and measured: nothing is passed, and a gate that failed is not hidden."""
     question = f"did every job of '{study.name}' finish and measure?"
     done = {(job.id, job.seed) for job, entry in runs if entry.record.status == "finished"}
     asked = {(run.id, run.seed): None for job in study.job for run in job.runs()}
@@ -90,7 +103,16 @@ def _without_gate(study: Study, runs: Sequence[tuple[Job, Entry]]) -> Verdict:
     ]
     if lost:
         return Verdict(question=question, answer="unknown", reason=f"not measured: {'; '.join(lost)}")
-    return Verdict(question=question, answer="yes", reason="all jobs finished; the study has no gate")
+    gates = [(f"{job.id}#{job.seed}", e) for job, e in runs if e.record.technique == "govern.gate"]
+    answers = {run: gate_table(entry, ledger)["verdict"]["answer"] for run, entry in gates}
+    closed = [run for run, answer in answers.items() if answer != "yes"]
+    if closed:
+        reason = f"did not pass: {', '.join(closed)}; add [verdict] to say how many of its seeds must"
+        return Verdict(
+            question=question, answer="no" if "no" in answers.values() else "unknown", reason=reason
+        )
+    told = "there is no [verdict], so its gates pass nothing" if gates else "the study has no gate"
+    return Verdict(question=question, answer="yes", reason=f"all jobs finished; {told}")
 
 
 def _out_of_place(study: Study, gates: Sequence[Entry]) -> str:

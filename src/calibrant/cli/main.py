@@ -259,7 +259,7 @@ def main(arguments: list[str] | None = None) -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 3
-    except Exception:  # noqa: BLE001
+    except BaseException:  # noqa: BLE001 - SystemExit of code from elsewhere, too: its status is no verdict
         sys.stderr.write(harmless(without_secrets(traceback.format_exc())))
         sys.stderr.write(_BUG)
         code = 3

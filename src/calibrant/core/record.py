@@ -149,6 +149,8 @@ class Entry(Frozen):
     """The record's digest."""
     record: Record
     """The record itself."""
+    linked: bool = True
+    """False for a line from before there were links: nothing shows whether it was edited since."""
 
 
 class Evidence(Frozen):

@@ -2,7 +2,7 @@
 
 A key is the value of an environment variable whose name begins with ``CALIBRANT_API_KEY``, or of one of the
 hub's. It is struck as it is written and as servers, logs and pages write it: percent-encoded, escaped for
-JSON or HTML, in Base64 at any offset. What is shorter than eight characters is a placeholder ("EMPTY",
+JSON or HTML, in capitals, in Base64 at any offset. What is shorter than eight characters is a placeholder ("EMPTY",
 "ollama") and no secret: to strike it would change what a model said.
 """
 
@@ -46,7 +46,7 @@ def strike(value: Any, *keys: str) -> Any:
     if not forms:
         return value
     forms.sort(key=len, reverse=True)
-    found = re.compile("|".join(map(re.escape, forms)))
+    found = re.compile("|".join(map(re.escape, forms)), re.IGNORECASE)  # %2f is %2F
     return _each(value, lambda text: found.sub(_STRUCK, text))
 
 

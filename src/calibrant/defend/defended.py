@@ -207,7 +207,7 @@ def ask(layer: Layer, chat: Chat) -> LayerVerdict:
         verdict = layer.guard.ask(chat, layer.side)
         if not isinstance(verdict, Verdict):
             raise TypeError(f"the guard answered with a {type(verdict).__name__}, not a Verdict")
-    except Exception as error:  # noqa: BLE001
+    except (Exception, SystemExit) as error:  # noqa: BLE001
         reason = f"the guard failed: {type(error).__name__}: {error}"
         verdict = Verdict(question="may this text pass?", answer="unknown", reason=reason)
     return LayerVerdict(layer=layer.name, verdict=verdict, ms=1000 * (time.perf_counter() - start))

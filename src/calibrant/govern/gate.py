@@ -46,7 +46,7 @@ from calibrant.core.errors import nearest
 from calibrant.core.estimate import span
 from calibrant.core.verdict import Answer
 from calibrant.govern.intent import also_registered, out_of_order, registration
-from calibrant.govern.pins import bad_judge, differs, measures, open_data, told, touches, unpinned
+from calibrant.govern.pins import bad_judge, differs, measures, open_data, told, touching, unpinned
 from calibrant.govern.policy import Bound, Op, ReleasePolicy, Rule
 
 _LEVEL = 0.95
@@ -131,9 +131,11 @@ class GateResult(Result):
     """Name of the system, for people."""
     policy_name: str = ""
     """Name and stage of the policy, for people."""
+    unlinked: int = 0
+    """Records whose lines carry no link to the line before: they could have been edited unseen."""
 
 
-@technique(version=2)
+@technique(version=3)
 def gate(
     subject: Identity, policy: ReleasePolicy, evidence: Evidence, config: Gate = Gate(), run: Run = Quiet()
 ) -> GateResult:
@@ -145,6 +147,7 @@ def gate(
     intent = registration(policy, evidence)
     rules = tuple(_outcome(rule, subject, evidence, intent) for rule in policy.rules)
     others = also_registered(policy, evidence)
+    unlinked = sum(not entry.linked for entry in evidence.entries)
     counts = {answer: sum(rule.answer == answer for rule in rules) for answer in _SEVERITY}
     result = GateResult(
         metrics={
@@ -156,12 +159,13 @@ def gate(
             *_CAVEATS,
             *([f"The ledger also holds intents with {', '.join(others)}."] if others else []),
         ),
-        verdict=_overall(policy, subject, rules),
+        verdict=_overall(policy, subject, rules, unlinked),
         rules=rules,
         subject=subject.digest,
         policy=policy.digest,
         subject_name=subject.name,
         policy_name=f"'{policy.name}' for stage '{policy.stage}'",
+        unlinked=unlinked,
     )
     text = json.dumps(plain(result), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
     run.artifact("gate.json").write_text(text + "\n", encoding="utf-8")
@@ -173,7 +177,9 @@ def exit_code(verdict: Verdict) -> int:
     return _EXIT[verdict.answer]
 
 
-def _overall(policy: ReleasePolicy, subject: Identity, rules: Sequence[RuleOutcome]) -> Verdict:
+def _overall(
+    policy: ReleasePolicy, subject: Identity, rules: Sequence[RuleOutcome], unlinked: int
+) -> Verdict:
     """All rules yes = yes; any no = no; everything else, an empty policy too, is unknown."""
     failed = [rule.id for rule in rules if rule.answer == "no"]
     unknown = [rule.id for rule in rules if rule.answer == "unknown"]
@@ -190,7 +196,13 @@ def _overall(policy: ReleasePolicy, subject: Identity, rules: Sequence[RuleOutco
         f"do the recorded measurements of '{subject.name}' ({subject.digest[:12]}) meet policy"
         f" '{policy.name}' for stage '{policy.stage}'?"
     )
-    return Verdict(question=question, answer=answer, reason=reason + _left_open(rules))
+    return Verdict(question=question, answer=answer, reason=reason + _left_open(rules) + not_held(unlinked))
+
+
+def not_held(unlinked: int) -> str:
+    """What a verdict says of records that no link holds, or ""."""
+    held = f"{_count(unlinked, 'record')} from before lines were linked could have been edited unseen"
+    return f"; {held} (see `calibrant verify`)" if unlinked else ""
 
 
 def _left_open(rules: Sequence[RuleOutcome]) -> str:
@@ -202,7 +214,7 @@ def _left_open(rules: Sequence[RuleOutcome]) -> str:
 
 def _outcome(rule: Rule, subject: Identity, evidence: Evidence, intent: Entry | None) -> RuleOutcome:
     """Answer one rule: gather, read each record, let the worst count, then look at the order."""
-    runs = [entry for entry in evidence.entries if touches(rule, subject, entry.record)]
+    runs = touching(rule, subject, evidence)
     looks = sorted(
         (e for e in runs if e.record.status == "finished" and rule.metric in e.record.metrics),
         key=lambda entry: entry.seq,

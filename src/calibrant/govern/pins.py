@@ -2,7 +2,7 @@
 
 Three questions, from wide to narrow:
 
-1. ``touches``: the rule's technique, on the subject, on the rule's data. Thresholds must be older than every
+1. ``touching``: the rule's technique, on the subject, on the rule's data. Thresholds must be older than every
    such record, and a failed run among them counts, whatever its settings: both were a look at the outcome.
 2. ``differs``: whether it also has what the rule pins. Only a record that does is evidence.
 3. ``unpinned``: what of the deciding record the rule left open, in the words that would pin it.
@@ -13,10 +13,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from calibrant.core import Evidence, Identity, Record
+from calibrant.core import Entry, Evidence, Identity, Record
 from calibrant.core.digest import canonical, plain
 from calibrant.core.errors import nearest
 from calibrant.core.record import Input
+from calibrant.govern.looks import share_rows
 from calibrant.govern.policy import Rule, flat
 
 _HELPERS = frozenset({"before", "baseline", "reference", "attacker"})
@@ -51,16 +52,22 @@ def measures(record: Record, subject: Identity) -> bool:
     return item is not None and item.kind == "model" and item.digest == subject.digest
 
 
-def touches(rule: Rule, subject: Identity, record: Record) -> bool:
-    """Whether a run, finished or not, is of the rule's technique, on the subject and on the data."""
-    if record.technique != rule.technique or not measures(record, subject):
-        return False
+def touching(rule: Rule, subject: Identity, evidence: Evidence) -> list[Entry]:
+    """The runs, finished or not, of the rule's technique, on the subject and on the data.
+
+    On the data is whoever read these bytes, whatever their file was called, or a part of the file.
+    """
+    runs = [
+        e for e in evidence.entries if e.record.technique == rule.technique and measures(e.record, subject)
+    ]
     if not (rule.data or rule.data_digest):
-        return True
-    held = tables(record).values()
-    return any(
-        item.digest == rule.data_digest or (rule.data and item.reference == rule.data) for item in held
+        return runs
+    read = [(entry, item) for entry in runs for item in tables(entry.record).values()]
+    bytes_ = (
+        {rule.data_digest} if rule.data_digest else {i.digest for _, i in read if i.reference == rule.data}
     )
+    found = {e.seq for e, item in read if item.digest in bytes_ or share_rows(item.reference, rule.data)}
+    return [entry for entry in runs if entry.seq in found]
 
 
 def tables(record: Record) -> dict[str, Input]:

@@ -102,7 +102,8 @@ class Ledger:
                     self._known[key] = _checked(line, f"{path}, line {seq + 1}", _RESTORE)
                 known = self._known[key]
                 links.append(known.previous)
-                found.append(Entry(seq=seq, digest=known.digest, record=known.record))
+                linked = known.previous is not None
+                found.append(Entry(seq=seq, digest=known.digest, record=known.record, linked=linked))
             broken = link_faults(digests, links)
             if broken:
                 raise EvidenceError(f"{path}: {'; '.join(broken[:3])}", hint=_RESTORE)
