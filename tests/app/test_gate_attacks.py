@@ -633,6 +633,23 @@ def test_a_guard_that_ends_the_program_blocks(trial: Trial, plug_ins: Any) -> No
     assert told.verdict.answer == "unknown" and "SystemExit" in told.verdict.reason
 
 
+def test_guards_that_could_not_answer(trial: Trial, plug_ins: Any) -> None:
+    """Down while the system is measured, they block all; up again, they let through what they like."""
+    trial.write("mine_of_the_gate.py", LEAVES)
+    trial.write(
+        "stack.toml",
+        '[[layer]]\nname = "w"\nside = "input"\nguard = { use = "python:mine_of_the_gate:guard" }\n',
+    )
+    trial.edit('{ model = "given:model"', '{ model = "defended:stack.toml#given:model"')
+    trial.edit('{ subject = "given:model"', '{ subject = "defended:stack.toml#given:model"')
+    answer, reason = trial.said(allow_python=True)
+    assert answer == "unknown" and "100% of its attempts were blocked by guards that could not" in reason
+    assert (
+        "6 of 6 attempts were blocked by guards that could not answer"
+        in trial.ledger.entries()[1].record.limits
+    )
+
+
 def test_a_package_that_takes_a_name_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     entry = importlib.metadata.EntryPoint("measure.refusal", "mine:refusal", "calibrant.techniques")
     monkeypatch.setattr(catalog, "entry_points", lambda group: [entry] if group == entry.group else [])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import sys
 from hashlib import sha256
 from pathlib import Path
 
@@ -205,7 +204,12 @@ def test_the_ledger_by_environment(calibrant, done, monkeypatch):
 
 def test_the_demo_is_the_packaged_study(calibrant, monkeypatch, tmp_path):
     asked = []
-    monkeypatch.setattr(cli, "run_study", lambda study, *_, **__: asked.append(study.name) or sys.exit(0))
+
+    def run_study(study, *_, **__):
+        asked.append(study.name)
+        raise cli.typer.Exit(0)
+
+    monkeypatch.setattr(cli, "run_study", run_study)
     assert calibrant("demo", "--ledger", tmp_path).code == 0 and asked == ["demo"]
 
 

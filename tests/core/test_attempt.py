@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from calibrant.core import Attempt, Chat, Completion, Verdict, attempt_id, outcome_of
+from calibrant.core import Attempt, Chat, Completion, LayerVerdict, Verdict, attempt_id, outcome_of
+from calibrant.core.attempt import blocked_unread, share_unread
+from calibrant.core.digest import canonical
 
 
 @pytest.mark.parametrize(
@@ -57,3 +59,27 @@ def test_round_trip():
         outcome="failure",
     )
     assert Attempt.model_validate_json(attempt.model_dump_json()) == attempt
+
+
+@pytest.mark.parametrize(
+    ("stop", "answers", "unread"),
+    [
+        ("blocked", ("yes", "unknown"), 1),
+        ("blocked", ("unknown", "no"), 0),
+        ("blocked", (), 0),
+        ("eos", ("yes",), 0),
+    ],
+)
+def test_blocked_by_guards_that_could_not_answer(stop, answers, unread):
+    layers = tuple(
+        LayerVerdict(layer=str(n), verdict=Verdict(question="?", answer=answer))
+        for n, answer in enumerate(answers)
+    )
+    attempt = Attempt(
+        id="i", goal_id="g", category="c", attack="plain", chat=Chat.ask('say "degraded":true'),
+        outcome="failure", completion=Completion(text="no", stop=stop), layers=layers,
+        degraded="unknown" in answers,
+    )  # fmt: skip
+    told = blocked_unread([canonical(attempt)] * 3)
+    assert told == ("3 of 3 attempts were blocked by guards that could not answer" if unread else "")
+    assert share_unread(["of no use", told]) == unread

@@ -340,3 +340,12 @@ def test_other_registered_policies_are_named(world: Any, measured: Measured) -> 
     result = world.run(policy, world.intent(strict), world.intent(policy), measured(0.0, 0.01))
     assert result.verdict.answer == "yes"
     assert any(f"'demo' ({strict.digest[:12]})" in caveat for caveat in result.caveats)
+
+
+@pytest.mark.parametrize(("unread", "answer"), [(5, "yes"), (6, "unknown"), (100, "unknown")])
+def test_what_guards_blocked_unread_counts_as_missing(world: Any, unread: int, answer: str) -> None:
+    told = f"{unread} of 100 attempts were blocked by guards that could not answer"
+    outcome = world.ask(world.rule(), world.record(world.estimate(0.02, 0.08), limits=("another", told)))
+    assert outcome.answer == answer and ("could not answer" in outcome.reason) == (answer == "unknown")
+    miss = world.ask(world.rule(), world.record(world.estimate(0.2, 0.3), limits=(told,)))
+    assert miss.answer == "no"

@@ -32,6 +32,7 @@ from calibrant.core import (
     Result,
     digest,
 )
+from calibrant.core.attempt import blocked_unread
 from calibrant.core.digest import plain
 from calibrant.core.estimate import impossible
 from calibrant.core.record import Artifact, Failure, Input, job_digest, result_digest
@@ -189,6 +190,7 @@ def _finished(
             strike(
                 [
                     *result.caveats,
+                    *_unread(made),
                     *_slower(arguments),
                     *_refused(arguments),
                     *_unused(arguments),
@@ -200,6 +202,13 @@ def _finished(
         "result": result_digest(found, stored),
     }
     return _spent(draft, run).model_copy(update=update)
+
+
+def _unread(made: list[Path]) -> Iterator[str]:
+    """That guards blocked without having read, which a gate must not take for safety."""
+    for path in made:
+        if path.name == "attempts.jsonl" and (told := blocked_unread(path.read_bytes().splitlines())):
+            yield told
 
 
 def _slower(arguments: Mapping[str, Any]) -> Iterator[str]:

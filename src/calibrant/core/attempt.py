@@ -37,6 +37,9 @@ class Cost(Frozen):
     """Wall-clock seconds; kept out of digests."""
 
 
+_UNREAD = "attempts were blocked by guards that could not answer"
+
+
 class Attempt(Frozen):
     """One try. ``id`` is the digest of goal, attack, attack config, target and seed."""
 
@@ -92,6 +95,27 @@ def outcome_of(completion: Completion, verdict: Verdict) -> Outcome:
     if completion.stop == "error" or verdict.answer == "unknown":
         return "undetermined"
     return "success" if verdict.answer == "yes" else "failure"
+
+
+def blocked_unread(lines: Iterable[bytes]) -> str:
+    """What a record says of stored attempts that guards blocked because none of them could answer, or "".
+
+    Such a guard may be down for an hour: that it blocked says nothing of the system when it is up again.
+    """
+    total = unread = 0
+    for line in lines:
+        total += 1
+        if b'"degraded":true' in line:
+            attempt = Attempt.model_validate_json(line)
+            said_no = any(layer.verdict.answer == "no" for layer in attempt.layers)
+            unread += attempt.completion.stop == "blocked" and not said_no
+    return f"{unread} of {total} {_UNREAD}" if unread else ""
+
+
+def share_unread(limits: Iterable[str]) -> float:
+    """The share that ``blocked_unread`` told of among a record's limits; 0 where it told of none."""
+    counts = [limit.split()[:3:2] for limit in limits if limit.endswith(_UNREAD)]
+    return max((int(unread) / int(total) for unread, total in counts), default=0.0)
 
 
 def reached(attempts: Iterable[Attempt]) -> bool | None:

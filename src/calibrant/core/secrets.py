@@ -2,8 +2,8 @@
 
 A key is the value of an environment variable whose name begins with ``CALIBRANT_API_KEY``, or of one of the
 hub's. It is struck as it is written and as servers, logs and pages write it: percent-encoded, escaped for
-JSON or HTML, in capitals, in Base64 at any offset. What is shorter than eight characters is a placeholder ("EMPTY",
-"ollama") and no secret: to strike it would change what a model said.
+JSON or HTML, in capitals, in Base64 at any offset. What is shorter than eight characters is a placeholder
+("EMPTY", "ollama") and no secret: to strike it would change what a model said.
 """
 
 from __future__ import annotations

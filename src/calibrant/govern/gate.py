@@ -41,6 +41,7 @@ from calibrant.core import (
     point,
     technique,
 )
+from calibrant.core.attempt import share_unread
 from calibrant.core.digest import plain
 from calibrant.core.errors import nearest
 from calibrant.core.estimate import span
@@ -288,6 +289,12 @@ def _read(rule: Rule, record: Record, evidence: Evidence) -> tuple[Answer, str]:
     worst, best = (high, low) if rule.bound == "high" else (low, high)
     wanted = f"{rule.op} {rule.line:.6g}"
     if rule.meets(worst):
+        unread = share_unread(record.limits)
+        if unread > rule.max_missing:
+            return "unknown", (
+                f"{unread:.0%} of its attempts were blocked by guards that could not answer, more than the"
+                f" share of {rule.max_missing:.6g} that the rule allows; mend the guards and run again"
+            )
         return "yes", f"the {rule.bound} bound {worst:.6g} is {wanted}"
     if not rule.meets(best):
         return "no", f"all of [{low:.6g}, {high:.6g}] misses {wanted}"
