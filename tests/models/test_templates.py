@@ -37,6 +37,10 @@ HONEST = {
     "filters": "{{ messages|map(attribute='role')|unique|join(',') }}{{ {'a': (1, 2)}|tojson }}{{ 1 in [] }}"
     "{{ messages|selectattr('role', 'equalto', 'user')|list|length }}{{ dict(a=1)|items|list }}{{ 7 // 2 }}"
     "{{ '%s-%d' % ('a', 3) }}{{ '{}'.format(4) }}{{ nope|default('x') }}{{ not tools }}{{ 2 ** 3 * 'ab' }}",
+    "formats": "{{ 'Cutting Knowledge Date: December 2023. Today: %s'|format('now') }}{{ 'In 2024, %s' % 1 }}"
+    "{{ 'Since 2024 {}'.format(1) }}{{ '{{\"year\": {}, \"of\": 2024}}'.format(messages[0].role) }}"
+    "{{ '%.3f%%'|format(0.5) }}{{ ', '.join(messages|map(attribute='role')) }}{{ {'a': 1}.values() }}"
+    "{{ namespace(a=1) }}{{ 'a' is lower }}",
     "marked": "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}"
     "{{ strftime_now('%Y') }}{% set x %}{{ bos_token }}!{% endset %}{{ x * 3 }}",
 }
@@ -88,6 +92,20 @@ HOSTILE = {
     "a recursive loop": "{% for x in [1] recursive %}{{ loop([1, 1]) }}{% endfor %}",
     "a date with a width": "{{ strftime_now('%1000000000Y') }}",
     "a sum of lists": "{{ ([[1]] * 9999)|sum(start=[]) }}",
+    "a format of many fields": "{{ ('%(a)s' * 100000) % {'a': 'x' * 100000} }}",
+    "a method's format of many fields": "{{ ('{0}' * 100000).format('x' * 100000) }}",
+    "a mapped format of many fields": "{{ ('{a}' * 100000).format_map({'a': 'x' * 100000}) }}",
+    "a filter's format of many fields": "{{ ('%(a)s' * 100000)|format(a='x' * 100000) }}",
+    "a named printf width": "{{ '%(a)10000d' % {'a': 1} }}",
+    "a method's separator, drawn": LONG + "{{ a.join(range(99999)|map('string')) }}",
+    "letters asked for their case": LONG + MANY + "{% if a is lower %}{% endif %}{% endfor %}",
+    "a format of a million colons": "{{ (':' * 1000000) % 1 }}",
+    "a namespace, written often": "{% set n = namespace(a=['x' * 99] * 9999) %}"
+    + MANY
+    + "{{ n }}{% endfor %}",
+    "values, written often": LONG + "{% set b = {'a': a}.values() %}" + MANY + "{{ b }}{% endfor %}",
+    "arguments that double": "{% macro m(n) %}{% if n %}{{ m(n - 1, varargs, varargs) }}{% else %}"
+    "{{ varargs }}{% endif %}{% endmacro %}{{ m(60, 1) }}",
     "deep brackets": "{{ " + "(" * 5000 + ")" * 5000 + " }}",
     "deep blocks": "{% for a in [1] %}" * 30 + "{% endfor %}" * 30,
     "a number of 5000 digits": "{{ " + "9" * 5000 + " }}",
@@ -134,6 +152,28 @@ def test_a_long_chat_has_the_budget_that_it_needs(tiny: Build) -> None:
     for turns in (long, [{"role": "user", "content": "word " * 200_000}]):
         theirs = tokenizer.apply_chat_template(turns, tokenize=False)
         assert templates.chat_text(tokenizer, turns, add_generation_prompt=False) == theirs
+
+
+LINGERING = {
+    "counts": "{% for m in messages %}{{ messages|length }}{{ messages|length }}{{ (messages|last).role }}"
+    "{% endfor %}",
+    "a growing text": "{% set ns = namespace(out='') %}{% for m in messages %}{% set ns.out = ns.out + '<|' +"
+    " m.role + '|>' + m.content %}{% endfor %}{{ ns.out }}",
+    "a growing list": "{% set ns = namespace(all=[]) %}{% for m in messages %}{% set ns.all = ns.all + [m] %}"
+    "{% endfor %}{{ ns.all|length }}",
+    "a macro that looks back": "{% macro last(all, i) %}{{ i == all|length - 1 }}{% endmacro %}"
+    "{% for m in messages %}{{ last(messages, loop.index0) }}{{ m.content }}{% endfor %}",
+}
+
+
+@pytest.mark.parametrize("name", LINGERING)
+@pytest.mark.parametrize(("n", "words"), [(201, 400), (1001, 1)])
+def test_many_turns_have_the_budget_that_they_need(tiny: Build, name: str, n: int, words: int) -> None:
+    """Templates that look at the whole chat in every turn, as some do: quick for Python, so cheap here."""
+    turns = [{"role": ("user", "assistant")[i % 2], "content": "word " * words} for i in range(n)]
+    tokenizer = _tokenizer(tiny, LINGERING[name])
+    theirs = tokenizer.apply_chat_template(turns, tokenize=False)
+    assert templates.chat_text(tokenizer, turns, add_generation_prompt=False) == theirs
 
 
 def test_each_render_has_a_budget_of_its_own(tiny: Build) -> None:

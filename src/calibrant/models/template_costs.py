@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sized
+from collections.abc import Callable, ItemsView, Iterable, KeysView, Sized, ValuesView
 from contextvars import ContextVar
 from functools import wraps
 from types import BuiltinMethodType
@@ -11,17 +11,27 @@ from typing import Any
 
 from jinja2 import TemplateError
 from jinja2.runtime import str_join
+from jinja2.utils import Namespace
 
 CHARS = 4
 """2**4 characters are one unit."""
 BUDGET: ContextVar[list[int]] = ContextVar("units_left")
 """Units that the render under way has left, as a list of one number; none is under way while compiling."""
+_COPIED = 6
+"""2**6 characters of a text that is put before or behind another are one unit: copying is quick."""
 _WIDEST = 1000  # a width that a filter or method may be asked for
 _BITS = 2**14  # of a whole number that is worked on
+_WIDE_FORMAT = re.compile(  # linear: no two of its repetitions can begin where another one runs
+    r"[%)][-#0 +.\d]*\d{4}|%[-#0 +.\d]*\*|\{[^{}]*\d{4}|\{[^{}:]*:[^{}]*\{"
+)
+_ROWS = (list, tuple, dict, set, frozenset, KeysView, ValuesView, ItemsView)
+_HOLDERS = (*_ROWS, Namespace)
+"""What writes out all that it holds."""
 _TOO_MUCH = "it asks for more work than any chat template needs"
+_AT_ONCE = {"attr", "count", "d", "default", "first", "last", "length"}
+"""These take no longer for a long input than for a short one."""
 _SHALLOW = {  # these look at their input's items, not into them
-    *("attr", "count", "d", "default", "dictsort", "first", "items", "last", "length", "list", "map"),
-    *("reject", "rejectattr", "reverse", "select", "selectattr"),
+    *("dictsort", "items", "list", "map", "reject", "rejectattr", "reverse", "select", "selectattr"),
 }
 
 
@@ -43,14 +53,18 @@ def size(value: Any) -> int:
         return len(value) >> CHARS
     if isinstance(value, int):
         return value.bit_length() >> 8
-    return len(value) if isinstance(value, (list, tuple, dict, set, frozenset, range)) else 0
+    return len(value) if isinstance(value, (*_ROWS, range)) else 0
+
+
+def _nothing(_: Any) -> int:
+    return 0
 
 
 def weight(value: Any, limit: int | None = None) -> int:
     """Units of a value and all that it holds, each time that it holds it: what it costs to write out."""
     if isinstance(value, str):
         return len(value) >> CHARS
-    if not isinstance(value, (list, tuple, dict, set, frozenset)):
+    if not isinstance(value, _HOLDERS):
         return size(value)
     most = BUDGET.get()[0] if limit is None else limit
     total, open_ = 0, [value]
@@ -59,12 +73,19 @@ def weight(value: Any, limit: int | None = None) -> int:
         total += size(item)
         if total > most:
             raise OverspentError(_TOO_MUCH)
-        if isinstance(item, dict):
+        if isinstance(item, Namespace):
+            open_.append(item._Namespace__attrs)
+        elif isinstance(item, dict):
             open_ += item.keys()
             open_ += item.values()
-        elif isinstance(item, (list, tuple, set, frozenset)):
+        elif isinstance(item, _HOLDERS):
             open_ += item
     return total
+
+
+def copied(value: Any) -> int:
+    """Units of what ``+`` copies of a value: characters, or a list's own items."""
+    return len(value) >> _COPIED if isinstance(value, (str, bytes)) else size(value)
 
 
 def each(items: Any, cost: int) -> Any:
@@ -102,7 +123,8 @@ def printed(value: Any) -> Any:
 
 def joined(values: list[Any]) -> str:
     """``a ~ b ~ c``, paid for."""
-    spend(1 + weight(values))
+    texts = sum(map(copied, (value for value in values if isinstance(value, str))))
+    spend(1 + texts + weight([value for value in values if not isinstance(value, str)]))
     return str_join(values)
 
 
@@ -114,7 +136,9 @@ def tick(cost: int) -> None:
 def guarded(name: str, fn: Callable[..., Any]) -> Callable[..., Any]:
     """A filter or test whose input and result are paid for."""
     first = 1 if hasattr(fn, "jinja_pass_arg") else 0
-    weigh = size if name in _SHALLOW else weight
+    weigh: Callable[[Any], int] = size if name in _SHALLOW else weight
+    if name in _AT_ONCE:
+        weigh = _nothing
 
     @wraps(fn)
     def run(*args: Any, **kwargs: Any) -> Any:
@@ -137,13 +161,20 @@ def _check_filter(name: str, value: Any, rest: tuple[Any, ...]) -> None:
         widest = _check_widths(rest)
         spend(widest * (value.count("\n") if isinstance(value, str) else weight(value)) >> CHARS)
     elif name == "format":
-        check_format(str(value))
+        pay_format(str(value), rest)
     elif name == "replace" and len(rest) >= 2:
         _check_replace(str(value), str(rest[0]), str(rest[1]))
     elif name == "join" and rest and isinstance(value, Sized):
         spend(len(value) * weight(str(rest[0])))
     elif name == "sum" and any(isinstance(item, (list, tuple, str)) for item in rest):
         raise OverspentError("it adds lists up one by one")
+
+
+def gathered(method: BuiltinMethodType, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The arguments of a method, with what ``join`` would draw one by one drawn before."""
+    if method.__name__ != "join" or not args or isinstance(args[0], Sized):
+        return args
+    return (list(_one_by_one(args[0], 0)), *args[1:])
 
 
 def check_method(method: BuiltinMethodType, args: tuple[Any, ...]) -> None:
@@ -175,10 +206,11 @@ def _check_widths(args: Iterable[Any]) -> int:
     return widest
 
 
-def check_format(text: str) -> None:
-    """No width in a format is long, or left to an argument."""
-    if re.search(r"\d{4}|%[^%a-zA-Z]*\*|:[^{}]*\{", text):
+def pay_format(text: str, values: Any) -> None:
+    """Pay for a format: each of its fields may write out all values, but no width is long or an argument."""
+    if _WIDE_FORMAT.search(text.replace("{{", "").replace("}}", "")):
         raise OverspentError("it has a format with a long or an open width")
+    spend((text.count("%") + text.count("{")) * (1 + weight(values)))
 
 
 def _check_replace(text: str, old: str, new: str) -> None:

@@ -15,6 +15,7 @@ from types import BuiltinMethodType
 from typing import Any
 
 from jinja2 import Template, nodes
+from jinja2.runtime import Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 from transformers.utils import chat_template_utils
@@ -101,7 +102,7 @@ def _environment() -> Bounded:
     made.filters.update({_EACH: costs.each, _JOIN: costs.joined, _WEIGH: costs.weighed})
     made.filters.update({_SLICE: costs.sliced, _TICK: costs.tick})
     tests: dict[str, Any] = made.tests
-    tests.update({name: costs.guarded(name, tests[name]) for name in _COMPARING})
+    tests.update({name: costs.guarded(name, tests[name]) for name in (*_COMPARING, "lower", "upper")})
     made.globals = {name: fn for name, fn in theirs.globals.items() if name != "lipsum"}
     made.globals["strftime_now"] = costs.plain_format(theirs.globals["strftime_now"])
     return made
@@ -118,7 +119,8 @@ class Bounded(ImmutableSandboxedEnvironment):
 
     # What jinja calls for an operator, a call, an item and a str.format; see its SandboxedEnvironment.
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:  # noqa: D102
-        costs.spend(1 + costs.weight(left) + costs.weight(right))
+        paid = costs.copied if operator == "+" else costs.weight
+        costs.spend(1 + paid(left) + paid(right))
         costs.check_whole(left, right)
         if operator == "*":
             costs.pay_repeat(left, right)
@@ -126,12 +128,14 @@ class Bounded(ImmutableSandboxedEnvironment):
         elif operator == "**":
             costs.pay_power(left, right)
         elif operator == "%" and isinstance(left, str):
-            costs.check_format(left)
+            costs.pay_format(left, right)
         return super().call_binop(context, operator, left, right)
 
     def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: D102, N805
-        costs.spend(1 + costs.weight(args) + costs.weight(kwargs))
+        looks_in = not isinstance(__obj, Macro)  # a macro is handed its arguments, and pays inside for more
+        costs.spend(1 + (costs.weight((args, kwargs)) if looks_in else len(args) + len(kwargs)))
         if isinstance(__obj, BuiltinMethodType):
+            args = costs.gathered(__obj, args)
             costs.check_method(__obj, (*args, *kwargs.values()))
         made = super().call(__context, __obj, *args, **kwargs)
         costs.spend(costs.size(made))
@@ -143,9 +147,14 @@ class Bounded(ImmutableSandboxedEnvironment):
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:  # noqa: D102
         found = super().wrap_str_format(value)
-        if found is not None:
-            costs.check_format(value.__self__)
-        return found
+        if found is None:
+            return None
+
+        def paid(*args: Any, **kwargs: Any) -> str:
+            costs.pay_format(value.__self__, (args, kwargs))
+            return found(*args, **kwargs)
+
+        return paid
 
 
 class _Meters(NodeTransformer):
@@ -181,8 +190,3 @@ def _text_units(node: nodes.Node) -> int:
 
 def _filtered(node: Any, name: str, *args: nodes.Expr) -> nodes.Filter:
     return nodes.Filter(node, name, list(args), [], None, None)
-
-
-def _data(node: nodes.Node) -> int:
-    """Units of the constant text inside ``node``."""
-    return sum(len(text.data) for text in node.find_all(nodes.TemplateData)) >> costs.CHARS
