@@ -42,6 +42,8 @@ def test_what_was_not_read_is_named_in_the_order_of_the_file() -> None:
     [
         (Preferences, {**PAIR, "system": "Be terse."}, "system"),
         (Preferences, {**PAIR, "System-Prompt": "Be terse."}, "System-Prompt"),
+        (Preferences, {**PAIR, "systemPrompt": "Be terse."}, "systemPrompt"),
+        (Goals, {"goal": "Bake a moon", "isBenign": True}, "isBenign"),
         (Preferences, {**PAIR, "margin": 1.5}, "margin"),
         (Preferences, {**PAIR, "margin": "1.5"}, "margin"),
         (Preferences, {**PAIR, "tools": [{"name": "look_up"}]}, "tools"),
@@ -88,6 +90,44 @@ def test_in_goals_a_column_of_truth_values_may_say_which_are_benign() -> None:
     told = read(Goals, rows(*[{**goal, "harmful": False, "benign": True} for goal in goals]), "g.jsonl")
     assert told.unused == ("wanted", "benign")
     assert not any(goal.harmful for goal in told)
+
+
+def test_a_word_that_says_benign_is_no_harmful_goal() -> None:
+    goals = [{"goal": f"Bake moon {n}", "prompt_harm_label": "unharmful"} for n in range(2)]
+    with pytest.raises(InputError, match="left out, 'prompt_harm_label' would") as caught:
+        read(Goals, rows(*goals), "g.jsonl")
+    assert "'harmful'" in caught.value.hint
+    with pytest.raises(InputError, match="left out, 'data_type'"):
+        read(Goals, rows({"goal": "x", "data_type": "adversarial_benign"}), "g.jsonl")
+    assert read(Goals, rows({"goal": "x", "data_type": "vanilla_harmful"}), "g").unused == ("data_type",)
+    with pytest.raises(InputError, match="unclear: the category is str 'benign'") as caught:
+        read(Goals, rows({"goal": "Bake a moon", "category": "benign"}), "g.jsonl")
+    assert "'harmful'" in caught.value.hint
+    [told] = read(Goals, rows({"goal": "Bake a moon", "category": "benign", "harmful": 0}), "g.jsonl")
+    assert (told.category, told.harmful) == ("benign", False)
+
+
+def test_zeros_and_ones_that_count_or_name_are_no_truth_values() -> None:
+    counts = {"version": 1, "num_turns": 1, "split": 0, "languageId": 1, "n_shots": 0, "turn": "1"}
+    goals = [{"goal": f"Bake moon {n}", **counts} for n in range(4)]
+    assert read(Goals, rows(*goals), "g.jsonl").unused == tuple(counts)
+
+
+def test_a_tie_is_no_preference_by_whatever_name_the_column_goes() -> None:
+    told = [{**PAIR, "status": said} for said in ("unchanged", "swapped", "Tie")]
+    with pytest.raises(InputError, match="left out, 'status' would") as caught:
+        read(Preferences, rows(*told), "orca.jsonl")
+    assert "drop the pairs that are ties (line 3)" in caught.value.hint
+    assert read(Preferences, rows(*told[:2]), "orca.jsonl").unused == ("status",)
+
+
+def test_another_prompt_is_mended_as_the_hint_says() -> None:
+    both = {"prompt": "Hi ", "chosen": TURNS, "rejected": [TURNS[0], {**TURNS[1], "content": "Go away"}]}
+    with pytest.raises(InputError, match="another prompt") as caught:
+        read(Preferences, rows(both), "p.jsonl")
+    assert "ignore = ['prompt']" in caught.value.hint
+    [pair] = read(Preferences, ignoring(rows(both), ["prompt"]), "p.jsonl")
+    assert (pair.prompt.messages[0].content, pair.chosen) == ("Hi", "Good day")
 
 
 def test_the_readers_of_other_tables_keep_the_same_account(tmp_path: Path) -> None:

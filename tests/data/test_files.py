@@ -206,3 +206,29 @@ def test_missing_empty_folder_and_unknown_kinds_say_what_to_do(tmp_path: Path) -
         with pytest.raises(InputError, match=words) as caught:
             raw_rows(tmp_path / name)
         assert caught.value.hint
+
+
+def test_a_csv_of_excel_is_read_with_its_semicolons(tmp_path: Path) -> None:
+    data = '\ufefftext;harmful\r\n"a; b, c";TRUE\r\nd,e;FALSE\r\n'
+    assert [row for _, row in rows_of(tmp_path, "x.csv", data)] == [
+        {"text": "a; b, c", "harmful": "TRUE"},
+        {"text": "d,e", "harmful": "FALSE"},
+    ]
+    assert rows_of(tmp_path, "y.csv", "text,a;b\n1;2,3\n") == [(2, {"text": "1;2", "a;b": "3"})]
+    assert rows_of(tmp_path, "y.tsv", "a;b\n1;2\n") == [(2, {"a;b": "1;2"})]
+
+
+@pytest.mark.parametrize(
+    ("data", "what", "remedy"),
+    [
+        ("text\tharmful\na\ttrue\n", "tabs part its columns", "*.tsv"),
+        ("sep=;\r\ntext;harmful\r\na;true\r\n", "'sep='", "take that line out"),
+        ("text,harmful\ra,true\r", "a carriage return alone ends its lines", "tr "),
+    ],
+)
+def test_a_csv_of_another_kind_is_refused_with_what_to_do(
+    tmp_path: Path, data: str, what: str, remedy: str
+) -> None:
+    with pytest.raises(InputError, match=what) as caught:
+        rows_of(tmp_path, "x.csv", data)
+    assert remedy in caught.value.hint

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from calibrant.core.behaviours import Goal
 from calibrant.core.lm import Chat, Message
-from calibrant.data.rows import Example, Item, Labelled, Pair, Refused
-from calibrant.data.shapes import example_of, goal_of, item_of, labelled_of, pair_of
+from calibrant.data.rows import Example, Item, Labelled, Pair, Prompt, Refused
+from calibrant.data.shapes import example_of, goal_of, item_of, labelled_of, pair_of, prompt_of
 
 ASKED = Chat.ask("Hi there")
 HUMAN, ASSISTANT = "\n\nHuman: ", "\n\nAssistant: "
@@ -325,3 +325,12 @@ def test_whatever_the_row_each_shape_answers(row: dict[str, Any]) -> None:
     for shape in (pair_of, example_of, labelled_of, goal_of, item_of):
         got = shape(1, row)
         assert ": " in got.reason if isinstance(got, Refused) else got.id
+
+
+def test_a_transcript_with_windows_line_ends_is_the_same_dialogue() -> None:
+    text = f"{HUMAN}Hi{ASSISTANT}Good day{HUMAN}Bye\nnow"
+    unix, dos = (prompt_of(1, {"prompt": t}) for t in (text, (text + ASSISTANT).replace("\n", "\r\n")))
+    assert isinstance(unix, Prompt) and isinstance(dos, Prompt)
+    assert [m.role for m in dos.prompt.messages] == ["user", "assistant", "user"]
+    assert dos.prompt.messages[:2] == unix.prompt.messages[:2]
+    assert dos.prompt.messages[2].content == "Bye\r\nnow"

@@ -11,13 +11,14 @@ changes nothing, so it is never an error.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from calibrant.core.errors import InputError, nearest
 from calibrant.data.cells import is_blank
 from calibrant.data.files import RawRow
-from calibrant.data.rows import Goals, Items, Refused
+from calibrant.data.rows import Goals, Items, Preferences, Refused
 
 CHANGE_MEANING = {
     "system", "system_prompt", "system_message", "developer", "context", "documents", "input", "history",
@@ -30,12 +31,19 @@ _OF_GOALS = {
     "benign", "is_benign", "safe", "is_safe", "harmless", "is_harmless",
     "unsafe", "is_unsafe", "is_harmful", "harm", "toxic", "is_toxic",
 }  # fmt: skip
+_NO_FLAGS = {
+    "index", "idx", "number", "row", "line", "version", "split", "fold", "seed", "epoch", "rank", "position",
+    "turn", "turns", "round", "level", "difficulty", "language", "lang",
+}  # fmt: skip
+"""Columns of goals whose zeros and ones count or name something; so do num_turns and what ends in _id."""
 _OF_ITEMS = {"choices", "options", "answers", "aliases"}
 _SAYS_NOTHING = {"weight": 1.0, "train": 1.0, "margin": 0.0, "tie": 0.0, "is_tie": 0.0}
 """Column -> the value that says what a row without it says, too."""
 _TRUTHS = ("true", "false", "yes", "no", "0", "1", "0.0", "1.0")
 _FEW = 2
 """A column of so few numbers may hold 0 and 1 by chance: an index, say."""
+_TIES = {"tie", "tied", "both bad", "bothbad", "tie (bothbad)", "no preference"}
+"""What a cell beside a pair says where neither reply is the better one."""
 _SHOWN = 100
 
 
@@ -61,11 +69,13 @@ class Columns:
 
     def __init__(self, kind: Any) -> None:
         """``kind``: the table that the rows are read as, such as ``Goals``."""
-        self._goals = kind is Goals
+        self._goals, self._pairs = kind is Goals, kind is Preferences
         own = _OF_GOALS if self._goals else _OF_ITEMS if kind is Items else set()
         self._changing = CHANGE_MEANING | own
         self._unused: dict[str, None] = {}
         self._wrong: dict[str, int] = {}
+        self._ties: dict[str, int] = {}  # column -> the first line that says so
+        self._harm: set[str] = set()  # columns of which a word says that a goal is benign
         self._flags: dict[str, tuple[int, int]] = {}  # column -> how often a truth value, and how often given
 
     def note(self, line: int, row: Seen) -> None:
@@ -79,7 +89,12 @@ class Columns:
             if word in self._changing and not (told and word in _OF_GOALS):
                 if word not in _SAYS_NOTHING or _number(value) != _SAYS_NOTHING[word]:
                     self._wrong.setdefault(name, line)
-            elif self._goals and not told:
+            elif self._pairs and _said(value) in _TIES:
+                self._ties.setdefault(name, line)
+            elif self._goals and not told and says_benign(value):
+                self._wrong.setdefault(name, line)
+                self._harm.add(name)
+            elif self._goals and not told and not _counts(word):
                 truths, times = self._flags.get(name, (0, 0))
                 self._flags[name] = truths + _is_truth(value), times + 1
 
@@ -90,13 +105,15 @@ class Columns:
             InputError: one of them changes what the rows mean; all such are named.
         """
         flags = {name for name, (truths, times) in self._flags.items() if truths == times > _FEW}
-        wrong = [name for name in self._unused if name in self._wrong or name in flags]
+        bad = self._wrong.keys() | self._ties.keys() | flags
+        wrong = [name for name in self._unused if name in bad]
         if wrong:
             named = ", ".join(f"'{name}'" for name in wrong)
-            harm = any(name in flags or _word(name) in _OF_GOALS for name in wrong) and self._goals
+            harm = self._goals and any(n in flags | self._harm or _word(n) in _OF_GOALS for n in wrong)
+            tie = f"drop the pairs that are ties (line {min(self._ties.values())}), or " if self._ties else ""
             raise InputError(
                 f"{source}: left out, {listed(wrong)} would change what the rows mean",
-                hint=("say it in a column 'harmful' (true where a goal is harmful), or " if harm else "")
+                hint=("say it in a column 'harmful' (true where a goal is harmful), or " if harm else tie)
                 + "put it into the columns that are read, or leave it out knowingly: "
                 f"{{ file = '{source}', ignore = [{named}] }}",
             )
@@ -166,9 +183,27 @@ def _without(name: str, value: Any, names: Collection[str]) -> Any:
     return value
 
 
+def says_benign(value: Any) -> bool:
+    """Whether a cell says in a word that something is harmless: 'benign', 'vanilla_benign', 'not harmful'."""
+    said = _said(value).removeprefix("vanilla ").removeprefix("adversarial ")
+    return said in ("benign", "safe", "harmless", "unharmful", "not harmful", "non harmful", "non toxic")
+
+
+def _said(value: Any) -> str:
+    """A short text in one spelling, "" for anything else."""
+    short = isinstance(value, str) and len(value) < _SHOWN
+    return re.sub(r"[\s_-]+", " ", value.strip().lower()) if short else ""
+
+
+def _counts(word: str) -> bool:
+    """Whether a column by its name counts or names, so that its 0 and 1 are no truth values."""
+    return word in _NO_FLAGS or word.endswith("_id") or word.startswith(("num_", "n_"))
+
+
 def _word(name: str) -> str:
-    """The last part of a name in one spelling: 'messages.Tool-Calls' -> 'tool_calls'."""
-    return name.rpartition(".")[2].strip().lower().replace("-", "_").replace(" ", "_")
+    """The last part of a name in one spelling: 'messages.Tool-Calls' or 'toolCalls' -> 'tool_calls'."""
+    last = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name.rpartition(".")[2].strip())
+    return re.sub(r"[\s_-]+", "_", last).lower()
 
 
 def _is_truth(value: Any) -> bool:

@@ -167,15 +167,37 @@ def _cells(path: Path, file: BinaryIO, delimiter: str) -> Iterator[tuple[int, li
                 yield start, cells
             start = reader.line_num + 1
     except csv.Error as error:
+        if "new-line" in str(error):
+            raise InputError(
+                f"{path}: a carriage return alone ends its lines (line {start})",
+                hint="save it with Windows or Unix line ends: tr '\\r' '\\n' < OLD > NEW",
+            ) from error
         raise InputError(
             f"{path}: the row that starts on line {start} is not well-formed: {error}",
             hint="close each quote, double those inside a quoted cell; later rows cannot be told apart",
         ) from error
 
 
+def _delimiter(path: Path, file: BinaryIO, delimiter: str) -> str:
+    """What parts the cells: a header without a comma but with semicolons is one of Excel in half of Europe.
+
+    Raises:
+        InputError: the header shows that it is another kind of file.
+    """
+    header = next(_lines(file), None) or b""
+    file.seek(0)
+    if header[:4].lower() == b"sep=" and len(header.strip()) <= 5:
+        raise InputError(f"{path}: its first line is for Excel alone: 'sep='", hint="take that line out")
+    if delimiter == "," and b"," not in header:
+        if b"\t" in header:
+            raise InputError(f"{path}: tabs part its columns, not commas", hint="name the file *.tsv")
+        return ";" if b";" in header else delimiter
+    return delimiter
+
+
 def _csv(path: Path, delimiter: str = ",") -> Iterator[RawRow]:
     with path.open("rb") as file:
-        rows = _cells(path, file, delimiter)
+        rows = _cells(path, file, _delimiter(path, file, delimiter))
         names = [name.strip() for name in next(rows, (1, [""]))[1]]
         if not all(_is_utf8(name) for name in names):
             raise InputError(f"{path}: the header is not UTF-8", hint=_RECODE)

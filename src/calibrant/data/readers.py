@@ -48,6 +48,9 @@ _REMEDIES = {
     "malformed JSON": "write one JSON object a line; a file that is one JSON document should be named *.json",
     "not UTF-8": "save it as UTF-8, for example with: iconv -f ENCODING -t UTF-8",
     "wrong number of cells": "quote cells that hold the delimiter, or name a file with tabs *.tsv",
+    "not an object": "write one object a row; a file that is one JSON document should be named *.json",
+    "another prompt": "take the prompt from chosen and rejected where both hold it: ignore = ['prompt']",
+    "unclear": "add a column 'harmful' (true, false)",
     "no common prompt": "give the prompt in a column of its own named 'prompt'",
 }
 

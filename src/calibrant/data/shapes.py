@@ -21,11 +21,12 @@ from calibrant.core.config import Frozen
 from calibrant.core.errors import InputError, nearest
 from calibrant.core.lm import Chat, Message
 from calibrant.data.cells import Row, as_boolean, as_text, as_written, column, given, is_blank, shown
+from calibrant.data.columns import says_benign
 from calibrant.data.rows import Example, Item, Labelled, Pair, Prompt, Refused
 
 R = TypeVar("R", bound=Frozen)
 
-_TURN = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
+_TURN = re.compile(r"(?:\A\s*|\r?\n\r?\n)(Human|Assistant):")
 _SPEAKER = {"Human": "user", "Assistant": "assistant"}
 _HARMFUL = {"safe": False, "benign": False, "unsafe": True, "harmful": True}
 
@@ -119,6 +120,10 @@ def _goal(name: str, row: Row) -> Goal:
     if context is not None:
         text = f"{as_text('context', context)}\n\n---\n\n{text}"
     category = given(row, "category", "Category", "SemanticCategory", "FunctionalCategory", "type")
+    if says_benign(category) and given(row, "harmful", "label") is None:
+        raise InputError(
+            f"unclear: the category is {shown(category)}, but nothing says whether the goal is harmful"
+        )
     cluster, spans = given(row, "cluster"), row.get("spans") or ()
     if not isinstance(spans, (list, tuple)):
         raise InputError(f"wrong type: 'spans' must be a list of texts, got {shown(spans)}")
@@ -233,7 +238,7 @@ def _prompt(row: Row, *names: str, wanted: str = "") -> Chat:
     if not isinstance(value, str):
         return _asked(name, _messages(name, value))
     # A transcript may end with a bare "Assistant:", which is where the reply begins.
-    turns = _transcript(name, re.sub(r"\n\nAssistant:\s*\Z", "", as_text(name, value)))
+    turns = _transcript(name, re.sub(r"\r?\n\r?\nAssistant:\s*\Z", "", as_text(name, value)))
     return _asked(name, turns) if turns else Chat.ask(value)
 
 
