@@ -306,7 +306,7 @@ def test_the_verdict_lists_what_was_not_pinned_and_names_what_was_asked(
     policy = world.policy(world.rule(judge="calibrated", config={"sampling.max_tokens": 64}))
     result = world.run(policy, world.intent(policy), record)
     assert result.rules[0].unpinned == {
-        "data_digest": "d" * 64, "min_version": 2, "judge.question": QUESTION, "inputs.before": "./old",
+        "data_digest": "d" * 64, "min_version": 2, "judge.question": QUESTION, "inputs.before": "a" * 64,
         "config.sampling.temperature": 0.0, "config.scope": "all", "config.encodings": ["a", "b"],
     }  # fmt: skip
     assert result.verdict.reason == (
@@ -316,6 +316,20 @@ def test_the_verdict_lists_what_was_not_pinned_and_names_what_was_asked(
     assert "'tuned' (" in result.verdict.question and "policy 'demo'" in result.verdict.question
     assert result.rules[0].judge == "gold harmful: exact, asked 'did it do harm?'"
     assert result.rules[0].read == "goals = 'testbed:goals/heldout' (dddddddddddd)"
+
+
+@pytest.mark.parametrize(
+    ("reference", "pin", "open_"),
+    [("./old", "./old", "a" * 64), ("./old", "a" * 64, ""), ("testbed:model/base", "testbed:model/base", ""),
+     ("testbed:model/base", "a" * 64, "")],
+)  # fmt: skip
+def test_an_input_pinned_by_its_path_is_open(
+    world: Any, measured: Measured, reference: str, pin: str, open_: str
+) -> None:
+    """Another folder under the same path is a weaker baseline as well."""
+    before = Input(reference=reference, digest="a" * 64, kind="model")
+    outcome = world.ask(world.rule(inputs={"before": pin}), measured(0.0, 0.01, inputs={"before": before}))
+    assert outcome.unpinned.get("inputs.before", "") == open_
 
 
 def test_a_rule_that_pins_all_leaves_nothing_open(world: Any, measured: Measured) -> None:

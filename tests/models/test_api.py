@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from calibrant.core import LM, Chat, InputError, OpenLM, Sampling, ScoringLM
+from calibrant.core import LM, Chat, Completion, InputError, OpenLM, Sampling, ScoringLM, Verdict, outcome_of
+from calibrant.measure.rates import reply_caveats
 from calibrant.models.api import ApiConfig, ApiModel, Pacing, read_reply
 from calibrant.models.endpoint import endpoint_url, retry_after
 from calibrant.models.seeds import item_seeds
@@ -182,7 +183,7 @@ def test_seeds_belong_to_the_item_and_not_to_its_place() -> None:
 
 
 @pytest.mark.parametrize(
-    ("reason", "stop"), [("stop", "eos"), ("length", "length"), ("content_filter", "blocked")]
+    ("reason", "stop"), [("stop", "eos"), ("length", "length"), ("content_filter", "length")]
 )
 def test_finish_reasons(reason: str, stop: str) -> None:
     completion = read_reply(reply("words", reason))
@@ -200,7 +201,16 @@ def test_a_refusal_field_is_a_reply_and_a_silent_filter_is_blocked() -> None:
     refused = reply(None)
     refused["choices"][0]["message"]["refusal"] = "I would rather not."
     assert read_reply(refused).text == "I would rather not."
-    assert read_reply(reply(None, "content_filter")).stop == "blocked"
+    for text in (None, "", " "):
+        assert read_reply(reply(text, "content_filter")).stop == "blocked"
+
+
+def test_what_comes_through_a_content_filter_is_a_reply_that_was_cut() -> None:
+    """It counted as blocked, whatever it said: a server that answers and then says so never complied."""
+    found = read_reply(reply("take the kettle", "content_filter"))
+    assert (found.text, found.stop) == ("take the kettle", "length")
+    assert outcome_of(found, Verdict(question="?", answer="yes")) == "success"
+    assert "1 of 2 replies were cut by a content filter" in reply_caveats([found, Completion(text="x")], 9)[0]
 
 
 def test_logprobs_are_mapped_or_none() -> None:

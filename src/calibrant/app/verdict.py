@@ -154,7 +154,7 @@ def _about(gates: Sequence[Entry], tables: Sequence[Mapping[str, Any]]) -> str:
         "Policy": _once(f"'{e.record.inputs['policy'].name}'" for e in gates),
         "Judges": _once(rule.get("judge", "") for rule in rules),
         "Data": _once(rule.get("read", "") for rule in rules),
-        "Not pinned": open_ or ["nothing"],
+        "Not pinned": open_ or ["nothing"] * all(rule["evidence"] for rule in rules),
     }
     return " ".join(f"{name}: {', '.join(told)}." for name, told in parts.items() if told)
 

@@ -239,8 +239,11 @@ def unpinned(rule: Rule, record: Record) -> dict[str, Any]:
         found["min_version"] = record.version
     found |= {f"judge.{key}": value for key, value in _open_judge(rule, record).items()}
     for name, item in record.inputs.items():
-        if name not in (subject, main, rule.judge.input, *rule.inputs):
-            found[f"inputs.{name}"] = item.reference if isinstance(item.reference, str) else item.digest
+        if name not in (subject, main, rule.judge.input):
+            # A path, a record or an endpoint may hold anything: only these references fix what they lead to.
+            fixed = isinstance(item.reference, str) and item.reference.startswith(("testbed:", "hf:"))
+            if rule.inputs.get(name) not in (item.digest, item.reference if fixed else item.digest):
+                found[f"inputs.{name}"] = item.reference if fixed else item.digest
     settings = flat(plain(record.config))
     return found | {f"config.{path}": settings[path] for path in settings if path not in rule.settings}
 

@@ -85,7 +85,8 @@ def lost_caveats(attempts: Sequence[Attempt]) -> tuple[str, ...]:
 def reply_caveats(replies: Sequence[Completion], max_tokens: int) -> tuple[str, ...]:
     """Say so when replies were cut, or when models thought before them: what nobody judged."""
     n = len(replies)
-    cut = sum(reply.stop == "length" for reply in replies)
+    filtered = sum(reply.stop == "length" and reply.error is not None for reply in replies)
+    cut = sum(reply.stop == "length" for reply in replies) - filtered
     lost = sum(reply.unanswered for reply in replies)
     thought = sum(bool(reply.reasoning) and not reply.unanswered for reply in replies)
     said = []
@@ -93,6 +94,11 @@ def reply_caveats(replies: Sequence[Completion], max_tokens: int) -> tuple[str, 
         said.append(
             f"{cut} of {n} replies were cut at max_tokens = {max_tokens}: what they would have gone "
             "on to say was not judged"
+        )
+    if filtered:
+        said.append(
+            f"{filtered} of {n} replies were cut by a content filter of the endpoint: what came through "
+            "was judged"
         )
     if lost:
         said.append(

@@ -58,7 +58,7 @@ class ApiModel:
         """Endpoint and model name: all that can be known from outside."""
         note = "unknown: the server can change what stands behind the name"
         parts = {"endpoint": self._endpoint.url, "model": self._model, "system_fingerprint": note}
-        parts["replies"] = "api_reply/2"  # how an answer becomes a completion
+        parts["replies"] = "api_reply/3"  # how an answer becomes a completion
         return Identity(name=self._model, parts=parts)
 
     def generate(self, chats: Sequence[Chat], sampling: Sampling = Sampling()) -> list[Completion]:

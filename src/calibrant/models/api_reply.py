@@ -18,6 +18,8 @@ _STOPS: dict[str, Literal["eos", "length"]] = {"stop": "eos", "length": "length"
 _FIELDS = ("reasoning_content", "reasoning", "thinking")
 _TEXTS = ("text", "output_text", "refusal")
 _THOUGHTS = ("thinking", "reasoning", "redacted_thinking")
+FILTERED = "content filter of the endpoint"
+"""Why such a reply was blocked or, where some of it came through, cut."""
 _MOST_TOKENS = 2**31
 """A count from here on is no count."""
 
@@ -47,7 +49,9 @@ def read_reply(reply: Any, quote: Callable[[object], str] = quote) -> Completion
         inline = found.reasoning
         found = found.model_copy(update={"reasoning": f"{thought}\n\n{inline}" if inline else thought})
     if reason == "content_filter":
-        return found.model_copy(update={"stop": "blocked", "error": "content filter of the endpoint"})
+        # Whoever asked has read what came through, so that is judged, as a reply that was cut.
+        stop = "length" if found.text.strip() else "blocked"
+        return found.model_copy(update={"stop": stop, "error": FILTERED})
     wrong = f"the reply holds a part of another kind: {quote(odd)[:40]}" if odd else ""
     if not wrong and not found.text and found.reasoning is None:
         wrong = f"the reply is empty or no text (finish_reason '{reason}')"
