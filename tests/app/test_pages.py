@@ -6,7 +6,8 @@ import pytest
 
 from calibrant.app import listing, pages
 from calibrant.app.study import load_study, run_study
-from calibrant.core import ConfigError, InputError
+from calibrant.core import ConfigError, InputError, Record
+from calibrant.core.estimate import point
 from calibrant.ledger import Ledger
 
 POLICY = """
@@ -161,3 +162,17 @@ def test_a_description_has_every_input_and_field():
     assert "views" in listing.describe("defend.pattern_guard")["config"]
     with pytest.raises(ConfigError, match=r"did you mean 'train\.dpo'"):
         listing.describe("train.dpoo")
+
+
+def test_a_quote_is_told_by_its_queries():
+    """Not by the first of its metrics in the alphabet."""
+    metrics = {name: point(7, unit="queries") for name in ("planned_attacker_calls", "planned_queries")}
+    record = Record(
+        technique="attack.campaign",
+        version=3,
+        job="0" * 64,
+        result="0" * 64,
+        status="finished",
+        metrics=metrics,
+    )
+    assert listing.headline(record)[0] == "planned_queries"

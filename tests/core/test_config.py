@@ -77,12 +77,14 @@ def test_all_problems_at_once():
 def test_nearest_name_is_of_the_same_level():
     """'volum' lies near a key of the kettle, but the bowl has no such key."""
     assert problems(Kettle, {"bowl": {"volum": 1}}) == ("config: unknown key 'bowl.volum'",)
+    (said,) = problems(Kettle, {"bowl": {"volume": 1}})
+    assert said == "config: unknown key 'bowl.volume' ('volume' stands beside 'bowl', not in it)"
     assert problems(Kettle, {"zzz": 1}) == ("config: unknown key 'zzz'",)
 
 
-def test_the_message_of_a_validator_keeps_its_capitals():
+def test_the_message_of_a_validator_stands_alone_and_keeps_its_capitals():
     (said,) = problems(Kettle, {"volume": 3})
-    assert said == "config: 'volume': value error, the volume of a Kettle must be even, got 3"
+    assert said == "config: 'volume': the volume of a Kettle must be even, got 3"
 
 
 def test_required_and_where():

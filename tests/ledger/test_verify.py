@@ -128,7 +128,10 @@ def test_an_opened_folder_is_compared_too(filled: Ledger):
         (lambda s: s["subject"][0].update(name="another"), "subject"),
         (lambda s: s.update(extra=1), "beside it"),
         (lambda s: s["predicate"].update(extra=1), "not a record"),
-        (lambda s: s["predicate"].update(status="fine"), "not a record"),
+        (
+            lambda s: s["predicate"].update(status="fine"),
+            "not a record: 'status': input should be 'finished'",
+        ),
         (lambda s: s["predicate"].pop("job"), "not a record"),
         (lambda s: s.update(predicateType="urn:other"), "unknown kind"),
         (lambda s: s.pop("_type"), "not an in-toto"),

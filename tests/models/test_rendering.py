@@ -126,7 +126,7 @@ REFUSED = [
     ("deepseek r1", DEEPSEEK_R1, "</s>", "opens a block of thoughts"),
     ("qwen 3", QWEN_3, "<|im_end|>", r"puts '<think>\\n\\n</think>' between prompt and reply"),
     ("deaf", DEAF, "<|im_end|>", "ignores add_generation_prompt, and puts '<|im_start|>assistant'"),
-    ("mute", MUTE, "<|im_end|>", "leaves the reply of an answered chat out"),
+    ("mute", MUTE, "<|im_end|>", "leaves out or rewrites the reply of an answered chat"),
 ]
 
 

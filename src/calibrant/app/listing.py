@@ -88,12 +88,16 @@ def row(entry: Entry) -> dict[str, Any]:
     }
 
 
+PLANNED = "planned_queries"
+"""The metric that tells most of a campaign that was only quoted (``dry_run``)."""
+
+
 def headline(record: Record) -> tuple[str, Estimate | None]:
     """The metric that tells most; a record keeps its metrics in alphabetical order. ("", None): none."""
     known = techniques().get(record.technique)
     name = known.headline if known is not None else ""
     if name not in record.metrics:
-        name = next(iter(record.metrics), "")
+        name = PLANNED if PLANNED in record.metrics else next(iter(record.metrics), "")
     return name, record.metrics.get(name)
 
 

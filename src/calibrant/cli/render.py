@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from calibrant.app.execute import NOT_USED
-from calibrant.app.listing import hazards, headline
+from calibrant.app.listing import PLANNED, hazards, headline
 from calibrant.app.study import Outcome
 from calibrant.core import Estimate
 from calibrant.core.digest import plain
@@ -87,6 +87,10 @@ def outcome(done: Outcome, gates: list[tuple[int, dict[str, Any]]], page: str) -
             continue
         metric, estimate = headline(record)
         OUT.print(f"  {name:<22} {escape(f'{metric} {estimate}' if metric else 'done')}")
+        if metric == PLANNED:
+            for name, most in record.metrics.items():
+                if name != PLANNED:
+                    OUT.print(f"  {'':<22} {escape(f'{name} {most}')}")
         if record.technique in ANSWERS:
             OUT.print(f"  {'':<22} [dim]{escape(record.limits[0])}[/dim]")
         elif estimate is not None and estimate.value is None:  # why nothing was measured

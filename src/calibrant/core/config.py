@@ -101,14 +101,20 @@ def _problems(kind: type[Frozen], error: ValidationError, where: str) -> list[st
     for item in error.errors():
         path = ".".join(str(part) for part in item["loc"])
         if item["type"] == "extra_forbidden":
-            near = nearest(str(item["loc"][-1]), _known(kind, item["loc"][:-1]))
+            key, around = str(item["loc"][-1]), item["loc"][:-1]
+            near = nearest(key, _known(kind, around))
+            if around and key in _known(kind, around[:-1]):
+                near = f" ('{key}' stands beside '{around[-1]}', not in it)"
             problems.append(f"{where}: unknown key '{path}'{near}")
         elif item["type"] == "missing":
             problems.append(f"{where}: '{path}' is required and was not given")
         else:
-            got = _shown(item.get("input"))
-            said = item["msg"][:1].lower() + item["msg"][1:]  # the rest may quote names and choices
-            problems.append(f"{where}: '{path}': {said}, got {got}")
+            own = item.get("ctx", {}).get("error") if item["type"] == "value_error" else None
+            said = str(own or item["msg"])
+            said = said[:1].lower() + said[1:]  # the rest may quote names and choices
+            given = item.get("input")  # a table was filled from defaults, so it is not what was written
+            got = "" if own and isinstance(given, Mapping) else f", got {_shown(given)}"
+            problems.append(f"{where}: '{path}': {said}{got}")
     return problems
 
 

@@ -20,6 +20,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pydantic import ValidationError
+
 from calibrant.core.digest import canonical, digest, digest_bytes
 from calibrant.core.errors import InputError
 from calibrant.core.estimate import impossible
@@ -143,10 +145,18 @@ def read_line(line: bytes) -> Line:
         bare = canonical(statement)
         same = line == (bare if previous is None else b"".join(linked(bare, str(previous))))
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        return Line(None, "", None, [f"not a record: {' '.join(str(error).split())[:200]}"])
+        return Line(None, "", None, [f"not a record: {_plain(error)}"])
     problems = [] if same else ["not in canonical form (RFC 8785): edited, or written by another program"]
     problems += [] if previous is None or is_digest(str(previous)) else ["its link is no digest"]
     return Line(record, digest_bytes(bare), previous, problems + _mismatches(record, statement))
+
+
+def _plain(error: Exception) -> str:
+    """The first thing that is wrong, in one line, without the validator's own words around it."""
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return f"'{'.'.join(map(str, first['loc']))}': {first['msg'][:1].lower()}{first['msg'][1:200]}"
+    return " ".join(str(error).split())[:200]
 
 
 def _mismatches(record: Record, statement: dict[str, Any]) -> list[str]:

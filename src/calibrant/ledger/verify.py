@@ -31,7 +31,7 @@ from calibrant.ledger.layout import (
     tree_path,
 )
 
-LAST = "the last line is held by no line after it"
+LAST = "the last line is held by no line after it, so keep the head elsewhere"
 """What even an intact ledger does not show."""
 
 
@@ -109,8 +109,8 @@ def verify(root: Path, *, deep: bool = True) -> Report:
         unnamed = stock.unnamed()
     if unnamed:
         notices.append(
-            f"{unnamed} stored files are named by no record: a job ended before it was recorded, "
-            "or a record was removed"
+            f"{unnamed} stored {'file is' if unnamed == 1 else 'files are'} named by no record: "
+            "a job ended before it was recorded, or a record was removed"
         )
     return Report(
         problems=tuple(problems),

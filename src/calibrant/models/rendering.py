@@ -50,7 +50,7 @@ def differences(prompt: str, bare: str, whole: str, end: str) -> Differences:
             f"its prompt opens a block of thoughts ({_tail(prompt)}), so a reply would stand inside it"
         )
     elif not found:
-        faults.append("it leaves the reply of an answered chat out")
+        faults.append("it leaves out or rewrites the reply of an answered chat")
     elif not before.startswith(prompt.rstrip()):
         faults.append(f"it begins an answered chat otherwise than its prompt: {_apart(prompt, before)}")
     elif (between := before[len(prompt.rstrip()) :]).strip():

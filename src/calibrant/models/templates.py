@@ -73,7 +73,7 @@ def chat_text(tokenizer: Any, turns: list[dict[str, str]], *, add_generation_pro
     Raises:
         InputError: the template cannot be rendered, refuses this chat, or asks for too much work.
     """
-    hint = "check the order of its roles; some templates take no system message"
+    hint = "read chat_template.jinja: some take no system message, or roles in one order alone"
     with foreign("the chat template refuses this chat", hint):  # it can provoke nearly any exception
         shared = {"tools": None, "documents": None, "add_generation_prompt": add_generation_prompt}
         variables = {"messages": turns, **shared, **tokenizer.special_tokens_map}

@@ -171,7 +171,7 @@ def dpo(model: OpenLM, pairs: Preferences, config: DPO = DPO(), run: Run = Quiet
             *_explained(*drift),
             *training_caveats(config.fit.bf16, model.module, tuned.module),
             *(
-                [f"slower than it could be: each reply had a row of its own, since of {alone}"]
+                [f"slower than it could be: each reply had a row of its own, because of {alone}"]
                 if alone
                 else []
             ),

@@ -310,5 +310,5 @@ def _caveats(up: int, down: int, weights: tuple[float, float], idle: float, alon
     if idle:
         said.append(f"{idle:.0%} of the replies had none to borrow, so that z0 rests on fewer or is 0")
     if alone:
-        said.append(f"slower than it could be: each reply had a row of its own, since of {alone}")
+        said.append(f"slower than it could be: each reply had a row of its own, because of {alone}")
     return tuple(said)

@@ -278,7 +278,7 @@ def caveats(task: Task, classifier: Classifier, held_out: Preferences | None, bf
         "a reward is known where its pairs were: what training against it finds elsewhere may only look good",
         "accuracy is agreement with labels, so what the labels got wrong counts as right",
         *([f"{len(seen)} held-out pairs have a prompt that training pairs have, too"] if seen else []),
-        *([f"slower than it could be: each reply had a row of its own, since of {alone}"] if alone else []),
+        *([f"slower than it could be: each reply had a row of its own, because of {alone}"] if alone else []),
         *training_caveats(bf16, classifier.module),
     )
 
