@@ -13,7 +13,7 @@ import huggingface_hub
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers, trainers
 from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerFast
 
@@ -237,6 +237,48 @@ def test_special_tokens_in_a_reply_are_plain_characters(tiny: Build) -> None:
     """A reply that spells '</s>' is scored to its real end, not to the first thing that looks like one."""
     ids = tiny().reply_ids("a</s>b")
     assert 1 not in ids and tiny().chat_tokens.text(ids) == "a</s>b"
+
+
+def _with_more_tokens(lm: OpenModel) -> None:
+    lm.tokenizer.add_tokens([f"<new{i}>" for i in range(99)], special_tokens=True)
+
+
+def _with_half_a_letter(lm: OpenModel) -> None:
+    half = "{% if '<' in messages[0].content %}{{ '\\ud800' }}{% endif %}"
+    lm.tokenizer.chat_template = half + "{{ messages[0].content }}"
+
+
+def _with_a_slow_pattern(lm: OpenModel) -> None:
+    core = lm.tokenizer.backend_tokenizer
+    core.normalizer = normalizers.Replace(Regex("(n|nn)+<|(e|ee|eee)+y"), "")
+
+
+@pytest.mark.parametrize(
+    ("change", "text", "said"),
+    [
+        (_with_more_tokens, "<new98>", "'<new98>' has the id .*, but the model has 300 embeddings"),
+        (_with_half_a_letter, "<", "writes half a surrogate pair"),
+        (_with_a_slow_pattern, "e" * 40, "the tokenizer gives up on a text"),
+    ],
+    ids=["a token without an embedding", "half a letter", "a slow pattern"],
+)
+def test_a_prompt_that_has_no_ids_costs_its_own_row(tiny: Build, change, text: str, said: str) -> None:
+    lm = tiny()
+    change(lm)
+    bad, good = lm.generate([Chat.ask(text), Chat.ask("The cat")], Sampling(max_tokens=2))
+    assert bad.stop == "error" and re.search(said, bad.error)
+    assert good.stop in ("eos", "length") and good.ids
+    with pytest.raises(InputError, match=said):
+        lm.logprobs([Chat.ask(text)], ["sat"])
+    assert lm.logprobs([Chat.ask("The cat")], ["sat"])
+
+
+def test_an_end_token_without_an_embedding_is_refused(tiny: Build) -> None:
+    lm = tiny()
+    _with_more_tokens(lm)
+    lm.tokenizer.eos_token = "<new98>"
+    with pytest.raises(InputError, match="'<new98>' has the id"):
+        OpenModel.from_module(lm.module, lm.tokenizer, "longer")
 
 
 @pytest.mark.parametrize("letters", ["\n", ""], ids=["knows newlines", "drops newlines"])

@@ -36,11 +36,18 @@ class ChatTokens:
     otherwise than prompt, reply and end token, see ``rendering.py``.
     """
 
-    def __init__(self, tokenizer: Any, more_stop_ids: Sequence[int] = ()) -> None:
-        """``more_stop_ids``: what the generation config names beside the tokenizer's own end token.
+    def __init__(
+        self, tokenizer: Any, more_stop_ids: Sequence[int] = (), embeddings: int | None = None
+    ) -> None:
+        """Read how ``tokenizer`` writes chats.
+
+        Args:
+            tokenizer: that of the model.
+            more_stop_ids: what the generation config names beside the tokenizer's own end token.
+            embeddings: how many ids the model can read; None where nobody knows.
 
         Raises:
-            InputError: the tokenizer has no end-of-sequence token.
+            InputError: the tokenizer has no end-of-sequence token, or one that the model cannot read.
         """
         if tokenizer.eos_token_id is None:
             raise InputError(
@@ -48,11 +55,13 @@ class ChatTokens:
                 hint="set tokenizer.eos_token before opening the model",
             )
         self.tokenizer = tokenizer
+        self.embeddings = embeddings
         self.stop_ids = tuple(dict.fromkeys((int(tokenizer.eos_token_id), *more_stop_ids)))
         self._prefix = self._start_ids()
         self._anchor = self._anchor_ids()
         self._marks = any(speaks_of_reasoning(token) for token in tokenizer.all_special_tokens)
         self.end_id = self._end_of_turn()
+        self._check([self.end_id])
         self.differences = self._compared()
         self.behind = self._behind()
 
@@ -122,7 +131,19 @@ class ChatTokens:
         options = {"add_special_tokens": False, "return_attention_mask": False, **options}
         with no_panic("the tokenizer gives up on a text"):
             found: list[list[int]] = self.tokenizer(list(texts), **options)["input_ids"]
+        for ids in found:
+            self._check(ids)
         return found
+
+    def _check(self, ids: Sequence[int]) -> None:
+        """Refuse ids that the model has no embedding for: tokens that were added without one."""
+        highest = max(ids, default=0)
+        if self.embeddings is not None and highest >= self.embeddings:
+            token = self.tokenizer.convert_ids_to_tokens(highest)
+            raise InputError(
+                f"token {token!r} has the id {highest}, but the model has {self.embeddings} embeddings",
+                hint="resize the model's embeddings, or take the tokenizer that it was trained with",
+            )
 
     def _decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         options = {"skip_special_tokens": skip_special_tokens, "clean_up_tokenization_spaces": False}
@@ -137,7 +158,13 @@ class ChatTokens:
 
     def _render(self, chat: Chat, *, add_generation_prompt: bool) -> str:
         turns = [{"role": m.role, "content": m.content} for m in chat.messages]
-        return chat_text(self.tokenizer, turns, add_generation_prompt=add_generation_prompt)
+        text = chat_text(self.tokenizer, turns, add_generation_prompt=add_generation_prompt)
+        if not _is_text(text):
+            raise InputError(
+                "the chat template writes half a surrogate pair, which no tokenizer can read",
+                hint="mend chat_template.jinja",
+            )
+        return text
 
     def _begun(self, chat: Chat) -> str:
         """A chat that ends inside the reply: the prompt, then what the model has been made to say.

@@ -30,6 +30,7 @@ from calibrant.models.loading import (
     Dtype,
     Kind,
     breaking,
+    embeddings,
     load_folder,
     module_identity,
     save_weights,
@@ -78,7 +79,8 @@ class Classifier:
         self.identity = identity
         self.token_budget = token_budget
         self.pooled = pooled
-        self.chat_tokens = ChatTokens(tokenizer, token_ids(getattr(module.config, "eos_token_id", None)))
+        stops = token_ids(getattr(module.config, "eos_token_id", None))
+        self.chat_tokens = ChatTokens(tokenizer, stops, embeddings(module))
         if not isinstance(getattr(module, "score", None), nn.Linear):
             raise CapabilityError(
                 f"{type(module).__name__} has no linear head 'score' over a left-to-right trunk",

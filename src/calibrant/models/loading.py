@@ -141,6 +141,16 @@ def stop_ids(module: nn.Module) -> tuple[int, ...]:
     return token_ids(getattr(getattr(module, "generation_config", None), "eos_token_id", None))
 
 
+def embeddings(module: nn.Module) -> int | None:
+    """How many token ids the model can read; None where its table of embeddings is none of the usual ones."""
+    model: Any = module
+    try:
+        weight = model.get_input_embeddings().weight
+    except (AttributeError, NotImplementedError):
+        return None
+    return int(weight.shape[0]) if isinstance(weight, torch.Tensor) and weight.dim() == 2 else None
+
+
 def token_ids(found: Any) -> tuple[int, ...]:
     """The tokens of an ``eos_token_id`` in a config: none, one or several. Raises InputError for others."""
     listed = () if found is None else tuple(found) if isinstance(found, (list, tuple)) else (found,)

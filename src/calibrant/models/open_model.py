@@ -29,6 +29,7 @@ from calibrant.models.hub import download
 from calibrant.models.loading import (
     Dtype,
     breaking,
+    embeddings,
     load_folder,
     module_identity,
     save_weights,
@@ -65,13 +66,13 @@ class OpenModel:
             token_budget: most tokens in one forward pass or cache. Lower it when memory runs out.
 
         Raises:
-            InputError: the tokenizer has no end-of-sequence token.
+            InputError: the tokenizer has no end-of-sequence token, or one that the model cannot read.
         """
         self.module = module.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.identity = identity
         self.token_budget = token_budget
-        self.chat_tokens = ChatTokens(tokenizer, stop_ids(module))
+        self.chat_tokens = ChatTokens(tokenizer, stop_ids(module), embeddings(module))
 
     @classmethod
     def from_folder(
@@ -216,9 +217,11 @@ class OpenModel:
                 texts[i] = self.chat_tokens.prompt_text(chat)
             except InputError as error:
                 found[i] = Completion(text="", stop="error", error=str(error))
+        prompts, broken = self._prompts(texts)
+        found.update({i: Completion(text="", stop="error", error=str(e)) for i, e in broken.items()})
         requests: dict[int, Request] = {}
         seeds = item_seeds(chats, sampling.seed) if sampling.temperature > 0 else [0] * len(chats)
-        for i, ids in zip(texts, self.chat_tokens.prompts(list(texts.values())), strict=True):
+        for i, ids in prompts.items():
             room = sampling.max_tokens if self.max_length is None else self.max_length - len(ids)
             if room < 0:
                 found[i] = Completion(text="", stop="error", error=str(self._too_long(i, len(ids))))
@@ -254,6 +257,21 @@ class OpenModel:
     def unembed(self, hidden: Tensor) -> Tensor:
         """Logits (..., V) that the model's own last norm and unembedding read from (..., D)."""
         return hooks.unembed(self.module, hidden)
+
+    def _prompts(self, texts: Mapping[int, str]) -> tuple[dict[int, list[int]], dict[int, InputError]]:
+        """Ids of each text that has some, and what is wrong with the others."""
+        try:
+            return dict(zip(texts, self.chat_tokens.prompts(list(texts.values())), strict=True)), {}
+        except InputError as error:
+            if len(texts) == 1:
+                return {}, dict.fromkeys(texts, error)
+        found: dict[int, list[int]] = {}
+        broken: dict[int, InputError] = {}
+        for i, text in texts.items():
+            good, bad = self._prompts({i: text})
+            found |= good
+            broken |= bad
+        return found, broken
 
     def _pieces(
         self, chats: Sequence[Chat], replies: Sequence[str] | None
