@@ -72,3 +72,10 @@ def test_the_digest_tells_readers_of_two_versions_apart(completions, monkeypatch
     now = foreign("harmbench:c.json", completions)[0]
     monkeypatch.setattr("calibrant.app.attempt_files.VERSION", 1)
     assert foreign("harmbench:c.json", completions)[0] != now
+
+
+@pytest.mark.parametrize("tool", ["jbb", "promptfoo"])
+def test_a_file_of_another_shape_is_named(tool, completions):
+    with pytest.raises(InputError, match=rf"c\.json: no results of {tool}: missing: no ") as caught:
+        attempts_from(f"{tool}:c.json", completions)
+    assert f"is it {tool}'s file" in caught.value.hint

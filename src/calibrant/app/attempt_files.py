@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from calibrant.app import catalog, places
-from calibrant.core import digest
+from calibrant.core import InputError, digest
 from calibrant.core.digest import digest_path
 from calibrant.data.rows import Attempts, Refused
 from calibrant.formats.reading import Reading
@@ -46,7 +46,14 @@ def read_foreign(reference: str, base: Path) -> Reading:
         InputError: it is not there, or nothing in it can be read as attempts on one target.
     """
     tool, _, target = _parts(reference)
-    reading: Reading = catalog.load(TOOLS[tool])(foreign_file(reference, base), target)
+    path = foreign_file(reference, base)
+    try:
+        reading: Reading = catalog.load(TOOLS[tool])(path, target)
+    except InputError as error:
+        if error.message.startswith(("missing:", "wrong type:")):  # before any row was read
+            error.message = f"{path}: no results of {tool}: {error.message}"
+            error.hint = error.hint or f"is it {tool}'s file of results? docs/formats.md says what is read"
+        raise
     return reading
 
 
