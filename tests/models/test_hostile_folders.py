@@ -307,6 +307,14 @@ def test_a_hostile_folder_ends_in_an_error_of_ours(good: Path, tmp_path: Path, n
     assert built < 2500
 
 
+def test_lengths_and_token_ids_are_no_counts(good: Path, tmp_path: Path) -> None:
+    """Context lengths and vocabularies go beyond what any count of layers or labels does."""
+    folder = tmp_path / "model"
+    shutil.copytree(good, folder)
+    config(block_size=131_072, image_block_token_id=151_645, label_token_ids=[151_643])(folder)
+    assert OpenModel.from_folder(folder)
+
+
 ODD: tuple[Any, ...] = (None, True, -7, 65_536, 10**9, 1e300, float("nan"), "x", [], [1], {}, {"a": 1})
 
 

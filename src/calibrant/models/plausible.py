@@ -37,6 +37,9 @@ _CHOICES = {"attn_implementation": ATTENTION, "experts_implementation": _EXPERTS
 _FETCHED = ("backbone", "checkpoint_path", "pretrained", "use_pretrained_backbone", "use_timm_backbone")
 """What has a part of a model brought from elsewhere."""
 _COUNTS = re.compile("layer|block|label|expert|head|stage|depth|stack|group|codebook|hidden_sizes")
+_NO_COUNT = re.compile(
+    "_size$|_ids?$"
+)  # ``block_size``, ``block_token_id``: a length, a place in a vocabulary
 _MOST = 2**16  # of layers, labels, experts, ...: what a config builds one by one
 _LARGEST = 2**53
 _HEADER = 100_000_000  # bytes; the limit of safetensors itself
@@ -158,7 +161,7 @@ def _check_config(config: dict[str, Any], where: str) -> None:
             open_ += [(path, item) for item in value]
         elif isinstance(value, int):
             key = path.rpartition(".")[2]
-            most = _MOST if _COUNTS.search(key) else _LARGEST
+            most = _MOST if _COUNTS.search(key) and not _NO_COUNT.search(key) else _LARGEST
             if abs(value) > most or (value < 0 and key.startswith(("num_", "n_"))):
                 raise InputError(
                     f"{where}: {path[1:80]} = {str(value)[:40]} is none that a model has (0 to {most})",
