@@ -86,20 +86,20 @@ def outcome(done: Outcome, gates: list[tuple[int, dict[str, Any]]], page: str) -
         if record.status != "finished":
             continue
         metric, estimate = headline(record)
-        OUT.print(f"  {name:<22} {escape(f'{metric} {estimate}' if metric else 'done')}")
+        OUT.print(f"  {name:<22} {escape(_flat(f'{metric} {estimate}') if metric else 'done')}")
         if metric == PLANNED:
-            for name, most in record.metrics.items():
-                if name != PLANNED:
-                    OUT.print(f"  {'':<22} {escape(f'{name} {most}')}")
+            for planned, most in record.metrics.items():
+                if planned != PLANNED:
+                    OUT.print(f"  {'':<22} {escape(_flat(f'{planned} {most}'))}")
         if record.technique in ANSWERS:
-            OUT.print(f"  {'':<22} [dim]{escape(record.limits[0])}[/dim]")
+            OUT.print(f"  {'':<22} [dim]{escape(_flat(record.limits[0]))}[/dim]")
         elif estimate is not None and estimate.value is None:  # why nothing was measured
             for limit in record.limits:
-                OUT.print(f"  {'':<22} [dim]{escape(limit)}[/dim]")
+                OUT.print(f"  {'':<22} [dim]{escape(_flat(limit))}[/dim]")
     unfinished(done)
     unused = [limit for _, e in done.runs for limit in e.record.limits if limit.startswith(NOT_USED)]
     for limit in dict.fromkeys(unused):
-        OUT.print(escape(limit))
+        OUT.print(escape(_flat(limit)))
     for job, entry in done.runs:
         matrix(f"{job.id}#{job.seed}", hazards(entry.record))
     if done.reused:
@@ -127,11 +127,11 @@ def unfinished(done: Outcome) -> None:
             said = (failure.message, failure.hint) if failure else (record.status, "")
             reasons.setdefault((record.status, *said), []).append(name)
     for (status, message, hint), names in reasons.items():
-        OUT.print(f"  [red]{names[0]:<22} {status}: {escape(message)}[/red]")
+        OUT.print(f"  [red]{names[0]:<22} {status}: {escape(_flat(message))}[/red]")
         if names[1:]:
             OUT.print(f"  {'':<22} the same {len(names) - 1} times more: {', '.join(names[1:])}")
         if hint:
-            OUT.print(f"  {'':<22} -> {escape(hint)}")
+            OUT.print(f"  {'':<22} -> {escape(_flat(hint))}")
     for name, needed in skipped.items():
         OUT.print(f"  [red]{name:<22} skipped: it needs {needed}, which did not finish[/red]")
 
@@ -141,9 +141,11 @@ def matrix(name: str, found: dict[str, dict[str, Estimate]]) -> None:
     if not found:
         return
     families = list(dict.fromkeys(family for row in found.values() for family in row))
-    rows = [["technique", *(hazard.replace("_", " ") for hazard in found)]]
+    rows = [["technique", *(_flat(hazard.replace("_", " ")) for hazard in found)]]
     for family in families:
-        rows.append([family, *(_percent(row[family]) if family in row else "" for row in found.values())])
+        rows.append(
+            [_flat(family), *(_percent(row[family]) if family in row else "" for row in found.values())]
+        )
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     OUT.print(f"\n{escape(name)}: goals reached, in % [95 % interval], by technique and hazard")
     for row in rows:

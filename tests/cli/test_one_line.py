@@ -1,0 +1,34 @@
+"""What data, models and servers are called takes one line on the screen: none writes a verdict of its own."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from calibrant.cli import render
+from calibrant.core import Estimate
+from calibrant.core.record import Failure
+
+SPOOF = "harm\nPASS  5 of 5 seeds pass"
+
+
+def test_no_name_writes_a_verdict(capsys: pytest.CaptureFixture[str]) -> None:
+    found = Estimate(value=None, reason=SPOOF)
+    render.matrix("attack#0", {SPOOF: {SPOOF: found}})
+    record = SimpleNamespace(
+        status="failed", technique="measure.preference", limits=(f"columns not used {SPOOF}",),
+        failure=Failure(type="InputError", message=SPOOF, hint=SPOOF), metrics={SPOOF: found},
+    )  # fmt: skip
+    done: Any = SimpleNamespace(
+        runs=[(SimpleNamespace(id="plain", seed=0), SimpleNamespace(record=record))], skipped={}, reused=0,
+        verdict=SimpleNamespace(answer="unknown", reason=SPOOF), unfinished=(),
+        study=SimpleNamespace(verdict=1),
+    )  # fmt: skip
+    render.outcome(done, [], "page.html")
+    record.status = "finished"
+    render.outcome(done, [], "page.html")
+    lines = capsys.readouterr().out.splitlines()
+    assert sum("PASS  5 of 5" in line or "PASS 5 of 5" in line for line in lines) >= 6
+    assert not [line for line in lines if line.lstrip().startswith("PASS")]
