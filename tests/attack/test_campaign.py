@@ -561,7 +561,8 @@ def lines(path):
     return path.read_text().splitlines() if path.exists() else []
 
 
-@pytest.mark.parametrize("moments", [(30,), pytest.param((12, 45), marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("moments", [(30,), (12, 45)])
 def test_a_campaign_that_was_killed_ends_as_one_that_never_was(start, tmp_path, moments):
     trace = tmp_path / "killed.trace"
     for moment in moments:

@@ -77,6 +77,7 @@ def test_result_can_be_written_without_its_live_objects(name, trials):
     json.loads(trials.first(name).result.model_dump_json())
 
 
+@pytest.mark.slow  # the door's run, below, is a second one of the same seed
 def test_same_seed_same_result(name, trials, known):
     if name in known and known[name].slow:
         return
@@ -271,6 +272,7 @@ def test_a_reference_to_nothing_is_a_failure_or_refused(name, shop, tmp_path):
             assert len(openers.ledger.entries()) == length + 1, key
 
 
+@pytest.mark.slow
 def test_calls_with_the_default_run_share_nothing(name, shop, tmp_path, monkeypatch, known):
     """A second call asks its model anew: the first call's work is not mistaken for its own."""
     if name in known and known[name].ledger:
