@@ -84,6 +84,7 @@ def test_a_study_that_is_killed_again_and_again_comes_to_the_same_results(start,
     assert results(root) == results(tmp_path / "whole") and lines(trace) == STEPS
 
 
+@pytest.mark.slow
 def test_a_real_study_that_is_killed_comes_to_the_same_results(start, calibrant, trial, done, tmp_path):
     root = tmp_path / "killed"
     process = start("run", trial, "--ledger", root)

@@ -79,7 +79,9 @@ def test_an_endpoint_is_measured_attacked_defended_and_not_passed(endpoint: str,
 def test_an_endpoint_that_is_not_there_is_told_once_a_job(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Endpoint, "_wait", lambda *_: 0.0)  # thirty seconds of patience are not what is tested
+    monkeypatch.setattr(
+        Endpoint, "_wait", lambda *_: 0.0
+    )  # thirty seconds of patience are not what is tested
     ledger = Ledger(tmp_path / "ledger")
     done = run_study(load_study("own_model", ["given.model=api:http://127.0.0.1:9/v1#none", *FEW]), ledger)
     assert len(done.unfinished) == 10

@@ -470,7 +470,7 @@ def held_out(model, rows, held, run, **config):
     return tuned, found.metrics["implicit_reward_accuracy"], sum(gaps) / len(gaps)
 
 
-@pytest.mark.parametrize("loss", ["kto", "apo_zero_unpaired"])
+@pytest.mark.parametrize("loss", ["kto", pytest.param("apo_zero_unpaired", marks=pytest.mark.slow)])
 def test_a_planted_preference_is_learned_and_a_lot_teaches_nothing(
     loss, model, labelled, pairs, by_lot, tmp_path
 ):
