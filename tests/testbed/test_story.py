@@ -1,6 +1,6 @@
 """Planted truth with its null, on the shipped base model: what the demo and the tour rest on.
 
-Each technique has a plant and a null of its own, on smaller models, in its wing's tests; most of these are ``slow``.
+Each technique has a plant and a null of its own, on smaller models, in its wing; most of these are ``slow``.
 """
 
 from __future__ import annotations
