@@ -224,3 +224,13 @@ def test_bad_input_is_refused_with_a_remedy(call, error):
     with pytest.raises(error) as caught:
         call()
     assert caught.value.hint
+
+
+def test_one_huge_cluster_widens_the_interval_by_what_nothing_shows():
+    """Resamples hardly ever lack 91 units of 100, or have nothing else, so they agree on a wrong mean."""
+    rng = np.random.default_rng(0)
+    values = np.concatenate([rng.normal(1.0, 0.3, 91), rng.normal(0.0, 0.3, 9)]).tolist()
+    found = mean(values, clusters=["huge"] * 91 + [str(i) for i in range(9)], better="none", unit="item")
+    assert found.low < 0 < 1 < found.high
+    alike = mean(values, clusters=[str(i // 5) for i in range(100)], better="none", unit="item")
+    assert alike.high - alike.low < 0.6  # clusters of one size have the bootstrap's own ends

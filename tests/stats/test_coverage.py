@@ -88,6 +88,27 @@ def clustered_rate(repetitions, shape):
     return cells
 
 
+def unequal_rate(repetitions):
+    """One cluster of 20, of 50 or of 91 beside small ones; clusters whose sizes double."""
+    rng, cells = np.random.default_rng(5), {}
+    shapes = {
+        "20 + 20 x 1": [20, *[1] * 20],
+        "50 + 25 x 2": [50, *[2] * 25],
+        "91 + 9 x 1": [91, *[1] * 9],
+        "doubling": [1, 1, 1, 1, 2, 2, 4, 4, 8, 8, 16, 16, 32, 64],
+    }
+    for shape, p, icc in itertools.product(shapes, (0.3, 0.5), (0.0, 0.3, 0.9)):
+        codes = np.repeat(np.arange(len(shapes[shape])), shapes[shape])
+        names = [str(c) for c in codes]
+        held = 0
+        for _ in range(repetitions):
+            hits = latent(rng, codes, icc) < ndtri(p)
+            found = rate(hits.tolist(), clusters=names, **LABEL)
+            held += found.low <= p <= found.high
+        cells[shape, p, icc] = held / repetitions
+    return cells
+
+
 def bootstrap_mean(repetitions, counts, resamples=1000):
     """Normal, skewed unbounded, skewed bounded and five-point scores in unequal clusters and alone."""
     rng, cells = np.random.default_rng(2), {}
@@ -214,6 +235,13 @@ def test_korn_graubard_in_the_long_run():
     average, worst = report("korn-graubard", clustered_rate(LONG, ((10, 10), (30, 10), (30, 30))))
     assert 0.95 <= average <= 0.985
     assert worst >= 0.93
+
+
+@pytest.mark.slow
+def test_clusters_of_unequal_size():
+    average, worst = report("unequal clusters", unequal_rate(400))
+    assert average >= 0.95
+    assert worst >= 0.9
 
 
 @pytest.mark.long

@@ -13,7 +13,7 @@ from scipy.stats import binomtest, t
 from statsmodels.stats.proportion import proportion_confint
 
 from calibrant.core import InputError, NumericalError
-from calibrant.stats import proportion_interval, rate, rate_so_far
+from calibrant.stats import difference, proportion_interval, rate, rate_so_far
 from calibrant.stats._sample import effective_size
 
 LABEL = {"better": "lower", "unit": "attempt"}
@@ -112,14 +112,15 @@ def test_order_and_names_never_matter(rows, shuffle):
 
 
 def test_effective_size_against_a_slow_loop():
-    """Four clusters of unequal size; the linearised variance written out cluster by cluster."""
+    """Four clusters of unequal size; the jackknife written out cluster by cluster, Kish's freedom."""
     x = [1, 1, 1, 0, 0, 0, 0, 1, 0, 0]
     g = [0, 0, 0, 1, 1, 2, 2, 2, 3, 3]
     p, n, k = 0.4, 10, 4
-    totals = [sum(xi - p for xi, gi in zip(x, g, strict=True) if gi == j) for j in range(k)]
-    variance = k / (k - 1) * sum(total**2 for total in totals) / n**2
+    rest = [[xi for xi, gi in zip(x, g, strict=True) if gi != j] for j in range(k)]
+    variance = (k - 1) / k * sum((sum(r) / len(r) - p) ** 2 for r in rest)
     deff = variance / (p * (1 - p) / (n - 1))
-    expected = n / deff * (t.ppf(0.975, n - 1) / t.ppf(0.975, k - 1)) ** 2
+    kish = n**2 / sum(g.count(j) ** 2 for j in range(k))
+    expected = n / deff * (t.ppf(0.975, n - 1) / t.ppf(0.975, kish - 1)) ** 2
     assert deff > 1
     assert effective_size(np.array(x, float), np.array(g), 0.95) == pytest.approx(expected)
     names = [str(j) for j in g]
@@ -127,6 +128,25 @@ def test_effective_size_against_a_slow_loop():
     assert (found.low, found.high) == pytest.approx(proportion_interval(expected * p, expected))
     assert found.clusters == 4
     assert "korn-graubard" in found.method
+
+
+def test_clusters_of_one_size_have_korn_and_graubards_effective_size():
+    x, g = np.array([1, 1, 0, 1, 0, 0, 1, 0, 0], float), np.repeat(np.arange(3), 3)
+    residuals = (x - x.mean()).reshape(3, 3).sum(1)
+    deff = 3 / 2 * (residuals**2).sum() / 81 / (x.mean() * (1 - x.mean()) / 8)
+    expected = min(9, 9 / deff * (t.ppf(0.975, 8) / t.ppf(0.975, 2)) ** 2)
+    assert effective_size(x, g, 0.95) == pytest.approx(expected)
+
+
+def test_one_huge_cluster_leaves_hardly_any_effective_size():
+    """91 of 100 units in one cluster that always agrees: nine units say nothing of how such clusters lie."""
+    hits, names = [True] * 91 + [False] * 9, ["huge"] * 91 + [str(i) for i in range(9)]
+    assert effective_size(np.array(hits, float), np.array([0] * 91 + [*range(1, 10)]), 0.95) < 0.1
+    found = rate(hits, clusters=names, **LABEL)
+    assert found.low < 0.05
+    assert found.high > 0.95
+    changed = difference([False] * 100, hits, clusters=names, **LABEL)
+    assert changed.low < 0
 
 
 @given(

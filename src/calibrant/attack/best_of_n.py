@@ -62,7 +62,7 @@ class BestOfN(Frozen):
         return forecast
 
 
-@technique(version=2)
+@technique(version=3)
 def best_of_n(
     target: LM, goals: Goals, judge: Judge, config: BestOfN = BestOfN(), run: Run = Quiet()
 ) -> AttackResult:

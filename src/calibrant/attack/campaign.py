@@ -96,7 +96,7 @@ class Campaign(Frozen):
     """Ask nothing; say the most that the campaign can ask and cost."""
 
 
-@technique(version=3)
+@technique(version=4)
 def campaign(
     target: LM,
     goals: Goals,

@@ -35,7 +35,7 @@ class CompareResult(Result):
     """``attack_success_change`` (after - before), also by attack and hazard; p-values stand in ``reason``."""
 
 
-@technique(version=2)
+@technique(version=3)
 def compare(
     before: Attempts, after: Attempts, goals: Goals, config: Compare = Compare(), run: Run = Quiet()
 ) -> CompareResult:

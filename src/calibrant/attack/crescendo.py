@@ -46,7 +46,7 @@ class Crescendo(Frozen):
     """How the target's replies are drawn."""
 
 
-@technique(version=2)
+@technique(version=3)
 def crescendo(
     target: LM,
     goals: Goals,

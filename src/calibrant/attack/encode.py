@@ -90,7 +90,7 @@ class EncodeResult(Result):
     """Every attempt, also stored as ``attempts.jsonl``."""
 
 
-@technique(version=3)
+@technique(version=4)
 def encode(
     target: LM, goals: Goals, judge: Judge, config: Encode = Encode(), run: Run = Quiet()
 ) -> EncodeResult:

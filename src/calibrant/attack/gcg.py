@@ -34,7 +34,7 @@ from calibrant.models.slot import with_suffix
 __all__ = ["ATTACK", "GCG", "Found", "gcg", "optimise"]
 
 
-@technique(version=2)
+@technique(version=3)
 def gcg(
     target: LM,
     goals: Goals,

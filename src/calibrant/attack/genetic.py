@@ -82,7 +82,7 @@ class Genetic(Frozen):
         return self
 
 
-@technique(version=2)
+@technique(version=3)
 def genetic(
     target: LM,
     goals: Goals,

@@ -63,7 +63,7 @@ class ManyShot(Frozen):
         return self
 
 
-@technique(version=2)
+@technique(version=3)
 def many_shot(
     target: LM,
     goals: Goals,

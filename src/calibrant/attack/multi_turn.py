@@ -98,7 +98,7 @@ def _wordings(plan: Sequence[Turn]) -> list[tuple[str, ...]]:
     return [(turn,) if isinstance(turn, str) else turn for turn in plan]
 
 
-@technique(version=2)
+@technique(version=3)
 def multi_turn(
     target: LM,
     goals: Goals,

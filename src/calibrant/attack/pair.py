@@ -63,7 +63,7 @@ class Pair(Frozen):
         return approaches
 
 
-@technique(version=2)
+@technique(version=3)
 def pair(
     target: LM,
     goals: Goals,

@@ -59,7 +59,7 @@ class PersonaResult(Result):
     """Every attempt, also stored as ``attempts.jsonl``."""
 
 
-@technique(version=3)
+@technique(version=4)
 def persona(
     target: LM, goals: Goals, judge: Judge, config: Persona = Persona(), run: Run = Quiet()
 ) -> PersonaResult:

@@ -49,7 +49,7 @@ class Prefill(Frozen):
         return beginnings
 
 
-@technique(version=2)
+@technique(version=3)
 def prefill(
     target: LM, goals: Goals, judge: Judge, config: Prefill = Prefill(), run: Run = Quiet()
 ) -> AttackResult:

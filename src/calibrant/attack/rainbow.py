@@ -88,7 +88,7 @@ class RainbowResult(AttackResult):
     """The best attempt of every cell that was tried, for ``attack.replay``; also ``suite.jsonl``."""
 
 
-@technique(version=2)
+@technique(version=3)
 def rainbow(
     target: LM,
     goals: Goals,

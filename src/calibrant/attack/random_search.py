@@ -57,7 +57,7 @@ class RandomSearch(Frozen):
         return hope
 
 
-@technique(version=2)
+@technique(version=3)
 def random_search(
     target: LM,
     goals: Goals,

@@ -56,7 +56,7 @@ class ReplayResult(Result):
     """Every new attempt, also stored as ``attempts.jsonl``."""
 
 
-@technique(version=2)
+@technique(version=3)
 def replay(
     target: LM,
     attempts: Attempts,

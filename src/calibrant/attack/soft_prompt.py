@@ -107,7 +107,7 @@ class Tuned(NamedTuple):
     """Whether greedy decoding says the reply."""
 
 
-@technique(version=2)
+@technique(version=3)
 def soft_prompt(
     target: OpenLM, goals: Goals, judge: Judge, config: SoftPrompt = SoftPrompt(), run: Run = Quiet()
 ) -> SoftPromptResult:

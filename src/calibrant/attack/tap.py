@@ -48,7 +48,7 @@ class Tap(Frozen):
     """How the target's replies are drawn."""
 
 
-@technique(version=2)
+@technique(version=3)
 def tap(
     target: LM,
     goals: Goals,

@@ -80,7 +80,7 @@ class Case(NamedTuple):
     """What they said."""
 
 
-@technique(version=2)
+@technique(version=3)
 def adjudication(
     attempts: Attempts,
     labels: HumanLabels | None = None,

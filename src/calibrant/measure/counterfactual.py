@@ -80,7 +80,7 @@ class CounterfactualResult(Result):
     """Every attempt, also stored as ``attempts.jsonl``; outcome 'success' = the judge's 'yes'."""
 
 
-@technique(version=1)
+@technique(version=2)
 def counterfactual(
     model: LM, goals: Goals, judge: Judge, config: Counterfactual = Counterfactual(), run: Run = Quiet()
 ) -> CounterfactualResult:

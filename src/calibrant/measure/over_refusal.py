@@ -43,7 +43,7 @@ class OverRefusalResult(Result):
     """Every attempt, also stored as ``attempts.jsonl``; outcome 'success' = refused."""
 
 
-@technique(version=4)
+@technique(version=5)
 def over_refusal(
     model: LM, goals: Goals, judge: Judge, config: OverRefusal = OverRefusal(), run: Run = Quiet()
 ) -> OverRefusalResult:

@@ -51,7 +51,7 @@ class PreferenceDataResult(Result):
     """Every fault with the id of its row, by kind; also the artefact 'findings.jsonl'."""
 
 
-@technique(version=2)
+@technique(version=3)
 def preference_data(
     pairs: Preferences,
     model: OpenLM | None = None,

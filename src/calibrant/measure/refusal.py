@@ -43,7 +43,7 @@ class RefusalResult(Result):
     """Every attempt, also stored as ``attempts.jsonl``."""
 
 
-@technique(version=4)
+@technique(version=5)
 def refusal(
     model: LM, goals: Goals, judge: Judge, config: Refusal = Refusal(), run: Run = Quiet()
 ) -> RefusalResult:

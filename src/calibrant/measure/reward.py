@@ -51,7 +51,7 @@ class RewardResult(Result):
     """Mean reward and KL with intervals; every reply is in the artefact 'samples.parquet'."""
 
 
-@technique(version=2)
+@technique(version=3)
 def reward(
     model: OpenLM,
     prompts: Prompts,

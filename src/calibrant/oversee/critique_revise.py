@@ -77,7 +77,7 @@ class CritiqueReviseResult(Result):
     """Revision over first answer, where the two differ and both orders agree on the revision."""
 
 
-@technique(version=1)
+@technique(version=2)
 def critique_revise(
     model: LM, goals: Goals, judge: Judge, config: CritiqueRevise = CritiqueRevise(), run: Run = Quiet()
 ) -> CritiqueReviseResult:

@@ -86,20 +86,28 @@ def cluster_count(codes: Codes | None) -> int | None:
 def effective_size(values: Floats, codes: Codes | None, level: float) -> float:
     """Number of independent units that would know the mean of ``values`` (n,) as well as these do.
 
-    Korn & Graubard 1998, Survey Methodology 24(2), 193-201: n / deff * (t[n-1] / t[k-1])^2 with k
-    clusters, and deff the linearised variance of the mean over s^2 / n. Never above n; deff is 1
-    where all values agree, since nothing then shows how clusters differ. Needs k >= 2.
+    Korn & Graubard 1998, Survey Methodology 24(2), 193-201: n / deff * (t[n-1] / t[f])^2, deff being the
+    variance of the mean over clusters over s^2 / n. Never above n; deff is 1 where all values agree, since
+    nothing then shows how clusters differ. Needs k >= 2 clusters.
+
+    A cluster that holds much of the sample draws the mean to itself, so the linearised variance is too small
+    and k - 1 degrees of freedom are too many (91 of 100 units in one cluster of ten: an interval at 95 % that
+    held the truth in 25 %, or 0 %). So the variance is the jackknife's, a cluster left out at a time (Bell &
+    McCaffrey 2002, Survey Methodology 28(2), 169-181), and f = Kish's number of clusters - 1, at least 1.
+    With clusters of one size both are what Korn & Graubard have.
     """
     n = values.size
     if codes is None:
         return float(n)
-    k = int(codes.max()) + 1
+    sizes = np.bincount(codes)
+    k = sizes.size
     residuals = values - values.mean()
     spread = float((residuals**2).sum()) / (n * (n - 1))
-    between = float((np.bincount(codes, weights=residuals) ** 2).sum()) * k / (k - 1) / n**2
+    left_out = np.bincount(codes, weights=residuals) / (n - sizes)
+    between = float((left_out**2).sum()) * (k - 1) / k
     deff = between / spread if spread > 0 else 1.0
-    upper = (1 + level) / 2
-    shrink = float(stdtrit(n - 1, upper) / stdtrit(k - 1, upper)) ** 2
+    upper, freedom = (1 + level) / 2, max(1.0, agreeing_size(codes) - 1)
+    shrink = float(stdtrit(n - 1, upper) / stdtrit(freedom, upper)) ** 2
     return float(min(n, n * shrink / deff)) if deff > 0 else float(n)
 
 

@@ -18,6 +18,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.special import stdtrit
 
 from calibrant.core import Estimate, InputError
 from calibrant.stats._confidence import bounded_ends
@@ -160,7 +161,25 @@ def bootstrap_t(
         # Few units carry all the spread: an end that no resample closes is that of the exact method.
         least, most = gaffke((values, values), codes, level, bounds)
         low, high = (low if math.isfinite(low) else least), (high if math.isfinite(high) else most)
+    reach = _dominated(totals, sizes, counts, centre, tail)
+    low, high = min(low, centre - reach), max(high, centre + reach)
     return max(floor, low), min(ceiling, high), ""
+
+
+def _dominated(totals: Floats, sizes: Floats, counts: Floats, centre: float, tail: float) -> float:
+    """How far the ends reach at least where few clusters hold most units; 0 elsewhere.
+
+    Resamples without the largest cluster say nothing of it. So where Kish's number of clusters is below half
+    of k, the ends are no nearer than the jackknife's, a cluster left out at a time, with Student's t at one
+    degree of freedom less than Kish's number; see ``calibrant.stats._sample.effective_size``.
+    """
+    k, units = counts.sum(), counts @ sizes
+    kish = float(units**2 / (counts @ sizes**2))
+    if kish >= k / 2:
+        return 0.0
+    left_out = (totals - centre * sizes) / (units - sizes)
+    error = math.sqrt((k - 1) / k * float(counts @ left_out**2))
+    return -float(stdtrit(max(1.0, kish - 1), tail)) * error
 
 
 def at_the_ends(worst: tuple[Floats, Floats], bounds: Bounds | None) -> bool:

@@ -259,6 +259,7 @@ def _shrink(
     if not codes.any():
         return np.zeros(grid.size)
     k, n = int(codes.max()) + 1, spent.size
+    others = 1 - np.bincount(codes) / n  # a cluster left out at a time, see ``effective_size``
     table = _table(spent, happened, grid)
     risk = np.maximum(table.at_risk, 1)
     paid = np.concatenate([[0.0], np.cumsum(table.events / risk**2)])
@@ -271,10 +272,11 @@ def _shrink(
         influence[hit] += 1 / risk[last[hit] - 1]
         alone = float((influence**2).sum()) * n / (n - 1)
         if alone > 0:
-            between = float((np.bincount(codes, weights=influence) ** 2).sum()) * k / (k - 1)
+            left_out = np.bincount(codes, weights=influence) / others
+            between = float((left_out**2).sum()) * (k - 1) / k
             deff[t] = between / alone
-    upper = (1 + level) / 2
-    students = float(stdtrit(n - 1, upper) / stdtrit(k - 1, upper)) ** 2
+    upper, freedom = (1 + level) / 2, max(1.0, agreeing_size(codes) - 1)
+    students = float(stdtrit(n - 1, upper) / stdtrit(freedom, upper)) ** 2
     return np.asarray(np.minimum(1.0, students / np.maximum(deff, 1e-12)))
 
 

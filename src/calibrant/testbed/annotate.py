@@ -123,7 +123,7 @@ class _Compared(NamedTuple):
     gold: tuple[float, float]
 
 
-@technique(version=1)
+@technique(version=2)
 def annotate(
     model: LM, prompts: Prompts, gold: Reward, config: Annotate = Annotate(), run: Run = Quiet()
 ) -> AnnotateResult:

@@ -95,7 +95,7 @@ class RewardResult(Result):
     """The Reward, live, under the identity of its folder."""
 
 
-@technique(version=2)
+@technique(version=3)
 def reward(
     model: OpenLM,
     pairs: Preferences,

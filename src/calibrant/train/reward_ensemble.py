@@ -70,7 +70,7 @@ class RewardEnsemble(Frozen):
         return self
 
 
-@technique(version=2)
+@technique(version=3)
 def reward_ensemble(
     model: OpenLM,
     pairs: Preferences,
