@@ -24,7 +24,16 @@ from calibrant.app.openers import Openers
 from calibrant.app.study import Outcome, load_study, run_study
 from calibrant.app.verdict import gate_table, misdirected, verdict_of
 from calibrant.cli.main import main
-from calibrant.core import CalibratedJudge, Chat, ConfigError, EvidenceError, Guard, Job, Judge
+from calibrant.core import (
+    CalibratedJudge,
+    CapabilityError,
+    Chat,
+    ConfigError,
+    EvidenceError,
+    Guard,
+    Job,
+    Judge,
+)
 from calibrant.data.cards import CardRow, JudgeCard, write_card
 from calibrant.data.rows import Goals
 from calibrant.defend.defended import Layer, ask
@@ -581,6 +590,28 @@ def test_code_that_tells_a_digest_of_its_own(trial: Trial, plug_ins: Any) -> Non
         for name, kind in (("words", Guard), ("never", Judge)):
             found.append(openers.open({"use": f"python:mine_of_the_gate:{name}"}, kind).digest)
     assert len({*found, "ab" * 32}) == 5
+
+
+LATER = """
+from calibrant.core import Identity, Judge
+class Later:
+    asked = 0
+    def __getattr__(self, name):
+        type(self).asked += 1
+        if self.asked < 5:
+            raise AttributeError(name)
+        told = {"identity": Identity(name="later", parts={}), "calibration": "calibrated: Se 1"}
+        return told.get(name, print)
+def later() -> Judge:
+    return Later()
+"""
+
+
+def test_code_that_is_no_judge_until_it_was_looked_at(trial: Trial, plug_ins: Any) -> None:
+    trial.write("mine_of_the_gate.py", LATER)
+    openers = Openers(trial.ledger, allow_python=True)
+    with pytest.raises(CapabilityError, match="makes no judge"):
+        openers.open({"use": "python:mine_of_the_gate:later"}, Judge)
 
 
 LEAVES = """

@@ -18,6 +18,8 @@ STUDY = """
 story = "told by [key holders]"
 [given]
 model = "{model}"
+[intent]
+use = "a trial with {key}"
 [[job]]
 id = "ask"
 use = "measure.refusal"
@@ -47,8 +49,8 @@ class Echo(BaseHTTPRequestHandler):
         self.rfile.read(int(self.headers["Content-Length"]))
         sent = self.headers["Authorization"]
         Echo.said += 1
-        forms = [sent, quote(sent), b64encode(sent.encode()).decode(), json.dumps(sent)]
-        text = f"Sure, here it is: {forms[Echo.said % 4]}"
+        forms = [sent, quote(sent), b64encode(sent.encode()).decode(), json.dumps(sent), sent.upper()]
+        text = f"Sure, here it is: {forms[Echo.said % 5]}"
         if Echo.said % 3 == 0:
             self._answer(400, {"error": {"message": text}})
         else:
@@ -79,7 +81,7 @@ def test_a_key_that_a_server_sends_back_is_neither_kept_nor_shown(
     echo: int, write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     monkeypatch.setenv(f"CALIBRANT_API_KEY_127_0_0_1_{echo}", KEY)
-    path = write(STUDY.format(model=f"api:http://127.0.0.1:{echo}/v1#m"))
+    path = write(STUDY.format(key=KEY, model=f"api:http://127.0.0.1:{echo}/v1#m"))
     for verb in (["run", str(path)], ["log"], ["log", "--json"], ["view", str(path)]):
         with pytest.raises(SystemExit):
             main([*verb, "--ledger", str(tmp_path / "ledger")])
@@ -90,6 +92,7 @@ def test_a_key_that_a_server_sends_back_is_neither_kept_nor_shown(
     for part in (
         KEY,
         KEY[3:12],
+        KEY.upper(),
         "0123456789",
         quote(KEY, safe="")[3:14],
         b64encode(f"Bearer {KEY}".encode()).decode()[12:24],

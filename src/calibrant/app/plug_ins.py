@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from calibrant.core import (
+    CapabilityError,
     Chat,
     Completion,
     ConfigError,
@@ -40,11 +41,13 @@ def plug_in(made: Any, module: str) -> Any:
     """``made``, which ``module`` built, behind an identity that its source is part of.
 
     Raises:
-        ConfigError: there is no source to be read.
+        ConfigError: there is no source to be read. CapabilityError: it is nothing of the kind.
     """
     kinds = [mixin for protocol, mixin in _KINDS if isinstance(made, protocol)]
-    if not kinds:
-        return made
+    if not kinds:  # what is none now may call itself one a moment later, and would then vouch for itself
+        raise CapabilityError(
+            f"'{module}' makes no judge, guard, reward or watcher", hint="see `calibrant ls`"
+        )
     names = dict.fromkeys((module, type(made).__module__))
     found: Any = type("PlugIn", (*kinds, _PlugIn), {})
     return found(made, digest([_source(name) for name in names]))
@@ -115,8 +118,8 @@ class _Guard(_PlugIn):
 
 class _Reward(_PlugIn):
     def __getattr__(self, name: str) -> Any:
-        """Faster ways to score; never errors that a judge would claim."""
-        if name in ("errors", "shown"):
+        """Faster ways to score; never what a judge or a guard would claim."""
+        if name in ("errors", "shown", "calibration", "question", "judge", "ask", "see"):
             raise AttributeError(name)
         return getattr(self._made, name)
 

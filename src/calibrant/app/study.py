@@ -42,6 +42,7 @@ from calibrant.core import (
 )
 from calibrant.core.digest import plain
 from calibrant.core.errors import nearest
+from calibrant.core.secrets import strike
 from calibrant.core.written import parse_toml
 from calibrant.govern.intent import Intent, intent_record
 from calibrant.govern.policy import load_policy, policy_of
@@ -127,7 +128,7 @@ class Study(Frozen):
             gates = [run for job in self.job if job.id == self.verdict.gate for run in job.runs()]
             asked = {"gate": self.verdict.gate, "passes": self.verdict.passes}
             asked["gate_seeds"] = [run.seed for run in gates]
-        return resolve(Intent, {**self.intent, "policy": policy, **asked}, where="[intent]")
+        return resolve(Intent, {**strike(self.intent), "policy": policy, **asked}, where="[intent]")
 
 
 class Outcome(NamedTuple):
