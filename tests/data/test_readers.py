@@ -103,9 +103,9 @@ def test_a_file_of_refused_rows_is_an_error_that_says_what_to_rename(tmp_path: P
     with pytest.raises(InputError) as caught:
         read_file(Preferences, path)
     assert caught.value.message == (
-        f"{path}: none of 6 rows can be read as Preferences\n"
+        f"{path}: none of 6 rows can be read as Preferences:\n"
         "  5 x, first on line 1: missing column: no 'rejected' (did you mean 'rejectd'?); wanted: rejected; "
-        "found: prompt, chosen, rejectd\n"
+        "found: prompt, chosen, rejectd;\n"
         "  1 x, first on line 6: malformed JSON: Expecting value at column 1"
     )
     assert "rename the columns" in caught.value.hint

@@ -29,7 +29,7 @@ def check_goals(goals: Goals, *, harmful: bool) -> None:
         kind, other = ("benign", "measure.over_refusal") if harmful else ("harmful", "measure.refusal")
         raise InputError(
             f"{len(wrong)} of {len(ids)} goals are {kind}, the first is '{wrong[0]}'",
-            hint=f"measure {kind} goals with {other}",
+            hint=f"put {kind} goals into a file of their own, and measure them with {other}",
         )
 
 
