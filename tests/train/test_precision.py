@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from pydantic import BaseModel
@@ -76,14 +77,18 @@ def test_dpo_starts_at_ln_2(model, tmp_path):
     assert run.rows[0]["rewards/margins"] == pytest.approx(0.0, abs=2e-3)
 
 
-def test_kto_starts_at_z0_of_0(model, tmp_path):
+@pytest.mark.parametrize("most", [None, 60], ids=["whole", "cut"])
+def test_kto_starts_at_z0_of_0(model, tmp_path, most):
+    """Also where a batch is cut, so that borrowed replies are read in a pass of their own."""
     rows = [
         Labelled(id=a, prompt=Chat.ask(a), completion=SAID[i], label=i % 2 == 0) for i, a in enumerate(ASKED)
     ]
-    run = Log(tmp_path)
-    kto(model, LabelledReplies(rows=tuple(rows)), KTO(batch_size=4, beta=10.0, fit=HALF), run)
+    run, half = Log(tmp_path), HALF.model_copy(update={"micro_tokens": most})
+    kto(model, LabelledReplies(rows=tuple(rows)), KTO(batch_size=4, beta=10.0, fit=half), run)
     for name in ("kl", "rewards/chosen", "rewards/rejected"):
         assert run.rows[0][name] == pytest.approx(0.0, abs=2e-3)
+    borrowed = pq.read_table(run.artifact("examples.parquet"))["mismatched_ratio"].to_pylist()
+    assert borrowed == pytest.approx([0.0] * 4, abs=2e-3)  # z0 is cut off below 0
 
 
 @pytest.mark.parametrize("weights", ["float32", "bfloat16"])

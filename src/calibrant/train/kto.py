@@ -94,7 +94,7 @@ class _Lent(NamedTuple):
         return [place for place, reply in enumerate(self.replies) if reply is not None]
 
 
-@technique(version=2)
+@technique(version=3)
 def kto(model: OpenLM, replies: LabelledReplies, config: KTO = KTO(), run: Run = Quiet()) -> KTOResult:
     """Tune a copy of ``model`` on ``replies``; ``model`` itself is the reference and is not changed.
 
@@ -137,8 +137,7 @@ def kto(model: OpenLM, replies: LabelledReplies, config: KTO = KTO(), run: Run =
         else:
             own, _ = _together(policy.module, asked, given, [None] * len(part), not alone)
             if apart[0] is not whole:
-                asked_all, most = [prompts[i] for i in whole], config.fit.micro_tokens
-                apart = whole, _apart(policy, asked_all, other.replies, most)
+                apart = whole, _apart(policy, [prompts[i] for i in whole], other.replies, config.fit)
             found = apart[1]
         mismatched = found - other.reference
         z0 = reference_point(mismatched[other.places])
@@ -254,13 +253,15 @@ def _together(
 
 
 def _apart(
-    policy: OpenLM, prompts: list[list[int]], borrowed: Sequence[list[int] | None], most: int | None
+    policy: OpenLM, prompts: list[list[int]], borrowed: Sequence[list[int] | None], how: Fit
 ) -> Tensor:
-    """Summed log-probs (B,) of borrowed replies alone (NaN for none), without gradient."""
+    """Summed log-probs (B,) of borrowed replies alone (NaN for none), rounded as the others; no gradient."""
     texts = [(p, [b]) for p, b in zip(prompts, borrowed, strict=True) if b is not None]
     some = Branches([p for p, _ in texts], [b for _, b in texts])
-    found = iter(branch_sums(policy, some, most=most).tolist())
     device = next(policy.module.parameters()).device
+    # Weights that this pass casts without a gradient must not be found by the passes that learn.
+    with torch.autocast(device.type, torch.bfloat16, enabled=how.bf16, cache_enabled=False):
+        found = iter(branch_sums(policy, some, bf16=how.bf16, most=how.micro_tokens).tolist())
     return torch.tensor([torch.nan if b is None else next(found) for b in borrowed], device=device)
 
 
