@@ -171,7 +171,10 @@ def _unfit(name: str, state: str, record: Record, evidence: Evidence) -> str:
     if told == "exact":
         return f"{name} calls itself exact, which only a judge of the testbed can be; give it a card"
     if not _calibrated(told):
-        return f"{name} is not calibrated; compare it with labels by people first, then run again"
+        return (
+            f"{name} is not calibrated; compare it with labels by people (measure.adjudication draws what to"
+            f" label, {_CARD_MAKERS[0]} reads labels), then run again"
+        )
     if _card_record(item, evidence) is None:
         return (
             f"{name} has a card that no record of this ledger made; make one with {_CARD_MAKERS[0]} and give"
