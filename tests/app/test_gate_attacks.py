@@ -20,11 +20,13 @@ from calibrant.app import catalog
 from calibrant.app import plug_ins as plug_ins_of
 from calibrant.app.catalog import find_technique
 from calibrant.app.execute import execute
+from calibrant.app.lent import first_begun
 from calibrant.app.openers import Openers
 from calibrant.app.study import Outcome, load_study, run_study
 from calibrant.app.verdict import gate_table, misdirected, verdict_of
 from calibrant.cli.main import main
 from calibrant.core import (
+    Budget,
     CalibratedJudge,
     CapabilityError,
     Chat,
@@ -412,6 +414,30 @@ def test_a_look_at_a_part_or_at_a_copy_before_the_thresholds(trial: Trial, look:
     assert execute(looked, Openers(trial.ledger, base=trial.folder)).status == "finished"
     found, reason = trial.said()
     assert found == answer and ("postdate" in reason) == (answer == "unknown")
+
+
+@pytest.mark.parametrize("killed", [True, False])
+def test_a_look_into_a_run_that_was_not_finished(
+    trial: Trial, monkeypatch: pytest.MonkeyPatch, killed: bool
+) -> None:
+    """Its first replies lie in the ledger's folder; then the thresholds are fixed, and the run goes on."""
+    monkeypatch.setattr("calibrant.models.ask.CHUNK", 3)
+    study = load_study(str(trial.folder / "trial.toml"))
+    peek = study.job[0].runs()[0].model_copy(update={"budget": Budget(queries=4)})
+    failed = execute(peek, Openers(trial.ledger, given=study.given, base=trial.folder))
+    assert failed.status == "failed"
+    assert (trial.ledger.work(failed.job) / "attempts.jsonl").read_text().count("\n") == 3
+    if killed:  # then no record tells of it
+        (trial.ledger.root / "records.jsonl").unlink()
+    answer, reason = trial.said()
+    assert answer == "unknown" and "was begun at" in reason
+
+
+def test_a_run_that_kept_nothing_was_no_look(tmp_path: Path) -> None:
+    for now in ("2026-01-01T00:00:00.000Z", "2026-01-02T00:00:00.000Z"):
+        assert first_begun(tmp_path, now) == now
+    (tmp_path / "attempts.jsonl").touch()
+    assert first_begun(tmp_path, "2026-01-03T00:00:00.000Z") == now
 
 
 def test_a_verdict_says_that_lines_carry_no_link(trial: Trial) -> None:

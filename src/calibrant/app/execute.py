@@ -10,14 +10,13 @@ from __future__ import annotations
 import errno
 import time
 from collections.abc import Iterator, Mapping
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from calibrant.app import catalog
 from calibrant.app.catalog import Signature, find_technique
 from calibrant.app.check import check_config, check_inputs
-from calibrant.app.lent import Context, LedgerRun, Progress, alone
+from calibrant.app.lent import Context, LedgerRun, Progress, alone, first_begun
 from calibrant.app.openers import Opened, Openers
 from calibrant.app.plug_ins import staying
 from calibrant.app.surroundings import hardware, utc, versions
@@ -84,7 +83,9 @@ def execute(
         # A kill between the record and the tidying up leaves the work folder.
         openers.ledger.clear_work(draft.job)
         return done.record
-    with alone(openers.ledger.work(draft.job), job):
+    work = openers.ledger.work(draft.job)
+    with alone(work, job):
+        draft = draft.model_copy(update={"started_at": first_begun(work, draft.started_at)})
         return _run(job, signature, config, opened, openers, draft, progress, context.board)
 
 
@@ -256,9 +257,9 @@ def _disk_full(error: BaseException | None) -> bool:
 
 
 def _spent(draft: Record, run: LedgerRun) -> Record:
-    now = time.time()
-    seconds = round(now - datetime.fromisoformat(draft.started_at).timestamp(), 3)
-    return draft.model_copy(update={"cost": run.cost, "recorded_at": utc(now), "seconds": seconds})
+    return draft.model_copy(
+        update={"cost": run.cost, "recorded_at": utc(time.time()), "seconds": round(run.seconds, 3)}
+    )
 
 
 def _append(openers: Openers, draft: Record, status: str, failure: Failure) -> Record:

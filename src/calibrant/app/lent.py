@@ -54,6 +54,20 @@ def alone(work: Path, job: Job) -> Iterator[None]:
         yield
 
 
+def first_begun(work: Path, now: str) -> str:
+    """When what a job goes on from was begun: whoever looked into its folder could have seen it since.
+
+    ``now`` where an earlier try left nothing.
+    """
+    begun = work / "begun"
+    kept = {path.name for path in work.iterdir()} - {"lock", "begun", "artifacts"}
+    with disk("reading", begun):
+        if kept and begun.exists():
+            return begun.read_text(encoding="utf-8", errors="replace") or now
+        begun.write_text(now, encoding="utf-8")
+    return now
+
+
 class LedgerRun:
     """The run that ``execute`` lends: everything it is told ends up in the record."""
 
@@ -80,6 +94,11 @@ class LedgerRun:
             cache.mkdir(parents=True, exist_ok=True)
             shutil.rmtree(work / "artifacts", ignore_errors=True)
             (work / "artifacts").mkdir()
+
+    @property
+    def seconds(self) -> float:
+        """How long this try has run."""
+        return time.monotonic() - self._started
 
     def log(self, step: int, **metrics: float) -> None:
         """Append a line to the artefact 'log.jsonl'; a resumed job goes on where its kept lines end."""
@@ -125,10 +144,9 @@ class LedgerRun:
         self.cost.update({name: total for name, total in totals.items() if total or name in self.cost})
         if flops:
             self.cost["flops"] = self.cost.get("flops", 0) + flops
-        seconds = time.monotonic() - self._started
-        if limit.seconds is not None and seconds > limit.seconds:
+        if limit.seconds is not None and self.seconds > limit.seconds:
             raise BudgetError(
-                f"job '{self._job.id}' ran {seconds:.0f} s; its budget is {limit.seconds:.0f} s",
+                f"job '{self._job.id}' ran {self.seconds:.0f} s; its budget is {limit.seconds:.0f} s",
                 hint="raise budget.seconds of the job; what is done is kept",
             )
 

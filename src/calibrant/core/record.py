@@ -108,11 +108,11 @@ class Record(_Camel):
     hardware: str = ""
     """Processor, threads, memory."""
     started_at: str = ""
-    """UTC, RFC 3339."""
+    """UTC, RFC 3339; of a job that was killed and gone on with, when it first began."""
     recorded_at: str = ""
     """UTC, RFC 3339."""
     seconds: float | None = None
-    """Wall-clock time of the job."""
+    """Wall-clock time of the job, its last try alone."""
     failure: Failure | None = None
     """Set when the status is not 'finished'."""
 
