@@ -160,6 +160,18 @@ def test_the_log(calibrant, done):
     assert calibrant("log", "zzz", "--ledger", done / "ledger").code == 3
 
 
+def test_the_files_of_a_record_are_copied_out(calibrant, done, tmp_path):
+    where = ("--ledger", done / "ledger")
+    rows = json.loads(calibrant("log", *where, "--json").out)
+    for row in rows:
+        calibrant("log", row["digest"], *where, "--files", tmp_path / row["technique"] / str(row["seed"]))
+    model, attempts = tmp_path / "train.sft/1/model", tmp_path / "measure.refusal/0/attempts.jsonl"
+    assert (model / "config.json").is_file() and len(attempts.read_text().splitlines()) == 5
+    again = calibrant("log", rows[3]["digest"], *where, "--files", attempts.parent)
+    assert again.code == 3 and "is there already" in again.err
+    assert calibrant("log", *where, "--files", tmp_path / "all").code == 3
+
+
 def test_the_status(calibrant, done, tmp_path):
     found = json.loads(calibrant("status", "--ledger", done / "ledger", "--json").out)
     assert found["records"] == 7 and found["by_status"] == {"finished": 7} and found["unfinished"] == []

@@ -157,10 +157,17 @@ def log(
         str, typer.Argument(help="Digest (or its beginning) of one record to show whole.")
     ] = "",
     ledger: Where = LEDGER,
+    files: Annotated[
+        Path | None, typer.Option("--files", help="Copy the record's stored files into this folder.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """List the records of a ledger, or show one of them."""
     store = Ledger(ledger)
+    if files is not None:
+        for path in catalog.load("calibrant.app.copies:copy_out")(store, record, files):
+            sys.stdout.write(f"{path}\n")
+        return
     if record:
         render.json_of(store.get(record).record.statement())
         return

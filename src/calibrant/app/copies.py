@@ -1,0 +1,37 @@
+"""A record's stored files, copied out of the ledger: a queue to label, a trained model, attempts."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from calibrant.core import EvidenceError, InputError
+from calibrant.ledger import Ledger
+from calibrant.ledger.layout import disk
+
+
+def copy_out(ledger: Ledger, prefix: str, folder: Path) -> list[Path]:
+    """Copy every artefact of the record whose digest begins with ``prefix`` into ``folder``, by its name.
+
+    Raises:
+        InputError: no such record, or a file of that name lies there already; nothing is written then.
+        EvidenceError: a stored file is missing or altered, or its name leads out of the folder.
+    """
+    wanted = {folder / artifact.name: artifact for artifact in ledger.get(prefix).record.artifacts}
+    for path, artifact in wanted.items():
+        if Path(artifact.name).name != artifact.name:
+            raise EvidenceError(
+                f"artefact '{artifact.name}' has no plain name",
+                hint="run `calibrant verify`: the ledger is odd",
+            )
+        if path.exists():
+            raise InputError(f"{path} is there already", hint="name another folder")
+    for path, artifact in wanted.items():
+        stored = ledger.open(artifact)
+        with disk("writing", path):
+            folder.mkdir(parents=True, exist_ok=True)
+            if stored.is_dir():
+                shutil.copytree(stored, path)
+            else:
+                shutil.copyfile(stored, path)
+    return list(wanted)
