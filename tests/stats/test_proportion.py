@@ -130,6 +130,25 @@ def test_effective_size_against_a_slow_loop():
     assert "korn-graubard" in found.method
 
 
+def test_gaps_in_clusters_hold_the_interval_of_every_completion():
+    """A gap filled so that its cluster agrees with itself costs more than the share that it adds."""
+    rng = np.random.default_rng(0)
+    tables = [([True, True, None, False, False, None], ["a", "a", "a", "b", "b", "b"])]
+    for _ in range(12):
+        hits = rng.random(24) < 0.5
+        gone = rng.choice(24, 4, replace=False)
+        outcomes = [None if i in gone else bool(hit) for i, hit in enumerate(hits)]
+        tables.append((outcomes, [str(x) for x in rng.integers(0, 6, 24)]))
+    for outcomes, names in tables:
+        found = rate(outcomes, clusters=names, **LABEL)
+        for fill in itertools.product([False, True], repeat=outcomes.count(None)):
+            rest = iter(fill)
+            whole = [next(rest) if x is None else x for x in outcomes]
+            one = rate(whole, clusters=names, **LABEL)
+            assert found.low <= one.low + 1e-9
+            assert found.high >= one.high - 1e-9
+
+
 def test_clusters_of_one_size_have_korn_and_graubards_effective_size():
     x, g = np.array([1, 1, 0, 1, 0, 0, 1, 0, 0], float), np.repeat(np.arange(3), 3)
     residuals = (x - x.mean()).reshape(3, 3).sum(1)
