@@ -84,7 +84,7 @@ class Campaign(Frozen):
     sampling: Sampling = Sampling()
     """How the target's replies are drawn."""
     caps: Caps = Caps()
-    """Most that may be spent; a cap ends the campaign and its walks are censored."""
+    """Most that may be spent; a cap ends the campaign and leaves goals open."""
     prices: Prices = Prices()
     """What queries and tokens cost."""
     batch: int = Field(default=256, ge=1)
