@@ -106,6 +106,11 @@ HOSTILE = {
     "values, written often": LONG + "{% set b = {'a': a}.values() %}" + MANY + "{{ b }}{% endfor %}",
     "arguments that double": "{% macro m(n) %}{% if n %}{{ m(n - 1, varargs, varargs) }}{% else %}"
     "{{ varargs }}{% endif %}{% endmacro %}{{ m(60, 1) }}",
+    "a safe text's replacement": LONG + "{{ (a|safe).replace('x', a) }}",
+    "a safe text's width": "{{ ('x'|safe).ljust(10000000000) }}",
+    "a safe text as a separator": LONG + "{{ (a|safe).join(range(99999)|map('string')) }}",
+    "a safe text's tabs": "{{ (('\\t' * 1000000)|safe).expandtabs(1000000) }}",
+    "a safe text's translation": LONG + "{{ (a|safe).translate({120: a}) }}",
     "deep brackets": "{{ " + "(" * 5000 + ")" * 5000 + " }}",
     "deep blocks": "{% for a in [1] %}" * 30 + "{% endfor %}" * 30,
     "a number of 5000 digits": "{{ " + "9" * 5000 + " }}",
@@ -143,6 +148,7 @@ def test_a_hostile_template_is_refused(tiny: Build, name: str, monkeypatch: pyte
     with pytest.raises(InputError, match="the chat template refuses") as caught:
         templates.chat_text(_tokenizer(tiny, HOSTILE[name]), TURNS, add_generation_prompt=True)
     assert len(caught.value.message) < 600
+    assert not isinstance(caught.value.__cause__, MemoryError)
 
 
 def test_a_long_chat_has_the_budget_that_it_needs(tiny: Build) -> None:

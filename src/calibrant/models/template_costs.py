@@ -6,13 +6,16 @@ import re
 from collections.abc import Callable, ItemsView, Iterable, KeysView, Sized, ValuesView
 from contextvars import ContextVar
 from functools import wraps
-from types import BuiltinMethodType
+from types import BuiltinMethodType, MethodType
 from typing import Any
 
 from jinja2 import TemplateError
 from jinja2.runtime import str_join
 from jinja2.utils import Namespace
 
+Method = BuiltinMethodType | MethodType
+METHODS = (BuiltinMethodType, MethodType)
+"""Of a text or a list; those of a text that was marked safe are written in Python."""
 CHARS = 4
 """2**4 characters are one unit."""
 BUDGET: ContextVar[list[int]] = ContextVar("units_left")
@@ -170,14 +173,14 @@ def _check_filter(name: str, value: Any, rest: tuple[Any, ...]) -> None:
         raise OverspentError("it adds lists up one by one")
 
 
-def gathered(method: BuiltinMethodType, args: tuple[Any, ...]) -> tuple[Any, ...]:
+def gathered(method: Method, args: tuple[Any, ...]) -> tuple[Any, ...]:
     """The arguments of a method, with what ``join`` would draw one by one drawn before."""
     if method.__name__ != "join" or not args or isinstance(args[0], Sized):
         return args
     return (list(_one_by_one(args[0], 0)), *args[1:])
 
 
-def check_method(method: BuiltinMethodType, args: tuple[Any, ...]) -> None:
+def check_method(method: Method, args: tuple[Any, ...]) -> None:
     """The same for a method of a built-in value, which is paid for as well."""
     value, name = method.__self__, method.__name__
     if not isinstance(value, (str, bytes, list, tuple, dict, int, range)):

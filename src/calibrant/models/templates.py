@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import lru_cache
-from types import BuiltinMethodType
 from typing import Any
 
 from jinja2 import Template, nodes
@@ -134,7 +133,7 @@ class Bounded(ImmutableSandboxedEnvironment):
     def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: D102, N805
         looks_in = not isinstance(__obj, Macro)  # a macro is handed its arguments, and pays inside for more
         costs.spend(1 + (costs.weight((args, kwargs)) if looks_in else len(args) + len(kwargs)))
-        if isinstance(__obj, BuiltinMethodType):
+        if isinstance(__obj, costs.METHODS):
             args = costs.gathered(__obj, args)
             costs.check_method(__obj, (*args, *kwargs.values()))
         made = super().call(__context, __obj, *args, **kwargs)
