@@ -218,3 +218,21 @@ def test_no_difference_where_open_pairs_could_move_it_further_than_chance():
     one = difference_so_far(before, [*after[:12], *[False] * 27, None], **label)
     assert (one.value, one.reason) == (0.0, "1 of 40 pairs open")
     assert difference_so_far(before, before, **label) == difference(before, before, **label)
+
+
+def test_gaps_in_clusters_hold_the_interval_of_every_completion():
+    """Nearly: six ways to fill the gaps are tried, and what they miss is small."""
+    rng = np.random.default_rng(1)
+    for _ in range(12):
+        first, second = ([bool(x) for x in rng.random(20) < 0.5] for _ in range(2))
+        names = [str(x) for x in rng.integers(0, 5, 20)]
+        gone = rng.choice(40, 4, replace=False)
+        before, after = ([None if i + at in gone else x for i, x in enumerate(side)]
+                         for at, side in ((0, first), (20, second)))  # fmt: skip
+        found = difference(before, after, clusters=names, better="lower", unit="goal")
+        for fill in itertools.product([False, True], repeat=4):
+            rest = iter(fill)
+            sides = [[next(rest) if x is None else x for x in side] for side in (before, after)]
+            one = difference(*sides, clusters=names, better="lower", unit="goal")
+            assert found.low <= one.low + 0.05
+            assert found.high >= one.high - 0.05

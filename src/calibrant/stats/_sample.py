@@ -111,6 +111,26 @@ def effective_size(values: Floats, codes: Codes | None, level: float) -> float:
     return float(min(n, n * shrink / deff)) if deff > 0 else float(n)
 
 
+def least_size(least: Floats, most: Floats, codes: Codes | None, level: float) -> float:
+    """About the smallest ``effective_size`` of a sample whose units lie between ``least`` and ``most`` (n,).
+
+    Where the two differ a unit is missing. It is tried at its least, at its most, as the known units of its
+    cluster lean, against them, which sets clusters apart, and next to them, which makes a cluster agree.
+    """
+    gaps = least != most
+    if codes is None or not gaps.any():
+        return effective_size(least, codes, level)
+    known = np.maximum(np.bincount(codes, weights=~gaps), 1)
+    lean = np.bincount(codes, weights=np.where(gaps, 0.0, least)) / known
+    middle = float((least + most).mean() / 2 if gaps.all() else least[~gaps].mean())
+    none, every = np.zeros(lean.size, bool), np.ones(lean.size, bool)
+    tried = [
+        np.where(up[codes], most, least) for up in (none, every, lean > middle, lean >= middle, lean < middle)
+    ]
+    tried.append(np.clip(np.floor(lean + 0.5)[codes], least, most))
+    return min(effective_size(complete, codes, level) for complete in tried)
+
+
 def agreeing_size(codes: Codes) -> float:
     """Kish's effective number of clusters: the sample size left if units of a cluster always agreed."""
     sizes = np.bincount(codes)
