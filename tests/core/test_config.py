@@ -76,7 +76,10 @@ def test_all_problems_at_once():
 
 def test_nearest_name_is_of_the_same_level():
     """'volum' lies near a key of the kettle, but the bowl has no such key."""
-    assert problems(Kettle, {"bowl": {"volum": 1}}) == ("config: unknown key 'bowl.volum'",)
+    assert problems(Kettle, {"bowl": {"volum": 1}}) == (
+        "config: unknown key 'bowl.volum'; 'bowl' takes depth, clay",
+    )
+    assert problems(Kettle, {"lid": {"deep": 1}})[0].endswith("'lid.deep' (did you mean 'depth'?)")
     (said,) = problems(Kettle, {"bowl": {"volume": 1}})
     assert said == "config: unknown key 'bowl.volume' ('volume' stands beside 'bowl', not in it)"
     assert problems(Kettle, {"zzz": 1}) == ("config: unknown key 'zzz'",)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -102,9 +102,12 @@ def _problems(kind: type[Frozen], error: ValidationError, where: str) -> list[st
         path = ".".join(str(part) for part in item["loc"])
         if item["type"] == "extra_forbidden":
             key, around = str(item["loc"][-1]), item["loc"][:-1]
-            near = nearest(key, _known(kind, around))
+            known = _known(kind, around)
+            near = nearest(key, known)
             if around and key in _known(kind, around[:-1]):
                 near = f" ('{key}' stands beside '{around[-1]}', not in it)"
+            elif around and known and not near:
+                near = f"; '{around[-1]}' takes {', '.join(known)}"
             problems.append(f"{where}: unknown key '{path}'{near}")
         elif item["type"] == "missing":
             problems.append(f"{where}: '{path}' is required and was not given")
@@ -130,8 +133,11 @@ def _known(kind: type[BaseModel], path: tuple[int | str, ...]) -> tuple[str, ...
     """The keys that the config at ``path`` inside ``kind`` takes; () where that is no one config."""
     for part in path:
         field = kind.model_fields.get(str(part))
-        inner = field.annotation if field else None
-        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+        wanted = field.annotation if field else None
+        inner = [
+            one for one in (wanted, *get_args(wanted)) if isinstance(one, type) and issubclass(one, BaseModel)
+        ]
+        if len(inner) != 1:  # "LoRA | None" is one config as well
             return ()
-        kind = inner
+        kind = inner[0]
     return tuple(kind.model_fields)
