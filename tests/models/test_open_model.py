@@ -243,6 +243,13 @@ def _with_more_tokens(lm: OpenModel) -> None:
     lm.tokenizer.add_tokens([f"<new{i}>" for i in range(99)], special_tokens=True)
 
 
+def _with_another_start(lm: OpenModel) -> None:
+    """Of an empty prompt that a template writes: nothing else stands before the reply."""
+    _with_more_tokens(lm)
+    lm.tokenizer.bos_token = "<new98>"
+    lm.tokenizer.chat_template = "{{ messages[0].content }}"
+
+
 def _with_half_a_letter(lm: OpenModel) -> None:
     half = "{% if '<' in messages[0].content %}{{ '\\ud800' }}{% endif %}"
     lm.tokenizer.chat_template = half + "{{ messages[0].content }}"
@@ -257,10 +264,11 @@ def _with_a_slow_pattern(lm: OpenModel) -> None:
     ("change", "text", "said"),
     [
         (_with_more_tokens, "<new98>", "'<new98>' has the id .*, but the model has 300 embeddings"),
+        (_with_another_start, "", "'<new98>' has the id .*, but the model has 300 embeddings"),
         (_with_half_a_letter, "<", "writes half a surrogate pair"),
         (_with_a_slow_pattern, "e" * 40, "the tokenizer gives up on a text"),
     ],
-    ids=["a token without an embedding", "half a letter", "a slow pattern"],
+    ids=["a token without an embedding", "a start without one", "half a letter", "a slow pattern"],
 )
 def test_a_prompt_that_has_no_ids_costs_its_own_row(tiny: Build, change, text: str, said: str) -> None:
     lm = tiny()

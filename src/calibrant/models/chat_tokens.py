@@ -91,6 +91,7 @@ class ChatTokens:
         for ids in self._ids(texts):
             whole = ids if ids[: len(start)] == start else [*start, *ids]
             found.append(whole or [self._first_id()])
+            self._check(found[-1][: max(1, len(start))])  # the rest was checked when it was spelt
         return found
 
     def replies(self, texts: Sequence[str], opens: Sequence[bool]) -> list[list[int]]:
