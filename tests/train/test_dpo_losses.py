@@ -16,6 +16,7 @@ def total(model, prompt, reply):
     return model.logprobs([prompt], [reply])[0].total
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", [name for name in LOSSES if name != "discopop"])
 def test_every_loss_prefers_what_it_was_shown(loss, model, pairs, tmp_path):
     """Whatever the loss: afterwards the chosen replies gained on the rejected ones."""

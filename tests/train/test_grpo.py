@@ -298,6 +298,7 @@ def test_the_model_that_came_in_is_unchanged(model, weights, tmp_path):
     assert result.model.identity.name == "tiny after grpo"
 
 
+@pytest.mark.slow
 def test_same_seed_same_bits(model, weights, tmp_path):
     found = [grpo(model, prompts(), Lengths(), config=SMALL, run=Log(tmp_path / str(i), seed=seed))
              for i, seed in enumerate((0, 0, 1))]  # fmt: skip
@@ -328,6 +329,7 @@ def test_the_one_aggregation_that_depends_on_the_cut(four, tmp_path):
     assert one["grad_norm"] != pytest.approx(two["grad_norm"], rel=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["rows of their own", "gradient checkpointing"])
 def test_how_a_step_is_computed_does_not_matter(model, plain, plain_log, monkeypatch, tmp_path, way):
     config, run = SMALL, Log(tmp_path)
@@ -545,6 +547,7 @@ def test_a_planted_wish_is_met(four, tmp_path):
     assert all(estimate.method == "point" for estimate in result.metrics.values())
 
 
+@pytest.mark.slow
 def test_a_high_price_holds_the_policy(four, tmp_path):
     kl = KL(coef=20.0, place="loss", estimator="k2")
     result = grpo(four, prompts(), Likes(), config=changed(STRONG, kl=kl), run=Quiet(work=tmp_path))

@@ -491,6 +491,7 @@ def test_a_planted_preference_is_learned_and_a_lot_teaches_nothing(
     assert abs(nothing) < 0.2 * gap  # over five seeds .01 to .03 of it
 
 
+@pytest.mark.slow
 def test_ten_to_one_is_learned_with_solved_weights(model, labelled, pairs, tmp_path):
     rows = labelled(99, down=11)
     up = sum(row.label for row in rows)

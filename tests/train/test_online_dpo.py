@@ -254,6 +254,7 @@ def test_the_model_that_came_in_is_unchanged(model, weights, tmp_path):
     assert result.model.identity.name == "tiny after online_dpo"
 
 
+@pytest.mark.slow
 def test_same_seed_same_bits(model, weights, tmp_path):
     found = [online_dpo(model, prompts(), Lengths(), config=SMALL, run=Log(tmp_path / str(i), seed=seed))
              for i, seed in enumerate((0, 0, 1))]  # fmt: skip
@@ -262,6 +263,7 @@ def test_same_seed_same_bits(model, weights, tmp_path):
     assert found[0].metrics == found[1].metrics
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["micro-batches", "rows of their own", "gradient checkpointing"])
 def test_how_a_step_is_computed_does_not_matter(model, plain, plain_log, monkeypatch, tmp_path, way):
     config, run = SMALL, Log(tmp_path)

@@ -206,6 +206,7 @@ def test_same_seed_same_bits(model, small, tmp_path):
     assert small.rows == again.rows
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cut", ["micro-batches", "rows of their own", "gradient checkpointing"])
 def test_how_a_step_is_computed_does_not_matter(model, small, monkeypatch, tmp_path, cut):
     run, config = Log(tmp_path), SMALL

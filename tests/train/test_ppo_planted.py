@@ -92,6 +92,7 @@ def test_without_a_price_it_goes_all_the_way(four, tmp_path):
     assert rates(result.model)["ember"] > 0.9
 
 
+@pytest.mark.slow
 def test_a_high_price_holds_it(four, tmp_path):
     before = rates(four)
     result = tuned(four, tmp_path, Likes(), 50.0, steps=20)

@@ -260,6 +260,7 @@ def plain(ending, tmp_path_factory):
     return result.model.identity.parts["weights"], critic
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("switch", [
     {"score_at": "after"}, {"truncated": "bootstrap"}, {"whiten_advantages": False}, {"unbiased": False},
     {"shaping": {"whiten": True}}, {"shaping": {"normalise": True}}, {"value_weight": 0.1},

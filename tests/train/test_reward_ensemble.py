@@ -112,6 +112,7 @@ def test_an_average_of_one_is_itself(model, weights):
     assert not any(p.requires_grad for p in averaged([one]).module.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_same_seed_same_reward_and_the_model_stays(model, pairs, weights, kind, tmp_path):
     before = weights(model)

@@ -262,6 +262,7 @@ def test_the_model_that_came_in_is_unchanged(model, weights, tmp_path):
     assert result.model.identity.name == "tiny after rloo"
 
 
+@pytest.mark.slow
 def test_same_seed_same_bits(model, weights, tmp_path):
     found = [rloo(model, prompts(), Lengths(), config=SMALL, run=Log(tmp_path / str(i), seed=seed))
              for i, seed in enumerate((0, 0, 1))]  # fmt: skip
@@ -270,6 +271,7 @@ def test_same_seed_same_bits(model, weights, tmp_path):
     assert found[0].metrics == found[1].metrics
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cut", ["micro-batches", "rows of their own", "gradient checkpointing"])
 @pytest.mark.parametrize("ratio", ["sequence", "token"])
 def test_how_a_step_is_computed_does_not_matter(model, monkeypatch, tmp_path, ratio, cut):
@@ -363,6 +365,7 @@ def test_settings_that_cannot_be(given, said):
         RLOO(**given)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("switch", [
     {"shaping": {"normalise": True}}, {"shaping": {"clip": 0.1}}, {"shaping": {"missing_end": 1.0}},
     {"old_logprobs": "rescored"}, {"kl": {"coef": 0.1, "target": 0.01, "horizon": 50.0}}, {"epochs": 1},
