@@ -41,7 +41,7 @@ def test_figures_show_jobs_that_exist_and_no_job_is_idle(name):
     assert not idle, "a job that nothing reads costs minutes for nothing"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_cheapest_runs_to_its_claims(tmp_path):
     outcome = run_study(load_study(CHEAPEST), Ledger(tmp_path))
     assert not outcome.unfinished

@@ -139,6 +139,8 @@ def start(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
         "PYTHONPATH": os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])]),
         "TRACE": str(tmp_path / "trace"),
         "OMP_NUM_THREADS": "1",
+        # Python leaves a compiled file that a full disk cut short, and stumbles over it at the next start.
+        "PYTHONDONTWRITEBYTECODE": "1",
     }
 
     def started(*arguments: object, **options: Any) -> subprocess.Popen[str]:
