@@ -400,18 +400,23 @@ def test_the_file_of_a_verdict_rewritten_in_the_store(trial: Trial) -> None:
 @pytest.mark.parametrize(
     ("look", "answer"),
     [("held.jsonl[:]", "unknown"), ("jsonl:./held.jsonl[:4]", "unknown"), ("held.jsonl[2:][:9]", "unknown"),
-     ("copy.jsonl", "unknown"), ("held.jsonl[:3]", "yes")],
+     ("copy.jsonl", "unknown"), ("copy.jsonl[:4]", "unknown"), ("FOLDER/held.jsonl[:4]", "unknown"),
+     ("held.jsonl[:99999999999999999999]", "unknown"), ({"file": "given:rows[:2]"}, "unknown"),
+     ({"file": "given:rows", "ignore": ["id"]}, "unknown"), ("held.jsonl[:3]", "yes"),
+     ("copy.jsonl[:3]", "yes"), ({"file": "given:rows[1:]"}, "yes")],
 )  # fmt: skip
-def test_a_look_at_a_part_or_at_a_copy_before_the_thresholds(trial: Trial, look: str, answer: str) -> None:
+def test_a_look_at_a_part_or_at_a_copy_before_the_thresholds(trial: Trial, look: Any, answer: str) -> None:
     """The rule is about rows 3 to 5; the first three may be looked at."""
     trial.write("copy.jsonl", (trial.folder / "held.jsonl").read_text())
-    rule = "held.jsonl[3:]" if look.startswith("held") or "[" in look else "held.jsonl"
+    rule = "held.jsonl" if look == "copy.jsonl" else "held.jsonl[3:]"
+    look = look.replace("FOLDER", str(trial.folder)) if isinstance(look, str) else look
     trial.write("strict.toml", POLICY.replace("min_n = 6", "").replace("0.6", "0.9") + f'data = "{rule}"\n')
     trial.edit("held.jsonl", rule)
     looked = Job(id="look", use="measure.refusal", config={"sampling": {"max_tokens": 1}}, inputs={
         "model": str(load_study(str(trial.folder / "trial.toml")).given["model"]), "goals": look,
         "judge": "testbed:judge/harmful"})  # fmt: skip
-    assert execute(looked, Openers(trial.ledger, base=trial.folder)).status == "finished"
+    given = {"rows": "held.jsonl[2:]" if answer == "unknown" else "held.jsonl[:3]"}
+    assert execute(looked, Openers(trial.ledger, given=given, base=trial.folder)).status == "finished"
     found, reason = trial.said()
     assert found == answer and ("postdate" in reason) == (answer == "unknown")
 

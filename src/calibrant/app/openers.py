@@ -19,7 +19,7 @@ from calibrant.app.attempt_files import foreign, is_foreign
 from calibrant.app.paths import check_text, there
 from calibrant.app.plug_ins import plug_in
 from calibrant.app.stand_ins import STAND_INS
-from calibrant.app.tables import Asked, asked, sliced
+from calibrant.app.tables import asked, sliced
 from calibrant.core import (
     LM,
     CapabilityError,
@@ -128,6 +128,10 @@ class Openers:
         check_text(reference)
         if isinstance(reference, str) and reference.startswith("given:"):
             return self.open(self._given(reference), wanted)
+        if isinstance(reference, Mapping) and wanted in TABLES:
+            told = asked(reference)
+            if told.whole.startswith("given:"):  # the record names the rows, not what the study called them
+                reference = told.of(asked(self._given(told.whole)))
         try:
             found = self._find(reference, wanted)
         except RecursionError:
@@ -310,9 +314,6 @@ class Openers:
     def _table(self, reference: Any, wanted: type[Table[Any]]) -> Opened:
         """Rows: a reference, or {file, ignore}; a slice of them, or all."""
         told = asked(reference)
-        if told.whole.startswith("given:"):
-            inner = asked(self._given(told.whole))
-            told = Asked(inner.whole, inner.ignore + told.ignore, inner.parts + told.parts)
         if not told.ignore and not told.parts:
             return self._whole(told.whole, wanted)
         whole = self._whole(told.whole, wanted, told.ignore)
@@ -320,7 +321,8 @@ class Openers:
         found = digest([whole.digest, {"ignore": sorted(told.ignore)}]) if told.ignore else whole.digest
         for start, stop in told.parts:
             found = digest([found, start, stop])
-        return Opened(found, "data", lambda: sliced(whole.load(), name, told.parts), name=name)
+        load = lambda: sliced(whole.load(), name, told.parts)  # noqa: E731
+        return Opened(found, "data", load, name=name, parts={"whole": whole.digest})
 
     def _whole(self, reference: str, wanted: type[Table[Any]], ignore: tuple[str, ...] = ()) -> Opened:
         """All rows of a file, or of the testbed, without the columns to ignore."""

@@ -25,6 +25,7 @@ from calibrant.data.files import RawRow, raw_rows
 from calibrant.data.graded import graded_from
 from calibrant.data.human_labels import HumanLabels, labels_from
 from calibrant.data.readers import read as read_rows
+from calibrant.data.references import SUFFIXES
 from calibrant.data.rows import (
     Attempts,
     Example,
@@ -74,7 +75,6 @@ _OWN: dict[Any, Callable[..., Any]] = {
 }
 """Kinds of rows with a reader of their own."""
 _STACKS = 16  # of guards, one behind the other
-SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 
 
 def file(reference: str, base: Path) -> Path:

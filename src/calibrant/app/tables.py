@@ -6,18 +6,14 @@ pairs = { file = "jsonl:orca.jsonl", ignore = ["system"] }
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from calibrant.app.attempt_files import is_foreign
 from calibrant.app.paths import check_text
 from calibrant.core import ConfigError, Frozen, InputError, resolve
+from calibrant.data.references import Part, whole_and_parts
 from calibrant.data.rows import Table
-
-Part = tuple[int | None, int | None]
-"""First row and the one after the last, as in a Python slice."""
-_PART = re.compile(r"\[([0-9]*):([0-9]*)\]\Z")
 
 
 class Rows(Frozen):
@@ -38,6 +34,13 @@ class Asked(NamedTuple):
     parts: tuple[Part, ...] = ()
     """Slices, to be taken one after the other."""
 
+    def of(self, given: Asked) -> str | dict[str, Any]:
+        """The reference that asks the same of what a study gave under the name ``whole``."""
+        ends = (["" if end is None else str(end) for end in part] for part in given.parts + self.parts)
+        file = given.whole + "".join(f"[{start}:{stop}]" for start, stop in ends)
+        ignore = given.ignore + self.ignore
+        return {"file": file, "ignore": list(ignore)} if ignore else file
+
 
 def asked(reference: Any) -> Asked:
     """Take a reference to rows apart.
@@ -48,16 +51,12 @@ def asked(reference: Any) -> Asked:
     """
     told = resolve(Rows, reference, where="rows") if isinstance(reference, Mapping) else Rows(file=reference)
     check_text(told.file)
-    whole, parts = told.file, list[Part]()
-    while part := _PART.search(whole):
-        start, stop = (int(digits) if digits else None for digits in part.groups())
-        parts.append((start, stop))
-        whole = whole[: part.start()]
+    whole, parts = whole_and_parts(told.file)
     if told.ignore and (whole.startswith("testbed:") or is_foreign(whole)):
         raise ConfigError(
             f"'{whole}' has no columns to ignore", hint="ignore works on files of rows: jsonl:PATH, data:NAME"
         )
-    return Asked(whole, told.ignore, tuple(reversed(parts)))
+    return Asked(whole, told.ignore, parts)
 
 
 def sliced(table: Table[Any], source: str, parts: tuple[Part, ...]) -> Table[Any]:

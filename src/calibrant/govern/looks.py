@@ -1,35 +1,54 @@
-"""Which part of which file a reference to rows names, so that a look at a part is known for a look."""
+"""Which rows of which file an input holds, so that a look at a part, or at a copy, is known for a look."""
 
 from __future__ import annotations
 
 import posixpath
-import re
 from collections.abc import Mapping
 from typing import Any
 
-_PART = re.compile(r"\[([0-9]{0,18}):([0-9]{0,18})\]\Z")
+from calibrant.core.record import Input
+from calibrant.data.references import SUFFIXES, whole_and_parts
+
 _ALL = 2**63
 
 
 def share_rows(one: Any, other: Any) -> bool:
     """Whether two references name one file, however its path is spelt, and parts of it that overlap."""
-    (file, start, stop), (same, begin, end) = _rows(one), _rows(other)
-    return bool(file) and file == same and max(start, begin) < min(stop, end)
+    file, same = _file(one), _file(other)
+    return bool(file) and file == same and _overlap(_span(one), _span(other))
 
 
-def _rows(reference: Any) -> tuple[str, int, int]:
-    """File, first row, and the row after the last; "" for the file where it is none."""
-    whole = reference.get("file", "") if isinstance(reference, Mapping) else reference
-    parts = []
-    while isinstance(whole, str) and (part := _PART.search(whole)):
-        parts.append((int(part[1] or 0), int(part[2] or _ALL)))
-        whole = whole[: part.start()]
-    start, stop = 0, _ALL
-    for first, last in reversed(parts):
-        start, stop = start + first, min(stop, start + last)
-    if not isinstance(whole, str):
-        return "", 0, 0
+def read_same(one: Input, other: Input) -> bool:
+    """Whether two inputs hold the same bytes, or parts that overlap of files with the same bytes."""
+    if one.digest == other.digest:
+        return True
+    whole = one.parts.get("whole", one.digest)
+    return whole == other.parts.get("whole", other.digest) and _overlap(
+        _span(one.reference), _span(other.reference)
+    )
+
+
+def _text(reference: Any) -> str:
+    """The words that name file and part; "" where there are none."""
+    text = reference.get("file", "") if isinstance(reference, Mapping) else reference
+    return text if isinstance(text, str) else ""
+
+
+def _file(reference: Any) -> str:
+    whole = whole_and_parts(_text(reference))[0]
     scheme, colon, path = whole.partition(":")
-    if colon and f".{scheme}" in (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet"):
+    if colon and f".{scheme}" in SUFFIXES:
         whole = path
-    return (posixpath.normpath(whole) if whole and ":" not in whole else whole), start, stop
+    return posixpath.normpath(whole) if whole and ":" not in whole else whole
+
+
+def _span(reference: Any) -> tuple[int, int]:
+    """The first row, and the one after the last."""
+    first, end = 0, _ALL
+    for start, stop in whole_and_parts(_text(reference))[1]:
+        first, end = first + (start or 0), end if stop is None else min(end, first + stop)
+    return first, end
+
+
+def _overlap(one: tuple[int, int], other: tuple[int, int]) -> bool:
+    return max(one[0], other[0]) < min(one[1], other[1])

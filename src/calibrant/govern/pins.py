@@ -17,7 +17,7 @@ from calibrant.core import Entry, Evidence, Identity, Record
 from calibrant.core.digest import canonical, plain
 from calibrant.core.errors import nearest
 from calibrant.core.record import Input
-from calibrant.govern.looks import share_rows
+from calibrant.govern.looks import read_same, share_rows
 from calibrant.govern.policy import Rule, flat
 
 _HELPERS = frozenset({"before", "baseline", "reference", "attacker"})
@@ -63,10 +63,13 @@ def touching(rule: Rule, subject: Identity, evidence: Evidence) -> list[Entry]:
     if not (rule.data or rule.data_digest):
         return runs
     read = [(entry, item) for entry in runs for item in tables(entry.record).values()]
-    bytes_ = (
-        {rule.data_digest} if rule.data_digest else {i.digest for _, i in read if i.reference == rule.data}
-    )
-    found = {e.seq for e, item in read if item.digest in bytes_ or share_rows(item.reference, rule.data)}
+    pinned = rule.data_digest
+    meant = [i for _, i in read if (i.digest == pinned if pinned else i.reference == rule.data)]
+    found = {
+        entry.seq
+        for entry, item in read
+        if share_rows(item.reference, rule.data) or any(read_same(item, one) for one in meant)
+    }
     return [entry for entry in runs if entry.seq in found]
 
 
