@@ -171,3 +171,13 @@ inputs = { subject = "given:model", policy = { name = "p", stage = "internal", r
 """
     (problem,) = check_study(study(f'[given]\nmodel = "{model}"\n[verdict]\n{verdict}\n{REFUSAL}{gate}'))
     assert said in problem
+
+
+@pytest.mark.parametrize("value", ["given:other", "defended:stack.toml#given:model"])
+def test_given_things_that_lead_to_each_other_are_a_problem_and_no_end(study, value):
+    gate = (
+        '[[job]]\nid = "gate"\nuse = "govern.gate"\ninputs = { subject = "given:model", policy = "p.toml" }\n'
+    )
+    given = f'[given]\nmodel = "{value}"\nother = "given:model"\n[verdict]\ngate = "gate"\n'
+    said = " ".join(check_study(study(f"{given}{REFUSAL}{gate}")))
+    assert "given.model has no value" in said or "too many references inside one another" in said

@@ -17,6 +17,7 @@ from calibrant.core import CalibrantError, Entry, EvidenceError, Job, Verdict
 from calibrant.core.digest import digest_bytes
 from calibrant.govern.gate import not_held
 from calibrant.govern.intent import intent_record
+from calibrant.govern.pins import kinds
 from calibrant.govern.policy import ReleasePolicy, load_policy, policy_of
 from calibrant.ledger import Ledger
 
@@ -148,7 +149,7 @@ def _about(gates: Sequence[Entry], tables: Sequence[Mapping[str, Any]]) -> str:
     for entry in gates:
         subject = entry.record.inputs["subject"]
         subjects.setdefault(subject.name, []).append(subject.digest[:12])
-    open_ = _once(f"{key} of {rule['id']}" for rule in rules for key in _kinds(rule.get("unpinned", {})))
+    open_ = _once(f"{key} of {rule['id']}" for rule in rules for key in kinds(rule.get("unpinned", {})))
     parts = {
         "System": [f"'{name}' ({', '.join(dict.fromkeys(d))})" for name, d in subjects.items()],
         "Policy": _once(f"'{e.record.inputs['policy'].name}'" for e in gates),
@@ -161,11 +162,6 @@ def _about(gates: Sequence[Entry], tables: Sequence[Mapping[str, Any]]) -> str:
 
 def _once(texts: Iterable[str]) -> list[str]:
     return [text for text in dict.fromkeys(texts) if text]
-
-
-def _kinds(unpinned: Mapping[str, Any]) -> list[str]:
-    """'data_digest', 'config', 'judge', ...: what is open, without its fields."""
-    return list(dict.fromkeys(key.partition(".")[0] for key in unpinned))
 
 
 def _registered(study: Study) -> ReleasePolicy | None:
@@ -208,8 +204,8 @@ def _origins(study: Study, reference: Any) -> set[str]:
         return set()
     if reference.startswith("given:"):
         name = reference.removeprefix("given:")
-        value = study.given.get(name)
-        return {name} | (_origins(study, value) if value != reference else set())
+        others = {known: value for known, value in study.given.items() if known != name}  # so that it ends
+        return {name} | _origins(study.model_copy(update={"given": others}), study.given.get(name))
     same = {name for name, value in study.given.items() if value == reference}
     if reference.startswith("defended:"):
         return same | _origins(study, reference.partition("#")[2])
