@@ -94,8 +94,8 @@ def test_what_was_put_into_the_mouth_may_open_or_close_the_block():
     assert not inside("<|assistant|>", "Sure")
 
 
-def test_long_and_hostile_texts_are_read_once(monkeypatch):
-    """Linear: 20,000 blocks, and a million characters without an end, are a few passes over the text."""
+def test_a_long_text_is_no_trap():
+    """Work that grew with the square of the length would take minutes here."""
     assert part("<think>a</think>" * 20_000 + SAID).reply == SAID
     assert part("<think>" * 20_000).reply == ""
     assert part("x <" * 300_000).reasoning is None

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import threading
 from http.server import ThreadingHTTPServer
+from os import environ
+from pathlib import Path
 
 import pytest
 
@@ -24,10 +26,7 @@ NOTHING = ("null", "empty_choices", "list_error")
 
 
 @pytest.fixture(scope="module")
-def odd(request):
-    from os import environ
-    from pathlib import Path
-
+def odd():
     path = Path(environ["CALIBRANT_DATA"]).parent / "tools" / "odd_server.py"
     if not path.is_file():
         pytest.skip(f"the server with habits is not at {path}")

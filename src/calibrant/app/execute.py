@@ -192,7 +192,7 @@ def _finished(
                 [
                     *result.caveats,
                     *_unread(made),
-                    *_slower(arguments),
+                    *_caveats(arguments),
                     *_refused(arguments),
                     *_unused(arguments),
                     *_rendered(arguments),
@@ -212,7 +212,7 @@ def _unread(made: list[Path]) -> Iterator[str]:
             yield told
 
 
-def _slower(arguments: Mapping[str, Any]) -> Iterator[str]:
+def _caveats(arguments: Mapping[str, Any]) -> Iterator[str]:
     """What a model says about itself, once it has been asked."""
     for name, model in arguments.items():
         if name != "config":

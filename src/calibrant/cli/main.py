@@ -25,7 +25,7 @@ from calibrant.cli.annotate import annotate
 from calibrant.cli.console import console
 from calibrant.cli.export import export
 from calibrant.cli.progress import Shown
-from calibrant.core import CalibrantError, ConfigError, Job
+from calibrant.core import CalibrantError, ConfigError, Job, Verdict
 from calibrant.core.digest import plain
 from calibrant.core.secrets import without_secrets
 from calibrant.core.shown import harmless
@@ -210,7 +210,7 @@ def gate(
         render.json_of(table)
     else:
         render.gate(table)
-    raise typer.Exit({"yes": 0, "no": 1, "unknown": 2}[table["verdict"]["answer"]])
+    raise typer.Exit(exit_code(Verdict.model_validate(table["verdict"])))
 
 
 @app.command("verify")

@@ -18,6 +18,7 @@ Access = Literal["black box", "log-probs", "weights"]
 
 HIT: dict[Outcome, bool | None] = {"success": True, "failure": False, "undetermined": None}
 """Outcome of an attempt as a datum; None = missing."""
+_UNREAD = "attempts were blocked by guards that could not answer"
 
 
 class Cost(Frozen):
@@ -35,9 +36,6 @@ class Cost(Frozen):
     """Floating-point operations on local weights, about; 0 where nobody counted."""
     seconds: float | None = None
     """Wall-clock seconds; kept out of digests."""
-
-
-_UNREAD = "attempts were blocked by guards that could not answer"
 
 
 class Attempt(Frozen):

@@ -10,6 +10,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from calibrant.core.errors import ConfigError, nearest
 
 T = TypeVar("T", bound="Frozen")
+MOST = 10**9
+"""Largest whole number that a config may ask for: of members, steps, ... Seeds and limits are free."""
+_FREE = ("seed", "seeds", "budget", "caps")
 
 
 class Frozen(BaseModel):
@@ -42,21 +45,14 @@ def resolve(kind: type[T], given: Mapping[str, Any], *, where: str = "config") -
     return made
 
 
-MOST = 10**9
-"""Largest whole number that a config may ask for: of members, steps, ... Seeds and limits are free."""
-_FREE = ("seed", "seeds", "budget", "caps")
-
-
 def _huge(config: BaseModel, above: str = "") -> Iterator[str]:
     """Names of the fields, nested ones too, with a whole number beyond ``MOST``."""
     for name in type(config).model_fields:
         value = getattr(config, name)
         if name in _FREE:
             continue
-        if isinstance(value, BaseModel):
-            yield from _huge(value, f"{above}{name}.")
         for one in value if isinstance(value, tuple) else (value,):
-            if isinstance(one, BaseModel) and one is not value:
+            if isinstance(one, BaseModel):
                 yield from _huge(one, f"{above}{name}.")
             elif isinstance(one, int) and abs(one) > MOST:
                 yield f"{above}{name}"

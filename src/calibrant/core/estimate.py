@@ -70,23 +70,22 @@ def impossible(name: str, estimate: Estimate) -> list[str]:
 
     Whether the value lies between its bounds is left to who weighs it.
     """
-    found = estimate
-    ends = [end for end in (found.value, found.low, found.high) if end is not None]
+    ends = [end for end in (estimate.value, estimate.low, estimate.high) if end is not None]
     faults = []
     if not all(map(math.isfinite, ends)):
         faults.append("a figure is not finite")
         ends = []
-    if found.low is not None and found.high is not None and found.low > found.high + _SLACK:
-        faults.append(f"the lower bound {found.low:.6g} is above the upper one {found.high:.6g}")
-    if not 0.0 < found.level < 1.0:
-        faults.append(f"a level of {found.level:.6g} is no coverage: it lies between 0 and 1")
-    if not 0 <= found.n < _LARGEST:
-        faults.append(f"n = {found.n:.6g} cannot be counted")
-    if not 0 <= found.missing <= max(found.n, 0):
-        faults.append(f"{found.missing:.6g} of {found.n:.6g} units are missing")
-    if found.clusters is not None and not 0 <= found.clusters <= max(found.n, 0):
-        faults.append(f"{found.clusters:.6g} clusters of {found.n:.6g} units")
-    least, most = span(name, found.method)
+    if estimate.low is not None and estimate.high is not None and estimate.low > estimate.high + _SLACK:
+        faults.append(f"the lower bound {estimate.low:.6g} is above the upper one {estimate.high:.6g}")
+    if not 0.0 < estimate.level < 1.0:
+        faults.append(f"a level of {estimate.level:.6g} is no coverage: it lies between 0 and 1")
+    if not 0 <= estimate.n < _LARGEST:
+        faults.append(f"n = {estimate.n:.6g} cannot be counted")
+    if not 0 <= estimate.missing <= max(estimate.n, 0):
+        faults.append(f"{estimate.missing:.6g} of {estimate.n:.6g} units are missing")
+    if estimate.clusters is not None and not 0 <= estimate.clusters <= max(estimate.n, 0):
+        faults.append(f"{estimate.clusters:.6g} clusters of {estimate.n:.6g} units")
+    least, most = span(name, estimate.method)
     if any(not least - _SLACK <= end <= most + _SLACK for end in ends):
         told = " to ".join(f"{end:.6g}" for end in (min(ends), max(ends)))
         faults.append(f"{told} reaches beyond {least:g} to {most:g}, where such a share lies")

@@ -13,7 +13,7 @@ import html
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -80,7 +80,7 @@ def _forms(key: str) -> tuple[str, ...]:
     return tuple(way for way in ways if len(way) >= _SHORTEST)
 
 
-def _each(value: Any, change: Any) -> Any:
+def _each(value: Any, change: Callable[[str], str]) -> Any:
     """``value`` with every text in it changed, the names of a table too."""
     if isinstance(value, str):
         return change(value)

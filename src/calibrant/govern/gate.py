@@ -47,7 +47,7 @@ from calibrant.core.errors import nearest
 from calibrant.core.estimate import span
 from calibrant.core.verdict import Answer
 from calibrant.govern.intent import also_registered, out_of_order, registration
-from calibrant.govern.pins import bad_judge, differs, measures, open_data, told, touching, unpinned
+from calibrant.govern.pins import bad_judge, differs, kinds, measures, open_data, told, touching, unpinned
 from calibrant.govern.policy import Bound, Op, ReleasePolicy, Rule
 
 _LEVEL = 0.95
@@ -208,9 +208,9 @@ def not_held(unlinked: int) -> str:
 
 def _left_open(rules: Sequence[RuleOutcome]) -> str:
     """What the rules do not pin, by kind, with how many rules leave it open."""
-    kinds = Counter(kind for rule in rules for kind in {key.partition(".")[0] for key in rule.unpinned})
-    told = [f"{kind} ({_count(n, 'rule')})" for kind, n in sorted(kinds.items())]
-    return f"; not pinned: {', '.join(told)}" if told else ""
+    counts = Counter(kind for rule in rules for kind in kinds(rule.unpinned))
+    listed = [f"{kind} ({_count(n, 'rule')})" for kind, n in sorted(counts.items())]
+    return f"; not pinned: {', '.join(listed)}" if listed else ""
 
 
 def _outcome(rule: Rule, subject: Identity, evidence: Evidence, intent: Entry | None) -> RuleOutcome:
@@ -220,8 +220,9 @@ def _outcome(rule: Rule, subject: Identity, evidence: Evidence, intent: Entry | 
         (e for e in runs if e.record.status == "finished" and rule.metric in e.record.metrics),
         key=lambda entry: entry.seq,
     )
-    apart = [why for entry in looks if (why := differs(rule, entry.record))]
-    used = [entry for entry in looks if not differs(rule, entry.record)]
+    other = [differs(rule, entry.record) for entry in looks]
+    apart = [why for why in other if why]
+    used = [entry for entry, why in zip(looks, other, strict=True) if not why]
     failed = [entry for entry in runs if entry.record.status != "finished"]
     if not used:
         reason = _nothing_found(rule, subject, evidence, apart)

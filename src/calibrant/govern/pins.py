@@ -164,16 +164,16 @@ def bad_judge(rule: Rule, record: Record, evidence: Evidence) -> str:
 
 def _unfit(name: str, state: str, record: Record, evidence: Evidence) -> str:
     """Why one judge is neither the truth itself nor held against people's labels in this ledger, or ""."""
-    item, told = judges(record).get(name), record.judge.get(name, "")
+    item, claim = judges(record).get(name), record.judge.get(name, "")
     if item is None:
         return f"the record does not say what its judge '{name}' was; measure again"
-    if told == "exact" and isinstance(item.reference, str) and item.reference.startswith(_TESTBED):
+    if claim == "exact" and isinstance(item.reference, str) and item.reference.startswith(_TESTBED):
         return ""
     if state == "exact":
-        return f"{name} is {told or 'uncalibrated'}; only a judge of the testbed is exact"
-    if told == "exact":
+        return f"{name} is {claim or 'uncalibrated'}; only a judge of the testbed is exact"
+    if claim == "exact":
         return f"{name} calls itself exact, which only a judge of the testbed can be; give it a card"
-    if not _calibrated(told):
+    if not _calibrated(claim):
         return (
             f"{name} is not calibrated; compare it with labels by people (measure.adjudication draws what to"
             f" label, {_CARD_MAKERS[0]} reads labels), then run again"
@@ -271,6 +271,11 @@ def _open_judge(rule: Rule, record: Record) -> dict[str, Any]:
         floors = ("min_n", "min_sensitivity", "min_specificity")
         found |= {name: None for name in floors if getattr(pin, name) == getattr(type(pin)(), name)}
     return found
+
+
+def kinds(unpinned: Mapping[str, Any]) -> list[str]:
+    """What a rule leaves open without its fields: 'data_digest', 'config', 'judge', ..."""
+    return list(dict.fromkeys(key.partition(".")[0] for key in unpinned))
 
 
 def told(record: Record) -> tuple[str, str]:

@@ -112,16 +112,16 @@ def link_faults(digests: Sequence[str], links: Sequence[str | None]) -> list[str
 
     Lines at the head that carry no link were written before there were links; they are no fault here.
     """
-    faults, linked = [], False
+    faults, begun = [], False
     for at, link in enumerate(links):
-        if link is None and linked:
+        if link is None and begun:
             faults.append(f"line {at + 1}: carries no link to the line before it, as lines above do")
         elif link is not None and link != (digests[at - 1] if at else START):
             told = f"line {at} was edited, or lines were removed, added or moved there" if at else (
                 "it stood behind lines that were removed or moved"
             )  # fmt: skip
             faults.append(f"line {at + 1}: does not follow what stands before it: {told}")
-        linked = linked or link is not None
+        begun = begun or link is not None
     return faults
 
 

@@ -102,8 +102,8 @@ class Ledger:
                     self._known[key] = _checked(line, f"{path}, line {seq + 1}", _RESTORE)
                 known = self._known[key]
                 links.append(known.previous)
-                linked = known.previous is not None
-                found.append(Entry(seq=seq, digest=known.digest, record=known.record, linked=linked))
+                held = known.previous is not None
+                found.append(Entry(seq=seq, digest=known.digest, record=known.record, linked=held))
             broken = link_faults(digests, links)
             if broken:
                 raise EvidenceError(f"{path}: {'; '.join(broken[:3])}", hint=_RESTORE)
