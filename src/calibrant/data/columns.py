@@ -2,7 +2,7 @@
 
     rows = ignoring(raw_rows(path), ["system"])     # read as if these columns were not there
     account = Columns(Preferences)
-    for line, raw in rows: row = account.watch(raw); pair_of(line, row); account.note(line, row)
+    for line, raw in rows: row = Seen(raw); pair_of(line, row); account.note(line, row)
     account.unused("orca.jsonl")                    # ('source', 'messages.name'), or InputError
 
 A key inside a message counts as a column, named 'messages.tool_calls'. A blank cell (null, NaN, "", [], {})
@@ -65,7 +65,7 @@ class Seen(dict[str, Any]):
 
 
 class Columns:
-    """The account of one table's columns."""
+    """Which columns of one table were read, over all its rows."""
 
     def __init__(self, kind: Any) -> None:
         """``kind``: the table that the rows are read as, such as ``Goals``."""
@@ -99,7 +99,7 @@ class Columns:
                 self._flags[name] = truths + _is_truth(value), times + 1
 
     def unused(self, source: str) -> tuple[str, ...]:
-        """The columns that no row was read by, in the order in which they came.
+        """The columns that were not read in at least one row, in the order in which they came.
 
         Raises:
             InputError: one of them changes what the rows mean; all such are named.
@@ -126,15 +126,15 @@ def ignoring(rows: Iterable[RawRow], names: Collection[str]) -> Iterator[RawRow]
     Raises:
         InputError: once all rows are drawn, for a name that none of them has.
     """
-    missing, seen = set(names), dict[str, None]()
+    seen: dict[str, None] = {}
     for line, row in rows:
         if not names or isinstance(row, Refused):
             yield line, row
             continue
         seen.update(dict.fromkeys(row))
         seen.update(dict.fromkeys(path for name, value in row.items() for path, _ in _inside(name, value)))
-        missing.difference_update(row, seen)
         yield line, {name: _without(name, v, names) for name, v in row.items() if name not in names}
+    missing = [name for name in names if name not in seen]
     if missing:
         name = min(missing)
         raise InputError(

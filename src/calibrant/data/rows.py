@@ -122,7 +122,7 @@ class Table(Frozen, Generic[R]):
     refused: tuple[Refused, ...] = ()
     """Every refused row with its reason and line number."""
     unused: tuple[str, ...] = ()
-    """Columns of the rows taken that none of them was read by; 'messages.name' is a key inside a message."""
+    """Columns that were not read in at least one of the rows taken; 'messages.name' is a key of a message."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -132,7 +132,7 @@ class Table(Frozen, Generic[R]):
 
     @property
     def lost(self) -> tuple[Refused, ...]:
-        """The refused rows; ``refused`` also holds what ``disputed`` tells."""
+        """The rows that were refused: ``refused`` without what ``disputed`` tells."""
         return tuple(row for row in self.refused if not row.reason.startswith(_DISPUTED))
 
     @property
