@@ -215,5 +215,5 @@ def test_scores_without_ids_are_not_one_attempt(write):
 def test_a_conversation_without_end_is_refused_by_name(write):
     rows = [piece(at, "assistant", "a", scores=[score("true")]) for at in range(1_003)]
     reading = read_pyrit(write("r.json", rows))
-    assert len(reading.attempts) == 1_002
-    assert "too long: 1,002 turns in one conversation" in reading.refused[0].reason
+    assert len(reading.attempts) == 1_001  # the last of them after 1,000 turns
+    assert "too long: 1,001 turns before a reply" in reading.refused[0].reason

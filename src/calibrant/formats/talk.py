@@ -29,7 +29,7 @@ class Talk:
 
     def without(self, last: Mapping[str, Any]) -> Chat:
         """All but the last response, which is known by its id where that is its own, else by its words."""
-        _refuse_long(len(self._pieces))
+        _refuse_long(len(self._pieces) - 1)
         own = self._named.get(str(last["id"]), []) if last.get("id") else []
         end = len(self._pieces) - 1 if _same(self._pieces[-1], last) else -1
         gap = own[0] if len(own) == 1 else end
@@ -45,8 +45,8 @@ class Talk:
 
 
 def _refuse_long(turns: int) -> None:
-    if turns > TURNS + 1:
-        raise InputError(f"too long: {turns:,} turns in one conversation, more than {TURNS:,}")
+    if turns > TURNS:
+        raise InputError(f"too long: {turns:,} turns before a reply, more than {TURNS:,}")
 
 
 def _sequence(piece: Mapping[str, Any]) -> int:
