@@ -38,10 +38,7 @@ from fuzz_seeds import (
 )
 from safetensors.numpy import save
 
-from calibrant.core import (
-    Estimate,
-    Record,
-)
+from calibrant.core import Estimate, Record
 from calibrant.core.record import job_digest, result_digest
 from calibrant.data.attempts import attempts_from
 from calibrant.data.canaries import canaries_from

@@ -8,12 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fuzz_files import LEFT, ROWS, TOOLS, Reader, file, text, used
-from fuzz_seeds import (
-    GOALS,
-    POLICY,
-    STACK,
-    STUDY,
-)
+from fuzz_seeds import GOALS, POLICY, STACK, STUDY
 
 from calibrant.app import places
 from calibrant.app.behaviours import check as check_behaviour

@@ -56,9 +56,10 @@ def labels(n: int) -> bytes:
     return lines(*own, *others, *({"undo": one["id"], "rater": "ann"} for one in reversed(own)))
 
 
-def table(n: int, sep: str = ",") -> bytes:
-    head = ["prompt", "chosen", "rejected", *(f"c{at}" for at in range(n))]
-    return f"{sep.join(head)}\n{sep.join(['Hi', 'yes', 'no', *'x' * n])}\n".encode()
+def table(n: int, times: int = 1) -> bytes:
+    """A CSV file of one row with n more columns, each named so many times."""
+    head = ["prompt", "chosen", "rejected", *[f"c{at}" for at in range(n)] * times]
+    return f"{','.join(head)}\n{','.join(['Hi', 'yes', 'no', *'x' * n * times])}\n".encode()
 
 
 def scores(n: int) -> bytes:
@@ -99,7 +100,7 @@ GROWN: dict[str, tuple[str, Grown]] = {
     "columns of a row": ("pairs jsonl", keys(HI)),
     "columns of a refused row": ("pairs jsonl", keys({"prompt": "Hi"})),
     "columns of a CSV file": ("pairs csv", table),
-    "columns named twice": ("pairs csv", lambda n: table(n) + table(n)),
+    "columns named twice": ("pairs csv", lambda n: table(n, times=2)),
     "turns": ("examples", lambda n: lines({"messages": turns(n)})),
     "a transcript": (
         "pairs jsonl",
