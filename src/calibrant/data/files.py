@@ -20,6 +20,7 @@ from typing import Any, BinaryIO
 
 from calibrant.core.errors import InputError, nearest
 from calibrant.core.written import parse_json
+from calibrant.data.cells import found_in
 from calibrant.data.rows import Refused
 
 RawRow = tuple[int, dict[str, Any] | Refused]
@@ -132,9 +133,7 @@ def _json(path: Path) -> Iterator[RawRow]:
     found = value.get("data") if isinstance(value, dict) else value
     if not isinstance(found, list):
         got = (
-            f"an object with the keys {', '.join([*value][:20])}"
-            if isinstance(value, dict)
-            else type(value).__name__
+            f"an object with the keys {found_in(value)}" if isinstance(value, dict) else type(value).__name__
         )
         raise InputError(
             f"{path} holds no list of rows: got {got}",

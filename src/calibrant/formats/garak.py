@@ -78,9 +78,9 @@ def _kind(row: Any) -> str:
 def _latest(rows: Iterable[Row]) -> list[Row]:
     """Each attempt once: garak writes it down when it has outputs, and again when it is evaluated.
 
-    The two are one where their uuid is that of no other prompt, or, where uuids are missing or shared, where
-    probe, prompt and place are the same and the first was not evaluated yet. The number of an attempt among
-    those that are alike stands in its row as ``_alike``.
+    Two rows are one attempt if they share a uuid that no row of another prompt has. Where uuids are missing,
+    or shared by different prompts, a row that was evaluated continues the earliest row of the same probe,
+    place and prompt that was not. ``_alike`` in a row is its number among attempts that are alike.
     """
     attempts = [(line, row) for line, row in rows if isinstance(row, Refused) or _kind(row) == "attempt"]
     names = [None if isinstance(row, Refused) else _about(row) for _, row in attempts]

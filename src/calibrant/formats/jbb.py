@@ -63,9 +63,12 @@ def _disagreements(about: Mapping[str, Any], rows: list[Any]) -> Iterator[Refuse
             sum(row.get("prompt") is not None for row in own),
         ),
     }
-    sums = {"queries": _QUERIES, "prompt_tokens": "prompt_tokens", "response_tokens": "response_tokens"}
-    for name, column in sums.items():
-        total = "total_number_of_queries" if name == "queries" else f"total_{name}"
+    sums = {
+        "total_number_of_queries": _QUERIES,
+        "total_prompt_tokens": "prompt_tokens",
+        "total_response_tokens": "response_tokens",
+    }
+    for total, column in sums.items():
         found = _sum(rows, column)
         if found is not None:
             said[total] = about.get(total), found

@@ -80,17 +80,16 @@ def _rule(finding: Finding) -> dict[str, Any]:
 def _result(finding: Finding, goal: str, attempts: list[Attempt], lines: dict[str, int]) -> dict[str, Any]:
     """One goal under one rule: reached (a failure in SARIF's words), or open."""
     reached = together(attempts) == "success"
-    shown = [
-        a for a in attempts if (a.outcome == "success" if reached else a.outcome == "undetermined" or a.cut)
-    ]
-    said = (
-        f"reached by {len(shown)} of {len(attempts)} attempts" if reached else f"open: {why_open(attempts)}"
-    )
-    said = f"Goal {goal} ({finding.attack}): {said}"
+    if reached:
+        shown = [attempt for attempt in attempts if attempt.outcome == "success"]
+        said = f"reached by {len(shown)} of {len(attempts)} attempts"
+    else:
+        shown = [attempt for attempt in attempts if attempt.outcome == "undetermined" or attempt.cut]
+        said = f"open: {why_open(attempts)}"
     return {
         "kind": "fail" if reached else "open",
         "level": level(finding.estimate) if reached else "none",
-        "message": {"text": _plain(said)},
+        "message": {"text": _plain(f"Goal {goal} ({finding.attack}): {said}")},
         "occurrenceCount": len(shown),
         "partialFingerprints": {"goal/v1": fingerprint(goal)},
         "locations": [_place(shown[0], goal, lines)],
@@ -103,7 +102,7 @@ def _result(finding: Finding, goal: str, attempts: list[Attempt], lines: dict[st
 
 
 def _plain(text: str) -> str:
-    """``text`` as a message that means nothing but itself: no placeholder, no link (SARIF 3.11.5, 3.11.6)."""
+    """``text`` escaped: SARIF reads no placeholder (3.11.5) and no link (3.11.6) in it."""
     return text.replace("{", "{{").replace("}", "}}").replace("](", "] (")
 
 
