@@ -201,7 +201,7 @@ def test_identity_changes_with_whatever_changes_an_answer():
 def test_no_public_way_round_the_guards():
     defended = Defended(echo(), [Layer("a", "input", Says("no"))])
     offered = {name for name in dir(defended) if not name.startswith("_")}
-    assert offered == {"identity", "generate", "template_differences"}
+    assert offered == {"identity", "generate", "template_differences", "caveats"}
     assert isinstance(defended, LM)
     assert not isinstance(defended, ScoringLM)
 
@@ -258,6 +258,13 @@ def test_a_stack_file_that_does_not_hold_is_refused(old, new, words):
     with pytest.raises(ConfigError) as caught:
         defended_from(echo(), tomllib.loads(STACK.replace(old, new)), behaviour)
     assert words in str(caught.value)
+
+
+def test_what_a_model_says_of_itself_is_said_behind_guards_too():
+    model = echo()
+    assert (Defended(model, []).caveats, Defended(model, []).template_differences) == ((), None)
+    model.caveats = ("one row at a time",)
+    assert Defended(model, []).caveats == ("one row at a time",)
 
 
 THINKS = "<think>about zorble</think>nothing to see"

@@ -18,7 +18,7 @@ from typing import Any
 from calibrant.core.errors import InputError, nearest
 from calibrant.data.cells import is_blank
 from calibrant.data.files import RawRow
-from calibrant.data.rows import Goals, Items, Preferences, Refused
+from calibrant.data.rows import Goals, Items, Preferences, Refused, Table
 
 CHANGE_MEANING = {
     "system", "system_prompt", "system_message", "developer", "context", "documents", "input", "history",
@@ -67,7 +67,7 @@ class Seen(dict[str, Any]):
 class Columns:
     """Which columns of one table were read, over all its rows."""
 
-    def __init__(self, kind: Any) -> None:
+    def __init__(self, kind: type[Table[Any]]) -> None:
         """``kind``: the table that the rows are read as, such as ``Goals``."""
         self._goals, self._pairs = kind is Goals, kind is Preferences
         own = _OF_GOALS if self._goals else _OF_ITEMS if kind is Items else set()

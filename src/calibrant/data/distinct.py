@@ -53,6 +53,4 @@ def check_distinct(rows: Sequence[Goal] | Sequence[Item], kind: str) -> None:
         ids.add(row.id)
         other = first.setdefault(asks(row), row.id)
         if other != row.id:
-            raise InputError(
-                f"{kind}s '{other}' and '{row.id}' have the same text", hint="keep one: twins count twice"
-            )
+            raise InputError(f"{kind}s '{other}' and '{row.id}' have the same text", hint="keep one of them")

@@ -122,8 +122,17 @@ class Defended:
 
     @property
     def template_differences(self) -> Any:
-        """Where the model's chat template is not met exactly (``models/rendering.py``); None if unknown."""
+        """Where the model's chat template writes otherwise than what is trained (``models/rendering.py``).
+
+        None: the model has no template of its own to look at, say an API.
+        """
         return getattr(self._lm, "template_differences", None)
+
+    @property
+    def caveats(self) -> tuple[str, ...]:
+        """What the model says of itself once it was asked, say that its rows go one by one."""
+        found: tuple[str, ...] = getattr(self._lm, "caveats", ())
+        return found
 
     @property
     def identity(self) -> Identity:
