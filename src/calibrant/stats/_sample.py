@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
-from calibrant.core import InputError, NumericalError
+from calibrant.core import Estimate, InputError, NumericalError
 
 Better: TypeAlias = Literal["higher", "lower", "none"]
 Floats: TypeAlias = NDArray[np.float64]
@@ -132,7 +132,10 @@ def least_size(least: Floats, most: Floats, codes: Codes | None, level: float) -
 
 
 def agreeing_size(codes: Codes) -> float:
-    """Kish's effective number of clusters: the sample size left if units of a cluster always agreed."""
+    """Kish's effective number of clusters: the sample size left if units of a cluster always agreed.
+
+    (sum n_c)^2 / sum n_c^2 over the sizes n_c of the clusters (Kish 1965, "Survey Sampling").
+    """
     sizes = np.bincount(codes)
     return float(sizes.sum() ** 2 / (sizes**2).sum())
 
@@ -147,3 +150,19 @@ def none_answered(n: int, answered: int, noun: str) -> str:
 def sentence(parts: Sequence[str]) -> str:
     """Join the non-empty remarks of an estimate."""
     return "; ".join(part for part in parts if part)
+
+
+def so_far(found: Estimate, settled: Estimate, reach: tuple[float, float], said: str, noun: str) -> Estimate:
+    """``found`` with ``said`` in its reason, and without a value where open units could move it too far.
+
+    Too far is further than chance: half the width of the interval of the ``settled`` units alone. ``reach``
+    is the least and the most that the value can become once nothing is open; ``noun`` is what it is called.
+    """
+    if found.value is not None:
+        chance = ((settled.high or 0.0) - (settled.low or 0.0)) / 2
+        moved = max(found.value - reach[0], reach[1] - found.value)
+        if moved > chance:
+            said += f": no {noun} is given, for they could move {found.value:.3f} by {moved:.3f}"
+            said += f", and chance by {chance:.3f}"
+            found = found.model_copy(update={"value": None})
+    return found.model_copy(update={"reason": sentence([said, found.reason])})

@@ -8,8 +8,8 @@ BCa 89.1% (79.0%), percentile 88.8% (78.6%).
 
 Where few units carry all the spread, as for 448 yes of 450, resamples without them have none, and an end of
 the bootstrap is open. So yes-or-no scores (every score at one end of ``bounds``) never get it: they get
-Clopper-Pearson's exact interval, with clusters Gaffke's (``calibrant.stats._confidence``), which is exact in
-the same sense; and of other scores within bounds, an end that stays open is Gaffke's.
+Clopper-Pearson's exact interval, with clusters Gaffke's (2005; see ``calibrant.stats._confidence``), whose
+coverage is conjectured and was simulated; and of other scores within bounds, an open end becomes Gaffke's.
 """
 
 from __future__ import annotations
@@ -55,9 +55,10 @@ def mean(
 ) -> Estimate:
     """Mean of ``values`` (n,) with a bootstrap-t interval; whole clusters are drawn where named.
 
-    Where every value is at one end of ``bounds``, as yes or no is, the interval is exact: Clopper-Pearson,
-    with clusters Gaffke's. With 1 to 3 deviants expected, the other end or a tie, among 20 to 450 units or
-    clusters of 5 that are independent or agree (54 cells, 10,000 runs each) it covers 98.6%, worst 96.3%.
+    Where every value is at one end of ``bounds``, as yes or no is, the interval is Clopper-Pearson's, which
+    is exact, or with clusters Gaffke's. With 1 to 3 deviants expected, the other end or a tie, among 20 to
+    450 units or clusters of 5 that are independent or agree (54 cells, 10,000 runs each; 24 of them in
+    ``tests/stats/test_coverage.py``) it covers 98.6%, worst 96.3%.
 
     ``bounds`` is the range that a score can take. With it, a missing value (None) lies at its lower end
     for ``low`` and its upper end for ``high``; without it missing values are dropped and ``reason``
@@ -190,7 +191,10 @@ def at_the_ends(worst: tuple[Floats, Floats], bounds: Bounds | None) -> bool:
 def gaffke(
     worst: tuple[Floats, Floats], codes: Codes | None, level: float, bounds: Bounds
 ) -> tuple[float, float]:
-    """Gaffke's interval for the mean of scores (n,) within ``bounds``; low end from ``worst[0]``."""
+    """Gaffke's interval for the mean of scores (n,) within ``bounds``; low end from ``worst[0]``.
+
+    ``bounded_ends`` is that of scores from 0 to 1; ends in the scores' own units.
+    """
     floor, width = bounds[0], bounds[1] - bounds[0]
     low, high = bounded_ends(((worst[0] - floor) / width, (worst[1] - floor) / width), codes, level)
     return floor + width * low, floor + width * high

@@ -26,6 +26,7 @@ from calibrant.stats._sample import (
     none_answered,
     numbers,
     sentence,
+    so_far,
 )
 from calibrant.stats.bootstrap import RESAMPLES, UNBOUNDED, Bounds, check_bounds, ends
 
@@ -112,21 +113,13 @@ def difference_so_far(
     found = difference(before, after, clusters=clusters, level=level, better=better, unit=unit)
     if not found.missing:
         return found
-    said = f"{found.missing} of {found.n} pairs open"
-    if found.value is not None:
-        first, second = _sides(before, after)
-        full = np.flatnonzero(~np.isnan(second - first)).tolist()
-        sides = ([side[i] for i in full] for side in (before, after))
-        groups = [clusters[i] for i in full]
-        alone = difference(*sides, clusters=groups, level=level, better=better, unit=unit)
-        chance = ((alone.high or 0.0) - (alone.low or 0.0)) / 2
-        least, most = (float(side.mean()) for side in _worst(first, second, (0.0, 1.0)))
-        moved = max(found.value - least, most - found.value)
-        if moved > chance:
-            said += f": no difference is given, for they could move {found.value:.3f} by {moved:.3f}"
-            said += f", and chance by {chance:.3f}"
-            found = found.model_copy(update={"value": None})
-    return found.model_copy(update={"reason": sentence([said, found.reason])})
+    first, second = _sides(before, after)
+    settled = np.flatnonzero(~np.isnan(second - first)).tolist()
+    sides = ([side[i] for i in settled] for side in (before, after))
+    groups = [clusters[i] for i in settled]
+    alone = difference(*sides, clusters=groups, level=level, better=better, unit=unit)
+    least, most = (float(side.mean()) for side in _worst(first, second, (0.0, 1.0)))
+    return so_far(found, alone, (least, most), f"{found.missing} of {found.n} pairs open", "difference")
 
 
 def mcnemar(before: Sequence[bool | None], after: Sequence[bool | None]) -> float:

@@ -26,6 +26,7 @@ from calibrant.stats._sample import (
     none_answered,
     numbers,
     sentence,
+    so_far,
 )
 
 Method: TypeAlias = Literal["clopper-pearson", "wilson"]
@@ -132,18 +133,11 @@ def rate_so_far(
     settled = [place for place, outcome in enumerate(outcomes) if outcome is not None]
     if len(settled) == len(outcomes):
         return found
+    groups = None if clusters is None else [clusters[place] for place in settled]
+    alone = rate([outcomes[place] for place in settled], clusters=groups, better=better, unit=unit)
     hits = sum(bool(outcomes[place]) for place in settled)
-    said = f"{hits} of {found.n} {unit}s {done}, {found.missing} open"
-    if found.value is not None:
-        groups = None if clusters is None else [clusters[place] for place in settled]
-        alone = rate([outcomes[place] for place in settled], clusters=groups, better=better, unit=unit)
-        chance = ((alone.high or 0.0) - (alone.low or 0.0)) / 2
-        moved = max(found.value - hits / found.n, (hits + found.missing) / found.n - found.value)
-        if moved > chance:
-            said += f": no share is given, for they could move {found.value:.3f} by {moved:.3f}"
-            said += f", and chance by {chance:.3f}"
-            found = found.model_copy(update={"value": None})
-    return found.model_copy(update={"reason": sentence([said, found.reason])})
+    reach = (hits / found.n, (hits + found.missing) / found.n)
+    return so_far(found, alone, reach, f"{hits} of {found.n} {unit}s {done}, {found.missing} open", "share")
 
 
 def _clopper_pearson(x: float, n: float, tail: float) -> tuple[float, float]:

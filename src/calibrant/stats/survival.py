@@ -252,14 +252,15 @@ def _shrink(
     """Effective over real number of goals (T,): the robust variance of S over the plain one.
 
     By the influence of each goal on log S (Williams 1995, Biometrics 51, 1235-1243): the sum over costs up
-    to the budget of (d_gt - Y_gt d_t / Y_t) / Y_t. Before the first event it is Kish's number of clusters.
+    to the budget of (d_gt - Y_gt d_t / Y_t) / Y_t, a cluster left out at a time and with the degrees of
+    freedom of ``effective_size``. Before the first event it is Kish's number of clusters.
     """
     if codes is None:
         return np.ones(grid.size)
     if not codes.any():
         return np.zeros(grid.size)
     k, n = int(codes.max()) + 1, spent.size
-    others = 1 - np.bincount(codes) / n  # a cluster left out at a time, see ``effective_size``
+    others = 1 - np.bincount(codes) / n  # the share of goals that is left without each cluster
     table = _table(spent, happened, grid)
     risk = np.maximum(table.at_risk, 1)
     paid = np.concatenate([[0.0], np.cumsum(table.events / risk**2)])
