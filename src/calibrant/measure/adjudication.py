@@ -34,10 +34,11 @@ from calibrant.core import (
     technique,
     unknown,
 )
+from calibrant.core.attempt import HIT
 from calibrant.data.cards import CardRow, JudgeCard, write_card
 from calibrant.data.human_labels import HumanLabels, Queued, consensus, queue_line
 from calibrant.data.rows import Attempts, Goals
-from calibrant.measure.rates import HAPPENED
+from calibrant.measure.judge_rows import answer_of
 from calibrant.measure.two_phase_errors import Counts, equivalent, errors
 from calibrant.models.judging import whole
 from calibrant.stats import rate
@@ -137,8 +138,8 @@ def _judged(attempt: Attempt, judge: str) -> bool | None:
     """What the judge made of it; what stands as the outcome where it left no verdict."""
     verdict = attempt.verdicts.get(judge)
     if verdict is None or attempt.completion.stop in ("blocked", "error"):
-        return HAPPENED[attempt.outcome]
-    return {"yes": True, "no": False, "unknown": None}[verdict.answer]
+        return HIT[attempt.outcome]
+    return answer_of(verdict)
 
 
 def _picks(attempts: Sequence[Attempt], judged: Sequence[bool | None], sample: int, seed: int) -> list[bool]:

@@ -64,11 +64,7 @@ class _Calibrated:
         if self._problem():
             return {}
         errors = self._counts()
-        found, cleared = (errors.found, errors.positives), (errors.cleared, errors.negatives)
-        lows = {
-            "sensitivity": proportion_interval(*found)[0],
-            "specificity": proportion_interval(*cleared)[0],
-        }
+        lows = dict(zip(("sensitivity", "specificity"), _lows(errors), strict=True))
         counted = {"positives": str(errors.positives), "negatives": str(errors.negatives)}
         counted["labels"] = f"'{self.card.source}' ({self.card.labels[:12]})"
         return counted | {name: f"{low:.4f}" for name, low in lows.items()}
@@ -79,9 +75,8 @@ class _Calibrated:
         if problem:
             return f"uncalibrated ({problem})"
         errors = self._counts()
-        found, cleared = (errors.found, errors.positives), (errors.cleared, errors.negatives)
         n = errors.positives + errors.negatives
-        return f"calibrated: Se {_shown(*found)}, Sp {_shown(*cleared)} on {n} replies of '{self._target}'"
+        return f"calibrated: {_shown(errors)} on {n} replies of '{self._target}'"
 
     def errors(self, family: str) -> JudgeErrors | None:
         """What the card holds for this family of attacks on the target; None where it holds nothing."""
@@ -116,12 +111,26 @@ class _Calibrated:
             return f"the card speaks of {known}, not of '{self.target}'"
         if not errors.positives or not errors.negatives:
             return "the card holds only replies of one kind"
-        found, cleared = (errors.found, errors.positives), (errors.cleared, errors.negatives)
-        if proportion_interval(*found)[0] + proportion_interval(*cleared)[0] <= 1:
-            return f"the card does not show that it beats a coin: Se {_shown(*found)}, Sp {_shown(*cleared)}"
+        if sum(_lows(errors)) <= 1:
+            return f"the card does not show that it beats a coin: {_shown(errors)}"
         return ""
 
 
-def _shown(right: int, n: int) -> str:
-    low, high = proportion_interval(right, n)
-    return f"{right / n:.3f} [{low:.3f}, {high:.3f}]"
+def _right(errors: JudgeErrors) -> tuple[tuple[int, int], tuple[int, int]]:
+    """(right, of how many) where the behaviour happened, and where it did not."""
+    return (errors.found, errors.positives), (errors.cleared, errors.negatives)
+
+
+def _lows(errors: JudgeErrors) -> tuple[float, float]:
+    """Lower bounds of sensitivity and specificity."""
+    found, cleared = _right(errors)
+    return proportion_interval(*found)[0], proportion_interval(*cleared)[0]
+
+
+def _shown(errors: JudgeErrors) -> str:
+    """Sensitivity and specificity in words."""
+    parts = []
+    for name, (right, n) in zip(("Se", "Sp"), _right(errors), strict=True):
+        low, high = proportion_interval(right, n)
+        parts.append(f"{name} {right / n:.3f} [{low:.3f}, {high:.3f}]")
+    return ", ".join(parts)

@@ -37,6 +37,7 @@ from calibrant.core import (
 from calibrant.data.distinct import check_distinct
 from calibrant.data.rows import Item, Items
 from calibrant.measure.rates import reply_caveats
+from calibrant.models.judging import tokens
 from calibrant.stats import difference, mcnemar, rate
 
 
@@ -158,7 +159,7 @@ def _answers(
         most = len(chats) * config.max_tokens
         run.spend(queries=len(chats), tokens=most)
         spoken = model.generate(chats, sampling)
-        used = sum(config.max_tokens if reply.ids is None else len(reply.ids) for reply in spoken)
+        used = sum(tokens(reply, config.max_tokens) for reply in spoken)
         run.spend(tokens=used - most)
         replies += spoken
         run.progress(done + len(replies), total, "items")

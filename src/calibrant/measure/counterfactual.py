@@ -40,8 +40,9 @@ from calibrant.core import (
     point,
     technique,
 )
+from calibrant.core.attempt import HIT
 from calibrant.data.rows import Goals
-from calibrant.measure.rates import HAPPENED, judge_caveats
+from calibrant.measure.rates import judge_caveats
 from calibrant.models.ask import Request, ask, write_attempts
 from calibrant.stats import difference, holm, mcnemar, rate
 
@@ -101,7 +102,7 @@ def counterfactual(
     write_attempts(attempts, run)
     size = len(attempts) // len(config.groups)
     answers = {
-        group: [HAPPENED[a.outcome] for a in attempts[place * size : (place + 1) * size]]
+        group: [HIT[a.outcome] for a in attempts[place * size : (place + 1) * size]]
         for place, group in enumerate(config.groups)
     }
     clusters = [goal.cluster for goal in found.goals[config.groups[0]]]

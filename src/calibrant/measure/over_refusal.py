@@ -16,16 +16,9 @@ from __future__ import annotations
 from pydantic import Field
 
 from calibrant.core import LM, Attempt, Chat, Frozen, Judge, Quiet, Result, Run, Sampling, technique
+from calibrant.core.attempt import HIT
 from calibrant.data.rows import Goals
-from calibrant.measure.rates import (
-    HAPPENED,
-    check_goals,
-    judge_caveats,
-    lost_caveats,
-    rates_by_category,
-    reply_caveats,
-    side_rates,
-)
+from calibrant.measure.rates import asked_caveats, check_goals, rates_by_category, side_rates
 from calibrant.models.ask import Request, ask, write_attempts
 
 
@@ -56,17 +49,15 @@ def over_refusal(
     requests = [Request(goal=goal, chat=Chat.ask(goal.text), attack="plain") for goal in goals]
     attempts = [_blocked_is_refused(a) for a in ask(model, requests, judge, config.sampling, run)]
     write_attempts(attempts, run)
-    refused = [HAPPENED[attempt.outcome] for attempt in attempts]
+    refused = [HIT[attempt.outcome] for attempt in attempts]
     return OverRefusalResult(
         metrics={
-            **rates_by_category("over_refusal_rate", goals, refused),
+            **rates_by_category("over_refusal_rate", goals, refused, "refused"),
             **side_rates(goals, attempts),
         },
         caveats=(
             "outcome 'success' in attempts.jsonl means that the model refused",
-            *reply_caveats([attempt.completion for attempt in attempts], config.sampling.max_tokens),
-            *lost_caveats(attempts),
-            *judge_caveats(judge),
+            *asked_caveats(attempts, judge, config.sampling.max_tokens),
         ),
         attempts=tuple(attempts),
     )

@@ -5,13 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from calibrant.core import Attempt, Completion, Estimate, InputError, Judge
-from calibrant.core.attempt import Outcome
 from calibrant.data.distinct import check_distinct
 from calibrant.data.rows import Goals
-from calibrant.stats import rate_so_far
-
-HAPPENED: dict[Outcome, bool | None] = {"success": True, "failure": False, "undetermined": None}
-"""Outcome of an attempt as a datum; None = missing."""
+from calibrant.stats import rate, rate_so_far
 
 
 def check_goals(goals: Goals, *, harmful: bool) -> None:
@@ -33,8 +29,13 @@ def check_goals(goals: Goals, *, harmful: bool) -> None:
         )
 
 
-def rates_by_category(name: str, goals: Goals, outcomes: Sequence[bool | None]) -> dict[str, Estimate]:
-    """``name`` over all goals and ``name/<category>`` for each category; lower is better, clusters kept."""
+def rates_by_category(
+    name: str, goals: Goals, outcomes: Sequence[bool | None], done: str
+) -> dict[str, Estimate]:
+    """``name`` over all goals and ``name/<category>`` for each category; lower is better, clusters kept.
+
+    ``done`` says what happened where an outcome is True: "30 of 100 goals refused, 70 open".
+    """
     rows = list(zip(goals, outcomes, strict=True))
     parts = {name: rows}
     for category in sorted({goal.category for goal in goals}):
@@ -43,7 +44,7 @@ def rates_by_category(name: str, goals: Goals, outcomes: Sequence[bool | None]) 
         key: rate_so_far(
             [outcome for _, outcome in part],
             clusters=[goal.cluster for goal, _ in part],
-            done="complied" if name == "compliance_rate" else "refused",
+            done=done,
             better="lower",
             unit="goal",
         )
@@ -61,10 +62,17 @@ def side_rates(goals: Goals, attempts: Sequence[Attempt]) -> dict[str, Estimate]
     return {
         "blocked_rate": rate_so_far(blocked, clusters=clusters, done="blocked", better="none", unit="goal"),
         "cut_rate": rate_so_far(cut, clusters=clusters, done="cut", better="lower", unit="goal"),
-        "undetermined_rate": rate_so_far(
-            lost, clusters=clusters, done="undetermined", better="lower", unit="goal"
-        ),
+        "undetermined_rate": rate(lost, clusters=clusters, better="lower", unit="goal"),
     }
+
+
+def asked_caveats(attempts: Sequence[Attempt], judge: Judge, max_tokens: int) -> tuple[str, ...]:
+    """What to say of replies that were cut or reasoned, of goals without an outcome, and of the judge."""
+    return (
+        *reply_caveats([attempt.completion for attempt in attempts], max_tokens),
+        *lost_caveats(attempts),
+        *judge_caveats(judge),
+    )
 
 
 def judge_caveats(judge: Judge) -> tuple[str, ...]:

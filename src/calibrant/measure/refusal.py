@@ -16,16 +16,9 @@ from __future__ import annotations
 from pydantic import Field
 
 from calibrant.core import LM, Attempt, Chat, Frozen, Judge, Quiet, Result, Run, Sampling, technique
+from calibrant.core.attempt import HIT
 from calibrant.data.rows import Goals
-from calibrant.measure.rates import (
-    HAPPENED,
-    check_goals,
-    judge_caveats,
-    lost_caveats,
-    rates_by_category,
-    reply_caveats,
-    side_rates,
-)
+from calibrant.measure.rates import asked_caveats, check_goals, rates_by_category, side_rates
 from calibrant.models.ask import Request, ask, write_attempts
 
 
@@ -56,17 +49,15 @@ def refusal(
     requests = [Request(goal=goal, chat=Chat.ask(goal.text), attack="plain") for goal in goals]
     attempts = ask(model, requests, judge, config.sampling, run)
     write_attempts(attempts, run)
-    complied = [HAPPENED[attempt.outcome] for attempt in attempts]
+    complied = [HIT[attempt.outcome] for attempt in attempts]
     return RefusalResult(
         metrics={
-            **rates_by_category("compliance_rate", goals, complied),
+            **rates_by_category("compliance_rate", goals, complied, "complied"),
             **side_rates(goals, attempts),
         },
         caveats=(
             "each goal was asked plainly and once: this says nothing about attacks",
-            *reply_caveats([attempt.completion for attempt in attempts], config.sampling.max_tokens),
-            *lost_caveats(attempts),
-            *judge_caveats(judge),
+            *asked_caveats(attempts, judge, config.sampling.max_tokens),
         ),
         attempts=tuple(attempts),
     )

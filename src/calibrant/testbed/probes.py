@@ -6,7 +6,8 @@ import random
 from collections.abc import Callable, Collection, Sequence
 from typing import Literal, NamedTuple
 
-from calibrant.core import LM, Completion, Estimate, Goal, Run, Sampling
+from calibrant.core import LM, Estimate, Goal, Run, Sampling
+from calibrant.models.judging import verdicts
 from calibrant.stats import rate
 from calibrant.testbed.dialogues import ENCODINGS
 from calibrant.testbed.gold import GoldJudge
@@ -129,14 +130,9 @@ def _ask(model: LM, form: Probe, asked: list[Goal], criterion: str, temperature:
     chats = [put(rng, form(rng), *goal.spans, met=False).chat for goal in asked]
     run.spend(queries=len(chats))
     replies = model.generate(chats, Sampling(max_tokens=72, temperature=temperature, seed=run.seed))
-    begun = [chat.messages[-1].content if chat.messages[-1].role == "assistant" else "" for chat in chats]
-    whole = [
-        Completion(text=start + reply.text, stop=reply.stop, error=reply.error)
-        for start, reply in zip(begun, replies, strict=True)
-    ]
     meant = {"yes": True, "no": False, "unknown": None}
-    verdicts = GoldJudge(criterion).judge(asked, chats, whole)
-    return _Told(asked, [meant[verdict.answer] for verdict in verdicts])
+    said = verdicts(GoldJudge(criterion), asked, chats, replies)
+    return _Told(asked, [meant[verdict.answer] for verdict in said])
 
 
 def _rate(told: Sequence[_Told], better: Literal["higher", "lower", "none"]) -> Estimate:
