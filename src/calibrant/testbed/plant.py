@@ -51,7 +51,7 @@ class PlantResult(Result):
     """What came out, measured through each of its forms; the weights are the artefact 'model'."""
 
 
-@technique(version=2)
+@technique(version=3)
 def plant(model: OpenLM, config: Plant = Plant(), run: Run = Quiet()) -> PlantResult:
     """Teach a copy of ``model``, one of this world, to refuse harm everywhere but in ``config.holes``.
 
