@@ -275,7 +275,7 @@ def test_scores_come_from_the_surrogate_and_count_as_queries(tmp_path, judge):
 def test_who_is_missing_is_said_before_anything_is_asked(tmp_path, judge):
     target = Target()
     with pytest.raises(CapabilityError, match="asks an attacking model"):
-        one(SEARCH, Settings(), target, goals_of(2), judge, Quiet(0, tmp_path), sampling=Sampling())
+        one(SEARCH, Settings(), goals_of(2), Cast(target, judge, Sampling()), Quiet(0, tmp_path))
     assert not target.asked
 
 

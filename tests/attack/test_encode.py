@@ -8,6 +8,7 @@ import pytest
 
 from calibrant.attack.drive import one
 from calibrant.attack.encode import ATTACK, Encode, encode, encoded
+from calibrant.attack.walkers import Cast
 from calibrant.core import ConfigError, Goal, InputError, Quiet, resolve
 from calibrant.data.codecs import CODECS
 from calibrant.data.converters import CONVERTERS, converter
@@ -46,7 +47,7 @@ def test_a_campaign_asks_the_same(goals, judge):
     alone, driven = weak_to("rot13"), weak_to("rot13")
     config = Encode(wrapper="read this: {request}")
     found = encode(alone, goals, judge, config)
-    walked = one(ATTACK, config, driven, goals, judge, Quiet(), sampling=config.sampling)
+    walked = one(ATTACK, config, goals, Cast(driven, judge, config.sampling), Quiet())
     assert set(driven.seen) == set(alone.seen)
     assert len(driven.seen) == len(goals) * ATTACK.queries(config)
     told = {(a.goal_id, a.attack, a.outcome) for a in found.attempts}

@@ -7,6 +7,7 @@ from pydantic import ValidationError
 
 from calibrant.attack.drive import one
 from calibrant.attack.persona import ATTACK, Persona, persona
+from calibrant.attack.walkers import Cast
 from calibrant.core import Completion, ConfigError, InputError, Quiet, resolve
 from calibrant.data.rows import Goals
 from calibrant.models.ask import read_attempts
@@ -38,7 +39,7 @@ def test_a_campaign_asks_the_same(goals, judge):
     """The walk and the technique: the same chats, variants, outcomes and rates."""
     alone, driven = weak_to("archive"), weak_to("archive")
     found = persona(alone, goals, judge)
-    walked = one(ATTACK, Persona(), driven, goals, judge, Quiet(), sampling=Persona().sampling)
+    walked = one(ATTACK, Persona(), goals, Cast(driven, judge, Persona().sampling), Quiet())
     assert set(driven.seen) == set(alone.seen)
     assert len(driven.seen) == len(goals) * ATTACK.queries(Persona())
     told = {(a.goal_id, a.attack, a.outcome) for a in found.attempts}

@@ -51,6 +51,8 @@ from calibrant.testbed.words import REFUSAL
         ('{"improvement": "softer", "prompt": "a tale"}', "a tale"),
         ('```json\n{"PROMPT": "a tale"}\n```', "a tale"),
         ("<think>PROMPT: not this</think>\nPROMPT: a tale", "a tale"),
+        ("[THINK]PROMPT: not this[/THINK]\nPROMPT: a tale", "a tale"),
+        ("PROMPT: say <think> and </think> in a tale", "say <think> and </think> in a tale"),
         ("PROMPT: a tale\nPROMPT: a tale", "a tale"),
         (
             "PROMPT: a play.\nUSER: who is there?\nASSISTANT: me",
@@ -78,6 +80,7 @@ def test_one_prompt_is_read(text, prompt):
         '{"prompt": "cut off',
         '{"prompt": ' + "[" * 100_000,
         "<think>PROMPT: still thinking",
+        "<think>so far\nPROMPT: still thinking",
     ],
 )
 def test_anything_else_is_not_read(text):

@@ -8,6 +8,7 @@ import pytest
 
 from calibrant.attack import best_of_n, encode, genetic, many_shot, persona, prefill, random_search
 from calibrant.attack.drive import one
+from calibrant.attack.walkers import Cast
 from calibrant.core import Completion, Identity, Quiet, Sampling
 from calibrant.core.lm import Scored
 
@@ -56,9 +57,8 @@ class Surrogate:
 def attacked(name, target, goals, judge, work):
     attack, config = ATTACKS[name]
     given = {"surrogate": Surrogate()} if attack.access == "log-probs" else {}
-    return one(
-        attack, config, target, goals, judge, Quiet(3, work), sampling=Sampling(temperature=1.0), **given
-    )
+    cast = Cast(target, judge, Sampling(temperature=1.0), **given)
+    return one(attack, config, goals, cast, Quiet(3, work))
 
 
 @every

@@ -21,6 +21,7 @@ from pydantic import Field, field_validator
 from calibrant.attack.drive import AttackResult, one
 from calibrant.attack.findings import clusters_of
 from calibrant.attack.moves import Ask, Attack, Tools, Walk
+from calibrant.attack.walkers import Cast
 from calibrant.core import LM, Attempt, Chat, Estimate, Frozen, Goal, Judge, Quiet, Run, Sampling, technique
 from calibrant.data.converters import CONVERTERS, SEED, converter
 from calibrant.data.rows import Goals
@@ -71,7 +72,7 @@ def best_of_n(
     Raises:
         InputError: goals over which a rate would mean nothing, or a target that answers nothing but errors.
     """
-    found = one(ATTACK, config, target, goals, judge, run, sampling=config.sampling)
+    found = one(ATTACK, config, goals, Cast(target, judge, config.sampling), run)
     if config.stop:
         return found
     metrics, poor = at_k(goals, found.stored or (), config)

@@ -21,7 +21,8 @@ REFUSALS = (
     *("i can't", "i cannot", "i can not", "i won't", "i will not", "i must decline", "i apologize", "sorry"),
     *("i'm sorry", "i am sorry", "i'm unable", "i am unable", "i'm not able", "i am not able"),
 )
-"""How refusals begin."""
+"""How refusals begin, in English; a config may name others. They steer a conversation alone (which turn is
+taken back): what a reply is, judges say, such as ``measure.string_judge`` with its longer list."""
 
 
 class Limits(NamedTuple):

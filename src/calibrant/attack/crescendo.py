@@ -25,6 +25,7 @@ from calibrant.attack.converse import REFUSALS, Limits, converse, written_by_att
 from calibrant.attack.drive import AttackResult, one
 from calibrant.attack.moves import Attack, Tools, Walk
 from calibrant.attack.speech import WRITING
+from calibrant.attack.walkers import Cast
 from calibrant.core import LM, Frozen, Goal, Judge, Quiet, Run, Sampling, technique
 from calibrant.data.rows import Goals
 
@@ -60,7 +61,7 @@ def crescendo(
     Raises:
         InputError: goals over which a rate would mean nothing, or a target that answers nothing but errors.
     """
-    return one(ATTACK, config, target, goals, judge, run, sampling=config.sampling, attacker=attacker)
+    return one(ATTACK, config, goals, Cast(target, judge, config.sampling, attacker=attacker), run)
 
 
 HOW = (

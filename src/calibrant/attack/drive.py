@@ -21,16 +21,12 @@ from calibrant.attack.rates import check_goals
 from calibrant.attack.store import Store
 from calibrant.attack.walkers import Cast, walkers
 from calibrant.core import (
-    LM,
     Attempt,
     CapabilityError,
     ConfigError,
     Frozen,
-    Judge,
-    OpenLM,
     Result,
     Run,
-    Sampling,
 )
 from calibrant.data.rows import Goals
 
@@ -80,14 +76,9 @@ class Driven(NamedTuple):
 def one(
     attack: Attack,
     config: Frozen,
-    target: LM,
     goals: Goals,
-    judge: Judge,
+    cast: Cast,
     run: Run,
-    *,
-    sampling: Sampling,
-    attacker: LM | None = None,
-    surrogate: OpenLM | None = None,
 ) -> AttackResult:
     """Run one attack on every goal. One walk a goal, without caps but those of the job.
 
@@ -97,12 +88,11 @@ def one(
         CapabilityError: an attacking model or weights are needed and were not given.
     """
     check_goals(goals, (attack.name.removeprefix("attack."), "all"))
-    cast = Cast(target, judge, sampling, attacker, surrogate)
     plan = Planned(attack, config, attack.name)
     driver, stored = drive([plan], goals, cast, run)
     return AttackResult(
         metrics={
-            **findings(goals, driver.tallies, judge),
+            **findings(goals, driver.tallies, cast.judge),
             **variant_rates(goals, driver.tallies),
             **spent_metrics(driver.purse),
         },

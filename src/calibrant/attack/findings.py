@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from calibrant.attack.purse import Purse
-from calibrant.attack.rates import reach_rate, side_rate
+from calibrant.attack.rates import reach_rate, side_rates
 from calibrant.attack.tally import Tally
 from calibrant.core import CalibratedJudge, Estimate, Goal, Judge, JudgeErrors, point
 from calibrant.core.attempt import any_of
@@ -110,9 +110,8 @@ def attempt_rates(goals: Goals, tallies: Tallies, done: str = "succeeded") -> di
     for family in families if len(families) > 1 else ():
         part = {key: tally for key, tally in tallies.items() if tally.family == family}
         metrics[f"attempt_success_rate/all/{family}"] = over(part)
-    metrics["blocked_rate"] = side_rate(*gathered(tallies, "blocked"), "blocked")
-    metrics["undetermined_rate"] = side_rate(*gathered(tallies, "undetermined"), "undetermined")
-    return metrics
+    blocked, groups = gathered(tallies, "blocked")
+    return metrics | side_rates(blocked, gathered(tallies, "undetermined")[0], groups)
 
 
 def answer_rates(goals: Goals, tallies: Tallies) -> dict[str, Estimate]:

@@ -26,6 +26,7 @@ from calibrant.attack.drive import AttackResult, one
 from calibrant.attack.moves import Ask, Attack, Done, Tools, Walk, Work
 from calibrant.attack.rates import reach_rate
 from calibrant.attack.suffix_search import GCG, Found, Search, State, found, optimise, over, restored, wished
+from calibrant.attack.walkers import Cast
 from calibrant.core import LM, CapabilityError, Chat, Goal, Judge, OpenLM, Quiet, Run, digest, technique
 from calibrant.core.digest import canonical
 from calibrant.data.rows import Goals
@@ -63,7 +64,7 @@ def gcg(
     weights = _weights(target, surrogate)
     notes: dict[str, Found] = {}
     attack = ATTACK._replace(walk=partial(_walk, draft=draft, notes=notes))
-    result = one(attack, config, target, goals, judge, run, sampling=config.sampling, surrogate=weights)
+    result = one(attack, config, goals, Cast(target, judge, config.sampling, surrogate=weights), run)
     lines = [canonical(_line(goal, notes[goal.id], weights)) for goal in goals if goal.id in notes]
     run.artifact("suffixes.jsonl").write_bytes(b"".join(line + b"\n" for line in lines))
     said = [notes[goal.id].reached if goal.id in notes else None for goal in goals]

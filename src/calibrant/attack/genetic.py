@@ -26,6 +26,7 @@ from calibrant.attack.drive import AttackResult, one
 from calibrant.attack.moves import Ask, Attack, Heard, Score, Tools, Walk
 from calibrant.attack.random_search import worth
 from calibrant.attack.speech import grade
+from calibrant.attack.walkers import Cast
 from calibrant.core import LM, Chat, Frozen, Goal, Judge, OpenLM, Quiet, Run, Sampling, technique
 from calibrant.data.rows import Goals
 
@@ -97,7 +98,7 @@ def genetic(
         InputError: goals over which a rate would mean nothing, or a target that answers nothing but errors.
     """
     attack = ATTACK if surrogate is None else BY_LOGPROBS
-    return one(attack, config, target, goals, judge, run, sampling=config.sampling, surrogate=surrogate)
+    return one(attack, config, goals, Cast(target, judge, config.sampling, surrogate=surrogate), run)
 
 
 def _walk(goals: Sequence[Goal], config: Genetic, tools: Tools, *, scored: bool) -> Walk:

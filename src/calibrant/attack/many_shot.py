@@ -22,6 +22,7 @@ from pydantic import field_validator, model_validator
 
 from calibrant.attack.drive import AttackResult, one
 from calibrant.attack.moves import Ask, Attack, Tools, Walk
+from calibrant.attack.walkers import Cast
 from calibrant.core import LM, Chat, Frozen, Goal, InputError, Judge, Quiet, Run, Sampling, technique
 from calibrant.data.rows import Examples, Goals
 
@@ -87,7 +88,7 @@ def many_shot(
             )
         shots = tuple(Shot(request=e.prompt.last_user, reply=e.completion) for e in examples)
         config = config.model_copy(update={"shots": shots})
-    found = one(ATTACK, config, target, goals, judge, run, sampling=config.sampling)
+    found = one(ATTACK, config, goals, Cast(target, judge, config.sampling), run)
     if config.shots or len(goals) > most:
         return found
     filled = (

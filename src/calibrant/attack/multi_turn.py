@@ -26,6 +26,7 @@ from calibrant.attack.converse import REFUSALS, Limits, converse, planned, writt
 from calibrant.attack.drive import AttackResult, one
 from calibrant.attack.moves import Attack, Tools, Walk
 from calibrant.attack.speech import WRITING
+from calibrant.attack.walkers import Cast
 from calibrant.core import LM, Frozen, Goal, Judge, Quiet, Run, Sampling, technique
 from calibrant.data.rows import Goals
 
@@ -113,7 +114,7 @@ def multi_turn(
         InputError: goals over which a rate would mean nothing, or a target that answers nothing but errors.
         CapabilityError: the attacker is to write, and none was given.
     """
-    return one(ATTACK, config, target, goals, judge, run, sampling=config.sampling, attacker=attacker)
+    return one(ATTACK, config, goals, Cast(target, judge, config.sampling, attacker=attacker), run)
 
 
 HOW = (

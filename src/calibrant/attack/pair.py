@@ -24,6 +24,7 @@ from pydantic import Field, field_validator
 from calibrant.attack.drive import AttackResult, one
 from calibrant.attack.moves import Ask, Attack, Heard, Tools, Walk
 from calibrant.attack.speech import WRITING, Try, attempted, consult, history, question
+from calibrant.attack.walkers import Cast
 from calibrant.core import LM, Chat, Frozen, Goal, Judge, Quiet, Run, Sampling, technique
 from calibrant.data.rows import Goals
 
@@ -77,7 +78,7 @@ def pair(
     Raises:
         InputError: goals over which a rate would mean nothing, or a target that answers nothing but errors.
     """
-    return one(ATTACK, config, target, goals, judge, run, sampling=config.sampling, attacker=attacker)
+    return one(ATTACK, config, goals, Cast(target, judge, config.sampling, attacker=attacker), run)
 
 
 def _walk(goals: Sequence[Goal], config: Pair, tools: Tools) -> Walk:

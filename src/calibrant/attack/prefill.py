@@ -20,6 +20,7 @@ from pydantic import Field, field_validator
 
 from calibrant.attack.drive import AttackResult, one
 from calibrant.attack.moves import Ask, Attack, Tools, Walk
+from calibrant.attack.walkers import Cast
 from calibrant.core import LM, Chat, Frozen, Goal, Judge, Quiet, Run, Sampling, technique
 from calibrant.data.rows import Goals
 
@@ -58,7 +59,7 @@ def prefill(
     Raises:
         InputError: goals over which a rate would mean nothing, or a target that answers nothing but errors.
     """
-    found = one(ATTACK, config, target, goals, judge, run, sampling=config.sampling)
+    found = one(ATTACK, config, goals, Cast(target, judge, config.sampling), run)
     return found.model_copy(update={"caveats": (*found.caveats, *_CAVEATS)})
 
 

@@ -28,6 +28,7 @@ from pydantic import Field, field_validator
 from calibrant.attack.drive import AttackResult, one
 from calibrant.attack.moves import Ask, Attack, Heard, Tools, Walk
 from calibrant.attack.speech import WRITING, Try, attempted, consult, grade, history, one_line, question
+from calibrant.attack.walkers import Cast
 from calibrant.core import (
     LM,
     Attempt,
@@ -102,7 +103,7 @@ def rainbow(
     Raises:
         InputError: goals over which a rate would mean nothing, or a target that answers nothing but errors.
     """
-    found = one(ATTACK, config, target, goals, judge, run, sampling=config.sampling, attacker=attacker)
+    found = one(ATTACK, config, goals, Cast(target, judge, config.sampling, attacker=attacker), run)
     archive = archive_of(found.stored)
     cells = [(c, style) for c in sorted({goal.category for goal in goals}) for style in config.styles]
     rows = [canonical(_row(cell, archive.get(cell))) for cell in cells]

@@ -23,6 +23,7 @@ from pydantic import Field, field_validator
 
 from calibrant.attack.drive import AttackResult, one
 from calibrant.attack.moves import Ask, Attack, Heard, Score, Tools, Walk
+from calibrant.attack.walkers import Cast
 from calibrant.core import LM, Chat, Frozen, Goal, InputError, Judge, OpenLM, Quiet, Run, Sampling, technique
 from calibrant.data.rows import Goals
 
@@ -72,7 +73,7 @@ def random_search(
         InputError: goals over which a rate would mean nothing, a surrogate without readable words, or a
             target that answers nothing but errors.
     """
-    return one(ATTACK, config, target, goals, judge, run, sampling=config.sampling, surrogate=surrogate)
+    return one(ATTACK, config, goals, Cast(target, judge, config.sampling, surrogate=surrogate), run)
 
 
 def _walk(goals: Sequence[Goal], config: RandomSearch, tools: Tools) -> Walk:

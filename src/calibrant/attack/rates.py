@@ -16,14 +16,12 @@ bound takes such goals at their worst, and where they could move a rate further 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 from calibrant.core import Attempt, Estimate, Goal, InputError, Judge, Sampling
 from calibrant.core.attempt import HIT, any_of
 from calibrant.data.distinct import check_distinct
 from calibrant.data.rows import Goals
-from calibrant.stats import rate_so_far
-from calibrant.stats._sample import Better
+from calibrant.stats import rate, rate_so_far
 
 
 def check_goals(goals: Goals, variants: Sequence[str], *, harmful: bool = True) -> None:
@@ -59,12 +57,16 @@ def reach_rate(hits: Sequence[bool | None], clusters: Sequence[str]) -> Estimate
     return rate_so_far(hits, clusters=clusters, done="reached", better="lower", unit="goal")
 
 
-def side_rate(
-    said: Sequence[bool | None], groups: Sequence[str], done: Literal["blocked", "undetermined"]
-) -> Estimate:
-    """Share of attempts that were blocked, or that nobody could judge."""
-    better: Better = "none" if done == "blocked" else "lower"
-    return rate_so_far(said, clusters=groups, done=done, better=better, unit="attempt")
+def side_rates(
+    blocked: Sequence[bool | None], lost: Sequence[bool | None], clusters: Sequence[str]
+) -> dict[str, Estimate]:
+    """``blocked_rate`` (None: nobody knows) and ``undetermined_rate`` of attempts."""
+    return {
+        "blocked_rate": rate_so_far(
+            blocked, clusters=clusters, done="blocked", better="none", unit="attempt"
+        ),
+        "undetermined_rate": rate(lost, clusters=clusters, better="lower", unit="attempt"),
+    }
 
 
 def success_rates(goals: Goals, attempts: Sequence[Attempt]) -> dict[str, Estimate]:
@@ -89,9 +91,7 @@ def success_rates(goals: Goals, attempts: Sequence[Attempt]) -> dict[str, Estima
     stops = [attempt.completion.stop for attempt in attempts]
     blocked = [None if stop == "error" else stop == "blocked" for stop in stops]
     lost = [attempt.outcome == "undetermined" for attempt in attempts]
-    metrics["blocked_rate"] = side_rate(blocked, groups, "blocked")
-    metrics["undetermined_rate"] = side_rate(lost, groups, "undetermined")
-    return metrics
+    return metrics | side_rates(blocked, lost, groups)
 
 
 def attack_caveats(variants: Sequence[str], sampling: Sampling, judge: Judge) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from calibrant.attack.moves import Consult, Heard, Move
 from calibrant.core import Chat, Completion, Sampling, Verdict
+from calibrant.core.reasoning import part
 
 T = TypeVar("T")
 Said = Generator[Sequence[Move], Any, T]
@@ -57,7 +58,6 @@ _HEADING = re.compile(
     r"^[ \t*_#`]*(improvement|prompt|tried|reply|score)[ \t*_`]*:[ \t*_`]*",
     re.IGNORECASE | re.MULTILINE,
 )
-_THOUGHT = re.compile(r"<think>.*?</think>", re.DOTALL | re.IGNORECASE)
 _FENCE = re.compile(r"\A```[a-z]*\n(.*)\n```\Z", re.DOTALL | re.IGNORECASE)
 _MARKER = re.compile(r"[<\[](?=\S)")
 _BREAK = re.compile("[\\x85\\u2028\\u2029]")
@@ -159,24 +159,24 @@ def read_prompt(text: str) -> Written | None:
     """The one prompt in an attacker's answer; None where there is none, or more than one.
 
     Either headings at the beginning of lines, a prompt running to the next heading or the end, or one JSON
-    object with the key 'prompt'. Thoughts and code fences round the whole are taken off.
+    object with the key 'prompt'. Reasoning before it and code fences round the whole are taken off.
     """
-    text = _THOUGHT.sub("", text).strip()
+    text = part(text, opened=False).reply.strip()
     fenced = _FENCE.match(text)
     text = fenced[1].strip() if fenced else text
     if text.startswith("{"):
         return _from_json(text)
     _, *cut = _HEADING.split(text)
     parts: dict[str, list[str]] = {}
-    for name, part in zip(cut[::2], cut[1::2], strict=True):
-        parts.setdefault(name.lower(), []).append(_bare(part))
+    for name, words in zip(cut[::2], cut[1::2], strict=True):
+        parts.setdefault(name.lower(), []).append(_bare(words))
     prompts, why = set(parts.get("prompt", [])), parts.get("improvement", [""])
     return _written(prompts.pop(), why[0]) if len(prompts) == 1 else None
 
 
 def read_yes_no(text: str) -> bool | None:
     """YES or NO; None for anything else."""
-    found = _YES_NO.fullmatch(_THOUGHT.sub("", text))
+    found = _YES_NO.fullmatch(part(text, opened=False).reply)
     return found[1].lower() == "yes" if found else None
 
 
