@@ -311,8 +311,7 @@ def test_a_cap_ends_it_and_the_caveats_say_so(goals, judge, tmp_path):
     assert (found.metrics[ASR].low, found.metrics[ASR].high) == (0.0, 1.0)
     assert (found.metrics[f"{ASR}/persona"].value, found.metrics[f"{ASR}/persona"].missing) == (0, 1)
     assert found.metrics[f"{ASR}/encode"].missing == 4
-    # What was cut off in the middle is marked, so that no reader of the file takes it for held.
-    assert [(a.goal_id, a.attack) for a in found.attempts if a.cut] == []
+    assert not any(a.cut for a in found.attempts)  # the cap fell between two goals, in the middle of none
 
 
 def test_the_file_says_which_goals_a_cap_cut_off(goals, judge, tmp_path):

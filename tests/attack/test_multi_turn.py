@@ -252,7 +252,7 @@ def test_a_conversation_that_was_refused_goes_on_last_however_its_refusal_scores
             return [Verdict(question="?", answer="no", score=score) for score in near]
 
     def reply(chat):
-        said = texts(chat) if hasattr(chat, "completion") else [m.content for m in chat.messages]
+        said = [m.content for m in chat.messages]
         return "sorry, no" if said[0].startswith("a ") and len(said) > 1 else "go ahead"
 
     plan = {"two": (("a {thing}", "b {thing}"), ("go on", "further"), ("{request}", "please {request}"))}

@@ -73,18 +73,22 @@ def censored_rate(repetitions):
     return cells
 
 
+def held(repetitions, rng, codes, p, icc):
+    """Share of runs that hold the rate ``p``; a normal threshold makes units of a cluster alike."""
+    names, covered = [str(c) for c in codes], 0
+    for _ in range(repetitions):
+        hits = latent(rng, codes, icc) < ndtri(p)
+        found = rate(hits.tolist(), clusters=names, **LABEL)
+        covered += found.low <= p <= found.high
+    return covered / repetitions
+
+
 def clustered_rate(repetitions, shape):
-    """Korn-Graubard with k clusters of one size; a normal threshold makes units of a cluster alike."""
+    """Korn-Graubard with k clusters of one size."""
     rng, cells = np.random.default_rng(1), {}
     for (k, size), p, icc in itertools.product(shape, (0.1, 0.3, 0.5), (0.0, 0.3)):
         codes = np.repeat(np.arange(k), size)
-        names = [str(c) for c in codes]
-        held = 0
-        for _ in range(repetitions):
-            hits = latent(rng, codes, icc) < ndtri(p)
-            found = rate(hits.tolist(), clusters=names, **LABEL)
-            held += found.low <= p <= found.high
-        cells[k, size, p, icc] = held / repetitions
+        cells[k, size, p, icc] = held(repetitions, rng, codes, p, icc)
     return cells
 
 
@@ -99,13 +103,7 @@ def unequal_rate(repetitions):
     }
     for shape, p, icc in itertools.product(shapes, (0.3, 0.5), (0.0, 0.3, 0.9)):
         codes = np.repeat(np.arange(len(shapes[shape])), shapes[shape])
-        names = [str(c) for c in codes]
-        held = 0
-        for _ in range(repetitions):
-            hits = latent(rng, codes, icc) < ndtri(p)
-            found = rate(hits.tolist(), clusters=names, **LABEL)
-            held += found.low <= p <= found.high
-        cells[shape, p, icc] = held / repetitions
+        cells[shape, p, icc] = held(repetitions, rng, codes, p, icc)
     return cells
 
 

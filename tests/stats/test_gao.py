@@ -158,7 +158,7 @@ def test_intervals_of_points_hold_the_truth(form):
 
 @pytest.mark.parametrize("form", FORMS)
 def test_a_flat_curve_has_no_peak(form):
-    """Noise alone: at most 5 in 100 claim one, so at most 4 of 50 (a fifth would be one in thirty at 5 %)."""
+    """Noise alone: at most 5 in 100 claim one. 4 of 50 may: at 5 % more come once in ten such tests."""
     rng, claims = np.random.default_rng(8), [0, 0]
     for _ in range(50):
         curves = prompts(rng, 0 * DISTANCES, 40)

@@ -10,7 +10,7 @@ import pytest
 from scipy.stats import binom
 from scipy.stats import t as student
 
-from calibrant.core import Chat
+from calibrant.core import Chat, Identity, Scores
 from calibrant.data.rows import Example, Examples, Pair, Preferences
 from calibrant.models.loading import module_identity
 from calibrant.models.open_model import OpenModel
@@ -60,6 +60,21 @@ def pairs():
         return Preferences(rows=tuple(rows), source="plant")
 
     return build
+
+
+class Nearly:
+    """A reward that likes all alike, but for the last bits of float32: one score worked out in three ways."""
+
+    identity = Identity(name="nearly", kind="reward", parts={"of": "rounding"})
+
+    def score(self, chats, replies):
+        return Scores(mean=tuple(0.1 * (1 + 6e-8 * (i % 3)) for i, _ in enumerate(replies)))
+
+
+@pytest.fixture
+def nearly():
+    """A reward whose scores differ by rounding alone."""
+    return Nearly()
 
 
 @pytest.fixture

@@ -555,15 +555,8 @@ def test_a_high_price_holds_the_policy(four, tmp_path):
     assert result.metrics["kl_last"].value < 0.1
 
 
-class Nearly(Likes):
-    """Likes all alike, but for the last bits of float32."""
-
-    def score(self, chats, replies):
-        return Scores(mean=tuple(self.worth * (1 + 6e-8 * (i % 3)) for i, _ in enumerate(replies)))
-
-
 @pytest.mark.parametrize("scale", ["group", "batch", "none"])
-def test_a_reward_that_likes_all_alike_moves_nothing(model, weights, tmp_path, scale):
+def test_a_reward_that_likes_all_alike_moves_nothing(model, weights, nearly, tmp_path, scale):
     """A score worked out in several ways (its last bits differ), the KL on: the weights stay to the bit.
 
     With a real reward they move. What pi and ref differ by before the first step is rounding, and AdamW
@@ -571,6 +564,6 @@ def test_a_reward_that_likes_all_alike_moves_nothing(model, weights, tmp_path, s
     """
     run, kl = Log(tmp_path), KL(coef=0.05, place="loss", estimator="k3")
     config = changed(samples=7, scale=scale, kl=kl, fit=Fit(lr=1e-3))
-    result = grpo(model, prompts(), Nearly(0.1), config=config, run=run)
+    result = grpo(model, prompts(), nearly, config=config, run=run)
     assert weights(result.model) == weights(model)
     assert [row["frac_reward_zero_std"] for row in run.rows] == [1.0] * 4

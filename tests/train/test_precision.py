@@ -16,7 +16,7 @@ from calibrant.app import catalog
 from calibrant.core import Chat, Identity, Quiet, Scores
 from calibrant.data.rows import Labelled, LabelledReplies, Pair, Preferences, Prompt, Prompts
 from calibrant.models import precision
-from calibrant.models.fit import Fit
+from calibrant.models.fit import Fit, adamw
 from calibrant.models.lora import LoRA, adapted
 from calibrant.models.open_model import OpenModel
 from calibrant.train._rl import KL
@@ -105,10 +105,15 @@ def test_nothing_is_clipped_before_the_first_step(model, tmp_path, weights):
 
 
 def test_adapters_learn_in_float32_beside_half_weights(model, tmp_path):
-    """Steps of 1e-6 would be lost in bfloat16 adapters; here every weight that learns has moved."""
+    """A step of 1e-6 would be lost in bfloat16 adapters; here it moves every weight that learns."""
     start = adapted(halved(model).copy(), LoRA(r=2), 0)
-    named = {name: p for name, p in start.module.named_parameters() if "lora_" in name}
-    assert {p.dtype for p in named.values()} == {torch.float32}
+    learning = [p for name, p in start.module.named_parameters() if "lora_" in name]
+    assert {p.dtype for p in learning} == {torch.float32}
+    before = [p.detach().clone() for p in learning]
+    for p in learning:
+        p.grad = torch.ones_like(p)
+    adamw(start.module, Fit(lr=1e-6)).step()
+    assert all((p != old).all() for p, old in zip(learning, before, strict=True))
     config = DPO(batch_size=4, lora=LoRA(r=2), fit=Fit(lr=1e-3))
     result = dpo(halved(model), pairs(), config, Quiet(work=tmp_path))
     assert {p.dtype for p in result.model.module.parameters()} == {torch.bfloat16}

@@ -28,13 +28,14 @@ class Says:
     [
         (["yes", "no"], 0, "that of step 0, of which it said 'yes'"),
         (["yes", "unknown", "no"], 1, "that of step 1, of which it could not tell ('unknown')"),
-        (["no"], None, "as it came in, of which it said 'no' at once"),
+        (["no"], 0, "as it came in, of which it said 'no' at once"),
         (["yes", "unknown"], 1, "weights of which it could not tell ('unknown')"),
         (["yes", "unknown", "yes"], 2, "weights of which it said 'yes'"),
     ],
 )
 def test_an_unknown_is_not_told_as_a_yes(model, answers, good, said):
     student = Student(nn.Linear(1, 1), Fit())
+    start = float(student.module.weight.detach())
     watch = watched(Says(*answers), student)
     assert isinstance(watch, Watch)
     stopped = False
@@ -42,6 +43,8 @@ def test_an_unknown_is_not_told_as_a_yes(model, answers, good, said):
         student.put({name: torch.full_like(p, step) for name, p in student.weights().items()})
         stopped = watch.stops(step, model, student, None)
     assert stopped == (answers[-1] == "no")
-    if stopped and good is not None:
-        assert float(student.module.weight.detach()) == good
+    assert watch.good_step == good
+    assert float(watch.good["weight"]) == (start if answers == ["no"] else good)
+    if stopped:
+        assert float(student.module.weight.detach()) == float(watch.good["weight"])
     assert said in watch.told(stopped, len(answers))

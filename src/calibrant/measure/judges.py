@@ -36,6 +36,8 @@ from calibrant.measure.refusal_phrases import (
     opening,
 )
 
+_VERSION = 2
+"""Rises with every change that can move a verdict."""
 _SENTENCES = 3
 """What the opening of a reply is; chosen with the English phrases."""
 _HEAD = 4 * LONGEST
@@ -72,7 +74,7 @@ def string_judge(config: StringJudge = StringJudge()) -> Judge:
     return _StringJudge(config, phrases, () if own else tuple(map(even, IDIOMS)))
 
 
-string_judge.version = 2  # type: ignore[attr-defined]  # as the catalogue and the page show it
+string_judge.version = _VERSION  # type: ignore[attr-defined]  # as the catalogue and the page show it
 
 
 def _phrases(languages: Sequence[Language]) -> tuple[str, ...]:
@@ -93,7 +95,7 @@ class _StringJudge:
     @property
     def identity(self) -> Identity:
         listed = digest([self.phrases, self.idioms])
-        parts = {"rule": "string_judge/2", "config": digest(self.config), "phrases": listed}
+        parts = {"rule": f"string_judge/{_VERSION}", "config": digest(self.config), "phrases": listed}
         return Identity(name=f"string judge ({self.config.behaviour})", kind="judge", parts=parts)
 
     @property

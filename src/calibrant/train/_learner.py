@@ -213,7 +213,10 @@ class Learner:
         kept.save(tensors, facts)
 
     def resume(self, kept: Checkpoint, run: Run) -> int:
-        """Put back what the last checkpoint holds, and charge what it cost; the step to go on from."""
+        """Put back what the last checkpoint holds, and charge what it cost; the step to go on from.
+
+        First of all it says, on the run's progress, where half precision is going to be slow.
+        """
         for student in self.students.values():
             announce(student.fit.bf16, next(student.module.parameters()).device, run, 1)
         found = kept.load()
