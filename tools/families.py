@@ -23,12 +23,13 @@ from zoo import ZOO, build
 
 from calibrant.core import CalibrantError, Chat, Quiet, Sampling
 from calibrant.data.rows import Item, Items, Pair, Preferences
-from calibrant.models.batching import accepted, batching
+from calibrant.models.batching import batching
 from calibrant.models.branches import Branches, pack, score, shares, tokenised
 from calibrant.models.candidates import Candidates, Frame
 from calibrant.models.embedded import speak
 from calibrant.models.fit import Fit
 from calibrant.models.lora import LoRA
+from calibrant.models.model_facts import accepted
 from calibrant.models.open_model import OpenModel
 from calibrant.models.reward_model import open_reward
 from calibrant.train.dpo import DPO, dpo

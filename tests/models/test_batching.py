@@ -12,10 +12,11 @@ import torch
 from transformers import DynamicCache
 
 from calibrant.core import CapabilityError, Chat, ConfigError, Sampling
-from calibrant.models.batching import Batching, batching, close, select
+from calibrant.models.batching import Batching, batching, select
 from calibrant.models.generate import buckets
 from calibrant.models.loading import prove_saves
 from calibrant.models.lora import LoRA, adapted
+from calibrant.models.model_facts import close
 from calibrant.models.open_model import OpenModel
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
@@ -119,9 +120,8 @@ def test_close_knows_nan_from_a_number() -> None:
 def test_what_cannot_be_saved_is_not_trained(tiny: Build) -> None:
     lm = tiny().copy()
     prove_saves(lm.module)
-    lm.module.generation_config.temperature = (
-        0.5  # without do_sample: transformers opens it and never saves it
-    )
+    # Without do_sample: transformers opens it and never saves it.
+    lm.module.generation_config.temperature = 0.5
     with pytest.raises(CapabilityError, match="temperature"):
         adapted(lm, None, 0)
 

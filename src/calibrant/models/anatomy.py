@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from calibrant.models.batching import FOREIGN, accepted, facts, muted, sample
+from calibrant.models.model_facts import FOREIGN, accepted, facts, muted, sample_ids
 
 _TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-9}  # of the largest logit; half precision: 2 %
 _IDLE = (nn.Dropout, nn.Identity)
@@ -79,7 +79,7 @@ def anatomy(module: nn.Module) -> Anatomy:
 
 def _look(module: nn.Module) -> Anatomy:
     model: Any = module
-    ids = torch.tensor([sample(module, 6)], device=next(module.parameters()).device)
+    ids = torch.tensor([sample_ids(module, 6)], device=next(module.parameters()).device)
     calls, clock = list[_Call](), count()
     handles = [
         handle

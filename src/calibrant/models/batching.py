@@ -15,23 +15,19 @@ tells whether padding on the right stays out of sight, and refuses a model that 
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import partial
 from typing import Any, Literal
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from calibrant.core.errors import CapabilityError
+from calibrant.models.model_facts import FOREIGN, accepted, close, facts, muted, sample_ids
 
 Way = Literal["together", "by length", "one by one", "again"]
 _NAMES = ("cache", "past_key_values", "cache_params", "state")  # what families call their memory
-_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6}  # of the largest value; half precision: 5 %
 _LENGTH = 7  # ids in a row of the probe
 _TRIED: tuple[tuple[Way, bool, list[list[int]]], ...] = (  # way, positions, lengths of each batch's prompts
     ("together", True, [[4, 2]]),
@@ -39,11 +35,6 @@ _TRIED: tuple[tuple[Way, bool, list[list[int]]], ...] = (  # way, positions, len
     ("by length", False, [[4, 4]]),
     ("one by one", False, [[4], [2]]),
 )
-FOREIGN = (
-    ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, RuntimeError, TypeError,
-    ValueError,
-)  # fmt: skip
-"""What families raise where they cannot do what is tried."""
 _SAID = {
     "by length": "prompts of different lengths are drawn apart, since padding moves its state",
     "one by one": "prompts are drawn one after the other, since its memory belongs to one batch only",
@@ -52,8 +43,8 @@ _SAID = {
 }
 _FAR = (
     "rows of more than {} tokens are read alone, and again for every token, since their positions depend on "
+    "how long the longest row is"
 )
-_FAR += "how long the longest row is"
 _PADDED = "rows of different lengths are read apart, since padding changes its numbers"
 
 
@@ -67,7 +58,6 @@ class Batching:
     """Whether positions are passed: padded rows need them, but some families count in their own way."""
     padded: bool = True
     """Whether rows of different lengths may be read together, padded on the right under a mask."""
-
     reach: int | None = None
     """Tokens beyond which all positions of a batch depend on its longest row; None: they never do."""
 
@@ -106,44 +96,12 @@ def batching(module: nn.Module) -> Batching:
     return found
 
 
-def facts(module: nn.Module) -> dict[str, Any]:
-    """What probes have found out about ``module`` or one of its copies, by name."""
-    return _FACTS.setdefault(module, {})
-
-
-def alike(twin: nn.Module, module: nn.Module) -> None:
-    """Let ``twin``, a copy of ``module``, share what is or will be found out about either."""
-    _FACTS[twin] = facts(module)
-
-
-@contextmanager
-def muted(module: nn.Module) -> Iterator[None]:
-    """A block for a probe of ``module``: edits and traces do not see its passes, and nothing is rounded."""
-    token, kind = _MUTED.set(True), next(module.parameters()).device.type
-    try:
-        with torch.autocast(kind, enabled=False):  # its noise is no leak
-            yield
-    finally:
-        _MUTED.reset(token)
-
-
-def is_muted() -> bool:
-    """Whether a probe is at work; see ``muted``."""
-    return _MUTED.get()
-
-
-def accepted(module: nn.Module, **options: Any) -> dict[str, Any]:
-    """Those of ``options`` that the module's forward names: not every family takes all of them."""
-    names = _names(type(module).forward)
-    return {name: value for name, value in options.items() if name in names}
-
-
 def memory_name(module: nn.Module) -> str:
     """What the family calls the argument and the output that carry its memory; "" for none.
 
     transformers 5.24 calls them 'cache'; before, they are 'past_key_values' with attention.
     """
-    return _memory(type(module).forward)
+    return next(iter(accepted(module, **dict.fromkeys(_NAMES))), "")
 
 
 def advance(
@@ -193,19 +151,6 @@ def select(memory: Any, rows: Tensor) -> Any:
     raise TypeError(f"memory of kind {type(memory).__name__}")
 
 
-def close(one: Tensor, two: Tensor) -> bool:
-    """Whether two readings agree up to rounding; NaN agrees with NaN."""
-    scale = float(two.abs().nan_to_num(0.0, 0.0, 0.0).max()) + 1e-9
-    near = (one - two).abs() <= _TOLERANCE.get(two.dtype, 0.05) * scale
-    return bool((near | (one == two) | (one.isnan() & two.isnan())).all())
-
-
-def sample(module: nn.Module, count: int) -> list[int]:
-    """A few ids of the vocabulary, the same for every model of its size."""
-    config: Any = module.config
-    return [(7 * i + 3) % int(config.vocab_size) for i in range(count)]
-
-
 def reach(module: nn.Module) -> int | None:
     """What a short probe cannot show: rotary frequencies that change with the longest row of a batch."""
     config: Any = module.config
@@ -218,23 +163,9 @@ def reach(module: nn.Module) -> int | None:
     return None
 
 
-_FACTS: WeakKeyDictionary[nn.Module, dict[str, Any]] = WeakKeyDictionary()
-_MUTED: ContextVar[bool] = ContextVar("muted", default=False)
-
-
-@cache
-def _memory(function: Callable[..., Any]) -> str:
-    return next((name for name in _NAMES if name in _names(function)), "")
-
-
-@cache
-def _names(function: Callable[..., Any]) -> frozenset[str]:
-    return frozenset(inspect.signature(function).parameters)
-
-
 def _probe(module: nn.Module) -> Batching:
     device = next(module.parameters()).device
-    both = torch.tensor(sample(module, 2 * _LENGTH), device=device).view(2, _LENGTH)
+    both = torch.tensor(sample_ids(module, 2 * _LENGTH), device=device).view(2, _LENGTH)
     pad: Any = getattr(module.config, "pad_token_id", None)
     if isinstance(pad, int) and 0 <= pad < int(both.max()):  # some families do not count it as a position
         both[0, 4] = both[1, 2] = pad

@@ -24,7 +24,8 @@ from torch import Tensor, nn
 
 from calibrant.core import CapabilityError, Chat, NumericalError, OpenLM
 from calibrant.maths.head import head_logprobs, logits_logprobs
-from calibrant.models.batching import FOREIGN, accepted, alike, close, facts, muted, reach, sample
+from calibrant.models.batching import reach
+from calibrant.models.model_facts import FOREIGN, accepted, close, facts, muted, sample_ids, share_facts
 
 _ROWS = 256  # rows tokenised at once
 
@@ -202,10 +203,9 @@ def shares(module: nn.Module) -> str:
         NumericalError: its hidden states are NaN or infinite.
     """
     known = facts(module)
-    alike(_backbone(module), module)
+    share_facts(_backbone(module), module)
     if "shares" not in known:
-        kind = next(module.parameters()).device.type
-        with muted(module), torch.no_grad(), torch.autocast(kind, enabled=False):  # its noise is no leak
+        with muted(module), torch.no_grad():
             reason = _probe(module)
         known["shares"] = _declared(module) or reason
     return str(known["shares"])
@@ -339,6 +339,6 @@ def _declared(module: nn.Module) -> str:
 
 
 def _sample(module: nn.Module) -> Branches:
-    """A few ids of the vocabulary, the same for every model of its size."""
-    ids = sample(module, 12)
+    """Two prompts with three and two replies."""
+    ids = sample_ids(module, 12)
     return Branches([ids[:4], ids[3:5]], [[ids[4:6], ids[6:10], ids[1:4]], [ids[10:12], ids[5:6]]])

@@ -22,7 +22,8 @@ from transformers import DynamicCache
 
 from calibrant.core.errors import CapabilityError, InputError, NumericalError
 from calibrant.maths.gcg import distinct, first_change, target_losses, token_gradient
-from calibrant.models.batching import FOREIGN, accepted, batching, close, muted, sample
+from calibrant.models.batching import batching, memory_name
+from calibrant.models.model_facts import FOREIGN, accepted, close, muted, sample_ids
 
 _CPU_TOKENS = 512  # tokens read at once on a CPU: smaller batches share more, larger ones leave its caches
 _TOKENS = 2**15  # elsewhere, kept ones included
@@ -60,7 +61,7 @@ class Candidates:
         """Spent so far: 2 x parameters x tokens forward, 4 x backward."""
         self.size = sum(p.numel() for p in module.parameters())
         """Parameters."""
-        self._name = next(iter(accepted(module, cache=None)), "past_key_values")
+        self._name = memory_name(module) or "past_key_values"
         self._rows = 0  # most rows that fitted in memory, once it was too many
         self._before: Kept | None = None
         self.shares: bool | None = None
@@ -115,7 +116,7 @@ class Candidates:
         ``spelt``: (1, n, D) embeddings of a suffix, or any vectors in their place; it must require gradients.
         """
         with torch.enable_grad():
-            self._settle(torch.tensor(sample(self.module, spelt.shape[1])).to(self.device))
+            self._settle(torch.tensor(sample_ids(self.module, spelt.shape[1])).to(self.device))
             whole = torch.cat([spelt, self.table(self.tail[None]).detach()], 1)
             kept = self._prefix() if self.shares else []
             if not kept:

@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification
 
 from calibrant.core import CapabilityError, Chat, Identity, InputError, NumericalError, OpenLM
-from calibrant.models.batching import alike
 from calibrant.models.branches import Branches, last_states, pack, padded_tokens, shares
 from calibrant.models.chat_tokens import ChatTokens
 from calibrant.models.folder import check_folder, folder_identity, unchanged
@@ -36,6 +35,7 @@ from calibrant.models.loading import (
     save_weights,
     token_ids,
 )
+from calibrant.models.model_facts import share_facts
 
 _CPU = 2048  # tokens in one pass on a CPU: larger batches leave its caches and are slower
 _ROW = 1024  # most tokens of a row with several replies: attention costs the square of it
@@ -195,7 +195,7 @@ class Classifier:
             pooled=self.pooled,
         )
         twin.module.requires_grad_(True)
-        alike(twin.module, self.module)
+        share_facts(twin.module, self.module)
         return twin
 
     def ids(self, chats: Sequence[Chat], replies: Sequence[str]) -> tuple[list[list[int]], list[list[int]]]:

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from calibrant.core.errors import CapabilityError, InputError, nearest
 from calibrant.models.anatomy import Anatomy, anatomy
-from calibrant.models.batching import is_muted
+from calibrant.models.model_facts import is_muted
 
 Change = Callable[[Tensor], Tensor]
 _LAYERS, _ATTENTION = ("layers", "h"), ("self_attn", "attn", "attention")

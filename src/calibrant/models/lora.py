@@ -18,8 +18,8 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from calibrant.core import ConfigError, Frozen, OpenLM
-from calibrant.models.batching import FOREIGN, accepted, muted, sample
 from calibrant.models.loading import prove_saves
+from calibrant.models.model_facts import FOREIGN, accepted, muted, sample_ids
 
 M = TypeVar("M", bound=OpenLM)
 _FUSED = ("mamba", "mamba2", "falcon_mamba", "falcon_h1", "nemotron_h")  # as peft 0.21 lists them
@@ -149,6 +149,6 @@ def _more_than_linear(module: nn.Module, layers: list[nn.Module]) -> set[nn.Modu
 @torch.no_grad()
 def _run(module: nn.Module) -> None:
     """One pass over a few ids."""
-    ids = torch.tensor([sample(module, 4)], device=next(module.parameters()).device)
+    ids = torch.tensor([sample_ids(module, 4)], device=next(module.parameters()).device)
     with muted(module):
         module(input_ids=ids, **accepted(module, use_cache=False))

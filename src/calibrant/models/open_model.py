@@ -21,7 +21,7 @@ from calibrant.core.errors import CapabilityError, InputError, NumericalError
 from calibrant.core.lm import Batch, Chat, Completion, Identity, Sampling, Scored
 from calibrant.maths.logprobs import token_logprobs
 from calibrant.models import hooks
-from calibrant.models.batching import accepted, alike, batching, facts
+from calibrant.models.batching import batching
 from calibrant.models.chat_tokens import ChatTokens
 from calibrant.models.folder import check_folder, folder_identity, unchanged
 from calibrant.models.generate import Drawn, Request, buckets, draw
@@ -35,6 +35,7 @@ from calibrant.models.loading import (
     save_weights,
     stop_ids,
 )
+from calibrant.models.model_facts import accepted, facts, share_facts
 from calibrant.models.rendering import Differences
 from calibrant.models.seeds import item_seeds
 
@@ -153,7 +154,7 @@ class OpenModel:
             token_budget=self.token_budget,
         )
         twin.module.requires_grad_(True)
-        alike(twin.module, self.module)
+        share_facts(twin.module, self.module)
         return twin
 
     def prompt_ids(self, chat: Chat) -> list[int]:
