@@ -13,6 +13,7 @@ from transformers import DynamicCache
 
 from calibrant.core import CapabilityError, Chat, ConfigError, Sampling
 from calibrant.models.batching import Batching, batching, select
+from calibrant.models.branches import Branches, pack, score, tokenised
 from calibrant.models.generate import buckets
 from calibrant.models.loading import prove_saves
 from calibrant.models.lora import LoRA, adapted
@@ -84,6 +85,27 @@ def test_a_model_that_sees_what_follows_is_refused_everywhere() -> None:
     ):
         with pytest.raises(CapabilityError, match="no left-to-right language model"):
             act()
+
+
+def scored(lm: OpenModel) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probs of replies as training packs them, nothing asked before; and of whole rows, one by one."""
+    asked, said = tokenised(lm, CHATS, ["not it", "a"])
+    packed = pack(Branches(asked, [[reply] for reply in said]), shared=False)
+    slow = []
+    with torch.no_grad():
+        fast = score(lm.module, packed).sums()
+        for prompt, reply in zip(asked, said, strict=True):
+            logits = lm.module(torch.tensor([prompt + reply])).logits[0, len(prompt) - 1 : -1]
+            slow.append(logits.log_softmax(-1).gather(-1, torch.tensor(reply)[:, None]).sum())
+    return fast, torch.stack(slow)
+
+
+def test_whoever_scores_asks_the_model_first() -> None:
+    """RoBERTa counts positions from behind its padding token; an encoder sees what it is asked for."""
+    fast, slow = scored(build("roberta, as decoder"))
+    assert torch.allclose(fast, slow, atol=1e-3)
+    with pytest.raises(CapabilityError, match="no left-to-right language model"):
+        scored(build("bert"))
 
 
 def test_rows_beyond_the_reach_of_positions_go_alone() -> None:

@@ -159,7 +159,12 @@ def score(module: nn.Module, packed: Packed, *, temperature: float = 1.0, entrop
 
     ``module`` is a causal language model of transformers. ``entropy`` also gives the entropy of each
     predicting distribution.
+
+    Raises:
+        CapabilityError: the model sees the tokens that follow, or has other numbers beside padding.
+        NumericalError: its hidden states are NaN or infinite.
     """
+    shares(module)  # refuses an encoder, and finds out whether positions are passed
     if _plain_head(module):
         head: Any = module.get_output_embeddings()  # type: ignore[operator]
         hidden = states(_backbone(module), packed)

@@ -60,7 +60,7 @@ def sft(model: OpenLM, examples: Examples, config: SFT = SFT(), run: Run = Quiet
 
     Raises:
         InputError: there are no examples, or none fits the context.
-        CapabilityError: the model's chat template writes an answered chat otherwise.
+        CapabilityError: its chat template writes an answered chat otherwise, or it sees what follows a token.
         NumericalError: the loss became NaN or infinite.
     """
     check_trainable(model, config.fit.any_template)

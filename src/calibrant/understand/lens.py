@@ -64,7 +64,7 @@ def lens(model: OpenLM, items: Items, config: Lens = Lens(), run: Run = Quiet())
         for name, values in read(model, chunk, sites, config.positions).items():
             found.setdefault(name, []).extend(values)
         run.progress(start + len(chunk), n)
-    if max(found[f"kl_to_final/layer_{len(sites) - 1}"]) > _SAME:
+    if any(apart > _SAME for apart in found[f"kl_to_final/layer_{len(sites) - 1}"]):  # beside NaN, too
         raise CapabilityError(
             f"no logit lens for '{model.identity.name}': the last layer's reading is not what it says",
             hint="apply the final norm and the unembedding by hand, by their module paths",
