@@ -40,7 +40,7 @@ HONEST = {
     "formats": "{{ 'Cutting Knowledge Date: December 2023. Today: %s'|format('now') }}{{ 'In 2024, %s' % 1 }}"
     "{{ 'Since 2024 {}'.format(1) }}{{ '{{\"year\": {}, \"of\": 2024}}'.format(messages[0].role) }}"
     "{{ '%.3f%%'|format(0.5) }}{{ ', '.join(messages|map(attribute='role')) }}{{ {'a': 1}.values() }}"
-    "{{ namespace(a=1) }}{{ 'a' is lower }}",
+    "{{ namespace(a=1) }}{{ 'a' is lower }}{{ -7 is odd }}{{ messages is sequence }}{{ 1.26|round(1) }}",
     "marked": "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}"
     "{{ strftime_now('%Y') }}{% set x %}{{ bos_token }}!{% endset %}{{ x * 3 }}",
 }
@@ -58,6 +58,14 @@ HOSTILE = {
     "a repeated list": "{{ 10**10 * [1] }}",
     "a power": "{{ 9**(9**9) }}",
     "powers of powers": "{{ (2**4000)**(2**4000) }}",
+    "a power that is only compared": "{{ 1 if 9**20000000 else 2 }}",
+    "digits before the point": "{{ 5|round(-10**7) }}",
+    "a long remainder": "{% set a = ('f' * 400000)|int(base=16) %}{% set b = ('f' * 200000)|int(base=16) %}"
+    + MANY
+    + "{% if a is divisibleby b %}{% endif %}{% endfor %}",
+    "a long number's sign": "{% set a = ('f' * 900000)|int(base=16) %}"
+    + MANY
+    + "{% set b = -a %}{% endfor %}",
     "joins that double": "{% set a = 'xxxxxxxx' %}" + "{% set a = a ~ a %}" * 60,
     "sums that double": "{% set a = 'xxxxxxxx' %}" + "{% set a = a + a %}" * 60,
     "blocks that double": "{% set a %}xxxxxxxx{% endset %}" + "{% set a %}{{ a }}{{ a }}{% endset %}" * 60,
@@ -86,6 +94,9 @@ HOSTILE = {
     "a method's separator": LONG + "{{ a.join(a) }}",
     "slices": "{% set a = 'x' * 1000000 %}" + MANY + "{% set b = a[1:] %}{% endfor %}",
     "searches": "{% set a = 'x' * 1000000 %}" + MANY + "{% set b = 'y' in a %}{% endfor %}",
+    "a comparison by name": "{% set a = 'x' * 1000000 %}{% set b = ('x' * 1000000) ~ '' %}"
+    + MANY
+    + "{% if a is greaterthan b %}{% endif %}{% endfor %}",
     "capitals": "{% set a = 'x' * 1000000 %}" + MANY + "{% set b = a.upper() %}{% endfor %}",
     "macros that double": "{% macro m(n) %}{{ n and m(n - 1) + m(n - 1) }}{% endmacro %}{{ m(60) }}",
     "a macro for ever": "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",

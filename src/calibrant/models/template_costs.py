@@ -150,6 +150,7 @@ def guarded(name: str, fn: Callable[..., Any]) -> Callable[..., Any]:
             value = list(_one_by_one(value, 0))
         rest = (*after, *kwargs.values())
         spend(1 + weigh(value) + weight(rest))
+        check_whole(value, *rest)
         _check_filter(name, value, rest)
         made = fn(*before, value, *after, **kwargs)
         spend(size(made))
@@ -203,7 +204,9 @@ def _check_widths(args: Iterable[Any]) -> int:
     """The widest of the widths among ``args``."""
     widest = 8
     for width in args:
-        if (isinstance(width, int) and width > _WIDEST) or (isinstance(width, str) and len(width) > _WIDEST):
+        if (isinstance(width, int) and abs(width) > _WIDEST) or (
+            isinstance(width, str) and len(width) > _WIDEST
+        ):
             raise OverspentError(f"it asks for a width of more than {_WIDEST}")
         widest = max(widest, width if isinstance(width, int) else len(width) if isinstance(width, str) else 0)
     return widest
@@ -233,10 +236,10 @@ def check_whole(*numbers: Any) -> None:
         raise OverspentError("it works on a number of thousands of digits")
 
 
-def pay_power(base: Any, exponent: Any) -> None:
-    """Pay for ``base ** exponent`` of whole numbers."""
-    if isinstance(base, int) and isinstance(exponent, int):
-        spend((base.bit_length() * max(exponent, 0)) >> 8)
+def check_power(base: Any, exponent: Any) -> None:
+    """The same for what ``base ** exponent`` would be."""
+    if isinstance(base, int) and isinstance(exponent, int) and base.bit_length() * exponent > _BITS:
+        raise OverspentError("it works on a number of thousands of digits")
 
 
 def plain_format(fn: Callable[[str], str]) -> Callable[[str], str]:

@@ -30,40 +30,13 @@ _NOT_OFFERED = {
     *("batch", "center", "filesizeformat", "groupby", "pprint", "random", "slice", "striptags"),
     *("urlize", "wordwrap", "xmlattr"),
 }
-_COMPARING = (
-    "in",
-    "eq",
-    "equalto",
-    "==",
-    "ne",
-    "!=",
-    "lt",
-    "<",
-    "lessthan",
-    "le",
-    "<=",
-    "gt",
-    ">",
-    "ge",
-    ">=",
-)
+_FREE_TESTS = {  # these look at a value's kind alone; all others are paid for
+    *("boolean", "callable", "defined", "escaped", "false", "filter", "float", "integer", "iterable"),
+    *("mapping", "none", "number", "sameas", "sequence", "string", "test", "true", "undefined"),
+}
 _EACH, _JOIN, _WEIGH, _SLICE, _TICK = "an item", "a join", "a value", "a slice", "a call"  # none can be spelt
 _REPEATED = (nodes.For, nodes.Macro, nodes.CallBlock)
 _transformers: Any = chat_template_utils
-
-
-def render(template: str, variables: Mapping[str, Any]) -> str:
-    """The text that ``template`` makes of ``variables`` (messages, add_generation_prompt, special tokens).
-
-    Raises:
-        Exception: nearly any, where it cannot be compiled or rendered, refuses the chat, or spends too much.
-    """
-    compiled = _compiled(template)
-    token = costs.BUDGET.set([STEPS + _PER_UNIT * costs.weight(variables, 2**60)])
-    try:
-        return compiled.render(**variables)
-    finally:
-        costs.BUDGET.reset(token)
 
 
 def chat_text(tokenizer: Any, turns: list[dict[str, str]], *, add_generation_prompt: bool) -> str:
@@ -76,7 +49,17 @@ def chat_text(tokenizer: Any, turns: list[dict[str, str]], *, add_generation_pro
     with foreign("the chat template refuses this chat", hint):  # it can provoke nearly any exception
         shared = {"tools": None, "documents": None, "add_generation_prompt": add_generation_prompt}
         variables = {"messages": turns, **shared, **tokenizer.special_tokens_map}
-        return render(tokenizer.get_chat_template(), variables)
+        return _rendered(tokenizer.get_chat_template(), variables)
+
+
+def _rendered(template: str, variables: Mapping[str, Any]) -> str:
+    """The text that ``template`` makes of ``variables``; raises nearly anything where it makes none."""
+    compiled = _compiled(template)
+    token = costs.BUDGET.set([STEPS + _PER_UNIT * costs.weight(variables, 2**60)])
+    try:
+        return compiled.render(**variables)
+    finally:
+        costs.BUDGET.reset(token)
 
 
 @lru_cache(maxsize=32)
@@ -101,7 +84,7 @@ def _environment() -> Bounded:
     made.filters.update({_EACH: costs.each, _JOIN: costs.joined, _WEIGH: costs.weighed})
     made.filters.update({_SLICE: costs.sliced, _TICK: costs.tick})
     tests: dict[str, Any] = made.tests
-    tests.update({name: costs.guarded(name, tests[name]) for name in (*_COMPARING, "lower", "upper")})
+    tests.update({name: costs.guarded(name, fn) for name, fn in tests.items() if name not in _FREE_TESTS})
     made.globals = {name: fn for name, fn in theirs.globals.items() if name != "lipsum"}
     made.globals["strftime_now"] = costs.plain_format(theirs.globals["strftime_now"])
     return made
@@ -111,6 +94,7 @@ class Bounded(ImmutableSandboxedEnvironment):
     """jinja's sandbox, with every operator, call and slice paid for."""
 
     intercepted_binops = frozenset(["+", "-", "*", "/", "//", "**", "%"])
+    intercepted_unops = frozenset(["+", "-"])
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
         tree: nodes.Template = _Meters().visit(super()._parse(source, name, filename))
@@ -125,10 +109,14 @@ class Bounded(ImmutableSandboxedEnvironment):
             costs.pay_repeat(left, right)
             costs.pay_repeat(right, left)
         elif operator == "**":
-            costs.pay_power(left, right)
+            costs.check_power(left, right)
         elif operator == "%" and isinstance(left, str):
             costs.pay_format(left, right)
         return super().call_binop(context, operator, left, right)
+
+    def call_unop(self, context: Any, operator: str, arg: Any) -> Any:  # noqa: D102
+        costs.check_whole(arg)
+        return super().call_unop(context, operator, arg)
 
     def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: D102, N805
         looks_in = not isinstance(__obj, Macro)  # a macro is handed its arguments, and pays inside for more
