@@ -70,9 +70,8 @@ class WrongError(Exception):
 def whole(model: OpenModel, ids: Sequence[int]) -> Tensor:
     """Log-probs (T, V) of one row, read whole; gradients as the caller set them."""
     module: Any = model.module
-    logits: Tensor = module(input_ids=torch.tensor([list(ids)]), **accepted(module, use_cache=False)).logits[
-        0
-    ]
+    out = module(input_ids=torch.tensor([list(ids)]), **accepted(module, use_cache=False))
+    logits: Tensor = out.logits[0]
     return logits.double().log_softmax(-1)
 
 
@@ -124,10 +123,9 @@ def attacked(model: OpenModel, _: Path) -> None:
     ids = torch.tensor([[*frame.before, *rows[0].tolist(), *frame.after, *frame.target]])
     spelt = table(ids).detach().requires_grad_()
     module: Any = model.module
-    logits = module(inputs_embeds=1 * spelt, **accepted(module, use_cache=False)).logits[
-        0, -len(frame.target) - 1 : -1
-    ]
-    loss = torch.nn.functional.cross_entropy(logits.double(), ids[0, -len(frame.target) :])
+    out, most = module(inputs_embeds=1 * spelt, **accepted(module, use_cache=False)), len(frame.target)
+    logits = out.logits[0, -most - 1 : -1].double()
+    loss = torch.nn.functional.cross_entropy(logits, ids[0, -most:])
     start = len(frame.before)
     flow = torch.autograd.grad(loss, spelt)[0][0, start : start + rows.shape[1]]
     _near(gradient, flow @ table(torch.arange(table.num_embeddings)).detach().T, "the gradient by tokens")

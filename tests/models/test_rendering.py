@@ -124,7 +124,7 @@ REFUSED = [
     ("phi 3 without its list", PHI_3, "<|endoftext|>", "but '<|endoftext|>' is what ends one"),
     ("chatml with another end", CHATML, "<|endoftext|>", "ends a reply with '<|im_end|>'"),
     ("deepseek r1", DEEPSEEK_R1, "</s>", "opens a block of thoughts"),
-    ("qwen 3", QWEN_3, "<|im_end|>", r"puts '<think>\\n\\n</think>' between prompt and reply"),
+    ("qwen 3", QWEN_3, "<|im_end|>", r"puts '<think>\n\n</think>' between prompt and reply"),
     ("deaf", DEAF, "<|im_end|>", "ignores add_generation_prompt, and puts '<|im_start|>assistant'"),
     ("mute", MUTE, "<|im_end|>", "leaves out or rewrites the reply of an answered chat"),
 ]
@@ -153,7 +153,7 @@ def test_white_space_and_a_missing_end_are_said_and_taken(name, template, eos, s
 @pytest.mark.parametrize(("name", "template", "eos", "said"), REFUSED, ids=[case[0] for case in REFUSED])
 def test_a_template_that_writes_something_else_is_refused(name, template, eos, said):
     found = tokens(template, eos).differences
-    assert any(said.replace("\\\\n", "\\n") in fault for fault in found.faults), found
+    assert any(said in fault for fault in found.faults), found
     with pytest.raises(CapabilityError, match="does not write what would be trained") as caught:
         check_trainable(Talker(found), allowed=False)
     assert "fit.any_template" in caught.value.hint

@@ -237,3 +237,16 @@ def test_a_reading_that_is_not_the_models_own_is_refused(build, monkeypatch):
     assert not torch.allclose(model.unembed(torch.ones(32)), plain)
     with pytest.raises(CapabilityError, match="the last layer's reading is not what it says"):
         lens(model, items(2), run=QUIET)
+
+
+def test_an_item_without_a_number_hides_no_other(build, monkeypatch):
+    def unembed(self, hidden):
+        logits = 2 * self.module.lm_head(hidden)
+        logits[0] = float("nan")
+        return logits
+
+    model = build("llama")
+    model.unembed(torch.ones(32))
+    monkeypatch.setattr(OpenModel, "unembed", unembed)
+    with pytest.raises(CapabilityError, match="the last layer's reading is not what it says"):
+        lens(model, items(2), run=QUIET)

@@ -34,7 +34,8 @@ def read_reply(reply: Any, quote: Callable[[object], str] = quote) -> Completion
         case {"choices": [{"message": {**told}, **choice}, *_]}:
             message = {str(name): value for name, value in told.items()}
         case _:
-            return _error(f"the answer has no choices: {quote(complaint(reply) or 'it says nothing of use')}")
+            said = quote(complaint(reply) or "it says nothing of use")
+            return Completion(text="", stop="error", error=f"the answer has no choices: {said}")
     reason = quote(choice.get("finish_reason"))[:40]
     written, thought, odd = _content(message)
     calls = _calls(message)
@@ -58,10 +59,6 @@ def read_reply(reply: Any, quote: Callable[[object], str] = quote) -> Completion
     if not wrong and (reason not in _STOPS or (reason == "tool_calls" and not calls)):
         wrong = f"unknown finish_reason '{reason}'"
     return found.model_copy(update={"stop": "error", "error": wrong}) if wrong else found
-
-
-def _error(message: str) -> Completion:
-    return Completion(text="", stop="error", error=message)
 
 
 def _content(message: Mapping[str, Any]) -> tuple[str, str, str]:

@@ -23,12 +23,13 @@ from transformers import AutoModelForSequenceClassification
 from calibrant.core import CapabilityError, Chat, Identity, InputError, NumericalError, OpenLM
 from calibrant.models.branches import Branches, last_states, pack, padded_tokens, shares
 from calibrant.models.chat_tokens import ChatTokens
-from calibrant.models.folder import check_folder, folder_identity, unchanged
+from calibrant.models.folder import folder_identity, unchanged
 from calibrant.models.generate import buckets
 from calibrant.models.loading import (
     Dtype,
     Kind,
     breaking,
+    context_length,
     embeddings,
     load_folder,
     module_identity,
@@ -104,12 +105,12 @@ class Classifier:
                 token, or outputs that are classes rather than scores.
             CapabilityError: see ``__init__``.
         """
-        check_folder(path)
         with unchanged(path):
             module, tokenizer = _load(path, dtype)
             identity = folder_identity(path, name=name, dtype=dtype).model_copy(update={"kind": "reward"})
+        module = module.to(device)  # a device that is not there is no fault of the folder
         with breaking(path, _CLASSIFIER):
-            return cls(module.to(device), tokenizer, identity=identity, pooled=pooled)
+            return cls(module, tokenizer, identity=identity, pooled=pooled)
 
     @classmethod
     def from_lm(cls, model: OpenLM, heads: int = 1, seed: int = 0) -> Classifier:
@@ -176,9 +177,7 @@ class Classifier:
     @property
     def max_length(self) -> int | None:
         """Most tokens of prompt and reply together; None where the config sets no limit."""
-        config: Any = self.module.config
-        found = getattr(config, "max_position_embeddings", None)
-        return None if found is None or int(found) < 1 else int(found)
+        return context_length(self.module)
 
     def save(self, path: str | Path) -> None:
         """Write weights (safetensors), config and tokenizer to a folder that ``from_folder`` opens."""
@@ -223,13 +222,11 @@ class Classifier:
                     f"reward model's context holds {self.max_length} in all",
                     hint="shorten the row or leave it out; nothing is cut silently",
                 )
-        if self.pooled:
-            rows = [self._up_to_padding(p + a) for p, a in zip(prompts, answers, strict=True)]
-            cuts = [min(len(p), len(row) - 1) for p, row in zip(prompts, rows, strict=True)]
-            return [r[:c] for r, c in zip(rows, cuts, strict=True)], [
-                r[c:] for r, c in zip(rows, cuts, strict=True)
-            ]
-        return prompts, answers
+        if not self.pooled:
+            return prompts, answers
+        rows = [self._up_to_padding(p + a) for p, a in zip(prompts, answers, strict=True)]
+        cuts = [(row, min(len(p), len(row) - 1)) for p, row in zip(prompts, rows, strict=True)]
+        return [row[:n] for row, n in cuts], [row[n:] for row, n in cuts]
 
     def _up_to_padding(self, row: list[int]) -> list[int]:
         """The ids up to the last that is no padding: what stands behind it moves nothing before."""

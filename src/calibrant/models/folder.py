@@ -52,7 +52,8 @@ def folder_identity(path: str | Path, *, name: str = "", dtype: str = "float32")
 
     Raises:
         InputError: no such folder, no config, no tokenizer, no safetensors weights, or a file that cannot be
-            read. CapabilityError: the folder holds an adapter.
+            read.
+        CapabilityError: the folder holds an adapter.
     """
     folder = check_folder(path)
     with disk("reading", folder):
@@ -115,8 +116,10 @@ def unchanged(folder: str | Path) -> Iterator[None]:
     """Inside the block a model is read: its files must be the same at the end.
 
     Raises:
-        InputError: one was changed, replaced, added or taken away meanwhile.
+        InputError: one was changed, replaced, added or taken away meanwhile; or see ``check_folder``.
+        CapabilityError: the folder holds an adapter.
     """
+    check_folder(folder)
     before = _stamps(Path(folder))
     yield
     if _stamps(Path(folder)) != before:

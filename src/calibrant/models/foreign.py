@@ -24,7 +24,7 @@ def foreign(what: str, hint: str, hide: tuple[str, str] = ("", "")) -> Iterator[
     except CalibrantError:
         raise
     except BaseException as error:
-        if not isinstance(error, Exception) and not is_panic(error):
+        if not isinstance(error, Exception) and not _is_panic(error):
             raise
         said = str(error).strip() or type(error).__name__
         raise InputError(f"{what}: {said.replace(*hide)[:500]}", hint=hint) from error
@@ -40,13 +40,13 @@ def no_panic(what: str) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        if not is_panic(error):
+        if not _is_panic(error):
             raise
         raise InputError(
             f"{what}: {str(error)[:300]}", hint="leave that text out, or mend tokenizer.json"
         ) from error
 
 
-def is_panic(error: BaseException) -> bool:
+def _is_panic(error: BaseException) -> bool:
     """Whether a library written in Rust gave up: pyo3 raises a class that it does not export."""
     return type(error).__name__ == "PanicException"

@@ -151,6 +151,12 @@ def embeddings(module: nn.Module) -> int | None:
     return int(weight.shape[0]) if isinstance(weight, torch.Tensor) and weight.dim() == 2 else None
 
 
+def context_length(module: nn.Module) -> int | None:
+    """Most tokens that the model reads at once; None where the config sets no limit."""
+    found = getattr(module.config, "max_position_embeddings", None)
+    return None if found is None or int(found) < 1 else int(found)
+
+
 def token_ids(found: Any) -> tuple[int, ...]:
     """The tokens of an ``eos_token_id`` in a config: none, one or several. Raises InputError for others."""
     listed = () if found is None else tuple(found) if isinstance(found, (list, tuple)) else (found,)

@@ -23,12 +23,13 @@ from calibrant.maths.logprobs import token_logprobs
 from calibrant.models import hooks
 from calibrant.models.batching import batching
 from calibrant.models.chat_tokens import ChatTokens
-from calibrant.models.folder import check_folder, folder_identity, unchanged
+from calibrant.models.folder import folder_identity, unchanged
 from calibrant.models.generate import Drawn, Request, buckets, draw
 from calibrant.models.hub import download
 from calibrant.models.loading import (
     Dtype,
     breaking,
+    context_length,
     embeddings,
     load_folder,
     module_identity,
@@ -84,12 +85,12 @@ class OpenModel:
         Raises:
             InputError: no such model, pickled weights, code of its own, or weights that do not fit.
         """
-        check_folder(path)
         with unchanged(path):
             module, tokenizer = load_folder(path, dtype)
             identity = folder_identity(path, name=name, dtype=dtype)
+        module = module.to(device)  # a device that is not there is no fault of the folder
         with breaking(path):
-            return cls(module.to(device), tokenizer, identity=identity)
+            return cls(module, tokenizer, identity=identity)
 
     @classmethod
     def from_hub(
@@ -130,9 +131,7 @@ class OpenModel:
     @property
     def max_length(self) -> int | None:
         """Most tokens of prompt and reply together; None where the config sets no limit."""
-        config: Any = self.module.config
-        found = getattr(config, "max_position_embeddings", None)
-        return None if found is None or int(found) < 1 else int(found)
+        return context_length(self.module)
 
     @property
     def caveats(self) -> tuple[str, ...]:

@@ -37,9 +37,7 @@ _CHOICES = {"attn_implementation": ATTENTION, "experts_implementation": _EXPERTS
 _FETCHED = ("backbone", "checkpoint_path", "pretrained", "use_pretrained_backbone", "use_timm_backbone")
 """What has a part of a model brought from elsewhere."""
 _COUNTS = re.compile("layer|block|label|expert|head|stage|depth|stack|group|codebook|hidden_sizes")
-_NO_COUNT = re.compile(
-    "_size$|_ids?$"
-)  # ``block_size``, ``block_token_id``: a length, a place in a vocabulary
+_NO_COUNT = re.compile("_size$|_ids?$")  # ``block_size`` is a length, ``block_token_id`` names a word
 _MOST = 2**16  # of layers, labels, experts, ...: what a config builds one by one
 _LARGEST = 2**53
 _HEADER = 100_000_000  # bytes; the limit of safetensors itself

@@ -39,11 +39,8 @@ def reference_sums(
         NumericalError: a sum is NaN or infinite.
         InputError: the cache cannot be read or written; it may be deleted.
     """
-    keys = [
-        _key(prompt, reply, f"{temperature!r}{' bf16' * bf16}")
-        for prompt, replies in zip(*branches, strict=True)
-        for reply in replies
-    ]
+    how = f"{temperature!r} bf16" if bf16 else repr(temperature)
+    keys = [_key(prompt, reply, how) for prompt, replies in zip(*branches, strict=True) for reply in replies]
     store = run.cache / "reference" / f"{model.identity.digest}.sqlite"
     found = _read(store, keys)
     wanted, missing = _missing(branches, keys, found)

@@ -8,7 +8,7 @@ from torch import nn
 
 from calibrant.models import precision
 
-ROUTER = ("router_aux_loss_coef", "router_z_loss_coef", "aux_loss_alpha")
+_ROUTER = ("router_aux_loss_coef", "router_z_loss_coef", "aux_loss_alpha")
 """How configs of transformers call the weight of a loss that keeps experts in use."""
 
 
@@ -16,7 +16,7 @@ def training_caveats(bf16: bool, before: nn.Module, after: nn.Module | None = No
     """Half precision and experts, from ``before`` to ``after`` (None: no weights to compare)."""
     config: Any = before.config
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
-    asked = [f"{name} = {value:g}" for name in ROUTER if (value := getattr(text, name, None))]
+    asked = [f"{name} = {value:g}" for name in _ROUTER if (value := getattr(text, name, None))]
     router = (
         f"the config asks for a router loss ({', '.join(asked)}), which was left out: nothing kept the "
         "experts evenly used"
