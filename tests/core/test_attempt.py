@@ -83,3 +83,9 @@ def test_blocked_by_guards_that_could_not_answer(stop, answers, unread):
     told = blocked_unread([canonical(attempt)] * 3)
     assert told == ("3 of 3 attempts were blocked by guards that could not answer" if unread else "")
     assert share_unread(["of no use", told]) == unread
+
+
+@pytest.mark.parametrize("words", ["some of these", "5 of 0", "5 of", ""])
+def test_a_share_of_unread_attempts_that_cannot_be_read_is_all(words):
+    told = f"{words} attempts were blocked by guards that could not answer"
+    assert share_unread(["1 of 4" + told.removeprefix(words), told]) == 1

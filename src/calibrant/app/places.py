@@ -260,7 +260,8 @@ def _api_model(url: str, served: str) -> tuple[Identity, Load]:
             talker.check()
         except InputError as error:
             if key is None and variable:
-                error.hint += f"; a key for this address goes into ${variable}"
+                told = f"a key for this address goes into ${variable}"
+                error.hint = f"{error.hint}; {told}" if error.hint else told
             raise
         return talker
 

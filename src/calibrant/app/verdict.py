@@ -118,7 +118,8 @@ def _without_gate(study: Study, runs: Sequence[tuple[Job, Entry]], ledger: Ledge
 
 def _out_of_place(study: Study, gates: Sequence[Entry]) -> str:
     """Why the gates, as the study has them or as they ran, did not ask what was registered, or ""."""
-    for problem in misdirected(study):
+    problem = next(misdirected(study), "")
+    if problem:
         return problem
     registered = _registered(study)
     if registered is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from operator import not_
 from typing import Literal
@@ -19,6 +20,7 @@ Access = Literal["black box", "log-probs", "weights"]
 HIT: dict[Outcome, bool | None] = {"success": True, "failure": False, "undetermined": None}
 """Outcome of an attempt as a datum; None = missing."""
 _UNREAD = "attempts were blocked by guards that could not answer"
+_COUNTS = re.compile(rf"([0-9]{{1,18}}) of ([1-9][0-9]{{0,17}}) {_UNREAD}")
 
 
 class Cost(Frozen):
@@ -111,9 +113,12 @@ def blocked_unread(lines: Iterable[bytes]) -> str:
 
 
 def share_unread(limits: Iterable[str]) -> float:
-    """The share that ``blocked_unread`` told of among a record's limits; 0 where it told of none."""
-    counts = [limit.split()[:3:2] for limit in limits if limit.endswith(_UNREAD)]
-    return max((int(unread) / int(total) for unread, total in counts), default=0.0)
+    """The share that ``blocked_unread`` told of among a record's limits; 0 where it told of none.
+
+    Words that end as its own do and give no share are somebody else's: then it may have been all of them.
+    """
+    told = [_COUNTS.fullmatch(limit) for limit in limits if limit.endswith(_UNREAD)]
+    return max((int(found[1]) / int(found[2]) if found else 1.0 for found in told), default=0.0)
 
 
 def reached(attempts: Iterable[Attempt]) -> bool | None:

@@ -19,10 +19,7 @@ import re
 from typing import NamedTuple
 
 TAGS = (
-    (
-        "<think>",
-        "</think>",
-    ),  # DeepSeek R1, Qwen 3, GLM, Kimi K2, MiniMax, Nemotron, OLMo 3, Phi, SmolLM 3, ...
+    ("<think>", "</think>"),  # DeepSeek R1, Qwen 3, GLM, Kimi K2, MiniMax, Nemotron, OLMo 3, Phi, ...
     ("<thinking>", "</thinking>"),
     ("<thought>", "</thought>"),  # EXAONE Deep, Marco-o1
     ("<reasoning>", "</reasoning>"),
