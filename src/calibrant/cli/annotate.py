@@ -60,7 +60,8 @@ def annotate(
     if pairs is not None and pairs.resolve() in (file.resolve(), votes.resolve()):
         raise InputError(f"--pairs {pairs} would overwrite what it is made from", hint="name another file")
     if is_queue(file):
-        _refuse_pairs(file, rater, pairs)
+        if pairs is not None or not rater:
+            raise InputError(f"{file} is a queue of single replies", hint="give --rater NAME, and no --pairs")
         _label(read_queue(file, ignore or ()), votes, rater, seed)
         return
     comparisons = read_comparisons(file, ignore or ())
@@ -82,11 +83,6 @@ def tell_unused(table: Table[Any]) -> None:
     """Name the columns that no row was read by."""
     if table.unused:
         _say(f"columns not used: {listed(table.unused)}")
-
-
-def _refuse_pairs(file: Path, rater: str, pairs: Path | None) -> None:
-    if pairs is not None or not rater:
-        raise InputError(f"{file} is a queue of single replies", hint="give --rater NAME, and no --pairs")
 
 
 def _label(queue: Queue, votes: Path, rater: str, seed: int) -> None:
