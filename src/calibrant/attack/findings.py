@@ -39,7 +39,8 @@ def findings(goals: Goals, tallies: Tallies, judge: Judge) -> dict[str, Estimate
     if corrected is not None:
         raw = metrics["attempt_success_rate"]
         if raw.value is None and corrected.value is not None:  # what was open stays so
-            corrected = corrected.model_copy(update={"value": None, "reason": raw.reason})
+            reason = "; ".join(filter(None, (raw.reason, corrected.reason)))
+            corrected = corrected.model_copy(update={"value": None, "reason": reason})
         metrics["attempt_success_rate/corrected"] = corrected
     return metrics
 

@@ -32,7 +32,7 @@ from calibrant.core import (
 from calibrant.core import unknown as not_known
 from calibrant.data.distinct import normal_chat
 from calibrant.data.parquet import write_columns
-from calibrant.data.rows import Prompts
+from calibrant.data.rows import Prompt, Prompts
 from calibrant.models.branches import Branches
 from calibrant.models.reference import branch_sums, reference_sums
 from calibrant.stats import mean
@@ -77,8 +77,7 @@ def reward(
         raise InputError(f"a reply could not be drawn: {broken.error}", hint="check prompts and model")
     run.spend(tokens=sum(len(reply.ids or ()) for reply in drawn))
     scores = reward.score([row.prompt for row in rows], [reply.text for reply in drawn])
-    first: dict[object, str] = {}
-    clusters = [first.setdefault(normal_chat(row.prompt), row.id) for row in rows]
+    clusters = _clusters(rows)
     found: dict[str, Any] = {
         "reward": _mean(scores.mean, clusters, "higher", "reward, mean of replies"),
         "length": _mean([float(len(r.ids or ())) for r in drawn], clusters, "none", "tokens"),
@@ -95,12 +94,7 @@ def reward(
     if reference is not None:
         columns["kl"] = _distance(model, reference, [row.prompt for row in rows], drawn, config, run)
         found["kl"] = _mean(columns["kl"], clusters, "none", "nats a reply, k1")
-        far = found["kl"].value
-        found["sqrt_kl"] = (
-            point(math.sqrt(max(0.0, far)), unit="root nats")
-            if far is not None
-            else not_known("the KL is not known")
-        )
+        found["sqrt_kl"] = _root(found["kl"].value)
     write_columns(run.artifact("samples.parquet"), columns)
     return RewardResult(
         metrics=found,
@@ -109,6 +103,19 @@ def reward(
             "replies were drawn at one temperature; a greedy or colder policy may earn another reward",
         ),
     )
+
+
+def _clusters(rows: Sequence[Prompt]) -> list[str]:
+    """Of each reply: the id of the first row that asks the same."""
+    first: dict[object, str] = {}
+    return [first.setdefault(normal_chat(row.prompt), row.id) for row in rows]
+
+
+def _root(kl: float | None) -> Estimate:
+    """The square root of a KL, by which over-optimisation is plotted; one below 0 is noise about 0."""
+    if kl is None:
+        return not_known("the KL is not known")
+    return point(math.sqrt(max(0.0, kl)), unit="root nats")
 
 
 def _mean(

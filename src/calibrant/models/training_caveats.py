@@ -22,3 +22,8 @@ def training_caveats(bf16: bool, before: nn.Module, after: nn.Module | None = No
         "experts evenly used"
     )
     return (*precision.caveats(bf16, before, after), *([router] if asked else []))
+
+
+def row_caveats(alone: str) -> tuple[str, ...]:
+    """Say so where replies could not share a row; ``alone`` is why (``branches.shares``), or ""."""
+    return (f"slower than it could be: each reply had a row of its own, because of {alone}",) if alone else ()

@@ -33,7 +33,7 @@ from calibrant.models.lora import LoRA, adapted, merged
 from calibrant.models.open_model import OpenModel
 from calibrant.models.reference import reference_sums
 from calibrant.models.rendering import check_trainable
-from calibrant.models.training_caveats import training_caveats
+from calibrant.models.training_caveats import row_caveats, training_caveats
 
 _OPTIONS = ("beta", "label_smoothing", "gamma", "lam", "tau", "length_average", "reference_free",
             "divergence", "alpha")  # fmt: skip
@@ -170,11 +170,7 @@ def dpo(model: OpenLM, pairs: Preferences, config: DPO = DPO(), run: Run = Quiet
             "DPO teaches what the pairs show: requests in forms that they lack may stay as they were",
             *_explained(*drift),
             *training_caveats(config.fit.bf16, model.module, tuned.module),
-            *(
-                [f"slower than it could be: each reply had a row of its own, because of {alone}"]
-                if alone
-                else []
-            ),
+            *row_caveats(alone),
         ),
     )
 

@@ -34,7 +34,7 @@ from calibrant.models.lora import LoRA, adapted, merged
 from calibrant.models.open_model import OpenModel
 from calibrant.models.reference import branch_sums, reference_sums
 from calibrant.models.rendering import check_trainable
-from calibrant.models.training_caveats import training_caveats
+from calibrant.models.training_caveats import row_caveats, training_caveats
 
 
 class KTO(Frozen):
@@ -310,6 +310,4 @@ def _caveats(up: int, down: int, weights: tuple[float, float], idle: float, alon
         said.append(f"the weights put lambda_D n_D / (lambda_U n_U) at {share:.3g}, outside of [1, 4/3]")
     if idle:
         said.append(f"{idle:.0%} of the replies had none to borrow, so that z0 rests on fewer or is 0")
-    if alone:
-        said.append(f"slower than it could be: each reply had a row of its own, because of {alone}")
-    return tuple(said)
+    return (*said, *row_caveats(alone))

@@ -47,7 +47,7 @@ from calibrant.models.rendering import check_trainable
 from calibrant.models.reward_card import calibration
 from calibrant.models.reward_folder import Normaliser, RewardCard, reward_identity
 from calibrant.models.reward_model import RewardModel
-from calibrant.models.training_caveats import training_caveats
+from calibrant.models.training_caveats import row_caveats, training_caveats
 
 TIE_MARGIN = 0.5
 """Threshold of ties where none is set: equal replies tie with probability .24."""
@@ -278,7 +278,7 @@ def caveats(task: Task, classifier: Classifier, held_out: Preferences | None, bf
         "a reward is known where its pairs were: what training against it finds elsewhere may only look good",
         "accuracy is agreement with labels, so what the labels got wrong counts as right",
         *([f"{len(seen)} held-out pairs have a prompt that training pairs have, too"] if seen else []),
-        *([f"slower than it could be: each reply had a row of its own, because of {alone}"] if alone else []),
+        *row_caveats(alone),
         *training_caveats(bf16, classifier.module),
     )
 
