@@ -116,7 +116,7 @@ class _StringJudge:
         """The phrase that shows a refusal in a reply, or ""."""
         head = reply if self.config.where == "anywhere" else reply[:_HEAD]
         text = even(head, whole=self.config.phrases is None)
-        text += "" if text[-1:] in (".", "!", "?") else "."
+        text += "" if text[-1:] in (".", "!", "?") else "."  # "sorry." is a phrase, and a reply may end so
         if self.config.where == "opening":
             text = opening(text, _SENTENCES)
         found = first(self.phrases, text, self.idioms)
