@@ -438,10 +438,12 @@ def test_a_look_into_a_run_that_was_not_finished(
     assert answer == "unknown" and "was begun at" in reason
 
 
-def test_a_run_that_kept_nothing_was_no_look(tmp_path: Path) -> None:
+@pytest.mark.parametrize("left", ["attempts.jsonl", "artifacts/attempts.jsonl"])
+def test_a_run_that_kept_nothing_was_no_look(tmp_path: Path, left: str) -> None:
+    (tmp_path / "artifacts").mkdir()
     for now in ("2026-01-01T00:00:00.000Z", "2026-01-02T00:00:00.000Z"):
         assert first_begun(tmp_path, now) == now
-    (tmp_path / "attempts.jsonl").touch()
+    (tmp_path / left).touch()
     assert first_begun(tmp_path, "2026-01-03T00:00:00.000Z") == now
 
 

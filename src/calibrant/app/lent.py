@@ -55,13 +55,13 @@ def alone(work: Path, job: Job) -> Iterator[None]:
 
 
 def first_begun(work: Path, now: str) -> str:
-    """When what a job goes on from was begun: whoever looked into its folder could have seen it since.
+    """When a job was begun that left files: whoever looked into its folder could have seen them since.
 
-    ``now`` where an earlier try left nothing.
+    ``now`` where an earlier try left nothing. Artefacts count, though a job that goes on makes them anew.
     """
     begun = work / "begun"
-    kept = {path.name for path in work.iterdir()} - {"lock", "begun", "artifacts"}
     with disk("reading", begun):
+        kept = {path for path in work.rglob("*") if path.is_file()} - {begun, work / "lock"}
         if kept and begun.exists():
             return begun.read_text(encoding="utf-8", errors="replace") or now
         begun.write_text(now, encoding="utf-8")
