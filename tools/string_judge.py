@@ -12,7 +12,8 @@
 4. For each model the choice is made on the other two, and tried on it; then once more on all three. XSTest's
    own list of beginnings, as its script has it, is read by the same judge beside them.
 
-Writes the table of docs/measure.string_judge.md; status 1 when the choice is not what the package holds.
+Prints the figures of docs/measure.string_judge.md, but for its last column (version 1 of the judge); status 1
+when the choice is not what the package holds.
 """
 
 from __future__ import annotations

@@ -33,10 +33,10 @@ class Tally:
     """Variant of the attack -> whether it reached the goal; None where its attempts leave that open."""
     ended: bool = False
     """The attack came to its own end."""
-    last: tuple[int, int] = (-1, -1)
-    """Number of the last attempt, and its place in the store."""
     cut: bool = False
     """A cap ended the campaign before that."""
+    last: tuple[int, int] = (-1, -1)
+    """Number of the last attempt, and its place in the store."""
 
     def add(self, attempt: Attempt, place: int = -1) -> None:
         """Count one more attempt, in the order in which they were made; ``place`` is where it is stored."""
