@@ -23,7 +23,7 @@ from calibrant.core.errors import InputError
 from calibrant.core.lm import Chat
 from calibrant.core.reasoning import Parted, inside, part, speaks_of_reasoning
 from calibrant.models.foreign import no_panic
-from calibrant.models.rendering import ANSWERED, ASKED, REPLY, Differences, differences
+from calibrant.models.template_check import ANSWERED, ASKED, REPLY, Differences, differences
 from calibrant.models.templates import chat_text
 
 _ANCHOR = "\n"  # put before a reply so that it is not the start of a text
@@ -33,7 +33,7 @@ class ChatTokens:
     """Encodes prompts and replies; ``end_id`` closes a reply, any of ``stop_ids`` ends generation.
 
     ``behind``: ids that the chat template writes behind a last reply. ``differences``: what it writes
-    otherwise than prompt, reply and end token, see ``rendering.py``.
+    otherwise than prompt, reply and end token, see ``template_check.py``.
     """
 
     def __init__(

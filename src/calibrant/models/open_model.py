@@ -37,8 +37,8 @@ from calibrant.models.loading import (
     stop_ids,
 )
 from calibrant.models.model_facts import accepted, facts, share_facts
-from calibrant.models.rendering import Differences
 from calibrant.models.seeds import item_seeds
+from calibrant.models.template_check import Differences
 
 _CPU_SCORING = 2048  # tokens scored at once on a CPU: larger batches leave its caches and are slower
 _LOGITS = 2**27  # logits held at once when scoring: half a gigabyte in float32

@@ -29,7 +29,6 @@ from calibrant.core import (
 )
 from calibrant.models.classifier import Classifier
 from calibrant.models.loading import Dtype
-from calibrant.models.rendering import Differences
 from calibrant.models.reward_folder import (
     POOLED,
     Normaliser,
@@ -41,6 +40,7 @@ from calibrant.models.reward_folder import (
     reward_identity,
     write_card,
 )
+from calibrant.models.template_check import Differences
 
 Objective = Literal["mean", "worst_case", "uncertainty_weighted", "lower_bound", "median"]
 _WEIGHTS = {"uncertainty_weighted": 0.5, "lower_bound": 1.0}

@@ -32,7 +32,7 @@ from calibrant.models.fitting import dropped, fitting
 from calibrant.models.lora import LoRA, adapted, merged
 from calibrant.models.open_model import OpenModel
 from calibrant.models.reference import reference_sums
-from calibrant.models.rendering import check_trainable
+from calibrant.models.template_check import check_trainable
 from calibrant.models.training_caveats import row_caveats, training_caveats
 
 _OPTIONS = ("beta", "label_smoothing", "gamma", "lam", "tau", "length_average", "reference_free",

@@ -33,7 +33,7 @@ from calibrant.models.fitting import dropped, fitting
 from calibrant.models.lora import LoRA, adapted, merged
 from calibrant.models.open_model import OpenModel
 from calibrant.models.reference import branch_sums, reference_sums
-from calibrant.models.rendering import check_trainable
+from calibrant.models.template_check import check_trainable
 from calibrant.models.training_caveats import row_caveats, training_caveats
 
 

@@ -44,10 +44,10 @@ from calibrant.models.fit import Fit
 from calibrant.models.lora import LoRA, adapted, merged
 from calibrant.models.open_model import OpenModel
 from calibrant.models.parallel import world
-from calibrant.models.rendering import check_trainable
 from calibrant.models.reward_folder import RewardCard
 from calibrant.models.reward_model import RewardModel
 from calibrant.models.rollouts import roll
+from calibrant.models.template_check import check_trainable
 from calibrant.models.training_caveats import training_caveats
 from calibrant.train._critic import Start, open_critic
 from calibrant.train._learner import Learner, Student, Watch, watched

@@ -43,10 +43,10 @@ from calibrant.models.classifier import Classifier
 from calibrant.models.fit import Fit, Plan, Share, batches_of, fit, last
 from calibrant.models.fitting import dropped, fitting
 from calibrant.models.folder import folder_identity
-from calibrant.models.rendering import check_trainable
 from calibrant.models.reward_card import calibration
 from calibrant.models.reward_folder import Normaliser, RewardCard, reward_identity
 from calibrant.models.reward_model import RewardModel
+from calibrant.models.template_check import check_trainable
 from calibrant.models.training_caveats import row_caveats, training_caveats
 
 TIE_MARGIN = 0.5

@@ -35,8 +35,8 @@ from calibrant.maths.policy_losses import Window, clipped_surrogate, constant
 from calibrant.models.checkpoint import Checkpoint
 from calibrant.models.fit import Fit
 from calibrant.models.lora import LoRA, adapted
-from calibrant.models.rendering import check_trainable
 from calibrant.models.rollouts import roll
+from calibrant.models.template_check import check_trainable
 from calibrant.train import _group as group
 from calibrant.train._learner import Learner, Student, watched
 from calibrant.train._rl import KL, Old, Shaping, check_micro_tokens, cycle, judged, with_room

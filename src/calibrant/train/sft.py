@@ -22,7 +22,7 @@ from calibrant.models.fit import Fit, Plan, Share, batches_of, fit, last
 from calibrant.models.fitting import dropped, fitting
 from calibrant.models.lora import LoRA, adapted, merged
 from calibrant.models.open_model import OpenModel
-from calibrant.models.rendering import check_trainable
+from calibrant.models.template_check import check_trainable
 from calibrant.models.training_caveats import training_caveats
 
 

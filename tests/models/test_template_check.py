@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerFast
 
 from calibrant.core import CapabilityError, Chat, Identity
 from calibrant.models.chat_tokens import ChatTokens
-from calibrant.models.rendering import Differences, check_trainable
+from calibrant.models.template_check import Differences, check_trainable
 
 EACH = "{% for m in messages %}"
 GENERATE = "{% if add_generation_prompt %}"
