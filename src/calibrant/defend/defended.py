@@ -122,7 +122,7 @@ class Defended:
 
     @property
     def template_differences(self) -> Any:
-        """Where the model's chat template writes something else (``models/template_check.py``).
+        """Where the chat template writes otherwise than what is trained (``models/template_check.py``).
 
         None: the model has no template of its own to look at, say an API.
         """

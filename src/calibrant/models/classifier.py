@@ -245,8 +245,7 @@ class Classifier:
 
         Replies to the same prompt share a row where the model allows it: ``models/branches.py``.
         """
-        groups = _groups(prompts, replies)
-        branches = Branches([prompts[g[0]] for g in groups], [[replies[i] for i in g] for g in groups])
+        groups, branches = _grouped(prompts, replies)
         packed = pack(branches, shared=not shares(self.module), device=self.device)
         hidden = last_states(self.backbone, packed)
         exact = hidden if hidden.dtype == torch.float64 else hidden.float()
@@ -259,9 +258,7 @@ class Classifier:
 
     def tokens(self, prompts: Sequence[list[int]], replies: Sequence[list[int]]) -> int:
         """Tokens that ``read`` passes through the trunk, padding included."""
-        groups = _groups(prompts, replies)
-        branches = Branches([prompts[g[0]] for g in groups], [[replies[i] for i in g] for g in groups])
-        return padded_tokens(branches, shared=not shares(self.module))
+        return padded_tokens(_grouped(prompts, replies)[1], shared=not shares(self.module))
 
     @torch.inference_mode()
     def read_all(self, prompts: Sequence[list[int]], replies: Sequence[list[int]]) -> Tensor:
@@ -308,6 +305,12 @@ def _groups(prompts: Sequence[list[int]], replies: Sequence[list[int]]) -> list[
         groups[number].append(i)
         opened[key] = number, used + len(reply)
     return groups
+
+
+def _grouped(prompts: Sequence[list[int]], replies: Sequence[list[int]]) -> tuple[list[list[int]], Branches]:
+    """The groups, and their ids."""
+    groups = _groups(prompts, replies)
+    return groups, Branches([prompts[g[0]] for g in groups], [[replies[i] for i in g] for g in groups])
 
 
 def _head(inputs: int, heads: int, seed: int) -> nn.Linear:
