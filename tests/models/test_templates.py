@@ -40,6 +40,7 @@ HONEST = {
     "formats": "{{ 'Cutting Knowledge Date: December 2023. Today: %s'|format('now') }}{{ 'In 2024, %s' % 1 }}"
     "{{ 'Since 2024 {}'.format(1) }}{{ '{{\"year\": {}, \"of\": 2024}}'.format(messages[0].role) }}"
     "{{ '%.3f%%'|format(0.5) }}{{ ', '.join(messages|map(attribute='role')) }}{{ {'a': 1}.values() }}"
+    "{{ 'a b'.rsplit(' ', 1)[0].encode('UTF-8').decode() }}"
     "{{ namespace(a=1) }}{{ 'a' is lower }}{{ -7 is odd }}{{ messages is sequence }}{{ 1.26|round(1) }}",
     "marked": "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}"
     "{{ strftime_now('%Y') }}{% set x %}{{ bos_token }}!{% endset %}{{ x * 3 }}",
@@ -97,6 +98,10 @@ HOSTILE = {
     "a comparison by name": "{% set a = 'x' * 1000000 %}{% set b = ('x' * 1000000) ~ '' %}"
     + MANY
     + "{% if a is greaterthan b %}{% endif %}{% endfor %}",
+    "a strip of many letters": "{% set a = 'x' * 500000 %}{{ a.strip(('y' * 500000) ~ 'x') }}",
+    "a trim of many letters": "{% set a = 'x' * 500000 %}{{ a|trim(('y' * 500000) ~ 'x') }}",
+    "a search from behind": "{% set a = 'a' * 900000 %}{{ a.rfind('ab' ~ ('a' * 400000)) }}",
+    "a codec that takes the square": "{{ ('a' * 900000).encode().decode(' PunyCode') }}",
     "capitals": "{% set a = 'x' * 1000000 %}" + MANY + "{% set b = a.upper() %}{% endfor %}",
     "macros that double": "{% macro m(n) %}{{ n and m(n - 1) + m(n - 1) }}{% endmacro %}{{ m(60) }}",
     "a macro for ever": "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",

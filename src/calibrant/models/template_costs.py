@@ -22,6 +22,8 @@ BUDGET: ContextVar[list[int]] = ContextVar("units_left")
 """Units that the render under way has left, as a list of one number; none is under way while compiling."""
 _COPIED = 6
 """2**6 characters of a text that is put before or behind another are one unit: copying is quick."""
+_COMPARED = 10
+"""2**10 comparisons of two characters are one unit."""
 _WIDEST = 1000  # a width that a filter or method may be asked for
 _BITS = 2**14  # of a whole number that is worked on
 _WIDE_FORMAT = re.compile(  # linear: no two of its repetitions can begin where another one runs
@@ -31,10 +33,14 @@ _ROWS = (list, tuple, dict, set, frozenset, KeysView, ValuesView, ItemsView)
 _HOLDERS = (*_ROWS, Namespace)
 """What writes out all that it holds."""
 _TOO_MUCH = "it asks for more work than any chat template needs"
+_BOTH_LENGTHS = {"strip", "lstrip", "rstrip", "rfind", "rindex", "rsplit", "rpartition"}
+"""Methods whose work grows with a text times what is sought in it; from the front, a search is linear."""
+_PLAIN_CODECS = {"utf-8", "utf8", "ascii", "strict", "ignore", "replace"}
+"""What encode and decode may be told; some other codecs take the square of a text's length."""
 _AT_ONCE = {"attr", "count", "d", "default", "first", "last", "length"}
 """These take no longer for a long input than for a short one."""
 _SHALLOW = {  # these look at their input's items, not into them
-    *("dictsort", "items", "list", "map", "reject", "rejectattr", "reverse", "select", "selectattr"),
+    *("items", "list", "map", "reject", "rejectattr", "reverse", "select", "selectattr"),
 }
 
 
@@ -168,6 +174,8 @@ def _check_filter(name: str, value: Any, rest: tuple[Any, ...]) -> None:
         pay_format(str(value), rest)
     elif name == "replace" and len(rest) >= 2:
         _check_replace(str(value), str(rest[0]), str(rest[1]))
+    elif name == "trim":
+        _pay_search(str(value), rest)
     elif name == "join" and rest and isinstance(value, Sized):
         spend(len(value) * weight(str(rest[0])))
     elif name == "sum" and any(isinstance(item, (list, tuple, str)) for item in rest):
@@ -196,8 +204,17 @@ def check_method(method: Method, args: tuple[Any, ...]) -> None:
         _check_replace(value, str(args[0]), str(args[1]))
     elif name == "join" and isinstance(value, str) and args and isinstance(args[0], Sized):
         spend(len(args[0]) * size(value))
+    elif name in _BOTH_LENGTHS and isinstance(value, (str, bytes)):
+        _pay_search(value, args)
+    elif name in ("encode", "decode") and not all(str(arg).lower() in _PLAIN_CODECS for arg in args):
+        raise OverspentError("it encodes text otherwise than as UTF-8")
     elif name == "translate" and args:
         spend(len(str(value)) * weight(args[0]))
+
+
+def _pay_search(text: str | bytes, sought: Iterable[Any]) -> None:
+    """Pay for a search in which every character may be compared with every one that is sought."""
+    spend(len(text) * sum(len(part) for part in sought if isinstance(part, (str, bytes))) >> _COMPARED)
 
 
 def _check_widths(args: Iterable[Any]) -> int:
