@@ -2,8 +2,8 @@
 
 Three questions, from wide to narrow:
 
-1. ``touching``: the rule's technique, on the subject, on the rule's data. Thresholds must be older than every
-   such record, and a failed run among them counts, whatever its settings: both were a look at the outcome.
+1. ``touching``: the rule's technique, on the subject, on the rule's data. Whatever their settings, thresholds
+   must be older than every such run that finished, and one that failed after the last evidence blocks.
 2. ``differs``: whether it also has what the rule pins. Only a record that does is evidence.
 3. ``unpinned``: what of the deciding record the rule left open, in the words that would pin it.
 """
@@ -64,11 +64,11 @@ def touching(rule: Rule, subject: Identity, evidence: Evidence) -> list[Entry]:
         return runs
     read = [(entry, item) for entry in runs for item in tables(entry.record).values()]
     pinned = rule.data_digest
-    meant = [i for _, i in read if (i.digest == pinned if pinned else i.reference == rule.data)]
+    meant = {i.digest: i for _, i in read if (i.digest == pinned if pinned else i.reference == rule.data)}
     found = {
         entry.seq
         for entry, item in read
-        if share_rows(item.reference, rule.data) or any(read_same(item, one) for one in meant)
+        if share_rows(item.reference, rule.data) or any(read_same(item, one) for one in meant.values())
     }
     return [entry for entry in runs if entry.seq in found]
 
