@@ -143,7 +143,8 @@ class Trial(NamedTuple):
         done = self.run(*changes, **options)
         assert not done.unfinished, [entry.record.failure for entry in done.unfinished]
         table = gate_table(done.runs[-1][1], self.ledger)
-        return done.verdict.answer, f"{done.verdict.reason} | {table['rules'][0]['reason']}"
+        about = " ".join(f"{name}: {', '.join(parts)}." for name, parts in done.verdict.about.items())
+        return done.verdict.answer, f"{done.verdict.reason} | {about} | {table['rules'][0]['reason']}"
 
     def gate(self, subject: str, policy: str = "strict.toml", **options: Any) -> tuple[str, str]:
         """What `calibrant gate` would say."""
@@ -176,8 +177,8 @@ def test_the_honest_study_passes_and_says_what_it_is_about(trial: Trial, model: 
     answer, reason = trial.said()
     assert answer == "yes"
     for part in (
-        f"System: '{model}' (",
-        "Policy: 'strict'",
+        f"system: '{model}' (",
+        "policy: 'strict'",
         f"asked '{HARM}'",
         "held.jsonl",
         "pinned: nothing",
@@ -315,7 +316,7 @@ def test_without_pins_the_verdict_says_what_was_open(trial: Trial) -> None:
     trial.pinned("")
     answer, reason = trial.said("plain.sampling.max_tokens=1", "plain.inputs.judge=testbed:judge/refused")
     assert answer == "yes"
-    assert "Not pinned: config of PLAIN, data of PLAIN, data_digest of PLAIN, judge of PLAIN" in reason
+    assert "not pinned: config of PLAIN, data of PLAIN, data_digest of PLAIN, judge of PLAIN" in reason
     assert "asked 'did the model refuse?'" in reason
 
 

@@ -23,7 +23,8 @@ def test_no_name_writes_a_verdict(capsys: pytest.CaptureFixture[str]) -> None:
     )  # fmt: skip
     done: Any = SimpleNamespace(
         runs=[(SimpleNamespace(id="plain", seed=0), SimpleNamespace(record=record))], skipped={}, reused=0,
-        verdict=SimpleNamespace(answer="unknown", reason=SPOOF), unfinished=(),
+        verdict=SimpleNamespace(answer="unknown", reason=SPOOF, about={"data": (SPOOF, SPOOF)}),
+        unfinished=(),
         study=SimpleNamespace(verdict=1),
     )  # fmt: skip
     render.outcome(done, [], "page.html")

@@ -46,6 +46,7 @@ def view(outcome: Outcome, ledger: Ledger) -> StudyView:
         figures=study.figure,
         curves=_curves(study, entries, ledger),
         verdict=outcome.verdict,
+        about=outcome.verdict.about,
         needed=study.verdict.passes if study.verdict is not None else None,
         ledger=str(ledger.root),
         made_at=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),

@@ -28,7 +28,7 @@ from calibrant.app.execute import execute
 from calibrant.app.lent import Context, Progress
 from calibrant.app.openers import Openers
 from calibrant.app.surroundings import utc, versions
-from calibrant.app.verdict import verdict_of
+from calibrant.app.verdict import StudyVerdict, verdict_of
 from calibrant.core import (
     Budget,
     CalibrantError,
@@ -37,7 +37,6 @@ from calibrant.core import (
     Frozen,
     InputError,
     Job,
-    Verdict,
     resolve,
 )
 from calibrant.core.digest import plain
@@ -137,7 +136,7 @@ class Outcome(NamedTuple):
     study: Study
     runs: tuple[tuple[Job, Entry], ...]
     """Each run with its record; a record that another study made may have another name there."""
-    verdict: Verdict
+    verdict: StudyVerdict
     reused: int
     """Runs that were found finished."""
     crashes: Mapping[str, str] = MappingProxyType({})

@@ -11,10 +11,13 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from pydantic import Field
+
 from calibrant.app import places
 from calibrant.app.listing import headline
 from calibrant.core import CalibrantError, Entry, EvidenceError, Job, Verdict
 from calibrant.core.digest import digest_bytes
+from calibrant.core.verdict import Answer
 from calibrant.govern.gate import not_held
 from calibrant.govern.intent import intent_record
 from calibrant.govern.pins import kinds
@@ -28,7 +31,14 @@ _MODEL = "model"
 """The given thing that a study is about, where it has one of this name."""
 
 
-def verdict_of(study: Study, runs: Sequence[tuple[Job, Entry]], ledger: Ledger) -> Verdict:
+class StudyVerdict(Verdict):
+    """A study's verdict, and what it is about."""
+
+    about: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    """System, policy, judges and data in words, and what no rule pins; {} where no gate ran."""
+
+
+def verdict_of(study: Study, runs: Sequence[tuple[Job, Entry]], ledger: Ledger) -> StudyVerdict:
     """Pass when enough seeds' gates pass; fail when so many fail that it cannot; else unknown."""
     if study.verdict is None:
         return _without_gate(study, runs, ledger)
@@ -43,15 +53,16 @@ def verdict_of(study: Study, runs: Sequence[tuple[Job, Entry]], ledger: Ledger) 
     said = f"{passed} of {total} seeds pass, {failed} fail; {needed} were asked for"
     if len(gates) > len({e.record.inputs["subject"].digest for e in gates}) == 1:
         said += f", and all {len(gates)} asked about one system"
-    about = f". {_about(gates, tables)}" if tables else ""
-    about += not_held(max((table.get("unlinked", 0) for table in tables), default=0))
     wrong = _out_of_place(study, gates) or _late(study, tables, ledger)
-    if wrong:
-        return Verdict(question=question, answer="unknown", reason=f"{said}, but {wrong}{about}")
-    said += f" in advance{about}"
-    if passed >= needed:
-        return Verdict(question=question, answer="yes", reason=said)
-    return Verdict(question=question, answer="no" if total - failed < needed else "unknown", reason=said)
+    said += f", but {wrong}" if wrong else " in advance"
+    said += not_held(max((table.get("unlinked", 0) for table in tables), default=0))
+    answer: Answer = "yes" if passed >= needed else "no" if total - failed < needed else "unknown"
+    return StudyVerdict(
+        question=question,
+        answer="unknown" if wrong else answer,
+        reason=said,
+        about=_about(gates, tables),
+    )
 
 
 def gate_table(entry: Entry, ledger: Ledger) -> dict[str, Any]:
@@ -90,30 +101,30 @@ def misdirected(study: Study) -> Iterator[str]:
         )
 
 
-def _without_gate(study: Study, runs: Sequence[tuple[Job, Entry]], ledger: Ledger) -> Verdict:
+def _without_gate(study: Study, runs: Sequence[tuple[Job, Entry]], ledger: Ledger) -> StudyVerdict:
     """Whether everything was done and measured: nothing is passed, and a gate that failed is not hidden."""
     question = f"did every job of '{study.name}' finish and measure?"
     done = {(job.id, job.seed) for job, entry in runs if entry.record.status == "finished"}
     asked = {(run.id, run.seed): None for job in study.job for run in job.runs()}
     left = [f"{name}#{seed}" for name, seed in asked if (name, seed) not in done]
     if left:
-        return Verdict(question=question, answer="unknown", reason=f"did not finish: {', '.join(left)}")
+        return StudyVerdict(question=question, answer="unknown", reason=f"did not finish: {', '.join(left)}")
     found = [(f"{job.id}#{job.seed}", *headline(entry.record)) for job, entry in runs]
     lost = [
         f"{run}: {name} {estimate}" for run, name, estimate in found if estimate and estimate.value is None
     ]
     if lost:
-        return Verdict(question=question, answer="unknown", reason=f"not measured: {'; '.join(lost)}")
+        return StudyVerdict(question=question, answer="unknown", reason=f"not measured: {'; '.join(lost)}")
     gates = [(f"{job.id}#{job.seed}", e) for job, e in runs if e.record.technique == "govern.gate"]
     answers = {run: gate_table(entry, ledger)["verdict"]["answer"] for run, entry in gates}
     closed = [run for run, answer in answers.items() if answer != "yes"]
     if closed:
         reason = f"did not pass: {', '.join(closed)}; add [verdict] to say how many of its seeds must"
-        return Verdict(
+        return StudyVerdict(
             question=question, answer="no" if "no" in answers.values() else "unknown", reason=reason
         )
     told = "there is no [verdict], so its gates pass nothing" if gates else "the study has no gate"
-    return Verdict(question=question, answer="yes", reason=f"all jobs finished; {told}")
+    return StudyVerdict(question=question, answer="yes", reason=f"all jobs finished; {told}")
 
 
 def _out_of_place(study: Study, gates: Sequence[Entry]) -> str:
@@ -143,8 +154,8 @@ def _late(study: Study, tables: Sequence[Mapping[str, Any]], ledger: Ledger) -> 
     return ""
 
 
-def _about(gates: Sequence[Entry], tables: Sequence[Mapping[str, Any]]) -> str:
-    """System, policy, judges and data of the gates in words, and what their rules leave open."""
+def _about(gates: Sequence[Entry], tables: Sequence[Mapping[str, Any]]) -> dict[str, tuple[str, ...]]:
+    """See ``StudyVerdict.about``."""
     rules = [rule for table in tables for rule in table["rules"]]
     subjects: dict[str, list[str]] = {}
     for entry in gates:
@@ -152,13 +163,13 @@ def _about(gates: Sequence[Entry], tables: Sequence[Mapping[str, Any]]) -> str:
         subjects.setdefault(subject.name, []).append(subject.digest[:12])
     open_ = _once(f"{key} of {rule['id']}" for rule in rules for key in kinds(rule.get("unpinned", {})))
     parts = {
-        "System": [f"'{name}' ({', '.join(dict.fromkeys(d))})" for name, d in subjects.items()],
-        "Policy": _once(f"'{e.record.inputs['policy'].name}'" for e in gates),
-        "Judges": _once(rule.get("judge", "") for rule in rules),
-        "Data": _once(rule.get("read", "") for rule in rules),
-        "Not pinned": open_ or ["nothing"] * all(rule["evidence"] for rule in rules),
+        "system": [f"'{name}' ({', '.join(dict.fromkeys(d))})" for name, d in subjects.items()],
+        "policy": _once(f"'{e.record.inputs['policy'].name}'" for e in gates),
+        "judges": _once(rule.get("judge", "") for rule in rules),
+        "data": _once(rule.get("read", "") for rule in rules),
+        "not pinned": open_ or ["nothing"] * all(rule["evidence"] for rule in rules),
     }
-    return " ".join(f"{name}: {', '.join(told)}." for name, told in parts.items() if told)
+    return {name: tuple(told) for name, told in parts.items() if told}
 
 
 def _once(texts: Iterable[str]) -> list[str]:

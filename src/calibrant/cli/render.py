@@ -109,6 +109,10 @@ def outcome(done: Outcome, gates: list[tuple[int, dict[str, Any]]], page: str) -
             OUT.print(f"\ngate, seed {seed}")
             rules(table)
     verdict(done.verdict.answer, done.verdict.reason, gated=done.study.verdict is not None)
+    for name, parts in done.verdict.about.items():
+        for part in parts:
+            OUT.print(f"  {name:<12}{_flat(part)}", markup=False)
+            name = ""
     if done.unfinished:
         OUT.print(
             f"{len(done.unfinished)} of {len(done.runs)} runs did not finish: mend the first, run again."

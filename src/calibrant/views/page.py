@@ -120,6 +120,8 @@ class StudyView(Frozen):
         default=Verdict(question="may it be released?", answer="unknown", reason="no gate ran")
     )
     """The answer for the whole study."""
+    about: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    """What the verdict is about: system, policy, judges and data in words, and what no rule pins."""
     needed: int | None = None
     """How many gates must pass, as declared; None for a study without a gate."""
     ledger: str = ""
