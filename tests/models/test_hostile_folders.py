@@ -260,6 +260,7 @@ HOSTILE: dict[str, Change] = {
     "settings: a class as a number": told(SETTINGS, tokenizer_class=5),
     "settings: auto_map as a number": told(SETTINGS, auto_map=5),
     "settings: added tokens as a list": told(SETTINGS, added_tokens_decoder=[1]),
+    "settings: added tokens as a number": told(SETTINGS, added_tokens_decoder=5),
     "settings: added tokens of no number": told(SETTINGS, added_tokens_decoder={"x": {"content": "a"}}),
     "settings: an end token as a number": told(SETTINGS, eos_token=5),
     "settings: an end token as a list": told(SETTINGS, eos_token=["</s>"]),

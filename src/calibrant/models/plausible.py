@@ -59,11 +59,10 @@ def check_plausible(folder: Path) -> Held:
         InputError: a header that is none, a count of layers, labels or experts that no model has, or an
             implementation of attention or experts that transformers does not bring along.
     """
-    files = [file for file in model_files(folder)["weights"] if file != INDEX]
-    headers = [_read_header(folder / file) for file in files]
-    for file in ("config.json", "generation_config.json"):
-        if (folder / file).is_file():
-            _check_config(read_object(folder / file), f"'{folder / file}'")
+    files = model_files(folder)
+    headers = [_read_header(folder / file) for file in files["weights"] if file != INDEX]
+    for file in files["config"]:
+        _check_config(read_object(folder / file), f"'{folder / file}'")
     return Held(sum(held.tensors for held in headers), sum(held.size for held in headers))
 
 

@@ -30,8 +30,10 @@ def check_tokenizer(folder: Path) -> None:
     for name, key in ((TOKENIZER_CONFIG, "added_tokens_decoder"), ("added_tokens.json", "")):
         if (folder / name).is_file():
             found = read_object(folder / name)
-            ids = found.values() if not key else list(found.get(key) or ())
-            for number in ids:
+            table = found.get(key) or {} if key else found
+            if not isinstance(table, Mapping):
+                raise InputError(f"'{folder / name}': '{key}' is no table", hint="save the tokenizer again")
+            for number in table if key else table.values():
                 if not str(number).isdecimal() or int(number) > _LAST:
                     raise InputError(
                         f"'{folder / name}': an added token has the id {str(number)[:40]}",
