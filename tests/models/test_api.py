@@ -379,7 +379,8 @@ def test_token_budget_uses_the_servers_count(server: Server, concurrency: int) -
 
 
 @pytest.mark.parametrize(
-    ("fault", "calls"), [(say("no count"), 3), (say(""), 3), (drop, 3), (status(400), 9)]
+    ("fault", "calls"),
+    [(say("no count"), 3), (say("x", usage=10**30), 3), (say(""), 3), (drop, 3), (status(400), 9)],
 )
 def test_tokens_that_nobody_counted_cost_the_most(server: Server, fault: Answer, calls: int) -> None:
     """Limit 100, at most 30 a reply: three uncounted replies fit; a refused request costs nothing."""
