@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from transformers import DynamicCache
+from transformers.modeling_outputs import BaseModelOutput
 
 from calibrant.core import CapabilityError, Chat, ConfigError, Sampling
 from calibrant.models.batching import Batching, batching, select
@@ -17,7 +18,7 @@ from calibrant.models.branches import Branches, pack, score, tokenised
 from calibrant.models.generate import buckets
 from calibrant.models.loading import prove_saves
 from calibrant.models.lora import LoRA, adapted
-from calibrant.models.model_facts import close
+from calibrant.models.model_facts import close, first_tensor
 from calibrant.models.open_model import OpenModel
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
@@ -137,6 +138,14 @@ def test_close_knows_nan_from_a_number() -> None:
     assert close(nan, nan) and not close(torch.tensor([0.0, 1.0]), nan)
     assert close(torch.tensor([1.0005, -5.0]), torch.tensor([1.0, -5.0]))
     assert not close(torch.tensor([1.01, -5.0]), torch.tensor([1.0, -5.0]))
+
+
+def test_the_first_tensor_of_an_output() -> None:
+    one = torch.zeros(1)
+    for output in (one, (one, None), [one], {"hidden": one, "more": None}, BaseModelOutput(one)):
+        assert first_tensor(output) is one
+    for output in (None, (), {}, (None, one), "text"):
+        assert first_tensor(output) is None
 
 
 def test_what_cannot_be_saved_is_not_trained(tiny: Build) -> None:

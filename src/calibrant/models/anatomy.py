@@ -17,7 +17,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from calibrant.models.model_facts import FOREIGN, accepted, facts, muted, sample_ids
+from calibrant.models.model_facts import (
+    FOREIGN,
+    accepted,
+    facts,
+    first_tensor,
+    muted,
+    sample_ids,
+    unembedding,
+)
 
 _TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-9}  # of the largest logit; half precision: 2 %
 _IDLE = (nn.Dropout, nn.Identity)
@@ -46,8 +54,7 @@ class Anatomy:
 
     def final(self, module: nn.Module) -> str:
         """Path of the module whose output the unembedding reads; "" where that is the stream itself."""
-        head: Any = getattr(module, "get_output_embeddings", lambda: None)()
-        if len(self.tail) < 2 or module.get_submodule(self.tail[-1]) is not head:
+        if len(self.tail) < 2 or module.get_submodule(self.tail[-1]) is not unembedding(module):
             return ""
         working = [path for path in self.tail[:-1] if not isinstance(module.get_submodule(path), _IDLE)]
         return working[-1] if working else ""
@@ -115,8 +122,7 @@ def _begin(calls: list[_Call], clock: Iterator[int], path: str, *_: Any) -> None
 def _end(calls: list[_Call], clock: Iterator[int], path: str, _: nn.Module, __: Any, output: Any) -> None:
     call = next(call for call in reversed(calls) if call.path == path and call.ends < 0)
     call.ends = next(clock)
-    first = output[0] if isinstance(output, (tuple, list)) and output else output
-    call.output = first if isinstance(first, Tensor) else None
+    call.output = first_tensor(output)
 
 
 def _blocks(module: nn.Module, calls: list[_Call]) -> list[_Call]:

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from calibrant.core.errors import CapabilityError
-from calibrant.models.model_facts import FOREIGN, accepted, close, facts, muted, sample_ids
+from calibrant.models.model_facts import FOREIGN, accepted, close, facts, muted, not_causal, sample_ids
 
 Way = Literal["together", "by length", "one by one", "again"]
 _NAMES = ("cache", "past_key_values", "cache_params", "state")  # what families call their memory
@@ -178,11 +178,7 @@ def _probe(module: nn.Module) -> Batching:
             hint="take a decoder that transformers' own text generation takes, too",
         ) from error
     if not close(whole[:1, :4], short):
-        raise CapabilityError(
-            f"{type(module).__name__} as configured is no left-to-right language model: "
-            "what it says at a token changes with the tokens that follow",
-            hint="take a decoder; an encoder has to be trained as one, with is_decoder in its config",
-        )
+        raise not_causal(module)
     padded = _tried(partial(_reads, module, both, whole))
     found = Batching("again", positions=False, padded=padded, reach=reach(module))
     for way, positions, lengths in _TRIED:

@@ -25,7 +25,17 @@ from torch import Tensor, nn
 from calibrant.core import CapabilityError, Chat, NumericalError, OpenLM
 from calibrant.maths.head import head_logprobs, logits_logprobs
 from calibrant.models.batching import reach
-from calibrant.models.model_facts import FOREIGN, accepted, close, facts, muted, sample_ids, share_facts
+from calibrant.models.model_facts import (
+    FOREIGN,
+    accepted,
+    close,
+    facts,
+    muted,
+    not_causal,
+    sample_ids,
+    share_facts,
+    unembedding,
+)
 
 _ROWS = 256  # rows tokenised at once
 
@@ -166,7 +176,7 @@ def score(module: nn.Module, packed: Packed, *, temperature: float = 1.0, entrop
     """
     shares(module)  # refuses an encoder, and finds out whether positions are passed
     if _plain_head(module):
-        head: Any = module.get_output_embeddings()  # type: ignore[operator]
+        head: Any = unembedding(module)
         hidden = states(_backbone(module), packed)
         found = head_logprobs(hidden, head.weight, head.bias, packed.targets, temperature, entropy)
     else:
@@ -276,7 +286,7 @@ def _plain_head(module: nn.Module) -> bool:
 
 
 def _probe_head(module: nn.Module) -> bool:
-    head: Any = getattr(module, "get_output_embeddings", lambda: None)()
+    head = unembedding(module)
     if not isinstance(head, nn.Linear):
         return False
     arguments = _arguments(module, pack(_sample(module), shared=False, device=head.weight.device))
@@ -309,11 +319,7 @@ def _probe(module: nn.Module) -> str:
     first, second = apart.view(*alone.ids.shape, -1)[:2]
     shown = len(rows.prompts[0])  # the second row has the same prompt, and no padding
     if not close(second[:shown], single[:shown]):
-        raise CapabilityError(
-            f"{name} as configured is no left-to-right language model: "
-            "what it says at a token changes with the tokens that follow",
-            hint="take a decoder; an encoder has to be trained as one, with is_decoder in its config",
-        )
+        raise not_causal(module)
     if not close(first[: len(single)], single):
         raise CapabilityError(
             f"{name} has other numbers when padding stands behind a row",

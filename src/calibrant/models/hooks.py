@@ -11,7 +11,7 @@ Two kinds of name resolve to the same places:
 Everything is (B, T, D) and in the weights' own basis: nothing is folded or centred. So
 ``ln_final.hook_normalized`` is what the unembedding reads, the final norm's weight included.
 
-Where a module returns a tuple or a transformers output, its first tensor is meant; ``_first`` and
+Where a module returns a tuple or a transformers output, its first tensor is meant; ``first_tensor`` and
 ``_with_first`` are the only places that know. A hook that never fires is an error, and every hook goes
 when its block ends, also after an exception.
 """
@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from calibrant.core.errors import CapabilityError, InputError, nearest
 from calibrant.models.anatomy import Anatomy, anatomy
-from calibrant.models.model_facts import is_muted
+from calibrant.models.model_facts import first_tensor, is_muted, unembedding
 
 Change = Callable[[Tensor], Tensor]
 _LAYERS, _ATTENTION = ("layers", "h"), ("self_attn", "attn", "attention")
@@ -173,13 +173,8 @@ def unembed(module: nn.Module, hidden: Tensor) -> Tensor:
 
 def reads_all_logits(module: nn.Module, names: Sequence[str]) -> bool:
     """Whether one of the sites is the unembedding, so that logits are needed at every position."""
-    head = _head(module)
+    head = unembedding(module)
     return any(module.get_submodule(resolve(module, site).path) is head for site in names)
-
-
-def _head(module: nn.Module) -> nn.Module | None:
-    found: nn.Module | None = module.get_output_embeddings()  # type: ignore[operator]
-    return found
 
 
 def _child(parent: nn.Module, names: Sequence[str]) -> Any:
@@ -227,10 +222,10 @@ def _attach(module: nn.Module, before: bool, change: Change) -> Any:
 
 def _first(output: Any) -> Tensor:
     """The tensor that a module's output is about."""
-    value = output if isinstance(output, Tensor) else output[0]
-    if not isinstance(value, Tensor):
+    value = first_tensor(output)
+    if value is None:
         raise CapabilityError(
-            f"a module returned {type(value).__name__}, not a tensor", hint="choose another site"
+            f"a module returned {type(output).__name__} without a tensor first", hint="choose another site"
         )
     return value
 

@@ -36,10 +36,7 @@ def verdicts(
     if len(heard) == len(completions):
         return list(given)
     found = dict(zip(heard, given, strict=True))
-    return [
-        found[i] if i in found else _unknown(_silent(c) or "no reason given")
-        for i, (_, c) in enumerate(wholes)
-    ]
+    return [found[i] if i in found else _unknown(_silent(c)) for i, (_, c) in enumerate(wholes)]
 
 
 def same_number(who: str, got: int, asked: int) -> None:

@@ -24,6 +24,7 @@ from calibrant.core.lm import Identity
 from calibrant.ledger.layout import disk
 from calibrant.models.folder import check_folder
 from calibrant.models.foreign import foreign
+from calibrant.models.model_facts import FOREIGN
 from calibrant.models.plausible import bounded, check_plausible
 from calibrant.models.plausible_tokenizer import check_tokenizer
 from calibrant.models.private import private_folder
@@ -110,7 +111,7 @@ def prove_saves(module: nn.Module) -> None:
         try:
             model.state_dict()
             model.save_pretrained(folder, state_dict={})
-        except (AttributeError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
+        except (OSError, *FOREIGN) as error:
             raise CapabilityError(
                 f"{type(module).__name__} cannot be saved, so that a training would be lost: {error}",
                 hint="mend its config or generation_config, as the message says, and start again",

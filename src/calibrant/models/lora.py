@@ -19,7 +19,7 @@ from transformers.pytorch_utils import Conv1D
 
 from calibrant.core import ConfigError, Frozen, OpenLM
 from calibrant.models.loading import prove_saves
-from calibrant.models.model_facts import FOREIGN, accepted, muted, sample_ids
+from calibrant.models.model_facts import FOREIGN, accepted, muted, sample_ids, unembedding
 
 M = TypeVar("M", bound=OpenLM)
 _FUSED = ("mamba", "mamba2", "falcon_mamba", "falcon_h1", "nemotron_h")  # as peft 0.21 lists them
@@ -116,7 +116,7 @@ def _linear(module: nn.Module, wanted: Any) -> list[str]:
                 hint="name other layers, or take 'all-linear', which leaves these out",
             )
         return list(wanted)
-    head = getattr(module, "get_output_embeddings", lambda: None)()
+    head = unembedding(module)
     kinds = (nn.Linear, Conv1D)  # GPT-2's linear layer is one of its own
     more = _more_than_linear(module, [child for child in module.modules() if isinstance(child, kinds)])
     return [

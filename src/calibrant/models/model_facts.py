@@ -8,7 +8,7 @@ whether keys and values can be lent (``candidates.py``). This file holds what al
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
@@ -17,6 +17,8 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+
+from calibrant.core.errors import CapabilityError
 
 FOREIGN = (
     ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, RuntimeError, TypeError,
@@ -71,6 +73,28 @@ def sample_ids(module: nn.Module, count: int) -> list[int]:
     """A few ids of the vocabulary, the same for every model of its size."""
     config: Any = module.config
     return [(7 * i + 3) % int(config.vocab_size) for i in range(count)]
+
+
+def first_tensor(output: Any) -> Tensor | None:
+    """The tensor that a module's output is about: itself, or what stands first; None for anything else."""
+    parts = tuple(output.values()) if isinstance(output, Mapping) else output  # a ModelOutput is a mapping
+    first = next(iter(parts), None) if isinstance(parts, (tuple, list)) else parts
+    return first if isinstance(first, Tensor) else None
+
+
+def unembedding(module: nn.Module) -> nn.Module | None:
+    """The layer from hidden states to logits, as the family names it; None where it names none."""
+    found: nn.Module | None = getattr(module, "get_output_embeddings", lambda: None)()
+    return found
+
+
+def not_causal(module: nn.Module) -> CapabilityError:
+    """What to raise where the tokens that follow change what the model says at a token."""
+    return CapabilityError(
+        f"{type(module).__name__} as configured is no left-to-right language model: "
+        "what it says at a token changes with the tokens that follow",
+        hint="take a decoder; an encoder has to be trained as one, with is_decoder in its config",
+    )
 
 
 @cache
