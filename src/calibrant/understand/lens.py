@@ -46,6 +46,7 @@ def lens(model: OpenLM, items: Items, config: Lens = Lens(), run: Run = Quiet())
     Raises:
         InputError: there are no items, or one does not fit the context.
         CapabilityError: the model's blocks, or the way from them to its logits, were not found.
+        NumericalError: a reading is NaN or infinite.
     """
     if not items.rows:
         raise InputError("the lens needs at least one item", hint="give items with a known answer")
