@@ -152,7 +152,10 @@ def select(memory: Any, rows: Tensor) -> Any:
 
 
 def reach(module: nn.Module) -> int | None:
-    """What a short probe cannot show: rotary frequencies that change with the longest row of a batch."""
+    """Tokens beyond which rotary frequencies change with the longest row of a batch; None: they never do.
+
+    The config says so: a short probe cannot show it.
+    """
     config: Any = module.config
     rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
     for part in (rope, *(value for value in rope.values() if isinstance(value, dict))):

@@ -103,7 +103,7 @@ class Classifier:
         Raises:
             InputError: no such model, pickled weights, code of its own, weights that do not fit, no end
                 token, or outputs that are classes rather than scores.
-            CapabilityError: see ``__init__``.
+            CapabilityError: the folder holds an adapter; or see ``__init__``.
         """
         with unchanged(path):
             module, tokenizer = _load(path, dtype)
@@ -203,8 +203,8 @@ class Classifier:
         The last id of a reply is where its score is read; see ``pooled``.
 
         Raises:
-            InputError: a row longer than the context, a chat that the template refuses, or lists of
-                different length.
+            InputError: a row longer than the context, a chat that the template refuses, lists of different
+                length, or, where ``pooled``, a row of padding alone.
         """
         if len(replies) != len(chats):
             raise InputError(

@@ -21,6 +21,9 @@ def speak(module: nn.Module, prompt: Tensor, most: int, stop_ids: Sequence[int])
         prompt: (L, D) embeddings.
         most: tokens at most.
         stop_ids: ids that end a reply.
+
+    Raises:
+        CapabilityError: the model is no left-to-right language model.
     """
     how = batching(module)
     table: Any = module.get_input_embeddings()  # type: ignore[operator]

@@ -68,7 +68,12 @@ def folder_identity(path: str | Path, *, name: str = "", dtype: str = "float32")
 
 
 def check_folder(path: str | Path) -> Path:
-    """Return ``path`` when it holds a model that can be opened safely; see ``folder_identity``."""
+    """Return ``path`` when it holds a model that can be opened safely.
+
+    Raises:
+        InputError: no such folder, no config, no tokenizer, or no safetensors weights.
+        CapabilityError: the folder holds an adapter.
+    """
     folder = Path(path)
     if not folder.is_dir():
         raise InputError(f"'{folder}' is not a folder", hint="give the folder that holds config.json")

@@ -57,6 +57,7 @@ def load_folder(path: str | Path, dtype: Dtype, kind: Kind = LANGUAGE) -> tuple[
 
     Raises:
         InputError: no such model, pickled weights, code of its own, or weights that do not fit.
+        CapabilityError: the folder holds an adapter.
     """
     folder = check_folder(path)
     with disk("reading", folder):

@@ -83,7 +83,9 @@ class OpenModel:
         """Open a folder in Hugging Face layout: safetensors only, no code from the folder.
 
         Raises:
-            InputError: no such model, pickled weights, code of its own, or weights that do not fit.
+            InputError: no such model, pickled weights, code of its own, weights that do not fit, a tokenizer
+                without an end token, or a chat template that cannot be rendered.
+            CapabilityError: the folder holds an adapter.
         """
         with unchanged(path):
             module, tokenizer = load_folder(path, dtype)
