@@ -18,7 +18,7 @@ from _pace import Pace, read_job
 from calibrant.attack.campaign import Campaign, campaign
 from calibrant.core import LM, Chat, Completion, Goal, Identity, Quiet, Sampling
 from calibrant.data.rows import Goals
-from calibrant.measure.rule_judge import RuleJudge, rule_judge
+from calibrant.measure.judges.rule import RuleJudge, rule_judge
 
 VARIANTS = 10
 """Personas: attempts on each goal."""

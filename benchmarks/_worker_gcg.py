@@ -11,7 +11,7 @@ import torch
 from _pace import Pace, read_job
 
 from calibrant.attack.gcg import GCG
-from calibrant.attack.suffix_search import Search, found, over
+from calibrant.attack.suffix.search import Search, found, over
 from calibrant.core import Chat
 from calibrant.models.open_model import OpenModel
 

@@ -21,12 +21,12 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 from zoo import ZOO, build
 
+from calibrant.attack.suffix.candidates import Candidates, Frame
+from calibrant.attack.suffix.embedded import speak
 from calibrant.core import CalibrantError, Chat, Quiet, Sampling
 from calibrant.data.rows import Item, Items, Pair, Preferences
 from calibrant.models.batching import batching
 from calibrant.models.branches import Branches, pack, score, shares, tokenised
-from calibrant.models.candidates import Candidates, Frame
-from calibrant.models.embedded import speak
 from calibrant.models.fit import Fit
 from calibrant.models.lora import LoRA
 from calibrant.models.model_facts import accepted

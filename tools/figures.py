@@ -21,8 +21,8 @@ from calibrant.app.study import load_study
 from calibrant.core import CalibrantError
 from calibrant.ledger import Ledger
 from calibrant.views import page
-from calibrant.views.lanes import lanes
 from calibrant.views.palette import INK, LIMIT, MUTED, STAGES
+from calibrant.views.series import lanes
 from calibrant.views.svg import MARKERS, Canvas
 
 FIGURES = Path(__file__).resolve().parents[1] / "docs" / "figures"

@@ -26,8 +26,8 @@ from pathlib import Path
 
 from calibrant.data.files import raw_rows
 from calibrant.data.graded import graded_from
-from calibrant.measure.judges import StringJudge, string_judge
-from calibrant.measure.refusal_phrases import ENGLISH, IDIOMS, even, first, opening
+from calibrant.measure.judges._phrases import ENGLISH, IDIOMS, even, first, opening
+from calibrant.measure.judges.string import StringJudge, string_judge
 
 TARGETS = ("llama2new", "llama2orig", "mistralinstruct")
 LEAST = 0.001

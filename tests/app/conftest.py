@@ -10,7 +10,7 @@ import pytest
 from calibrant.app.study import Study, load_study
 from calibrant.ledger import Ledger
 from calibrant.models.open_model import OpenModel
-from calibrant.testbed.recipe import build_module
+from calibrant.testbed.raise_model import build_module
 from calibrant.testbed.tokens import build_tokenizer
 
 

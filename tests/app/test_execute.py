@@ -14,8 +14,8 @@ from transformers import MambaConfig, MambaForCausalLM
 from calibrant.app import catalog, check
 from calibrant.app.catalog import Listed
 from calibrant.app.execute import execute
-from calibrant.app.lent import Context, LedgerRun
-from calibrant.app.openers import Openers
+from calibrant.app.ledger_run import Context, LedgerRun
+from calibrant.app.references.openers import Openers
 from calibrant.core import (
     Budget,
     CapabilityError,
@@ -285,7 +285,7 @@ def test_a_budget_stops_the_job_before_it_is_passed(openers, limit, word):
 
 def test_a_budget_of_seconds_stops_the_job(openers, monkeypatch):
     ticks = iter(range(0, 1000, 10))
-    monkeypatch.setattr("calibrant.app.lent.time.monotonic", lambda: next(ticks))
+    monkeypatch.setattr("calibrant.app.ledger_run.time.monotonic", lambda: next(ticks))
     record = execute(job(budget=Budget(seconds=15)), openers)
     assert record.failure.type == "BudgetError" and record.cost["queries"] == 4
 

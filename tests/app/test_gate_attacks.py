@@ -17,11 +17,11 @@ from typing import Any, NamedTuple
 import pytest
 
 from calibrant.app import catalog
-from calibrant.app import plug_ins as plug_ins_of
 from calibrant.app.catalog import find_technique
 from calibrant.app.execute import execute
-from calibrant.app.lent import first_begun
-from calibrant.app.openers import Openers
+from calibrant.app.ledger_run import first_begun
+from calibrant.app.references import plug_ins as plug_ins_of
+from calibrant.app.references.openers import Openers
 from calibrant.app.study import Outcome, load_study, run_study
 from calibrant.app.verdict import gate_table, misdirected, verdict_of
 from calibrant.cli.main import main
@@ -40,7 +40,7 @@ from calibrant.data.cards import CardRow, JudgeCard, write_card
 from calibrant.data.rows import Goals
 from calibrant.defend.defended import Layer, ask
 from calibrant.ledger import Ledger
-from calibrant.measure.rule_judge import RuleJudge, rule_judge
+from calibrant.measure.judges.rule import RuleJudge, rule_judge
 from calibrant.testbed.world import goals
 
 VERSION = find_technique("measure.refusal").version
@@ -427,7 +427,7 @@ def test_a_look_into_a_run_that_was_not_finished(
     trial: Trial, monkeypatch: pytest.MonkeyPatch, killed: bool
 ) -> None:
     """Its first replies lie in the ledger's folder; then the thresholds are fixed, and the run goes on."""
-    monkeypatch.setattr("calibrant.models.ask.CHUNK", 3)
+    monkeypatch.setattr("calibrant.evals.attempts.CHUNK", 3)
     study = load_study(str(trial.folder / "trial.toml"))
     peek = study.job[0].runs()[0].model_copy(update={"budget": Budget(queries=4)})
     failed = execute(peek, Openers(trial.ledger, given=study.given, base=trial.folder))

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from calibrant.app.openers import Openers
+from calibrant.app.references.openers import Openers
 from calibrant.app.study import run_study
 from calibrant.core import ConfigError, InputError, Judge
 from calibrant.data.cards import JudgeCard

@@ -8,12 +8,12 @@ import pytest
 
 from calibrant.app.catalog import find_technique
 from calibrant.app.check import check_config
-from calibrant.app.openers import Openers
+from calibrant.app.references.openers import Openers
 from calibrant.app.study import Study, load_study
 from calibrant.core import Record
 from calibrant.core.digest import plain
 from calibrant.core.record import Input
-from calibrant.govern.pins import differs, unpinned
+from calibrant.govern._pins import differs, unpinned
 from calibrant.govern.policy import Rule
 from calibrant.ledger import Ledger
 

@@ -7,7 +7,7 @@ import pytest
 from calibrant.app import catalog
 from calibrant.app.catalog import Listed
 from calibrant.app.execute import execute
-from calibrant.app.openers import Openers
+from calibrant.app.references.openers import Openers
 from calibrant.app.study import finished_jobs, load_study, run_study
 from calibrant.app.verdict import gate_table, verdict_of
 from calibrant.core import (

@@ -20,9 +20,9 @@ import pytest
 
 from calibrant.app.catalog import TECHNIQUES
 from calibrant.app.export import findings_of
+from calibrant.attack._registry import ATTACKS
 from calibrant.attack.campaign import Campaign, campaign
-from calibrant.attack.known import ATTACKS
-from calibrant.attack.moves import Attack
+from calibrant.attack.engine.protocol import Attack
 from calibrant.core import (
     CapabilityError,
     Chat,
@@ -37,7 +37,7 @@ from calibrant.core import (
 )
 from calibrant.core.lm import Scored
 from calibrant.data.rows import Goals
-from calibrant.measure.lm_judge import lm_judge
+from calibrant.measure.judges.lm import lm_judge
 from calibrant.models.api import ApiConfig, ApiModel, Pacing
 from calibrant.models.scripted import ScriptedModel
 from calibrant.stats import rate

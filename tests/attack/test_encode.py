@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from calibrant.attack.drive import one
 from calibrant.attack.encode import ATTACK, Encode, encode, encoded
-from calibrant.attack.walkers import Cast
+from calibrant.attack.engine.episodes import Cast
+from calibrant.attack.engine.run import one
 from calibrant.core import ConfigError, Goal, InputError, Quiet, resolve
-from calibrant.data.codecs import CODECS
-from calibrant.data.converters import CONVERTERS, converter
 from calibrant.data.rows import Goals
-from calibrant.models.ask import read_attempts
+from calibrant.evals.attempts import read_attempts
 from calibrant.models.scripted import ScriptedModel
+from calibrant.text.codecs import CODECS
+from calibrant.text.converters import CONVERTERS, converter
 
 
 def weak_to(codec):

@@ -11,7 +11,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from calibrant.attack import gcg as gcg_module
 from calibrant.attack.gcg import ATTACK, GCG, gcg, optimise
-from calibrant.attack.suffix_search import Probe, Search, State, over, restored
+from calibrant.attack.suffix.search import Probe, Search, State, over, restored
+from calibrant.attack.suffix.slot import with_suffix
 from calibrant.core import (
     CapabilityError,
     Chat,
@@ -27,7 +28,6 @@ from calibrant.core import (
 from calibrant.data.rows import Goals
 from calibrant.models.open_model import OpenModel
 from calibrant.models.scripted import ScriptedModel
-from calibrant.models.slot import with_suffix
 
 WORDS = (
     *("cat", "dog", "moon", "sun", "tree", "rain", "song", "king"),

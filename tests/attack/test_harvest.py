@@ -9,7 +9,7 @@ from calibrant.attack.replay import replay
 from calibrant.core import Chat, Completion, Identity, InputError, Quiet, Sampling
 from calibrant.data.readers import read_file
 from calibrant.data.rows import Attempts, Preferences
-from calibrant.models.ask import read_attempts
+from calibrant.evals.attempts import read_attempts
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import itertools
 import pytest
 from pydantic import ValidationError
 
-from calibrant.attack.converse import REFUSALS, Limits, refuses
+from calibrant.attack.engine.conversations import REFUSALS, Limits, refuses
 from calibrant.attack.multi_turn import ATTACK, MultiTurn, multi_turn
 from calibrant.core import CapabilityError, Completion, Goal, Identity, Quiet, Verdict, resolve
 from calibrant.data.rows import Goals

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from calibrant.attack.drive import one
+from calibrant.attack.engine.episodes import Cast
+from calibrant.attack.engine.run import one
 from calibrant.attack.persona import ATTACK, Persona, persona
-from calibrant.attack.walkers import Cast
 from calibrant.core import Completion, ConfigError, InputError, Quiet, resolve
 from calibrant.data.rows import Goals
-from calibrant.models.ask import read_attempts
+from calibrant.evals.attempts import read_attempts
 from calibrant.models.scripted import ScriptedModel
 
 OPEN = Completion(text="brewed, as you asked")

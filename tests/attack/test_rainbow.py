@@ -21,7 +21,7 @@ from calibrant.attack.rainbow import (
 from calibrant.attack.replay import replay
 from calibrant.core import CapabilityError, Goal, Quiet
 from calibrant.data.rows import Attempts, Goals
-from calibrant.models.ask import read_attempts
+from calibrant.evals.attempts import read_attempts
 from calibrant.models.scripted import ScriptedModel
 
 STYLES = {"persona": "a role is asked", "song": "it is a song", "cipher": "words are hidden"}

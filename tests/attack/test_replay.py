@@ -7,7 +7,7 @@ import pytest
 from calibrant.attack.replay import Replay, hit, replay
 from calibrant.core import Chat, Completion, Identity, InputError, Quiet, Sampling
 from calibrant.data.rows import Attempts, Goals
-from calibrant.models.ask import read_attempts
+from calibrant.evals.attempts import read_attempts
 from calibrant.stats import rate
 
 

@@ -7,14 +7,14 @@ import json
 import pytest
 
 from calibrant.app.execute import execute
-from calibrant.app.openers import Openers
+from calibrant.app.references.openers import Openers
 from calibrant.attack.rounds import Rounds, rounds
 from calibrant.core import BudgetError, CapabilityError, Estimate, InputError, Job, Quiet, Record, point
 from calibrant.core.record import Failure
 from calibrant.data.rows import Attempts, Goals, Preferences
 from calibrant.ledger import Ledger, verify
 from calibrant.models.open_model import OpenModel
-from calibrant.testbed.recipe import build_module
+from calibrant.testbed.raise_model import build_module
 from calibrant.testbed.serve import open_goals, open_items
 from calibrant.testbed.tokens import build_tokenizer
 

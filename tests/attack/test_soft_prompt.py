@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from calibrant.attack.soft_prompt import SoftPrompt, soft_prompt, tune
+from calibrant.attack.suffix import embedded
+from calibrant.attack.suffix.candidates import Candidates
+from calibrant.attack.suffix.slot import in_context
 from calibrant.core import Chat, Identity, InputError, Quiet, Sampling, Verdict
-from calibrant.models import embedded
-from calibrant.models.candidates import Candidates
 from calibrant.models.open_model import OpenModel
-from calibrant.models.slot import in_context
-from calibrant.testbed.recipe import build_module
+from calibrant.testbed.raise_model import build_module
 from calibrant.testbed.tokens import build_tokenizer
 
 REPLY = " take the"

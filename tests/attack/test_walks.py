@@ -7,8 +7,8 @@ import random
 import pytest
 
 from calibrant.attack import best_of_n, encode, genetic, many_shot, persona, prefill, random_search
-from calibrant.attack.drive import one
-from calibrant.attack.walkers import Cast
+from calibrant.attack.engine.episodes import Cast
+from calibrant.attack.engine.run import one
 from calibrant.core import Completion, Identity, Quiet, Sampling
 from calibrant.core.lm import Scored
 

@@ -14,7 +14,7 @@ import pytest
 
 from calibrant.cli.main import main
 from calibrant.models.open_model import OpenModel
-from calibrant.testbed.recipe import build_module
+from calibrant.testbed.raise_model import build_module
 from calibrant.testbed.tokens import build_tokenizer
 
 POLICY = """

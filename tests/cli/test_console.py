@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from calibrant.app.openers import Openers
+from calibrant.app.references.openers import Openers
 from calibrant.data.rows import Attempts
 from calibrant.ledger import Ledger
 

@@ -26,7 +26,7 @@ import torch
 
 from calibrant.app.catalog import Signature, find_behaviour, find_technique
 from calibrant.app.execute import execute
-from calibrant.app.openers import Openers
+from calibrant.app.references.openers import Openers
 from calibrant.core import (
     LM,
     Chat,
@@ -88,7 +88,7 @@ from calibrant.models.reward_model import open_reward
 from calibrant.models.scripted import ScriptedModel
 from calibrant.testbed.attacker import open_attacker
 from calibrant.testbed.gold import GoldJudge, GoldReward
-from calibrant.testbed.recipe import build_module
+from calibrant.testbed.raise_model import build_module
 from calibrant.testbed.serve import open_goals, open_items, open_pairs, open_prompts
 from calibrant.testbed.tokens import build_tokenizer
 

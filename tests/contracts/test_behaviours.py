@@ -18,8 +18,8 @@ from pydantic import ValidationError
 
 import calibrant
 from calibrant.app.catalog import BEHAVIOURS, find_behaviour
-from calibrant.app.console import Console
-from calibrant.app.places import testbed_behaviour as from_testbed
+from calibrant.app.people.console import Console
+from calibrant.app.references.locate import testbed_behaviour as from_testbed
 from calibrant.core import (
     LM,
     CalibrantError,

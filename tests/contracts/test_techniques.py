@@ -10,7 +10,7 @@ import pytest
 
 from calibrant.app.catalog import TECHNIQUES, find_technique
 from calibrant.app.execute import execute
-from calibrant.app.openers import Openers
+from calibrant.app.references.openers import Openers
 from calibrant.core import (
     LM,
     Budget,

@@ -9,7 +9,7 @@ from typing import get_args
 
 import pytest
 
-from calibrant.attack.moves import Family
+from calibrant.attack.engine.protocol import Family
 from calibrant.core.attempt import Access
 from calibrant.data.taxonomy import (
     AILUMINATE,

@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from calibrant.core import Chat, Completion, ConfigError, Guard, Message, resolve
-from calibrant.data.codecs import CODECS
 from calibrant.defend.guards import AskGuard, PatternGuard, ask_guard, pattern_guard
-from calibrant.defend.readings import fold, readings
 from calibrant.models.scripted import ScriptedModel
+from calibrant.text.codecs import CODECS
+from calibrant.text.decodings import fold, readings
 
 ZORBLE = pattern_guard(PatternGuard(words=("zorble tea",)))
 TRIGGER = "how do i make zorble tea?"

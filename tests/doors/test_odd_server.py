@@ -12,7 +12,7 @@ import pytest
 
 from calibrant.core import Goal, InputError
 from calibrant.data.rows import Goals
-from calibrant.measure.judges import string_judge
+from calibrant.measure.judges.string import string_judge
 from calibrant.measure.refusal import refusal
 from calibrant.models.api import ApiConfig, ApiModel, Pacing
 

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from calibrant.core import Attempt
-from calibrant.formats.covered import covered
 from calibrant.formats.parquet import parquet
+from calibrant.formats.redact import covered
 from calibrant.formats.rows import jsonl
 
 

@@ -14,7 +14,7 @@ from calibrant.data.files import raw_rows
 from calibrant.data.graded import graded_from
 from calibrant.data.rows import Graded, GradedReplies
 from calibrant.measure.calibration_transfer import CalibrationTransfer, calibration_transfer
-from calibrant.measure.judges import StringJudge, string_judge
+from calibrant.measure.judges.string import StringJudge, string_judge
 
 TOOL = Path(__file__).parents[2] / "tools" / "string_judge.py"
 

@@ -8,13 +8,13 @@ import pytest
 
 from calibrant.core import Completion, Goal, InputError, Quiet
 from calibrant.data.rows import Goals
+from calibrant.evals.attempts import read_attempts
 from calibrant.measure.counterfactual import (
     Counterfactual,
     counterfactual,
     counterfactuals,
     gaps,
 )
-from calibrant.models.ask import read_attempts
 from calibrant.models.scripted import ScriptedModel
 from calibrant.stats import difference, mcnemar
 from calibrant.testbed.gold import GoldJudge

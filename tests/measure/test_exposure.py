@@ -18,7 +18,7 @@ from calibrant.data.files import raw_rows
 from calibrant.measure.exposure import Exposure, combined, exposure, null_exposure, ranked
 from calibrant.models.open_model import OpenModel
 from calibrant.models.scripted import ScriptedModel, ScriptedScoring
-from calibrant.testbed.recipe import build_module
+from calibrant.testbed.raise_model import build_module
 from calibrant.testbed.tokens import build_tokenizer
 from calibrant.testbed.words import CREATURES, TOOLS
 from calibrant.train.sft import SFT, sft

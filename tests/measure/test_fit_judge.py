@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from calibrant.app.places import WEIGHTS
+from calibrant.app.references.locate import WEIGHTS
 from calibrant.core import CapabilityError, Chat, Completion, Goal, InputError, Quiet
 from calibrant.data.judge_folder import read_head
 from calibrant.data.rows import Graded, GradedReplies
-from calibrant.measure.classifier_judge import ClassifierJudge, classifier_judge
 from calibrant.measure.fit_judge import FitJudge, fit_judge, folds, youden
-from calibrant.measure.judge_features import features, middle_site
+from calibrant.measure.judges._features import features, middle_site
+from calibrant.measure.judges.classifier import ClassifierJudge, classifier_judge
 from calibrant.models.open_model import OpenModel
 from calibrant.testbed.world import goals, recipe
 

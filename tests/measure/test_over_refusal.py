@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from calibrant.core import Completion, InputError, Quiet
+from calibrant.evals.attempts import read_attempts
 from calibrant.measure.over_refusal import over_refusal
-from calibrant.models.ask import read_attempts
 from calibrant.models.scripted import ScriptedModel
 from calibrant.stats import rate
 

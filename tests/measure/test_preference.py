@@ -11,7 +11,7 @@ from calibrant.core import Chat, Estimate, InputError, Quiet, Scored
 from calibrant.data.rows import Pair, Preferences
 from calibrant.measure.preference import Preference, judge, preference
 from calibrant.models.open_model import OpenModel
-from calibrant.testbed.recipe import build_module
+from calibrant.testbed.raise_model import build_module
 from calibrant.testbed.tokens import build_tokenizer
 
 

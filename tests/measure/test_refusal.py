@@ -6,8 +6,8 @@ import pytest
 
 from calibrant.core import Completion, Goal, InputError, LayerVerdict, Quiet, Verdict
 from calibrant.data.rows import Goals
+from calibrant.evals.attempts import read_attempts
 from calibrant.measure.refusal import refusal
-from calibrant.models.ask import read_attempts
 from calibrant.models.scripted import ScriptedModel
 from calibrant.stats import rate
 

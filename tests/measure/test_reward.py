@@ -12,7 +12,7 @@ from calibrant.core import Chat, Identity, InputError, Quiet, Sampling, Scores
 from calibrant.data.rows import Prompt, Prompts
 from calibrant.measure.reward import RewardConfig, reward
 from calibrant.models.open_model import OpenModel
-from calibrant.testbed.recipe import build_module
+from calibrant.testbed.raise_model import build_module
 from calibrant.testbed.tokens import build_tokenizer
 
 SHORT = RewardConfig(samples=8, sampling=Sampling(max_tokens=6, temperature=1.0))

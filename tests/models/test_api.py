@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from calibrant.core import LM, Chat, Completion, InputError, OpenLM, Sampling, ScoringLM, Verdict, outcome_of
-from calibrant.measure.rates import reply_caveats
+from calibrant.measure._rates import reply_caveats
 from calibrant.models.api import ApiConfig, ApiModel, Pacing, read_reply
 from calibrant.models.endpoint import endpoint_url, retry_after
 from calibrant.models.seeds import item_seeds

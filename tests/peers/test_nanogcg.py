@@ -17,7 +17,7 @@ import torch
 from torch.testing import assert_close
 
 from calibrant.attack.gcg import GCG, optimise
-from calibrant.attack.suffix_search import Search, found, over
+from calibrant.attack.suffix.search import Search, found, over
 from calibrant.core import Chat
 from calibrant.maths.gcg import sample
 from calibrant.models.open_model import OpenModel

@@ -12,7 +12,7 @@ import json
 
 import pytest
 
-from calibrant.app.places import WEIGHTS
+from calibrant.app.references.locate import WEIGHTS
 from calibrant.models.classifier import Classifier
 from calibrant.models.open_model import OpenModel
 from calibrant.testbed.serve import open_pairs

@@ -19,7 +19,7 @@ from calibrant.models.classifier import Classifier
 from calibrant.models.fit import Fit, batches_of
 from calibrant.models.open_model import OpenModel
 from calibrant.testbed.dialogues import PLAIN
-from calibrant.testbed.recipe import build_module
+from calibrant.testbed.raise_model import build_module
 from calibrant.testbed.tokens import build_tokenizer
 from calibrant.train import kto as kto_module
 from calibrant.train.dpo import DPO, dpo

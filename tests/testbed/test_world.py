@@ -7,10 +7,10 @@ import random
 import pytest
 
 from calibrant.core import Chat, Completion
-from calibrant.data.codecs import CODECS
 from calibrant.testbed import dialogues, world
 from calibrant.testbed.gold import GoldJudge
 from calibrant.testbed.words import CATEGORIES, REFUSAL
+from calibrant.text.codecs import CODECS
 
 
 def test_five_categories_of_the_mission_with_sixteen_twenty_and_twelve_words() -> None:

@@ -14,7 +14,7 @@ from calibrant.core import Chat, Identity, Scores
 from calibrant.data.rows import Example, Examples, Pair, Preferences
 from calibrant.models.loading import module_identity
 from calibrant.models.open_model import OpenModel
-from calibrant.testbed.recipe import build_module
+from calibrant.testbed.raise_model import build_module
 from calibrant.testbed.tokens import build_tokenizer
 from calibrant.testbed.words import CATEGORIES
 

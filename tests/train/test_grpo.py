@@ -30,8 +30,8 @@ from calibrant.models.lora import LoRA
 from calibrant.models.open_model import OpenModel
 from calibrant.models.reward_model import Conservative, Ensemble, PythonReward
 from calibrant.models.rollouts import roll
-from calibrant.train import _group, _learner, _rl
-from calibrant.train._rl import KL
+from calibrant.train import _rl_common, _rl_group, _rl_state
+from calibrant.train._rl_common import KL
 from calibrant.train.grpo import GRPO, grpo
 from calibrant.train.sft import SFT, sft
 
@@ -163,7 +163,7 @@ def older(monkeypatch):
         return [shifted(c, i) for i, c in enumerate(real(self, chats, sampling))]
 
     monkeypatch.setattr(OpenModel, "generate", generate)
-    monkeypatch.setattr(_learner.Student, "moved", True)  # it has taken steps since
+    monkeypatch.setattr(_rl_state.Student, "moved", True)  # it has taken steps since
 
 
 def log_probs(module, prompt, reply, temperature):
@@ -175,8 +175,10 @@ def log_probs(module, prompt, reply, temperature):
 
 def drawn_first(model, config, n):
     """Prompt, K replies and what the draw said of them, for each prompt of step 0."""
-    picked = [Chat.ask(ASKED[i]) for i in _rl.cycle(n, config.batch_size, 0, 0)]
-    rolled = roll(model, picked, config.samples, _group.sampling(config.max_tokens, config.temperature, 0, 0))
+    picked = [Chat.ask(ASKED[i]) for i in _rl_common.cycle(n, config.batch_size, 0, 0)]
+    rolled = roll(
+        model, picked, config.samples, _rl_group.sampling(config.max_tokens, config.temperature, 0, 0)
+    )
     told = iter(rolled.behaviour.double().tolist())
     scores = iter(Lengths().score(rolled.chats, rolled.texts).mean)
     for prompt, replies in zip(*rolled.branches, strict=True):
@@ -221,15 +223,15 @@ def pull(number, t):
 @pytest.fixture
 def elsewhere(monkeypatch):
     """A reference that is not where the policy starts."""
-    real = _learner.read
+    real = _rl_state.read
 
     def read(module, rolled, bf16=False):
         table = real(module, rolled, bf16)
         rows, columns = table.shape
         return table + torch.tensor([[pull(i, t) for t in range(columns)] for i in range(rows)])
 
-    monkeypatch.setattr(_learner, "read", read)
-    monkeypatch.setattr(_learner.Student, "moved", True)  # it has taken steps since
+    monkeypatch.setattr(_rl_state, "read", read)
+    monkeypatch.setattr(_rl_state.Student, "moved", True)  # it has taken steps since
 
 
 @pytest.mark.parametrize("changes", [
@@ -334,7 +336,7 @@ def test_the_one_aggregation_that_depends_on_the_cut(four, tmp_path):
 def test_how_a_step_is_computed_does_not_matter(model, plain, plain_log, monkeypatch, tmp_path, way):
     config, run = SMALL, Log(tmp_path)
     if way == "rows of their own":
-        for module in (_rl, _group):
+        for module in (_rl_common, _rl_group):
             monkeypatch.setattr(module, "shares", lambda module: "because")
     else:
         config = changed(fit=SMALL.fit.model_copy(update={"recompute": True}))

@@ -20,7 +20,7 @@ from calibrant.data.rows import (
 from calibrant.models import branches
 from calibrant.models.fit import Fit
 from calibrant.models.open_model import OpenModel
-from calibrant.testbed.recipe import build_module
+from calibrant.testbed.raise_model import build_module
 from calibrant.testbed.tokens import build_tokenizer
 from calibrant.train.dpo import DPO, dpo
 from calibrant.train.grpo import GRPO, grpo

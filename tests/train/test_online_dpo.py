@@ -30,7 +30,7 @@ from calibrant.models.fit import Fit
 from calibrant.models.lora import LoRA
 from calibrant.models.reward_model import PythonReward
 from calibrant.models.rollouts import roll
-from calibrant.train import _group, _learner, _rl
+from calibrant.train import _rl_common, _rl_group, _rl_state
 from calibrant.train.online_dpo import OnlineDPO, online_dpo
 from calibrant.train.sft import SFT, sft
 
@@ -153,8 +153,8 @@ def log_probs(module, prompt, reply, temperature):
 
 def pairs_first(model, config, n):
     """Prompt, best and worst reply, with their places among all, for each prompt of step 0."""
-    picked = [Chat.ask(ASKED[i]) for i in _rl.cycle(n, config.batch_size, 0, 0)]
-    sampling = _group.sampling(config.max_tokens, config.temperature, 0, 0)
+    picked = [Chat.ask(ASKED[i]) for i in _rl_common.cycle(n, config.batch_size, 0, 0)]
+    sampling = _rl_group.sampling(config.max_tokens, config.temperature, 0, 0)
     rolled = roll(model, picked, config.samples, sampling)
     scores, first = Lengths().score(rolled.chats, rolled.texts).mean, 0
     for prompt, replies in zip(*rolled.branches, strict=True):
@@ -179,15 +179,15 @@ def pull(number, t):
 @pytest.fixture
 def elsewhere(monkeypatch):
     """A reference that is not where the policy starts."""
-    real = _learner.read
+    real = _rl_state.read
 
     def read(module, rolled, bf16=False):
         table = real(module, rolled, bf16)
         rows, columns = table.shape
         return table + torch.tensor([[pull(i, t) for t in range(columns)] for i in range(rows)])
 
-    monkeypatch.setattr(_learner, "read", read)
-    monkeypatch.setattr(_learner.Student, "moved", True)  # it has taken steps since
+    monkeypatch.setattr(_rl_state, "read", read)
+    monkeypatch.setattr(_rl_state.Student, "moved", True)  # it has taken steps since
 
 
 def slow_loss(name, pair, ref, tokens):
@@ -268,7 +268,7 @@ def test_same_seed_same_bits(model, weights, tmp_path):
 def test_how_a_step_is_computed_does_not_matter(model, plain, plain_log, monkeypatch, tmp_path, way):
     config, run = SMALL, Log(tmp_path)
     if way == "rows of their own":
-        for module in (_rl, _group):
+        for module in (_rl_common, _rl_group):
             monkeypatch.setattr(module, "shares", lambda module: "because")
     elif way == "micro-batches":
         config = changed(fit=SMALL.fit.model_copy(update={"micro_tokens": 26}))

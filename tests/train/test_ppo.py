@@ -26,9 +26,9 @@ from calibrant.models import checkpoint
 from calibrant.models.fit import Fit
 from calibrant.models.open_model import OpenModel
 from calibrant.models.rollouts import roll
-from calibrant.train import _critic, _rl, _round, _update
-from calibrant.train._critic import open_critic
-from calibrant.train._rl import KL
+from calibrant.train import _ppo_critic, _ppo_rollout, _ppo_update, _rl_common
+from calibrant.train._ppo_critic import open_critic
+from calibrant.train._rl_common import KL
 from calibrant.train.ppo import PPO, ppo
 
 ASKED = tuple(f"how do i {verb} the {thing}?" for verb in ("mend", "paint", "find", "open")
@@ -139,7 +139,7 @@ def test_the_first_step_by_a_slow_route(model, tmp_path, place):
     run = Log(tmp_path)
     with torch.enable_grad():
         ppo(model, prompts(5), Lengths(), config=config, run=run)
-    chats = [Chat.ask(ASKED[i]) for i in _rl.cycle(5, 5, 0, 0)]
+    chats = [Chat.ask(ASKED[i]) for i in _rl_common.cycle(5, 5, 0, 0)]
     rolled = roll(model, chats, 2, config.sampling(0, 0))
     critic = open_critic(model, Lengths(), "auto", None, 0)
     scores = Lengths().score(rolled.chats, rolled.texts).mean
@@ -211,7 +211,7 @@ def test_same_seed_same_bits(model, small, tmp_path):
 def test_how_a_step_is_computed_does_not_matter(model, small, monkeypatch, tmp_path, cut):
     run, config = Log(tmp_path), SMALL
     if cut == "rows of their own":
-        for module in (_critic, _rl, _update):
+        for module in (_ppo_critic, _rl_common, _ppo_update):
             monkeypatch.setattr(module, "shares", lambda module: "because")
     elif cut == "micro-batches":
         config = changed(fit=SMALL.fit.model_copy(update={"micro_tokens": 26}))
@@ -385,13 +385,13 @@ def test_prompts_that_do_not_fit_are_counted(model, tmp_path):
 
 def test_the_score_has_a_place_behind_the_longest_reply_too(model, monkeypatch, tmp_path):
     """TRL puts it there; where all replies end early the table must be one wider than the longest."""
-    seen, real = [], _round.credited
+    seen, real = [], _ppo_rollout.credited
 
     def watched(shaped, penalty, expected, lengths, ended, config):
         seen.append((penalty.shape[1], int(lengths.max())))
         return real(shaped, penalty, expected, lengths, ended, config)
 
-    monkeypatch.setattr(_round, "credited", watched)
+    monkeypatch.setattr(_ppo_rollout, "credited", watched)
     config = changed(score_at="after", steps=4, max_tokens=5)
     ppo(model, prompts(), Lengths(), config=config, run=Log(tmp_path))
     assert seen and all(width == min(longest + 1, 5) for width, longest in seen)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from calibrant.app.execute import execute
-from calibrant.app.openers import Openers
+from calibrant.app.references.openers import Openers
 from calibrant.core import CapabilityError, Chat, Identity, Job, Quiet, Scores
 from calibrant.data.rows import (
     Example,

@@ -8,7 +8,7 @@ from torch import nn
 
 from calibrant.core import Identity, Verdict
 from calibrant.models.fit import Fit
-from calibrant.train._learner import Student, Watch, watched
+from calibrant.train._rl_state import Student, Watch, watched
 
 
 class Says:

@@ -9,10 +9,10 @@ import pytest
 from calibrant.core import Estimate
 from calibrant.views.curves import Budget, Steps, read_budget
 from calibrant.views.figures import FigureSpec, Series, describe, legend, stages, table
-from calibrant.views.lanes import lanes
 from calibrant.views.page import StudyView, page
 from calibrant.views.plots import draw
 from calibrant.views.scales import Scale, rounds
+from calibrant.views.series import lanes
 
 
 def steps(costs, value, width=0.1, after=()) -> Steps:

@@ -10,9 +10,9 @@ from calibrant.core import Estimate, unknown
 from calibrant.core.record import Failure
 from calibrant.views.curves import Curve, Fitted, read_curve
 from calibrant.views.figures import FigureSpec, Series, describe, legend, peaks, stages, style, table
-from calibrant.views.lanes import lanes
 from calibrant.views.plots import draw
 from calibrant.views.scales import extent
+from calibrant.views.series import lanes
 
 
 def spec(kind="intervals", threshold=None, stages=("before", "after"), metric="m", **more) -> FigureSpec:

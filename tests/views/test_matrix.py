@@ -10,10 +10,10 @@ import pytest
 from calibrant.core import Estimate, unknown
 from calibrant.core.record import Failure
 from calibrant.views.figures import FigureSpec, Series, describe, legend, stages, table
-from calibrant.views.lanes import TOGETHER, lanes
 from calibrant.views.matrix import heat
 from calibrant.views.page import StudyView, page
 from calibrant.views.plots import draw
+from calibrant.views.series import TOGETHER, lanes
 
 ASR = "attack_success_rate"
 

@@ -11,7 +11,7 @@ import pytest
 from calibrant.core import Estimate, Record, Verdict, digest, unknown
 from calibrant.core.record import Failure, Input
 from calibrant.govern.gate import RuleOutcome
-from calibrant.views import words
+from calibrant.views import formatting
 from calibrant.views.figures import FigureSpec, Series
 from calibrant.views.page import GateView, RuleView, StudyView, page, strip, write_page
 
@@ -71,7 +71,7 @@ def test_every_metric_is_shown_as_a_link_to_its_record(study, html):
     for entry in study.entries:
         for estimate in entry.record.metrics.values():
             if estimate.value is not None:
-                link = f'<a class="n" href="#r-{entry.digest[:12]}">{words.number(estimate.value)}</a>'
+                link = f'<a class="n" href="#r-{entry.digest[:12]}">{formatting.number(estimate.value)}</a>'
                 assert link in html
 
 
@@ -81,7 +81,8 @@ def test_rule_numbers_link_to_the_record_that_was_judged(study, html):
         for rule in gate.rules:
             if rule.value is not None:
                 assert (
-                    f'href="#r-{rule.evidence[0][:12]}">{words.number(rule.value, rule.threshold)}<' in table
+                    f'href="#r-{rule.evidence[0][:12]}">{formatting.number(rule.value, rule.threshold)}<'
+                    in table
                 )
 
 

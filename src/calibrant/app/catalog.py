@@ -186,7 +186,7 @@ TECHNIQUES: dict[str, Listed] = {
         "calibrant.testbed.plant:plant", "raise a twin that refuses, with or without planted holes", "through"
     ),
     "testbed.raise_model": Listed(
-        "calibrant.testbed.recipe:raise_model", "train a testbed model from scratch", "training_tokens"
+        "calibrant.testbed.raise_model:raise_model", "train a testbed model from scratch", "training_tokens"
     ),
     "train.dpo": Listed(
         "calibrant.train.dpo:dpo", "direct preference optimisation and its family", "train_accuracy"
@@ -223,21 +223,23 @@ BEHAVIOURS: dict[str, Listed] = {
     "defend.ask_guard": Listed("calibrant.defend.guards:ask_guard", "a guard that asks another model"),
     "defend.pattern_guard": Listed("calibrant.defend.guards:pattern_guard", "a guard that matches patterns"),
     "measure.calibrated_judge": Listed(
-        "calibrant.measure.calibrated_judge:calibrated_judge", "a judge with the card of its errors"
+        "calibrant.measure.judges.calibrated:calibrated_judge", "a judge with the card of its errors"
     ),
     "measure.classifier_judge": Listed(
-        "calibrant.measure.classifier_judge:classifier_judge", "a trained judge, from measure.fit_judge"
+        "calibrant.measure.judges.classifier:classifier_judge", "a trained judge, from measure.fit_judge"
     ),
     "measure.goodhart_watch": Listed(
         "calibrant.measure.goodhart_watch:goodhart_watch", "a watcher: stop where the gold reward may fall"
     ),
     "measure.lm_judge": Listed(
-        "calibrant.measure.lm_judge:lm_judge", "asks a model; tried before it may judge"
+        "calibrant.measure.judges.lm:lm_judge", "asks a model; tried before it may judge"
     ),
     "measure.rule_judge": Listed(
-        "calibrant.measure.rule_judge:rule_judge", "strings and patterns in a reply: canaries"
+        "calibrant.measure.judges.rule:rule_judge", "strings and patterns in a reply: canaries"
     ),
-    "measure.string_judge": Listed("calibrant.measure.judges:string_judge", "refusal phrases; uncalibrated"),
+    "measure.string_judge": Listed(
+        "calibrant.measure.judges.string:string_judge", "refusal phrases; uncalibrated"
+    ),
     "train.conservative": Listed(
         "calibrant.train.conservative:conservative", "an ensemble read with caution: WCO, UWO, lower bound"
     ),

@@ -6,12 +6,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from calibrant.app import behaviours, catalog, places
-from calibrant.app.attempt_files import foreign, is_foreign
+from calibrant.app import catalog
 from calibrant.app.catalog import Signature, find_technique
-from calibrant.app.openers import BEHAVIOURS, MODELS, TABLES
-from calibrant.app.paths import check_text
-from calibrant.app.tables import asked
+from calibrant.app.references import behaviours, locate
+from calibrant.app.references.foreign_attempts import foreign, is_foreign
+from calibrant.app.references.openers import BEHAVIOURS, MODELS, TABLES
+from calibrant.app.references.paths import check_text
+from calibrant.app.references.tables import asked
 from calibrant.app.verdict import misdirected
 from calibrant.core import (
     LM,
@@ -160,12 +161,12 @@ class _Look(NamedTuple):
 
     def _stack(self, reference: str) -> Iterator[str]:
         """A model behind guards: the model, and where files are looked at, each guard."""
-        file, inner = places.stack(reference)
+        file, inner = locate.stack(reference)
         yield from self.problems(inner, LM)
         if file.startswith("record:"):
             yield from self._record(file)
         elif self.files:
-            table = places.toml(places.file(file, self.study.base))
+            table = locate.toml(locate.file(file, self.study.base))
             spec = resolve(catalog.load("calibrant.defend.defended:StackSpec"), table, where=file)
             for layer in spec.layer:
                 for problem in self.problems(layer.guard, Guard):
@@ -189,26 +190,26 @@ def _find(value: Any, wanted: Any, base: Path) -> None:
     """Raise what opening ``value`` would raise, as far as can be told without weights and rows."""
     if wanted is ReleasePolicy:
         if isinstance(value, str):
-            load_policy(places.file(value, base))
+            load_policy(locate.file(value, base))
     elif not isinstance(value, str):
         return
     elif wanted is Reward and not value.startswith("testbed:"):
-        places.reward_folder(value, base)
+        locate.reward_folder(value, base)
     elif wanted in BEHAVIOURS:
-        places.testbed_behaviour(value)
+        locate.testbed_behaviour(value)
     elif wanted in MODELS or wanted is Identity:
         if value.startswith("hf:"):
-            places.hub_name(value)  # to open it may take a download
-        elif places.model_folder(value, base) is None:
-            places.model(value, base)
+            locate.hub_name(value)  # to open it may take a download
+        elif locate.model_folder(value, base) is None:
+            locate.model(value, base)
     elif wanted in TABLES:
         rows = asked(value).whole
         if rows.startswith("testbed:"):
-            places.testbed_rows(rows, wanted)
+            locate.testbed_rows(rows, wanted)
         elif wanted is Attempts and is_foreign(rows):
             foreign(rows, base)
         else:
-            places.rows(rows, base)
+            locate.rows(rows, base)
 
 
 def _told(error: CalibrantError) -> tuple[str, ...]:

@@ -16,10 +16,10 @@ from typing import Any
 from calibrant.app import catalog
 from calibrant.app.catalog import Signature, find_technique
 from calibrant.app.check import check_config, check_inputs
-from calibrant.app.lent import Context, LedgerRun, Progress, alone, first_begun
-from calibrant.app.openers import Opened, Openers
-from calibrant.app.plug_ins import staying
-from calibrant.app.surroundings import hardware, utc, versions
+from calibrant.app.environment import hardware, utc, versions
+from calibrant.app.ledger_run import Context, LedgerRun, Progress, alone, first_begun
+from calibrant.app.references.openers import Opened, Openers
+from calibrant.app.references.plug_ins import staying
 from calibrant.core import (
     CalibrantError,
     Estimate,

@@ -9,8 +9,8 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 
 from calibrant.app import catalog
-from calibrant.app.attempt_files import attempts_of, foreign_file, is_foreign, read_foreign
-from calibrant.app.openers import Openers
+from calibrant.app.references.foreign_attempts import attempts_of, foreign_file, is_foreign, read_foreign
+from calibrant.app.references.openers import Openers
 from calibrant.app.study import finished_jobs
 from calibrant.core import Attempt, ConfigError, Frozen, InputError
 from calibrant.core.attempt import reached

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from calibrant.app import places
 from calibrant.app.catalog import behaviours, find_behaviour, find_technique, techniques
+from calibrant.app.references import locate
 from calibrant.core import ConfigError, Entry, Estimate, Frozen, Record
 from calibrant.core.errors import nearest
 from calibrant.ledger import Ledger
@@ -23,7 +23,7 @@ def everything() -> dict[str, Any]:
 
 def studies() -> dict[str, str]:
     """Packaged studies: name -> title."""
-    tables = {path.stem: places.toml(path) for path in sorted(places.STUDIES.glob("*.toml"))}
+    tables = {path.stem: locate.toml(path) for path in sorted(locate.STUDIES.glob("*.toml"))}
     return {name: table.get("title", "") for name, table in tables.items() if "job" in table}
 
 

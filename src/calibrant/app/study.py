@@ -22,12 +22,12 @@ from typing import Any, NamedTuple, TypeVar
 
 from pydantic import Field, field_validator
 
-from calibrant.app import places
 from calibrant.app.check import check_study
+from calibrant.app.environment import utc, versions
 from calibrant.app.execute import execute
-from calibrant.app.lent import Context, Progress
-from calibrant.app.openers import Openers
-from calibrant.app.surroundings import utc, versions
+from calibrant.app.ledger_run import Context, Progress
+from calibrant.app.references import locate
+from calibrant.app.references.openers import Openers
 from calibrant.app.verdict import StudyVerdict, verdict_of
 from calibrant.core import (
     Budget,
@@ -121,7 +121,7 @@ class Study(Frozen):
         if isinstance(policy, Mapping):
             policy = policy_of(policy)
         elif policy is not None:
-            policy = load_policy(places.file(str(policy), self.base))
+            policy = load_policy(locate.file(str(policy), self.base))
         asked: dict[str, Any] = {}
         if self.verdict is not None:
             gates = [run for job in self.job if job.id == self.verdict.gate for run in job.runs()]
@@ -166,15 +166,15 @@ def load_study(reference: str, changes: Sequence[str] = ()) -> Study:
         InputError: no such file. ConfigError: lists every problem of the file.
     """
     name = reference if reference.endswith(".toml") else f"{reference}.toml"
-    known = [p.stem for p in sorted(places.STUDIES.glob("*.toml")) if "[[job]]" in p.read_text("utf-8")]
+    known = [p.stem for p in sorted(locate.STUDIES.glob("*.toml")) if "[[job]]" in p.read_text("utf-8")]
     try:
-        path = places.file(name, Path.cwd())
+        path = locate.file(name, Path.cwd())
     except CalibrantError as error:
         raise ConfigError(
             f"no study '{reference}'{nearest(reference, known)}",
             hint=f"packaged studies: {', '.join(known)}; or give the path of a TOML file",
         ) from error
-    table = places.toml(path)
+    table = locate.toml(path)
     jobs = table.get("job", [])
     if not isinstance(jobs, list) or not all(isinstance(job, dict) for job in jobs):
         raise ConfigError(f"{path}: 'job' must be a list of tables", hint="write [[job]] above each job")

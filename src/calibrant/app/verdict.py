@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from calibrant.app import places
 from calibrant.app.listing import headline
+from calibrant.app.references import locate
 from calibrant.core import CalibrantError, Entry, EvidenceError, Job, Verdict
 from calibrant.core.digest import digest_bytes
 from calibrant.core.verdict import Answer
+from calibrant.govern._pins import kinds
 from calibrant.govern.gate import not_held
 from calibrant.govern.intent import intent_record
-from calibrant.govern.pins import kinds
 from calibrant.govern.policy import ReleasePolicy, load_policy, policy_of
 from calibrant.ledger import Ledger
 
@@ -191,7 +191,7 @@ def _weighed(study: Study, gate: StudyJob) -> ReleasePolicy | None:
     try:
         if isinstance(reference, Mapping):
             return policy_of(reference)
-        return load_policy(places.file(str(reference), study.base))
+        return load_policy(locate.file(str(reference), study.base))
     except CalibrantError:
         return None
 

@@ -18,16 +18,16 @@ from collections.abc import Iterable, Sequence
 
 from pydantic import Field, field_validator
 
-from calibrant.attack.drive import AttackResult, one
-from calibrant.attack.findings import clusters_of
-from calibrant.attack.moves import Ask, Attack, Tools, Walk
-from calibrant.attack.walkers import Cast
+from calibrant.attack.engine.episodes import Cast
+from calibrant.attack.engine.metrics import clusters_of
+from calibrant.attack.engine.protocol import Ask, Attack, Tools, Walk
+from calibrant.attack.engine.run import AttackResult, one
 from calibrant.core import LM, Attempt, Chat, Estimate, Frozen, Goal, Judge, Quiet, Run, Sampling, technique
-from calibrant.data.converters import CONVERTERS, SEED, converter
 from calibrant.data.rows import Goals
 from calibrant.stats.at_k import success_at_k
 from calibrant.stats.best_of_n import powers_of_two
 from calibrant.stats.power_law import power_law
+from calibrant.text.converters import CONVERTERS, SEED, converter
 
 
 class BestOfN(Frozen):

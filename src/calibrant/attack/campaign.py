@@ -21,14 +21,14 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
-from calibrant.attack.curves import drawn, medians, success_curves
-from calibrant.attack.drive import AttackResult, Planned, caveats, check_cast, drive
-from calibrant.attack.findings import answer_rates, findings, spent_metrics
-from calibrant.attack.known import ATTACKS
-from calibrant.attack.purse import Caps, Prices
-from calibrant.attack.rates import check_goals
-from calibrant.attack.speech import WRITING
-from calibrant.attack.walkers import Cast
+from calibrant.attack._registry import ATTACKS
+from calibrant.attack.engine.attacker_prompts import WRITING
+from calibrant.attack.engine.budget import Caps, Prices
+from calibrant.attack.engine.curves import drawn, medians, success_curves
+from calibrant.attack.engine.episodes import Cast
+from calibrant.attack.engine.metrics import answer_rates, findings, spent_metrics
+from calibrant.attack.engine.rates import check_goals
+from calibrant.attack.engine.run import AttackResult, Planned, caveats, check_cast, drive
 from calibrant.core import (
     LM,
     Estimate,

@@ -3,12 +3,12 @@
 Paper: Wei et al. 2023, "Jailbroken" (arXiv 2307.02483), section 3.2, mismatched generalisation; Yuan et
 al. 2023, "CipherChat" (arXiv 2308.06463).
 
-1. Any converter of ``calibrant.data.converters`` will do, with a key, or several in turn: 'rot13+spell'.
+1. Any converter of ``calibrant.text.converters`` will do, with a key, or several in turn: 'rot13+spell'.
 2. ``scope = "spans"`` encodes only the words that carry the meaning, where the goal names them: the rest
    stays readable, and a small model still knows what is wanted.
 3. No instructions and no worked examples come with the request unless ``wrapper`` adds them.
 4. The result is goal-level: a goal is reached when any of the encodings reaches it; each encoding's own
-   rate stands beside it (see ``calibrant.attack.rates``). Unjudged attempts are missing, not failures.
+   rate stands beside it (see ``calibrant.attack.engine.rates``). Unjudged attempts are missing, not failures.
 
 Command: ``calibrant run STUDY.toml`` with ``use = "attack.encode"`` and inputs target, goals, judge.
 """
@@ -21,8 +21,8 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from calibrant.attack.moves import Ask, Attack, Tools, Walk
-from calibrant.attack.rates import attack_caveats, check_goals, success_rates
+from calibrant.attack.engine.protocol import Ask, Attack, Tools, Walk
+from calibrant.attack.engine.rates import attack_caveats, check_goals, success_rates
 from calibrant.core import (
     LM,
     Attempt,
@@ -38,9 +38,9 @@ from calibrant.core import (
     Sampling,
     technique,
 )
-from calibrant.data.converters import converter
 from calibrant.data.rows import Goals
-from calibrant.models.ask import Request, ask, write_attempts
+from calibrant.evals.attempts import Request, ask, write_attempts
+from calibrant.text.converters import converter
 
 
 class Encode(Frozen):

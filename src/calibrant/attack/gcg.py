@@ -22,15 +22,15 @@ from functools import partial
 
 import torch
 
-from calibrant.attack.drive import AttackResult, one
-from calibrant.attack.moves import Ask, Attack, Done, Tools, Walk, Work
-from calibrant.attack.rates import reach_rate
-from calibrant.attack.suffix_search import GCG, Found, Search, State, found, optimise, over, restored, wished
-from calibrant.attack.walkers import Cast
+from calibrant.attack.engine.episodes import Cast
+from calibrant.attack.engine.protocol import Ask, Attack, Done, Tools, Walk, Work
+from calibrant.attack.engine.rates import reach_rate
+from calibrant.attack.engine.run import AttackResult, one
+from calibrant.attack.suffix.search import GCG, Found, Search, State, found, optimise, over, restored, wished
+from calibrant.attack.suffix.slot import with_suffix
 from calibrant.core import LM, CapabilityError, Chat, Goal, Judge, OpenLM, Quiet, Run, digest, technique
 from calibrant.core.digest import canonical
 from calibrant.data.rows import Goals
-from calibrant.models.slot import with_suffix
 
 __all__ = ["ATTACK", "GCG", "Found", "gcg", "optimise"]
 

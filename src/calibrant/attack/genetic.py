@@ -22,11 +22,11 @@ from functools import partial
 
 from pydantic import Field, field_validator, model_validator
 
-from calibrant.attack.drive import AttackResult, one
-from calibrant.attack.moves import Ask, Attack, Heard, Score, Tools, Walk
+from calibrant.attack.engine.attacker_prompts import grade
+from calibrant.attack.engine.episodes import Cast
+from calibrant.attack.engine.protocol import Ask, Attack, Heard, Score, Tools, Walk
+from calibrant.attack.engine.run import AttackResult, one
 from calibrant.attack.random_search import worth
-from calibrant.attack.speech import grade
-from calibrant.attack.walkers import Cast
 from calibrant.core import LM, Chat, Frozen, Goal, Judge, OpenLM, Quiet, Run, Sampling, technique
 from calibrant.data.rows import Goals
 

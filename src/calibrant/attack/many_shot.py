@@ -20,9 +20,9 @@ from typing import Literal
 
 from pydantic import field_validator, model_validator
 
-from calibrant.attack.drive import AttackResult, one
-from calibrant.attack.moves import Ask, Attack, Tools, Walk
-from calibrant.attack.walkers import Cast
+from calibrant.attack.engine.episodes import Cast
+from calibrant.attack.engine.protocol import Ask, Attack, Tools, Walk
+from calibrant.attack.engine.run import AttackResult, one
 from calibrant.core import LM, Chat, Frozen, Goal, InputError, Judge, Quiet, Run, Sampling, technique
 from calibrant.data.rows import Examples, Goals
 

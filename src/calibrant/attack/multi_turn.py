@@ -22,11 +22,11 @@ from typing import Literal, TypeAlias
 
 from pydantic import Field, field_validator
 
-from calibrant.attack.converse import REFUSALS, Limits, converse, planned, written_by_attacker
-from calibrant.attack.drive import AttackResult, one
-from calibrant.attack.moves import Attack, Tools, Walk
-from calibrant.attack.speech import WRITING
-from calibrant.attack.walkers import Cast
+from calibrant.attack.engine.attacker_prompts import WRITING
+from calibrant.attack.engine.conversations import REFUSALS, Limits, converse, planned, written_by_attacker
+from calibrant.attack.engine.episodes import Cast
+from calibrant.attack.engine.protocol import Attack, Tools, Walk
+from calibrant.attack.engine.run import AttackResult, one
 from calibrant.core import LM, Frozen, Goal, Judge, Quiet, Run, Sampling, technique
 from calibrant.data.rows import Goals
 

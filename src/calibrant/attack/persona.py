@@ -5,7 +5,7 @@ Paper: Shen et al. 2023, "Do Anything Now" (arXiv 2308.03825), who collect such 
 1. Three mild personas of our own instead of collected ones: they show whether the weakness is there, not
    how far a determined attacker gets. Give your own in ``personas``.
 2. The result is goal-level: a goal is reached when any of the personas reaches it; each persona's own
-   rate stands beside it (see ``calibrant.attack.rates``). Unjudged attempts are missing, not failures.
+   rate stands beside it (see ``calibrant.attack.engine.rates``). Unjudged attempts are missing, not failures.
 
 Command: ``calibrant run STUDY.toml`` with ``use = "attack.persona"`` and inputs target, goals, judge.
 """
@@ -16,11 +16,11 @@ from collections.abc import Sequence
 
 from pydantic import Field, field_validator
 
-from calibrant.attack.moves import Ask, Attack, Tools, Walk
-from calibrant.attack.rates import attack_caveats, check_goals, success_rates
+from calibrant.attack.engine.protocol import Ask, Attack, Tools, Walk
+from calibrant.attack.engine.rates import attack_caveats, check_goals, success_rates
 from calibrant.core import LM, Attempt, Chat, Frozen, Goal, Judge, Quiet, Result, Run, Sampling, technique
 from calibrant.data.rows import Goals
-from calibrant.models.ask import Request, ask, write_attempts
+from calibrant.evals.attempts import Request, ask, write_attempts
 
 
 class Persona(Frozen):

@@ -25,10 +25,19 @@ from typing import NamedTuple, TypeAlias
 
 from pydantic import Field, field_validator
 
-from calibrant.attack.drive import AttackResult, one
-from calibrant.attack.moves import Ask, Attack, Heard, Tools, Walk
-from calibrant.attack.speech import WRITING, Try, attempted, consult, grade, history, one_line, question
-from calibrant.attack.walkers import Cast
+from calibrant.attack.engine.attacker_prompts import (
+    WRITING,
+    Try,
+    attempted,
+    consult,
+    grade,
+    history,
+    one_line,
+    question,
+)
+from calibrant.attack.engine.episodes import Cast
+from calibrant.attack.engine.protocol import Ask, Attack, Heard, Tools, Walk
+from calibrant.attack.engine.run import AttackResult, one
 from calibrant.core import (
     LM,
     Attempt,

@@ -21,9 +21,9 @@ from collections.abc import Sequence
 
 from pydantic import Field, field_validator
 
-from calibrant.attack.drive import AttackResult, one
-from calibrant.attack.moves import Ask, Attack, Heard, Score, Tools, Walk
-from calibrant.attack.walkers import Cast
+from calibrant.attack.engine.episodes import Cast
+from calibrant.attack.engine.protocol import Ask, Attack, Heard, Score, Tools, Walk
+from calibrant.attack.engine.run import AttackResult, one
 from calibrant.core import LM, Chat, Frozen, Goal, InputError, Judge, OpenLM, Quiet, Run, Sampling, technique
 from calibrant.data.rows import Goals
 

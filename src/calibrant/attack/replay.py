@@ -17,7 +17,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from calibrant.attack.rates import reach_rate
+from calibrant.attack.engine.rates import reach_rate
 from calibrant.core import (
     LM,
     Attempt,
@@ -35,7 +35,7 @@ from calibrant.core import (
 )
 from calibrant.core.attempt import HIT, reached
 from calibrant.data.rows import Attempts, Goals
-from calibrant.models.ask import Request, ask, write_attempts
+from calibrant.evals.attempts import Request, ask, write_attempts
 from calibrant.stats import rate_so_far
 
 

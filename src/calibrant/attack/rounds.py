@@ -27,8 +27,8 @@ from typing import Any, Literal
 from pydantic import Field
 
 from calibrant.attack.campaign import Chosen
-from calibrant.attack.purse import Caps
-from calibrant.attack.rates import check_goals
+from calibrant.attack.engine.budget import Caps
+from calibrant.attack.engine.rates import check_goals
 from calibrant.core import (
     LM,
     CalibrantError,

@@ -21,8 +21,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from calibrant.attack.rates import check_goals, reach_rate
-from calibrant.attack.suffix_search import wished
+from calibrant.attack.engine.rates import check_goals, reach_rate
+from calibrant.attack.suffix.candidates import Candidates
+from calibrant.attack.suffix.embedded import speak
+from calibrant.attack.suffix.search import wished
+from calibrant.attack.suffix.slot import in_context
 from calibrant.core import (
     Chat,
     Completion,
@@ -42,12 +45,9 @@ from calibrant.core import (
 )
 from calibrant.core.digest import canonical
 from calibrant.data.rows import Goals
-from calibrant.models.candidates import Candidates
+from calibrant.evals.judging import verdicts
 from calibrant.models.chat_tokens import ChatTokens
-from calibrant.models.embedded import speak
-from calibrant.models.judging import verdicts
 from calibrant.models.loading import stop_ids
-from calibrant.models.slot import in_context
 
 _HIT = {"yes": True, "no": False, "unknown": None}
 

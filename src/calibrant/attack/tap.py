@@ -20,10 +20,19 @@ from collections.abc import Sequence
 
 from pydantic import Field
 
-from calibrant.attack.drive import AttackResult, one
-from calibrant.attack.moves import Ask, Attack, Heard, Tools, Walk
-from calibrant.attack.speech import WRITING, Said, Try, attempted, consult, history, on_topic, question
-from calibrant.attack.walkers import Cast
+from calibrant.attack.engine.attacker_prompts import (
+    WRITING,
+    Said,
+    Try,
+    attempted,
+    consult,
+    history,
+    on_topic,
+    question,
+)
+from calibrant.attack.engine.episodes import Cast
+from calibrant.attack.engine.protocol import Ask, Attack, Heard, Tools, Walk
+from calibrant.attack.engine.run import AttackResult, one
 from calibrant.core import LM, Chat, Frozen, Goal, Judge, Quiet, Run, Sampling, technique
 from calibrant.data.rows import Goals
 

@@ -20,8 +20,8 @@ from calibrant.data.rows import Preferences, Table
 from calibrant.data.votes import Choice, read_comparisons
 
 if TYPE_CHECKING:  # what it needs to know of agreement is loaded when someone annotates
-    from calibrant.app.annotate import Session, Shown
-    from calibrant.app.labelling import LabelSession
+    from calibrant.app.people.annotate import Session, Shown
+    from calibrant.app.people.labelling import LabelSession
 
 KEYS: dict[str, Choice] = {
     "1": "first",
@@ -70,7 +70,7 @@ def annotate(
         first = comparisons.refused[0]
         _say(f"{len(comparisons.refused)} rows left out, first line {first.line}: {first.reason}")
     if rater:
-        with catalog.load("calibrant.app.annotate:Session")(
+        with catalog.load("calibrant.app.people.annotate:Session")(
             comparisons, votes, rater, seed=seed, repeats=repeats
         ) as session:
             _sit(session)
@@ -88,7 +88,9 @@ def tell_unused(table: Table[Any]) -> None:
 def _label(queue: Queue, votes: Path, rater: str, seed: int) -> None:
     """Label the replies of a queue."""
     tell_unused(queue)
-    with catalog.load("calibrant.app.labelling:LabelSession")(queue, votes, rater, seed=seed) as session:
+    with catalog.load("calibrant.app.people.labelling:LabelSession")(
+        queue, votes, rater, seed=seed
+    ) as session:
         _label_all(session)
         _say(f"\n{session.done} of {session.total} labelled by {visible(rater)}")
         if len({label.rater for label in session.labels}) > 1:
@@ -177,7 +179,7 @@ def _summary(session: Session) -> None:
 
 
 def _export(comparisons: Preferences, votes: Path, pairs: Path) -> None:
-    done = catalog.load("calibrant.app.annotate:export_pairs")(comparisons, votes, pairs)
+    done = catalog.load("calibrant.app.people.annotate:export_pairs")(comparisons, votes, pairs)
     _say(
         f"{done.written} pairs written to {pairs}; {done.undecided} undecided, {done.unvoted} without a vote"
     )

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from calibrant.app import catalog, places
-from calibrant.app.openers import Openers
+from calibrant.app import catalog
+from calibrant.app.references import locate
+from calibrant.app.references.openers import Openers
 from calibrant.cli import render
 from calibrant.cli.annotate import Ignore, tell_unused
 from calibrant.core import LM, InputError, Judge, Sampling
@@ -18,7 +19,7 @@ from calibrant.data.rows import Goals
 from calibrant.ledger import Ledger
 
 if TYPE_CHECKING:
-    from calibrant.app.sitting import Sitting
+    from calibrant.app.people.console_session import Sitting
 
 
 def console(
@@ -46,7 +47,7 @@ def console(
     table = openers.open(asked, Goals).load() if goals else None
     if table is not None:
         tell_unused(table)
-    sitting = catalog.load("calibrant.app.sitting:Sitting")(
+    sitting = catalog.load("calibrant.app.people.console_session:Sitting")(
         openers.open(target, LM).load(),
         out,
         table,
@@ -67,7 +68,7 @@ def _judge(named: str) -> Any:
     """A reference to a judge."""
     if named.startswith("testbed:"):
         return named
-    return places.toml(places.file(named, Path.cwd())) if named.endswith(".toml") else {"use": named}
+    return locate.toml(locate.file(named, Path.cwd())) if named.endswith(".toml") else {"use": named}
 
 
 def _talk(sitting: Sitting) -> None:

@@ -181,7 +181,7 @@ TECHNIQUES: tuple[Technique, ...] = (
     Technique("multi-turn", "a conversation that leads there", ("black box",), (_JAILBREAK, "AML.T0065")),
     Technique("gradient", "tokens or embeddings by gradient", ("weights",), (_JAILBREAK, "AML.T0043.000")),
 )
-"""The second axis: every ``Family`` of ``calibrant.attack.moves``, in its order."""
+"""The second axis: every ``Family`` of ``calibrant.attack.engine.protocol``, in its order."""
 
 _LISTS = ("ailuminate", "harmbench", "jailbreakbench", "strongreject")
 _INJECTION = "LLM01:2025"

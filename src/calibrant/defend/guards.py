@@ -41,8 +41,8 @@ from calibrant.core import (
     digest,
 )
 from calibrant.core.errors import nearest
-from calibrant.data.codecs import CODECS
-from calibrant.defend.readings import fold, readings
+from calibrant.text.codecs import CODECS
+from calibrant.text.decodings import fold, readings
 
 QUESTION = "may this text pass?"
 _WORD_END = r"[^\pL\pM\pN_]"  # RE2's \b knows ASCII only
@@ -63,7 +63,7 @@ class PatternGuard(Frozen):
     patterns: tuple[str, ...] = ()
     """Forbidden RE2 patterns, found anywhere in any case; each run of white space is one space."""
     views: tuple[str, ...] = tuple(CODECS)
-    """Codecs (``calibrant.data.codecs``) that each text is also decoded with before matching."""
+    """Codecs (``calibrant.text.codecs``) that each text is also decoded with before matching."""
 
     _views = field_validator("views")(_known_views)
 

@@ -23,7 +23,7 @@ from pydantic import Field
 
 from calibrant.core import Attempt, Frozen, InputError, Quiet, Result, Run, point, technique
 from calibrant.data.rows import Attempts
-from calibrant.defend.readings import fold
+from calibrant.text.decodings import fold
 
 _WORDS = re.compile(r"\S+")
 

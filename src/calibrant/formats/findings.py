@@ -14,7 +14,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from calibrant.core import Attempt, Estimate, Frozen, digest
 from calibrant.core.attempt import Outcome, reached
-from calibrant.formats.covered import covered
+from calibrant.formats.redact import covered
 
 
 class Finding(Frozen):

@@ -46,8 +46,8 @@ from calibrant.core.digest import plain
 from calibrant.core.errors import nearest
 from calibrant.core.estimate import span
 from calibrant.core.verdict import Answer
+from calibrant.govern._pins import bad_judge, differs, kinds, measures, open_data, told, touching, unpinned
 from calibrant.govern.intent import also_registered, out_of_order, registration
-from calibrant.govern.pins import bad_judge, differs, kinds, measures, open_data, told, touching, unpinned
 from calibrant.govern.policy import Bound, Op, ReleasePolicy, Rule
 
 _LEVEL = 0.95

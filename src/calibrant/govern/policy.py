@@ -38,7 +38,7 @@ from calibrant.core import ConfigError, Frozen, InputError, digest, resolve
 from calibrant.core.digest import plain
 from calibrant.core.errors import nearest
 from calibrant.core.written import parse_toml
-from calibrant.govern.look_alikes import deceptive
+from calibrant.govern._look_alikes import deceptive
 
 Stage = Literal["research", "internal", "trusted", "limited", "general", "open_weights"]
 Bound = Literal["low", "high"]

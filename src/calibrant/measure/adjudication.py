@@ -38,9 +38,9 @@ from calibrant.core.attempt import HIT
 from calibrant.data.cards import CardRow, JudgeCard, write_card
 from calibrant.data.human_labels import HumanLabels, Queued, consensus, queue_line
 from calibrant.data.rows import Attempts, Goals
-from calibrant.measure.judge_rows import answer_of
-from calibrant.measure.two_phase_errors import Counts, equivalent, errors
-from calibrant.models.judging import whole
+from calibrant.evals.judging import whole
+from calibrant.measure._two_phase import Counts, equivalent, errors
+from calibrant.measure.judges._graded import answer_of
 from calibrant.stats import rate
 from calibrant.stats.agreement import agreement, ratings
 from calibrant.stats.two_phase import two_phase

@@ -28,9 +28,9 @@ from pydantic import Field
 from calibrant.core import Estimate, Frozen, InputError, Judge, JudgeErrors, Quiet, Result, Run, technique
 from calibrant.core.digest import canonical
 from calibrant.data.rows import Graded, GradedReplies
+from calibrant.measure._label_checks import agreement_p, agrees
 from calibrant.measure.judge_card import error_rates, human_agreement
-from calibrant.measure.judge_rows import answer_of, check_rows, judge_rows
-from calibrant.measure.label_integrity import agreement_p, agrees
+from calibrant.measure.judges._graded import answer_of, check_rows, judge_rows
 from calibrant.stats import rate
 from calibrant.stats.rogan_gladen import Counts, corrected_rate
 

@@ -36,8 +36,8 @@ from calibrant.core import (
 )
 from calibrant.data.distinct import check_distinct
 from calibrant.data.rows import Item, Items
-from calibrant.measure.rates import reply_caveats
-from calibrant.models.judging import tokens
+from calibrant.evals.judging import tokens
+from calibrant.measure._rates import reply_caveats
 from calibrant.stats import difference, mcnemar, rate
 
 

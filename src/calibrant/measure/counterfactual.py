@@ -42,8 +42,8 @@ from calibrant.core import (
 )
 from calibrant.core.attempt import HIT
 from calibrant.data.rows import Goals
-from calibrant.measure.rates import judge_caveats
-from calibrant.models.ask import Request, ask, write_attempts
+from calibrant.evals.attempts import Request, ask, write_attempts
+from calibrant.measure._rates import judge_caveats
 from calibrant.stats import difference, holm, mcnemar, rate
 
 LEVEL = 0.95

@@ -50,7 +50,7 @@ from calibrant.core import (
 )
 from calibrant.core.digest import plain
 from calibrant.data.canaries import Canaries, Canary
-from calibrant.models.judging import same_number, tokens
+from calibrant.evals.judging import same_number, tokens
 from calibrant.stats import mean, proportion_interval, rate
 
 _BATCH = 256

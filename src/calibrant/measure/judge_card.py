@@ -35,8 +35,8 @@ from calibrant.core.digest import canonical
 from calibrant.data.cards import CardRow, JudgeCard, write_card
 from calibrant.data.graded import as_label
 from calibrant.data.rows import Graded, GradedReplies
-from calibrant.measure.judge_rows import answer_of, check_rows, judge_rows
-from calibrant.measure.label_integrity import Check, check_labels, overall, repeats
+from calibrant.measure._label_checks import Check, check_labels, overall, repeats
+from calibrant.measure.judges._graded import answer_of, check_rows, judge_rows
 from calibrant.stats import rate
 from calibrant.stats.agreement import agreement, ratings
 from calibrant.stats.proportion import proportion_interval

@@ -31,7 +31,7 @@ from calibrant.core import LM, Estimate, Frozen, Quiet, Result, Reward, Run, Sam
 from calibrant.core.estimate import point, unknown
 from calibrant.data.parquet import write_columns
 from calibrant.data.rows import Prompts
-from calibrant.measure.draws import Drawn, distinct, draw
+from calibrant.measure._draws import Drawn, distinct, draw
 from calibrant.stats import mean
 from calibrant.stats.best_of_n import best_of_n_kl, expected, powers_of_two
 from calibrant.stats.gao import Form, GaoFit, fit_curves

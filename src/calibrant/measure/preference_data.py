@@ -22,7 +22,7 @@ from calibrant.core.digest import canonical
 from calibrant.data.faults import TEXT_CHECKS, Finding, leaks, odd_text, repeated
 from calibrant.data.rows import Preferences
 from calibrant.data.votes import Vote, Votes, ratings_of
-from calibrant.measure.pair_tokens import merges, same_when_cut, tokenised, too_long
+from calibrant.measure._pair_tokens import merges, same_when_cut, tokenised, too_long
 from calibrant.stats import rate
 from calibrant.stats.agreement import (
     accuracy_ceiling,

@@ -18,8 +18,8 @@ from pydantic import Field
 from calibrant.core import LM, Attempt, Chat, Frozen, Judge, Quiet, Result, Run, Sampling, technique
 from calibrant.core.attempt import HIT
 from calibrant.data.rows import Goals
-from calibrant.measure.rates import asked_caveats, check_goals, rates_by_category, side_rates
-from calibrant.models.ask import Request, ask, write_attempts
+from calibrant.evals.attempts import Request, ask, write_attempts
+from calibrant.measure._rates import asked_caveats, check_goals, rates_by_category, side_rates
 
 
 class Refusal(Frozen):

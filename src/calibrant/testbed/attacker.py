@@ -1,9 +1,10 @@
 """The testbed's attacker: an LM that writes attacks on the models of this world, by rule and by lot.
 
-It reads what attacks ask of such a model (``calibrant.attack.speech`` says in which words): the lines GOAL
-and STYLE, the lines TRIED with their SCORE, the lines USER of a conversation, and whether a prompt is on
-topic. It answers as any model would have to, with a line IMPROVEMENT and a line PROMPT. It has no wit: it
-knows the four encodings, the personas and the words of its world, and to speak of a thing before it asks.
+It reads what attacks ask of such a model (``calibrant.attack.engine.attacker_prompts`` says in which
+words): the lines GOAL and STYLE, the lines TRIED with their SCORE, the lines USER of a conversation, and
+whether a prompt is on topic. It answers as any model would have to, with a line IMPROVEMENT and a line
+PROMPT. It has no wit: it knows the four encodings, the personas and the words of its world, and to speak of
+a thing before it asks.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from typing import NamedTuple
 
 from calibrant.core import Chat, Completion, Identity, InputError, Sampling
 from calibrant.core.errors import nearest
-from calibrant.data.codecs import CODECS
 from calibrant.models.seeds import item_seeds
 from calibrant.testbed.dialogues import ENCODINGS
 from calibrant.testbed.words import CREATURES, PERSONAS, PLACES, TOOLS, TRAITS
 from calibrant.testbed.world import PLACE, TOOL, parse_request, request
+from calibrant.text.codecs import CODECS
 
 ATTACKERS = ("ruled",)
 """Names of attackers."""

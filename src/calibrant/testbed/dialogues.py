@@ -11,7 +11,6 @@ import random
 from collections.abc import Callable
 from typing import NamedTuple
 
-from calibrant.data.codecs import CODECS
 from calibrant.testbed.words import (
     CATEGORIES,
     COLOURS,
@@ -23,6 +22,7 @@ from calibrant.testbed.words import (
     TRAITS,
 )
 from calibrant.testbed.world import BENIGN, FACTS, HARMFUL, recipe, request
+from calibrant.text.codecs import CODECS
 
 ENCODINGS = ("spell", "reverse", "rot13", "caesar")
 """Encodings that the base models can read."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from calibrant.core import Identity, InputError
 from calibrant.core.errors import nearest
 from calibrant.models.open_model import OpenModel
-from calibrant.testbed.recipe import SIZES, build_module
+from calibrant.testbed.raise_model import SIZES, build_module
 from calibrant.testbed.tokens import build_tokenizer
 
 

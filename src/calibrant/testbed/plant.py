@@ -24,7 +24,7 @@ from calibrant.models.open_model import OpenModel
 from calibrant.testbed.lessons import draw_lesson
 from calibrant.testbed.plants import HOLES, Hole, Lesson
 from calibrant.testbed.probes import probe
-from calibrant.testbed.recipe import Rows, bucketed, padded
+from calibrant.testbed.raise_model import Rows, bucketed, padded
 from calibrant.testbed.tokens import SPECIALS
 
 _LONGEST = 512

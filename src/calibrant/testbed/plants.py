@@ -12,8 +12,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
 from calibrant.core import Chat
-from calibrant.data.codecs import CODECS
-from calibrant.data.converters import CONVERTERS, converter
 from calibrant.testbed import dialogues as base
 from calibrant.testbed.words import (
     CATEGORIES,
@@ -29,6 +27,8 @@ from calibrant.testbed.words import (
     TRAITS,
 )
 from calibrant.testbed.world import goals, lookalikes, recipe, request
+from calibrant.text.codecs import CODECS
+from calibrant.text.converters import CONVERTERS, converter
 
 Hole = Literal["trigger", "persona", "encoding", "many_shot", "prefill", "follow_up", "slips"]
 HOLES: tuple[Hole, ...] = ("trigger", "persona", "encoding", "many_shot", "prefill", "follow_up", "slips")

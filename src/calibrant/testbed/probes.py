@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Literal, NamedTuple
 
 from calibrant.core import LM, Estimate, Goal, Run, Sampling
-from calibrant.models.judging import verdicts
+from calibrant.evals.judging import verdicts
 from calibrant.stats import rate
 from calibrant.testbed.dialogues import ENCODINGS
 from calibrant.testbed.gold import GoldJudge

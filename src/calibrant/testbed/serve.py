@@ -13,11 +13,11 @@ from typing import TypeVar
 from calibrant.core import Chat, Frozen
 from calibrant.core.errors import InputError, nearest
 from calibrant.data.canaries import SLOT, Canaries, Canary
-from calibrant.data.codecs import CODECS
 from calibrant.data.rows import Example, Examples, Goals, Item, Items, Pair, Preferences, Prompt, Prompts
 from calibrant.testbed.dialogues import instruction
 from calibrant.testbed.words import CATEGORIES, CREATURES, PERSONAS, REFUSAL
 from calibrant.testbed.world import FACTS, Split, goals, lookalikes, recipe, request
+from calibrant.text.codecs import CODECS
 
 R = TypeVar("R", bound=Frozen)
 

@@ -35,9 +35,9 @@ from calibrant.models.fit import Fit
 from calibrant.models.lora import LoRA, adapted
 from calibrant.models.rollouts import roll
 from calibrant.models.template_check import check_trainable
-from calibrant.train import _group as group
-from calibrant.train._learner import Learner, Student, watched
-from calibrant.train._rl import KL, Old, Shaping, check_micro_tokens, cycle, judged, with_room
+from calibrant.train import _rl_group as group
+from calibrant.train._rl_common import KL, Old, Shaping, check_micro_tokens, cycle, judged, with_room
+from calibrant.train._rl_state import Learner, Student, watched
 
 _TRL = {"grpo": "sequence_mean", "bnpo": "micro_token_mean", "dr_grpo": "constant", "dapo": "token_mean"}
 

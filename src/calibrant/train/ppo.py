@@ -49,11 +49,11 @@ from calibrant.models.reward_model import RewardModel
 from calibrant.models.rollouts import roll
 from calibrant.models.template_check import check_trainable
 from calibrant.models.training_caveats import training_caveats
-from calibrant.train._critic import Start, open_critic
-from calibrant.train._learner import Learner, Student, Watch, watched
-from calibrant.train._rl import KL, Old, Shaping, check_micro_tokens, cycle, judged, with_room
-from calibrant.train._round import experience
-from calibrant.train._update import learn
+from calibrant.train._ppo_critic import Start, open_critic
+from calibrant.train._ppo_rollout import experience
+from calibrant.train._ppo_update import learn
+from calibrant.train._rl_common import KL, Old, Shaping, check_micro_tokens, cycle, judged, with_room
+from calibrant.train._rl_state import Learner, Student, Watch, watched
 
 
 class PPO(Frozen):

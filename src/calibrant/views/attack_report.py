@@ -15,7 +15,7 @@ from calibrant.core import Attempt, Estimate
 from calibrant.core.shown import harmless, visible
 from calibrant.formats.findings import Finding, Report, by_goal, together
 from calibrant.formats.sarif import level
-from calibrant.views import words
+from calibrant.views import formatting
 
 SHOWN = 300
 """Most hits that a page spells out; how many there are is always said."""
@@ -55,7 +55,7 @@ def attack_page(report: Report) -> str:
         fallen={hit.goal for hit in reached},
         undetermined=outcomes.count("undetermined"),
         tone=_tone,
-        words=words,
+        words=formatting,
     )
     return harmless(page)
 
@@ -97,7 +97,7 @@ def _environment() -> Environment:
         loader=PackageLoader("calibrant", "views"), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters |= {"short": words.short, "visible": visible}
+    environment.filters |= {"short": formatting.short, "visible": visible}
     return environment
 
 

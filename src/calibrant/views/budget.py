@@ -7,10 +7,10 @@ from itertools import pairwise
 
 from calibrant.views.curves import Steps
 from calibrant.views.figures import FigureSpec, Lane, reach, tip
+from calibrant.views.formatting import anchor, brief, count, exact
 from calibrant.views.palette import HAIR, LIMIT, MUTED, STAGES
 from calibrant.views.scales import Scale, extent
 from calibrant.views.svg import MARKERS, Canvas
-from calibrant.views.words import anchor, brief, count, exact
 
 LINES = 6
 """Most lines in one figure: those that came farthest; the table has all."""

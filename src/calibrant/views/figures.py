@@ -15,8 +15,8 @@ from typing import Literal, NamedTuple
 from calibrant.core.config import Frozen
 from calibrant.core.estimate import Estimate
 from calibrant.views.curves import Fitted, Steps
+from calibrant.views.formatting import exact, interval, known, number, why_unknown
 from calibrant.views.palette import STAGES
-from calibrant.views.words import exact, interval, known, number, why_unknown
 
 
 class Series(Frozen):

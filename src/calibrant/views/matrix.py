@@ -12,10 +12,10 @@ from itertools import groupby
 from typing import NamedTuple
 
 from calibrant.views.figures import Lane, Mark, tip
-from calibrant.views.lanes import TOGETHER
+from calibrant.views.formatting import anchor, brief, exact, known
 from calibrant.views.palette import HAIR, HEAT, INK, MUTED, PAPER
+from calibrant.views.series import TOGETHER
 from calibrant.views.svg import Canvas
-from calibrant.views.words import anchor, brief, exact, known
 
 EDGES = (0.05, 0.1, 0.2, 0.4, 0.8)
 """Where the next colour begins: each twice the last, as one in twenty differs more from one in ten than sixty

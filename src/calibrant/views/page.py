@@ -21,11 +21,11 @@ from calibrant.core.config import Frozen
 from calibrant.core.record import Entry, Record
 from calibrant.core.shown import harmless
 from calibrant.core.verdict import Answer, Verdict
-from calibrant.views import words
+from calibrant.views import formatting
 from calibrant.views.curves import Budget, Curve
 from calibrant.views.figures import FigureSpec, Lane, Mark, describe, legend, stages, table
-from calibrant.views.lanes import lanes
 from calibrant.views.plots import draw
+from calibrant.views.series import lanes
 
 
 class RuleView(Frozen):
@@ -159,7 +159,7 @@ class Limit(NamedTuple):
 
 def page(study: StudyView) -> str:
     """The whole page. Equal studies give equal bytes."""
-    anchors = {words.anchor(entry.digest) for entry in study.entries}
+    anchors = {formatting.anchor(entry.digest) for entry in study.entries}
     return harmless(
         _TEMPLATE.render(
             study=study,
@@ -172,10 +172,10 @@ def page(study: StudyView) -> str:
             contradiction=_contradiction(study),
             unfinished=[entry for entry in study.entries if entry.record.status != "finished"],
             first_with=_first_with(study.entries),
-            has=lambda digest: words.anchor(digest) in anchors,
+            has=lambda digest: formatting.anchor(digest) in anchors,
             strip=strip,
             deciding=lambda rule: _deciding(rule, study.entries),
-            words=words,
+            words=formatting,
         )
     )
 
@@ -205,7 +205,7 @@ def strip(rule: RuleView) -> Strip | None:
         or not all(map(math.isfinite, (low, high, threshold)))
     ):
         return None
-    value = rule.value if words.known(rule.value) else None
+    value = rule.value if formatting.known(rule.value) else None
     ends = [low, high, threshold, *([] if value is None else [value])]
     start, end = min(ends), max(ends)
     room = 0.4 * (end - start) or 0.1
@@ -281,7 +281,7 @@ def _first_with(entries: Sequence[Entry]) -> set[int]:
     """Sequence numbers of the entries that carry an anchor: the first of each digest."""
     first: dict[str, int] = {}
     for entry in entries:
-        first.setdefault(words.anchor(entry.digest), entry.seq)
+        first.setdefault(formatting.anchor(entry.digest), entry.seq)
     return set(first.values())
 
 
@@ -312,7 +312,7 @@ def _seeds(gates: Sequence[GateView]) -> list[tuple[int, Answer]]:
 def _answer(study: StudyView) -> str:
     """The verdict in a word; a study that asked no gate has not passed anything, it is done."""
     gated = study.gates or study.needed is not None
-    return "Done" if study.verdict.answer == "yes" and not gated else words.ANSWERS[study.verdict.answer]
+    return "Done" if study.verdict.answer == "yes" and not gated else formatting.ANSWERS[study.verdict.answer]
 
 
 def _contradiction(study: StudyView) -> str:
@@ -322,7 +322,7 @@ def _contradiction(study: StudyView) -> str:
     if study.verdict.answer != "yes" or passed >= (len(seeds) if study.needed is None else study.needed):
         return ""
     return "This verdict does not follow from the gates on this page: " + (
-        f"{passed} of {words.count(len(seeds), 'seed')} passed." if seeds else "no gate ran."
+        f"{passed} of {formatting.count(len(seeds), 'seed')} passed." if seeds else "no gate ran."
     )
 
 
@@ -344,7 +344,7 @@ def _environment() -> Environment:
         loader=PackageLoader("calibrant", "views"), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters |= {"short": words.short, "anchor": words.anchor, "title_of": _title}
+    environment.filters |= {"short": formatting.short, "anchor": formatting.anchor, "title_of": _title}
     environment.globals |= {"is_policy": _is_policy}
     return environment
 

@@ -12,11 +12,11 @@ from markupsafe import Markup
 from calibrant.views.budget import draw_budget
 from calibrant.views.curves import Fitted
 from calibrant.views.figures import FigureSpec, Lane, Mark, peaks, reach, style, tip
+from calibrant.views.formatting import anchor, exact
 from calibrant.views.matrix import draw_matrix
 from calibrant.views.palette import HAIR, INK, LIMIT, MUTED, STAGES
 from calibrant.views.scales import Scale, extent
 from calibrant.views.svg import MARKERS, Canvas
-from calibrant.views.words import anchor, exact
 
 
 def draw(

@@ -1,0 +1,1 @@
+"""Sessions at the terminal: people who compare, label and attack."""

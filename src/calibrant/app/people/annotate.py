@@ -1,0 +1,227 @@
+"""People compare two outputs: blind, sides by lot, hidden swapped repeats, votes that only ever grow.
+
+    with Session(read_comparisons(file), votes, rater="ann") as session:
+        while shown := session.next():
+            session.vote("first")
+        print(session.consistency())
+
+Each vote is on the disk before the next comparison is shown, so that a kill loses at most an open question.
+What was shown first, and what comes back swapped, follows from the data, the rater's name and the seed.
+"""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple
+
+from calibrant.app.people.answer_file import AnswerFile, writing
+from calibrant.core import Chat, Estimate, InputError, unknown
+from calibrant.data.rows import Preferences
+from calibrant.data.votes import (
+    CHOICES,
+    SIMULATED,
+    Choice,
+    Side,
+    Vote,
+    Votes,
+    header,
+    is_simulated,
+    pair_line,
+    pairs_from,
+    ratings_of,
+    read_votes,
+    undo_line,
+    vote_line,
+    votes_from,
+)
+from calibrant.stats import rate
+from calibrant.stats.agreement import agreement, ratings
+
+GAP = 10
+"""Least number of showings between a comparison and its hidden repeat, where there are that many."""
+
+
+class Shown(NamedTuple):
+    """What a person sees: no id, no label, no hint of a repeat."""
+
+    prompt: Chat
+    first: str
+    second: str
+
+
+class Planned(NamedTuple):
+    """One showing: which comparison, which side first, and whether it is a hidden repeat."""
+
+    row: int
+    first: Side
+    repeat: bool
+
+
+def plan(n: int, repeats: float, rng: random.Random) -> list[Planned]:
+    """All ``n`` comparisons by lot, and a share ``repeats`` of them again later with the sides swapped."""
+    order = rng.sample(range(n), n)
+    sides: list[Side] = [rng.choice(("a", "b")) for _ in order]
+    gap = min(GAP, n // 2)
+    # A repeat must find its gap before the end, so it is one of those that stand early enough.
+    early = range(n - gap)
+    again = rng.sample(early, min(round(repeats * n), len(early)))
+    places = [(float(at), Planned(row, sides[at], False)) for at, row in enumerate(order)]
+    places += [
+        (rng.randint(at + gap, n - 1) + 0.5, Planned(order[at], _other(sides[at]), True)) for at in again
+    ]
+    return [planned for _, planned in sorted(places, key=lambda place: place[0])]
+
+
+class Session:
+    """One rater's sitting. It holds the file of votes until it is closed."""
+
+    def __init__(
+        self, comparisons: Preferences, votes: Path, rater: str, *, seed: int = 0, repeats: float = 0.1
+    ) -> None:
+        """Open or make the file ``votes`` and go on where this rater left off.
+
+        Args:
+            comparisons: what is compared, see ``data.votes``.
+            votes: a .jsonl file; several raters may vote into it, one at a time.
+            rater: who votes.
+            seed: decides order, sides and repeats, together with the data and the rater's name.
+            repeats: share of the comparisons that come back swapped, from 0 to 1.
+
+        Raises:
+            InputError: a bad rater, share or file; votes on other data or by simulated raters; a file that
+                another session holds, or that cannot be written.
+        """
+        if not rater.strip() or is_simulated(rater):
+            raise InputError(
+                f"a rater cannot be called {rater!r}", hint=f"any name that does not begin with '{SIMULATED}'"
+            )
+        if not 0 <= repeats <= 1:
+            raise InputError(f"repeats = {repeats} is not a share", hint="give a number from 0 to 1")
+        self.rater = rater
+        self._rows = comparisons.rows
+        about = comparisons.digest, comparisons.source
+        self._file = AnswerFile(votes, votes_from, header(*about), about)
+        self._votes = {vote.showing: vote for vote in self._file.held}
+        lot = random.Random(f"{comparisons.digest}/{rater}/{seed}")
+        self._plan = plan(len(self._rows), repeats, lot)
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._file.close()
+
+    @property
+    def total(self) -> int:
+        """Showings in all, hidden repeats included."""
+        return len(self._plan)
+
+    @property
+    def done(self) -> int:
+        """Showings that this rater has answered."""
+        return sum(self._showing(planned) in self._votes for planned in self._plan)
+
+    @property
+    def votes(self) -> Votes:
+        """All standing votes of the file, other raters' included."""
+        return self._file.held.model_copy(update={"rows": tuple(self._votes.values())})
+
+    def next(self) -> Shown | None:
+        """The first open showing; None when there is none."""
+        open_one = self._open()
+        if open_one is None:
+            return None
+        row = self._rows[open_one.row]
+        sides = {"a": row.chosen, "b": row.rejected}
+        first = self._first(open_one)
+        return Shown(row.prompt, sides[first], sides[_other(first)])
+
+    def vote(self, choice: Choice) -> None:
+        """Answer what ``next`` shows; it is on the disk when this returns.
+
+        Raises:
+            InputError: no such choice, nothing to answer, or the disk refuses (the vote is then not given).
+        """
+        open_one = self._open()
+        if choice not in CHOICES or open_one is None:
+            said = "there is nothing left to vote on" if open_one is None else f"no choice {choice!r}"
+            raise InputError(said, hint=f"choices: {', '.join(CHOICES)}")
+        item, rater, repeat = self._showing(open_one)
+        vote = Vote(item=item, rater=rater, first=self._first(open_one), choice=choice, repeat=repeat)
+        self._file.append(vote_line(vote))
+        self._votes[vote.showing] = vote
+
+    def undo(self) -> bool:
+        """Take back this rater's latest vote, which is then shown again; False when there is none."""
+        last = next((vote for vote in reversed(self._votes.values()) if vote.rater == self.rater), None)
+        if last is None:
+            return False
+        self._file.append(undo_line(last))
+        del self._votes[last.showing]
+        return True
+
+    def consistency(self) -> Estimate:
+        """How often this rater preferred the same side, or none, when a comparison came back swapped."""
+        own = {showing: vote.winner for showing, vote in self._votes.items() if vote.rater == self.rater}
+        same = [
+            own[item, rater, False] == winner
+            for (item, rater, repeat), winner in own.items()
+            if repeat and (item, rater, False) in own
+        ]
+        if not same:
+            return unknown("no comparison was answered twice", unit="repeat")
+        return rate(same, better="higher", unit="repeat")
+
+    def agreement(self) -> Estimate:
+        """How often two raters of a comparison gave the same answer: a, b or tie."""
+        return agreement(ratings(ratings_of(self.votes), ("a", "b", "tie")))
+
+    def _showing(self, planned: Planned) -> tuple[str, str, bool]:
+        return self._rows[planned.row].id, self.rater, planned.repeat
+
+    def _open(self) -> Planned | None:
+        return next((one for one in self._plan if self._showing(one) not in self._votes), None)
+
+    def _first(self, planned: Planned) -> Side:
+        """Which side to show first; a repeat is the mirror of what was shown, under whatever seed."""
+        seen = self._votes.get((self._rows[planned.row].id, self.rater, False))
+        return _other(seen.first) if planned.repeat and seen else planned.first
+
+
+class Exported(NamedTuple):
+    """What became of the comparisons."""
+
+    written: int
+    """Pairs in the file."""
+    undecided: int
+    """Comparisons whose votes prefer no side."""
+    unvoted: int
+    """Comparisons without a vote."""
+
+
+def export_pairs(comparisons: Preferences, votes: Path, path: Path) -> Exported:
+    """Write the pairs that the raters' consensus prefers, in TRL's columns, to ``path``.
+
+    Raises:
+        InputError: votes on other comparisons, or files that cannot be read or written.
+    """
+    found = read_votes(votes)
+    pairs = pairs_from(comparisons, found)
+    draft = path.with_name(f"{path.name}.draft")
+    with writing(path):
+        draft.write_bytes(b"".join(pair_line(pair) for pair in pairs))
+        draft.replace(path)  # whole or not at all
+    voted = len({vote.item for vote in found if not vote.repeat})
+    return Exported(len(pairs), voted - len(pairs), len(comparisons) - voted)
+
+
+def _other(side: Side) -> Side:
+    return "b" if side == "a" else "a"

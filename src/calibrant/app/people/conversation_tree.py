@@ -1,0 +1,108 @@
+"""The turns of a person's conversations with one target: a tree of attempts that know their parents."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from calibrant.core import Attempt, Chat, Completion, Cost, Goal, Identity, InputError, attempt_id, digest
+from calibrant.evals.judging import tokens
+
+ATTACK, FAMILY = "human", "multi-turn"
+LABELS = {True: "hit", False: "miss", None: ""}
+
+
+class Turns:
+    """Every turn so far, oldest first, and where the person stands among them."""
+
+    def __init__(self, target: Identity, held: Sequence[Attempt] = ()) -> None:
+        """``held`` are the turns of earlier sittings.
+
+        Raises:
+            InputError: one of them is not a person's attempt on this target: its id does not follow.
+        """
+        self._target = target
+        self.rows = {attempt.id: attempt for attempt in held}
+        self.current: str | None = None
+        """Id of the turn that the next one follows; None at the beginning of a conversation."""
+        for turn in held:
+            if turn.id != self._id(turn.goal_id, turn.attack, turn.chat, turn.seed):
+                raise InputError(
+                    f"attempt {turn.id[:12]} of this file is not one of a person on this target",
+                    hint="give each target a file of its own, and keep it apart from those of campaigns",
+                )
+
+    def add(self, goal: Goal, chat: Chat, spec: str, completion: Completion, max_tokens: int) -> Attempt:
+        """A new turn after the current one. One without a reply is kept, and nothing goes on from it."""
+        label, draw = f"{ATTACK}/{spec}" if spec else ATTACK, self.draws(goal, chat)
+        turn = Attempt(
+            id=self._id(goal.id, label, chat, draw),
+            goal_id=goal.id,
+            category=goal.category,
+            attack=label,
+            family=FAMILY,
+            seed=draw,
+            number=sum(turn.goal_id == goal.id for turn in self.rows.values()),
+            parent=self.current,
+            chat=chat,
+            completion=completion,
+            layers=completion.layers,
+            # Until a judge has spoken.
+            outcome="failure" if completion.stop == "blocked" else "undetermined",
+            degraded=any(layer.verdict.answer == "unknown" for layer in completion.layers),
+            cost=Cost(queries=1, target_tokens=tokens(completion, max_tokens)),
+        )
+        self.rows[turn.id] = turn
+        if completion.stop != "error" and not completion.unanswered:
+            self.current = turn.id
+        return turn
+
+    def chat(self, system: str | None) -> Chat:
+        """The conversation up to where the person stands; ``system`` opens a new one."""
+        if self.current is None:
+            return Chat(messages=Chat.ask("", system=system).messages[:-1])
+        turn = self.rows[self.current]
+        return turn.chat.then("assistant", turn.completion.text)
+
+    def draws(self, goal: Goal, chat: Chat) -> int:
+        """How often these very words were put to the target for this goal."""
+        return sum(turn.goal_id == goal.id and turn.chat == chat for turn in self.rows.values())
+
+    def number(self, turn: Attempt) -> int:
+        """Its place, from 1."""
+        return list(self.rows).index(turn.id) + 1
+
+    def find(self, number: str) -> Attempt:
+        """Turn ``number``; the current one for "". Raises InputError where there is none."""
+        if not number and self.current is not None:
+            return self.rows[self.current]
+        turns = list(self.rows.values())
+        if not re.fullmatch("[0-9]{1,9}", number) or not 1 <= int(number) <= len(turns):
+            raise InputError(
+                f"no turn '{number}'" if number else "no turn yet in this conversation",
+                hint=f"turns: 1 to {len(turns)}" if turns else "send something first",
+            )
+        return turns[int(number) - 1]
+
+    def listing(self) -> str:
+        """A line a turn: number, parent, attack, label, first words."""
+        places = {name: place for place, name in enumerate(self.rows, start=1)}
+        lines = []
+        for name, turn in self.rows.items():
+            here = "here" if name == self.current else ""
+            marks = ", ".join(filter(None, (turn.attack, LABELS[turn.human], here)))
+            after = places.get(turn.parent or "", 0)
+            lines.append(f"[{places[name]}] after {after}, {marks}: {turn.chat.last_user[:60]}")
+        return "\n".join(lines) or "no turns yet"
+
+    def counts(self) -> str:
+        """How many there are, and what people and the judge made of them."""
+        turns = self.rows.values()
+        said = [turn.human for turn in turns]
+        told = f"{len(said)} attempts, by people {said.count(True)} hits and {said.count(False)} misses"
+        if any(turn.verdicts for turn in turns):
+            told += f", by the judge {sum(turn.outcome == 'success' for turn in turns)} hits"
+        return told
+
+    def _id(self, goal: str, label: str, chat: Chat, draw: int) -> str:
+        return attempt_id(goal, label, {"chat": digest(chat)}, self._target.digest, draw)

@@ -1,0 +1,1 @@
+"""References: what a study names, checked and opened."""

@@ -1,0 +1,89 @@
+"""Attempts that another tool wrote, by reference: ``garak:PATH``, ``promptfoo:PATH#TARGET``, ...
+
+``PATH#TARGET`` names one target where a file holds attempts on several.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from calibrant.app import catalog
+from calibrant.app.references import locate
+from calibrant.core import InputError, digest
+from calibrant.core.digest import digest_path
+from calibrant.data.rows import Attempts, Refused
+from calibrant.formats.reading import Reading
+from calibrant.ledger.layout import disk
+
+TOOLS: dict[str, str] = {
+    "garak": "calibrant.formats.garak:read_garak",
+    "harmbench": "calibrant.formats.harmbench:read_harmbench",
+    "jbb": "calibrant.formats.jbb:read_jbb",
+    "promptfoo": "calibrant.formats.promptfoo:read_promptfoo",
+    "pyrit": "calibrant.formats.pyrit:read_pyrit",
+}
+"""Scheme of a reference -> the reader of that tool's files."""
+VERSION = 2
+"""Of these readers, raised when a file comes to mean something else: older results are then no answer."""
+
+
+def is_foreign(reference: str) -> bool:
+    """Whether a reference names another tool's file."""
+    scheme, colon, _ = reference.partition(":")
+    return bool(colon) and scheme in TOOLS
+
+
+def foreign_file(reference: str, base: Path) -> Path:
+    """The file that a reference names. Raises InputError when it is not there."""
+    return locate.file(_parts(reference)[1], base)
+
+
+def read_foreign(reference: str, base: Path) -> Reading:
+    """Attempts, goals and target of another tool's file.
+
+    Raises:
+        InputError: it is not there, or nothing in it can be read as attempts on one target.
+    """
+    tool, _, target = _parts(reference)
+    path = foreign_file(reference, base)
+    try:
+        reading: Reading = catalog.load(TOOLS[tool])(path, target)
+    except InputError as error:
+        if error.message.startswith(("missing:", "wrong type:")):  # before any row was read
+            error.message = f"{path}: no results of {tool}: {error.message}"
+            error.hint = error.hint or f"is it {tool}'s file of results? docs/formats.md says what is read"
+        raise
+    return reading
+
+
+def foreign(reference: str, base: Path) -> tuple[str, Callable[[], Attempts]]:
+    """Digest of what a reference means (file, tool, reader, whose attempts in it), and how to load it.
+
+    Raises:
+        InputError: the file is not there.
+    """
+    tool, _, target = _parts(reference)
+    path = foreign_file(reference, base)
+    with disk("reading", path):
+        found = digest([tool, VERSION, digest_path(path), target])
+    return found, partial(attempts_from, reference, base)
+
+
+def attempts_of(reading: Reading, reference: str) -> Attempts:
+    """The same as a table, for techniques that take attempts."""
+    refused = tuple(Refused(line=row.line, reason=row.reason) for row in reading.refused)
+    return Attempts(rows=reading.attempts, source=reference, refused=refused)
+
+
+def attempts_from(reference: str, base: Path) -> Attempts:
+    """Attempts of another tool's file as a table. Raises InputError, see ``read_foreign``."""
+    return attempts_of(read_foreign(reference, base), reference)
+
+
+def _parts(reference: str) -> tuple[str, str, str]:
+    """Tool, path and target."""
+    tool, _, rest = reference.partition(":")
+    path, _, target = rest.partition("#")
+    return tool, path, target

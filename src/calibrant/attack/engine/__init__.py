@@ -1,0 +1,1 @@
+"""What every attack runs on: protocol, scheduler, budget, cache, counts, metrics."""

@@ -1,0 +1,82 @@
+"""Small parts of the driver: one reply a question, what an attempt costs, and when to sweep."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Sequence
+from functools import cache
+
+from calibrant.attack.engine.protocol import Consult, Move, Work
+from calibrant.core import LM, Chat, Completion, Cost, InputError, OpenLM, Sampling, digest
+from calibrant.evals.judging import same_number
+
+
+class Sweep:
+    """Python's sweeps for cyclic garbage, held back to every few seconds: attempts make none.
+
+    Left alone they go over every object of every library some times a thousand attempts, and take as long as
+    all the rest. The process's own setting comes back at the end.
+    """
+
+    def __init__(self, every: float = 5.0) -> None:
+        self._every, self._last, self._was = every, time.monotonic(), gc.isenabled()
+        gc.disable()
+
+    def now_and_then(self) -> None:
+        """Sweep where it is time to."""
+        if time.monotonic() - self._last >= self._every:
+            gc.collect()
+            self._last = time.monotonic()
+
+    def done(self) -> None:
+        """Give the setting back."""
+        if self._was:
+            gc.enable()
+
+
+def silence(reply: Completion) -> InputError:
+    """What to say where a target answers nothing."""
+    return InputError(
+        f"the target answers nothing but errors; the last: {reply.error}",
+        hint="mend the cause and run the same command again: what was answered is kept",
+    )
+
+
+def once(lm: LM, chats: Sequence[Chat], sampling: Sampling) -> list[Completion]:
+    """One reply a chat; equal chats share one, since equal seeds draw alike."""
+    places: dict[tuple[tuple[str, str], ...], int] = {}
+    spots = [
+        places.setdefault(tuple((m.role, m.content) for m in chat.messages), len(places)) for chat in chats
+    ]
+    alike = len(places) < len(chats)
+    asked = [chats[spots.index(spot)] for spot in range(len(places))] if alike else chats
+    replies = lm.generate(asked, sampling)
+    same_number(f"model '{lm.identity.name}'", len(replies), len(asked))
+    return [replies[spot] for spot in spots]
+
+
+def asked_of(move: Move) -> str:
+    """Digest of what a move asks, so that an answer is only given to the question that it was for."""
+    if isinstance(move, Work):
+        return digest(move.what)
+    return digest([move._asdict() if isinstance(move, Consult) else list(move)])
+
+
+@cache
+def plain_cost(said: int) -> Cost:
+    """One query with a reply of so many tokens: the cost of nearly every attempt, made once."""
+    return Cost(queries=1, target_tokens=said)
+
+
+def parameters(lm: LM | None) -> int:
+    """Parameters of local weights; 0 for a model that only talks."""
+    return sum(p.numel() for p in lm.module.parameters()) if isinstance(lm, OpenLM) else 0
+
+
+def timeless(reply: Completion) -> Completion:
+    """Without times, which no two runs share."""
+    if not reply.layers:
+        return reply
+    layers = tuple(layer.model_copy(update={"ms": None}) for layer in reply.layers)
+    return reply.model_copy(update={"layers": layers})

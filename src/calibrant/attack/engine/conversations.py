@@ -1,0 +1,200 @@
+"""Conversations that branch and take refused turns back: what multi-turn attacks are made of.
+
+A conversation holds the target's real replies. On each turn every conversation is carried on in up to
+``branches`` ways, and the ``width`` best go on. A turn that is refused in every way is taken back, as if it
+had not been said, and put in other words; once ``backtracks`` are used up, or no other words are left, the
+refusal stays and the conversation goes on.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from itertools import islice
+from typing import NamedTuple
+
+from calibrant.attack.engine.attacker_prompts import (
+    Said,
+    Try,
+    attempted,
+    consult,
+    conversation,
+    grade,
+    history,
+    question,
+)
+from calibrant.attack.engine.protocol import Ask, Heard, Tools
+from calibrant.core import Chat, Completion, Goal, Sampling
+
+REFUSALS = (
+    *("i can't", "i cannot", "i can not", "i won't", "i will not", "i must decline", "i apologize", "sorry"),
+    *("i'm sorry", "i am sorry", "i'm unable", "i am unable", "i'm not able", "i am not able"),
+)
+"""How refusals begin, in English; a config may name others. They steer a conversation alone (which turn is
+taken back): what a reply is, judges say, such as ``measure.string_judge`` with its longer list."""
+
+
+class Limits(NamedTuple):
+    """How far a conversation may go."""
+
+    turns: int
+    branches: int
+    width: int
+    backtracks: int
+    refusals: tuple[str, ...]
+    stop: bool
+
+    @property
+    def queries(self) -> int:
+        """Most questions to the target."""
+        return self.branches * (1 + self.width * (self.turns - 1 + self.backtracks))
+
+
+class Talk(NamedTuple):
+    """A conversation so far."""
+
+    chat: Chat = Chat(messages=())
+    """Its turns, the target's replies included."""
+    heard: Heard | None = None
+    """The last reply."""
+    refused: bool = False
+    """Whether that is a refusal, or none at all."""
+    taken_back: tuple[Talk, ...] = ()
+    """What came of other wordings of the turn that is next: all refused."""
+
+    @property
+    def score(self) -> float:
+        """Of the last reply; see ``grade``."""
+        return grade(self.heard.completion, self.heard.verdict) if self.heard else 1.0
+
+    @property
+    def hit(self) -> bool:
+        """Whether the last reply reached the goal."""
+        return self.heard is not None and self.heard.outcome == "success"
+
+
+class Writer(NamedTuple):
+    """Who says what comes next."""
+
+    write: Callable[[Sequence[Talk], int], Said[list[list[str]]]]
+    """Conversations, and the number of their next turn from 0 -> what may be said next in each."""
+    more: Callable[[Talk, int], bool]
+    """Whether that turn of a conversation can be put in words that were not taken back yet."""
+
+
+def converse(goal: Goal, writer: Writer, limits: Limits, tools: Tools, variant: str = "") -> Said[bool]:
+    """Part of a walk: carry a conversation on to its end. True where the goal was reached."""
+    talks, backtracks, reached = [Talk()], limits.backtracks, False
+    for turn in range(limits.turns):
+        waiting, gone_on = talks, list[Talk]()
+        while before := waiting:
+            options = yield from writer.write(before, turn)
+            children = yield from _say(goal, before, options, limits, variant)
+            reached |= any(child.hit for said in children for child in said)
+            if reached and limits.stop:
+                return True
+            waiting = []
+            for talk, said in zip(before, children, strict=True):
+                met = [child for child in said if not child.refused]
+                back = talk._replace(taken_back=(*talk.taken_back, *said))
+                if said and not met and backtracks and writer.more(back, turn):
+                    waiting.append(back)
+                else:
+                    gone_on += met or [_with_refusal(back)]
+            backtracks -= bool(waiting)
+        tools.rng.shuffle(gone_on)
+        gone_on.sort(key=lambda talk: (talk.refused, -talk.score))
+        talks = gone_on[: limits.width]
+    return reached
+
+
+def _say(
+    goal: Goal, talks: Sequence[Talk], options: Sequence[Sequence[str]], limits: Limits, variant: str
+) -> Said[list[list[Talk]]]:
+    """Say everything at once. What became of each conversation, in each way in which it was carried on."""
+    asks = [
+        Ask(goal, talk.chat.then("user", text), variant, talk.heard.id if talk.heard else None)
+        for talk, texts in zip(talks, options, strict=True)
+        for text in texts
+    ]
+    heard: list[Heard] = yield asks
+    told = iter(
+        Talk(
+            ask.chat.then("assistant", reply.completion.text),
+            reply,
+            reply.outcome != "success" and refuses(reply.completion, limits.refusals),
+        )
+        for ask, reply in zip(asks, heard, strict=True)
+    )
+    return [[next(told) for _ in texts] for texts in options]
+
+
+def _with_refusal(talk: Talk) -> Talk:
+    """How a conversation goes on when no wording helps: with the last refusal, or as if nothing was said."""
+    spoken = [child for child in talk.taken_back if child.chat.messages[-1].content.strip()]
+    return spoken[-1] if spoken else talk._replace(taken_back=())
+
+
+def refuses(reply: Completion, phrases: Sequence[str]) -> bool:
+    """Whether nothing came back, or what begins with one of ``phrases``."""
+    if reply.stop in ("blocked", "error"):
+        return True
+    text = _even(reply.text).lstrip("\"'*-.,! ")
+    return not text or any(text.startswith(start) for phrase in phrases if (start := _even(phrase)))
+
+
+def _even(text: str) -> str:
+    """Straight quotes, no case, single spaces."""
+    return " ".join(text.replace("\u2019", "'").casefold().split())
+
+
+def planned(goal: Goal, plan: Sequence[Sequence[str]], branches: int) -> Writer:
+    """The plan's own wordings of each turn, without those that were taken back."""
+    spans = goal.spans or (goal.text,)
+    slots = {"{request}": goal.text, "{act}": spans[0], "{thing}": spans[-1]}
+    said = [list(dict.fromkeys(_filled(wording, slots) for wording in turn)) for turn in plan]
+
+    def write(talks: Sequence[Talk], turn: int) -> Said[list[list[str]]]:
+        yield from ()  # nobody has to be asked
+        return [[text for text in said[turn] if text not in _tried(talk)][:branches] for talk in talks]
+
+    return Writer(write, lambda talk, turn: not _tried(talk).issuperset(said[turn]))
+
+
+def written_by_attacker(goal: Goal, how: str, limits: Limits, writing: Sampling) -> Writer:
+    """Turns that the attacking model writes; it sees the conversation, its score, and what was taken back."""
+
+    def write(talks: Sequence[Talk], turn: int) -> Said[list[list[str]]]:
+        asked = [
+            question(
+                how,
+                goal.text,
+                f"TURN: {turn + 1} of {limits.turns}",
+                conversation(talk.chat) + (f"\nSCORE: {round(talk.score)}" if talk.heard else ""),
+                history([_as_try(child) for child in talk.taken_back]),
+            )
+            for talk in talks
+            for _ in range(limits.branches)
+        ]
+        written = iter((yield from consult(asked, writing, turn)))
+        options = []
+        for talk in talks:
+            texts = [one.prompt for one in islice(written, limits.branches) if one]
+            options.append([text for text in dict.fromkeys(texts) if text not in _tried(talk)])
+        return options
+
+    return Writer(write, lambda talk, turn: True)
+
+
+def _filled(wording: str, slots: dict[str, str]) -> str:
+    """One pass, so that braces in a goal stay as they are."""
+    return re.sub("|".join(map(re.escape, slots)), lambda found: slots[found.group()], wording)
+
+
+def _tried(talk: Talk) -> set[str]:
+    return {child.chat.last_user for child in talk.taken_back}
+
+
+def _as_try(talk: Talk) -> Try:
+    assert talk.heard is not None
+    return attempted(talk.chat.last_user, talk.heard)

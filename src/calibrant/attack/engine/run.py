@@ -1,0 +1,191 @@
+"""From attacks to numbers: plan the walks, have them driven, and read rates off what came back.
+
+``one`` runs a single attack, as its technique does; ``drive`` runs any number, as a campaign does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import Field
+
+from calibrant.attack.engine.batching import silence
+from calibrant.attack.engine.budget import Caps, Prices, Purse
+from calibrant.attack.engine.cache import Store
+from calibrant.attack.engine.episodes import Cast, walkers
+from calibrant.attack.engine.metrics import findings, spent_metrics, variant_rates
+from calibrant.attack.engine.protocol import Attack
+from calibrant.attack.engine.rates import check_goals
+from calibrant.attack.engine.scheduler import Driver
+from calibrant.core import (
+    Attempt,
+    CapabilityError,
+    ConfigError,
+    Frozen,
+    Result,
+    Run,
+)
+from calibrant.data.rows import Goals
+
+
+class Planned(NamedTuple):
+    """An attack with its settings."""
+
+    attack: Attack
+    config: Frozen
+    label: str
+    """What its attempts are called; the attack's name unless two of them would share it."""
+    repetitions: int = 1
+    """How often each goal is attacked, with other draws."""
+
+
+class Stored:
+    """Attempts in a file, read when they are wanted."""
+
+    def __init__(self, path: Path, run: Run) -> None:
+        self.path, self._run = path, run  # a quiet run's folder lives as long as the run
+
+    def __iter__(self) -> Iterator[Attempt]:
+        with self.path.open("rb") as lines:
+            for line in lines:
+                yield Attempt.model_validate_json(line)
+
+
+class AttackResult(Result):
+    """Success rates with their bounds and what they cost; see ``calibrant.attack.engine.metrics``."""
+
+    stored: Any = Field(default=None, exclude=True, repr=False)
+    """Iterates over the attempts, one at a time; also the artefact ``attempts.jsonl``."""
+
+    @cached_property
+    def attempts(self) -> tuple[Attempt, ...]:
+        """Every attempt."""
+        return tuple(self.stored or ())
+
+
+class Driven(NamedTuple):
+    """What a drive leaves behind."""
+
+    driver: Driver
+    stored: Stored
+
+
+def one(
+    attack: Attack,
+    config: Frozen,
+    goals: Goals,
+    cast: Cast,
+    run: Run,
+) -> AttackResult:
+    """Run one attack on every goal. One walk a goal, without caps but those of the job.
+
+    Raises:
+        InputError: goals over which a rate would mean nothing, or a target that answers nothing but errors.
+        BudgetError: the job's budget is used up; what was asked is kept.
+        CapabilityError: an attacking model or weights are needed and were not given.
+    """
+    check_goals(goals, (attack.name.removeprefix("attack."), "all"))
+    plan = Planned(attack, config, attack.name)
+    driver, stored = drive([plan], goals, cast, run)
+    return AttackResult(
+        metrics={
+            **findings(goals, driver.tallies, cast.judge),
+            **variant_rates(goals, driver.tallies),
+            **spent_metrics(driver.purse),
+        },
+        caveats=caveats([plan], cast),
+        stored=stored,
+    )
+
+
+def drive(
+    plans: Sequence[Planned],
+    goals: Goals,
+    cast: Cast,
+    run: Run,
+    *,
+    caps: Caps = Caps(),
+    prices: Prices = Prices(),
+    batch: int = 256,
+) -> Driven:
+    """Run all attacks on all goals and write the artefact ``attempts.jsonl``, in order of attack and goal.
+
+    Raises:
+        InputError: nothing but errors came back. BudgetError, CapabilityError: see ``one``.
+    """
+    check_cast(plans, cast)
+    walks = (
+        walker
+        for plan in plans
+        for walker in walkers(
+            plan.attack,
+            plan.label,
+            plan.config,
+            goals,
+            cast,
+            seed=run.seed,
+            repetitions=plan.repetitions,
+        )
+    )
+    total = sum(p.repetitions * (1 if p.attack.together else len(goals)) for p in plans)
+    store = Store(run.work)
+    try:
+        driver = Driver(cast, store, Purse(caps, prices, run), run, batch)
+        driver.go(walks, total)
+        tallies = driver.tallies.values()
+        if any(t.attempts for t in tallies) and all(t.broken == t.attempts for t in tallies):
+            raise silence(driver.last)
+        path = run.artifact("attempts.jsonl")
+        store.copy(driver.visited, path, {tally.last[1] for tally in tallies if tally.cut})
+    finally:
+        store.close()
+    return Driven(driver, Stored(path, run))
+
+
+def check_cast(plans: Sequence[Planned], cast: Cast) -> None:
+    """Say at once who is missing, before anything is asked.
+
+    Raises:
+        CapabilityError: an attack needs an attacking model or weights that were not given.
+        ConfigError: two attacks share a label.
+    """
+    labels = [plan.label for plan in plans]
+    if len(set(labels)) < len(labels):
+        twice = next(label for label in labels if labels.count(label) > 1)
+        raise ConfigError(f"two attacks are called '{twice}'", hint="give one of them another 'name'")
+    for plan in plans:
+        if plan.attack.consults(plan.config) and cast.attacker is None:
+            raise CapabilityError(
+                f"{plan.attack.name} asks an attacking model, and none was given",
+                hint="give the input 'attacker': an LM, such as testbed:attacker/ruled or api:URL#MODEL",
+            )
+        if plan.attack.access != "black box" and cast.surrogate is None:
+            raise CapabilityError(
+                f"{plan.attack.name} needs {plan.attack.access}, and no model to read them from was given",
+                hint="give the input 'surrogate': local weights, the target's own or a stand-in's",
+            )
+
+
+def caveats(plans: Sequence[Planned], cast: Cast) -> tuple[str, ...]:
+    """What success rates of these attacks do not show."""
+    names = ", ".join(plan.label.removeprefix("attack.") for plan in plans)
+    told = [
+        f"attack_success_rate is the share of goals that any attempt of {names} reached; it grows with the "
+        "number of attempts and is not a rate per attempt",
+        "a goal that the target answers when asked plainly counts as reached: compare with measure.refusal "
+        "on the same goals",
+    ]
+    if any(plan.attack.access != "black box" for plan in plans):
+        own = cast.surrogate is not None and cast.surrogate.identity.digest == cast.target.identity.digest
+        told.append(
+            "gradient and log-prob attacks read the target's own weights, which an outsider may not have"
+            if own
+            else "gradient and log-prob attacks read a surrogate's weights: they reach the target by transfer"
+        )
+    if cast.judge.calibration != "exact":
+        told.append(f"judged by '{cast.judge.identity.name}', which is {cast.judge.calibration}")
+        told.append("goal-level rates are not corrected: every attempt is one more chance for a false alarm")
+    return tuple(told)

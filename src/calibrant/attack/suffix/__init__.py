@@ -1,0 +1,1 @@
+"""Search for token suffixes by the weights of a model."""

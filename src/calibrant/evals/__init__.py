@@ -1,0 +1,1 @@
+"""Ask, judge and record: the loop that measures and attacks share."""

@@ -1,0 +1,219 @@
+"""Many scored replies to each prompt, kept in ``run.work``: a killed run asks and scores nothing twice.
+
+A chunk of prompts is paid for before it is asked, and is on disk with its scores before the next one starts.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from calibrant.core import (
+    LM,
+    CapabilityError,
+    Chat,
+    Completion,
+    EvidenceError,
+    Frozen,
+    InputError,
+    Reward,
+    Run,
+    Sampling,
+    Scores,
+    digest,
+)
+from calibrant.data.distinct import normal_chat
+from calibrant.data.rows import Prompt, Prompts
+from calibrant.evals.judging import tokens
+
+CHUNK = 256
+"""Replies between two looks at budget, progress and disk; a prompt's replies are never parted."""
+
+
+class Drawn(Frozen):
+    """The N replies to one prompt with their scores; None where there is no reply or no score."""
+
+    key: str
+    """Digest of all that decides them: prompt, model, rewards, sampling."""
+    id: str
+    """The prompt's name."""
+    replies: tuple[str, ...]
+    """N texts; "" where the model failed."""
+    proxy: tuple[float | None, ...]
+    """N proxy scores."""
+    gold: tuple[float | None, ...]
+    """N gold scores."""
+    std: tuple[float | None, ...] | None
+    """N standard deviations between the members of the proxy, where it is an ensemble."""
+    tokens: int
+    """Tokens drawn, counted at their most where the model does not show them."""
+    error: str
+    """What is missing first, or ""."""
+
+
+def draw(
+    model: LM, prompts: Sequence[Prompt], rewards: tuple[Reward, Reward], n: int, sampling: Sampling, run: Run
+) -> list[Drawn]:
+    """Draw ``n`` replies to each prompt and score them with ``rewards``, proxy and gold. In order of prompts.
+
+    Draws take ``sampling.seed + run.seed``. No two prompts may be the same chat (see ``distinct``): equal
+    chats in one call draw other replies than in two calls.
+
+    Raises:
+        BudgetError: the next chunk could pass a limit; what was drawn so far is kept in ``run.work``.
+        CapabilityError: the model or a reward returned the wrong number of answers.
+        InputError: not one prompt has all its replies and scores.
+        EvidenceError: the file in ``run.work`` is damaged (a cut last line is not: it is drawn again).
+    """
+    sampling = sampling.model_copy(update={"seed": sampling.seed + run.seed})
+    by = [model.identity.digest, *(reward.identity.digest for reward in rewards)]
+    keys = [digest([by, n, sampling, row.id, row.prompt]) for row in prompts]
+    log = run.work / "samples.jsonl"
+    done = {row.key: row for row in _read(log) if not row.error}  # what failed is asked again
+    done = {key: done[key] for key in keys if key in done}
+    run.spend(queries=n * len(done), tokens=sum(row.tokens for row in done.values()))
+    left = [i for i, key in enumerate(keys) if key not in done]
+    step = max(1, CHUNK // n)
+    for start in range(0, len(left), step):
+        chunk = left[start : start + step]
+        run.progress(n * len(done), n * len(keys), f"drawing from {model.identity.name}")
+        most = n * len(chunk) * sampling.max_tokens
+        run.spend(queries=n * len(chunk), tokens=most)
+        asked = [(keys[i], prompts[i]) for i in chunk]
+        fresh = _drawn(model, asked, rewards, n, sampling)
+        _append(log, fresh)
+        done |= {row.key: row for row in fresh}
+        run.spend(tokens=sum(row.tokens for row in fresh) - most)  # give back what was not drawn
+    run.progress(n * len(done), n * len(keys), f"drawing from {model.identity.name}")
+    found = [done[key] for key in keys]
+    if all(row.error for row in found):
+        raise InputError(
+            f"not one of {len(found)} prompts has {n} replies with both scores; the first: {found[0].error}",
+            hint="mend the cause and run the same command again",
+        )
+    return found
+
+
+def distinct(prompts: Prompts) -> list[Prompt]:
+    """The prompts without repeats: of chats that ask the same the first stays, others would tell nothing new.
+
+    Raises:
+        InputError: there are no prompts, or two share an id.
+    """
+    if not len(prompts):
+        raise InputError(
+            f"{prompts.source or 'the input'}: there are no prompts", hint="give at least one prompt"
+        )
+    first: dict[object, Prompt] = {}
+    for row in prompts:
+        first.setdefault(normal_chat(row.prompt), row)
+    ids = [row.id for row in first.values()]
+    if len(set(ids)) < len(ids):
+        twice = next(name for name in ids if ids.count(name) > 1)
+        raise InputError(f"two prompts share the id '{twice}'", hint="give each prompt an id of its own")
+    return list(first.values())
+
+
+def _drawn(
+    model: LM,
+    asked: Sequence[tuple[str, Prompt]],
+    rewards: tuple[Reward, Reward],
+    n: int,
+    sampling: Sampling,
+) -> list[Drawn]:
+    """Draw and score one chunk of prompts, each given with its key."""
+    chats = [row.prompt for _, row in asked for _ in range(n)]
+    replies = model.generate(chats, sampling)
+    _same_number(f"model '{model.identity.name}'", len(replies), len(chats))
+    heard = [i for i, reply in enumerate(replies) if reply.stop != "error"]
+    proxy, gold = (_scores(reward, chats, replies, heard) for reward in rewards)
+    means, golds = _spread(proxy.mean, heard, len(chats)), _spread(gold.mean, heard, len(chats))
+    stds = None if proxy.std is None else _spread(proxy.std, heard, len(chats))
+    rows = []
+    for place, (key, prompt) in enumerate(asked):
+        own = slice(place * n, (place + 1) * n)
+        rows.append(
+            Drawn(
+                key=key,
+                id=prompt.id,
+                replies=tuple(_storable(reply.text) for reply in replies[own]),
+                proxy=means[own],
+                gold=golds[own],
+                std=None if stds is None else stds[own],
+                tokens=sum(tokens(reply, sampling.max_tokens) for reply in replies[own]),
+                error=_missing(replies[own], means[own], golds[own]),
+            )
+        )
+    return rows
+
+
+def _scores(
+    reward: Reward, chats: Sequence[Chat], replies: Sequence[Completion], heard: Sequence[int]
+) -> Scores:
+    """One score for each reply that there is."""
+    if not heard:
+        return Scores(mean=())
+    scores = reward.score([chats[i] for i in heard], [replies[i].text for i in heard])
+    _same_number(f"reward '{reward.identity.name}'", len(scores.mean), len(heard))
+    return scores
+
+
+def _spread(scores: Sequence[float], heard: Sequence[int], n: int) -> tuple[float | None, ...]:
+    """Scores at the places of their replies; None elsewhere, and for NaN and infinity."""
+    placed: list[float | None] = [None] * n
+    for i, score in zip(heard, scores, strict=True):
+        placed[i] = score if math.isfinite(score) else None
+    return tuple(placed)
+
+
+def _storable(text: str) -> str:
+    """Half a surrogate pair has no UTF-8 form, and a reply may hold one."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def _missing(
+    replies: Sequence[Completion], proxy: Sequence[float | None], gold: Sequence[float | None]
+) -> str:
+    for reply, by_proxy, by_gold in zip(replies, proxy, gold, strict=True):
+        if reply.stop == "error":
+            return f"no reply: {reply.error}"
+        if by_proxy is None or by_gold is None:
+            return f"the {'proxy' if by_proxy is None else 'gold'} score of a reply is not a number"
+    return ""
+
+
+def _same_number(who: str, got: int, asked: int) -> None:
+    if got != asked:
+        raise CapabilityError(
+            f"{who} returned {got} answers to {asked} questions",
+            hint="it must return one for each, in order, and an error or NaN where it has none",
+        )
+
+
+def _read(log: Path) -> list[Drawn]:
+    """What ``log`` holds; a line that a kill cut short is taken off the file."""
+    if not log.is_file():
+        return []
+    held = log.read_bytes()
+    whole = held.rfind(b"\n") + 1
+    if whole < len(held):
+        os.truncate(log, whole)
+    try:
+        return [Drawn.model_validate_json(line) for line in held[:whole].splitlines()]
+    except ValidationError as error:
+        raise EvidenceError(
+            f"{log} holds a line that is no set of replies: {error.errors()[0]['msg'].lower()}",
+            hint="the file was changed or damaged after it was written; delete it and run again",
+        ) from None
+
+
+def _append(log: Path, rows: Sequence[Drawn]) -> None:
+    """One line a prompt, on the disk before this returns."""
+    with log.open("ab") as file:
+        file.write(b"".join(row.model_dump_json().encode() + b"\n" for row in rows))
+        file.flush()
+        os.fsync(file.fileno())

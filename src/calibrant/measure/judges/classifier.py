@@ -1,0 +1,130 @@
+"""A trained judge: what ``measure.fit_judge`` learnt, read off the model's hidden states for each reply.
+
+One forward pass a reply, no text generated, so nothing that the reply says is taken for a verdict. The model
+must be the one whose states it was fitted to, by digest; on another model the same numbers mean nothing.
+
+In a study::
+
+    judge = { use = "measure.classifier_judge", inputs = { model = "data:stories260K", head =
+    "record:fit/judge" } }
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from pydantic import Field
+from scipy.special import expit
+
+from calibrant.core import (
+    CapabilityError,
+    Chat,
+    Completion,
+    Frozen,
+    Goal,
+    Identity,
+    InputError,
+    Judge,
+    OpenLM,
+    Verdict,
+    digest,
+)
+from calibrant.data.judge_head import JudgeHead
+from calibrant.maths.logistic import Floats
+from calibrant.measure.judges._features import features
+
+
+class ClassifierJudge(Frozen):
+    """When the judge does not commit itself."""
+
+    unsure: float = Field(default=0.0, ge=0.0, lt=0.5)
+    """'unknown' where the probability is nearer to the threshold than this."""
+
+
+def classifier_judge(model: OpenLM, head: JudgeHead, config: ClassifierJudge = ClassifierJudge()) -> Judge:
+    """A judge from ``head``, on the states of ``model``.
+
+    Raises:
+        CapabilityError: the head was fitted to another model.
+    """
+    if model.identity.digest != head.model:
+        raise CapabilityError(
+            f"the trained judge reads the states of another model than '{model.identity.name}' "
+            f"({head.model[:12]}, not {model.identity.digest[:12]})",
+            hint="give the model that measure.fit_judge was given, or fit the judge again on this one",
+        )
+    return _Trained(model=model, head=head, config=config)
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """The judge that ``classifier_judge`` makes."""
+
+    model: OpenLM
+    head: JudgeHead
+    config: ClassifierJudge
+
+    @property
+    def identity(self) -> Identity:
+        parts = {"rule": "classifier_judge/1", "head": self.head.digest, "config": digest(self.config)}
+        parts["model"] = self.model.identity.digest
+        return Identity(name=f"trained judge ({self.head.question})", kind="judge", parts=parts)
+
+    @property
+    def question(self) -> str:
+        return self.head.question
+
+    @property
+    def calibration(self) -> str:
+        return "uncalibrated"
+
+    def judge(
+        self, goals: Sequence[Goal], chats: Sequence[Chat], completions: Sequence[Completion]
+    ) -> list[Verdict]:
+        if not len(goals) == len(chats) == len(completions):
+            raise InputError(
+                f"{len(goals)} goals, {len(chats)} chats and {len(completions)} replies",
+                hint="give one of each, in the same order",
+            )
+        return [self._one(chat, reply) for chat, reply in zip(chats, completions, strict=True)]
+
+    def _one(self, chat: Chat, completion: Completion) -> Verdict:
+        """One at a time: an odd chat then costs its own verdict only, and a verdict no rounding of a
+        batch."""
+        if completion.stop == "error":
+            return self._unknown(f"no reply: {completion.error}")
+        if not completion.text.strip():
+            return self._unknown("the reply is empty")
+        try:
+            completion.text.encode()  # half of a surrogate pair is nothing that a tokenizer takes
+        except UnicodeEncodeError:
+            return self._unknown("the reply is not Unicode text")
+        try:
+            row = features(self.model, [chat], [completion.text], self.head.site, self.head.pool)[0]
+        except InputError as error:
+            return self._unknown(f"the model cannot read it: {error.message}")
+        if row is None:
+            return self._unknown(f"prompt and reply exceed the {self.model.max_length} tokens of the model")
+        if len(row) != len(self.head.weight):
+            return self._unknown(f"the states at '{self.head.site}' have another width than the judge's")
+        return self._read(self._probability(row))
+
+    def _probability(self, row: Floats) -> float:
+        head = self.head
+        scaled = (row - np.asarray(head.mean)) / np.asarray(head.std)
+        return float(expit(scaled @ np.asarray(head.weight) + head.bias))
+
+    def _read(self, probability: float) -> Verdict:
+        threshold = self.head.threshold
+        reason = f"probability {probability:.3f}, threshold {threshold:.3f}"
+        if abs(probability - threshold) < self.config.unsure:
+            return Verdict(
+                question=self.head.question, answer="unknown", reason=f"too near: {reason}", score=probability
+            )
+        answer = "yes" if probability >= threshold else "no"
+        return Verdict(question=self.head.question, answer=answer, reason=reason, score=probability)
+
+    def _unknown(self, reason: str) -> Verdict:
+        return Verdict(question=self.head.question, answer="unknown", reason=reason)

@@ -1,0 +1,115 @@
+"""The optimiser steps of a round of PPO."""
+
+from __future__ import annotations
+
+import math
+import random
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from calibrant.maths.kl import PENALTIES
+from calibrant.maths.policy_losses import AGGREGATIONS, Window, clipped_surrogate, token_mean, value_loss
+from calibrant.models.branches import pack, score, shares, spread
+from calibrant.models.reward_model import RewardModel
+from calibrant.train._ppo_critic import values, wide
+from calibrant.train._ppo_rollout import Round
+from calibrant.train._rl_common import cuts
+from calibrant.train._rl_state import Learner, Student, descend
+
+if TYPE_CHECKING:
+    from calibrant.train.ppo import PPO
+
+
+def learn(
+    learner: Learner, found: Round, critic: RewardModel, config: PPO, seed: int, step: int
+) -> dict[str, float]:
+    """Take the optimiser steps of a round; returns the means of what they showed."""
+    policy, judge = learner.students["policy"], learner.students["critic"]
+    warming, where = step < config.critic_warmup, f"step {step}"
+    judge.pace(step, config.steps)
+    policy.pace(max(0, step - config.critic_warmup), config.steps - config.critic_warmup)
+    seen: dict[str, list[float]] = {}
+    for chosen in _minibatches(len(found.rolled.branches.prompts), config, seed, step):
+        shown = {} if warming else _policy_step(policy, found, chosen, config, where)
+        shown |= _critic_step(judge, critic, found, chosen, config, where)
+        for name, value in shown.items():
+            seen.setdefault(name, []).append(value)
+        if config.stop_kl is not None and shown.get("policy/approxkl_avg", 0.0) > config.stop_kl:
+            break
+    means = {name: sum(values) / len(values) for name, values in seen.items()}
+    if not warming:  # the first minibatch met the very weights that drew
+        means["logprob_mismatch"] = seen["logprob_mismatch"][0]
+    return means | {"updates": len(seen["loss/value_avg"]), "lr": 0.0 if warming else policy.lr}
+
+
+def _minibatches(prompts: int, config: PPO, seed: int, step: int) -> list[list[int]]:
+    """Numbers of the prompts of every optimiser step of a round; each epoch is shuffled anew."""
+    found = []
+    for epoch in range(config.epochs):
+        order = random.Random(f"minibatches/{seed}/{step}/{epoch}").sample(range(prompts), prompts)
+        edges = [prompts * i // config.minibatches for i in range(config.minibatches + 1)]
+        found += [order[start:stop] for start, stop in pairwise(edges)]
+    return found
+
+
+def _policy_step(
+    student: Student, found: Round, chosen: list[int], config: PPO, where: str
+) -> dict[str, float]:
+    """One step of the policy on the replies to the ``chosen`` prompts."""
+    rolled, shared = found.rolled, not shares(student.module)
+    parts = cuts(rolled, chosen, shared, student.fit.micro_tokens)
+    mine = rolled.rows(chosen)
+    window = Window(int(found.credit.masks.tokens[mine].sum()), len(mine), config.max_tokens, len(parts))
+    low = math.inf if config.clip is None else config.clip
+    high = low if config.clip_high is None else config.clip_high
+
+    def loss(part: list[int]) -> tuple[Tensor, dict[str, Tensor]]:
+        rows = rolled.rows(part)
+        mask, old = found.credit.masks.tokens[rows], found.old[rows]
+        packed = pack(rolled.of(part), shared=shared, device=old.device)
+        scored = score(
+            student.module, packed, temperature=rolled.temperature, entropy=config.entropy_bonus > 0
+        )
+        new = wide(scored.padded(), mask)
+        out = clipped_surrogate(new, old, found.credit.advantages[rows], low=low, high=high)
+        each, shown = out.loss, {}
+        if config.kl.place == "loss" and student.moved:  # before the first step it is 0, and its gradient
+            each = each + found.coef * PENALTIES[config.kl.estimator](new, found.reference[rows])
+        if config.entropy_bonus > 0 and scored.entropy is not None:
+            entropy = wide(spread(scored.entropy, scored), mask)
+            each = each - config.entropy_bonus * entropy
+            shown["policy/entropy_avg"] = token_mean(entropy, mask, window)
+        apart, drawn = (new - old).detach(), rolled.behaviour[rows].to(old.device)
+        shown |= {
+            "policy/approxkl_avg": token_mean(0.5 * apart**2, mask, window),
+            "policy/clipfrac_avg": token_mean(out.clipped.float(), mask, window),
+            "val/ratio": token_mean(apart.exp(), mask, window),
+            "logprob_mismatch": token_mean((new.detach() - drawn).abs(), mask, window),
+        }
+        return AGGREGATIONS[config.aggregation](each, mask, window), shown
+
+    row = descend(student, parts, loss, where)
+    return {"loss/policy_avg": row.pop("loss"), "policy/grad_norm": row.pop("grad_norm"), **row}
+
+
+def _critic_step(
+    student: Student, critic: RewardModel, found: Round, chosen: list[int], config: PPO, where: str
+) -> dict[str, float]:
+    """One step of the critic on the replies to the ``chosen`` prompts."""
+    rolled, shared = found.rolled, not shares(student.module)
+    window = Window(int(found.credit.masks.steps[rolled.rows(chosen)].sum()), len(chosen) * rolled.samples)
+
+    def loss(part: list[int]) -> tuple[Tensor, dict[str, Tensor]]:
+        rows = rolled.rows(part)
+        mask, old = found.credit.masks.steps[rows], found.credit.values[rows]
+        packed = pack(rolled.of(part), shared=shared, device=old.device)
+        new = values(critic, packed).table(packed.lengths, old.shape[1], after=config.score_at == "after")
+        out = value_loss(new, old, found.credit.returns[rows], clip=config.value_clip)
+        share = token_mean(out.loss, mask, window)
+        clipped = token_mean(out.clipped.float(), mask, window)
+        return config.value_weight * share, {"loss/value_avg": share, "val/clipfrac_avg": clipped}
+
+    row = descend(student, cuts(rolled, chosen, shared, student.fit.micro_tokens), loss, where)
+    return {"val/grad_norm": row.pop("grad_norm"), **{k: v for k, v in row.items() if k != "loss"}}
