@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from calibrant.attack.encode import ATTACK, Encode, encode, encoded
-from calibrant.attack.engine.episodes import Cast
-from calibrant.attack.engine.run import one
+from calibrant.attack.engine.episodes import Participants
+from calibrant.attack.engine.run import run_attack
 from calibrant.core import ConfigError, Goal, InputError, Quiet, resolve
 from calibrant.data.rows import Goals
 from calibrant.evals.attempts import read_attempts
@@ -43,11 +43,11 @@ def test_any_converter_will_do(goals, judge, spec):
 
 
 def test_a_campaign_asks_the_same(goals, judge):
-    """The walk and the technique: the same chats, variants, outcomes and rates."""
+    """The episode and the technique: the same chats, variants, outcomes and rates."""
     alone, driven = weak_to("rot13"), weak_to("rot13")
     config = Encode(wrapper="read this: {request}")
     found = encode(alone, goals, judge, config)
-    walked = one(ATTACK, config, goals, Cast(driven, judge, config.sampling), Quiet())
+    walked = run_attack(ATTACK, config, goals, Participants(driven, judge, config.sampling), Quiet())
     assert set(driven.seen) == set(alone.seen)
     assert len(driven.seen) == len(goals) * ATTACK.queries(config)
     told = {(a.goal_id, a.attack, a.outcome) for a in found.attempts}

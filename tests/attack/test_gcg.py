@@ -131,7 +131,7 @@ def test_zero_steps_find_nothing():
 
 
 def test_the_gradient_earns_its_keep():
-    """The same walk with a gradient of another reply ends at a higher loss."""
+    """The same episode with a gradient of another reply ends at a higher loss."""
     model, config = weights(3), SMALL.model_copy(update={"steps": 12, "top_k": 8, "width": 24, "stop": False})
     reply = planted(model)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from calibrant.attack.engine.episodes import Cast
-from calibrant.attack.engine.run import one
+from calibrant.attack.engine.episodes import Participants
+from calibrant.attack.engine.run import run_attack
 from calibrant.attack.persona import ATTACK, Persona, persona
 from calibrant.core import Completion, ConfigError, InputError, Quiet, resolve
 from calibrant.data.rows import Goals
@@ -36,10 +36,10 @@ def test_finds_the_planted_persona_and_only_it(goals, judge):
 
 
 def test_a_campaign_asks_the_same(goals, judge):
-    """The walk and the technique: the same chats, variants, outcomes and rates."""
+    """The episode and the technique: the same chats, variants, outcomes and rates."""
     alone, driven = weak_to("archive"), weak_to("archive")
     found = persona(alone, goals, judge)
-    walked = one(ATTACK, Persona(), goals, Cast(driven, judge, Persona().sampling), Quiet())
+    walked = run_attack(ATTACK, Persona(), goals, Participants(driven, judge, Persona().sampling), Quiet())
     assert set(driven.seen) == set(alone.seen)
     assert len(driven.seen) == len(goals) * ATTACK.queries(Persona())
     told = {(a.goal_id, a.attack, a.outcome) for a in found.attempts}

@@ -7,8 +7,8 @@ import random
 import pytest
 
 from calibrant.attack import best_of_n, encode, genetic, many_shot, persona, prefill, random_search
-from calibrant.attack.engine.episodes import Cast
-from calibrant.attack.engine.run import one
+from calibrant.attack.engine.episodes import Participants
+from calibrant.attack.engine.run import run_attack
 from calibrant.core import Completion, Identity, Quiet, Sampling
 from calibrant.core.lm import Scored
 
@@ -57,8 +57,8 @@ class Surrogate:
 def attacked(name, target, goals, judge, work):
     attack, config = ATTACKS[name]
     given = {"surrogate": Surrogate()} if attack.access == "log-probs" else {}
-    cast = Cast(target, judge, Sampling(temperature=1.0), **given)
-    return one(attack, config, goals, cast, Quiet(3, work))
+    participants = Participants(target, judge, Sampling(temperature=1.0), **given)
+    return run_attack(attack, config, goals, participants, Quiet(3, work))
 
 
 @every

@@ -18,10 +18,10 @@ from collections.abc import Iterable, Sequence
 
 from pydantic import Field, field_validator
 
-from calibrant.attack.engine.episodes import Cast
+from calibrant.attack.engine.episodes import Participants
 from calibrant.attack.engine.metrics import clusters_of
-from calibrant.attack.engine.protocol import Ask, Attack, Tools, Walk
-from calibrant.attack.engine.run import AttackResult, one
+from calibrant.attack.engine.protocol import AskTarget, Attack, Episode, Tools
+from calibrant.attack.engine.run import AttackResult, run_attack
 from calibrant.core import LM, Attempt, Chat, Estimate, Frozen, Goal, Judge, Quiet, Run, Sampling, technique
 from calibrant.data.rows import Goals
 from calibrant.stats.at_k import success_at_k
@@ -72,7 +72,7 @@ def best_of_n(
     Raises:
         InputError: goals over which a rate would mean nothing, or a target that answers nothing but errors.
     """
-    found = one(ATTACK, config, goals, Cast(target, judge, config.sampling), run)
+    found = run_attack(ATTACK, config, goals, Participants(target, judge, config.sampling), run)
     if config.stop:
         return found
     metrics, poor = at_k(goals, found.stored or (), config)
@@ -100,12 +100,12 @@ def at_k(goals: Goals, attempts: Iterable[Attempt], config: BestOfN) -> tuple[di
     return metrics | {"power_law/b": law.b}, law.poor
 
 
-def _walk(goals: Sequence[Goal], config: BestOfN, tools: Tools) -> Walk:
+def _episode(goals: Sequence[Goal], config: BestOfN, tools: Tools) -> Episode:
     goal = goals[0]
     for first in range(0, config.tries, config.wave):
         numbers = range(first, min(first + config.wave, config.tries))
         heard = yield [
-            Ask(goal, Chat.ask(_mangled(goal.text, config.augment, tools.rng)), draw=number)
+            AskTarget(goal, Chat.ask(_mangled(goal.text, config.augment, tools.rng)), draw=number)
             for number in numbers
         ]
         if config.stop and any(answer.outcome == "success" for answer in heard):
@@ -120,4 +120,4 @@ def _mangled(text: str, augment: Sequence[str], rng: random.Random) -> str:
 
 _LAW = "a forecast supposes that the power law goes on beyond the tries made, which no test on them can show"
 
-ATTACK = Attack("attack.best_of_n", "search", BestOfN, _walk, queries=lambda config: config.tries)
+ATTACK = Attack("attack.best_of_n", "search", BestOfN, _episode, queries=lambda config: config.tries)

@@ -25,10 +25,10 @@ from calibrant.attack._registry import ATTACKS
 from calibrant.attack.engine.attacker_prompts import WRITING
 from calibrant.attack.engine.budget import Caps, Prices
 from calibrant.attack.engine.curves import drawn, medians, success_curves
-from calibrant.attack.engine.episodes import Cast
+from calibrant.attack.engine.episodes import Participants
 from calibrant.attack.engine.metrics import answer_rates, findings, spent_metrics
 from calibrant.attack.engine.rates import check_goals
-from calibrant.attack.engine.run import AttackResult, Planned, caveats, check_cast, drive
+from calibrant.attack.engine.run import AttackResult, Planned, caveats, check_participants, run_attacks
 from calibrant.core import (
     LM,
     Estimate,
@@ -88,7 +88,7 @@ class Campaign(Frozen):
     prices: Prices = Prices()
     """What queries and tokens cost."""
     batch: int = Field(default=256, ge=1)
-    """Most questions to the target at once, and walks under way."""
+    """Most questions to the target at once, and episodes under way."""
     benign: bool = False
     """The goals are benign, and the judge's 'yes' is an answer: ``answer_rate`` shows what disguises cost
     people who mean no harm."""
@@ -117,29 +117,29 @@ def campaign(
     plans = [planned(chosen) for chosen in config.attacks]
     names = [plan.label.removeprefix("attack.") for plan in plans]
     check_goals(goals, [*names, "all"], harmful=not config.benign)
-    cast = Cast(target, judge, config.sampling, attacker, surrogate)
-    check_cast(plans, cast)
+    participants = Participants(target, judge, config.sampling, attacker, surrogate)
+    check_participants(plans, participants)
     if config.dry_run:
         return AttackResult(metrics=quote(plans, len(goals), config), caveats=_QUOTED)
-    driver, stored = drive(
-        plans, goals, cast, run, caps=config.caps, prices=config.prices, batch=config.batch
+    scheduler, stored = run_attacks(
+        plans, goals, participants, run, caps=config.caps, prices=config.prices, batch=config.batch
     )
-    curves = success_curves(goals, driver.tallies)
+    curves = success_curves(goals, scheduler.all_counts)
     run.artifact("curves.json").write_text(json.dumps(plain(drawn(curves))), encoding="utf-8")
-    told = _BENIGN if config.benign else caveats(plans, cast)
-    if driver.capped:
-        cut = sum(tally.cut for tally in driver.tallies.values())
+    told = _BENIGN if config.benign else caveats(plans, participants)
+    if scheduler.capped:
+        cut = sum(counts.cut for counts in scheduler.all_counts.values())
         worst = (
             "rates are over what was asked" if config.benign else "bounds take goals left open at their worst"
         )
         told += (
-            f"the cap on {driver.capped} ended the campaign and cut off {cut} of {len(driver.tallies)} "
-            f"attacks on a goal; {worst}",
+            f"the cap on {scheduler.capped} ended the campaign and cut off {cut} of "
+            f"{len(scheduler.all_counts)} attacks on a goal; {worst}",
         )
     if config.benign:
-        metrics = {**answer_rates(goals, driver.tallies), **spent_metrics(driver.purse)}
+        metrics = {**answer_rates(goals, scheduler.all_counts), **spent_metrics(scheduler.tracker)}
         return AttackResult(metrics=metrics, caveats=told, stored=stored)
-    metrics = {**findings(goals, driver.tallies, judge), **spent_metrics(driver.purse)}
+    metrics = {**findings(goals, scheduler.all_counts, judge), **spent_metrics(scheduler.tracker)}
     return AttackResult(metrics=metrics | medians(curves), caveats=told, stored=stored)
 
 

@@ -7,7 +7,7 @@ Jailbreak Attack" (arXiv 2404.01833), its automatic form, Crescendomation.
    instructions to escalate.
 2. A refused turn is taken back and put otherwise, ``backtracks`` times in all; then the refusal stays.
 3. The paper has a model say whether a reply refuses, and a second look taken; here phrases tell, which costs
-   nothing and guides the walk only. Success is the judge's answer.
+   nothing and guides the episode only. Success is the judge's answer.
 4. The attacker's instructions are our own, without worked examples. For tries that begin anew, repeat the
    attack in a campaign.
 
@@ -23,9 +23,9 @@ from pydantic import Field
 
 from calibrant.attack.engine.attacker_prompts import WRITING
 from calibrant.attack.engine.conversations import REFUSALS, Limits, converse, written_by_attacker
-from calibrant.attack.engine.episodes import Cast
-from calibrant.attack.engine.protocol import Attack, Tools, Walk
-from calibrant.attack.engine.run import AttackResult, one
+from calibrant.attack.engine.episodes import Participants
+from calibrant.attack.engine.protocol import Attack, Episode, Tools
+from calibrant.attack.engine.run import AttackResult, run_attack
 from calibrant.core import LM, Frozen, Goal, Judge, Quiet, Run, Sampling, technique
 from calibrant.data.rows import Goals
 
@@ -61,7 +61,9 @@ def crescendo(
     Raises:
         InputError: goals over which a rate would mean nothing, or a target that answers nothing but errors.
     """
-    return one(ATTACK, config, goals, Cast(target, judge, config.sampling, attacker=attacker), run)
+    return run_attack(
+        ATTACK, config, goals, Participants(target, judge, config.sampling, attacker=attacker), run
+    )
 
 
 HOW = (
@@ -73,7 +75,7 @@ HOW = (
 )
 
 
-def _walk(goals: Sequence[Goal], config: Crescendo, tools: Tools) -> Walk:
+def _episode(goals: Sequence[Goal], config: Crescendo, tools: Tools) -> Episode:
     limits = _limits(config)
     writer = written_by_attacker(goals[0], HOW, limits, config.writing)
     yield from converse(goals[0], writer, limits, tools)
@@ -94,7 +96,7 @@ ATTACK = Attack(
     "attack.crescendo",
     "multi-turn",
     Crescendo,
-    _walk,
+    _episode,
     queries=lambda config: _limits(config).queries,
     consults=lambda config: 2 * _limits(config).queries,
 )

@@ -21,7 +21,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from calibrant.attack.engine.protocol import Ask, Attack, Tools, Walk
+from calibrant.attack.engine.protocol import AskTarget, Attack, Episode, Tools
 from calibrant.attack.engine.rates import attack_caveats, check_goals, success_rates
 from calibrant.core import (
     LM,
@@ -124,8 +124,8 @@ def encode(
     )
 
 
-def _walk(goals: Sequence[Goal], config: Encode, tools: Tools) -> Walk:
-    yield [Ask(goals[0], _chat(goals[0], name, config), variant=name) for name in config.encodings]
+def _episode(goals: Sequence[Goal], config: Encode, tools: Tools) -> Episode:
+    yield [AskTarget(goals[0], _chat(goals[0], name, config), variant=name) for name in config.encodings]
 
 
 def _chat(goal: Goal, name: str, config: Encode) -> Chat:
@@ -162,4 +162,4 @@ def _encoding_caveats(goals: Goals, config: Encode) -> tuple[str, ...]:
     return tuple(caveats)
 
 
-ATTACK = Attack("attack.encode", "transform", Encode, _walk, queries=lambda config: len(config.encodings))
+ATTACK = Attack("attack.encode", "transform", Encode, _episode, queries=lambda config: len(config.encodings))

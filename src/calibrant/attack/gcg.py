@@ -22,10 +22,10 @@ from functools import partial
 
 import torch
 
-from calibrant.attack.engine.episodes import Cast
-from calibrant.attack.engine.protocol import Ask, Attack, Done, Tools, Walk, Work
+from calibrant.attack.engine.episodes import Participants
+from calibrant.attack.engine.protocol import AskTarget, Attack, Compute, Computed, Episode, Tools
 from calibrant.attack.engine.rates import reach_rate
-from calibrant.attack.engine.run import AttackResult, one
+from calibrant.attack.engine.run import AttackResult, run_attack
 from calibrant.attack.suffix.search import GCG, Found, Search, State, found, optimise, over, restored, wished
 from calibrant.attack.suffix.slot import with_suffix
 from calibrant.core import LM, CapabilityError, Chat, Goal, Judge, OpenLM, Quiet, Run, digest, technique
@@ -63,8 +63,10 @@ def gcg(
     """
     weights = _weights(target, surrogate)
     notes: dict[str, Found] = {}
-    attack = ATTACK._replace(walk=partial(_walk, draft=draft, notes=notes))
-    result = one(attack, config, goals, Cast(target, judge, config.sampling, surrogate=weights), run)
+    attack = ATTACK._replace(episode=partial(_episode, draft=draft, notes=notes))
+    result = run_attack(
+        attack, config, goals, Participants(target, judge, config.sampling, surrogate=weights), run
+    )
     lines = [canonical(_line(goal, notes[goal.id], weights)) for goal in goals if goal.id in notes]
     run.artifact("suffixes.jsonl").write_bytes(b"".join(line + b"\n" for line in lines))
     said = [notes[goal.id].reached if goal.id in notes else None for goal in goals]
@@ -78,13 +80,13 @@ def gcg(
     )
 
 
-def _walk(
+def _episode(
     goals: Sequence[Goal],
     config: GCG,
     tools: Tools,
     draft: OpenLM | None = None,
     notes: dict[str, Found] | None = None,
-) -> Walk:
+) -> Episode:
     goal, model = goals[0], tools.surrogate
     assert model is not None  # the driver has checked it
     chat, state = Chat.ask(goal.text), None
@@ -92,17 +94,17 @@ def _walk(
         first = 0 if state is None else len(state.losses)
         last = min(first + config.block, config.steps)
         block = partial(_block, model, goal, config, tools.seed, draft, state)
-        stored = yield [Work(f"gcg steps {first} to {last} of {goal.id}", block)]
+        stored = yield [Compute(f"gcg steps {first} to {last} of {goal.id}", block)]
         state = State.model_validate(stored[0]["state"])
         text = stored[0]["text"]
     if notes is not None:
         notes[goal.id] = Found(state.best, text, state.loss, state.losses, state.reached)
-    yield [Ask(goal, with_suffix(chat, text))]
+    yield [AskTarget(goal, with_suffix(chat, text))]
 
 
 def _block(
     model: OpenLM, goal: Goal, config: GCG, seed: int, draft: OpenLM | None, state: State | None
-) -> Done:
+) -> Computed:
     """A few steps from ``state``."""
     search = Search(model, Chat.ask(goal.text), wished(config.reply, goal), config, draft)
     generator = torch.Generator(search.scorer.device)
@@ -115,7 +117,7 @@ def _block(
             break
         state = search.step(state, generator)
     value = {"state": state.model_dump(mode="json"), "text": found(search.slot, state).text}
-    return Done(value, search.flops)
+    return Computed(value, search.flops)
 
 
 def _weights(target: LM, surrogate: OpenLM | None) -> OpenLM:
@@ -157,4 +159,4 @@ def _caveats(config: GCG, draft: OpenLM | None) -> tuple[str, ...]:
     return tuple(told)
 
 
-ATTACK = Attack("attack.gcg", "gradient", GCG, _walk, queries=lambda config: 1, access="weights")
+ATTACK = Attack("attack.gcg", "gradient", GCG, _episode, queries=lambda config: 1, access="weights")

@@ -23,9 +23,9 @@ from functools import partial
 from pydantic import Field, field_validator, model_validator
 
 from calibrant.attack.engine.attacker_prompts import grade
-from calibrant.attack.engine.episodes import Cast
-from calibrant.attack.engine.protocol import Ask, Attack, Heard, Score, Tools, Walk
-from calibrant.attack.engine.run import AttackResult, one
+from calibrant.attack.engine.episodes import Participants
+from calibrant.attack.engine.protocol import AskTarget, Attack, Episode, Response, Score, Tools
+from calibrant.attack.engine.run import AttackResult, run_attack
 from calibrant.attack.random_search import worth
 from calibrant.core import LM, Chat, Frozen, Goal, Judge, OpenLM, Quiet, Run, Sampling, technique
 from calibrant.data.rows import Goals
@@ -98,10 +98,12 @@ def genetic(
         InputError: goals over which a rate would mean nothing, or a target that answers nothing but errors.
     """
     attack = ATTACK if surrogate is None else BY_LOGPROBS
-    return one(attack, config, goals, Cast(target, judge, config.sampling, surrogate=surrogate), run)
+    return run_attack(
+        attack, config, goals, Participants(target, judge, config.sampling, surrogate=surrogate), run
+    )
 
 
-def _walk(goals: Sequence[Goal], config: Genetic, tools: Tools, *, scored: bool) -> Walk:
+def _episode(goals: Sequence[Goal], config: Genetic, tools: Tools, *, scored: bool) -> Episode:
     goal, rng = goals[0], tools.rng
     words = config.words or tuple(word for seed in config.seeds for word in seed.split())
     hope = config.hope.replace("{request}", goal.text)
@@ -117,10 +119,10 @@ def _walk(goals: Sequence[Goal], config: Genetic, tools: Tools, *, scored: bool)
             fittest = max(people, key=lambda genome: fitness[genome])
             fresh = [] if fittest in ids else [fittest]
         asked = [
-            Ask(goal, _chat(goal, genome, config), parent=ids.get(mothers.get(genome, ())))
+            AskTarget(goal, _chat(goal, genome, config), parent=ids.get(mothers.get(genome, ())))
             for genome in fresh
         ]
-        heard: list[Heard] = yield asked
+        heard: list[Response] = yield asked
         ids |= {genome: answer.id for genome, answer in zip(fresh, heard, strict=True)}
         if config.stop and any(answer.outcome == "success" for answer in heard):
             return
@@ -173,11 +175,11 @@ ATTACK = Attack(
     "attack.genetic",
     "search",
     Genetic,
-    partial(_walk, scored=False),
+    partial(_episode, scored=False),
     queries=lambda config: config.population * config.generations,
 )
 BY_LOGPROBS = ATTACK._replace(
-    walk=partial(_walk, scored=True),
+    episode=partial(_episode, scored=True),
     queries=lambda config: (config.population + 1) * config.generations,
     access="log-probs",
 )

@@ -20,9 +20,9 @@ from typing import Literal
 
 from pydantic import field_validator, model_validator
 
-from calibrant.attack.engine.episodes import Cast
-from calibrant.attack.engine.protocol import Ask, Attack, Tools, Walk
-from calibrant.attack.engine.run import AttackResult, one
+from calibrant.attack.engine.episodes import Participants
+from calibrant.attack.engine.protocol import AskTarget, Attack, Episode, Tools
+from calibrant.attack.engine.run import AttackResult, run_attack
 from calibrant.core import LM, Chat, Frozen, Goal, InputError, Judge, Quiet, Run, Sampling, technique
 from calibrant.data.rows import Examples, Goals
 
@@ -88,7 +88,7 @@ def many_shot(
             )
         shots = tuple(Shot(request=e.prompt.last_user, reply=e.completion) for e in examples)
         config = config.model_copy(update={"shots": shots})
-    found = one(ATTACK, config, goals, Cast(target, judge, config.sampling), run)
+    found = run_attack(ATTACK, config, goals, Participants(target, judge, config.sampling), run)
     if config.shots or len(goals) > most:
         return found
     filled = (
@@ -98,11 +98,11 @@ def many_shot(
     return found.model_copy(update={"caveats": (*found.caveats, *filled)})
 
 
-def _walk(goals: Sequence[Goal], config: ManyShot, tools: Tools) -> Walk:
+def _episode(goals: Sequence[Goal], config: ManyShot, tools: Tools) -> Episode:
     asks = []
     for goal in goals:
         shots = _chosen(goal, goals, config, tools.rng)
-        asks += [Ask(goal, _chat(shots[-n:], goal, config.form), variant=str(n)) for n in config.counts]
+        asks += [AskTarget(goal, _chat(shots[-n:], goal, config.form), variant=str(n)) for n in config.counts]
     yield asks
 
 
@@ -149,7 +149,7 @@ ATTACK = Attack(
     "attack.many_shot",
     "many-shot",
     ManyShot,
-    _walk,
+    _episode,
     queries=lambda config: len(config.counts),
     together=True,
 )

@@ -8,7 +8,7 @@ backtracking as in Crescendo (Russinovich et al. 2024, arXiv 2404.01833).
 2. On each turn every conversation is carried on in up to ``branches`` ways, and the ``width`` best go on.
 3. A turn that is refused in every way is taken back, as if it had not been said, and put in other words;
    ``backtracks`` times in all. After that the refusal stays and the conversation goes on.
-4. Refusals are told by phrases. They guide the walk only; success is the judge's answer.
+4. Refusals are told by phrases. They guide the episode only; success is the judge's answer.
 5. The plans are mild ones of our own and need no other model. With ``writer = "attacker"`` one writes.
 
 Command: ``calibrant run STUDY.toml`` with ``use = "attack.multi_turn"`` and inputs target, goals, judge;
@@ -24,9 +24,9 @@ from pydantic import Field, field_validator
 
 from calibrant.attack.engine.attacker_prompts import WRITING
 from calibrant.attack.engine.conversations import REFUSALS, Limits, converse, planned, written_by_attacker
-from calibrant.attack.engine.episodes import Cast
-from calibrant.attack.engine.protocol import Attack, Tools, Walk
-from calibrant.attack.engine.run import AttackResult, one
+from calibrant.attack.engine.episodes import Participants
+from calibrant.attack.engine.protocol import Attack, Episode, Tools
+from calibrant.attack.engine.run import AttackResult, run_attack
 from calibrant.core import LM, Frozen, Goal, Judge, Quiet, Run, Sampling, technique
 from calibrant.data.rows import Goals
 
@@ -114,7 +114,9 @@ def multi_turn(
         InputError: goals over which a rate would mean nothing, or a target that answers nothing but errors.
         CapabilityError: the attacker is to write, and none was given.
     """
-    return one(ATTACK, config, goals, Cast(target, judge, config.sampling, attacker=attacker), run)
+    return run_attack(
+        ATTACK, config, goals, Participants(target, judge, config.sampling, attacker=attacker), run
+    )
 
 
 HOW = (
@@ -125,7 +127,7 @@ HOW = (
 )
 
 
-def _walk(goals: Sequence[Goal], config: MultiTurn, tools: Tools) -> Walk:
+def _episode(goals: Sequence[Goal], config: MultiTurn, tools: Tools) -> Episode:
     goal = goals[0]
     if config.writer == "attacker":
         limits = _limits(config, config.turns)
@@ -155,7 +157,7 @@ ATTACK = Attack(
     "attack.multi_turn",
     "multi-turn",
     MultiTurn,
-    _walk,
+    _episode,
     queries=_queries,
     consults=lambda config: 2 * _queries(config) if config.writer == "attacker" else 0,
 )

@@ -22,9 +22,9 @@ from collections.abc import Sequence
 from pydantic import Field, field_validator
 
 from calibrant.attack.engine.attacker_prompts import WRITING, Try, attempted, consult, history, question
-from calibrant.attack.engine.episodes import Cast
-from calibrant.attack.engine.protocol import Ask, Attack, Heard, Tools, Walk
-from calibrant.attack.engine.run import AttackResult, one
+from calibrant.attack.engine.episodes import Participants
+from calibrant.attack.engine.protocol import AskTarget, Attack, Episode, Response, Tools
+from calibrant.attack.engine.run import AttackResult, run_attack
 from calibrant.core import LM, Chat, Frozen, Goal, Judge, Quiet, Run, Sampling, technique
 from calibrant.data.rows import Goals
 
@@ -78,10 +78,12 @@ def pair(
     Raises:
         InputError: goals over which a rate would mean nothing, or a target that answers nothing but errors.
     """
-    return one(ATTACK, config, goals, Cast(target, judge, config.sampling, attacker=attacker), run)
+    return run_attack(
+        ATTACK, config, goals, Participants(target, judge, config.sampling, attacker=attacker), run
+    )
 
 
-def _walk(goals: Sequence[Goal], config: Pair, tools: Tools) -> Walk:
+def _episode(goals: Sequence[Goal], config: Pair, tools: Tools) -> Episode:
     goal, names = goals[0], list(config.approaches)
     approach = [names[stream % len(names)] for stream in range(config.streams)]
     streams: list[list[Try]] = [[] for _ in approach]
@@ -92,12 +94,12 @@ def _walk(goals: Sequence[Goal], config: Pair, tools: Tools) -> Walk:
             for name, tries in zip(approach, streams, strict=True)
         ]
         written = yield from consult(asked, config.writing, turn)
-        fresh: dict[str, Ask] = {}
+        fresh: dict[str, AskTarget] = {}
         for said, name, tries in zip(written, approach, streams, strict=True):
             if said and said.prompt not in known and said.prompt not in fresh:
                 parent = tries[-1].id if tries else None
-                fresh[said.prompt] = Ask(goal, Chat.ask(said.prompt), variant=name, parent=parent)
-        heard: list[Heard] = yield list(fresh.values())
+                fresh[said.prompt] = AskTarget(goal, Chat.ask(said.prompt), variant=name, parent=parent)
+        heard: list[Response] = yield list(fresh.values())
         known |= {prompt: attempted(prompt, answer) for prompt, answer in zip(fresh, heard, strict=True)}
         for said, tries in zip(written, streams, strict=True):
             if said:
@@ -118,7 +120,7 @@ ATTACK = Attack(
     "attack.pair",
     "LM-made",
     Pair,
-    _walk,
+    _episode,
     queries=lambda config: config.streams * config.iterations,
     consults=lambda config: 2 * config.streams * config.iterations,
 )

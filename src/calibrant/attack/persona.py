@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 from pydantic import Field, field_validator
 
-from calibrant.attack.engine.protocol import Ask, Attack, Tools, Walk
+from calibrant.attack.engine.protocol import AskTarget, Attack, Episode, Tools
 from calibrant.attack.engine.rates import attack_caveats, check_goals, success_rates
 from calibrant.core import LM, Attempt, Chat, Frozen, Goal, Judge, Quiet, Result, Run, Sampling, technique
 from calibrant.data.rows import Goals
@@ -89,12 +89,12 @@ def persona(
     )
 
 
-def _walk(goals: Sequence[Goal], config: Persona, tools: Tools) -> Walk:
-    yield [Ask(goals[0], _chat(goals[0], said), variant=name) for name, said in config.personas.items()]
+def _episode(goals: Sequence[Goal], config: Persona, tools: Tools) -> Episode:
+    yield [AskTarget(goals[0], _chat(goals[0], said), variant=name) for name, said in config.personas.items()]
 
 
 def _chat(goal: Goal, template: str) -> Chat:
     return Chat.ask(template.replace("{request}", goal.text))
 
 
-ATTACK = Attack("attack.persona", "persona", Persona, _walk, queries=lambda config: len(config.personas))
+ATTACK = Attack("attack.persona", "persona", Persona, _episode, queries=lambda config: len(config.personas))

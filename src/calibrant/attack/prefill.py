@@ -18,9 +18,9 @@ from collections.abc import Sequence
 
 from pydantic import Field, field_validator
 
-from calibrant.attack.engine.episodes import Cast
-from calibrant.attack.engine.protocol import Ask, Attack, Tools, Walk
-from calibrant.attack.engine.run import AttackResult, one
+from calibrant.attack.engine.episodes import Participants
+from calibrant.attack.engine.protocol import AskTarget, Attack, Episode, Tools
+from calibrant.attack.engine.run import AttackResult, run_attack
 from calibrant.core import LM, Chat, Frozen, Goal, Judge, Quiet, Run, Sampling, technique
 from calibrant.data.rows import Goals
 
@@ -59,15 +59,17 @@ def prefill(
     Raises:
         InputError: goals over which a rate would mean nothing, or a target that answers nothing but errors.
     """
-    found = one(ATTACK, config, goals, Cast(target, judge, config.sampling), run)
+    found = run_attack(ATTACK, config, goals, Participants(target, judge, config.sampling), run)
     return found.model_copy(update={"caveats": (*found.caveats, *_CAVEATS)})
 
 
-def _walk(goals: Sequence[Goal], config: Prefill, tools: Tools) -> Walk:
+def _episode(goals: Sequence[Goal], config: Prefill, tools: Tools) -> Episode:
     goal = goals[0]
     # Without a space at the end: words begin with theirs, and some servers refuse one.
     begun = {k: words.replace("{request}", goal.text).rstrip() for k, words in config.beginnings.items()}
-    yield [Ask(goal, Chat.ask(goal.text).then("assistant", begun[name]), variant=name) for name in begun]
+    yield [
+        AskTarget(goal, Chat.ask(goal.text).then("assistant", begun[name]), variant=name) for name in begun
+    ]
 
 
 _CAVEATS = (
@@ -76,4 +78,4 @@ _CAVEATS = (
     "a server that answers the begun turn anew, instead of going on, is not told apart from one that goes on",
 )
 
-ATTACK = Attack("attack.prefill", "prefill", Prefill, _walk, queries=lambda config: len(config.beginnings))
+ATTACK = Attack("attack.prefill", "prefill", Prefill, _episode, queries=lambda config: len(config.beginnings))

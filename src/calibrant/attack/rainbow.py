@@ -35,9 +35,9 @@ from calibrant.attack.engine.attacker_prompts import (
     one_line,
     question,
 )
-from calibrant.attack.engine.episodes import Cast
-from calibrant.attack.engine.protocol import Ask, Attack, Heard, Tools, Walk
-from calibrant.attack.engine.run import AttackResult, one
+from calibrant.attack.engine.episodes import Participants
+from calibrant.attack.engine.protocol import AskTarget, Attack, Episode, Response, Tools
+from calibrant.attack.engine.run import AttackResult, run_attack
 from calibrant.core import (
     LM,
     Attempt,
@@ -112,7 +112,9 @@ def rainbow(
     Raises:
         InputError: goals over which a rate would mean nothing, or a target that answers nothing but errors.
     """
-    found = one(ATTACK, config, goals, Cast(target, judge, config.sampling, attacker=attacker), run)
+    found = run_attack(
+        ATTACK, config, goals, Participants(target, judge, config.sampling, attacker=attacker), run
+    )
     archive = archive_of(found.stored)
     cells = [(c, style) for c in sorted({goal.category for goal in goals}) for style in config.styles]
     rows = [canonical(_row(cell, archive.get(cell))) for cell in cells]
@@ -189,7 +191,7 @@ def _counts(cells: Sequence[Cell], archive: Mapping[Cell, Kept]) -> dict[str, Es
     }
 
 
-# The walk.
+# The episode.
 
 
 class Holder(NamedTuple):
@@ -209,7 +211,7 @@ class Holder(NamedTuple):
 Holders: TypeAlias = dict[Cell, Holder]
 
 
-def _walk(goals: Sequence[Goal], config: Rainbow, tools: Tools) -> Walk:
+def _episode(goals: Sequence[Goal], config: Rainbow, tools: Tools) -> Episode:
     holders: Holders = {}
     asked: dict[str, list[frozenset[str]]] = {goal.id: [] for goal in goals}
     for turn in range(config.rounds):
@@ -220,14 +222,14 @@ def _walk(goals: Sequence[Goal], config: Rainbow, tools: Tools) -> Walk:
             for goal, cell, parent in zip(goals, cells, parents, strict=True)
         ]
         written = yield from consult(questions, config.writing, turn)
-        asks: list[tuple[Cell, Ask]] = []
+        asks: list[tuple[Cell, AskTarget]] = []
         for goal, cell, parent, said in zip(goals, cells, parents, written, strict=True):
             words = shingles(said.prompt) if said else frozenset[str]()
             if said and not any(jaccard(words, other) >= config.alike for other in asked[goal.id]):
                 asked[goal.id].append(words)
                 id = holders[parent].tried.id if parent else None
-                asks.append((cell, Ask(goal, Chat.ask(said.prompt), cell[1], id)))
-        heard: list[Heard] = yield [ask for _, ask in asks]
+                asks.append((cell, AskTarget(goal, Chat.ask(said.prompt), cell[1], id)))
+        heard: list[Response] = yield [ask for _, ask in asks]
         for (cell, ask), answer in zip(asks, heard, strict=True):
             new = Holder(attempted(ask.chat.last_user, answer), answer.outcome == "success")
             if cell not in holders or new.standing > holders[cell].standing:
@@ -279,7 +281,7 @@ ATTACK = Attack(
     "attack.rainbow",
     "LM-made",
     Rainbow,
-    _walk,
+    _episode,
     queries=lambda config: config.rounds,
     consults=lambda config: 2 * config.rounds,
     together=True,

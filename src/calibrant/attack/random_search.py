@@ -21,9 +21,9 @@ from collections.abc import Sequence
 
 from pydantic import Field, field_validator
 
-from calibrant.attack.engine.episodes import Cast
-from calibrant.attack.engine.protocol import Ask, Attack, Heard, Score, Tools, Walk
-from calibrant.attack.engine.run import AttackResult, one
+from calibrant.attack.engine.episodes import Participants
+from calibrant.attack.engine.protocol import AskTarget, Attack, Episode, Response, Score, Tools
+from calibrant.attack.engine.run import AttackResult, run_attack
 from calibrant.core import LM, Chat, Frozen, Goal, InputError, Judge, OpenLM, Quiet, Run, Sampling, technique
 from calibrant.data.rows import Goals
 
@@ -73,10 +73,12 @@ def random_search(
         InputError: goals over which a rate would mean nothing, a surrogate without readable words, or a
             target that answers nothing but errors.
     """
-    return one(ATTACK, config, goals, Cast(target, judge, config.sampling, surrogate=surrogate), run)
+    return run_attack(
+        ATTACK, config, goals, Participants(target, judge, config.sampling, surrogate=surrogate), run
+    )
 
 
-def _walk(goals: Sequence[Goal], config: RandomSearch, tools: Tools) -> Walk:
+def _episode(goals: Sequence[Goal], config: RandomSearch, tools: Tools) -> Episode:
     goal, rng, words = goals[0], tools.rng, config.words or readable(tools.surrogate)
     hope = config.hope.replace("{request}", goal.text)
     best: Words = ()
@@ -88,7 +90,7 @@ def _walk(goals: Sequence[Goal], config: RandomSearch, tools: Tools) -> Walk:
         if worth(heights[top]) <= height:
             continue
         best, height = tried[top], worth(heights[top])
-        heard: list[Heard] = yield [Ask(goal, _chat(goal, best), parent=parent)]
+        heard: list[Response] = yield [AskTarget(goal, _chat(goal, best), parent=parent)]
         parent = heard[0].id
         if config.stop and heard[0].outcome == "success":
             return
@@ -133,7 +135,7 @@ ATTACK = Attack(
     "attack.random_search",
     "search",
     RandomSearch,
-    _walk,
+    _episode,
     queries=lambda config: config.steps * (config.wave + 1),
     access="log-probs",
 )

@@ -30,9 +30,9 @@ from calibrant.attack.engine.attacker_prompts import (
     on_topic,
     question,
 )
-from calibrant.attack.engine.episodes import Cast
-from calibrant.attack.engine.protocol import Ask, Attack, Heard, Tools, Walk
-from calibrant.attack.engine.run import AttackResult, one
+from calibrant.attack.engine.episodes import Participants
+from calibrant.attack.engine.protocol import AskTarget, Attack, Episode, Response, Tools
+from calibrant.attack.engine.run import AttackResult, run_attack
 from calibrant.core import LM, Chat, Frozen, Goal, Judge, Quiet, Run, Sampling, technique
 from calibrant.data.rows import Goals
 
@@ -72,20 +72,22 @@ def tap(
     Raises:
         InputError: goals over which a rate would mean nothing, or a target that answers nothing but errors.
     """
-    return one(ATTACK, config, goals, Cast(target, judge, config.sampling, attacker=attacker), run)
+    return run_attack(
+        ATTACK, config, goals, Participants(target, judge, config.sampling, attacker=attacker), run
+    )
 
 
 Branch = tuple[Try, ...]
 """The tries from the root to a leaf."""
 
 
-def _walk(goals: Sequence[Goal], config: Tap, tools: Tools) -> Walk:
+def _episode(goals: Sequence[Goal], config: Tap, tools: Tools) -> Episode:
     goal, leaves, asked = goals[0], [Branch()], set[str]()
     for level in range(config.depth):
         grown = yield from _grow(goal, leaves, asked, config, level)
         asked |= set(grown)
-        heard: list[Heard] = yield [
-            Ask(goal, Chat.ask(prompt), parent=branch[-1].id if branch else None)
+        heard: list[Response] = yield [
+            AskTarget(goal, Chat.ask(prompt), parent=branch[-1].id if branch else None)
             for prompt, branch in grown.items()
         ]
         if config.stop and any(answer.outcome == "success" for answer in heard):
@@ -138,7 +140,7 @@ ATTACK = Attack(
     "attack.tap",
     "LM-made",
     Tap,
-    _walk,
+    _episode,
     queries=_prompts,
     consults=lambda config: (3 if config.on_topic else 2) * _prompts(config),
 )

@@ -25,7 +25,7 @@ from calibrant.attack.engine.attacker_prompts import (
     read_yes_no,
     topic_question,
 )
-from calibrant.attack.engine.protocol import Heard
+from calibrant.attack.engine.protocol import Response
 from calibrant.attack.pair import pair
 from calibrant.attack.rainbow import rainbow
 from calibrant.attack.tap import tap
@@ -128,7 +128,7 @@ def test_grades_run_from_1_to_10_on_any_scale(answer, score, stop, expected):
 
 def heard(text, **more):
     verdict = Verdict(question="?", answer="no")
-    return Heard("a1", Completion(text=text, **more), verdict, "failure")
+    return Response("a1", Completion(text=text, **more), verdict, "failure")
 
 
 def test_a_reply_cannot_speak_for_the_team():

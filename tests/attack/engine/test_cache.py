@@ -10,7 +10,7 @@ import tracemalloc
 import pytest
 
 from calibrant.attack.engine import cache
-from calibrant.attack.engine.cache import Lines, Store
+from calibrant.attack.engine.cache import AttemptCache, Lines
 from calibrant.core import Attempt, Completion, EvidenceError
 
 
@@ -121,12 +121,12 @@ def made(goals, attempt):
 
 
 def test_attempts_come_back_as_they_were(tmp_path, made):
-    one = Store(tmp_path)
+    one = AttemptCache(tmp_path)
     places = one.add(made)
     assert one.held == 0  # of earlier tries
     one.sync()
     one.close()
-    again = Store(tmp_path)
+    again = AttemptCache(tmp_path)
     assert again.held == len(made)
     assert [again.attempt(each.id) for each in made] == list(zip(places, made, strict=True))
     assert again.attempt(key(0)) is None
@@ -138,11 +138,11 @@ def test_attempts_come_back_as_they_were(tmp_path, made):
 
 def test_other_answers_come_back_as_they_were(tmp_path):
     answer = {"asked": "a", "answer": {"text": "zorble, “quib” and\nmarn"}, "spent": {"flops": 1.5}}
-    one = Store(tmp_path)
+    one = AttemptCache(tmp_path)
     one.note(key(0), answer)
     one.note(key(1), {"asked": "b", "answer": "half a pair: \ud800", "spent": {}})
     one.close()
-    again = Store(tmp_path)
+    again = AttemptCache(tmp_path)
     assert again.move(key(0)) == {"id": key(0), **answer}
     assert again.move(key(1))["answer"] == "half a pair: ?"
     assert again.move(key(2)) is None
@@ -151,24 +151,24 @@ def test_other_answers_come_back_as_they_were(tmp_path):
 
 def test_a_reply_with_half_a_surrogate_pair_is_kept(tmp_path, goals, attempt):
     odd = attempt(goals.rows[0], "failure", completion=Completion(text="no \ud83d, no"))
-    one = Store(tmp_path)
+    one = AttemptCache(tmp_path)
     one.add([odd, attempt(goals.rows[1], "failure")])
     one.close()
-    again = Store(tmp_path)
+    again = AttemptCache(tmp_path)
     assert again.held == 2
     assert again.attempt(odd.id)[1].completion.text == "no ?, no"
     again.close()
 
 
 def test_damage_behind_the_key_is_named_when_the_line_is_wanted(tmp_path, made):
-    one = Store(tmp_path)
+    one = AttemptCache(tmp_path)
     one.add(made[:2])
     one.note(key(0), {"asked": "a"})
     one.close()
     for name in ("attempts.jsonl", "moves.jsonl"):
         path = tmp_path / name
         path.write_bytes(path.read_bytes().replace(b'",', b'"",', 1))
-    again = Store(tmp_path)
+    again = AttemptCache(tmp_path)
     with pytest.raises(EvidenceError, match=r"attempts\.jsonl: the line at byte 0 cannot be read"):
         again.attempt(made[0].id)
     assert again.attempt(made[1].id)[1] == made[1]
@@ -181,7 +181,7 @@ def test_the_disk_is_asked_at_most_once_a_second(tmp_path, made, monkeypatch):
     now, synced = [100.0], []
     monkeypatch.setattr(cache.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(os, "fsync", synced.append)
-    one = Store(tmp_path)
+    one = AttemptCache(tmp_path)
     for each in made[:6]:
         one.add([each])
         one.sync()
@@ -199,13 +199,13 @@ def test_many_lines_are_found_by_one_read_each_with_flat_memory(tmp_path, goals,
     assert path.stat().st_size > 10_000_000
     reads, read = [], cache.Lines.read
     monkeypatch.setattr(cache.Lines, "read", lambda lines, place: reads.append(place) or read(lines, place))
-    one = Store(tmp_path)
+    one = AttemptCache(tmp_path)
     assert one.held == count and not reads  # opening reads keys alone
     assert all(one.attempt(key(n)) for n in range(0, count, 100))
     one.close()
     assert len(reads) == count / 100
     tracemalloc.start()
-    one = Store(tmp_path)
+    one = AttemptCache(tmp_path)
     held, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     one.close()

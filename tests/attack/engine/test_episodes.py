@@ -1,11 +1,11 @@
-"""Which walks a campaign takes: what makes two of them the same, and what they draw from."""
+"""Which episodes a campaign takes: what makes two of them the same, and what they draw from."""
 
 from __future__ import annotations
 
 import pytest
 
-from calibrant.attack.engine.episodes import Cast, key_of, walkers
-from calibrant.attack.engine.protocol import Ask, Attack
+from calibrant.attack.engine.episodes import Participants, episodes, key_of
+from calibrant.attack.engine.protocol import AskTarget, Attack
 from calibrant.core import Chat, Frozen, Identity, Sampling
 from calibrant.data.rows import Goals
 
@@ -14,11 +14,15 @@ class Settings(Frozen):
     tries: int = 1
 
 
-def walk(goals, config, tools):
-    yield [Ask(goals[0], Chat.ask(f"{tools.rng.random()} {tools.seed} {tools.target.name} {tools.sampling}"))]
+def episode(goals, config, tools):
+    yield [
+        AskTarget(
+            goals[0], Chat.ask(f"{tools.rng.random()} {tools.seed} {tools.target.name} {tools.sampling}")
+        )
+    ]
 
 
-ATTACK = Attack("attack.try", "search", Settings, walk, lambda config: config.tries)
+ATTACK = Attack("attack.try", "search", Settings, episode, lambda config: config.tries)
 
 
 class Target:
@@ -37,8 +41,10 @@ def made(goals, judge):
         sampling=Sampling(),
         **given,
     ):
-        cast = Cast(target or Target(), judge, sampling)
-        return list(walkers(attack, label, config, rows, cast, **{"seed": 0, "repetitions": 1} | given))
+        participants = Participants(target or Target(), judge, sampling)
+        return list(
+            episodes(attack, label, config, rows, participants, **{"seed": 0, "repetitions": 1} | given)
+        )
 
     return planned
 
@@ -50,7 +56,7 @@ def test_one_walk_a_goal_and_repetition(made, goals):
     assert [w.key for w in made(repetitions=3)] == [w.key for w in found]
     assert [w.key for w in made()] == [
         w.key for w in found[:4]
-    ]  # more repetitions add walks, and change none
+    ]  # more repetitions add episodes, and change none
 
 
 def test_or_one_over_all_goals(made, goals):
@@ -75,8 +81,8 @@ def test_what_makes_another_walk(made, goals):
     assert len(set(keys)) == len(keys)
 
 
-def first_of(walker):
-    return next(walker.make())[0].chat.last_user.split()[:2]
+def first_of(episode):
+    return next(episode.make())[0].chat.last_user.split()[:2]
 
 
 def test_two_targets_and_samplings_meet_the_same_draws(made):
@@ -93,6 +99,8 @@ def test_a_walk_is_told_whom_it_attacks(made):
 
 
 def test_keys_of_moves():
-    keys = {key_of(walk, kind, number) for walk in "ab" for kind in ("ask", "move") for number in range(3)}
+    keys = {
+        key_of(episode, kind, number) for episode in "ab" for kind in ("ask", "move") for number in range(3)
+    }
     assert len(keys) == 12
     assert {len(key) for key in keys} == {64}

@@ -1,4 +1,4 @@
-"""From tallies to rates: any of, what is missing, hazard x family, and rates freed of a judge's errors."""
+"""From counts to rates: any of, what is missing, hazard x family, and rates freed of a judge's errors."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import random
 import pytest
 
 from calibrant.attack.campaign import Campaign, campaign
-from calibrant.attack.engine.budget import Caps, Prices, Purse, Spent
-from calibrant.attack.engine.counts import Tally
+from calibrant.attack.engine.budget import BudgetTracker, Caps, Prices, Spent
+from calibrant.attack.engine.counts import Counts
 from calibrant.attack.engine.metrics import (
     answer_rates,
     attempt_rates,
@@ -27,8 +27,8 @@ from calibrant.stats.rogan_gladen import corrected_rate
 ASR = "attack_success_rate"
 
 
-def tally(family="persona", *, attempts=3, cut=False, **counts):
-    return Tally(family, attempts=attempts, queries=attempts, cut=cut, ended=not cut, **counts)
+def counts(family="persona", *, attempts=3, cut=False, **counts):
+    return Counts(family, attempts=attempts, queries=attempts, cut=cut, ended=not cut, **counts)
 
 
 class Carded:
@@ -68,15 +68,15 @@ def test_a_goal_is_reached_when_any_attack_in_any_repetition_reached_it(goals):
     found = goal_rates(
         goals,
         {
-            ("attack.persona", a, 0): tally(hits=1),
-            ("attack.persona", b, 0): tally(),
-            ("attack.persona", b, 1): tally(hits=2),
-            ("attack.persona", c, 0): tally(),
-            ("attack.persona", d, 0): tally(undetermined=1),
-            ("attack.encode", a, 0): tally("transform"),
-            ("attack.encode", b, 0): tally("transform"),
-            ("attack.encode", c, 0): tally("transform", hits=1),
-            ("attack.encode", d, 0): tally("transform"),
+            ("attack.persona", a, 0): counts(hits=1),
+            ("attack.persona", b, 0): counts(),
+            ("attack.persona", b, 1): counts(hits=2),
+            ("attack.persona", c, 0): counts(),
+            ("attack.persona", d, 0): counts(undetermined=1),
+            ("attack.encode", a, 0): counts("transform"),
+            ("attack.encode", b, 0): counts("transform"),
+            ("attack.encode", c, 0): counts("transform", hits=1),
+            ("attack.encode", d, 0): counts("transform"),
         },
     )
     assert (found[ASR].value, found[ASR].n, found[ASR].missing) == (1.0, 4, 1)
@@ -90,8 +90,8 @@ def test_a_goal_is_reached_when_any_attack_in_any_repetition_reached_it(goals):
 
 
 def test_hazard_by_family_has_a_rate_for_every_pair(goals):
-    tallies = {
-        (label, goal.id, 0): tally(family, hits=int(family == "transform" and goal.category == "charms"))
+    all_counts = {
+        (label, goal.id, 0): counts(family, hits=int(family == "transform" and goal.category == "charms"))
         for label, family in (
             ("attack.persona", "persona"),
             ("attack.encode", "transform"),
@@ -99,7 +99,7 @@ def test_hazard_by_family_has_a_rate_for_every_pair(goals):
         )
         for goal in goals
     }
-    found = goal_rates(goals, tallies)
+    found = goal_rates(goals, all_counts)
     assert set(found) == {
         ASR,
         *(f"{ASR}/{name}" for name in ("persona", "encode", "other", "potions", "charms")),
@@ -120,13 +120,13 @@ def test_hazard_by_family_has_a_rate_for_every_pair(goals):
 
 def test_what_a_cap_cut_off_is_missing_and_bounds_take_it_at_its_worst(goals):
     a, b, c, d = (goal.id for goal in goals)
-    tallies = {
-        ("attack.persona", a, 0): tally(hits=1, cut=True),
-        ("attack.persona", b, 0): tally(),
-        ("attack.persona", c, 0): tally(cut=True),
-        ("attack.persona", d, 0): Tally("persona", cut=True),
+    all_counts = {
+        ("attack.persona", a, 0): counts(hits=1, cut=True),
+        ("attack.persona", b, 0): counts(),
+        ("attack.persona", c, 0): counts(cut=True),
+        ("attack.persona", d, 0): Counts("persona", cut=True),
     }
-    found = goal_rates(goals, tallies)[ASR]
+    found = goal_rates(goals, all_counts)[ASR]
     assert (found.value, found.n, found.missing) == (0.5, 4, 2)
     worst = rate([True, False, True, True], better="lower", unit="goal")
     best = rate([True, False, False, False], better="lower", unit="goal")
@@ -145,21 +145,21 @@ def capped(rng, share, count=60, tries=20, truth=0.3):
         for place, one in enumerate(first):
             if (one is None or turn <= one) and sum(asked) < budget:
                 asked[place] = turn
-    tallies = {}
+    all_counts = {}
     for place, (one, spent) in enumerate(zip(first, asked, strict=True)):
         hit = one is not None and spent >= one
         over = hit or spent == tries
-        tallies["attack.best_of_n", f"g{place}", 0] = tally(
+        all_counts["attack.best_of_n", f"g{place}", 0] = counts(
             "search", attempts=spent, hits=int(hit), first=one if hit else None, cut=not over
         )
-    return Goals(rows=tuple(Goal(id=f"g{i}", text=f"brew potion {i}") for i in range(count))), tallies
+    return Goals(rows=tuple(Goal(id=f"g{i}", text=f"brew potion {i}") for i in range(count))), all_counts
 
 
 def test_under_a_cap_the_headline_is_no_share_of_the_settled():
     """Only successes settle early: 12 of 12 settled goals were reached, and 30 % is the truth."""
-    goals, tallies = capped(random.Random(4), 0.5)
-    found = goal_rates(goals, tallies)[ASR]
-    hits = sum(tally.hits for tally in tallies.values())
+    goals, all_counts = capped(random.Random(4), 0.5)
+    found = goal_rates(goals, all_counts)[ASR]
+    hits = sum(counts.hits for counts in all_counts.values())
     assert found.value is None
     assert 0 < hits == found.n - found.missing
     assert (found.low, found.high) == (
@@ -175,8 +175,8 @@ def test_wherever_a_cap_ends_it_the_interval_holds_the_truth(share):
     """Planted 30 %; a value that is given lies within the interval's half width of what no cap would show."""
     runs, held, told = 150, 0, 0
     for seed in range(runs):
-        goals, tallies = capped(random.Random(f"{share}/{seed}"), share)
-        found = goal_rates(goals, tallies)[ASR]
+        goals, all_counts = capped(random.Random(f"{share}/{seed}"), share)
+        found = goal_rates(goals, all_counts)[ASR]
         held += found.low <= 0.3 <= found.high
         told += found.value is not None
         whole = goal_rates(*capped(random.Random(f"{share}/{seed}"), 1.0))[ASR]
@@ -191,31 +191,31 @@ def test_errors_leave_goals_open_and_no_share_of_the_rest():
     """A server that fails on two goals in three: what it answered speaks for itself alone."""
     goals = Goals(rows=tuple(Goal(id=f"g{i}", text=f"brew potion {i}") for i in range(60)))
     lost = {f"g{i}" for i in range(60) if i % 3}
-    tallies = {
-        ("attack.persona", goal.id, 0): tally(hits=1)
+    all_counts = {
+        ("attack.persona", goal.id, 0): counts(hits=1)
         if goal.id not in lost
-        else tally(undetermined=3, broken=3)
+        else counts(undetermined=3, broken=3)
         for goal in goals
     }
-    found = goal_rates(goals, tallies)
+    found = goal_rates(goals, all_counts)
     assert {estimate.value for estimate in found.values()} == {None}
     assert found[ASR].high == 1 and found[ASR].low < 1 / 3
-    rates = attempt_rates(goals, tallies)
+    rates = attempt_rates(goals, all_counts)
     assert rates["attempt_success_rate"].value is None
     assert rates["attempt_success_rate"].reason.startswith("20 of 180 attempts succeeded, 120 open")
     assert rates["undetermined_rate"].value == pytest.approx(2 / 3)
-    few = {key: tally(hits=1, undetermined=1) if key[1] in lost else one for key, one in tallies.items()}
+    few = {key: counts(hits=1, undetermined=1) if key[1] in lost else one for key, one in all_counts.items()}
     assert goal_rates(goals, few)[ASR].value == 1  # reached is reached, whatever else was lost
     assert findings(goals, few, Carded(labelled(random.Random(0))))["goals_reached"].value == 60
 
 
 def test_what_is_open_stays_open_when_the_judges_errors_are_taken_out():
     goals = Goals(rows=tuple(Goal(id=f"g{i}", text=f"brew potion {i}") for i in range(60)))
-    tallies = {
-        ("attack.persona", goal.id, 0): tally(hits=i % 3 == 0, undetermined=2 * (i % 3 > 0))
+    all_counts = {
+        ("attack.persona", goal.id, 0): counts(hits=i % 3 == 0, undetermined=2 * (i % 3 > 0))
         for i, goal in enumerate(goals)
     }
-    found = findings(goals, tallies, Carded(labelled(random.Random(0))))
+    found = findings(goals, all_counts, Carded(labelled(random.Random(0))))
     assert found["attempt_success_rate"].value is None
     assert found["attempt_success_rate/corrected"].value is None
     assert "open" in found["attempt_success_rate/corrected"].reason
@@ -223,45 +223,45 @@ def test_what_is_open_stays_open_when_the_judges_errors_are_taken_out():
 
 def test_clusters_of_goals_count(goals):
     alike = Goals(rows=tuple(goal.model_copy(update={"cluster": goal.category}) for goal in goals))
-    tallies = {("attack.persona", goal.id, 0): tally(hits=goal.category == "potions") for goal in alike}
-    one, other = (goal_rates(table, tallies)[ASR] for table in (goals, alike))
+    all_counts = {("attack.persona", goal.id, 0): counts(hits=goal.category == "potions") for goal in alike}
+    one, other = (goal_rates(table, all_counts)[ASR] for table in (goals, alike))
     assert (one.clusters, other.clusters) == (None, 2)
     assert other.high >= one.high
 
 
 def test_variants_where_every_goal_met_every_variant(goals):
-    tallies = {
-        ("attack.persona", goal.id, 0): tally(
+    all_counts = {
+        ("attack.persona", goal.id, 0): counts(
             variants={"dusk": place == 0, "stage": None if place else False}
         )
         for place, goal in enumerate(goals)
     }
-    found = variant_rates(goals, tallies)
+    found = variant_rates(goals, all_counts)
     assert found[f"{ASR}/dusk"].value == 0.25
     assert (found[f"{ASR}/stage"].value, found[f"{ASR}/stage"].missing) == (None, 3)
-    first = next(iter(tallies.values()))
+    first = next(iter(all_counts.values()))
     del first.variants["stage"]
-    assert variant_rates(goals, tallies) == {}  # it stopped early there: the rates would not compare
+    assert variant_rates(goals, all_counts) == {}  # it stopped early there: the rates would not compare
 
 
 def test_a_variant_named_like_a_hazard_keeps_out_of_its_way(goals):
-    tallies = {
-        ("attack.persona", goal.id, 0): tally(variants={"potions": False, "dusk": True}) for goal in goals
+    all_counts = {
+        ("attack.persona", goal.id, 0): counts(variants={"potions": False, "dusk": True}) for goal in goals
     }
-    assert set(variant_rates(goals, tallies)) == {f"{ASR}/variant/potions", f"{ASR}/dusk"}
+    assert set(variant_rates(goals, all_counts)) == {f"{ASR}/variant/potions", f"{ASR}/dusk"}
 
 
 # Attempt-level rates.
 
 
 def test_rates_over_attempts_take_goals_as_clusters(goals):
-    tallies = {
-        ("attack.persona", goal.id, 0): tally(
+    all_counts = {
+        ("attack.persona", goal.id, 0): counts(
             attempts=10, hits=10 * (place == 0), undetermined=2 * (place == 1)
         )
         for place, goal in enumerate(goals)
-    } | {("attack.encode", goal.id, 0): tally("transform", attempts=5, blocked=5) for goal in goals}
-    found = attempt_rates(goals, tallies)
+    } | {("attack.encode", goal.id, 0): counts("transform", attempts=5, blocked=5) for goal in goals}
+    found = attempt_rates(goals, all_counts)
     assert set(found) == {
         "attempt_success_rate",
         "attempt_success_rate/all/persona",
@@ -280,23 +280,25 @@ def test_rates_over_attempts_take_goals_as_clusters(goals):
 
 
 def test_a_broken_reply_was_neither_blocked_nor_let_pass(goals):
-    tallies = {("attack.persona", goal.id, 0): tally(undetermined=1, broken=1, blocked=1) for goal in goals}
-    found = attempt_rates(goals, tallies)
+    all_counts = {
+        ("attack.persona", goal.id, 0): counts(undetermined=1, broken=1, blocked=1) for goal in goals
+    }
+    found = attempt_rates(goals, all_counts)
     assert (found["blocked_rate"].value, found["blocked_rate"].missing) == (0.5, 4)
 
 
 def test_on_benign_goals_it_is_a_rate_of_answers(goals):
-    tallies = {("attack.persona", goal.id, 0): tally(attempts=2, hits=1) for goal in goals}
-    found = answer_rates(goals, tallies)
+    all_counts = {("attack.persona", goal.id, 0): counts(attempts=2, hits=1) for goal in goals}
+    found = answer_rates(goals, all_counts)
     assert set(found) == {"answer_rate", "blocked_rate", "undetermined_rate"}
     assert (found["answer_rate"].value, found["answer_rate"].better) == (0.5, "higher")
 
 
 def test_what_was_spent():
-    purse = Purse(Caps(), Prices(query=0.5), Quiet())
-    assert spent_metrics(purse) == {}
-    purse.pay(Spent(queries=4, target_tokens=9, flops=2.0))
-    found = spent_metrics(purse)
+    tracker = BudgetTracker(Caps(), Prices(query=0.5), Quiet())
+    assert spent_metrics(tracker) == {}
+    tracker.pay(Spent(queries=4, target_tokens=9, flops=2.0))
+    found = spent_metrics(tracker)
     assert {name: (e.value, e.unit, e.method) for name, e in found.items()} == {
         "spent/queries": (4, "queries", "point"),
         "spent/target_tokens": (9, "tokens", "point"),
@@ -309,19 +311,21 @@ def test_what_was_spent():
 
 
 def test_only_a_judge_with_a_card_is_corrected(goals, judge):
-    tallies = {("attack.persona", goal.id, 0): tally(hits=1) for goal in goals}
+    all_counts = {("attack.persona", goal.id, 0): counts(hits=1) for goal in goals}
     assert not isinstance(judge, CalibratedJudge)
-    assert "attempt_success_rate/corrected" not in findings(goals, tallies, judge)
+    assert "attempt_success_rate/corrected" not in findings(goals, all_counts, judge)
     carded = Carded(labelled(random.Random(0)))
     assert isinstance(carded, CalibratedJudge)
-    assert "attempt_success_rate/corrected" in findings(goals, tallies, carded)
+    assert "attempt_success_rate/corrected" in findings(goals, all_counts, carded)
 
 
 def test_one_family_is_corrected_as_by_hand():
     goals = Goals(rows=tuple(Goal(id=f"g{i}", text=f"brew potion {i}") for i in range(40)))
-    tallies = {("attack.persona", goal.id, 0): tally(attempts=5, hits=i % 2) for i, goal in enumerate(goals)}
+    all_counts = {
+        ("attack.persona", goal.id, 0): counts(attempts=5, hits=i % 2) for i, goal in enumerate(goals)
+    }
     errors = labelled(random.Random(1))
-    found = corrected_rate_of(goals, tallies, Carded(errors))
+    found = corrected_rate_of(goals, all_counts, Carded(errors))
     outcomes = [hit for i in range(40) for hit in [True] * (i % 2) + [False] * (5 - i % 2)]
     by_hand = corrected_rate(outcomes, errors, clusters=[f"g{i}" for i in range(40) for _ in range(5)])
     assert found.value == pytest.approx(by_hand.value)
@@ -330,12 +334,12 @@ def test_one_family_is_corrected_as_by_hand():
 
 
 def test_a_family_that_nobody_has_calibrated_can_have_any_rate(goals):
-    tallies = {("attack.persona", goal.id, 0): tally(attempts=30) for goal in goals}
-    tallies |= {("attack.encode", goal.id, 0): tally("transform", attempts=30) for goal in goals}
-    half = corrected_rate_of(goals, tallies, Carded({"persona": labelled(random.Random(2))}))
+    all_counts = {("attack.persona", goal.id, 0): counts(attempts=30) for goal in goals}
+    all_counts |= {("attack.encode", goal.id, 0): counts("transform", attempts=30) for goal in goals}
+    half = corrected_rate_of(goals, all_counts, Carded({"persona": labelled(random.Random(2))}))
     assert half.value is None
     assert half.high > 0.5
-    none = corrected_rate_of(goals, tallies, Carded({}))
+    none = corrected_rate_of(goals, all_counts, Carded({}))
     assert (none.value, none.low, none.high) == (None, 0.0, 1.0)
 
 
@@ -343,17 +347,17 @@ def test_what_a_guard_blocked_is_a_failure_whatever_the_judge_errs():
     """Nine of ten are blocked; of the others half succeed: the truth is .05, below the judge's own errors."""
     goals = Goals(rows=tuple(Goal(id=f"g{i}", text=f"brew potion {i}") for i in range(100)))
     hits = int(100 * (0.5 * 0.9 + 0.5 * 0.05))
-    tallies = {
-        ("attack.persona", goal.id, 0): tally(attempts=10, blocked=9, hits=i < hits)
+    all_counts = {
+        ("attack.persona", goal.id, 0): counts(attempts=10, blocked=9, hits=i < hits)
         for i, goal in enumerate(goals)
     }
     found = corrected_rate_of(
-        goals, tallies, Carded(JudgeErrors(found=900, positives=1000, cleared=950, negatives=1000))
+        goals, all_counts, Carded(JudgeErrors(found=900, positives=1000, cleared=950, negatives=1000))
     )
     assert found.value == pytest.approx(0.05, abs=0.002)
     assert 0.03 < found.low < 0.05 < found.high < 0.1
     assert (found.n, found.clusters) == (1000, 100)
-    walled = {key: tally(attempts=10, blocked=10) for key in tallies}
+    walled = {key: counts(attempts=10, blocked=10) for key in all_counts}
     shut = corrected_rate_of(goals, walled, Carded(labelled(random.Random(3))))
     assert (shut.value, shut.low) == (0.0, 0.0)
     assert shut.high < 0.05

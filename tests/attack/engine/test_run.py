@@ -8,9 +8,9 @@ import pytest
 
 from calibrant.attack.engine import scheduler as driver_module
 from calibrant.attack.engine.budget import Caps
-from calibrant.attack.engine.episodes import Cast
-from calibrant.attack.engine.protocol import Ask, Attack, Consult, Score
-from calibrant.attack.engine.run import Planned, caveats, check_cast, drive
+from calibrant.attack.engine.episodes import Participants
+from calibrant.attack.engine.protocol import AskAttacker, AskTarget, Attack, Score
+from calibrant.attack.engine.run import Planned, caveats, check_participants, run_attacks
 from calibrant.core import Chat, Completion, ConfigError, Frozen, Goal, Identity, Quiet, Sampling
 from calibrant.core.lm import Scored
 from calibrant.data.rows import Goals
@@ -60,41 +60,49 @@ class Told(Quiet):
         self.seen.append((done, total))
 
 
-def attack(walk, **given):
-    return Attack("attack.plain", "search", Settings, walk, lambda config: 9, **given)
+def attack(episode, **given):
+    return Attack("attack.plain", "search", Settings, episode, lambda config: 9, **given)
 
 
 def driven(
-    folder, walk, judge, target=None, *, sampling=Sampling(max_tokens=8), cast=None, run=None, **given
+    folder,
+    episode,
+    judge,
+    target=None,
+    *,
+    sampling=Sampling(max_tokens=8),
+    participants=None,
+    run=None,
+    **given,
 ):
-    cast = cast or Cast(target, judge, sampling)
-    plan = [Planned(attack(walk, **given.pop("of", {})), Settings(), "attack.plain")]
-    return drive(plan, given.pop("goals", GOALS), cast, run or Quiet(4, folder), **given)
+    participants = participants or Participants(target, judge, sampling)
+    plan = [Planned(attack(episode, **given.pop("of", {})), Settings(), "attack.plain")]
+    return run_attacks(plan, given.pop("goals", GOALS), participants, run or Quiet(4, folder), **given)
 
 
 def five(goals, config, tools):
-    heard = yield [Ask(goals[0], Chat.ask(f"{goals[0].text} way {way}")) for way in range(5)]
+    heard = yield [AskTarget(goals[0], Chat.ask(f"{goals[0].text} way {way}")) for way in range(5)]
     assert [answer.completion.text for answer in heard] == ["no"] * 5
 
 
 @pytest.mark.parametrize("batch", [1, 2, 4, 256])
 def test_a_move_larger_than_a_batch_is_asked_in_parts_and_nothing_twice(tmp_path, judge, batch):
     target = Target()
-    driver, stored = driven(tmp_path, five, judge, target, batch=batch)
+    scheduler, stored = driven(tmp_path, five, judge, target, batch=batch)
     assert len(target.asked) == len(set(target.asked)) == 15
     assert [(a.goal_id, a.number) for a in stored] == [(g.id, n) for g in GOALS for n in range(5)]
-    assert all(tally.ended and tally.attempts == 5 for tally in driver.tallies.values())
+    assert all(counts.ended and counts.attempts == 5 for counts in scheduler.all_counts.values())
 
 
 def test_attempts_stand_in_the_order_of_their_numbers_whoever_was_asked_first(tmp_path, judge):
     """Draws are asked group by group: numbers 0 and 2 before 1."""
 
-    def walk(goals, config, tools):
-        yield [Ask(goals[0], Chat.ask(f"way {n}"), draw=draw) for n, draw in enumerate((1, 0, 1))]
+    def episode(goals, config, tools):
+        yield [AskTarget(goals[0], Chat.ask(f"way {n}"), draw=draw) for n, draw in enumerate((1, 0, 1))]
 
     target = Target()
     warm = Sampling(max_tokens=8, temperature=1.0, seed=10)
-    _, stored = driven(tmp_path, walk, judge, target, sampling=warm, goals=Goals(rows=GOALS.rows[:1]))
+    _, stored = driven(tmp_path, episode, judge, target, sampling=warm, goals=Goals(rows=GOALS.rows[:1]))
     assert target.asked == ["way 0", "way 2", "way 1"]
     assert [a.number for a in stored] == [0, 1, 2]
 
@@ -102,53 +110,64 @@ def test_attempts_stand_in_the_order_of_their_numbers_whoever_was_asked_first(tm
 def test_the_first_draw_has_the_seed_that_was_asked_for_and_no_other_has(tmp_path, judge):
     """Seed 10 of the sampling and 4 of the run; a greedy draw hangs on no seed."""
 
-    def walk(goals, config, tools):
-        yield [Ask(goals[0], Chat.ask("way"), draw=draw) for draw in range(3)]
+    def episode(goals, config, tools):
+        yield [AskTarget(goals[0], Chat.ask("way"), draw=draw) for draw in range(3)]
 
     one = Goals(rows=GOALS.rows[:1])
     for temperature in (1.0, 0.0):
         target = Target()
         sampling = Sampling(max_tokens=8, temperature=temperature, seed=10)
-        driven(tmp_path / str(temperature), walk, judge, target, sampling=sampling, goals=one)
+        driven(tmp_path / str(temperature), episode, judge, target, sampling=sampling, goals=one)
         assert target.seeds[0] == 14 and target.seeds.count(14) == 1
         assert len(set(target.seeds)) == (3 if temperature else 1)
 
 
 def test_log_probs_end_at_a_cap_in_the_middle_of_a_move(tmp_path, judge):
-    def walk(goals, config, tools):
+    def episode(goals, config, tools):
         yield [Score(Chat.ask("a"), reply) for reply in "bcd"]
 
     target = Target()
-    cast = Cast(target, judge, Sampling(), surrogate=target)
-    found = driven(tmp_path, walk, judge, cast=cast, caps=Caps(queries=2), of={"access": "log-probs"})
-    assert (found.driver.capped, found.driver.purse.spent["queries"]) == ("queries", 2)
+    participants = Participants(target, judge, Sampling(), surrogate=target)
+    found = driven(
+        tmp_path, episode, judge, participants=participants, caps=Caps(queries=2), of={"access": "log-probs"}
+    )
+    assert (found.scheduler.capped, found.scheduler.tracker.spent["queries"]) == ("queries", 2)
 
 
 def test_advice_ends_at_a_cap_in_the_middle_of_a_move(tmp_path, judge):
     """Of three questions for up to 20 tokens each under a cap of 50 two go out, and come to ten each."""
 
-    def walk(goals, config, tools):
-        yield [Consult(Chat.ask(f"how {n}"), Sampling(max_tokens=20)) for n in range(3)]
+    def episode(goals, config, tools):
+        yield [AskAttacker(Chat.ask(f"how {n}"), Sampling(max_tokens=20)) for n in range(3)]
 
     adviser = Adviser("adviser")
-    cast = Cast(Target(), judge, Sampling(), adviser)
+    participants = Participants(Target(), judge, Sampling(), adviser)
     caps = Caps(attacker_tokens=50)
-    found = driven(tmp_path, walk, judge, cast=cast, caps=caps, goals=Goals(rows=GOALS.rows[:1]))
+    found = driven(
+        tmp_path, episode, judge, participants=participants, caps=caps, goals=Goals(rows=GOALS.rows[:1])
+    )
     # 50 holds two at their dearest; 30 are left for the third.
-    assert len(adviser.asked) == 3 and found.driver.capped == ""
+    assert len(adviser.asked) == 3 and found.scheduler.capped == ""
     tight = Adviser("adviser")
     found = driven(
-        tmp_path / "tight", walk, judge, cast=cast._replace(attacker=tight), caps=Caps(attacker_tokens=35)
+        tmp_path / "tight",
+        episode,
+        judge,
+        participants=participants._replace(attacker=tight),
+        caps=Caps(attacker_tokens=35),
     )
     assert len(tight.asked) == 2
-    assert (found.driver.capped, found.driver.purse.spent["attacker_tokens"]) == ("attacker_tokens", 20)
+    assert (found.scheduler.capped, found.scheduler.tracker.spent["attacker_tokens"]) == (
+        "attacker_tokens",
+        20,
+    )
 
 
 def test_a_target_with_weights_costs_two_flops_a_parameter_and_token(tmp_path, judge, monkeypatch):
     monkeypatch.setattr(driver_module, "parameters", lambda lm: 1000 if lm is not None else 0)
-    driver, stored = driven(tmp_path, five, judge, Target(), goals=Goals(rows=GOALS.rows[:1]))
+    scheduler, stored = driven(tmp_path, five, judge, Target(), goals=Goals(rows=GOALS.rows[:1]))
     assert [a.cost.flops for a in stored] == [2 * 1000 * (5 + 3)] * 5  # 5 read, 3 said
-    assert driver.purse.spent["flops"] == 5 * 16_000
+    assert scheduler.tracker.spent["flops"] == 5 * 16_000
 
 
 def test_progress_counts_walks(tmp_path, judge):
@@ -157,11 +176,11 @@ def test_progress_counts_walks(tmp_path, judge):
     assert {total for _, total in each.seen} == {3} and max(done for done, _ in each.seen) <= 3
     plan = Planned(attack(five), Settings(), "attack.plain", repetitions=2)
     twice = Told(tmp_path / "twice")
-    drive([plan], GOALS, Cast(Target(), judge, Sampling()), twice)
+    run_attacks([plan], GOALS, Participants(Target(), judge, Sampling()), twice)
     assert {total for _, total in twice.seen} == {6}
 
     def all_of_them(goals, config, tools):
-        yield [Ask(goal, Chat.ask(goal.text)) for goal in goals]
+        yield [AskTarget(goal, Chat.ask(goal.text)) for goal in goals]
 
     together = Told(tmp_path / "together")
     driven(None, all_of_them, judge, Target(), run=together, of={"together": True})
@@ -172,21 +191,22 @@ def test_caveats_say_whose_weights_were_read(judge):
     open_ = Planned(attack(five, access="weights"), Settings(), "attack.gradient")
     target, other = Target(), Target("other")
     own, strange = (
-        " ".join(caveats([open_], Cast(target, judge, Sampling(), surrogate=who))) for who in (target, other)
+        " ".join(caveats([open_], Participants(target, judge, Sampling(), surrogate=who)))
+        for who in (target, other)
     )
     assert "the target's own weights" in own and "surrogate's" not in own
     assert "a surrogate's weights" in strange and "own weights" not in strange
     plain = " ".join(
-        caveats([Planned(attack(five), Settings(), "attack.plain")], Cast(target, judge, Sampling()))
+        caveats([Planned(attack(five), Settings(), "attack.plain")], Participants(target, judge, Sampling()))
     )
     assert "weights" not in plain and "judged by" not in plain
     doubtful = SimpleNamespace(calibration="uncalibrated", identity=judge.identity)
     assert "judged by 'truth', which is uncalibrated" in " ".join(
-        caveats([open_], Cast(target, doubtful, Sampling()))
+        caveats([open_], Participants(target, doubtful, Sampling()))
     )
 
 
 def test_the_name_that_two_share_is_the_one_that_is_told(judge):
     plans = [Planned(attack(five), Settings(), name) for name in ("attack.a", "attack.b", "attack.b")]
     with pytest.raises(ConfigError, match=r"two attacks are called 'attack\.b'"):
-        check_cast(plans, Cast(Target(), judge, Sampling()))
+        check_participants(plans, Participants(Target(), judge, Sampling()))

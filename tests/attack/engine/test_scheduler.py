@@ -1,4 +1,4 @@
-"""The driver: what a walk may ask for, batches that change nothing, caps, and a kill that costs nothing."""
+"""The scheduler: what an episode may ask, batches that change nothing, caps, a kill that costs nothing."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import random
 import pytest
 
 from calibrant.attack.engine.budget import Caps, Prices
-from calibrant.attack.engine.episodes import Cast
-from calibrant.attack.engine.protocol import Ask, Attack, Consult, Done, Score, Work
-from calibrant.attack.engine.run import Planned, drive, one
+from calibrant.attack.engine.episodes import Participants
+from calibrant.attack.engine.protocol import AskAttacker, AskTarget, Attack, Compute, Computed, Score
+from calibrant.attack.engine.run import Planned, run_attack, run_attacks
 from calibrant.core import (
     CapabilityError,
     Chat,
@@ -38,11 +38,13 @@ class Settings(Frozen):
 def search(goals, config, tools):
     """Ask with a random word until one works; the attacking model's advice is taken after two tries."""
     (goal,) = goals
-    said = yield [Consult(Chat.ask(f"how shall i ask: {goal.text}"))]
-    start = yield [Work("a number", lambda: Done(7, flops=10.0))]
+    said = yield [AskAttacker(Chat.ask(f"how shall i ask: {goal.text}"))]
+    start = yield [Compute("a number", lambda: Computed(7, flops=10.0))]
     for number in range(config.tries):
         word = said[0].text if number == 2 else f"{start[0]}-{tools.rng.randrange(10**9)}"
-        heard = yield [Ask(goal, Chat.ask(f"{goal.text} {word}"), variant="late" if number > 2 else "early")]
+        heard = yield [
+            AskTarget(goal, Chat.ask(f"{goal.text} {word}"), variant="late" if number > 2 else "early")
+        ]
         if heard[0].outcome == "success":
             return
 
@@ -88,33 +90,33 @@ def goals_of(count):
 
 
 def driven(folder, target, judge, *, goals=12, batch=256, adviser=None, attack=SEARCH, run=None, **given):
-    cast = Cast(target, judge, Sampling(max_tokens=8), adviser or Adviser())
+    participants = Participants(target, judge, Sampling(max_tokens=8), adviser or Adviser())
     plan = [Planned(attack, attack.config(), attack.name)]
     run = run or Quiet(3, folder)
-    return drive(plan, goals_of(goals), cast, run, batch=batch, **given)
+    return run_attacks(plan, goals_of(goals), participants, run, batch=batch, **given)
 
 
 def test_finds_what_is_planted_and_stops_there(tmp_path, judge):
-    driver, stored = driven(tmp_path, Target(), judge)
+    scheduler, stored = driven(tmp_path, Target(), judge)
     attempts = list(stored)
     reached = {a.goal_id for a in attempts if a.outcome == "success"}
     assert reached == {f"g{i}" for i in range(0, 12, 2)}
-    for (_, goal, _), tally in driver.tallies.items():
+    for (_, goal, _), counts in scheduler.all_counts.items():
         even = int(goal[1:]) % 2 == 0
-        assert tally.attempts == (3 if even else 5)
-        assert tally.first == (3 if even else None)
-        assert tally.reached is even
+        assert counts.attempts == (3 if even else 5)
+        assert counts.first == (3 if even else None)
+        assert counts.reached is even
     assert [a.number for a in attempts if a.goal_id == "g1"] == [0, 1, 2, 3, 4]
     assert {a.attack for a in attempts} == {"attack.search/early", "attack.search/late"}
     assert {a.family for a in attempts} == {"search"}
 
 
 def test_an_attempt_carries_what_was_spent_on_its_way(tmp_path, judge):
-    driver, stored = driven(tmp_path, Target(), judge, goals=1)
+    scheduler, stored = driven(tmp_path, Target(), judge, goals=1)
     first, second, _ = stored
     assert (first.cost.queries, first.cost.attacker_tokens, first.cost.flops) == (1, 4, 10.0)
     assert (second.cost.queries, second.cost.attacker_tokens, second.cost.target_tokens) == (1, 0, 3)
-    assert driver.purse.spent == {
+    assert scheduler.tracker.spent == {
         "queries": 3,
         "target_tokens": 9,
         "attacker_tokens": 4,
@@ -128,7 +130,7 @@ def test_batches_change_nothing(tmp_path, judge, batch):
     whole = driven(tmp_path / "whole", Target(), judge)
     part = driven(tmp_path / "part", Target(), judge, batch=batch)
     assert part.stored.path.read_bytes() == whole.stored.path.read_bytes()
-    assert part.driver.purse.spent == whole.driver.purse.spent
+    assert part.scheduler.tracker.spent == whole.scheduler.tracker.spent
 
 
 @pytest.mark.parametrize("fail_at", [1, 2, 5, 9])
@@ -140,7 +142,7 @@ def test_a_kill_loses_nothing_and_repeats_nothing(tmp_path, judge, fail_at):
     second = Target()
     again = driven(work, second, judge, batch=4, adviser=adviser)
     assert again.stored.path.read_bytes() == whole.stored.path.read_bytes()
-    assert again.driver.purse.spent == whole.driver.purse.spent
+    assert again.scheduler.tracker.spent == whole.scheduler.tracker.spent
     assert not set(first.asked) & set(second.asked)
     assert len(first.asked) + len(second.asked) == len(list(whole.stored))
     assert len(adviser.asked) == len(set(adviser.asked)) == 12
@@ -149,11 +151,11 @@ def test_a_kill_loses_nothing_and_repeats_nothing(tmp_path, judge, fail_at):
 def test_work_is_done_once(tmp_path, judge):
     done = []
 
-    def walk(goals, config, tools):
-        found = yield [Work("it", lambda: Done(done.append(1) or len(done)))]
-        yield [Ask(goals[0], Chat.ask(f"brew potion 1 {found[0]} {number}")) for number in range(3)]
+    def episode(goals, config, tools):
+        found = yield [Compute("it", lambda: Computed(done.append(1) or len(done)))]
+        yield [AskTarget(goals[0], Chat.ask(f"brew potion 1 {found[0]} {number}")) for number in range(3)]
 
-    attack = Attack("attack.work", "gradient", Settings, walk, lambda c: 3)
+    attack = Attack("attack.work", "gradient", Settings, episode, lambda c: 3)
     with pytest.raises(KeyboardInterrupt):
         driven(tmp_path, Target(1), judge, goals=1, attack=attack)
     assert [a.chat.last_user[-3:] for a in driven(tmp_path, Target(), judge, goals=1, attack=attack).stored]
@@ -181,10 +183,10 @@ def test_a_damaged_store_is_named(tmp_path, judge):
 
 def test_a_query_cap_is_kept_and_the_rest_is_censored(tmp_path, judge):
     target = Target()
-    driver, _ = driven(tmp_path, target, judge, caps=Caps(queries=17), batch=5)
-    assert len(target.asked) == driver.purse.spent["queries"] == 17
-    assert driver.capped == "queries"
-    open_ = [t for t in driver.tallies.values() if t.cut]
+    scheduler, _ = driven(tmp_path, target, judge, caps=Caps(queries=17), batch=5)
+    assert len(target.asked) == scheduler.tracker.spent["queries"] == 17
+    assert scheduler.capped == "queries"
+    open_ = [t for t in scheduler.all_counts.values() if t.cut]
     assert open_
     assert all(t.reached is None for t in open_ if not t.hits)
 
@@ -192,16 +194,16 @@ def test_a_query_cap_is_kept_and_the_rest_is_censored(tmp_path, judge):
 def test_a_money_cap_prices_the_dearest_reply(tmp_path, judge):
     target = Target()
     prices = Prices(query=1.0, target=1e6)
-    driver, _ = driven(tmp_path, target, judge, caps=Caps(money=50.0), prices=prices)
+    scheduler, _ = driven(tmp_path, target, judge, caps=Caps(money=50.0), prices=prices)
     # A query may cost 1 + 8 and comes to 1 + 3: the last batch is asked while 9 still fit.
-    assert driver.purse.money <= 50.0
-    assert driver.capped == "money"
-    assert driver.purse.money > 50.0 - 9.0
+    assert scheduler.tracker.money <= 50.0
+    assert scheduler.capped == "money"
+    assert scheduler.tracker.money > 50.0 - 9.0
 
 
 def test_seconds_and_flops_end_it_too(tmp_path, judge):
-    assert driven(tmp_path / "s", Target(), judge, caps=Caps(seconds=1e-9)).driver.capped == "seconds"
-    assert driven(tmp_path / "f", Target(), judge, caps=Caps(flops=1.0)).driver.capped == "flops"
+    assert driven(tmp_path / "s", Target(), judge, caps=Caps(seconds=1e-9)).scheduler.capped == "seconds"
+    assert driven(tmp_path / "f", Target(), judge, caps=Caps(flops=1.0)).scheduler.capped == "flops"
 
 
 def test_a_target_that_answers_nothing_is_an_error_and_nothing_is_lost(tmp_path, judge):
@@ -223,22 +225,22 @@ def test_now_and_then_an_error_is_undetermined(tmp_path, judge):
                 return Completion(text="", stop="error", error="429")
             return super().reply(text)
 
-    driver, stored = driven(tmp_path, Flaky(), judge)
-    assert driver.tallies["attack.search", "g3", 0].reached is None
+    scheduler, stored = driven(tmp_path, Flaky(), judge)
+    assert scheduler.all_counts["attack.search", "g3", 0].reached is None
     assert {a.outcome for a in stored if a.goal_id == "g3"} == {"undetermined"}
 
 
 def test_equal_questions_with_equal_seeds_are_asked_once(tmp_path, judge):
-    def walk(goals, config, tools):
-        yield [Ask(goals[0], Chat.ask("brew potion 1"), draw=draw) for draw in (0, 0, 1)]
+    def episode(goals, config, tools):
+        yield [AskTarget(goals[0], Chat.ask("brew potion 1"), draw=draw) for draw in (0, 0, 1)]
 
-    attack = Attack("attack.twins", "search", Settings, walk, lambda c: 3)
+    attack = Attack("attack.twins", "search", Settings, episode, lambda c: 3)
     cold, warm = Target(), Target()
     driven(tmp_path / "cold", cold, judge, attack=attack, goals=1)
     assert len(cold.asked) == 1  # greedy: every draw is the same
-    cast = Cast(warm, judge, Sampling(temperature=1.0))
-    _, stored = drive(
-        [Planned(attack, Settings(), "attack.twins")], goals_of(1), cast, Quiet(0, tmp_path / "w")
+    participants = Participants(warm, judge, Sampling(temperature=1.0))
+    _, stored = run_attacks(
+        [Planned(attack, Settings(), "attack.twins")], goals_of(1), participants, Quiet(0, tmp_path / "w")
     )
     assert len(warm.asked) == 2
     assert len(list(stored)) == 3
@@ -254,35 +256,42 @@ def test_scores_come_from_the_surrogate_and_count_as_queries(tmp_path, judge):
         def prompt_ids(self, chat):
             return [1, 2, 3]
 
-    def walk(goals, config, tools):
+    def episode(goals, config, tools):
         scores = yield [Score(Chat.ask("a"), "b"), Score(Chat.ask("c"), "d")]
         assert scores == [-1.5, -1.5]
-        yield [Ask(goals[0], Chat.ask("brew potion 2 please"))]
+        yield [AskTarget(goals[0], Chat.ask("brew potion 2 please"))]
 
-    attack = Attack("attack.scores", "search", Settings, walk, lambda c: 3, access="log-probs")
+    attack = Attack("attack.scores", "search", Settings, episode, lambda c: 3, access="log-probs")
     with pytest.raises(CapabilityError, match="log-probs"):
         driven(tmp_path, Target(), judge, attack=attack, goals=1)
-    cast = Cast(Target(), judge, Sampling(), surrogate=Open())
-    driver, stored = drive(
-        [Planned(attack, Settings(), "attack.scores")], goals_of(1), cast, Quiet(0, tmp_path)
+    participants = Participants(Target(), judge, Sampling(), surrogate=Open())
+    scheduler, stored = run_attacks(
+        [Planned(attack, Settings(), "attack.scores")], goals_of(1), participants, Quiet(0, tmp_path)
     )
     (attempt,) = stored
-    assert attempt.cost.queries == driver.purse.spent["queries"] == 3
+    assert attempt.cost.queries == scheduler.tracker.spent["queries"] == 3
     assert attempt.access == "log-probs"
-    assert driver.tallies["attack.scores", "g0", 0].first == 3
+    assert scheduler.all_counts["attack.scores", "g0", 0].first == 3
 
 
 def test_who_is_missing_is_said_before_anything_is_asked(tmp_path, judge):
     target = Target()
     with pytest.raises(CapabilityError, match="asks an attacking model"):
-        one(SEARCH, Settings(), goals_of(2), Cast(target, judge, Sampling()), Quiet(0, tmp_path))
+        run_attack(
+            SEARCH, Settings(), goals_of(2), Participants(target, judge, Sampling()), Quiet(0, tmp_path)
+        )
     assert not target.asked
 
 
 def test_two_attacks_may_not_share_a_name(tmp_path, judge):
     plan = Planned(SEARCH, Settings(), "attack.search")
     with pytest.raises(ConfigError, match="two attacks are called"):
-        drive([plan, plan], goals_of(1), Cast(Target(), judge, Sampling(), Adviser()), Quiet(0, tmp_path))
+        run_attacks(
+            [plan, plan],
+            goals_of(1),
+            Participants(Target(), judge, Sampling(), Adviser()),
+            Quiet(0, tmp_path),
+        )
 
 
 def test_two_targets_meet_the_same_draws(tmp_path, judge):
@@ -296,21 +305,21 @@ def test_two_targets_meet_the_same_draws(tmp_path, judge):
 
 
 def test_repetitions_draw_anew(tmp_path, judge):
-    cast = Cast(Target(), judge, Sampling(), Adviser())
+    participants = Participants(Target(), judge, Sampling(), Adviser())
     plan = [Planned(SEARCH, Settings(), "attack.search", repetitions=3)]
-    driver, stored = drive(plan, goals_of(2), cast, Quiet(0, tmp_path))
-    assert len(driver.tallies) == 6
+    scheduler, stored = run_attacks(plan, goals_of(2), participants, Quiet(0, tmp_path))
+    assert len(scheduler.all_counts) == 6
     asked = {(a.goal_id, a.seed): a.chat for a in stored if a.number == 0}
     assert len(set(asked.values())) == 6
 
 
 def test_a_walk_over_all_goals_is_counted_goal_by_goal(tmp_path, judge):
-    def walk(goals, config, tools):
-        yield [Ask(goal, Chat.ask(f"{goal.text} please")) for goal in goals]
+    def episode(goals, config, tools):
+        yield [AskTarget(goal, Chat.ask(f"{goal.text} please")) for goal in goals]
 
-    attack = Attack("attack.all", "LM-made", Settings, walk, lambda c: 1, together=True)
-    driver, _ = driven(tmp_path, Target(), judge, attack=attack, goals=4)
-    assert [t.reached for t in driver.tallies.values()] == [True, False, True, False]
+    attack = Attack("attack.all", "LM-made", Settings, episode, lambda c: 1, together=True)
+    scheduler, _ = driven(tmp_path, Target(), judge, attack=attack, goals=4)
+    assert [t.reached for t in scheduler.all_counts.values()] == [True, False, True, False]
 
 
 def test_random_order_of_equal_work_is_no_matter(tmp_path, judge):
@@ -325,17 +334,19 @@ def test_random_order_of_equal_work_is_no_matter(tmp_path, judge):
 def test_what_a_walk_spent_is_charged_once_however_many_it_asks_at_once(tmp_path, judge):
     """Advice for 4 tokens, then three questions together: the attempts carry 4 in all, not 12."""
 
-    def walk(goals, config, tools):
-        yield [Consult(Chat.ask("how?")), Work("a number", lambda: Done(7, flops=10.0))]
-        yield [Ask(goals[0], Chat.ask(f"brew potion 1 {way}"), draw=draw) for draw, way in enumerate("abc")]
+    def episode(goals, config, tools):
+        yield [AskAttacker(Chat.ask("how?")), Compute("a number", lambda: Computed(7, flops=10.0))]
+        yield [
+            AskTarget(goals[0], Chat.ask(f"brew potion 1 {way}"), draw=draw) for draw, way in enumerate("abc")
+        ]
 
-    attack = Attack("attack.three", "LM-made", Settings, walk, lambda c: 3, lambda c: 1)
+    attack = Attack("attack.three", "LM-made", Settings, episode, lambda c: 3, lambda c: 1)
     for warm in (0.0, 1.0):
-        cast = Cast(Target(), judge, Sampling(max_tokens=8, temperature=warm), Adviser())
+        participants = Participants(Target(), judge, Sampling(max_tokens=8, temperature=warm), Adviser())
         plan = [Planned(attack, Settings(), attack.name)]
-        driver, stored = drive(plan, goals_of(1), cast, Quiet(3, tmp_path / str(warm)))
+        scheduler, stored = run_attacks(plan, goals_of(1), participants, Quiet(3, tmp_path / str(warm)))
         assert [(a.cost.attacker_tokens, a.cost.flops) for a in stored] == [(4, 10.0), (0, 0.0), (0, 0.0)]
-        assert driver.purse.spent["attacker_tokens"] == 4
+        assert scheduler.tracker.spent["attacker_tokens"] == 4
 
 
 class Dead(Target):
@@ -364,9 +375,9 @@ def test_three_silent_batches_in_a_row_end_it(tmp_path, judge):
 
 def test_silence_now_and_then_does_not(tmp_path, judge):
     target = Dead(lambda call: call % 3 == 0)
-    driver, _stored = driven(tmp_path, target, judge, batch=2)
-    assert len(driver.tallies) == 12 and target.calls > 20
-    assert all(tally.ended for tally in driver.tallies.values())
+    scheduler, _stored = driven(tmp_path, target, judge, batch=2)
+    assert len(scheduler.all_counts) == 12 and target.calls > 20
+    assert all(counts.ended for counts in scheduler.all_counts.values())
 
 
 def test_another_judge_reads_every_reply_anew(tmp_path, judge):

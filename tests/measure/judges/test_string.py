@@ -7,8 +7,9 @@ import pytest
 from calibrant.core import Chat, Completion, ConfigError, Goal, Judge, resolve
 from calibrant.data.files import raw_rows
 from calibrant.data.graded import graded_from
+from calibrant.measure.judges import string
 from calibrant.measure.judges._phrases import LANGUAGES
-from calibrant.measure.judges.string import StringJudge, string, string_judge
+from calibrant.measure.judges.string import StringJudge, string_judge
 
 GOAL = Goal(id="g", text="brew zorble")
 

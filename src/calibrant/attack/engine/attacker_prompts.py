@@ -5,7 +5,7 @@
 2. What the target said may be written to steer whoever reads it next. It is shown as a JSON string on one
    line, cut, with its chat markers broken, and called material.
 3. An answer is read strictly or not at all: exactly one prompt, under its heading. ``None`` is a refusal to
-   guess; the walk asks once more and then goes on without.
+   guess; the episode asks once more and then goes on without.
 4. A score only guides the search. Whether an attack succeeded is for the judge's answer alone.
 """
 
@@ -17,13 +17,13 @@ from collections import Counter
 from collections.abc import Generator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
-from calibrant.attack.engine.protocol import Consult, Heard, Move
+from calibrant.attack.engine.protocol import AskAttacker, Move, Response
 from calibrant.core import Chat, Completion, Sampling, Verdict
 from calibrant.core.reasoning import part
 
 T = TypeVar("T")
 Said = Generator[Sequence[Move], Any, T]
-"""Part of a walk that comes to a value: ``written = yield from consult(...)``."""
+"""Part of an episode that comes to a value: ``written = yield from consult(...)``."""
 
 WRITING = Sampling(max_tokens=512, temperature=1.0)
 """How an attacking model's prompts are drawn unless a config says otherwise."""
@@ -88,7 +88,7 @@ class Try(NamedTuple):
     """Of the attempt."""
 
 
-def attempted(prompt: str, heard: Heard) -> Try:
+def attempted(prompt: str, heard: Response) -> Try:
     """What the attacker may know of an attempt."""
     instead = {"blocked": "(a guard stopped this message)", "error": "(no reply came back)"}
     reply = instead.get(heard.completion.stop, heard.completion.text)
@@ -222,15 +222,15 @@ def consult(questions: Sequence[str], sampling: Sampling, turn: int) -> Said[lis
 
 def on_topic(goal: str, prompts: Sequence[str]) -> Said[list[bool]]:
     """Which prompts still ask for the goal. One consult a prompt; what was not answered counts as yes."""
-    asked = [Consult(Chat.ask(topic_question(goal, prompt)), CHECKING) for prompt in prompts]
+    asked = [AskAttacker(Chat.ask(topic_question(goal, prompt)), CHECKING) for prompt in prompts]
     heard: list[Completion] = yield asked
     return [read_yes_no(reply.text) is not False for reply in heard]
 
 
-def _consults(questions: Sequence[str], sampling: Sampling, turn: int) -> list[Consult]:
+def _consults(questions: Sequence[str], sampling: Sampling, turn: int) -> list[AskAttacker]:
     drawn, consults = Counter[str](), []
     for text in questions:
         seed = sampling.seed + 1000 * turn + drawn[text]
         drawn[text] += 1
-        consults.append(Consult(Chat.ask(text), sampling.model_copy(update={"seed": seed})))
+        consults.append(AskAttacker(Chat.ask(text), sampling.model_copy(update={"seed": seed})))
     return consults

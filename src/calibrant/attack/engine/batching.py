@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from functools import cache
 
-from calibrant.attack.engine.protocol import Consult, Move, Work
+from calibrant.attack.engine.protocol import AskAttacker, Compute, Move
 from calibrant.core import LM, Chat, Completion, Cost, InputError, OpenLM, Sampling, digest
 from calibrant.evals.judging import same_number
 
@@ -58,9 +58,9 @@ def once(lm: LM, chats: Sequence[Chat], sampling: Sampling) -> list[Completion]:
 
 def asked_of(move: Move) -> str:
     """Digest of what a move asks, so that an answer is only given to the question that it was for."""
-    if isinstance(move, Work):
+    if isinstance(move, Compute):
         return digest(move.what)
-    return digest([move._asdict() if isinstance(move, Consult) else list(move)])
+    return digest([move._asdict() if isinstance(move, AskAttacker) else list(move)])
 
 
 @cache

@@ -71,7 +71,7 @@ class Spent(NamedTuple):
 NOTHING = Spent()
 
 
-class Purse:
+class BudgetTracker:
     """Counts what is spent, and says how much more fits under the caps."""
 
     def __init__(self, caps: Caps, prices: Prices, run: Run) -> None:
@@ -88,7 +88,7 @@ class Purse:
         """Spent so far, in the currency of the prices."""
         return self._cost(**{name: amount for name, amount in self.spent.items() if name != "flops"})
 
-    def room(self, most: int, **each: int) -> int:
+    def affordable(self, most: int, **each: int) -> int:
         """How many of ``most`` equal things fit that cost at most ``each``; notes the cap that refuses.
 
         What a verdict costs is not known before the first: where a cap counts it, one question goes alone.
@@ -114,7 +114,7 @@ class Purse:
         return max(0, fits)
 
     @contextmanager
-    def held(self, *, queries: int = 0, tokens: int = 0) -> Iterator[None]:
+    def reserved(self, *, queries: int = 0, tokens: int = 0) -> Iterator[None]:
         """The run's own budget is charged with the most that may come, and gets it back at the end.
 
         A time limit that passes meanwhile is left for the next payment to find: what came back is written

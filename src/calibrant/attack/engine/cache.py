@@ -84,7 +84,7 @@ class Lines:
         self._in.close()
 
 
-class Store:
+class AttemptCache:
     """Attempts, and answers to all other moves, of one campaign."""
 
     def __init__(self, folder: Path) -> None:
@@ -189,7 +189,7 @@ def _short(path: Path, place: int, line: bytes) -> int:
             raise ValueError("it does not begin with an id")
         return int(line[_KEY][:16], 16)
     except ValueError as error:
-        raise Store._damaged(path, place, str(error)) from None
+        raise AttemptCache._damaged(path, place, str(error)) from None
 
 
 _bytes = Attempt.__pydantic_serializer__.to_json

@@ -23,7 +23,7 @@ from calibrant.attack.engine.attacker_prompts import (
     history,
     question,
 )
-from calibrant.attack.engine.protocol import Ask, Heard, Tools
+from calibrant.attack.engine.protocol import AskTarget, Response, Tools
 from calibrant.core import Chat, Completion, Goal, Sampling
 
 REFUSALS = (
@@ -55,7 +55,7 @@ class Talk(NamedTuple):
 
     chat: Chat = Chat(messages=())
     """Its turns, the target's replies included."""
-    heard: Heard | None = None
+    heard: Response | None = None
     """The last reply."""
     refused: bool = False
     """Whether that is a refusal, or none at all."""
@@ -83,7 +83,7 @@ class Writer(NamedTuple):
 
 
 def converse(goal: Goal, writer: Writer, limits: Limits, tools: Tools, variant: str = "") -> Said[bool]:
-    """Part of a walk: carry a conversation on to its end. True where the goal was reached."""
+    """Part of an episode: carry a conversation on to its end. True where the goal was reached."""
     talks, backtracks, reached = [Talk()], limits.backtracks, False
     for turn in range(limits.turns):
         waiting, gone_on = talks, list[Talk]()
@@ -113,11 +113,11 @@ def _say(
 ) -> Said[list[list[Talk]]]:
     """Say everything at once. What became of each conversation, in each way in which it was carried on."""
     asks = [
-        Ask(goal, talk.chat.then("user", text), variant, talk.heard.id if talk.heard else None)
+        AskTarget(goal, talk.chat.then("user", text), variant, talk.heard.id if talk.heard else None)
         for talk, texts in zip(talks, options, strict=True)
         for text in texts
     ]
-    heard: list[Heard] = yield asks
+    heard: list[Response] = yield asks
     told = iter(
         Talk(
             ask.chat.then("assistant", reply.completion.text),

@@ -12,7 +12,7 @@ from calibrant.core.attempt import HIT, any_of
 
 
 @dataclass
-class Tally:
+class Counts:
     """Counts over the attempts of one attack on one goal, in one repetition."""
 
     family: str

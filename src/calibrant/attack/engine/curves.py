@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from calibrant.attack.engine.metrics import Tallies, clusters_of
+from calibrant.attack.engine.metrics import AllCounts, clusters_of
 from calibrant.core import Estimate, unknown
 from calibrant.data.rows import Goals
 from calibrant.stats.survival import SuccessCurve, success_curve
@@ -18,17 +18,17 @@ from calibrant.stats.survival import SuccessCurve, success_curve
 _POINTS = 200
 
 
-def success_curves(goals: Goals, tallies: Tallies) -> dict[str, SuccessCurve]:
+def success_curves(goals: Goals, all_counts: AllCounts) -> dict[str, SuccessCurve]:
     """Attack -> its curve over goals and repetitions; costs are queries to the target."""
     clusters = clusters_of(goals)
     found = {}
-    for label in dict.fromkeys(label for label, _, _ in tallies):
-        rows = [(goal, tally) for (name, goal, _), tally in tallies.items() if name == label]
+    for label in dict.fromkeys(label for label, _, _ in all_counts):
+        rows = [(goal, counts) for (name, goal, _), counts in all_counts.items() if name == label]
         costs, reached = [], []
-        for _, tally in rows:
-            open_ = tally.first is None and tally.first_open is not None
-            costs.append(float(tally.first or tally.first_open or tally.queries))
-            reached.append(True if tally.first else None if open_ else False)
+        for _, counts in rows:
+            open_ = counts.first is None and counts.first_open is not None
+            costs.append(float(counts.first or counts.first_open or counts.queries))
+            reached.append(True if counts.first else None if open_ else False)
         found[label.removeprefix("attack.")] = success_curve(
             costs, reached, clusters=[clusters[goal] for goal, _ in rows]
         )

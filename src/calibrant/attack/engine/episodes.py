@@ -1,4 +1,4 @@
-"""Walks of a campaign: one attack on one goal (or on all of them), once or several times over."""
+"""Episodes of a campaign: one attack on one goal (or on all of them), once or several times over."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from calibrant.attack.engine.budget import NOTHING, Spent
-from calibrant.attack.engine.protocol import Ask, Attack, Move, Tools, Walk
+from calibrant.attack.engine.protocol import AskTarget, Attack, Episode, Move, Tools
 from calibrant.core import LM, Frozen, Goal, Judge, OpenLM, Sampling, digest
 from calibrant.data.rows import Goals
 
 
-class Cast(NamedTuple):
+class Participants(NamedTuple):
     """Who takes part."""
 
     target: LM
@@ -32,8 +32,8 @@ class Cast(NamedTuple):
 
 
 @dataclass
-class Walker:
-    """One walk with what is known of it."""
+class RunningEpisode:
+    """One episode with what is known of it."""
 
     attack: Attack
     label: str
@@ -43,10 +43,10 @@ class Walker:
     repetition: int
     key: str
     """Digest of attack, config, goals, repetition, target, sampling and seed."""
-    make: Callable[[], Walk]
+    make: Callable[[], Episode]
     place: int = 0
     """Its number in the campaign."""
-    walk: Walk | None = None
+    generator: Episode | None = None
     begun: bool = False
     moves: Sequence[Move] = ()
     answers: dict[int, Any] = field(default_factory=dict)
@@ -56,7 +56,7 @@ class Walker:
     """Of those that are asks; -1 for others."""
     asked: int = 0
     moved: int = 0
-    asks: list[tuple[int, Ask]] = field(default_factory=list)
+    asks: list[tuple[int, AskTarget]] = field(default_factory=list)
     """Questions to the target that wait, by place among the moves."""
     rest: list[int] = field(default_factory=list)
     """Places of other moves that wait."""
@@ -65,14 +65,21 @@ class Walker:
     over: bool = False
 
 
-def walkers(
-    attack: Attack, label: str, config: Frozen, goals: Goals, cast: Cast, *, seed: int, repetitions: int
-) -> Iterator[Walker]:
-    """The walks of one attack: one a goal and repetition, or one a repetition over all goals."""
+def episodes(
+    attack: Attack,
+    label: str,
+    config: Frozen,
+    goals: Goals,
+    participants: Participants,
+    *,
+    seed: int,
+    repetitions: int,
+) -> Iterator[RunningEpisode]:
+    """The episodes of one attack: one a goal and repetition, or one a repetition over all goals."""
     groups = [tuple(goals)] if attack.together else [(goal,) for goal in goals]
-    settings, whom = digest(config), cast.target.identity.digest
-    drawn = digest(cast.sampling)
-    others = [lm.identity.digest for lm in (cast.attacker, cast.surrogate) if lm is not None]
+    settings, whom = digest(config), participants.target.identity.digest
+    drawn = digest(participants.sampling)
+    others = [lm.identity.digest for lm in (participants.attacker, participants.surrogate) if lm is not None]
     for repetition in range(repetitions):
         for group in groups:
             what: list[Any] = [
@@ -87,26 +94,28 @@ def walkers(
             whole = hashlib.sha256(json.dumps(what).encode()).hexdigest()
             number = int(whole[:12], 16)
             key = hashlib.sha256(f"{whole}/{whom}/{drawn}/{others}".encode()).hexdigest()
-            make = partial(_walk, attack, group, config, cast, number)
+            make = partial(_episode, attack, group, config, participants, number)
             ids = tuple(goal.id for goal in group)
-            yield Walker(attack, label, ids, repetition, key, make)
+            yield RunningEpisode(attack, label, ids, repetition, key, make)
 
 
-def _walk(attack: Attack, goals: Sequence[Goal], config: Frozen, cast: Cast, seed: int) -> Walk:
+def _episode(
+    attack: Attack, goals: Sequence[Goal], config: Frozen, participants: Participants, seed: int
+) -> Episode:
     tools = Tools(
         seed=seed,
         rng=random.Random(seed),
-        target=cast.target.identity,
-        sampling=cast.sampling,
-        surrogate=cast.surrogate,
-        attacker=cast.attacker,
+        target=participants.target.identity,
+        sampling=participants.sampling,
+        surrogate=participants.surrogate,
+        attacker=participants.attacker,
     )
-    return attack.walk(goals, config, tools)
+    return attack.episode(goals, config, tools)
 
 
-def key_of(walk: str, kind: str, number: int) -> str:
-    """Digest of a walk's move: its id in the store, and the attempt's where it is one."""
-    return hashlib.sha256(f"{walk}/{kind}/{number}".encode()).hexdigest()
+def key_of(episode: str, kind: str, number: int) -> str:
+    """Digest of an episode's move: its id in the store, and the attempt's where it is one."""
+    return hashlib.sha256(f"{episode}/{kind}/{number}".encode()).hexdigest()
 
 
 def _goal(goal: Goal) -> str:

@@ -1,15 +1,15 @@
 """How an attack is written: a generator of moves. What it needs, it asks for; it does nothing itself.
 
-    def walk(goals: Sequence[Goal], config: Pair, tools: Tools) -> Walk:
+    def episode(goals: Sequence[Goal], config: Pair, tools: Tools) -> Walk:
         said = yield [Consult(first_prompt(goals[0]))]
         heard = yield [Ask(goals[0], Chat.ask(said[0].text))]
         if heard[0].outcome == "success":
             return
 
-A *walk* is one attack on one goal with one seed. It yields a list of moves and is sent back one answer a
-move, in order. ``calibrant.attack.engine.run`` runs many walks side by side: it batches their questions,
+A *episode* is one attack on one goal with one seed. It yields a list of moves and is sent back one answer a
+move, in order. ``calibrant.attack.engine.run`` runs many episodes side by side: it batches their questions,
 pays for them, judges replies, and writes every answer down before it hands it over. So an attack of forty
-lines gets batching, a budget, resume after a kill and a dry run for nothing; a resumed walk is simply sent
+lines gets batching, a budget, resume after a kill and a dry run for nothing; a resumed episode is simply sent
 what was written down, so it must depend on nothing but its arguments and the answers that it gets.
 """
 
@@ -29,8 +29,8 @@ Family = Literal[
 """Technique families: the second axis of every report."""
 
 
-class Ask(NamedTuple):
-    """Put ``chat`` to the target. Answered with ``Heard``; becomes an attempt."""
+class AskTarget(NamedTuple):
+    """Put ``chat`` to the target. Answered with ``Response``; becomes an attempt."""
 
     goal: Goal
     """What it is after, and what the judge judges by."""
@@ -44,7 +44,7 @@ class Ask(NamedTuple):
     """Number of the draw, where one chat is asked several times at a temperature above 0."""
 
 
-class Consult(NamedTuple):
+class AskAttacker(NamedTuple):
     """Ask the attacking model. Answered with its ``Completion``."""
 
     chat: Chat
@@ -68,8 +68,8 @@ class Score(NamedTuple):
     """What is hoped for."""
 
 
-class Done(NamedTuple):
-    """What a ``Work`` came to, and what it cost."""
+class Computed(NamedTuple):
+    """What a ``Compute`` came to, and what it cost."""
 
     value: Any
     """JSON-ready."""
@@ -77,16 +77,19 @@ class Done(NamedTuple):
     """Floating-point operations, about."""
 
 
-class Work(NamedTuple):
-    """Compute something here, once: a resumed walk is sent the stored value. Answered with ``Done.value``."""
+class Compute(NamedTuple):
+    """Compute something here, once: a resumed episode is sent the stored value.
+
+    Answered with ``Computed.value``.
+    """
 
     what: str
     """In words, for the progress line: 'gcg steps 0-19'."""
-    compute: Callable[[], Done]
+    compute: Callable[[], Computed]
     """Called when no earlier run has done it."""
 
 
-class Heard(NamedTuple):
+class Response(NamedTuple):
     """What the target answered, and what the judge made of it."""
 
     id: str
@@ -99,17 +102,17 @@ class Heard(NamedTuple):
     """success, failure or undetermined."""
 
 
-Move: TypeAlias = Ask | Consult | Score | Work
-Walk: TypeAlias = Generator[Sequence[Move], Any, None]
+Move: TypeAlias = AskTarget | AskAttacker | Score | Compute
+Episode: TypeAlias = Generator[Sequence[Move], Any, None]
 """Yields moves; is sent a list with a Heard, Completion, float or JSON value for each."""
 
 
 @dataclass(frozen=True)
 class Tools:
-    """What a walk may use beside its goals and config. Nothing here has a memory but ``rng``."""
+    """What an episode may use beside its goals and config. Nothing here has a memory but ``rng``."""
 
     seed: int
-    """Of this walk alone: runs, goals and repetitions all have others."""
+    """Of this episode alone: runs, goals and repetitions all have others."""
     rng: random.Random
     """Seeded with ``seed``."""
     target: Identity
@@ -119,7 +122,7 @@ class Tools:
     surrogate: OpenLM | None = None
     """Weights for gradient and log-prob attacks: the target's own, or a stand-in's."""
     attacker: LM | None = None
-    """The attacking model; reach it with ``Consult``, so that it is paid for and written down."""
+    """The attacking model; reach it with ``AskAttacker``, so that it is paid for and written down."""
 
 
 class Attack(NamedTuple):
@@ -131,13 +134,13 @@ class Attack(NamedTuple):
     """Technique family."""
     config: type[Frozen]
     """Its settings; default-constructible."""
-    walk: Callable[[Sequence[Goal], Any, Tools], Walk]
-    """Makes the walk."""
+    episode: Callable[[Sequence[Goal], Any, Tools], Episode]
+    """Makes the episode."""
     queries: Callable[[Any], int]
-    """Config -> most queries to the target (asks and scores) in a walk, a goal: what a dry run quotes."""
+    """Config -> most queries to the target (asks and scores) in an episode, a goal: what a dry run quotes."""
     consults: Callable[[Any], int] = lambda config: 0
     """Config -> most questions to the attacking model, likewise; above 0: it needs one."""
     access: Access = "black box"
     """What the attacker sees; for 'log-probs' and 'weights' a surrogate is needed."""
     together: bool = False
-    """One walk over all goals (an archive, a universal suffix), instead of one a goal."""
+    """One episode over all goals (an archive, a universal suffix), instead of one a goal."""

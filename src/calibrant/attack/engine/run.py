@@ -1,6 +1,6 @@
-"""From attacks to numbers: plan the walks, have them driven, and read rates off what came back.
+"""From attacks to numbers: plan the episodes, run them, and read rates off what came back.
 
-``one`` runs a single attack, as its technique does; ``drive`` runs any number, as a campaign does.
+``run_attack`` runs one attack, as its technique does; ``run_attacks`` runs any number, as a campaign does.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 from pydantic import Field
 
 from calibrant.attack.engine.batching import silence
-from calibrant.attack.engine.budget import Caps, Prices, Purse
-from calibrant.attack.engine.cache import Store
-from calibrant.attack.engine.episodes import Cast, walkers
+from calibrant.attack.engine.budget import BudgetTracker, Caps, Prices
+from calibrant.attack.engine.cache import AttemptCache
+from calibrant.attack.engine.episodes import Participants, episodes
 from calibrant.attack.engine.metrics import findings, spent_metrics, variant_rates
 from calibrant.attack.engine.protocol import Attack
 from calibrant.attack.engine.rates import check_goals
-from calibrant.attack.engine.scheduler import Driver
+from calibrant.attack.engine.scheduler import Scheduler
 from calibrant.core import (
     Attempt,
     CapabilityError,
@@ -66,21 +66,21 @@ class AttackResult(Result):
         return tuple(self.stored or ())
 
 
-class Driven(NamedTuple):
+class Finished(NamedTuple):
     """What a drive leaves behind."""
 
-    driver: Driver
+    scheduler: Scheduler
     stored: Stored
 
 
-def one(
+def run_attack(
     attack: Attack,
     config: Frozen,
     goals: Goals,
-    cast: Cast,
+    participants: Participants,
     run: Run,
 ) -> AttackResult:
-    """Run one attack on every goal. One walk a goal, without caps but those of the job.
+    """Run one attack on every goal. One episode a goal, without caps but those of the job.
 
     Raises:
         InputError: goals over which a rate would mean nothing, or a target that answers nothing but errors.
@@ -89,63 +89,63 @@ def one(
     """
     check_goals(goals, (attack.name.removeprefix("attack."), "all"))
     plan = Planned(attack, config, attack.name)
-    driver, stored = drive([plan], goals, cast, run)
+    scheduler, stored = run_attacks([plan], goals, participants, run)
     return AttackResult(
         metrics={
-            **findings(goals, driver.tallies, cast.judge),
-            **variant_rates(goals, driver.tallies),
-            **spent_metrics(driver.purse),
+            **findings(goals, scheduler.all_counts, participants.judge),
+            **variant_rates(goals, scheduler.all_counts),
+            **spent_metrics(scheduler.tracker),
         },
-        caveats=caveats([plan], cast),
+        caveats=caveats([plan], participants),
         stored=stored,
     )
 
 
-def drive(
+def run_attacks(
     plans: Sequence[Planned],
     goals: Goals,
-    cast: Cast,
+    participants: Participants,
     run: Run,
     *,
     caps: Caps = Caps(),
     prices: Prices = Prices(),
     batch: int = 256,
-) -> Driven:
+) -> Finished:
     """Run all attacks on all goals and write the artefact ``attempts.jsonl``, in order of attack and goal.
 
     Raises:
-        InputError: nothing but errors came back. BudgetError, CapabilityError: see ``one``.
+        InputError: nothing but errors came back. BudgetError, CapabilityError: see ``run_attack``.
     """
-    check_cast(plans, cast)
-    walks = (
-        walker
+    check_participants(plans, participants)
+    queue = (
+        episode
         for plan in plans
-        for walker in walkers(
+        for episode in episodes(
             plan.attack,
             plan.label,
             plan.config,
             goals,
-            cast,
+            participants,
             seed=run.seed,
             repetitions=plan.repetitions,
         )
     )
     total = sum(p.repetitions * (1 if p.attack.together else len(goals)) for p in plans)
-    store = Store(run.work)
+    store = AttemptCache(run.work)
     try:
-        driver = Driver(cast, store, Purse(caps, prices, run), run, batch)
-        driver.go(walks, total)
-        tallies = driver.tallies.values()
-        if any(t.attempts for t in tallies) and all(t.broken == t.attempts for t in tallies):
-            raise silence(driver.last)
+        scheduler = Scheduler(participants, store, BudgetTracker(caps, prices, run), run, batch)
+        scheduler.go(queue, total)
+        all_counts = scheduler.all_counts.values()
+        if any(t.attempts for t in all_counts) and all(t.broken == t.attempts for t in all_counts):
+            raise silence(scheduler.last)
         path = run.artifact("attempts.jsonl")
-        store.copy(driver.visited, path, {tally.last[1] for tally in tallies if tally.cut})
+        store.copy(scheduler.visited, path, {counts.last[1] for counts in all_counts if counts.cut})
     finally:
         store.close()
-    return Driven(driver, Stored(path, run))
+    return Finished(scheduler, Stored(path, run))
 
 
-def check_cast(plans: Sequence[Planned], cast: Cast) -> None:
+def check_participants(plans: Sequence[Planned], participants: Participants) -> None:
     """Say at once who is missing, before anything is asked.
 
     Raises:
@@ -157,19 +157,19 @@ def check_cast(plans: Sequence[Planned], cast: Cast) -> None:
         twice = next(label for label in labels if labels.count(label) > 1)
         raise ConfigError(f"two attacks are called '{twice}'", hint="give one of them another 'name'")
     for plan in plans:
-        if plan.attack.consults(plan.config) and cast.attacker is None:
+        if plan.attack.consults(plan.config) and participants.attacker is None:
             raise CapabilityError(
                 f"{plan.attack.name} asks an attacking model, and none was given",
                 hint="give the input 'attacker': an LM, such as testbed:attacker/ruled or api:URL#MODEL",
             )
-        if plan.attack.access != "black box" and cast.surrogate is None:
+        if plan.attack.access != "black box" and participants.surrogate is None:
             raise CapabilityError(
                 f"{plan.attack.name} needs {plan.attack.access}, and no model to read them from was given",
                 hint="give the input 'surrogate': local weights, the target's own or a stand-in's",
             )
 
 
-def caveats(plans: Sequence[Planned], cast: Cast) -> tuple[str, ...]:
+def caveats(plans: Sequence[Planned], participants: Participants) -> tuple[str, ...]:
     """What success rates of these attacks do not show."""
     names = ", ".join(plan.label.removeprefix("attack.") for plan in plans)
     told = [
@@ -179,13 +179,18 @@ def caveats(plans: Sequence[Planned], cast: Cast) -> tuple[str, ...]:
         "on the same goals",
     ]
     if any(plan.attack.access != "black box" for plan in plans):
-        own = cast.surrogate is not None and cast.surrogate.identity.digest == cast.target.identity.digest
+        own = (
+            participants.surrogate is not None
+            and participants.surrogate.identity.digest == participants.target.identity.digest
+        )
         told.append(
             "gradient and log-prob attacks read the target's own weights, which an outsider may not have"
             if own
             else "gradient and log-prob attacks read a surrogate's weights: they reach the target by transfer"
         )
-    if cast.judge.calibration != "exact":
-        told.append(f"judged by '{cast.judge.identity.name}', which is {cast.judge.calibration}")
+    if participants.judge.calibration != "exact":
+        told.append(
+            f"judged by '{participants.judge.identity.name}', which is {participants.judge.calibration}"
+        )
         told.append("goal-level rates are not corrected: every attempt is one more chance for a false alarm")
     return tuple(told)
