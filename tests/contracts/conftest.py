@@ -101,7 +101,6 @@ class Known(NamedTuple):
     why: str
     config: Mapping[str, Any] = {}
     inputs: Mapping[str, str] = {}
-    file: str = ""
     ledger: bool = False
     """It calls other techniques, so that a plain call, which has no ledger, says so and does nothing."""
     slow: bool = False
@@ -216,7 +215,6 @@ KNOWN: dict[str, Known] = {
     "testbed.raise_model": Known(
         "its file also holds the shapes of the nulls; however few tokens are asked for, it trains on 80,000",
         config={"size": "tiny", "tokens": 2000, "long_share": 1.0, "fit": {"bf16": False}},
-        file="recipe",
         slow=True,
     ),
 }

@@ -49,7 +49,7 @@ def test_every_exception_names_an_entry_and_a_reason(known):
 
 
 @entry
-def test_name_wing_file_and_function_are_one(name, known):
+def test_name_wing_file_and_function_are_one(name):
     """'attack.encode' is ``encode`` in calibrant/attack/encode.py; a behaviour's file is free."""
     wing, _, short = name.partition(".")
     module, _, function = LISTED[name].target.partition(":")
@@ -57,8 +57,7 @@ def test_name_wing_file_and_function_are_one(name, known):
     assert module.startswith(f"calibrant.{wing}.")
     assert function == short
     if name in TECHNIQUES:
-        file = known[name].file if name in known else ""
-        assert module == f"calibrant.{wing}.{file or short}"
+        assert module == f"calibrant.{wing}.{short}"
     made = signature_of(name).function
     assert (made.__module__, made.__name__) == (module, function), "listed where it is defined"
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from calibrant.attack.engine.budget import NOTHING, Spent
 from calibrant.attack.engine.protocol import AskTarget, Attack, Episode, Move, Tools
-from calibrant.core import LM, Frozen, Goal, Judge, OpenLM, Sampling, digest
+from calibrant.core import LM, CapabilityError, Frozen, Goal, Judge, OpenLM, Sampling, digest
 from calibrant.data.rows import Goals
 
 
@@ -111,6 +111,16 @@ def _episode(
         attacker=participants.attacker,
     )
     return attack.episode(goals, config, tools)
+
+
+def surrogate_for(attack: Attack, who: Participants) -> OpenLM:
+    """The weights that ``attack`` reads. Raises CapabilityError where none were given."""
+    if who.surrogate is None:
+        raise CapabilityError(
+            f"{attack.name} needs {attack.access}, and no model to read them from was given",
+            hint="give the input 'surrogate': local weights, the target's own or a stand-in's",
+        )
+    return who.surrogate
 
 
 def key_of(episode: str, kind: str, number: int) -> str:

@@ -131,17 +131,17 @@ def run_attacks(
         )
     )
     total = sum(p.repetitions * (1 if p.attack.together else len(goals)) for p in plans)
-    store = AttemptCache(run.work)
+    cache = AttemptCache(run.work)
     try:
-        scheduler = Scheduler(participants, store, BudgetTracker(caps, prices, run), run, batch)
+        scheduler = Scheduler(participants, cache, BudgetTracker(caps, prices, run), run, batch)
         scheduler.go(queue, total)
         all_counts = scheduler.all_counts.values()
         if any(t.attempts for t in all_counts) and all(t.broken == t.attempts for t in all_counts):
             raise silence(scheduler.last)
         path = run.artifact("attempts.jsonl")
-        store.copy(scheduler.visited, path, {counts.last[1] for counts in all_counts if counts.cut})
+        cache.copy(scheduler.visited, path, {counts.last[1] for counts in all_counts if counts.cut})
     finally:
-        store.close()
+        cache.close()
     return Finished(scheduler, Stored(path, run))
 
 

@@ -23,28 +23,17 @@ from calibrant.attack.engine.batching import Sweep, asked_of, once, parameters, 
 from calibrant.attack.engine.budget import NOTHING, BudgetTracker, Spent
 from calibrant.attack.engine.cache import AttemptCache
 from calibrant.attack.engine.counts import Counts
-from calibrant.attack.engine.episodes import Participants, RunningEpisode, key_of
+from calibrant.attack.engine.episodes import Participants, RunningEpisode, key_of, surrogate_for
 from calibrant.attack.engine.protocol import (
     AskAttacker,
     AskTarget,
-    Attack,
     Compute,
     Computed,
     Move,
     Response,
     Score,
 )
-from calibrant.core import (
-    Attempt,
-    CapabilityError,
-    Chat,
-    Completion,
-    Cost,
-    OpenLM,
-    Run,
-    Sampling,
-    outcome_of,
-)
+from calibrant.core import Attempt, CapabilityError, Chat, Completion, Cost, Run, Sampling, outcome_of
 from calibrant.core.digest import plain
 from calibrant.evals.judging import tokens, verdicts
 
@@ -59,25 +48,14 @@ class Scheduler:
     """Runs episodes to their ends, or to the end of the money."""
 
     def __init__(
-        self,
-        participants: Participants,
-        store: AttemptCache,
-        tracker: BudgetTracker,
-        run: Run,
-        batch: int = 256,
+        self, who: Participants, cache: AttemptCache, tracker: BudgetTracker, run: Run, batch: int = 256
     ) -> None:
         """``batch``: most questions to the target at once, and episodes under way."""
-        self.participants, self.store, self.tracker, self.run, self.batch = (
-            participants,
-            store,
-            tracker,
-            run,
-            batch,
-        )
+        self.who, self.cache, self.tracker, self.run, self.batch = who, cache, tracker, run, batch
         self.all_counts: dict[tuple[str, str, int], Counts] = {}
         """(label, goal id, repetition) -> what came of it."""
         self._visited = array("q")
-        self._by = participants.judge.identity.digest
+        self._by = who.judge.identity.digest
         self.capped = ""
         """Name of the cap that ended the campaign; "" when it ran to its end."""
         self.last = Completion(text="", stop="error")
@@ -87,10 +65,7 @@ class Scheduler:
         self._over = self._total = 0
         self._silent = 0
         self._samplings: dict[tuple[int, int], Sampling] = {}
-        self._target_size, self._surrogate_size = (
-            parameters(participants.target),
-            parameters(participants.surrogate),
-        )
+        self._target_size, self._surrogate_size = parameters(who.target), parameters(who.surrogate)
 
     @property
     def visited(self) -> list[int]:
@@ -115,12 +90,12 @@ class Scheduler:
                 if not live:
                     break
                 sweep.now_and_then()
-                self.run.progress(self._over, total, f"attacking {self.participants.target.identity.name}")
+                self.run.progress(self._over, total, f"attacking {self.who.target.identity.name}")
                 self._consult(live)
                 self._score(live)
                 self._work(live)
                 self._ask(live)
-                self.store.sync()
+                self.cache.sync()
         except _CappedError:
             for episode in [*live, *waiting]:
                 self._cut(episode)
@@ -187,7 +162,7 @@ class Scheduler:
             episode.keys.append(key_of(episode.key, "ask", episode.asked))
             episode.numbers.append(episode.asked)
             episode.asked += 1
-            held = self.store.attempt(episode.keys[-1]) if self.store.held else None
+            held = self.cache.attempt(episode.keys[-1]) if self.cache.held else None
             if held and self._same(held[1], move):
                 self._heard(episode, index, held[1], held[0])
             else:
@@ -196,7 +171,7 @@ class Scheduler:
         episode.keys.append(key_of(episode.key, "move", episode.moved))
         episode.numbers.append(-1)
         episode.moved += 1
-        noted = self.store.move(episode.keys[-1])
+        noted = self.cache.move(episode.keys[-1])
         if noted is not None and noted["asked"] == asked_of(move):
             self._noted(episode, index, noted["answer"], Spent(**noted["spent"]))
         else:
@@ -253,7 +228,7 @@ class Scheduler:
                 "answer": plain(answer),
                 "spent": {name: amount for name, amount in spent._asdict().items() if amount},
             }
-            self.store.note(episode.keys[index], entry)
+            self.cache.note(episode.keys[index], entry)
         self._noted(episode, index, answer, spent)
         episode.rest.remove(index)
 
@@ -262,7 +237,7 @@ class Scheduler:
         open_ = list(_open(live, AskAttacker))
         if not open_:
             return
-        lm = self.participants.attacker
+        lm = self.who.attacker
         if lm is None:
             raise CapabilityError(
                 f"{open_[0][0].attack.name} asks an attacking model, and none was given",
@@ -288,7 +263,7 @@ class Scheduler:
         open_ = list(_open(live, Score))
         if not open_:
             return
-        lm = self._surrogate(open_[0][0].attack)
+        lm = surrogate_for(open_[0][0].attack, self.who)
         fits = self.tracker.affordable(len(open_), queries=1)
         if not fits:
             raise _CappedError
@@ -308,7 +283,7 @@ class Scheduler:
             if move is None:
                 continue
             if episode.attack.access != "black box":
-                self._surrogate(episode.attack)
+                surrogate_for(episode.attack, self.who)
             if not self.tracker.affordable(1):
                 raise _CappedError
             self.run.progress(self._over, self._total, move.what)
@@ -322,30 +297,24 @@ class Scheduler:
         batch = list(islice(waiting, self.batch))
         if not batch:
             return
-        fits = self.tracker.affordable(
-            len(batch), queries=1, target_tokens=self.participants.sampling.max_tokens
-        )
+        fits = self.tracker.affordable(len(batch), queries=1, target_tokens=self.who.sampling.max_tokens)
         if not fits:
             raise _CappedError
         groups: dict[tuple[int, int], list[tuple[RunningEpisode, int, AskTarget]]] = {}
-        warm = self.participants.sampling.temperature > 0
+        warm = self.who.sampling.temperature > 0
         for asked in batch[:fits]:
             key = (asked[0].repetition, asked[2].draw) if warm else (0, 0)
             groups.setdefault(key, []).append(asked)
         heard = 0
         for key, group in groups.items():
             if key not in self._samplings:
-                self._samplings[key] = self._seeded(self.participants.sampling, *key)
-            with self.tracker.reserved(
-                queries=len(group), tokens=len(group) * self.participants.sampling.max_tokens
-            ):
-                replies = once(
-                    self.participants.target, [move.chat for _, _, move in group], self._samplings[key]
-                )
+                self._samplings[key] = self._seeded(self.who.sampling, *key)
+            with self.tracker.reserved(queries=len(group), tokens=len(group) * self.who.sampling.max_tokens):
+                replies = once(self.who.target, [move.chat for _, _, move in group], self._samplings[key])
             heard += sum(reply.stop != "error" for reply in replies)
             self.last = replies[-1]
             attempts = self._attempts(group, replies)
-            places = self.store.add(attempts)
+            places = self.cache.add(attempts)
             for (episode, index, _), attempt, place in zip(group, attempts, places, strict=True):
                 self._heard(episode, index, attempt, place)
             self._settle()
@@ -360,7 +329,7 @@ class Scheduler:
     ) -> list[Attempt]:
         """Judge the replies and make them attempts."""
         goals, chats = [move.goal for _, _, move in group], [move.chat for _, _, move in group]
-        said = verdicts(self.participants.judge, goals, chats, replies)
+        said = verdicts(self.who.judge, goals, chats, replies)
         self.tracker.judged(max(verdict.tokens for verdict in said))
         made, billed = [], set[int]()
         for (episode, index, move), reply, verdict in zip(group, replies, said, strict=True):
@@ -390,10 +359,10 @@ class Scheduler:
         return made
 
     def _cost(self, chat: Chat, reply: Completion, judged: int, before: Spent) -> Cost:
-        said = tokens(reply, self.participants.sampling.max_tokens)
+        said = tokens(reply, self.who.sampling.max_tokens)
         flops = before.flops
         if self._target_size and reply.stop != "error":
-            read = len(self.participants.target.prompt_ids(chat))  # type: ignore[attr-defined]
+            read = len(self.who.target.prompt_ids(chat))  # type: ignore[attr-defined]
             flops += 2 * self._target_size * (read + said)
         if before is NOTHING and not (judged or flops):
             return plain_cost(said)
@@ -412,14 +381,6 @@ class Scheduler:
             return sampling.model_copy(update={"seed": base})
         moved = int(key_of(str(base), str(repetition), draw)[:12], 16)
         return sampling.model_copy(update={"seed": moved})
-
-    def _surrogate(self, attack: Attack) -> OpenLM:
-        if self.participants.surrogate is None:
-            raise CapabilityError(
-                f"{attack.name} needs {attack.access}, and no model to read them from was given",
-                hint="give the input 'surrogate': local weights, the target's own or a stand-in's",
-            )
-        return self.participants.surrogate
 
 
 def _open(live: Sequence[RunningEpisode], kind: type[M]) -> Iterator[tuple[RunningEpisode, int, M]]:
