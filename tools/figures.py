@@ -17,7 +17,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from calibrant.app import pages
-from calibrant.app.study import load_study
+from calibrant.app.study_file import load_study
 from calibrant.core import CalibrantError
 from calibrant.ledger import Ledger
 from calibrant.views import page

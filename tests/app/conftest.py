@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from calibrant.app.study import Study, load_study
+from calibrant.app.study_file import Study, load_study
 from calibrant.ledger import Ledger
 from calibrant.models.open_model import OpenModel
 from calibrant.testbed.raise_model import build_module

@@ -6,7 +6,7 @@ import pytest
 
 from calibrant.app import listing
 from calibrant.app.check import check_study
-from calibrant.app.study import load_study
+from calibrant.app.study_file import load_study
 from calibrant.models.open_model import OpenModel
 
 REFUSAL = """

@@ -22,7 +22,8 @@ from calibrant.app.execute import execute
 from calibrant.app.ledger_run import first_begun
 from calibrant.app.references import plug_ins as plug_ins_of
 from calibrant.app.references.openers import Openers
-from calibrant.app.study import Outcome, load_study, run_study
+from calibrant.app.study import Outcome, run_study
+from calibrant.app.study_file import load_study
 from calibrant.app.verdict import gate_table, misdirected, verdict_of
 from calibrant.cli.main import main
 from calibrant.core import (

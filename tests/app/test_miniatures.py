@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from calibrant.app.study import Study, load_study, run_study
+from calibrant.app.study import run_study
+from calibrant.app.study_file import Study, load_study
 from calibrant.core import resolve
 from calibrant.govern.claim import Claims
 from calibrant.ledger import Ledger

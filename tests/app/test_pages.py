@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from calibrant.app import listing, pages
-from calibrant.app.study import load_study, run_study
+from calibrant.app.study import run_study
+from calibrant.app.study_file import load_study
 from calibrant.core import ConfigError, InputError, Record
 from calibrant.core.estimate import point
 from calibrant.ledger import Ledger

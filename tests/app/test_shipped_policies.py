@@ -9,7 +9,7 @@ import pytest
 from calibrant.app.catalog import find_technique
 from calibrant.app.check import check_config
 from calibrant.app.references.openers import Openers
-from calibrant.app.study import Study, load_study
+from calibrant.app.study_file import Study, load_study
 from calibrant.core import Record
 from calibrant.core.digest import plain
 from calibrant.core.record import Input

@@ -8,7 +8,8 @@ from calibrant.app import catalog
 from calibrant.app.catalog import Listed
 from calibrant.app.execute import execute
 from calibrant.app.references.openers import Openers
-from calibrant.app.study import finished_jobs, load_study, run_study
+from calibrant.app.study import finished_jobs, run_study
+from calibrant.app.study_file import load_study
 from calibrant.app.verdict import gate_table, verdict_of
 from calibrant.core import (
     ConfigError,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import warnings
 
-from calibrant.app.study import load_study, run_study
+from calibrant.app.study import run_study
+from calibrant.app.study_file import load_study
 from calibrant.ledger import Ledger
 
 STUDY = """

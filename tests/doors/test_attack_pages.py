@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from calibrant.app.check import check_study
-from calibrant.app.study import load_study
+from calibrant.app.study_file import load_study
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 PAGES = sorted([*DOCS.glob("attack.*.md"), DOCS / "attacks.md"])

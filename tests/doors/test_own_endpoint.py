@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from calibrant.app.study import load_study, run_study
+from calibrant.app.study import run_study
+from calibrant.app.study_file import load_study
 from calibrant.ledger import Ledger
 from calibrant.models.endpoint import Endpoint
 

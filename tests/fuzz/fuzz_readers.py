@@ -15,7 +15,7 @@ from calibrant.app.people.console import Console
 from calibrant.app.references import locate
 from calibrant.app.references.behaviours import check as check_behaviour
 from calibrant.app.references.openers import Openers
-from calibrant.app.study import load_study
+from calibrant.app.study_file import load_study
 from calibrant.attack.engine.attacker_prompts import read_prompt, read_yes_no
 from calibrant.core import (
     LM,

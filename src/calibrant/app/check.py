@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from calibrant.app import catalog
 from calibrant.app.catalog import Signature, find_technique
@@ -13,6 +13,7 @@ from calibrant.app.references.foreign_attempts import foreign, is_foreign
 from calibrant.app.references.openers import BEHAVIOURS, MODELS, TABLES
 from calibrant.app.references.paths import check_text
 from calibrant.app.references.tables import asked
+from calibrant.app.study_file import Study, StudyJob
 from calibrant.app.verdict import misdirected
 from calibrant.core import (
     LM,
@@ -29,9 +30,6 @@ from calibrant.core import (
 from calibrant.core.errors import nearest
 from calibrant.data.rows import Attempts
 from calibrant.govern.policy import ReleasePolicy, load_policy
-
-if TYPE_CHECKING:
-    from calibrant.app.study import Study, StudyJob
 
 
 def check_config(job: Job, signature: Signature) -> Frozen | None:

@@ -18,7 +18,8 @@ from calibrant.app.catalog import Signature, find_technique
 from calibrant.app.check import check_config, check_inputs
 from calibrant.app.environment import hardware, utc, versions
 from calibrant.app.ledger_run import Context, LedgerRun, Progress, alone, first_begun
-from calibrant.app.references.openers import Opened, Openers
+from calibrant.app.references.opened import Opened
+from calibrant.app.references.openers import Openers
 from calibrant.app.references.plug_ins import staying
 from calibrant.core import (
     CalibrantError,

@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from calibrant.app.study import Outcome, Study
+from calibrant.app.study import Outcome
+from calibrant.app.study_file import Study
 from calibrant.app.verdict import gate_table, verdict_of
 from calibrant.core import Entry, Job
 from calibrant.core.digest import plain

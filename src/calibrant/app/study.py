@@ -1,13 +1,4 @@
-"""Studies: a TOML file with a list of jobs, what is given, and what was intended.
-
-    [given]   what a user swaps on the command line: given.model=./mine
-    [intent]  use, hazards, tax_margin, policy: recorded before the first job
-    [[job]]   id, use, inputs, config, seed or seeds, budget
-    [verdict] gate = a job id, passes = how many of its seeds must pass
-    [[figure]] what the page compares
-
-A study resumes: a job whose finished record is in the ledger is not run again.
-"""
+"""Run a study: what is not finished runs, the rest is found in the ledger, and the gates give the verdict."""
 
 from __future__ import annotations
 
@@ -18,116 +9,26 @@ import traceback
 from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple, TypeVar
-
-from pydantic import Field, field_validator
+from typing import NamedTuple
 
 from calibrant.app.check import check_study
 from calibrant.app.environment import utc, versions
 from calibrant.app.execute import execute
 from calibrant.app.ledger_run import Context, Progress
-from calibrant.app.references import locate
 from calibrant.app.references.openers import Openers
+from calibrant.app.study_file import Study
 from calibrant.app.verdict import StudyVerdict, verdict_of
 from calibrant.core import (
-    Budget,
     CalibrantError,
     ConfigError,
     Entry,
-    Frozen,
     InputError,
     Job,
-    resolve,
 )
 from calibrant.core.digest import plain
 from calibrant.core.errors import nearest
-from calibrant.core.secrets import strike
-from calibrant.core.written import parse_toml
-from calibrant.govern.intent import Intent, intent_record
-from calibrant.govern.policy import load_policy, policy_of
+from calibrant.govern.intent import intent_record
 from calibrant.ledger import Ledger
-from calibrant.views.figures import FigureSpec
-
-T = TypeVar("T", bound=Frozen)
-
-
-class StudyJob(Frozen):
-    """A job of a study; with ``seeds`` it runs once a seed, and refers to others of that seed."""
-
-    id: str = Field(pattern=r"^[\w-]+$")
-    """Name of the job in the study: letters, digits, _ and -."""
-    use: str
-    """Technique name."""
-    inputs: dict[str, Any] = Field(default_factory=dict)
-    """Parameter name -> reference."""
-    config: dict[str, Any] = Field(default_factory=dict)
-    """Fields that differ from the defaults."""
-    seed: int = 0
-    """Seed of a job that runs once."""
-    seeds: tuple[int, ...] = ()
-    """Seeds of a job that runs several times; ``seed`` is not used then."""
-    budget: Budget = Budget()
-    """Limits for each run of the job."""
-
-    @field_validator("seeds")
-    @classmethod
-    def _once_each(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
-        if len(set(seeds)) < len(seeds):
-            raise ValueError("a seed stands in it twice, and one run would count as several")
-        return seeds
-
-    def runs(self) -> list[Job]:
-        """One Job a seed."""
-        given = self.model_dump(exclude={"seed", "seeds", "budget"})
-        return [Job(**given, seed=seed, budget=self.budget) for seed in self.seeds or (self.seed,)]
-
-
-class Pass(Frozen):
-    """When the study as a whole passes."""
-
-    gate: str
-    """Id of the gate's job."""
-    passes: int = Field(default=1, ge=1)
-    """How many of its seeds must pass; declared before the first job."""
-
-
-class Study(Frozen):
-    """A study as it is in its file, with the command line's changes applied."""
-
-    name: str = Field(pattern=r"^[\w-]+$")
-    """Short name; also the page's file name: letters, digits, _ and -."""
-    title: str = ""
-    """Heading of the page."""
-    story: str = ""
-    """One paragraph: what is asked and how."""
-    given: dict[str, Any] = Field(default_factory=dict)
-    """What a user swaps."""
-    intent: dict[str, Any] | None = None
-    """See ``govern.intent.Intent``; ``policy`` may be a file."""
-    verdict: Pass | None = None
-    """None: the study only measures."""
-    job: tuple[StudyJob, ...]
-    """The jobs in order."""
-    figure: tuple[FigureSpec, ...] = ()
-    """The page's figures."""
-    base: Path = Path()
-    """Folder of the file; relative paths start here."""
-
-    def opening(self) -> Intent | None:
-        """The intent with its policy read: what is recorded before the first job."""
-        if self.intent is None:
-            return None
-        policy = self.intent.get("policy")
-        if isinstance(policy, Mapping):
-            policy = policy_of(policy)
-        elif policy is not None:
-            policy = load_policy(locate.file(str(policy), self.base))
-        asked: dict[str, Any] = {}
-        if self.verdict is not None:
-            gates = [run for job in self.job if job.id == self.verdict.gate for run in job.runs()]
-            asked = {"gate": self.verdict.gate, "passes": self.verdict.passes}
-            asked["gate_seeds"] = [run.seed for run in gates]
-        return resolve(Intent, {**strike(self.intent), "policy": policy, **asked}, where="[intent]")
 
 
 class Outcome(NamedTuple):
@@ -157,94 +58,6 @@ class Outcome(NamedTuple):
                 lost = [run for run in _needed(job, self.study, status) if status[run] != "finished"]
                 found |= {f"{job.id}#{job.seed}": f"{name}#{seed}" for name, seed in lost[:1]}
         return found
-
-
-def load_study(reference: str, changes: Sequence[str] = ()) -> Study:
-    """Read a packaged study by name, or a TOML file, and apply ``key=value`` changes.
-
-    Raises:
-        InputError: no such file. ConfigError: lists every problem of the file.
-    """
-    name = reference if reference.endswith(".toml") else f"{reference}.toml"
-    known = [p.stem for p in sorted(locate.STUDIES.glob("*.toml")) if "[[job]]" in p.read_text("utf-8")]
-    try:
-        path = locate.file(name, Path.cwd())
-    except CalibrantError as error:
-        raise ConfigError(
-            f"no study '{reference}'{nearest(reference, known)}",
-            hint=f"packaged studies: {', '.join(known)}; or give the path of a TOML file",
-        ) from error
-    table = locate.toml(path)
-    jobs = table.get("job", [])
-    if not isinstance(jobs, list) or not all(isinstance(job, dict) for job in jobs):
-        raise ConfigError(f"{path}: 'job' must be a list of tables", hint="write [[job]] above each job")
-    for change in changes:
-        _apply(table, change)
-    return _study(table, path)
-
-
-def _study(table: dict[str, Any], path: Path) -> Study:
-    """Read each part by itself, so that a problem names its job or figure."""
-    problems: list[str] = []
-
-    def part(kind: type[T], given: Any, where: str) -> T | None:
-        try:
-            return resolve(kind, given, where=where)
-        except ConfigError as error:
-            problems.extend(error.problems)
-            return None
-
-    parts: dict[str, Any] = {"base": path.parent}
-    if "job" in table:
-        named = [
-            (job, f"{path}: job '{job.get('id', number)}'") for number, job in enumerate(table["job"], 1)
-        ]
-        parts["job"] = [part(StudyJob, job, where) for job, where in named]
-    if "figure" in table:
-        parts["figure"] = [
-            part(FigureSpec, figure, f"{path}: figure {n}") for n, figure in enumerate(table["figure"], 1)
-        ]
-    if not problems:
-        return resolve(Study, {**table, **parts}, where=str(path))
-    part(Study, {**table, "base": path.parent, "job": (), "figure": ()}, str(path))
-    raise ConfigError(problems, hint="nothing was run")
-
-
-def _apply(table: dict[str, Any], change: str) -> None:
-    """Apply 'given.NAME=VALUE' or 'JOB.FIELD[.FIELD]=VALUE', where FIELD is one of the job's config."""
-    key, equals, text = change.partition("=")
-    if not equals:
-        raise ConfigError(f"'{change}' is no change", hint="write KEY=VALUE, as in given.model=./mine")
-    value = _value(text)
-    first, *rest = key.split(".")
-    jobs = {job.get("id"): job for job in table.get("job", [])}
-    if first == "given" and len(rest) == 1:
-        if rest[0] not in table.get("given", {}):
-            raise ConfigError(
-                f"'{key}': the study has no given '{rest[0]}'{nearest(rest[0], table.get('given', {}))}",
-                hint=f"given: {', '.join(table.get('given', {})) or 'nothing'}",
-            )
-        table["given"][rest[0]] = value
-        return
-    if first not in jobs or not rest:
-        raise ConfigError(
-            f"'{key}': no job '{first}'{nearest(first, [str(j) for j in jobs])}",
-            hint="write given.NAME=VALUE, or JOB.FIELD=VALUE for a field of a job's config",
-        )
-    own = rest[0] in ("seed", "seeds", "budget", "inputs")
-    target = jobs[first] if own else jobs[first].setdefault("config", {})
-    for part in rest[:-1]:
-        target = target.setdefault(part, {})
-        if not isinstance(target, dict):
-            raise ConfigError(f"'{key}': '{part}' has no fields", hint=f"write {first}.{part}=VALUE")
-    target[rest[-1]] = value
-
-
-def _value(text: str) -> Any:
-    try:
-        return parse_toml(f"value = {text}", "value")["value"]
-    except ConfigError:
-        return text
 
 
 def run_study(

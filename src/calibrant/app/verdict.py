@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import Field
 
 from calibrant.app.listing import headline
 from calibrant.app.references import locate
+from calibrant.app.study_file import Study, StudyJob
 from calibrant.core import CalibrantError, Entry, EvidenceError, Job, Verdict
 from calibrant.core.digest import digest_bytes
 from calibrant.core.verdict import Answer
@@ -23,9 +24,6 @@ from calibrant.govern.gate import not_held
 from calibrant.govern.intent import intent_record
 from calibrant.govern.policy import ReleasePolicy, load_policy, policy_of
 from calibrant.ledger import Ledger
-
-if TYPE_CHECKING:
-    from calibrant.app.study import Study, StudyJob
 
 _MODEL = "model"
 """The given thing that a study is about, where it has one of this name."""

@@ -18,7 +18,8 @@ from calibrant.app import catalog, listing
 from calibrant.app.check import check_study
 from calibrant.app.execute import execute
 from calibrant.app.references.openers import Openers
-from calibrant.app.study import Outcome, finished_jobs, load_study, run_study
+from calibrant.app.study import Outcome, finished_jobs, run_study
+from calibrant.app.study_file import load_study
 from calibrant.app.verdict import gate_table
 from calibrant.cli import render
 from calibrant.cli.annotate import annotate

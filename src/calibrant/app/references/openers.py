@@ -17,9 +17,9 @@ from typing import Any
 from calibrant.app import catalog
 from calibrant.app.references import behaviours, locate
 from calibrant.app.references.foreign_attempts import foreign, is_foreign
+from calibrant.app.references.opened import STAND_INS, Opened
 from calibrant.app.references.paths import check_text, there
 from calibrant.app.references.plug_ins import plug_in
-from calibrant.app.references.stand_ins import STAND_INS
 from calibrant.app.references.tables import asked, sliced
 from calibrant.core import (
     LM,
@@ -86,19 +86,6 @@ _RUNGS = {
     OpenLM: "an OpenLM (weights, activations)",
 }
 _ANSWERS = ("govern.gate", "govern.claim")  # what evidence is held against is no evidence
-
-
-@dataclass(frozen=True)
-class Opened:
-    """Something found: its digest is known, ``load`` makes the object."""
-
-    digest: str
-    kind: str
-    load: Callable[[], Any]
-    reference: Any = None
-    name: str = ""
-    parts: Mapping[str, str] = field(default_factory=dict)
-    identity: Identity | None = None
 
 
 @dataclass(frozen=True)

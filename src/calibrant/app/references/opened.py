@@ -1,10 +1,10 @@
-"""Stand-ins for what need only be named: identities are known before models are loaded."""
+"""What a reference leads to, its digest known before it is loaded, and stand-ins for what is only named."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from calibrant.core import (
     LM,
@@ -20,8 +20,18 @@ from calibrant.core import (
     Verdict,
 )
 
-if TYPE_CHECKING:
-    from calibrant.app.references.openers import Opened
+
+@dataclass(frozen=True)
+class Opened:
+    """Something found: its digest is known, ``load`` makes the object."""
+
+    digest: str
+    kind: str
+    load: Callable[[], Any]
+    reference: Any = None
+    name: str = ""
+    parts: Mapping[str, str] = field(default_factory=dict)
+    identity: Identity | None = None
 
 
 @dataclass(frozen=True)
