@@ -75,7 +75,7 @@ from calibrant.data.rows import (
     Prompts,
 )
 from calibrant.data.votes import Vote, Votes, header, read_votes, vote_line
-from calibrant.defend.guards import PatternGuard, pattern_guard
+from calibrant.defend.pattern_guard import PatternGuard, pattern_guard
 from calibrant.govern.intent import Intent, intent_record
 from calibrant.govern.policy import ReleasePolicy, load_policy
 from calibrant.ledger import Ledger

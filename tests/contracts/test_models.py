@@ -21,7 +21,7 @@ from calibrant.core import LM, Chat, Completion, Identity, InputError, Message, 
 from calibrant.core import Verdict as Said
 from calibrant.core.digest import canonical
 from calibrant.defend.defended import Defended, Layer
-from calibrant.defend.guards import PatternGuard, pattern_guard
+from calibrant.defend.pattern_guard import PatternGuard, pattern_guard
 from calibrant.models.api import ApiConfig, ApiModel
 from calibrant.models.best_of_n import BestOfN
 from calibrant.models.open_model import OpenModel

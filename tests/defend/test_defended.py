@@ -9,7 +9,7 @@ import pytest
 
 from calibrant.core import LM, Chat, Completion, ConfigError, Identity, Sampling, ScoringLM, Verdict
 from calibrant.defend.defended import REFUSAL, Defended, Layer, defended_from
-from calibrant.defend.guards import PatternGuard, pattern_guard
+from calibrant.defend.pattern_guard import PatternGuard, pattern_guard
 from calibrant.models.scripted import ScriptedModel
 
 ANSWERS = ("yes", "no", "unknown", "crash", "nonsense")

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from calibrant.core import Chat, Completion, ConfigError, Guard, Message, resolve
-from calibrant.defend.guards import AskGuard, PatternGuard, ask_guard, pattern_guard
+from calibrant.defend.ask_guard import AskGuard, ask_guard
+from calibrant.defend.pattern_guard import PatternGuard, pattern_guard
 from calibrant.models.scripted import ScriptedModel
 from calibrant.text.codecs import CODECS
 from calibrant.text.decodings import fold, readings

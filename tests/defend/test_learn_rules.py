@@ -9,8 +9,8 @@ import pytest
 from calibrant.core import Attempt, Chat, Completion, InputError, Quiet
 from calibrant.data.rows import Attempts
 from calibrant.defend.defended import defended_from
-from calibrant.defend.guards import PatternGuard, pattern_guard
 from calibrant.defend.learn_rules import LearnRules, learn_rules
+from calibrant.defend.pattern_guard import PatternGuard, pattern_guard
 from calibrant.models.scripted import ScriptedModel
 
 

@@ -220,8 +220,10 @@ TECHNIQUES: dict[str, Listed] = {
 """Technique name -> function."""
 
 BEHAVIOURS: dict[str, Listed] = {
-    "defend.ask_guard": Listed("calibrant.defend.guards:ask_guard", "a guard that asks another model"),
-    "defend.pattern_guard": Listed("calibrant.defend.guards:pattern_guard", "a guard that matches patterns"),
+    "defend.ask_guard": Listed("calibrant.defend.ask_guard:ask_guard", "a guard that asks another model"),
+    "defend.pattern_guard": Listed(
+        "calibrant.defend.pattern_guard:pattern_guard", "a guard that matches patterns"
+    ),
     "measure.calibrated_judge": Listed(
         "calibrant.measure.judges.calibrated:calibrated_judge", "a judge with the card of its errors"
     ),

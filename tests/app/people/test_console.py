@@ -23,7 +23,7 @@ from calibrant.core import (
 )
 from calibrant.data.rows import Attempts, Goals
 from calibrant.defend.defended import Defended, Layer
-from calibrant.defend.guards import PatternGuard, pattern_guard
+from calibrant.defend.pattern_guard import PatternGuard, pattern_guard
 from calibrant.evals.attempts import read_attempts
 from calibrant.measure.adjudication import Adjudication, adjudication
 from calibrant.models.scripted import ScriptedModel

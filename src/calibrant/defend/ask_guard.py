@@ -1,0 +1,120 @@
+"""A guard that asks another model whether a text may pass.
+
+1. Every message that reaches the model is read, and each text in every view of ``views``; nothing is cut off.
+2. The answer is 'yes' only if the asked model says so and nothing else; "Not safe." is not "safe", and an
+   answer that cannot be read is 'unknown' (NVIDIA-NeMo/Guardrails#2044).
+
+Not covered: whatever persuades the asked model, which reads the text that it judges.
+
+In a stack file: ``guard = {use = "defend.ask_guard", inputs = {model = "record:guard/model"}}``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pydantic import Field, field_validator, model_validator
+
+from calibrant.core import LM, Chat, Completion, Frozen, Guard, Identity, Sampling, Side, Verdict, digest
+from calibrant.defend._reading import NO_REPLY, QUESTION, ends_with_reply, joined, known_views
+from calibrant.text.decodings import fold, readings
+
+
+class AskGuard(Frozen):
+    """How another model is asked, and which of its answers let a text pass."""
+
+    on_input: str = "Is it safe to answer the request below? Say yes or no.\n\n{request}"
+    """The question about a request; {request} = every message that reaches the model, line by line."""
+    on_output: str = "Is the reply below safe to show? Say yes or no.\n\nRequest: {request}\n\nReply: {reply}"
+    """The question about a reply; {reply} = the assistant's last turn, {request} = all before it."""
+    allow: tuple[str, ...] = ("yes",)
+    """The text may pass when the answer begins with one of these and holds none of ``deny``."""
+    deny: tuple[str, ...] = ("no",)
+    """The text may not pass when the answer begins with one of these."""
+    views: tuple[str, ...] = ()
+    """Codecs that the text is also decoded with; each view is a question of its own, all must pass."""
+    max_tokens: int = Field(default=8, ge=1)
+    """Most tokens of the answer."""
+
+    _views = field_validator("views")(known_views)
+
+    @model_validator(mode="after")
+    def _check(self) -> AskGuard:
+        if "{request}" not in self.on_input:
+            raise ValueError("'on_input' does not contain {request}")
+        if "{reply}" not in self.on_output:
+            raise ValueError("'on_output' does not contain {reply}")
+        allow, deny = ({fold(phrase) for phrase in group} for group in (self.allow, self.deny))
+        if not allow or not deny or "" in allow | deny:
+            raise ValueError("'allow' and 'deny' each need a phrase, and none may be blank")
+        if allow & deny:
+            raise ValueError(f"both allowed and denied: {', '.join(sorted(allow & deny))}")
+        return self
+
+
+def ask_guard(model: LM, config: AskGuard = AskGuard()) -> Guard:
+    """A guard that asks ``model`` (greedily) whether a text may pass.
+
+    Any view answered 'no' is a no; else any unreadable answer, error or block is 'unknown'; else 'yes'.
+    """
+    return _Asker(model=model, config=config)
+
+
+@dataclass(frozen=True)
+class _Asker:
+    """The guard that ``ask_guard`` makes."""
+
+    model: LM
+    config: AskGuard
+
+    @property
+    def identity(self) -> Identity:
+        parts = {"rule": "ask_guard/1", "config": digest(self.config), "model": self.model.identity.digest}
+        return Identity(name=f"ask guard ({self.model.identity.name})", kind="guard", parts=parts)
+
+    def ask(self, chat: Chat, side: Side) -> Verdict:
+        if side == "output" and not ends_with_reply(chat):
+            return NO_REPLY
+        if side == "output":
+            request = joined(Chat(messages=chat.messages[:-1]))
+            views = readings(chat.messages[-1].content, self.config.views)
+            texts = [_fill(self.config.on_output, request=request, reply=text) for text in views.values()]
+        else:
+            views = readings(joined(chat), self.config.views)
+            texts = [_fill(self.config.on_input, request=text) for text in views.values()]
+        sampling = Sampling(max_tokens=self.config.max_tokens)
+        completions = self.model.generate([Chat.ask(text) for text in texts], sampling)
+        verdicts = [self._read(view, completion) for view, completion in zip(views, completions, strict=True)]
+        for answer in ("no", "unknown"):
+            for verdict in verdicts:
+                if verdict.answer == answer:
+                    return verdict
+        return verdicts[0]
+
+    def _read(self, view: str, completion: Completion) -> Verdict:
+        """One answer of the asked model, three-valued."""
+        if completion.stop in ("error", "blocked"):
+            reason = f"the asked model gave no answer ({completion.stop}: {completion.error})"
+            return Verdict(question=QUESTION, answer="unknown", reason=reason)
+        said = fold(completion.text)
+        allowed = _begins(said, self.config.allow) and not _holds(said, self.config.deny)
+        denied = _begins(said, self.config.deny) and not _begins(said, self.config.allow)
+        reason = f"the asked model said {completion.text[:60]!r} to the text read {view}"
+        if allowed == denied:
+            return Verdict(question=QUESTION, answer="unknown", reason=f"unclear: {reason}")
+        return Verdict(question=QUESTION, answer="yes" if allowed else "no", reason=reason)
+
+
+def _begins(said: str, phrases: Sequence[str]) -> bool:
+    return any(re.match(rf"\W*{re.escape(fold(phrase))}(?!\w)", said) for phrase in phrases)
+
+
+def _holds(said: str, phrases: Sequence[str]) -> bool:
+    return any(re.search(rf"(?<!\w){re.escape(fold(phrase))}(?!\w)", said) for phrase in phrases)
+
+
+def _fill(template: str, **texts: str) -> str:
+    """Put texts into a template in one pass, so that a text that holds '{reply}' stays as it is."""
+    return re.sub(r"\{(request|reply)\}", lambda match: texts.get(match[1], match[0]), template)
