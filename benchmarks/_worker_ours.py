@@ -26,6 +26,7 @@ from calibrant.models.classifier import Classifier
 from calibrant.models.open_model import OpenModel
 from calibrant.models.reward_model import RewardModel
 from calibrant.train import _ppo_rollout, _ppo_update
+from calibrant.train._rl_common import minibatches
 from calibrant.train.reward import RewardConfig
 from calibrant.train.reward import reward as train_reward
 from calibrant.train.reward_ensemble import RewardEnsemble
@@ -56,10 +57,10 @@ class Record:
         self.advantages: list[list[list[float]]] = []
         """Of each round, row after row: before and after whitening, 0 beyond a reply."""
         self.judged = vars(ppo_module)["judged"]
-        self.credited, self.minibatches = _ppo_rollout.credited, _ppo_update._minibatches
+        self.credited, self.minibatches = _ppo_rollout.credited, minibatches
         vars(ppo_module)["judged"] = self.score
         vars(_ppo_rollout)["credited"] = self.credit
-        vars(_ppo_update)["_minibatches"] = self.cut
+        vars(_ppo_update)["minibatches"] = self.cut
 
     def score(self, reward: Any, drawn: Any) -> Any:
         """Score replies and keep both, prompts padded on the left with 0 and replies on the right."""

@@ -31,7 +31,7 @@ from calibrant.models.open_model import OpenModel
 from calibrant.models.reward_model import Conservative, Ensemble, PythonReward
 from calibrant.models.rollouts import roll
 from calibrant.train import _rl_common, _rl_group, _rl_state
-from calibrant.train._rl_common import KL
+from calibrant.train._settings import KL
 from calibrant.train.grpo import GRPO, grpo
 from calibrant.train.sft import SFT, sft
 
@@ -176,9 +176,7 @@ def log_probs(module, prompt, reply, temperature):
 def drawn_first(model, config, n):
     """Prompt, K replies and what the draw said of them, for each prompt of step 0."""
     picked = [Chat.ask(ASKED[i]) for i in _rl_common.cycle(n, config.batch_size, 0, 0)]
-    rolled = roll(
-        model, picked, config.samples, _rl_group.sampling(config.max_tokens, config.temperature, 0, 0)
-    )
+    rolled = roll(model, picked, config.samples, _rl_common.sampling(config, 0, 0))
     told = iter(rolled.behaviour.double().tolist())
     scores = iter(Lengths().score(rolled.chats, rolled.texts).mean)
     for prompt, replies in zip(*rolled.branches, strict=True):

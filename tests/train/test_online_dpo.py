@@ -154,7 +154,7 @@ def log_probs(module, prompt, reply, temperature):
 def pairs_first(model, config, n):
     """Prompt, best and worst reply, with their places among all, for each prompt of step 0."""
     picked = [Chat.ask(ASKED[i]) for i in _rl_common.cycle(n, config.batch_size, 0, 0)]
-    sampling = _rl_group.sampling(config.max_tokens, config.temperature, 0, 0)
+    sampling = _rl_common.sampling(config, 0, 0)
     rolled = roll(model, picked, config.samples, sampling)
     scores, first = Lengths().score(rolled.chats, rolled.texts).mean, 0
     for prompt, replies in zip(*rolled.branches, strict=True):

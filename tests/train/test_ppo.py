@@ -28,7 +28,7 @@ from calibrant.models.open_model import OpenModel
 from calibrant.models.rollouts import roll
 from calibrant.train import _ppo_critic, _ppo_rollout, _ppo_update, _rl_common
 from calibrant.train._ppo_critic import open_critic
-from calibrant.train._rl_common import KL
+from calibrant.train._settings import KL
 from calibrant.train.ppo import PPO, ppo
 
 ASKED = tuple(f"how do i {verb} the {thing}?" for verb in ("mend", "paint", "find", "open")
@@ -140,7 +140,7 @@ def test_the_first_step_by_a_slow_route(model, tmp_path, place):
     with torch.enable_grad():
         ppo(model, prompts(5), Lengths(), config=config, run=run)
     chats = [Chat.ask(ASKED[i]) for i in _rl_common.cycle(5, 5, 0, 0)]
-    rolled = roll(model, chats, 2, config.sampling(0, 0))
+    rolled = roll(model, chats, 2, _rl_common.sampling(config, 0, 0))
     critic = open_critic(model, Lengths(), "auto", None, 0)
     scores = Lengths().score(rolled.chats, rolled.texts).mean
     advantages, errors = [], []

@@ -14,7 +14,7 @@ import pytest
 from calibrant.core import Chat, Identity, Quiet, Sampling, Scores
 from calibrant.data.rows import Example, Examples, Prompt, Prompts
 from calibrant.models.fit import Fit
-from calibrant.train._rl_common import KL
+from calibrant.train._settings import KL
 from calibrant.train.ppo import PPO, ppo
 from calibrant.train.sft import SFT, sft
 

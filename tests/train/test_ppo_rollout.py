@@ -11,7 +11,7 @@ import torch
 
 from calibrant.train._ppo_critic import Values
 from calibrant.train._ppo_rollout import credited
-from calibrant.train._rl_common import KL, Shaping
+from calibrant.train._settings import KL, Shaping
 from calibrant.train.ppo import PPO
 
 GAMMA, LAM, COEF = 0.98, 0.9, 0.07

@@ -228,7 +228,12 @@ def test_a_draw_from_another_distribution_is_noticed(model, monkeypatch, tmp_pat
 def test_the_entropy_is_exact(model, tmp_path):
     """With a bonus it is computed, and at the first update it is that of the distributions drawn from."""
     rows, _ = first_row(model, tmp_path, entropy_bonus=0.1, epochs=1, steps=1)
-    rolled = roll(model, [Chat.ask(ASKED[i]) for i in _rl_common.cycle(16, 4, 0, 0)], 2, SMALL.sampling(0, 0))
+    rolled = roll(
+        model,
+        [Chat.ask(ASKED[i]) for i in _rl_common.cycle(16, 4, 0, 0)],
+        2,
+        _rl_common.sampling(SMALL, 0, 0),
+    )
     total = 0.0
     for chat, ids in zip(rolled.chats, (r for group in rolled.branches.replies for r in group), strict=True):
         whole = torch.tensor([model.prompt_ids(chat) + ids])

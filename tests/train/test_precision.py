@@ -19,7 +19,7 @@ from calibrant.models import precision
 from calibrant.models.fit import Fit, adamw
 from calibrant.models.lora import LoRA, adapted
 from calibrant.models.open_model import OpenModel
-from calibrant.train._rl_common import KL
+from calibrant.train._settings import KL
 from calibrant.train.dpo import DPO, dpo
 from calibrant.train.grpo import GRPO, grpo
 from calibrant.train.kto import KTO, kto

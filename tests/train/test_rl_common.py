@@ -14,7 +14,8 @@ from calibrant.data.rows import Prompt, Prompts
 from calibrant.maths.kl import AdaptiveKL, FixedKL
 from calibrant.maths.shaping import Moments
 from calibrant.models.rollouts import roll
-from calibrant.train._rl_common import KL, ExampleLog, Shaping, cuts, cycle, judged, read, with_room
+from calibrant.train._rl_common import ExampleLog, cuts, cycle, judged, read, with_room
+from calibrant.train._settings import KL, Shaping
 
 ROWS = [Prompt(id=t, prompt=Chat.ask(t)) for t in ("who?", "where is the mill?", "how do i mend the barn?")]
 

@@ -34,8 +34,8 @@ from calibrant.models.parallel import World
 from calibrant.models.reward_model import PythonReward
 from calibrant.models.rollouts import roll
 from calibrant.train import _rl_common, _rl_group
-from calibrant.train._rl_common import KL
 from calibrant.train._rl_state import Student
+from calibrant.train._settings import KL
 from calibrant.train.rloo import RLOO, rloo
 from calibrant.train.sft import SFT, sft
 
@@ -175,9 +175,7 @@ def log_probs(module, prompt, reply, temperature):
 def drawn_first(model, config, n):
     """Prompt, K replies and what the draw said of them, for each prompt of step 0."""
     picked = [Chat.ask(ASKED[i]) for i in _rl_common.cycle(n, config.batch_size, 0, 0)]
-    rolled = roll(
-        model, picked, config.samples, _rl_group.sampling(config.max_tokens, config.temperature, 0, 0)
-    )
+    rolled = roll(model, picked, config.samples, _rl_common.sampling(config, 0, 0))
     told = iter(rolled.behaviour.double().tolist())
     scores = iter(Lengths().score(rolled.chats, rolled.texts).mean)
     for prompt, replies in zip(*rolled.branches, strict=True):
@@ -489,7 +487,7 @@ def test_a_reward_that_breaks_leaves_the_last_good_state(
 
 
 def test_several_processes_are_refused(model, monkeypatch):
-    monkeypatch.setattr(_rl_group, "world", lambda: World(rank=0, size=2))
+    monkeypatch.setattr(_rl_common, "world", lambda: World(rank=0, size=2))
     with pytest.raises(CapabilityError, match="learns in one process"):
         rloo(model, prompts(), Lengths(), config=SMALL)
 

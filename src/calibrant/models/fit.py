@@ -30,6 +30,12 @@ from calibrant.models.parallel import World, add_up, everyone, world
 from calibrant.models.precision import announce
 
 _RECOMPUTE = partial(checkpoint, use_reentrant=False)
+FIT_ALIASES = {
+    "learning_rate": "fit.lr", "max_grad_norm": "fit.clip", "weight_decay": "fit.weight_decay",
+    "warmup_ratio": "fit.warmup", "lr_scheduler_type": "fit.schedule", "adam_beta2": "fit.beta2",
+    "adam_epsilon": "fit.eps", "gradient_checkpointing": "fit.recompute", "bf16": "fit.bf16",
+}  # fmt: skip
+"""``aliases`` of a config with a field ``fit``: what transformers and TRL call these settings."""
 
 
 class Fit(Frozen):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,9 +14,8 @@ from calibrant.models.branches import Packed, pack, shares, spread, states
 from calibrant.models.classifier import Classifier
 from calibrant.models.reward_model import RewardModel
 from calibrant.models.rollouts import Rollouts
+from calibrant.train._ppo_config import Start
 from calibrant.train._rl_common import PASS, cuts
-
-Start = Literal["auto", "reward", "policy"]
 
 
 class Values(NamedTuple):
@@ -70,11 +69,6 @@ def _fits(reward: RewardModel, model: OpenLM) -> bool:
     """Whether a reward model gives one score and reads the policy's tokens (the same id for every token)."""
     theirs, ours = reward.classifier.tokenizer.get_vocab(), model.tokenizer.get_vocab()
     return reward.classifier.heads == 1 and bool(theirs == ours)
-
-
-def wide(table: Tensor, like: Tensor) -> Tensor:
-    """A table (M, t) with as many columns as another, 0 in the new ones."""
-    return pad(table, (0, like.shape[1] - table.shape[1]))
 
 
 def values(critic: RewardModel, packed: Packed) -> Values:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,11 +16,10 @@ from calibrant.maths.logprobs import masked_sum
 from calibrant.maths.shaping import Masks, explained_variance, masks, token_rewards
 from calibrant.models.reward_model import RewardModel
 from calibrant.models.rollouts import Rollouts
+from calibrant.train._ppo_config import PPO
 from calibrant.train._ppo_critic import Values, read_values
+from calibrant.train._rl_common import Round
 from calibrant.train._rl_state import Learner, old_and_reference
-
-if TYPE_CHECKING:
-    from calibrant.train.ppo import PPO
 
 
 class Credit(NamedTuple):
@@ -37,50 +36,27 @@ class Credit(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Round:
-    """What a round has to learn from. Tables are (M, T) on the policy's device."""
+class Experience(Round):
+    """A round of PPO: a reply's score, paid out token by token."""
 
-    rolled: Rollouts
-    """The replies, with scores and KL."""
     credit: Credit
     """Advantages and returns, with their masks."""
-    old: Tensor
-    """ln pi_old of each token, nats."""
-    reference: Tensor
-    """ln ref of each token, nats."""
-    shaped: Tensor
-    """(M,) scores after shaping."""
     penalty: Tensor
     """(M,) what the KL takes off the reward of a reply."""
-    coef: float
-    """The KL coefficient of this round."""
-
-    @property
-    def k1(self) -> Tensor:
-        """(M,) ln pi_old - ln ref of each reply, nats."""
-        return masked_sum(self.old - self.reference, self.credit.masks.tokens)
 
     def columns(self) -> dict[str, Tensor]:
         """What the log of examples shows of each reply."""
-        return {
-            "shaped_reward": self.shaped,
-            "kl": self.k1,
-            "logprob": masked_sum(self.old, self.credit.masks.tokens),
-            "ref_logprob": masked_sum(self.reference, self.credit.masks.tokens),
-            "advantage": masked_sum(self.credit.advantages, self.credit.masks.tokens)
-            / self.credit.masks.tokens.sum(-1),
-            "value": self.credit.values[:, 0],
-        }
+        advantage = masked_sum(self.credit.advantages, self.mask) / self.mask.sum(-1)
+        return super().columns() | {"advantage": advantage, "value": self.credit.values[:, 0]}
 
     def summary(self) -> dict[str, float]:
         """What is logged of the round before learning; keys are TRL's where the numbers are."""
-        scores = self.rolled.scores
-        tokens = self.credit.masks.tokens.sum()
+        tokens, scores = self.mask.sum(), self.rolled.scores
         kept = {
             "objective/scores": self.rolled.rewards.mean(),
             "objective/kl": self.k1.mean(),
             "kl_per_token": self.k1.sum() / tokens,
-            "objective/entropy": -masked_sum(self.old, self.credit.masks.tokens).mean(),
+            "objective/entropy": -masked_sum(self.old, self.mask).mean(),
             "objective/non_score_reward": -self.penalty.mean(),
             "objective/rlhf_reward": (self.shaped - self.penalty).mean(),
             "explained_variance": explained_variance(
@@ -95,7 +71,9 @@ class Round:
         return {name: value for name, value in numbers.items() if value == value} | {"kl_coef": self.coef}
 
 
-def experience(learner: Learner, rolled: Rollouts, model: OpenLM, critic: RewardModel, config: PPO) -> Round:
+def experience(
+    learner: Learner, rolled: Rollouts, model: OpenLM, critic: RewardModel, config: PPO
+) -> Experience:
     """Read a round's replies: reference, old policy and critic; then give credit."""
     device = critic.classifier.device
     if (
@@ -116,7 +94,7 @@ def experience(learner: Learner, rolled: Rollouts, model: OpenLM, critic: Reward
     credit = credited(shaped, nats, expected, lengths, ended, config)
     tokens = credit.masks.tokens
     rolled = replace(rolled, kl=masked_sum(old - reference, tokens).cpu())
-    return Round(rolled, credit, old, reference, shaped, masked_sum(nats, tokens), coef)
+    return Experience(rolled, tokens, old, reference, shaped, coef, credit, masked_sum(nats, tokens))
 
 
 def credited(

@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import math
-import random
-from itertools import pairwise
-from typing import TYPE_CHECKING
-
 from torch import Tensor
 
 from calibrant.maths.kl import PENALTIES
 from calibrant.maths.policy_losses import AGGREGATIONS, Window, clipped_surrogate, token_mean, value_loss
 from calibrant.models.branches import pack, score, shares, spread
 from calibrant.models.reward_model import RewardModel
-from calibrant.train._ppo_critic import values, wide
-from calibrant.train._ppo_rollout import Round
-from calibrant.train._rl_common import cuts
+from calibrant.train._ppo_config import PPO
+from calibrant.train._ppo_critic import values
+from calibrant.train._ppo_rollout import Experience
+from calibrant.train._rl_common import clips, cuts, minibatches, wide
 from calibrant.train._rl_state import Learner, Student, descend
-
-if TYPE_CHECKING:
-    from calibrant.train.ppo import PPO
 
 
 def learn(
-    learner: Learner, found: Round, critic: RewardModel, config: PPO, seed: int, step: int
+    learner: Learner, found: Experience, critic: RewardModel, config: PPO, seed: int, step: int
 ) -> dict[str, float]:
     """Take the optimiser steps of a round; returns the means of what they showed."""
     policy, judge = learner.students["policy"], learner.students["critic"]
@@ -31,7 +24,7 @@ def learn(
     judge.pace(step, config.steps)
     policy.pace(max(0, step - config.critic_warmup), config.steps - config.critic_warmup)
     seen: dict[str, list[float]] = {}
-    for chosen in _minibatches(len(found.rolled.branches.prompts), config, seed, step):
+    for chosen in minibatches(len(found.rolled.branches.prompts), config, seed, step):
         shown = {} if warming else _policy_step(policy, found, chosen, config, where)
         shown |= _critic_step(judge, critic, found, chosen, config, where)
         for name, value in shown.items():
@@ -44,30 +37,19 @@ def learn(
     return means | {"updates": len(seen["loss/value_avg"]), "lr": 0.0 if warming else policy.lr}
 
 
-def _minibatches(prompts: int, config: PPO, seed: int, step: int) -> list[list[int]]:
-    """Numbers of the prompts of every optimiser step of a round; each epoch is shuffled anew."""
-    found = []
-    for epoch in range(config.epochs):
-        order = random.Random(f"minibatches/{seed}/{step}/{epoch}").sample(range(prompts), prompts)
-        edges = [prompts * i // config.minibatches for i in range(config.minibatches + 1)]
-        found += [order[start:stop] for start, stop in pairwise(edges)]
-    return found
-
-
 def _policy_step(
-    student: Student, found: Round, chosen: list[int], config: PPO, where: str
+    student: Student, found: Experience, chosen: list[int], config: PPO, where: str
 ) -> dict[str, float]:
     """One step of the policy on the replies to the ``chosen`` prompts."""
     rolled, shared = found.rolled, not shares(student.module)
     parts = cuts(rolled, chosen, shared, student.fit.micro_tokens)
     mine = rolled.rows(chosen)
-    window = Window(int(found.credit.masks.tokens[mine].sum()), len(mine), config.max_tokens, len(parts))
-    low = math.inf if config.clip is None else config.clip
-    high = low if config.clip_high is None else config.clip_high
+    window = Window(int(found.mask[mine].sum()), len(mine), config.max_tokens, len(parts))
+    low, high = clips(config.clip, config.clip_high)
 
     def loss(part: list[int]) -> tuple[Tensor, dict[str, Tensor]]:
         rows = rolled.rows(part)
-        mask, old = found.credit.masks.tokens[rows], found.old[rows]
+        mask, old = found.mask[rows], found.old[rows]
         packed = pack(rolled.of(part), shared=shared, device=old.device)
         scored = score(
             student.module, packed, temperature=rolled.temperature, entropy=config.entropy_bonus > 0
@@ -95,7 +77,7 @@ def _policy_step(
 
 
 def _critic_step(
-    student: Student, critic: RewardModel, found: Round, chosen: list[int], config: PPO, where: str
+    student: Student, critic: RewardModel, found: Experience, chosen: list[int], config: PPO, where: str
 ) -> dict[str, float]:
     """One step of the critic on the replies to the ``chosen`` prompts."""
     rolled, shared = found.rolled, not shares(student.module)

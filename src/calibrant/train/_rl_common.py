@@ -6,86 +6,51 @@ import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from itertools import pairwise
 
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
-from calibrant.core import Frozen, InputError, NumericalError, OpenLM, Reward, Run
+from calibrant.core import (
+    CapabilityError,
+    InputError,
+    NumericalError,
+    OpenLM,
+    Reward,
+    Run,
+    Sampling,
+    Watcher,
+    digest,
+)
 from calibrant.data.parquet import write_columns
 from calibrant.data.rows import Prompt, Prompts
-from calibrant.maths.kl import ESTIMATORS, PENALTIES, AdaptiveKL, FixedKL, Unit
-from calibrant.maths.shaping import Moments, missing_end
+from calibrant.maths.logprobs import masked_sum
 from calibrant.models.branches import Branches, pack, padded_tokens, score, shares
 from calibrant.models.fit import Fit
 from calibrant.models.generate import buckets
-from calibrant.models.rollouts import Rollouts
+from calibrant.models.parallel import world
+from calibrant.models.rollouts import Rollouts, roll
+from calibrant.train._settings import Rounds
 
-Old = Literal["auto", "behaviour", "rescored"]
-"""Where pi_old comes from."""
 PASS = {True: 2048, False: 16_384}
 """Tokens in one pass without gradients, on a CPU (larger batches leave its caches) and elsewhere."""
 
 
-class KL(Frozen):
-    """How the policy is held near the model that it started from."""
-
-    coef: float = Field(default=0.05, ge=0)
-    """Reward given up for one nat; where there is a target, where the coefficient starts."""
-    place: Literal["reward", "loss"] = "reward"
-    """Take it off the reward of each token, or add it to the loss."""
-    estimator: Literal["k1", "k2", "k3", "k3+"] = "k1"
-    """In the reward k1, k2 or k3; in the loss k2 (the gradient of the KL), k3 (a biased one) or k3+ (the
-    value of k3, the gradient of k2). k1 in the reward and k2 in the loss ask for the same."""
-    target: float | None = Field(default=None, gt=0)
-    """Steer the coefficient so that the KL comes here, in nats per ``unit``. None: it stays."""
-    horizon: float = Field(default=10_000, gt=0)
-    """With a target: replies over which the coefficient may change by a factor of about 1.2."""
-    unit: Unit = "sequence"
-    """With a target: nats of a whole reply (6 is common), or of a token (0.1 is)."""
-
-    @model_validator(mode="after")
-    def _fits_its_place(self) -> KL:
-        known = ESTIMATORS if self.place == "reward" else PENALTIES
-        if self.estimator not in known:
-            why = "it has no gradient there" if self.estimator == "k1" else "its gradient has no place there"
-            raise ValueError(f"'{self.estimator}' in the {self.place}: {why}; take one of {', '.join(known)}")
-        if self.target is not None and self.coef == 0:
-            raise ValueError("a coefficient of 0 cannot be steered to a target: it is multiplied")
-        return self
-
-    def controller(self) -> FixedKL | AdaptiveKL:
-        """The coefficient at the start."""
-        if self.target is None:
-            return FixedKL(self.coef)
-        return AdaptiveKL(self.coef, self.target, self.horizon, self.unit)
+def alone(name: str) -> None:
+    """Raise CapabilityError where there are several processes."""
+    if world().size > 1:
+        raise CapabilityError(
+            f"{name} learns in one process", hint="start it without a launcher; train.dpo takes several"
+        )
 
 
-class Shaping(Frozen):
-    """What becomes of a reply's score before it is learned from, in this order."""
-
-    normalise: bool = False
-    """Subtract the running mean of all scores so far and divide by their running standard deviation."""
-    clip: float | None = Field(default=None, gt=0)
-    """Hold scores within plus or minus this."""
-    missing_end: float | None = Field(default=None, ge=0)
-    """Penalty for a reply that was cut off before it ended. None: it is scored as it is."""
-    missing_end_mode: Literal["subtract", "replace"] = "subtract"
-    """Subtract the penalty (TRL), or put minus the penalty in place of the score (Huang et al.)."""
-    whiten: bool = False
-    """Divide the rewards of all tokens by their standard deviation; their mean stays."""
-
-    def shaped(self, scores: Tensor, ended: Tensor, moments: Moments) -> Tensor:
-        """Scores (M,) after all but the whitening; ``moments`` have seen these scores already."""
-        if self.normalise:
-            scores = moments.normalised(scores)
-        if self.clip is not None:
-            scores = scores.clamp(-self.clip, self.clip)
-        if self.missing_end is not None:
-            replaced = self.missing_end_mode == "replace"
-            scores = missing_end(scores, ended, self.missing_end, replace=replaced)
-        return scores
+def key(
+    config: Rounds, run: Run, model: OpenLM, prompts: Prompts, reward: Reward, watcher: Watcher | None
+) -> str:
+    """What a checkpoint belongs to."""
+    seen = [prompts.digest, model.identity.digest, reward.identity.digest]
+    return digest([config, run.seed, *seen, watcher.identity.digest if watcher else ""])
 
 
 def with_room(model: OpenLM, prompts: Prompts, max_tokens: int) -> list[Prompt]:
@@ -113,6 +78,40 @@ def cycle(n: int, size: int, step: int, seed: int) -> list[int]:
     passes = range(first // n, (first + size - 1) // n + 1)
     orders = {p: random.Random(f"prompts/{seed}/{p}").sample(range(n), n) for p in passes}
     return [orders[i // n][i % n] for i in range(first, first + size)]
+
+
+def sampling(config: Rounds, seed: int, step: int) -> Sampling:
+    """How the replies of a step are drawn: another draw each step, the same one whenever it is repeated."""
+    drawn = int(digest(["rollouts", seed, step]), 16) % 2**31
+    return Sampling(max_tokens=config.max_tokens, temperature=config.temperature, seed=drawn)
+
+
+def draw(
+    policy: OpenLM, rows: Sequence[Prompt], config: Rounds, step: int, seed: int
+) -> tuple[list[int], Rollouts]:
+    """Numbers of the prompts of ``step``, and the replies drawn to them."""
+    picked = cycle(len(rows), config.batch_size, step, seed)
+    asked = [rows[i].prompt for i in picked]
+    return picked, roll(policy, asked, config.samples, sampling(config, seed, step))
+
+
+def minibatches(prompts: int, config: Rounds, seed: int, step: int) -> list[list[int]]:
+    """Numbers of the prompts of every optimiser step of a round; each epoch is shuffled anew.
+
+    With fewer prompts than minibatches, some are empty and left out.
+    """
+    found, parts = [], config.minibatches
+    for epoch in range(config.epochs):
+        order = random.Random(f"minibatches/{seed}/{step}/{epoch}").sample(range(prompts), prompts)
+        edges = [prompts * i // parts for i in range(parts + 1)]
+        found += [order[start:stop] for start, stop in pairwise(edges) if stop > start]
+    return found
+
+
+def clips(clip: float | None, clip_high: float | None) -> tuple[float, float]:
+    """How far below and above 1 the ratio counts; infinite where there is no clip."""
+    low = math.inf if clip is None else clip
+    return low, low if clip_high is None else clip_high
 
 
 def judged(reward: Reward, rolled: Rollouts) -> Rollouts:
@@ -185,6 +184,43 @@ def read(module: nn.Module, rolled: Rollouts, bf16: bool = False) -> Tensor:
             found = score(module, packed, temperature=rolled.temperature).padded()
         table[rolled.rows(part), : found.shape[1]] = found.float()
     return table
+
+
+def wide(table: Tensor, like: Tensor) -> Tensor:
+    """A table (M, t) with as many columns as another, 0 in the new ones."""
+    return pad(table, (0, like.shape[1] - table.shape[1]))
+
+
+@dataclass(frozen=True)
+class Round:
+    """The replies of a round and what is known of them before learning; tensors on the policy's device."""
+
+    rolled: Rollouts
+    """P prompts with K replies each, M = P K; with scores and KL."""
+    mask: Tensor
+    """(M, T) bool, True on the tokens of a reply."""
+    old: Tensor
+    """(M, T) ln pi_old of each token, nats."""
+    reference: Tensor
+    """(M, T) ln ref of each token, nats."""
+    shaped: Tensor
+    """(M,) scores after shaping."""
+    coef: float
+    """The KL coefficient of this round."""
+
+    @property
+    def k1(self) -> Tensor:
+        """(M,) ln pi_old - ln ref of each reply, nats."""
+        return masked_sum(self.old - self.reference, self.mask)
+
+    def columns(self) -> dict[str, Tensor]:
+        """What the log of examples shows of each reply."""
+        return {
+            "shaped_reward": self.shaped,
+            "kl": self.k1,
+            "logprob": masked_sum(self.old, self.mask),
+            "ref_logprob": masked_sum(self.reference, self.mask),
+        }
 
 
 @dataclass

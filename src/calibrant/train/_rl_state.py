@@ -20,7 +20,8 @@ from calibrant.models.lora import has_adapters
 from calibrant.models.open_model import OpenModel
 from calibrant.models.precision import announce, is_half
 from calibrant.models.rollouts import Rollouts
-from calibrant.train._rl_common import ExampleLog, Old, read
+from calibrant.train._rl_common import ExampleLog, Round, read
+from calibrant.train._settings import Old
 
 
 @dataclass
@@ -189,6 +190,28 @@ class Learner:
         """Charge the run."""
         run.spend(tokens=tokens)
         self.spent += tokens
+
+    def stops(self, step: int, policy: OpenLM, rolled: Rollouts, *, every: int) -> bool:
+        """Whether a watcher, where there is one, says 'no' to this step; it looks once in ``every`` steps."""
+        if self.watch is None or step % every:
+            return False
+        return self.watch.stops(step, policy, self.students["policy"], rolled)
+
+    def finish(
+        self, step: int, of: int, found: Round, row: dict[str, float], kept: Checkpoint, run: Run
+    ) -> None:
+        """Close a step: steer the KL coefficient, log ``row``, save where it is time, and say how far it is.
+
+        The last of the ``of`` steps of a run that was saved before is saved, too: what follows a long run
+        must not cost it again.
+        """
+        nats, lengths = found.k1.sum(), found.rolled.lengths
+        self.controller = self.controller.after(float(nats), len(lengths), int(lengths.sum()))
+        self.rows.append(row)
+        run.log(step, **row)
+        if kept.due() or (step + 1 == of and kept.path.exists()):
+            self.save(kept, step + 1)
+        run.progress(step + 1, of, f"reward {float(found.rolled.rewards.mean()):.3f}")
 
     def save(self, kept: Checkpoint, step: int) -> None:
         """Write everything; ``step`` is the next to be done."""

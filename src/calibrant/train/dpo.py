@@ -18,13 +18,13 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor
 
-from calibrant.core import Frozen, OpenLM, Quiet, Result, Run, digest, point, technique
+from calibrant.core import OpenLM, Quiet, Result, Run, digest, point, technique
 from calibrant.data.rows import Preferences
 from calibrant.maths.losses import chosen_nll
-from calibrant.maths.pair_losses import LOSSES, Option, check_options, pair_loss
+from calibrant.maths.pair_losses import LOSSES, pair_loss
 from calibrant.maths.pair_sums import PairSums, implicit_rewards
 from calibrant.models.branches import Branches, pack, padded_tokens, score, shares, tokenised
 from calibrant.models.fit import Fit, Plan, Share, batches_of, fit, last
@@ -34,46 +34,17 @@ from calibrant.models.open_model import OpenModel
 from calibrant.models.reference import reference_sums
 from calibrant.models.template_check import check_trainable
 from calibrant.models.training_caveats import row_caveats, training_caveats
-
-_OPTIONS = ("beta", "label_smoothing", "gamma", "lam", "tau", "length_average", "reference_free",
-            "divergence", "alpha")  # fmt: skip
+from calibrant.train._settings import PairLoss
 
 
-class DPO(Frozen):
+class DPO(PairLoss):
     """Settings of DPO and the losses of its family."""
 
     aliases: ClassVar[Mapping[str, str]] = {
-        "loss_type": "loss", "simpo_gamma": "gamma", "rpo_alpha": "nll", "f_divergence_type": "divergence",
-        "f_alpha_divergence_coef": "alpha", "discopop_tau": "tau", "num_train_epochs": "epochs",
-        "per_device_train_batch_size": "batch_size", "learning_rate": "fit.lr", "max_grad_norm": "fit.clip",
-        "weight_decay": "fit.weight_decay", "warmup_ratio": "fit.warmup", "lr_scheduler_type": "fit.schedule",
-        "adam_beta2": "fit.beta2", "adam_epsilon": "fit.eps", "gradient_checkpointing": "fit.recompute",
-        "bf16": "fit.bf16",
+        **PairLoss.aliases,
+        "num_train_epochs": "epochs", "per_device_train_batch_size": "batch_size",
     }  # fmt: skip
 
-    loss: str = "sigmoid"
-    """Which loss: sigmoid (DPO), conservative (cDPO), robust, hinge, ipo, simpo, orpo, nca_pair, sppo_hard,
-    apo_zero, apo_down, ...: all are in docs/train.dpo.md."""
-    beta: float | None = Field(default=None, gt=0)
-    """Strength of the pull to the reference: higher stays closer. None: the loss's own default, often 0.1."""
-    label_smoothing: float | None = Field(default=None, ge=0, lt=0.5)
-    """Share of the labels that is wrong (conservative, robust, aot), or the smoothing of exo_pair."""
-    gamma: float | None = Field(default=None, ge=0)
-    """SimPO's target margin, in nats x beta."""
-    lam: float | None = Field(default=None, ge=0)
-    """ORPO's weight of the odds ratio."""
-    tau: float | None = Field(default=None, gt=0)
-    """DiscoPOP's temperature."""
-    length_average: bool | None = None
-    """IPO: means over tokens (as its authors and TRL have it) or sums."""
-    reference_free: bool | None = None
-    """Leave the reference out: it likes both replies equally."""
-    divergence: str | None = None
-    """Distance from the reference: reverse_kl, forward_kl, js, or alpha (f-DPO, 2309.16240)."""
-    alpha: float | None = None
-    """Order of the divergence 'alpha'."""
-    nll: float = Field(default=0.0, ge=0)
-    """Weight of the chosen reply's negative log-likelihood a token, mixed in; it holds that reply up."""
     epochs: int = Field(default=1, ge=1)
     """Passes over the pairs."""
     batch_size: int = Field(default=16, ge=1)
@@ -84,20 +55,6 @@ class DPO(Frozen):
     """Train low-rank adapters alone; the saved model has them merged. None: all weights."""
     fit: Fit = Fit(lr=3e-4)
     """The optimiser."""
-
-    @property
-    def options(self) -> dict[str, Option]:
-        """What was said about the loss."""
-        return {name: value for name in _OPTIONS if (value := getattr(self, name)) is not None}
-
-    @model_validator(mode="after")
-    def _nothing_is_ignored(self) -> DPO:
-        problems = check_options(self.loss, self.options)
-        if self.loss in LOSSES and not LOSSES[self.loss].accumulation_invariant and self.fit.micro_tokens:
-            problems.append(f"loss '{self.loss}' looks at a whole batch, so fit.micro_tokens cannot cut it")
-        if problems:
-            raise ValueError("; ".join(problems))
-        return self
 
 
 class DPOResult(Result):

@@ -22,53 +22,47 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 from torch import Tensor
 
-from calibrant.core import Frozen, OpenLM, Quiet, Result, Reward, Run, Watcher, technique
+from calibrant.core import OpenLM, Quiet, Result, Reward, Run, Watcher, technique
 from calibrant.data.rows import Prompts
 from calibrant.maths.advantages import Scale, group_normalised
 from calibrant.maths.kl import PENALTIES
 from calibrant.maths.policy_losses import AGGREGATIONS, Aggregation, Window, clipped_surrogate
 from calibrant.models.checkpoint import Checkpoint
-from calibrant.models.fit import Fit
-from calibrant.models.lora import LoRA, adapted
-from calibrant.models.rollouts import roll
+from calibrant.models.fit import FIT_ALIASES
+from calibrant.models.lora import adapted
 from calibrant.models.template_check import check_trainable
 from calibrant.train import _rl_group as group
-from calibrant.train._rl_common import KL, Old, Shaping, check_micro_tokens, cycle, judged, with_room
+from calibrant.train._rl_common import (
+    alone,
+    check_micro_tokens,
+    clips,
+    draw,
+    judged,
+    key,
+    minibatches,
+    with_room,
+)
+from calibrant.train._rl_results import caveats, metrics, saved
 from calibrant.train._rl_state import Learner, Student, watched
+from calibrant.train._settings import KL, Old, Rounds, Shaping
 
 _TRL = {"grpo": "sequence_mean", "bnpo": "micro_token_mean", "dr_grpo": "constant", "dapo": "token_mean"}
 
 
-class GRPO(Frozen):
+class GRPO(Rounds):
     """Settings of GRPO."""
 
-    aliases: ClassVar[Mapping[str, str]] = {
+    aliases: ClassVar[Mapping[str, str]] = FIT_ALIASES | {
         "max_steps": "steps", "num_generations": "samples", "max_completion_length": "max_tokens",
         "num_iterations": "epochs", "epsilon": "clip", "epsilon_high": "clip_high", "beta": "kl.coef",
-        "scale_rewards": "scale", "loss_type": "aggregation", "learning_rate": "fit.lr",
-        "mask_truncated_completions": "mask_truncated",
-        "max_grad_norm": "fit.clip", "weight_decay": "fit.weight_decay", "warmup_ratio": "fit.warmup",
-        "lr_scheduler_type": "fit.schedule", "adam_beta2": "fit.beta2", "adam_epsilon": "fit.eps",
-        "gradient_checkpointing": "fit.recompute", "bf16": "fit.bf16",
+        "scale_rewards": "scale", "loss_type": "aggregation", "mask_truncated_completions": "mask_truncated",
     }  # fmt: skip
 
-    steps: int = Field(default=100, ge=1)
-    """Rounds of drawing, scoring and learning."""
-    batch_size: int = Field(default=8, ge=1)
-    """Prompts in one round."""
     samples: int = Field(default=8, ge=2)
     """K, replies drawn to each prompt: the group that each is compared with."""
-    max_tokens: int = Field(default=64, ge=1)
-    """Most tokens of a reply; prompts that leave no room for it are left out and counted."""
-    temperature: float = Field(default=1.0, gt=0)
-    """Of the draw; every log-prob (old, new, reference) divides its logits by it."""
-    epochs: int = Field(default=1, ge=1)
-    """Passes over the replies of a round."""
-    minibatches: int = Field(default=1, ge=1)
-    """Optimiser steps in one pass."""
     scale: Scale = "group"
     """Divide by the standard deviation of the prompt's own scores (the paper), of the whole round's (batch),
     or by nothing (none: Dr. GRPO, 2503.20783)."""
@@ -88,25 +82,19 @@ class GRPO(Frozen):
     old_logprobs: Old = "auto"
     """pi_old as the draw reported it (behaviour), or from one more pass before learning (rescored). auto: as
     drawn in full precision, rescored in half, where the passes that draw and learn round differently."""
-    watch_every: int = Field(default=10, ge=1)
-    """Rounds between two looks of the watcher, where there is one."""
     kl: KL = KL(coef=0.0, place="loss", estimator="k3")
     """The pull to the model that came in: always in the loss (k3 as in the paper, k2 or k3+)."""
     shaping: Shaping = Shaping()
     """What becomes of a score before it is compared."""
-    lora: LoRA | None = None
-    """Train low-rank adapters alone; the saved model has them merged. None: all weights."""
-    fit: Fit = Fit(lr=1e-4, eps=1e-5, schedule="linear")
-    """The optimiser. Whole models of a billion weights take a rate of about 1e-6."""
 
     @field_validator("aggregation", mode="before")
     @classmethod
     def _named_as_in_trl(cls, value: Any) -> Any:
         return _TRL.get(value, value) if isinstance(value, str) else value
 
-    @model_validator(mode="after")
-    def _nothing_contradicts(self) -> GRPO:
-        problems = group.contradictions(self.batch_size, self.minibatches)
+    def contradictions(self) -> list[str]:
+        """Settings that would be ignored, or that belong to another method."""
+        problems = super().contradictions()
         if self.scale == "none" and not (self.eps == 1e-4 and self.unbiased):
             problems.append("scale = 'none' divides by nothing, so eps and unbiased would be ignored")
         if self.shaping.whiten:
@@ -115,9 +103,7 @@ class GRPO(Frozen):
             problems.append(
                 "GRPO adds the KL to the loss (kl.place = 'loss'); train.rloo takes it off the reward"
             )
-        if problems:
-            raise ValueError("; ".join(problems))
-        return self
+        return problems
 
 
 class GRPOResult(Result):
@@ -146,60 +132,48 @@ def grpo(
             otherwise.
         NumericalError: a score, loss or gradient is NaN or infinite; what was saved before stays.
     """
-    group.alone("train.grpo")
+    alone("train.grpo")
     check_trainable(model, config.fit.any_template)
     rows = with_room(model, prompts, config.max_tokens)
     check_micro_tokens(model, rows, config.samples, config.max_tokens, config.fit)
     policy = adapted(model.copy(), config.lora, run.seed)
     student = Student(policy.module, config.fit)
     learner = Learner({"policy": student}, config.kl.controller(), watched(watcher, student))
-    watch, stopped = learner.watch, False
-    kept = Checkpoint(run.work / "grpo.safetensors", group.key(config, run, model, prompts, reward, watcher))
+    stopped = False
+    kept = Checkpoint(run.work / "grpo.safetensors", key(config, run, model, prompts, reward, watcher))
     for step in range(learner.resume(kept, run), config.steps):
-        picked = cycle(len(rows), config.batch_size, step, run.seed)
-        sampling = group.sampling(config.max_tokens, config.temperature, run.seed, step)
-        drawn = roll(policy, [rows[i].prompt for i in picked], config.samples, sampling)
+        picked, drawn = draw(policy, rows, config, step, run.seed)
         learner.spend(drawn.tokens * (1 + config.epochs), run)
         found = group.known(learner, judged(reward, drawn), model, config.shaping, config.old_logprobs)
         advantages = _advantages(found, config)
         learner.examples.note(step, picked, found.rolled, **found.columns(), advantage=advantages)
-        if watch is not None and step % config.watch_every == 0:
-            stopped = watch.stops(step, policy, student, found.rolled)
-        if stopped:
+        if stopped := learner.stops(step, policy, found.rolled, every=config.watch_every):
             break
         student.pace(step, config.steps)
-        batches = group.minibatches(len(picked), config.epochs, config.minibatches, f"{run.seed}/{step}")
+        batches = minibatches(len(picked), config, run.seed, step)
         lesson = found.only_ended() if config.mask_truncated else found
         term = _term(student, lesson, advantages, config)
         with learner.learning():
             shown = group.learn(student, lesson, batches, term, longest=config.max_tokens)
-        nats, lengths = found.k1.sum(), found.rolled.lengths
-        learner.controller = learner.controller.after(float(nats), len(lengths), int(lengths.sum()))
-        learner.rows.append({**found.summary(), **shown})
-        run.log(step, **learner.rows[-1])
-        if kept.due():
-            learner.save(kept, step + 1)
-        run.progress(step + 1, config.steps, f"reward {learner.rows[-1]['reward']:.3f}")
-    if kept.path.exists() and not stopped:  # a long run: what follows must not cost it again
-        learner.save(kept, config.steps)
+        learner.finish(step, config.steps, found, {**found.summary(), **shown}, kept, run)
     return GRPOResult(
-        model=group.saved("grpo", model, policy, learner, rows, run),
-        metrics=group.metrics(
+        model=saved("grpo", model, policy, learner, rows, run),
+        metrics=metrics(
             learner, len(rows), len(prompts), flat_last=("frac_reward_zero_std", "share of prompts")
         ),
-        caveats=group.caveats(learner, model, stopped),
+        caveats=caveats(learner, model, stopped),
     )
 
 
-def _advantages(found: group.Round, config: GRPO) -> Tensor:
+def _advantages(found: group.GroupRound, config: GRPO) -> Tensor:
     """(M,) float32: r_i less the mean of the prompt's scores, over their spread."""
     scale, unbiased, eps = config.scale, config.unbiased, config.eps
     return group_normalised(found.grouped, scale=scale, unbiased=unbiased, eps=eps).flatten().float()
 
 
-def _term(student: Student, found: group.Round, advantages: Tensor, config: GRPO) -> group.Term:
+def _term(student: Student, found: group.GroupRound, advantages: Tensor, config: GRPO) -> group.Term:
     """The loss of an update: clipped ratios of tokens, the KL, and how they are averaged."""
-    low, high = group.clips(config.clip, config.clip_high)
+    low, high = clips(config.clip, config.clip_high)
 
     def term(window: Window, part: list[int]) -> tuple[Tensor, Mapping[str, Tensor]]:
         rows = found.rolled.rows(part)

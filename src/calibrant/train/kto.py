@@ -28,7 +28,7 @@ from calibrant.data.rows import LabelledReplies
 from calibrant.maths.kto import BAND, mismatch, reference_point, solve_weights
 from calibrant.maths.kto import kto as kto_loss
 from calibrant.models.branches import Branches, pack, padded_tokens, score, shares, tokenised
-from calibrant.models.fit import Fit, Plan, Share, batches_of, fit
+from calibrant.models.fit import FIT_ALIASES, Fit, Plan, Share, batches_of, fit
 from calibrant.models.fitting import dropped, fitting
 from calibrant.models.lora import LoRA, adapted, merged
 from calibrant.models.open_model import OpenModel
@@ -40,11 +40,8 @@ from calibrant.models.training_caveats import row_caveats, training_caveats
 class KTO(Frozen):
     """Settings of KTO."""
 
-    aliases: ClassVar[Mapping[str, str]] = {
+    aliases: ClassVar[Mapping[str, str]] = FIT_ALIASES | {
         "loss_type": "loss", "num_train_epochs": "epochs", "per_device_train_batch_size": "batch_size",
-        "learning_rate": "fit.lr", "max_grad_norm": "fit.clip", "weight_decay": "fit.weight_decay",
-        "warmup_ratio": "fit.warmup", "lr_scheduler_type": "fit.schedule", "adam_beta2": "fit.beta2",
-        "adam_epsilon": "fit.eps", "gradient_checkpointing": "fit.recompute", "bf16": "fit.bf16",
     }  # fmt: skip
 
     loss: Literal["kto", "apo_zero_unpaired"] = "kto"

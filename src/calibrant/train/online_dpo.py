@@ -24,104 +24,50 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor
 
-from calibrant.core import Frozen, OpenLM, Quiet, Result, Reward, Run, Watcher, technique
+from calibrant.core import OpenLM, Quiet, Result, Reward, Run, Watcher, technique
 from calibrant.data.rows import Prompts
 from calibrant.maths.kl import FixedKL
 from calibrant.maths.logprobs import masked_sum
 from calibrant.maths.losses import chosen_nll
-from calibrant.maths.pair_losses import LOSSES, Option, check_options, pair_loss
+from calibrant.maths.pair_losses import LOSSES, pair_loss
 from calibrant.maths.pair_sums import PairSums, implicit_rewards
 from calibrant.maths.policy_losses import Window
 from calibrant.maths.rounding import alike
 from calibrant.models.branches import Branches
 from calibrant.models.checkpoint import Checkpoint
 from calibrant.models.fit import Fit
-from calibrant.models.lora import LoRA, adapted
-from calibrant.models.rollouts import roll
+from calibrant.models.lora import adapted
 from calibrant.models.template_check import check_trainable
 from calibrant.train import _rl_group as group
-from calibrant.train._rl_common import Shaping, check_micro_tokens, cycle, judged, with_room
+from calibrant.train._rl_common import alone, check_micro_tokens, draw, judged, key, minibatches, with_room
+from calibrant.train._rl_results import caveats, metrics, saved
 from calibrant.train._rl_state import Learner, Student, watched
-
-_OPTIONS = ("beta", "label_smoothing", "gamma", "lam", "tau", "length_average", "reference_free",
-            "divergence", "alpha")  # fmt: skip
+from calibrant.train._settings import PairLoss, Rounds, Shaping
 
 
-class OnlineDPO(Frozen):
+class OnlineDPO(PairLoss, Rounds):
     """Settings of online DPO."""
 
     aliases: ClassVar[Mapping[str, str]] = {
+        **PairLoss.aliases,
         "max_steps": "steps", "per_device_train_batch_size": "batch_size", "max_new_tokens": "max_tokens",
-        "missing_eos_penalty": "missing_end", "loss_type": "loss", "simpo_gamma": "gamma",
-        "rpo_alpha": "nll", "f_divergence_type": "divergence", "f_alpha_divergence_coef": "alpha",
-        "discopop_tau": "tau", "num_generations": "samples", "max_completion_length": "max_tokens",
-        "learning_rate": "fit.lr", "max_grad_norm": "fit.clip", "weight_decay": "fit.weight_decay",
-        "warmup_ratio": "fit.warmup", "lr_scheduler_type": "fit.schedule", "adam_beta2": "fit.beta2",
-        "adam_epsilon": "fit.eps", "gradient_checkpointing": "fit.recompute", "bf16": "fit.bf16",
+        "missing_eos_penalty": "missing_end", "num_generations": "samples",
+        "max_completion_length": "max_tokens",
     }  # fmt: skip
 
-    steps: int = Field(default=100, ge=1)
-    """Rounds of drawing, ranking and learning."""
     batch_size: int = Field(default=16, ge=1)
     """Prompts in one round, each at most one pair."""
     samples: int = Field(default=2, ge=2)
     """K, replies drawn to each prompt: the best and the worst of them make its pair."""
-    max_tokens: int = Field(default=64, ge=1)
-    """Most tokens of a reply; prompts that leave no room for it are left out and counted."""
-    temperature: float = Field(default=1.0, gt=0)
-    """Of the draw; every log-prob (policy, reference) divides its logits by it."""
     epochs: int = Field(default=1, ge=1)
     """Passes over the pairs of a round."""
-    minibatches: int = Field(default=1, ge=1)
-    """Optimiser steps in one pass."""
     missing_end: float | None = Field(default=None, ge=0)
     """Penalty off the score of a reply that was cut off, before ranking. None: it is ranked as it is."""
-    loss: str = "sigmoid"
-    """Which loss: sigmoid (DPO), ipo, hinge, robust, simpo, ...: all are in docs/train.dpo.md."""
-    beta: float | None = Field(default=None, gt=0)
-    """Strength of the pull to the reference: higher stays closer. None: the loss's own default, often 0.1."""
-    label_smoothing: float | None = Field(default=None, ge=0, lt=0.5)
-    """Share of the pairs that the reward ranks wrongly (conservative, robust, aot), or that of exo_pair."""
-    gamma: float | None = Field(default=None, ge=0)
-    """SimPO's target margin, in nats x beta."""
-    lam: float | None = Field(default=None, ge=0)
-    """ORPO's weight of the odds ratio."""
-    tau: float | None = Field(default=None, gt=0)
-    """DiscoPOP's temperature."""
-    length_average: bool | None = None
-    """IPO: means over tokens or sums."""
-    reference_free: bool | None = None
-    """Leave the reference out of the loss: it likes both replies equally."""
-    divergence: str | None = None
-    """Distance from the reference: reverse_kl, forward_kl, js, or alpha (f-DPO, 2309.16240)."""
-    alpha: float | None = None
-    """Order of the divergence 'alpha'."""
-    nll: float = Field(default=0.0, ge=0)
-    """Weight of the chosen reply's negative log-likelihood a token, mixed in; it holds that reply up."""
-    watch_every: int = Field(default=10, ge=1)
-    """Rounds between two looks of the watcher, where there is one."""
-    lora: LoRA | None = None
-    """Train low-rank adapters alone; the saved model has them merged. None: all weights."""
     fit: Fit = Fit(lr=1e-4, schedule="linear")
     """The optimiser. Whole models of a billion weights take a rate of about 5e-7."""
-
-    @property
-    def options(self) -> dict[str, Option]:
-        """What was said about the loss."""
-        return {name: value for name in _OPTIONS if (value := getattr(self, name)) is not None}
-
-    @model_validator(mode="after")
-    def _nothing_is_ignored(self) -> OnlineDPO:
-        problems = check_options(self.loss, self.options)
-        problems += group.contradictions(self.batch_size, self.minibatches)
-        if self.loss in LOSSES and not LOSSES[self.loss].accumulation_invariant and self.fit.micro_tokens:
-            problems.append(f"loss '{self.loss}' looks at a whole batch, so fit.micro_tokens cannot cut it")
-        if problems:
-            raise ValueError("; ".join(problems))
-        return self
 
 
 class OnlineDPOResult(Result):
@@ -150,47 +96,36 @@ def online_dpo(
             otherwise.
         NumericalError: a score, loss or gradient is NaN or infinite; what was saved before stays.
     """
-    group.alone("train.online_dpo")
+    alone("train.online_dpo")
     check_trainable(model, config.fit.any_template)
     rows = with_room(model, prompts, config.max_tokens)
     check_micro_tokens(model, rows, 2, config.max_tokens, config.fit)
     policy = adapted(model.copy(), config.lora, run.seed)
     student = Student(policy.module, config.fit)
     learner = Learner({"policy": student}, FixedKL(0.0), watched(watcher, student))
-    watch, stopped = learner.watch, False
-    kept = Checkpoint(
-        run.work / "online_dpo.safetensors", group.key(config, run, model, prompts, reward, watcher)
-    )
+    stopped = False
+    kept = Checkpoint(run.work / "online_dpo.safetensors", key(config, run, model, prompts, reward, watcher))
     shaping = Shaping(missing_end=config.missing_end)
     for step in range(learner.resume(kept, run), config.steps):
-        picked = cycle(len(rows), config.batch_size, step, run.seed)
-        sampling = group.sampling(config.max_tokens, config.temperature, run.seed, step)
-        drawn = roll(policy, [rows[i].prompt for i in picked], config.samples, sampling)
+        picked, drawn = draw(policy, rows, config, step, run.seed)
         learner.spend(drawn.tokens * (1 + config.epochs), run)
         found = group.known(learner, judged(reward, drawn), model, shaping)
         best, worst = _ranked(found)
         learner.examples.note(step, picked, found.rolled, **found.columns(), side=_sides(found, best, worst))
-        if watch is not None and step % config.watch_every == 0:
-            stopped = watch.stops(step, policy, student, found.rolled)
-        if stopped:
+        if stopped := learner.stops(step, policy, found.rolled, every=config.watch_every):
             break
         student.pace(step, config.steps)
         lesson, shown = _pairs(found, best, worst), {"updates": 0.0, "lr": student.lr}
         if best:
-            batches = group.minibatches(len(best), config.epochs, config.minibatches, f"{run.seed}/{step}")
+            batches = minibatches(len(best), config, run.seed, step)
             with learner.learning():
                 shown = group.learn(student, lesson, batches, _term(student, lesson, config))
             shown["objective/scores_margin"] = float(-lesson.grouped.diff().mean())
-        learner.rows.append({**found.summary(), "pairs": float(len(best)), **shown})
-        run.log(step, **learner.rows[-1])
-        if kept.due():
-            learner.save(kept, step + 1)
-        run.progress(step + 1, config.steps, f"reward {learner.rows[-1]['reward']:.3f}")
-    if kept.path.exists() and not stopped:  # a long run: what follows must not cost it again
-        learner.save(kept, config.steps)
+        row = {**found.summary(), "pairs": float(len(best)), **shown}
+        learner.finish(step, config.steps, found, row, kept, run)
     return OnlineDPOResult(
-        model=group.saved("online_dpo", model, policy, learner, rows, run),
-        metrics=group.metrics(
+        model=saved("online_dpo", model, policy, learner, rows, run),
+        metrics=metrics(
             learner,
             len(rows),
             len(prompts),
@@ -198,11 +133,11 @@ def online_dpo(
             train_margin_last=("rewards/margins", "beta x nats"),
             train_accuracy_last=("rewards/accuracies", "share of pairs"),
         ),
-        caveats=group.caveats(learner, model, stopped),
+        caveats=caveats(learner, model, stopped),
     )
 
 
-def _ranked(found: group.Round) -> tuple[list[int], list[int]]:
+def _ranked(found: group.GroupRound) -> tuple[list[int], list[int]]:
     """Numbers of the best and of the worst reply to each prompt whose replies differ in score."""
     scores = found.grouped
     told = (~alike(scores)).nonzero().flatten()
@@ -210,14 +145,14 @@ def _ranked(found: group.Round) -> tuple[list[int], list[int]]:
     return best.tolist(), worst.tolist()
 
 
-def _sides(found: group.Round, best: list[int], worst: list[int]) -> Tensor:
+def _sides(found: group.GroupRound, best: list[int], worst: list[int]) -> Tensor:
     """(M,) 1 for a chosen reply, -1 for a rejected one, 0 for one that is in no pair."""
     side = torch.zeros(len(found.rolled), dtype=torch.int64)
     side[best], side[worst] = 1, -1
     return side
 
 
-def _pairs(found: group.Round, best: list[int], worst: list[int]) -> group.Round:
+def _pairs(found: group.GroupRound, best: list[int], worst: list[int]) -> group.GroupRound:
     """The round of the pairs alone: two replies a prompt, the chosen one first."""
     rolled, k = found.rolled, found.rolled.samples
     rows = [row for pair in zip(best, worst, strict=True) for row in pair]
@@ -234,12 +169,12 @@ def _pairs(found: group.Round, best: list[int], worst: list[int]) -> group.Round
         scores=None,
         kl=None,
     )
-    return group.Round(
+    return group.GroupRound(
         pairs, found.mask[rows], found.old[rows], found.reference[rows], found.shaped[rows], found.coef
     )
 
 
-def _term(student: Student, lesson: group.Round, config: OnlineDPO) -> group.Term:
+def _term(student: Student, lesson: group.GroupRound, config: OnlineDPO) -> group.Term:
     """The pair loss of an update: its sum over the pairs of a part, over the pairs of the update."""
     tokens, reference = lesson.mask.sum(-1), masked_sum(lesson.reference, lesson.mask)
     beta = float(config.options.get("beta", LOSSES[config.loss].options.get("beta", 1.0)))

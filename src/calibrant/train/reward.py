@@ -40,7 +40,7 @@ from calibrant.maths.reward_losses import bradley_terry, centring, group_mean, t
 from calibrant.maths.rounding import negligible
 from calibrant.models.branches import shares, tokenised
 from calibrant.models.classifier import Classifier
-from calibrant.models.fit import Fit, Plan, Share, batches_of, fit, last
+from calibrant.models.fit import FIT_ALIASES, Fit, Plan, Share, batches_of, fit, last
 from calibrant.models.fitting import dropped, fitting
 from calibrant.models.folder import folder_identity
 from calibrant.models.reward_card import calibration
@@ -57,12 +57,9 @@ _REFERENCE = 1000  # comparisons whose replies make the normaliser's reference s
 class RewardConfig(Frozen):
     """Settings of a reward model."""
 
-    aliases: ClassVar[Mapping[str, str]] = {
+    aliases: ClassVar[Mapping[str, str]] = FIT_ALIASES | {
         "center_rewards_coefficient": "centring", "num_train_epochs": "epochs",
-        "per_device_train_batch_size": "batch_size", "learning_rate": "fit.lr", "max_grad_norm": "fit.clip",
-        "weight_decay": "fit.weight_decay", "warmup_ratio": "fit.warmup", "lr_scheduler_type": "fit.schedule",
-        "adam_beta2": "fit.beta2", "adam_epsilon": "fit.eps", "gradient_checkpointing": "fit.recompute",
-        "bf16": "fit.bf16",
+        "per_device_train_batch_size": "batch_size",
     }  # fmt: skip
 
     margin: float | None = Field(default=None, ge=0)

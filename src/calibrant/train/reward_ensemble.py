@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from calibrant.core import Frozen, OpenLM, Quiet, Record, Run, digest, point, technique
+from calibrant.core import OpenLM, Quiet, Record, Run, digest, point, technique
 from calibrant.data.rows import Preferences
 from calibrant.models.checkpoint import Checkpoint
 from calibrant.models.classifier import Classifier
@@ -30,6 +30,7 @@ from calibrant.models.fit import last
 from calibrant.models.reward_card import calibration
 from calibrant.models.reward_folder import RewardCard, member_folders, reward_identity, write_card
 from calibrant.models.reward_model import Ensemble, RewardModel
+from calibrant.train._settings import Settings
 from calibrant.train.reward import (
     RewardConfig,
     RewardResult,
@@ -46,7 +47,7 @@ _LOGGED = ("loss", "accuracy", "margin")
 _EXAMPLES = "examples.parquet"
 
 
-class RewardEnsemble(Frozen):
+class RewardEnsemble(Settings):
     """Settings of an ensemble of reward models."""
 
     kind: Literal["independent", "shared_trunk", "warm"] = "independent"
@@ -58,16 +59,14 @@ class RewardEnsemble(Frozen):
     each: RewardConfig = RewardConfig()
     """How a member is trained; its heads follow from ``kind``."""
 
-    @model_validator(mode="after")
-    def _nothing_is_ignored(self) -> RewardEnsemble:
-        problems = []
+    def contradictions(self) -> list[str]:
+        """Settings that ``kind`` ignores."""
+        problems = super().contradictions()
         if self.each.heads != 1:
             problems.append("each.heads follows from kind and members: leave it at 1")
         if self.kind == "shared_trunk" and self.lr_spread != 1:
             problems.append("heads on one trunk are trained with one learning rate: leave lr_spread at 1")
-        if problems:
-            raise ValueError("; ".join(problems))
-        return self
+        return problems
 
 
 @technique(version=3)

@@ -23,51 +23,48 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor
 
-from calibrant.core import Frozen, OpenLM, Quiet, Result, Reward, Run, Watcher, technique
+from calibrant.core import OpenLM, Quiet, Result, Reward, Run, Watcher, technique
 from calibrant.data.rows import Prompts
 from calibrant.maths.advantages import group_normalised, leave_one_out
 from calibrant.maths.kl import ESTIMATORS
 from calibrant.maths.logprobs import masked_sum
 from calibrant.maths.policy_losses import Window, clipped_surrogate, constant
 from calibrant.models.checkpoint import Checkpoint
-from calibrant.models.fit import Fit
-from calibrant.models.lora import LoRA, adapted
-from calibrant.models.rollouts import roll
+from calibrant.models.fit import FIT_ALIASES
+from calibrant.models.lora import adapted
 from calibrant.models.template_check import check_trainable
 from calibrant.train import _rl_group as group
-from calibrant.train._rl_common import KL, Old, Shaping, check_micro_tokens, cycle, judged, with_room
+from calibrant.train._rl_common import (
+    alone,
+    check_micro_tokens,
+    clips,
+    draw,
+    judged,
+    key,
+    minibatches,
+    with_room,
+)
+from calibrant.train._rl_results import caveats, metrics, saved
 from calibrant.train._rl_state import Learner, Student, watched
+from calibrant.train._settings import KL, Old, Rounds, Shaping
 
 
-class RLOO(Frozen):
+class RLOO(Rounds):
     """Settings of RLOO."""
 
-    aliases: ClassVar[Mapping[str, str]] = {
+    aliases: ClassVar[Mapping[str, str]] = FIT_ALIASES | {
         "max_steps": "steps", "num_generations": "samples", "max_completion_length": "max_tokens",
         "num_iterations": "epochs", "epsilon": "clip", "epsilon_high": "clip_high", "beta": "kl.coef",
-        "normalize_advantages": "normalise_advantages", "learning_rate": "fit.lr",
-        "max_grad_norm": "fit.clip", "weight_decay": "fit.weight_decay", "warmup_ratio": "fit.warmup",
-        "lr_scheduler_type": "fit.schedule", "adam_beta2": "fit.beta2", "adam_epsilon": "fit.eps",
-        "gradient_checkpointing": "fit.recompute", "bf16": "fit.bf16",
+        "normalize_advantages": "normalise_advantages",
     }  # fmt: skip
 
-    steps: int = Field(default=100, ge=1)
-    """Rounds of drawing, scoring and learning."""
-    batch_size: int = Field(default=8, ge=1)
-    """Prompts in one round."""
     samples: int = Field(default=4, ge=2)
     """K, replies drawn to each prompt: each is compared with the K - 1 others."""
-    max_tokens: int = Field(default=64, ge=1)
-    """Most tokens of a reply; prompts that leave no room for it are left out and counted."""
-    temperature: float = Field(default=1.0, gt=0)
-    """Of the draw; every log-prob (old, new, reference) divides its logits by it."""
     epochs: int = Field(default=1, ge=1)
     """Passes over the replies of a round. One with one minibatch is REINFORCE: pi is still pi_old."""
-    minibatches: int = Field(default=1, ge=1)
-    """Optimiser steps in one pass."""
     ratio: Literal["sequence", "token"] = "sequence"
     """pi / pi_old of a whole reply, clipped as one (the paper, TRL), or of each token, clipped one by one."""
     clip: float | None = Field(default=0.2, gt=0)
@@ -79,27 +76,19 @@ class RLOO(Frozen):
     old_logprobs: Old = "auto"
     """pi_old as the draw reported it (behaviour), or from one more pass before learning (rescored). auto: as
     drawn in full precision, rescored in half, where the passes that draw and learn round differently."""
-    watch_every: int = Field(default=10, ge=1)
-    """Rounds between two looks of the watcher, where there is one."""
     kl: KL = KL()
     """The pull to the model that came in: always off the reward, summed over the reply."""
     shaping: Shaping = Shaping()
     """What becomes of a score before the KL is taken off it."""
-    lora: LoRA | None = None
-    """Train low-rank adapters alone; the saved model has them merged. None: all weights."""
-    fit: Fit = Fit(lr=1e-4, eps=1e-5, schedule="linear")
-    """The optimiser. Whole models of a billion weights take a rate of about 1e-6."""
 
-    @model_validator(mode="after")
-    def _nothing_contradicts(self) -> RLOO:
-        problems = group.contradictions(self.batch_size, self.minibatches)
+    def contradictions(self) -> list[str]:
+        """Settings that belong to another method."""
+        problems = super().contradictions()
         if self.shaping.whiten:
             problems.append("shaping.whiten scales rewards of tokens; here a reply has one reward")
         if self.kl.place != "reward":
             problems.append("RLOO takes the KL off the reward; train.grpo adds it to the loss")
-        if problems:
-            raise ValueError("; ".join(problems))
-        return self
+        return problems
 
 
 class RLOOResult(Result):
@@ -128,49 +117,37 @@ def rloo(
             otherwise.
         NumericalError: a score, loss or gradient is NaN or infinite; what was saved before stays.
     """
-    group.alone("train.rloo")
+    alone("train.rloo")
     check_trainable(model, config.fit.any_template)
     rows = with_room(model, prompts, config.max_tokens)
     check_micro_tokens(model, rows, config.samples, config.max_tokens, config.fit)
     policy = adapted(model.copy(), config.lora, run.seed)
     student = Student(policy.module, config.fit)
     learner = Learner({"policy": student}, config.kl.controller(), watched(watcher, student))
-    watch, stopped = learner.watch, False
-    kept = Checkpoint(run.work / "rloo.safetensors", group.key(config, run, model, prompts, reward, watcher))
+    stopped = False
+    kept = Checkpoint(run.work / "rloo.safetensors", key(config, run, model, prompts, reward, watcher))
     for step in range(learner.resume(kept, run), config.steps):
-        picked = cycle(len(rows), config.batch_size, step, run.seed)
-        sampling = group.sampling(config.max_tokens, config.temperature, run.seed, step)
-        drawn = roll(policy, [rows[i].prompt for i in picked], config.samples, sampling)
+        picked, drawn = draw(policy, rows, config, step, run.seed)
         learner.spend(drawn.tokens * (1 + config.epochs), run)
         found = group.known(learner, judged(reward, drawn), model, config.shaping, config.old_logprobs)
         advantages = _advantages(found, config)
         learner.examples.note(step, picked, found.rolled, **found.columns(), advantage=advantages)
-        if watch is not None and step % config.watch_every == 0:
-            stopped = watch.stops(step, policy, student, found.rolled)
-        if stopped:
+        if stopped := learner.stops(step, policy, found.rolled, every=config.watch_every):
             break
         student.pace(step, config.steps)
-        batches = group.minibatches(len(picked), config.epochs, config.minibatches, f"{run.seed}/{step}")
+        batches = minibatches(len(picked), config, run.seed, step)
         term = _term(student, found, advantages, config)
         with learner.learning():
             shown = group.learn(student, found, batches, term)
-        nats, lengths = found.k1.sum(), found.rolled.lengths
-        learner.controller = learner.controller.after(float(nats), len(lengths), int(lengths.sum()))
-        learner.rows.append({**found.summary(), **shown})
-        run.log(step, **learner.rows[-1])
-        if kept.due():
-            learner.save(kept, step + 1)
-        run.progress(step + 1, config.steps, f"reward {learner.rows[-1]['reward']:.3f}")
-    if kept.path.exists() and not stopped:  # a long run: what follows must not cost it again
-        learner.save(kept, config.steps)
+        learner.finish(step, config.steps, found, {**found.summary(), **shown}, kept, run)
     return RLOOResult(
-        model=group.saved("rloo", model, policy, learner, rows, run),
-        metrics=group.metrics(learner, len(rows), len(prompts)),
-        caveats=group.caveats(learner, model, stopped),
+        model=saved("rloo", model, policy, learner, rows, run),
+        metrics=metrics(learner, len(rows), len(prompts)),
+        caveats=caveats(learner, model, stopped),
     )
 
 
-def _advantages(found: group.Round, config: RLOO) -> Tensor:
+def _advantages(found: group.GroupRound, config: RLOO) -> Tensor:
     """(M,) float32: R_i less the mean of the prompt's other R_j."""
     nats = masked_sum(ESTIMATORS[config.kl.estimator](found.old, found.reference), found.mask)
     advantages = leave_one_out((found.shaped - found.coef * nats).view(-1, config.samples)).flatten()
@@ -179,9 +156,9 @@ def _advantages(found: group.Round, config: RLOO) -> Tensor:
     return advantages.float()
 
 
-def _term(student: Student, found: group.Round, advantages: Tensor, config: RLOO) -> group.Term:
+def _term(student: Student, found: group.GroupRound, advantages: Tensor, config: RLOO) -> group.Term:
     """The loss of an update: its sum over the replies of a part, over the replies of the update."""
-    low, high = group.clips(config.clip, config.clip_high)
+    low, high = clips(config.clip, config.clip_high)
 
     def term(window: Window, part: list[int]) -> tuple[Tensor, Mapping[str, Tensor]]:
         rows = found.rolled.rows(part)

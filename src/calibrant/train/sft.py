@@ -18,7 +18,7 @@ from pydantic import Field
 from calibrant.core import Frozen, OpenLM, Quiet, Result, Run, digest, point, technique
 from calibrant.data.rows import Examples
 from calibrant.models.branches import Branches, pack, padded_tokens, score, tokenised
-from calibrant.models.fit import Fit, Plan, Share, batches_of, fit, last
+from calibrant.models.fit import FIT_ALIASES, Fit, Plan, Share, batches_of, fit, last
 from calibrant.models.fitting import dropped, fitting
 from calibrant.models.lora import LoRA, adapted, merged
 from calibrant.models.open_model import OpenModel
@@ -29,10 +29,8 @@ from calibrant.models.training_caveats import training_caveats
 class SFT(Frozen):
     """Settings of supervised fine-tuning."""
 
-    aliases: ClassVar[Mapping[str, str]] = {
-        "num_train_epochs": "epochs", "per_device_train_batch_size": "batch_size", "learning_rate": "fit.lr",
-        "max_grad_norm": "fit.clip", "weight_decay": "fit.weight_decay", "warmup_ratio": "fit.warmup",
-        "lr_scheduler_type": "fit.schedule", "gradient_checkpointing": "fit.recompute", "bf16": "fit.bf16",
+    aliases: ClassVar[Mapping[str, str]] = FIT_ALIASES | {
+        "num_train_epochs": "epochs", "per_device_train_batch_size": "batch_size",
     }  # fmt: skip
 
     epochs: int = Field(default=1, ge=1)

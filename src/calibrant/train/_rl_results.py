@@ -1,0 +1,75 @@
+"""What a run leaves that learned from its own replies: the model, its metrics, what they do not show."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from calibrant.core import Estimate, OpenLM, Run, point, unknown
+from calibrant.data.rows import Prompt
+from calibrant.models.lora import merged
+from calibrant.models.open_model import OpenModel
+from calibrant.models.training_caveats import training_caveats
+from calibrant.train._rl_state import Learner
+
+
+def saved(
+    name: str, model: OpenLM, policy: OpenLM, learner: Learner, rows: Sequence[Prompt], run: Run
+) -> OpenLM:
+    """Write what a run leaves: 'model', 'examples.parquet' and, where it was watched, 'watch.json'."""
+    # Named anew: under the old identity it would pass for the model that came in.
+    tuned = OpenModel.from_module(
+        merged(policy).module, policy.tokenizer, f"{model.identity.name} after {name}"
+    )
+    tuned.save(run.artifact("model"))
+    if learner.watch is not None:
+        learner.watch.write(run)
+    learner.examples.write(run, rows)
+    return tuned
+
+
+def metrics(learner: Learner, kept: int, given: int, **more: tuple[str, str]) -> dict[str, Estimate]:
+    """What the log says of the first and of the last 10 steps.
+
+    ``kept`` of ``given`` prompts left room for a reply; ``more`` is name = (key of the log, unit).
+    """
+    rows = learner.rows
+    found = {"steps": point(len(rows), unit="steps taken")}
+    wanted = {
+        "reward_first": ("reward", "reward"),
+        "reward_last": ("reward", "reward"),
+        "kl_last": ("objective/kl", "nats a reply (k1)"),
+        "entropy_last": ("objective/entropy", "nats a reply"),
+        "ended_last": ("ended", "share of replies"),
+        **more,
+    }
+    for name, (column, unit) in wanted.items():
+        some = rows[:10] if name.endswith("_first") else rows[-10:]
+        unit = f"{unit}, {'first' if name.endswith('_first') else 'last'} 10 steps"
+        numbers = [row[column] for row in some if column in row]
+        if numbers:
+            found[name] = point(sum(numbers) / len(numbers), unit=unit)
+        else:
+            found[name] = unknown(f"no step showed {column}", n=max(1, len(some)), unit=unit)
+    found["dropped_for_length"] = point(1 - kept / given, unit="share of rows", n=given)
+    return found
+
+
+def caveats(learner: Learner, model: OpenLM, stopped: bool) -> tuple[str, ...]:
+    """What a result of any of these methods does not show, and what the reader must know of this one."""
+    said = [
+        "the reward is what was optimised: a higher one does not show that replies are better",
+        "numbers are of the replies that were learned from, drawn by the policy before each step",
+    ]
+    late, watch = learner.rows[-10:], learner.watch
+    idle = sum(row.get("frac_reward_zero_std", 0.0) for row in late) / max(1, len(late))
+    if idle > 0.9:
+        said.append(
+            f"in the last {len(late)} steps {100 * idle:.0f} % of the prompts had replies of one score: "
+            "nothing was left to learn from, be it that all were good or that all were bad (see reward_last)"
+        )
+    if watch is None:
+        said.append("nobody watched: whether the true quality rose with the reward was not looked at")
+    else:
+        said.append(watch.told(stopped, len(learner.rows)))
+    policy = learner.students["policy"]
+    return (*said, *training_caveats(policy.fit.bf16, model.module, policy.module))
