@@ -4,6 +4,7 @@
 
 - ``cli.md``: every verb with its arguments and options;
 - ``techniques.md``: all techniques and behaviours in a line each;
+- ``../decisions/floors.svg``: the floors, drawn from the imports (``tools/floors.py``);
 - in each technique's page, what stands between the two config markers: inputs, fields, defaults.
 
 Pages are written by people. One that is missing, or lacks its markers, is named, and the exit status is 1.
@@ -17,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import floors
 from typer.main import get_command
 
 from calibrant.app import catalog, listing
@@ -30,7 +32,7 @@ NOTE = "<!-- Made by `make docs` from the code: edit the code, not this page. --
 
 def generated(docs: Path) -> tuple[dict[str, str], list[str]]:
     """The text of every generated page of the folder ``docs`` by file name, and what is missing in it."""
-    pages = {"cli.md": cli(), "techniques.md": overview()}
+    pages = {"cli.md": cli(), "techniques.md": overview(), "../decisions/floors.svg": floors.picture()}
     problems = []
     for name in names():
         path = docs / page(name)
