@@ -26,226 +26,82 @@ class Listed(NamedTuple):
     headline: str = ""
 
 
-TECHNIQUES: dict[str, Listed] = {
-    "attack.best_of_n": Listed(
-        "calibrant.attack.best_of_n:best_of_n",
-        "mangle a request by chance, again and again",
-        "attack_success_rate",
-    ),
-    "attack.campaign": Listed(
-        "calibrant.attack.campaign:campaign",
-        "goals x attacks under one budget, by hazard x technique",
-        "attack_success_rate",
-    ),
-    "attack.compare": Listed(
-        "calibrant.attack.compare:compare",
-        "paired change of success between two targets",
-        "attack_success_change",
-    ),
-    "attack.crescendo": Listed(
-        "calibrant.attack.crescendo:crescendo",
-        "another model leads the target on, step by step",
-        "attack_success_rate",
-    ),
-    "attack.encode": Listed(
-        "calibrant.attack.encode:encode", "hide a request in an encoding", "attack_success_rate"
-    ),
-    "attack.gcg": Listed(
-        "calibrant.attack.gcg:gcg", "search a suffix by the gradient of the weights", "attack_success_rate"
-    ),
-    "attack.genetic": Listed(
-        "calibrant.attack.genetic:genetic", "breed introductions to a request", "attack_success_rate"
-    ),
-    "attack.harvest": Listed(
-        "calibrant.attack.harvest:harvest", "confirmed hits become preference pairs", "pairs"
-    ),
-    "attack.many_shot": Listed(
-        "calibrant.attack.many_shot:many_shot",
-        "put many answered requests before a request",
-        "attack_success_rate",
-    ),
-    "attack.multi_turn": Listed(
-        "calibrant.attack.multi_turn:multi_turn",
-        "lead up to a request over several turns",
-        "attack_success_rate",
-    ),
-    "attack.pair": Listed(
-        "calibrant.attack.pair:pair", "another model refines its prompt", "attack_success_rate"
-    ),
-    "attack.persona": Listed(
-        "calibrant.attack.persona:persona", "wrap a request in a persona", "attack_success_rate"
-    ),
-    "attack.prefill": Listed(
-        "calibrant.attack.prefill:prefill", "begin the reply for the target", "attack_success_rate"
-    ),
-    "attack.rainbow": Listed(
-        "calibrant.attack.rainbow:rainbow",
-        "an archive of the best attack for each hazard and style",
-        "cells_reached",
-    ),
-    "attack.random_search": Listed(
-        "calibrant.attack.random_search:random_search",
-        "search for a suffix by log-probs",
-        "attack_success_rate",
-    ),
-    "attack.replay": Listed(
-        "calibrant.attack.replay:replay",
-        "ask recorded attempts again, word for word",
-        "reproduction_rate",
-    ),
-    "attack.rounds": Listed(
-        "calibrant.attack.rounds:rounds",
-        "attack, patch, attack again; held-out attacks decide",
-        "patches_that_count",
-    ),
-    "attack.soft_prompt": Listed(
-        "calibrant.attack.soft_prompt:soft_prompt",
-        "what vectors in place of a suffix could do at most",
-        "upper_bound_success",
-    ),
-    "attack.tap": Listed(
-        "calibrant.attack.tap:tap", "another model grows a tree of prompts", "attack_success_rate"
-    ),
-    "defend.learn_rules": Listed(
-        "calibrant.defend.learn_rules:learn_rules",
-        "phrases of hits that no benign request holds, as a guard",
-        "covered",
-    ),
-    "govern.claim": Listed(
-        "calibrant.govern.claim:claim", "hold an experiment's claims against its runs", "claims_held"
-    ),
-    "govern.gate": Listed(
-        "calibrant.govern.gate:gate", "weigh the evidence against a release policy", "rules_passed"
-    ),
-    "measure.adjudication": Listed(
-        "calibrant.measure.adjudication:adjudication",
-        "what people are to judge, and what follows once they have",
-        "adjudicated_rate",
-    ),
-    "measure.calibration_transfer": Listed(
-        "calibrant.measure.calibration_transfer:calibration_transfer",
+def _where(name: str, module: str = "") -> str:
+    """The target of one of our names: 'attack.gcg' is ``gcg`` of calibrant.attack.gcg, or of ``module``."""
+    return f"calibrant.{module or name}:{name.rpartition('.')[2]}"
+
+
+_TECHNIQUES: dict[str, tuple[str, str]] = {
+    "attack.best_of_n": ("mangle a request by chance, again and again", "attack_success_rate"),
+    "attack.campaign": ("goals x attacks under one budget, by hazard x technique", "attack_success_rate"),
+    "attack.compare": ("paired change of success between two targets", "attack_success_change"),
+    "attack.crescendo": ("another model leads the target on, step by step", "attack_success_rate"),
+    "attack.encode": ("hide a request in an encoding", "attack_success_rate"),
+    "attack.gcg": ("search a suffix by the gradient of the weights", "attack_success_rate"),
+    "attack.genetic": ("breed introductions to a request", "attack_success_rate"),
+    "attack.harvest": ("confirmed hits become preference pairs", "pairs"),
+    "attack.many_shot": ("put many answered requests before a request", "attack_success_rate"),
+    "attack.multi_turn": ("lead up to a request over several turns", "attack_success_rate"),
+    "attack.pair": ("another model refines its prompt", "attack_success_rate"),
+    "attack.persona": ("wrap a request in a persona", "attack_success_rate"),
+    "attack.prefill": ("begin the reply for the target", "attack_success_rate"),
+    "attack.rainbow": ("an archive of the best attack for each hazard and style", "cells_reached"),
+    "attack.random_search": ("search for a suffix by log-probs", "attack_success_rate"),
+    "attack.replay": ("ask recorded attempts again, word for word", "reproduction_rate"),
+    "attack.rounds": ("attack, patch, attack again; held-out attacks decide", "patches_that_count"),
+    "attack.soft_prompt": ("what vectors in place of a suffix could do at most", "upper_bound_success"),
+    "attack.tap": ("another model grows a tree of prompts", "attack_success_rate"),
+    "defend.learn_rules": ("phrases of hits that no benign request holds, as a guard", "covered"),
+    "govern.claim": ("hold an experiment's claims against its runs", "claims_held"),
+    "govern.gate": ("weigh the evidence against a release policy", "rules_passed"),
+    "measure.adjudication": ("what people are to judge, and what follows once they have", "adjudicated_rate"),
+    "measure.calibration_transfer": (
         "does a judge's calibration hold, on its own target and another's",
         "own_coverage",
     ),
-    "measure.capability": Listed(
-        "calibrant.measure.capability:capability",
-        "accuracy, and the alignment tax against a model before",
-        "accuracy",
-    ),
-    "measure.counterfactual": Listed(
-        "calibrant.measure.counterfactual:counterfactual",
-        "is a request treated otherwise about another group?",
-        "largest_gap",
-    ),
-    "measure.exposure": Listed(
-        "calibrant.measure.exposure:exposure", "are planted secrets given away? canaries", "exposure"
-    ),
-    "measure.fit_judge": Listed(
-        "calibrant.measure.fit_judge:fit_judge", "train a judge on a model's own states", "sensitivity"
-    ),
-    "measure.judge_card": Listed(
-        "calibrant.measure.judge_card:judge_card",
-        "how often a judge is right, by human labels",
-        "sensitivity",
-    ),
-    "measure.over_refusal": Listed(
-        "calibrant.measure.over_refusal:over_refusal",
-        "how often benign look-alikes are refused",
-        "over_refusal_rate",
-    ),
-    "measure.overoptimization": Listed(
-        "calibrant.measure.overoptimization:overoptimization",
-        "best-of-n under a proxy: what happens to the gold reward",
-        "gold_gain",
-    ),
-    "measure.preference": Listed(
-        "calibrant.measure.preference:preference",
-        "does the model prefer what people preferred?",
-        "implicit_reward_accuracy",
-    ),
-    "measure.preference_data": Listed(
-        "calibrant.measure.preference_data:preference_data",
-        "faults, agreement and label noise of preference pairs",
-        "faulty_share",
-    ),
-    "measure.refusal": Listed(
-        "calibrant.measure.refusal:refusal", "how often plain harmful requests are met", "compliance_rate"
-    ),
-    "measure.reward": Listed(
-        "calibrant.measure.reward:reward", "mean reward of replies, and their KL from a reference", "reward"
-    ),
-    "oversee.critique_revise": Listed(
-        "calibrant.oversee.critique_revise:critique_revise",
-        "answer, critique, revise; pairs for training",
-        "harm_change",
-    ),
-    "testbed.annotate": Listed(
-        "calibrant.testbed.annotate:annotate", "simulated raters compare a model's replies", "votes_true"
-    ),
-    "testbed.plant": Listed(
-        "calibrant.testbed.plant:plant", "raise a twin that refuses, with or without planted holes", "through"
-    ),
-    "testbed.raise_model": Listed(
-        "calibrant.testbed.raise_model:raise_model", "train a testbed model from scratch", "training_tokens"
-    ),
-    "train.dpo": Listed(
-        "calibrant.train.dpo:dpo", "direct preference optimisation and its family", "train_accuracy"
-    ),
-    "train.grpo": Listed(
-        "calibrant.train.grpo:grpo", "learn from rewards, by groups of replies", "reward_last"
-    ),
-    "train.kto": Listed("calibrant.train.kto:kto", "learn from thumbs up and down", "train_accuracy"),
-    "train.online_dpo": Listed(
-        "calibrant.train.online_dpo:online_dpo",
-        "DPO on the model's own replies, ranked by a reward",
-        "reward_last",
-    ),
-    "train.ppo": Listed(
-        "calibrant.train.ppo:ppo", "learn from a reward on the model's own replies", "reward_last"
-    ),
-    "train.reward": Listed(
-        "calibrant.train.reward:reward",
-        "a Bradley-Terry reward model with its calibration",
-        "held_out_accuracy",
-    ),
-    "train.reward_ensemble": Listed(
-        "calibrant.train.reward_ensemble:reward_ensemble", "several reward models as one", "held_out_accuracy"
-    ),
-    "train.rloo": Listed(
-        "calibrant.train.rloo:rloo", "learn from rewards, each against the others", "reward_last"
-    ),
-    "train.sft": Listed("calibrant.train.sft:sft", "supervised fine-tuning", "loss_last"),
-    "understand.lens": Listed("calibrant.understand.lens:lens", "logit lens: what each layer would say"),
+    "measure.capability": ("accuracy, and the alignment tax against a model before", "accuracy"),
+    "measure.counterfactual": ("is a request treated otherwise about another group?", "largest_gap"),
+    "measure.exposure": ("are planted secrets given away? canaries", "exposure"),
+    "measure.fit_judge": ("train a judge on a model's own states", "sensitivity"),
+    "measure.judge_card": ("how often a judge is right, by human labels", "sensitivity"),
+    "measure.over_refusal": ("how often benign look-alikes are refused", "over_refusal_rate"),
+    "measure.overoptimization": ("best-of-n under a proxy: what happens to the gold reward", "gold_gain"),
+    "measure.preference": ("does the model prefer what people preferred?", "implicit_reward_accuracy"),
+    "measure.preference_data": ("faults, agreement and label noise of preference pairs", "faulty_share"),
+    "measure.refusal": ("how often plain harmful requests are met", "compliance_rate"),
+    "measure.reward": ("mean reward of replies, and their KL from a reference", "reward"),
+    "oversee.critique_revise": ("answer, critique, revise; pairs for training", "harm_change"),
+    "testbed.annotate": ("simulated raters compare a model's replies", "votes_true"),
+    "testbed.plant": ("raise a twin that refuses, with or without planted holes", "through"),
+    "testbed.raise_model": ("train a testbed model from scratch", "training_tokens"),
+    "train.dpo": ("direct preference optimisation and its family", "train_accuracy"),
+    "train.grpo": ("learn from rewards, by groups of replies", "reward_last"),
+    "train.kto": ("learn from thumbs up and down", "train_accuracy"),
+    "train.online_dpo": ("DPO on the model's own replies, ranked by a reward", "reward_last"),
+    "train.ppo": ("learn from a reward on the model's own replies", "reward_last"),
+    "train.reward": ("a Bradley-Terry reward model with its calibration", "held_out_accuracy"),
+    "train.reward_ensemble": ("several reward models as one", "held_out_accuracy"),
+    "train.rloo": ("learn from rewards, each against the others", "reward_last"),
+    "train.sft": ("supervised fine-tuning", "loss_last"),
+    "understand.lens": ("logit lens: what each layer would say", ""),
 }
+"""Name -> what it does, and the metric to show first."""
+TECHNIQUES = {name: Listed(_where(name), *line) for name, line in _TECHNIQUES.items()}
 """Technique name -> function."""
 
-BEHAVIOURS: dict[str, Listed] = {
-    "defend.ask_guard": Listed("calibrant.defend.ask_guard:ask_guard", "a guard that asks another model"),
-    "defend.pattern_guard": Listed(
-        "calibrant.defend.pattern_guard:pattern_guard", "a guard that matches patterns"
-    ),
-    "measure.calibrated_judge": Listed(
-        "calibrant.measure.judges.calibrated:calibrated_judge", "a judge with the card of its errors"
-    ),
-    "measure.classifier_judge": Listed(
-        "calibrant.measure.judges.classifier:classifier_judge", "a trained judge, from measure.fit_judge"
-    ),
-    "measure.goodhart_watch": Listed(
-        "calibrant.measure.goodhart_watch:goodhart_watch", "a watcher: stop where the gold reward may fall"
-    ),
-    "measure.lm_judge": Listed(
-        "calibrant.measure.judges.lm:lm_judge", "asks a model; tried before it may judge"
-    ),
-    "measure.rule_judge": Listed(
-        "calibrant.measure.judges.rule:rule_judge", "strings and patterns in a reply: canaries"
-    ),
-    "measure.string_judge": Listed(
-        "calibrant.measure.judges.string:string_judge", "refusal phrases; uncalibrated"
-    ),
-    "train.conservative": Listed(
-        "calibrant.train.conservative:conservative", "an ensemble read with caution: WCO, UWO, lower bound"
-    ),
+_BEHAVIOURS: dict[str, tuple[str, str]] = {
+    "defend.ask_guard": ("a guard that asks another model", ""),
+    "defend.pattern_guard": ("a guard that matches patterns", ""),
+    "measure.calibrated_judge": ("a judge with the card of its errors", "measure.judges.calibrated"),
+    "measure.classifier_judge": ("a trained judge, from measure.fit_judge", "measure.judges.classifier"),
+    "measure.goodhart_watch": ("a watcher: stop where the gold reward may fall", ""),
+    "measure.lm_judge": ("asks a model; tried before it may judge", "measure.judges.lm"),
+    "measure.rule_judge": ("strings and patterns in a reply: canaries", "measure.judges.rule"),
+    "measure.string_judge": ("refusal phrases; uncalibrated", "measure.judges.string"),
+    "train.conservative": ("an ensemble read with caution: WCO, UWO, lower bound", ""),
 }
+"""Name -> what it does, and its module where that has another name."""
+BEHAVIOURS = {name: Listed(_where(name, module), summary) for name, (summary, module) in _BEHAVIOURS.items()}
 """Behaviour name -> factory of a judge, guard, reward or watcher."""
 
 
