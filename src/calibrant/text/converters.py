@@ -159,7 +159,7 @@ CONVERTERS: dict[str, Converter] = {
         "language", "a language of syllables that nobody speaks; the key is its seed", ("0", SEED),
         r.made_up, r.from_made_up, "text",
     ),
-    "random_case": _keyed("noise", "capitals by chance; the key is a seed", ("0", SEED), r.random_case),
+    "random_case": _keyed("noise", "random capitals; the key is a seed", ("0", SEED), r.random_case),
     "mixed": _keyed("noise", "inner letters of words mixed; the key is a seed", ("0", SEED), r.mixed),
     "noise": _keyed("noise", "now and then a neighbour in ASCII; the key is a seed", ("0", SEED), r.noisy),
     "typos": _keyed("noise", "slips of the finger; the key is a seed", ("0", SEED), r.mistyped),
