@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from calibrant.core import CapabilityError, Chat, Completion, Goal, Identity, InputError, Verdict
-from calibrant.evals.judging import same_number, tokens, verdicts
+from calibrant.core.behaviours import same_number
+from calibrant.evals.judging import tokens, verdicts
 
 
 class Judge:

@@ -235,7 +235,7 @@ def test_an_encoder_is_refused(tiny, tmp_path):
 
 def test_odd_rows(tiny):
     made = Classifier.from_lm(tiny("llama"))
-    with pytest.raises(InputError, match="2 chats but 1 replies"):
+    with pytest.raises(InputError, match="2 chats, 1 replies"):
         made.ids(CHATS[:2], ["a"])
     with pytest.raises(InputError, match=r"row 1 has .* holds 64"):
         made.ids(CHATS[:2], ["a", "the cat sat " * 30])

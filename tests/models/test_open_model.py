@@ -98,7 +98,7 @@ def test_too_long_names_the_row(tiny: Build) -> None:
     for call in (lm.encode, lm.logprobs):
         with pytest.raises(InputError, match=r"row 1 has 4 tokens of prompt and 13 of reply.* 16 in all"):
             call([Chat.ask("a"), Chat.ask("aaa")], ["a", "a" * 12])
-    with pytest.raises(InputError, match="2 chats but 1 replies"):
+    with pytest.raises(InputError, match="2 chats, 1 replies"):
         lm.encode([Chat.ask("a"), Chat.ask("b")], ["a"])
 
 

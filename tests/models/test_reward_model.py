@@ -117,7 +117,7 @@ def test_an_ensemble_brings_all_members():
     assert both.identity.digest != Ensemble([Fixed(((5.0, 5.0, 5.0),)), Fixed()]).identity.digest
     with pytest.raises(InputError, match="ensemble of 1"):
         Ensemble([Fixed()])
-    with pytest.raises(InputError, match="3 chats but 2 replies"):
+    with pytest.raises(InputError, match="3 chats, 2 replies"):
         both.score(CHATS, REPLIES[:2])
 
 

@@ -5,10 +5,11 @@ Each carries an ``identity`` so that a record can say which one spoke.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from calibrant.core.config import Frozen
+from calibrant.core.errors import CapabilityError, InputError
 from calibrant.core.lm import LM, Chat, Completion, Identity
 from calibrant.core.verdict import Verdict
 
@@ -118,3 +119,19 @@ class Watcher(Protocol):
     def identity(self) -> Identity: ...
 
     def see(self, step: int, policy: LM, rollouts: Any) -> Verdict: ...
+
+
+def same_length(**lists: Sized) -> None:
+    """Raise InputError unless lists about the same items, such as chats and replies, are equally long."""
+    if len({len(one) for one in lists.values()}) > 1:
+        counts = ", ".join(f"{len(one)} {name}" for name, one in lists.items())
+        raise InputError(f"lists of different length: {counts}", hint="give one of each, in the same order")
+
+
+def same_number(who: str, got: int, asked: int) -> None:
+    """Raise CapabilityError unless there is one answer a question."""
+    if got != asked:
+        raise CapabilityError(
+            f"{who} returned {got} answers to {asked} questions",
+            hint="it must return one for each, in order, and 'unknown', NaN or an error where it has none",
+        )

@@ -16,14 +16,14 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 
 from calibrant.core.attempt import Attempt, Cost, attempt_id, outcome_of
-from calibrant.core.behaviours import Goal, Judge
+from calibrant.core.behaviours import Goal, Judge, same_number
 from calibrant.core.config import Frozen
 from calibrant.core.digest import canonical, digest, plain
 from calibrant.core.errors import EvidenceError, InputError
 from calibrant.core.lm import LM, Chat, Completion, Sampling
 from calibrant.core.run import Run
 from calibrant.core.verdict import LayerVerdict
-from calibrant.evals.judging import same_number, tokens, verdicts
+from calibrant.evals.judging import tokens, verdicts
 
 CHUNK = 256
 """Requests between two looks at budget, progress and disk."""

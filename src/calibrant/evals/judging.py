@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from calibrant.core.behaviours import Goal, Judge
-from calibrant.core.errors import CalibrantError, CapabilityError
+from calibrant.core.behaviours import Goal, Judge, same_number
+from calibrant.core.errors import CalibrantError
 from calibrant.core.lm import Chat, Completion
 from calibrant.core.reasoning import part
 from calibrant.core.verdict import Verdict
@@ -37,15 +37,6 @@ def verdicts(
         return list(given)
     found = dict(zip(heard, given, strict=True))
     return [found[i] if i in found else _unknown(_silent(c)) for i, (_, c) in enumerate(wholes)]
-
-
-def same_number(who: str, got: int, asked: int) -> None:
-    """Raise CapabilityError unless there is one answer a question."""
-    if got != asked:
-        raise CapabilityError(
-            f"{who} returned {got} answers to {asked} questions",
-            hint="it must return one for each, in order, and 'unknown' or an error where it has none",
-        )
 
 
 def tokens(completion: Completion, most: int) -> int:

@@ -14,7 +14,6 @@ from pydantic import ValidationError
 
 from calibrant.core import (
     LM,
-    CapabilityError,
     Chat,
     Completion,
     EvidenceError,
@@ -26,6 +25,7 @@ from calibrant.core import (
     Scores,
     digest,
 )
+from calibrant.core.behaviours import same_number
 from calibrant.data.distinct import normal_chat
 from calibrant.data.rows import Prompt, Prompts
 from calibrant.evals.judging import tokens
@@ -128,7 +128,7 @@ def _drawn(
     """Draw and score one chunk of prompts, each given with its key."""
     chats = [row.prompt for _, row in asked for _ in range(n)]
     replies = model.generate(chats, sampling)
-    _same_number(f"model '{model.identity.name}'", len(replies), len(chats))
+    same_number(f"model '{model.identity.name}'", len(replies), len(chats))
     heard = [i for i, reply in enumerate(replies) if reply.stop != "error"]
     proxy, gold = (_scores(reward, chats, replies, heard) for reward in rewards)
     means, golds = _spread(proxy.mean, heard, len(chats)), _spread(gold.mean, heard, len(chats))
@@ -158,7 +158,7 @@ def _scores(
     if not heard:
         return Scores(mean=())
     scores = reward.score([chats[i] for i in heard], [replies[i].text for i in heard])
-    _same_number(f"reward '{reward.identity.name}'", len(scores.mean), len(heard))
+    same_number(f"reward '{reward.identity.name}'", len(scores.mean), len(heard))
     return scores
 
 
@@ -184,14 +184,6 @@ def _missing(
         if by_proxy is None or by_gold is None:
             return f"the {'proxy' if by_proxy is None else 'gold'} score of a reply is not a number"
     return ""
-
-
-def _same_number(who: str, got: int, asked: int) -> None:
-    if got != asked:
-        raise CapabilityError(
-            f"{who} returned {got} answers to {asked} questions",
-            hint="it must return one for each, in order, and an error or NaN where it has none",
-        )
 
 
 def _read(log: Path) -> list[Drawn]:

@@ -48,9 +48,10 @@ from calibrant.core import (
     point,
     technique,
 )
+from calibrant.core.behaviours import same_number
 from calibrant.core.digest import plain
 from calibrant.data.canaries import Canaries, Canary
-from calibrant.evals.judging import same_number, tokens
+from calibrant.evals.judging import tokens
 from calibrant.stats import mean, proportion_interval, rate
 
 _BATCH = 256

@@ -20,7 +20,6 @@ from collections.abc import Sequence
 from calibrant.core import (
     LM,
     CalibrantError,
-    CapabilityError,
     Chat,
     Completion,
     Identity,
@@ -28,6 +27,7 @@ from calibrant.core import (
     Reward,
     Sampling,
 )
+from calibrant.core.behaviours import same_number
 
 
 class BestOfN:
@@ -59,7 +59,7 @@ class BestOfN:
         n = self.n if sampling.temperature > 0 else 1
         asked = [chat for chat in chats for _ in range(n)]
         drawn = self._lm.generate(asked, sampling)
-        _same_number(f"model '{self._lm.identity.name}'", len(drawn), len(asked))
+        same_number(f"model '{self._lm.identity.name}'", len(drawn), len(asked))
         heard = [(chat, reply) for chat, reply in zip(asked, drawn, strict=True) if reply.stop != "error"]
         scores, why = self._scores([chat for chat, _ in heard], [reply.text for _, reply in heard])
         told = iter(scores)
@@ -75,7 +75,7 @@ class BestOfN:
             scores = self._reward.score(chats, replies).mean
         except CalibrantError as error:
             return [math.nan] * len(replies), f"the reward failed: {error.message}"
-        _same_number(f"reward '{self._reward.identity.name}'", len(scores), len(replies))
+        same_number(f"reward '{self._reward.identity.name}'", len(scores), len(replies))
         return scores, "its reward is NaN"
 
 
@@ -89,11 +89,3 @@ def _best(draws: Sequence[Completion], scores: Sequence[float], why: str) -> Com
             )
     best = max(range(len(draws)), key=lambda i: scores[i])  # max keeps the first of equals
     return draws[best].model_copy(update={"logprobs": None})
-
-
-def _same_number(who: str, got: int, asked: int) -> None:
-    if got != asked:
-        raise CapabilityError(
-            f"{who} returned {got} answers to {asked} questions",
-            hint="it must return one for each, in order, and an error or NaN where it has none",
-        )

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification
 
 from calibrant.core import CapabilityError, Chat, Identity, InputError, NumericalError, OpenLM
+from calibrant.core.behaviours import same_length
 from calibrant.models.branches import Branches, last_states, pack, padded_tokens, shares
 from calibrant.models.chat_tokens import ChatTokens
 from calibrant.models.folder import folder_identity, unchanged
@@ -29,14 +30,12 @@ from calibrant.models.loading import (
     Dtype,
     Kind,
     breaking,
-    context_length,
     embeddings,
     load_folder,
     module_identity,
-    save_weights,
     token_ids,
 )
-from calibrant.models.model_facts import share_facts
+from calibrant.models.weights import Weights
 
 _CPU = 2048  # tokens in one pass on a CPU: larger batches leave its caches and are slower
 _ROW = 1024  # most tokens of a row with several replies: attention costs the square of it
@@ -49,7 +48,7 @@ _CLASSIFIER = Kind(
 )
 
 
-class Classifier:
+class Classifier(Weights):
     """A trunk, a linear head with one output a score, a tokenizer."""
 
     def __init__(
@@ -169,34 +168,6 @@ class Classifier:
         """How many scores there are, K."""
         return self.head.out_features
 
-    @property
-    def device(self) -> torch.device:
-        """Where the weights lie."""
-        return self.head.weight.device
-
-    @property
-    def max_length(self) -> int | None:
-        """Most tokens of prompt and reply together; None where the config sets no limit."""
-        return context_length(self.module)
-
-    def save(self, path: str | Path) -> None:
-        """Write weights (safetensors), config and tokenizer to a folder that ``from_folder`` opens."""
-        save_weights(self.module, path)
-        self.tokenizer.save_pretrained(path)
-
-    def copy(self) -> Classifier:
-        """A twin with weights of its own that ask for gradients, to be trained (still in eval mode)."""
-        twin = Classifier(
-            copy.deepcopy(self.module),
-            self.tokenizer,
-            identity=self.identity,
-            token_budget=self.token_budget,
-            pooled=self.pooled,
-        )
-        twin.module.requires_grad_(True)
-        share_facts(twin.module, self.module)
-        return twin
-
     def ids(self, chats: Sequence[Chat], replies: Sequence[str]) -> tuple[list[list[int]], list[list[int]]]:
         """Ids of prompts and of replies, end token included: every reply is read as a finished one.
 
@@ -206,11 +177,7 @@ class Classifier:
             InputError: a row longer than the context, a chat that the template refuses, lists of different
                 length, or, where ``pooled``, a row of padding alone.
         """
-        if len(replies) != len(chats):
-            raise InputError(
-                f"{len(chats)} chats but {len(replies)} replies",
-                hint="give one reply a chat, in the same order",
-            )
+        same_length(chats=chats, replies=replies)
         tokens = self.chat_tokens
         prompts = tokens.prompts([tokens.prompt_text(chat) for chat in chats])
         spelt = tokens.replies(replies, [tokens.opens(chat) for chat in chats])

@@ -7,7 +7,6 @@ drawn in ``generate.py``, how sites are named in ``hooks.py``.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from calibrant.core.behaviours import same_length
 from calibrant.core.errors import CapabilityError, InputError, NumericalError
 from calibrant.core.lm import Batch, Chat, Completion, Identity, Sampling, Scored
 from calibrant.maths.logprobs import token_logprobs
@@ -29,16 +29,15 @@ from calibrant.models.hub import download
 from calibrant.models.loading import (
     Dtype,
     breaking,
-    context_length,
     embeddings,
     load_folder,
     module_identity,
-    save_weights,
     stop_ids,
 )
-from calibrant.models.model_facts import accepted, facts, share_facts
+from calibrant.models.model_facts import accepted, facts
 from calibrant.models.seeds import item_seeds
 from calibrant.models.template_check import Differences
+from calibrant.models.weights import Weights
 
 _CPU_SCORING = 2048  # tokens scored at once on a CPU: larger batches leave its caches and are slower
 _LOGITS = 2**27  # logits held at once when scoring: half a gigabyte in float32
@@ -53,7 +52,7 @@ class TokenBatch:
     reply: Tensor
 
 
-class OpenModel:
+class OpenModel(Weights):
     """A local causal language model with its tokenizer: an ``OpenLM``."""
 
     def __init__(
@@ -121,42 +120,15 @@ class OpenModel:
         return cls(module, tokenizer, identity=module_identity(module, tokenizer, name))
 
     @property
-    def device(self) -> torch.device:
-        """Where the weights lie."""
-        return next(self.module.parameters()).device
-
-    @property
     def template_differences(self) -> Differences:
         """Where the chat template writes an answered chat otherwise than as prompt, reply, end token."""
         return self.chat_tokens.differences
-
-    @property
-    def max_length(self) -> int | None:
-        """Most tokens of prompt and reply together; None where the config sets no limit."""
-        return context_length(self.module)
 
     @property
     def caveats(self) -> tuple[str, ...]:
         """Where the model is slower than others, as far as it has been asked: see ``batching.py``."""
         found = facts(self.module).get("batching")
         return () if found is None else found.caveats(self.identity.name)
-
-    def save(self, path: str | Path) -> None:
-        """Write weights (safetensors), config and tokenizer to a folder that ``from_folder`` opens."""
-        save_weights(self.module, path)
-        self.tokenizer.save_pretrained(path)
-
-    def copy(self) -> OpenModel:
-        """A twin with weights of its own that ask for gradients, to be trained (still in eval mode)."""
-        twin = OpenModel(
-            copy.deepcopy(self.module),
-            self.tokenizer,
-            identity=self.identity,
-            token_budget=self.token_budget,
-        )
-        twin.module.requires_grad_(True)
-        share_facts(twin.module, self.module)
-        return twin
 
     def prompt_ids(self, chat: Chat) -> list[int]:
         """Ids of the prompt that ``chat`` makes, start-of-sequence token included."""
@@ -279,11 +251,8 @@ class OpenModel:
         self, chats: Sequence[Chat], replies: Sequence[str] | None
     ) -> tuple[list[list[int]], list[list[int]]]:
         """Prompt ids and reply ids (end token included; [] without replies) of each row, checked."""
-        if replies is not None and len(replies) != len(chats):
-            raise InputError(
-                f"{len(chats)} chats but {len(replies)} replies",
-                hint="give one reply a chat, in the same order",
-            )
+        if replies is not None:
+            same_length(chats=chats, replies=replies)
         tokens = self.chat_tokens
         prompts = tokens.prompts([tokens.prompt_text(chat) for chat in chats])
         answers: list[list[int]] = [[] for _ in chats]

@@ -27,6 +27,7 @@ from calibrant.core import (
     Scores,
     digest,
 )
+from calibrant.core.behaviours import same_length
 from calibrant.models.classifier import Classifier
 from calibrant.models.loading import Dtype
 from calibrant.models.reward_folder import (
@@ -112,7 +113,7 @@ class Ensemble:
 
     def score(self, chats: Sequence[Chat], replies: Sequence[str]) -> Scores:
         """Mean, deviation and scores of all members."""
-        _check_lists(chats, replies)
+        same_length(chats=chats, replies=replies)
         found = [reward.score(chats, replies) for reward in self.rewards]
         return _combined(np.array([row for scores in found for row in (scores.members or (scores.mean,))]))
 
@@ -212,7 +213,7 @@ class PythonReward:
             InputError: it raised, or did not give one number a reply.
             NumericalError: a number is NaN or infinite.
         """
-        _check_lists(chats, replies)
+        same_length(chats=chats, replies=replies)
         if not replies:
             return Scores(mean=())
         try:
@@ -285,11 +286,3 @@ def _combined(members: NDArray[np.float64]) -> Scores:
         std=tuple(members.std(0, ddof=1).tolist()),
         members=tuple(tuple(row) for row in members.tolist()),
     )
-
-
-def _check_lists(chats: Sequence[Chat], replies: Sequence[str]) -> None:
-    if len(chats) != len(replies):
-        raise InputError(
-            f"{len(chats)} chats but {len(replies)} replies",
-            hint="give one reply a chat, in the same order",
-        )

@@ -23,10 +23,11 @@ from calibrant.app.people.answer_file import writing
 from calibrant.app.people.console import Ask, Console, Effect, Judge, Keep, Show, Stop
 from calibrant.core import LM, Attempt, CapabilityError, InputError, Sampling
 from calibrant.core import Judge as Judging
+from calibrant.core.behaviours import same_number
 from calibrant.core.digest import canonical
 from calibrant.data.rows import Goals
 from calibrant.evals.attempts import read_attempts
-from calibrant.evals.judging import same_number, verdicts
+from calibrant.evals.judging import verdicts
 
 
 class AttemptFile:

@@ -9,7 +9,7 @@ from functools import cache
 
 from calibrant.attack.engine.protocol import AskAttacker, Compute, Move
 from calibrant.core import LM, Chat, Completion, Cost, InputError, OpenLM, Sampling, digest
-from calibrant.evals.judging import same_number
+from calibrant.core.behaviours import same_number
 
 
 class Sweep:

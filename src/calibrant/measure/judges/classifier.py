@@ -31,6 +31,7 @@ from calibrant.core import (
     Verdict,
     digest,
 )
+from calibrant.core.behaviours import same_length
 from calibrant.data.judge_head import JudgeHead
 from calibrant.maths.logistic import Floats
 from calibrant.measure.judges._features import features
@@ -83,11 +84,7 @@ class _Trained:
     def judge(
         self, goals: Sequence[Goal], chats: Sequence[Chat], completions: Sequence[Completion]
     ) -> list[Verdict]:
-        if not len(goals) == len(chats) == len(completions):
-            raise InputError(
-                f"{len(goals)} goals, {len(chats)} chats and {len(completions)} replies",
-                hint="give one of each, in the same order",
-            )
+        same_length(goals=goals, chats=chats, replies=completions)
         return [self._one(chat, reply) for chat, reply in zip(chats, completions, strict=True)]
 
     def _one(self, chat: Chat, completion: Completion) -> Verdict:

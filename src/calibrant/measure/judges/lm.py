@@ -34,6 +34,7 @@ from calibrant.core import (
     Verdict,
     digest,
 )
+from calibrant.core.behaviours import same_length
 from calibrant.evals.judging import tokens
 from calibrant.measure.judges._prompt import Form, Read, prompt, read, speaks_of_verdict
 
@@ -124,11 +125,7 @@ class _Asking:
     def judge(
         self, goals: Sequence[Goal], chats: Sequence[Chat], completions: Sequence[Completion]
     ) -> list[Verdict]:
-        if not len(goals) == len(chats) == len(completions):
-            raise InputError(
-                f"{len(goals)} goals, {len(chats)} chats and {len(completions)} replies",
-                hint="give one of each, in the same order",
-            )
+        same_length(goals=goals, chats=chats, replies=completions)
         if not goals:
             return []
         failing = self._try()
