@@ -82,6 +82,8 @@ def test_a_campaign_s_matrix_and_curves_come_from_its_record(write, ledger, mode
     entry = done.runs[0][1]
     curves = pages.view(done, ledger).curves
     assert list(curves[entry.digest].attacks) == ["persona"]
+    assert list(listing.hazards(entry.record)["all"]) == ["persona"]
+    assert listing.hazards(entry.record.model_copy(update={"technique": "attack.persona"})) == {}
     html = pages.write(done, ledger).read_text()
     assert ">all hazards</text>" in html and ">persona 0.00</text>" in html
     for figure in ("f0", "f1"):

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from calibrant.attack.campaign import Campaign, campaign
 from calibrant.attack.encode import ATTACK, Encode, encode, encoded
-from calibrant.attack.engine.episodes import Participants
-from calibrant.attack.engine.run import run_attack
 from calibrant.core import ConfigError, Goal, InputError, Quiet, resolve
 from calibrant.data.rows import Goals
 from calibrant.evals.attempts import read_attempts
@@ -42,17 +41,24 @@ def test_any_converter_will_do(goals, judge, spec):
     assert metrics["attack_success_rate/caesar(8)"].value == 0
 
 
-def test_a_campaign_asks_the_same(goals, judge):
-    """The episode and the technique: the same chats, variants, outcomes and rates."""
+def test_it_is_a_campaign_of_one(goals, judge):
+    """The same questions, the same attempts to the last field, and every rate of the campaign."""
     alone, driven = weak_to("rot13"), weak_to("rot13")
-    config = Encode(wrapper="read this: {request}")
-    found = encode(alone, goals, judge, config)
-    walked = run_attack(ATTACK, config, goals, Participants(driven, judge, config.sampling), Quiet())
-    assert set(driven.seen) == set(alone.seen)
-    assert len(driven.seen) == len(goals) * ATTACK.queries(config)
-    told = {(a.goal_id, a.attack, a.outcome) for a in found.attempts}
-    assert {(a.goal_id, a.attack, a.outcome) for a in walked.attempts} == told
-    assert found.metrics.items() <= walked.metrics.items()
+    given = {"wrapper": "read this: {request}"}
+    found = encode(alone, goals, judge, Encode(**given))
+    one = campaign(
+        driven, goals, judge, config=Campaign(attacks=({"use": "attack.encode", "config": given},))
+    )
+    assert driven.seen == alone.seen
+    assert len(alone.seen) == len(goals) * ATTACK.queries(Encode())
+    assert one.attempts == found.attempts
+    rates = {name: rate for name, rate in one.metrics.items() if not name.startswith("queries_to_success")}
+    assert rates.items() <= found.metrics.items()
+
+
+def test_one_encoding_has_its_rate(goals, judge):
+    metrics = encode(weak_to("rot13"), goals, judge, Encode(encodings=("rot13",))).metrics
+    assert metrics["attack_success_rate/rot13"] == metrics["attack_success_rate"]
 
 
 def test_finds_nothing_in_the_null(goals, judge):
@@ -100,9 +106,16 @@ def test_an_encoding_that_changes_nothing_is_said(judge):
 
 
 def test_a_span_that_is_not_there_is_an_error(judge):
-    odd = Goals(rows=(Goal(id="g7", text="brewers only", spans=("brew",)),))
+    odd = Goals(
+        rows=(
+            Goal(id="g1", text="brew", spans=("brew",)),
+            Goal(id="g7", text="brewers only", spans=("brew",)),
+        )
+    )
+    target = ScriptedModel(lambda chat: "no")
     with pytest.raises(InputError, match="g7"):
-        encode(ScriptedModel(lambda chat: "no"), odd, judge)
+        encode(target, odd, judge)
+    assert target.seen == []
 
 
 def test_wrapper_goes_round_the_encoded_text(goals, judge, tmp_path):

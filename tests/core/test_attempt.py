@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from calibrant.core import Attempt, Chat, Completion, LayerVerdict, Verdict, attempt_id, outcome_of
-from calibrant.core.attempt import blocked_unread, share_unread
+from calibrant.core.attempt import any_of, blocked_unread, share_unread
 from calibrant.core.digest import canonical
 
 
@@ -89,3 +91,13 @@ def test_blocked_by_guards_that_could_not_answer(stop, answers, unread):
 def test_a_share_of_unread_attempts_that_cannot_be_read_is_all(words):
     told = f"{words} attempts were blocked by guards that could not answer"
     assert share_unread(["1 of 4" + told.removeprefix(words), told]) == 1
+
+
+def test_any_of_is_kleenes_or():
+    """True wins, then unknown; checked against every triple by the definition 'can it still be False?'."""
+    for hits in itertools.product([True, False, None], repeat=3):
+        could = {
+            any(filled)
+            for filled in itertools.product(*[[h] if h is not None else [True, False] for h in hits])
+        }
+        assert any_of(hits) == (could.pop() if len(could) == 1 else None)

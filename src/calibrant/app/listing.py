@@ -107,6 +107,8 @@ def hazards(record: Record) -> dict[str, dict[str, Estimate]]:
     Read off metrics named 'attack_success_rate/HAZARD/FAMILY'; the hazard 'all' comes last.
     """
     found: dict[str, dict[str, Estimate]] = {}
+    if record.technique != "attack.campaign":  # an attack by itself is one row, and its headline is printed
+        return found
     for name, estimate in record.metrics.items():
         root, _, rest = name.partition("/")
         hazard, slash, family = rest.partition("/")

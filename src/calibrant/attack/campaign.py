@@ -26,8 +26,7 @@ from calibrant.attack.engine.attacker_prompts import WRITING
 from calibrant.attack.engine.budget import Caps, Prices
 from calibrant.attack.engine.curves import drawn, medians, success_curves
 from calibrant.attack.engine.episodes import Participants
-from calibrant.attack.engine.metrics import answer_rates, findings, spent_metrics
-from calibrant.attack.engine.rates import check_goals
+from calibrant.attack.engine.metrics import answer_rates, check_goals, findings, spent_metrics
 from calibrant.attack.engine.run import AttackResult, Planned, caveats, check_participants, run_attacks
 from calibrant.core import (
     LM,

@@ -7,8 +7,8 @@ al. 2023, "CipherChat" (arXiv 2308.06463).
 2. ``scope = "spans"`` encodes only the words that carry the meaning, where the goal names them: the rest
    stays readable, and a small model still knows what is wanted.
 3. No instructions and no worked examples come with the request unless ``wrapper`` adds them.
-4. The result is goal-level: a goal is reached when any of the encodings reaches it; each encoding's own
-   rate stands beside it (see ``calibrant.attack.engine.rates``). Unjudged attempts are missing, not failures.
+4. A goal is reached when any of the encodings reaches it; each encoding has its own rate as well (see
+   ``calibrant.attack.engine.metrics``). Unjudged attempts are missing, not failures.
 
 Command: ``calibrant run STUDY.toml`` with ``use = "attack.encode"`` and inputs target, goals, judge.
 """
@@ -19,13 +19,14 @@ import re
 from collections.abc import Sequence
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import field_validator
 
+from calibrant.attack.engine.episodes import Participants
+from calibrant.attack.engine.metrics import check_goals
 from calibrant.attack.engine.protocol import AskTarget, Attack, Episode, Tools
-from calibrant.attack.engine.rates import attack_caveats, check_goals, success_rates
+from calibrant.attack.engine.run import AttackResult, run_attack
 from calibrant.core import (
     LM,
-    Attempt,
     Chat,
     ConfigError,
     Frozen,
@@ -33,13 +34,11 @@ from calibrant.core import (
     InputError,
     Judge,
     Quiet,
-    Result,
     Run,
     Sampling,
     technique,
 )
 from calibrant.data.rows import Goals
-from calibrant.evals.attempts import Request, ask, write_attempts
 from calibrant.text.converters import converter
 
 
@@ -83,53 +82,31 @@ def _is_encoding(name: str) -> bool:
     return True
 
 
-class EncodeResult(Result):
-    """Success by any encoding, by each encoding and by category, with the attempts."""
-
-    attempts: tuple[Attempt, ...] = Field(default=(), exclude=True, repr=False)
-    """Every attempt, also stored as ``attempts.jsonl``."""
-
-
-@technique(version=4)
+@technique(version=5)
 def encode(
     target: LM, goals: Goals, judge: Judge, config: Encode = Encode(), run: Run = Quiet()
-) -> EncodeResult:
+) -> AttackResult:
     """Ask every goal once in every encoding.
 
     Raises:
-        InputError: no goals, shared ids, a benign goal, a category named like an encoding, or a span
-            that does not stand in its goal's text.
+        InputError: goals over which a rate would mean nothing, a category named like an encoding, a span that
+            is not in its goal's text, or a target that answers nothing but errors.
     """
-    # Also the encodings that are not tried: a category 'rot13' would stand where their rate is looked for.
-    check_goals(goals, [*config.encodings, *filter(_is_encoding, {goal.category for goal in goals})])
-    requests = [
-        Request(
-            goal=goal,
-            chat=_chat(goal, name, config),
-            attack=f"attack.encode/{name}",
-            config={"scope": config.scope, "wrapper": config.wrapper},
-        )
-        for name in config.encodings
-        for goal in goals
-    ]
-    attempts = ask(target, requests, judge, config.sampling, run)
-    write_attempts(attempts, run)
-    return EncodeResult(
-        metrics=success_rates(goals, attempts),
-        caveats=(
-            *attack_caveats(config.encodings, config.sampling, judge),
-            *_encoding_caveats(goals, config),
-        ),
-        attempts=tuple(attempts),
-    )
+    # Any encoding: a category 'rot13' would be read as the rate of rot13 where that was not tried.
+    check_goals(goals, [*filter(_is_encoding, {goal.category for goal in goals})])
+    notes = _encoding_caveats(goals, config)  # a span that is missing ends it before anything is asked
+    participants = Participants(target, judge, config.sampling)
+    result = run_attack(ATTACK, config, goals, participants, run, variants=config.encodings)
+    return result.model_copy(update={"caveats": (*result.caveats, *notes)})
 
 
 def _episode(goals: Sequence[Goal], config: Encode, tools: Tools) -> Episode:
-    yield [AskTarget(goals[0], _chat(goals[0], name, config), variant=name) for name in config.encodings]
-
-
-def _chat(goal: Goal, name: str, config: Encode) -> Chat:
-    return Chat.ask(config.wrapper.replace("{request}", encoded(goal, name, config.scope)))
+    goal = goals[0]
+    texts = {name: encoded(goal, name, config.scope) for name in config.encodings}
+    yield [
+        AskTarget(goal, Chat.ask(config.wrapper.replace("{request}", text)), variant=name)
+        for name, text in texts.items()
+    ]
 
 
 def encoded(goal: Goal, name: str, scope: Literal["spans", "all"]) -> str:

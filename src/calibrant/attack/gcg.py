@@ -23,8 +23,8 @@ from functools import partial
 import torch
 
 from calibrant.attack.engine.episodes import Participants
+from calibrant.attack.engine.metrics import reach_rate
 from calibrant.attack.engine.protocol import AskTarget, Attack, Compute, Computed, Episode, Tools
-from calibrant.attack.engine.rates import reach_rate
 from calibrant.attack.engine.run import AttackResult, run_attack
 from calibrant.attack.suffix.search import GCG, Found, Search, State, found, optimise, over, restored, wished
 from calibrant.attack.suffix.slot import with_suffix

@@ -4,8 +4,8 @@ Paper: Shen et al. 2023, "Do Anything Now" (arXiv 2308.03825), who collect such 
 
 1. Three mild personas of our own instead of collected ones: they show whether the weakness is there, not
    how far a determined attacker gets. Give your own in ``personas``.
-2. The result is goal-level: a goal is reached when any of the personas reaches it; each persona's own
-   rate stands beside it (see ``calibrant.attack.engine.rates``). Unjudged attempts are missing, not failures.
+2. A goal is reached when any of the personas reaches it; each persona has its own rate as well (see
+   ``calibrant.attack.engine.metrics``). Unjudged attempts are missing, not failures.
 
 Command: ``calibrant run STUDY.toml`` with ``use = "attack.persona"`` and inputs target, goals, judge.
 """
@@ -16,11 +16,11 @@ from collections.abc import Sequence
 
 from pydantic import Field, field_validator
 
+from calibrant.attack.engine.episodes import Participants
 from calibrant.attack.engine.protocol import AskTarget, Attack, Episode, Tools
-from calibrant.attack.engine.rates import attack_caveats, check_goals, success_rates
-from calibrant.core import LM, Attempt, Chat, Frozen, Goal, Judge, Quiet, Result, Run, Sampling, technique
+from calibrant.attack.engine.run import AttackResult, run_attack
+from calibrant.core import LM, Chat, Frozen, Goal, Judge, Quiet, Run, Sampling, technique
 from calibrant.data.rows import Goals
-from calibrant.evals.attempts import Request, ask, write_attempts
 
 
 class Persona(Frozen):
@@ -52,49 +52,26 @@ class Persona(Frozen):
         return personas
 
 
-class PersonaResult(Result):
-    """Success by any persona, by each persona and by category, with the attempts."""
-
-    attempts: tuple[Attempt, ...] = Field(default=(), exclude=True, repr=False)
-    """Every attempt, also stored as ``attempts.jsonl``."""
-
-
-@technique(version=4)
+@technique(version=5)
 def persona(
     target: LM, goals: Goals, judge: Judge, config: Persona = Persona(), run: Run = Quiet()
-) -> PersonaResult:
+) -> AttackResult:
     """Ask every goal once through every persona.
 
     Raises:
-        InputError: no goals, shared ids, a benign goal, or a category named like a persona.
+        InputError: goals over which a rate would mean nothing, a category named like a persona, or a target
+            that answers nothing but errors.
     """
-    names = tuple(config.personas)
-    check_goals(goals, names)
-    requests = [
-        Request(
-            goal=goal,
-            chat=_chat(goal, template),
-            attack=f"attack.persona/{name}",
-            config={"template": template},
-        )
-        for name, template in config.personas.items()
-        for goal in goals
-    ]
-    attempts = ask(target, requests, judge, config.sampling, run)
-    write_attempts(attempts, run)
-    return PersonaResult(
-        metrics=success_rates(goals, attempts),
-        caveats=attack_caveats(names, config.sampling, judge),
-        attempts=tuple(attempts),
-    )
+    participants = Participants(target, judge, config.sampling)
+    return run_attack(ATTACK, config, goals, participants, run, variants=tuple(config.personas))
 
 
 def _episode(goals: Sequence[Goal], config: Persona, tools: Tools) -> Episode:
-    yield [AskTarget(goals[0], _chat(goals[0], said), variant=name) for name, said in config.personas.items()]
-
-
-def _chat(goal: Goal, template: str) -> Chat:
-    return Chat.ask(template.replace("{request}", goal.text))
+    goal = goals[0]
+    yield [
+        AskTarget(goal, Chat.ask(template.replace("{request}", goal.text)), variant=name)
+        for name, template in config.personas.items()
+    ]
 
 
 ATTACK = Attack("attack.persona", "persona", Persona, _episode, queries=lambda config: len(config.personas))

@@ -17,7 +17,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from calibrant.attack.engine.rates import reach_rate
+from calibrant.attack.engine.metrics import reach_rate
 from calibrant.core import (
     LM,
     Attempt,

@@ -28,7 +28,7 @@ from pydantic import Field
 
 from calibrant.attack.campaign import Chosen
 from calibrant.attack.engine.budget import Caps
-from calibrant.attack.engine.rates import check_goals
+from calibrant.attack.engine.metrics import check_goals
 from calibrant.core import (
     LM,
     CalibrantError,

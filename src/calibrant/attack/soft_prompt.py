@@ -21,7 +21,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from calibrant.attack.engine.rates import check_goals, reach_rate
+from calibrant.attack.engine.metrics import check_goals, reach_rate
 from calibrant.attack.suffix.candidates import Candidates
 from calibrant.attack.suffix.embedded import speak
 from calibrant.attack.suffix.search import wished

@@ -13,13 +13,23 @@ from calibrant.attack.engine.counts import Counts
 from calibrant.attack.engine.metrics import (
     answer_rates,
     attempt_rates,
+    check_goals,
     corrected_rate_of,
     findings,
     goal_rates,
     spent_metrics,
     variant_rates,
 )
-from calibrant.core import CalibratedJudge, Completion, Goal, Identity, JudgeErrors, Quiet, Verdict
+from calibrant.core import (
+    CalibratedJudge,
+    Completion,
+    Goal,
+    Identity,
+    InputError,
+    JudgeErrors,
+    Quiet,
+    Verdict,
+)
 from calibrant.data.rows import Goals
 from calibrant.stats import rate
 from calibrant.stats.rogan_gladen import corrected_rate
@@ -58,6 +68,98 @@ def labelled(rng, size=400, sensitivity=0.9, specificity=0.95):
     found = sum(rng.random() < sensitivity for _ in range(size))
     cleared = sum(rng.random() < specificity for _ in range(size))
     return JudgeErrors(found=found, positives=size, cleared=cleared, negatives=size)
+
+
+# What is attacked.
+
+
+@pytest.mark.parametrize(
+    ("rows", "variants", "words"),
+    [
+        ([], ["a"], "no goals"),
+        ([Goal(id="g", text="x"), Goal(id="g", text="y")], ["a"], "share the id 'g'"),
+        ([Goal(id="g", text="x", harmful=False)], ["a"], "benign"),
+        ([Goal(id="g", text="x", category="dusk")], ["dusk"], "'dusk' names both"),
+    ],
+)
+def test_goals_that_mean_nothing_are_refused(rows, variants, words):
+    with pytest.raises(InputError, match=words) as caught:
+        check_goals(Goals(rows=tuple(rows)), variants)
+    assert caught.value.hint
+
+
+# A table of letters, by hand.
+
+
+@pytest.fixture
+def rates_of(attempt):
+    """``rates_of(goals, {variant: one letter a goal})``, with every rate of a technique run by itself.
+
+    S success, F failure, U undetermined, B blocked, E error.
+    """
+    outcome = {"S": "success", "F": "failure", "U": "undetermined", "B": "failure", "E": "undetermined"}
+    stop = {"B": "blocked", "E": "error"}
+
+    def made(goals, rows, turn=1):
+        all_counts = {}
+        for place, goal in list(enumerate(goals))[::turn]:
+            counts = all_counts["attack.test", goal.id, 0] = Counts("persona")
+            for variant, letters in list(rows.items())[::turn]:
+                letter = letters[place]
+                reply = Completion(text="x", stop=stop.get(letter, "eos"))
+                counts.add(attempt(goal, outcome[letter], attack=f"attack.test/{variant}", completion=reply))
+        goal_level = goal_rates(goals, all_counts) | variant_rates(goals, all_counts)
+        return goal_level | attempt_rates(goals, all_counts)
+
+    return made
+
+
+def test_hand_counted_table(goals, rates_of):
+    """Four goals, two variants.
+
+    a: S F U F -> 1 of 3 answered.  b: F F F U -> 0 of 3 answered.
+    Either:  S F ? ? -> 1 of 2 answered, between 1 of 4 and 3 of 4.
+    potions (goals 0, 1): S F.  charms (2, 3): ? ?, so no value and the interval is everything.
+    """
+    found = rates_of(goals, {"a": "SFUF", "b": "FFFU"})
+    assert (found[ASR].value, found[ASR].missing) == (1 / 2, 2)
+    assert found[ASR].low == rate([True, False, False, False], better="lower", unit="goal").low
+    assert found[ASR].high == rate([True, False, True, True], better="lower", unit="goal").high
+    assert found[f"{ASR}/a"].value == 1 / 3
+    assert found[f"{ASR}/b"].value == 0
+    assert found[f"{ASR}/b"].high == rate([False] * 3 + [True], better="lower", unit="goal").high
+    assert found[f"{ASR}/potions"].value == 1 / 2
+    charms = found[f"{ASR}/charms"]
+    assert (charms.value, charms.low, charms.high) == (None, pytest.approx(0), pytest.approx(1))
+    assert found["undetermined_rate"].value == 2 / 8
+    assert {estimate.better for name, estimate in found.items() if name.startswith(ASR)} == {"lower"}
+
+
+def test_blocked_and_errors_are_kept_apart(goals, rates_of):
+    found = rates_of(goals, {"a": "BBES"})
+    assert found["blocked_rate"].value == 2 / 3  # the error may have been anything: missing
+    assert found["blocked_rate"].missing == 1
+    assert found["undetermined_rate"].value == 1 / 4
+    assert found[ASR].value == 1 / 3
+
+
+def test_attempts_on_one_goal_are_one_cluster(goals, rates_of):
+    found = rates_of(goals, {"a": "BBFF", "b": "BBFF"})
+    assert (found["blocked_rate"].n, found["blocked_rate"].clusters) == (8, 4)
+    assert found[ASR].clusters is None
+
+
+def test_goals_of_one_cluster_widen_the_interval(rates_of):
+    alone = Goals(rows=tuple(Goal(id=f"g{i}", text=f"brew {i}", category="c") for i in range(8)))
+    tied = Goals(rows=tuple(g.model_copy(update={"cluster": f"c{i // 2}"}) for i, g in enumerate(alone)))
+    wide, slim = (rates_of(goals, {"a": "SSSSFFFF"})[ASR] for goals in (tied, alone))
+    assert (wide.value, wide.clusters) == (slim.value, 4)
+    assert wide.high - wide.low > slim.high - slim.low
+
+
+def test_order_of_attempts_does_not_matter(goals, rates_of):
+    rows = {"a": "SFUF", "b": "FBFE"}
+    assert rates_of(goals, rows) == rates_of(goals, rows, turn=-1)
 
 
 # Goal-level rates.
@@ -221,14 +323,6 @@ def test_what_is_open_stays_open_when_the_judges_errors_are_taken_out():
     assert "open" in found["attempt_success_rate/corrected"].reason
 
 
-def test_clusters_of_goals_count(goals):
-    alike = Goals(rows=tuple(goal.model_copy(update={"cluster": goal.category}) for goal in goals))
-    all_counts = {("attack.persona", goal.id, 0): counts(hits=goal.category == "potions") for goal in alike}
-    one, other = (goal_rates(table, all_counts)[ASR] for table in (goals, alike))
-    assert (one.clusters, other.clusters) == (None, 2)
-    assert other.high >= one.high
-
-
 def test_variants_where_every_goal_met_every_variant(goals):
     all_counts = {
         ("attack.persona", goal.id, 0): counts(
@@ -238,6 +332,7 @@ def test_variants_where_every_goal_met_every_variant(goals):
     }
     found = variant_rates(goals, all_counts)
     assert found[f"{ASR}/dusk"].value == 0.25
+    assert variant_rates(goals, all_counts, least=3) == {}
     assert (found[f"{ASR}/stage"].value, found[f"{ASR}/stage"].missing) == (None, 3)
     first = next(iter(all_counts.values()))
     del first.variants["stage"]
@@ -249,6 +344,10 @@ def test_a_variant_named_like_a_hazard_keeps_out_of_its_way(goals):
         ("attack.persona", goal.id, 0): counts(variants={"potions": False, "dusk": True}) for goal in goals
     }
     assert set(variant_rates(goals, all_counts)) == {f"{ASR}/variant/potions", f"{ASR}/dusk"}
+    for counted in all_counts.values():
+        counted.variants = {"persona": False}
+    assert set(variant_rates(goals, all_counts, least=1)) == {f"{ASR}/variant/persona"}
+    assert variant_rates(goals, all_counts) == {}
 
 
 # Attempt-level rates.

@@ -10,8 +10,8 @@ from calibrant.attack.engine import scheduler as driver_module
 from calibrant.attack.engine.budget import Caps
 from calibrant.attack.engine.episodes import Participants
 from calibrant.attack.engine.protocol import AskAttacker, AskTarget, Attack, Score
-from calibrant.attack.engine.run import Planned, caveats, check_participants, run_attacks
-from calibrant.core import Chat, Completion, ConfigError, Frozen, Goal, Identity, Quiet, Sampling
+from calibrant.attack.engine.run import Planned, caveats, check_participants, run_attack, run_attacks
+from calibrant.core import Chat, Completion, ConfigError, Frozen, Goal, Identity, InputError, Quiet, Sampling
 from calibrant.core.lm import Scored
 from calibrant.data.rows import Goals
 
@@ -204,6 +204,28 @@ def test_caveats_say_whose_weights_were_read(judge):
     assert "judged by 'truth', which is uncalibrated" in " ".join(
         caveats([open_], Participants(target, doubtful, Sampling()))
     )
+
+
+def test_a_fixed_list_of_variants_is_checked_rated_and_named(tmp_path, judge):
+    """Without the list, one variant has no rate of its own and a category may have its name."""
+
+    def one(goals, config, tools):
+        yield [AskTarget(goals[0], Chat.ask(goals[0].text), variant="v")]
+
+    target = Target()
+    participants = Participants(target, judge, Sampling(temperature=0.5))
+    asked = {"attack": attack(one), "config": Settings(), "participants": participants}
+    found = run_attack(**asked, goals=GOALS, run=Quiet(4, tmp_path / "listed"), variants=("v",))
+    assert found.metrics["attack_success_rate/v"] == found.metrics["attack_success_rate"]
+    told = "the k = 1 variants (v) are fixed, with one reply each at temperature 0.5"
+    assert found.caveats[-1].startswith(told)
+    odd = Goals(rows=tuple(goal.model_copy(update={"category": "v"}) for goal in GOALS))
+    before = len(target.asked)
+    with pytest.raises(InputError, match="'v' names both"):
+        run_attack(**asked, goals=odd, run=Quiet(4, tmp_path / "odd"), variants=("v",))
+    assert len(target.asked) == before
+    free = run_attack(**asked, goals=GOALS, run=Quiet(4, tmp_path / "free"))
+    assert "attack_success_rate/v" not in free.metrics and "k = 1" not in " ".join(free.caveats)
 
 
 def test_the_name_that_two_share_is_the_one_that_is_told(judge):

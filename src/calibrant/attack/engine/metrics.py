@@ -3,10 +3,10 @@
 - ``attack_success_rate``: share of goals that any attack reached (goal-level);
 - ``attack_success_rate/<attack>``, ``/<category>``, ``/all/<family>``, ``/<category>/<family>``: the same by
   attack, hazard, technique family, and hazard x technique;
+- ``attack_success_rate/<variant>``: by that variant of the attack alone (one attack run by itself);
 - ``attempt_success_rate`` (also by family): share of *attempts* that the judge called a success, goals as
   clusters; ``attempt_success_rate/corrected``: the same, freed of the judge's known errors (Rogan-Gladen);
-- ``blocked_rate``, ``undetermined_rate``: shares of attempts that a guard blocked, or nobody could judge.
-
+- ``blocked_rate``, ``undetermined_rate``: shares of attempts that a guard blocked, or nobody could judge;
 - ``goals_reached``: how many goals any attack reached, a bare number.
 
 A goal that a cap or an unjudged attempt leaves open is missing: bounds take it at its worst, and where such
@@ -19,15 +19,43 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from calibrant.attack.engine.budget import BudgetTracker
 from calibrant.attack.engine.counts import Counts
-from calibrant.attack.engine.rates import reach_rate, side_rates
-from calibrant.core import CalibratedJudge, Estimate, Goal, Judge, JudgeErrors, point
+from calibrant.core import CalibratedJudge, Estimate, Goal, InputError, Judge, JudgeErrors, point
 from calibrant.core.attempt import any_of
+from calibrant.data.distinct import check_distinct
 from calibrant.data.rows import Goals
-from calibrant.stats import rate_so_far
+from calibrant.stats import rate, rate_so_far
 from calibrant.stats.rogan_gladen import Part, corrected_mixture
 
 AllCounts = Mapping[tuple[str, str, int], Counts]
 """(label, goal id, repetition) -> counts."""
+
+
+def check_goals(goals: Goals, variants: Sequence[str], *, harmful: bool = True) -> None:
+    """Refuse goals on which an attack success rate would mean nothing.
+
+    Raises:
+        InputError: no goals, a shared id or text, a goal of the other kind, or a category named like a
+            variant.
+    """
+    ids = [goal.id for goal in goals]
+    if not ids:
+        raise InputError("there are no goals to attack", hint="give a table with at least one goal")
+    check_distinct(goals.rows, "goal")
+    wrong = [goal.id for goal in goals if goal.harmful != harmful]
+    if wrong:
+        kind = "benign" if harmful else "harmful"
+        raise InputError(
+            f"{len(wrong)} of {len(ids)} goals are {kind}, the first is '{wrong[0]}'",
+            hint="attack harmful goals only; measure benign ones with measure.over_refusal"
+            if harmful
+            else "with benign = true every goal must be benign",
+        )
+    shared = sorted({goal.category for goal in goals} & set(variants))
+    if shared:
+        raise InputError(
+            f"'{shared[0]}' names both a variant of the attack and a category of goals",
+            hint="rename one of them: both would be 'attack_success_rate/<name>'",
+        )
 
 
 def findings(goals: Goals, all_counts: AllCounts, judge: Judge) -> dict[str, Estimate]:
@@ -72,16 +100,24 @@ def goal_rates(goals: Goals, all_counts: AllCounts) -> dict[str, Estimate]:
     return metrics
 
 
-def variant_rates(goals: Goals, all_counts: AllCounts) -> dict[str, Estimate]:
-    """``attack_success_rate/<variant>``, where every goal met every variant; {} where attacks stop early."""
+def reach_rate(hits: Sequence[bool | None], clusters: Sequence[str]) -> Estimate:
+    """Share of goals reached, with its interval; None = open."""
+    return rate_so_far(hits, clusters=clusters, done="reached", better="lower", unit="goal")
+
+
+def variant_rates(goals: Goals, all_counts: AllCounts, *, least: int = 2) -> dict[str, Estimate]:
+    """``attack_success_rate/<variant>``, where every goal met every variant and there are ``least`` of them.
+
+    {} where attacks stop early. A name that a category or the attack has is put as ``variant/<variant>``.
+    """
     known = list(dict.fromkeys(v for counts in all_counts.values() for v in counts.variants if v))
-    if len(known) < 2 or any(counts.variants.keys() != set(known) for counts in all_counts.values()):
+    if len(known) < least or any(counts.variants.keys() != set(known) for counts in all_counts.values()):
         return {}
+    taken = {goal.category for goal in goals} | {_short(label) for label, _, _ in all_counts}
     found = {}
     for variant in known:
         hits = {goal: counts.variants[variant] for (_, goal, _), counts in all_counts.items()}
-        taken = any(goal.category == variant for goal in goals)
-        found[f"attack_success_rate/{'variant/' if taken else ''}{variant}"] = reach_rate(
+        found[f"attack_success_rate/{'variant/' if variant in taken else ''}{variant}"] = reach_rate(
             [hits[goal.id] for goal in goals], [goal.cluster for goal in goals]
         )
     return found
@@ -112,7 +148,12 @@ def attempt_rates(goals: Goals, all_counts: AllCounts, done: str = "succeeded") 
         part = {key: counts for key, counts in all_counts.items() if counts.family == family}
         metrics[f"attempt_success_rate/all/{family}"] = over(part)
     blocked, groups = gathered(all_counts, "blocked")
-    return metrics | side_rates(blocked, gathered(all_counts, "undetermined")[0], groups)
+    lost, _ = gathered(all_counts, "undetermined")
+    metrics["blocked_rate"] = rate_so_far(
+        blocked, clusters=groups, done="blocked", better="none", unit="attempt"
+    )
+    metrics["undetermined_rate"] = rate(lost, clusters=groups, better="lower", unit="attempt")
+    return metrics
 
 
 def answer_rates(goals: Goals, all_counts: AllCounts) -> dict[str, Estimate]:

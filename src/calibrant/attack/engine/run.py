@@ -16,9 +16,8 @@ from calibrant.attack.engine.batching import silence
 from calibrant.attack.engine.budget import BudgetTracker, Caps, Prices
 from calibrant.attack.engine.cache import AttemptCache
 from calibrant.attack.engine.episodes import Participants, episodes
-from calibrant.attack.engine.metrics import findings, spent_metrics, variant_rates
+from calibrant.attack.engine.metrics import check_goals, findings, spent_metrics, variant_rates
 from calibrant.attack.engine.protocol import Attack
-from calibrant.attack.engine.rates import check_goals
 from calibrant.attack.engine.scheduler import Scheduler
 from calibrant.core import (
     Attempt,
@@ -79,24 +78,35 @@ def run_attack(
     goals: Goals,
     participants: Participants,
     run: Run,
+    *,
+    variants: tuple[str, ...] = (),
 ) -> AttackResult:
     """Run one attack on every goal. One episode a goal, without caps but those of the job.
+
+    ``variants`` names the ways in which an attack with a fixed list of them asks every goal: no category may
+    share a name with one, each has a rate even where it is the only one, and a caveat lists them.
 
     Raises:
         InputError: goals over which a rate would mean nothing, or a target that answers nothing but errors.
         BudgetError: the job's budget is used up; what was asked is kept.
         CapabilityError: an attacking model or weights are needed and were not given.
     """
-    check_goals(goals, (attack.name.removeprefix("attack."), "all"))
+    check_goals(goals, (attack.name.removeprefix("attack."), "all", *variants))
     plan = Planned(attack, config, attack.name)
     scheduler, stored = run_attacks([plan], goals, participants, run)
+    limits = caveats([plan], participants)
+    if variants:
+        limits += (
+            f"the k = {len(variants)} variants ({', '.join(variants)}) are fixed, with one reply each at "
+            f"temperature {participants.sampling.temperature:g}: an adaptive attacker may do better",
+        )
     return AttackResult(
         metrics={
             **findings(goals, scheduler.all_counts, participants.judge),
-            **variant_rates(goals, scheduler.all_counts),
+            **variant_rates(goals, scheduler.all_counts, least=1 if variants else 2),
             **spent_metrics(scheduler.tracker),
         },
-        caveats=caveats([plan], participants),
+        caveats=limits,
         stored=stored,
     )
 
