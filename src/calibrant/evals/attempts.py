@@ -1,4 +1,6 @@
-"""The one loop of measurement and attack: ask a target, judge what came back, keep every attempt.
+"""The loop of measurements and of replay: ask a target, judge what came back, keep every attempt.
+
+Attacks run on ``calibrant.attack.engine``.
 
 ``ask`` works in chunks. Each is paid for before it is asked, and on disk before the next one starts, so
 a killed job goes on where it stopped and pays for nothing twice. Identical chats always share a chunk:
