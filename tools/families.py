@@ -58,7 +58,7 @@ class Row(NamedTuple):
     family: str
     memory: str
     drawn: str
-    """How replies are drawn: see ``models/batching.py``."""
+    """How replies are generated: see ``models/batching.py``."""
     cells: tuple[str, ...]
     """One a column of ``COLUMNS``: 'right', or why it is refused."""
 
@@ -216,7 +216,7 @@ def table(rows: Iterable[Row]) -> str:
     """Markdown: a row a family, and below it what refusals say."""
     notes: dict[str, int] = {}
     lines = [
-        "| Family | Keeps of the tokens before | Drawn | "
+        "| Family | Kept of earlier tokens | Generation | "
         + " | ".join(f"`{c}`" if "." in c else c for c in COLUMNS)
         + " |",
         "| --- | --- | --- |" + " --- |" * len(COLUMNS),

@@ -66,17 +66,17 @@ def _families(memory: str, **configs: dict[str, Any]) -> dict[str, Family]:
 
 ZOO: dict[str, Family] = {
     **_families(
-        "keys and values",
+        "KV cache",
         llama=_GROUPED, qwen2=_GROUPED, qwen3=_GROUPED, gpt_neox={}, phi={}, phi3=_PAIRS, persimmon={},
         gptj=_OLD | {"rotary_dim": 4}, codegen=_OLD | {"rotary_dim": 4}, stablelm=_PAIRS, starcoder2=_PAIRS,
         olmo={}, olmo2={}, nemotron=_GROUPED, glm=_GROUPED, smollm3=_PAIRS, diffllama=_GROUPED,
         granite=_PAIRS | {"logits_scaling": 4.0, "embedding_multiplier": 3.0},
         cohere=_PAIRS | {"logit_scale": 0.25},
     ),
-    "phi3, longrope": Family("keys and values", _PAIRS | _LONGROPE),
-    **_families("keys and values of few heads", gpt_bigcode=_OLD, falcon={"num_kv_heads": 2}),
+    "phi3, longrope": Family("KV cache", _PAIRS | _LONGROPE),
+    **_families("KV cache of few heads (MQA, GQA)", gpt_bigcode=_OLD, falcon={"num_kv_heads": 2}),
     **_families(
-        "a sliding window",
+        "sliding window",
         mistral=_GROUPED | _WINDOW,
         gemma2=_GROUPED | _WINDOW | {"final_logit_softcapping": 3.0, "query_pre_attn_scalar": 8},
         gemma3_text=_GROUPED | _WINDOW | {"layer_types": ["sliding_attention", "full_attention"]},
@@ -87,7 +87,7 @@ ZOO: dict[str, Family] = {
         },
     ),
     "llama4_text": Family(
-        "chunks",
+        "chunked attention",
         _GROUPED | _EXPERTS | {
             "attention_chunk_size": 6, "intermediate_size_mlp": 48,
             "layer_types": ["chunked_attention", "full_attention"],
@@ -107,18 +107,18 @@ ZOO: dict[str, Family] = {
         mpt={"d_model": 32, "n_heads": 4, "n_layers": 2, "max_seq_len": 128, "expansion_ratio": 2},
     ),
     **_families(
-        "latent keys and values",
+        "latent KV cache (MLA)",
         deepseek_v2=_LATENT | _EXPERTS | {"topk_method": "greedy"}, deepseek_v3=_LATENT | _EXPERTS,
         minicpm3=_LATENT,
     ),
     **_families(
-        "experts",
+        "mixture of experts",
         mixtral=_GROUPED | _EXPERTS, olmoe=_EXPERTS, qwen2_moe=_PAIRS | _EXPERTS,
         qwen3_moe=_GROUPED | _EXPERTS,
         granitemoe=_PAIRS | _EXPERTS, jetmoe=_PAIRS | _EXPERTS | {"kv_channels": 8},
     ),
     **_families(
-        "a state",
+        "recurrent state",
         mamba={"state_size": 4}, falcon_mamba={"state_size": 4},
         mamba2={"state_size": 8, "num_heads": 8, "head_dim": 8, "n_groups": 1, "chunk_size": 4},
         rwkv={"attention_hidden_size": 32, "context_length": 128},
@@ -128,7 +128,7 @@ ZOO: dict[str, Family] = {
         xlstm={"num_heads": 4, "embedding_dim": 32, "num_blocks": 2},
     ),
     **_families(
-        "a state, and keys and values",
+        "recurrent state, and KV cache",
         jamba=_PAIRS | _EXPERTS | {
             "attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 2,
             "expert_layer_offset": 1, "mamba_d_state": 4, "mamba_dt_rank": 4,
@@ -149,26 +149,26 @@ ZOO: dict[str, Family] = {
         },
     ),
     **_families(
-        "linear attention, and keys and values",
+        "linear attention, and KV cache",
         qwen3_next=_GROUPED | _EXPERTS | _LINEAR, qwen3_5_text=_GROUPED | _LINEAR, olmo_hybrid=_LINEAR,
         minimax=_GROUPED | _EXPERTS | {
             "layer_types": ["linear_attention", "full_attention"], "block_size": 4,
         },
     ),
     **_families(
-        "short convolutions, and keys and values",
+        "short convolutions, and KV cache",
         lfm2=_PAIRS | {"layer_types": ["conv", "full_attention"]},
         lfm2_moe=_PAIRS | _EXPERTS | {"layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
     ),
     **_families(
-        "half of an encoder-decoder",
+        "decoder of an encoder-decoder",
         bart=_HALF, marian=_HALF | {"decoder_start_token_id": 3}, trocr=_HALF,
     ),
-    "bert, as decoder": Family("an encoder turned decoder", {"is_decoder": True}),
-    "roberta, as decoder": Family("an encoder turned decoder", {"is_decoder": True}),
-    "electra, as decoder": Family("an encoder turned decoder", {"is_decoder": True, "embedding_size": 32}),
+    "bert, as decoder": Family("encoder used as decoder", {"is_decoder": True}),
+    "roberta, as decoder": Family("encoder used as decoder", {"is_decoder": True}),
+    "electra, as decoder": Family("encoder used as decoder", {"is_decoder": True, "embedding_size": 32}),
     **_families(
-        "none: it sees what follows",
+        "none: not causal",
         bert={}, xlm={"emb_dim": 32, "n_layers": 2, "n_heads": 4},
         xlnet={"d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 48},
     ),

@@ -147,8 +147,8 @@ HAZARDS: tuple[Hazard, ...] = (
         atlas=("AML.T0048.003",),
     ),
 )
-"""The first axis. HarmBench's 'copyright' and AILuminate's 'ipv' stand with privacy: all three are about
-giving away what was learnt and belongs to someone else."""
+"""The first axis. HarmBench's 'copyright' and AILuminate's 'ipv' are mapped to privacy: all three are
+about disclosing learnt data that belongs to someone else."""
 
 
 class Technique(NamedTuple):
@@ -166,19 +166,26 @@ class Technique(NamedTuple):
 
 _JAILBREAK = "AML.T0054"
 TECHNIQUES: tuple[Technique, ...] = (
-    Technique("plain", "the request as it is", ("black box",), ()),
+    Technique("plain", "the direct request", ("black box",), ()),
     Technique("transform", "encodings, ciphers, spellings", ("black box",), (_JAILBREAK, "AML.T0068")),
     Technique("persona", "roles and fictions", ("black box",), (_JAILBREAK, "AML.T0065")),
-    Technique("many-shot", "many examples of compliance", ("black box",), (_JAILBREAK, "AML.T0065")),
-    Technique("prefill", "the reply's beginning is given", ("black box",), (_JAILBREAK,)),
+    Technique(
+        "many-shot", "many in-context examples of compliance", ("black box",), (_JAILBREAK, "AML.T0065")
+    ),
+    Technique("prefill", "the beginning of the reply is prefilled", ("black box",), (_JAILBREAK,)),
     Technique(
         "search",
-        "draw or mutate until it works",
+        "resample or mutate until it works (best-of-N, genetic)",
         ("black box", "log-probs"),
         (_JAILBREAK, "AML.T0043.001"),
     ),
-    Technique("LM-made", "another model writes the request", ("black box",), (_JAILBREAK, "AML.T0065")),
-    Technique("multi-turn", "a conversation that leads there", ("black box",), (_JAILBREAK, "AML.T0065")),
+    Technique("LM-made", "an attacker model writes the prompt", ("black box",), (_JAILBREAK, "AML.T0065")),
+    Technique(
+        "multi-turn",
+        "a conversation that escalates to the request",
+        ("black box",),
+        (_JAILBREAK, "AML.T0065"),
+    ),
     Technique("gradient", "tokens or embeddings by gradient", ("weights",), (_JAILBREAK, "AML.T0043.000")),
 )
 """The second axis: every ``Family`` of ``calibrant.attack.engine.protocol``, in its order."""
