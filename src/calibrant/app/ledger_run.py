@@ -1,4 +1,4 @@
-"""What a technique is lent while it runs: a folder, a log, a purse, and a way to call others."""
+"""The `Run` that a technique receives: work folder, log, budget, artefacts, and calls of other techniques."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Progress = Callable[[str, int, int, str], None]
 
 
 class Board(Protocol):
-    """Hears what a job logs: ``app/tensorboard.py``."""
+    """Receives what a job logs: ``app/tensorboard.py``."""
 
     def log(self, step: int, metrics: dict[str, float]) -> None: ...  # noqa: D102
 
@@ -69,7 +69,7 @@ def first_begun(work: Path, now: str) -> str:
 
 
 class LedgerRun:
-    """The run that ``execute`` lends: everything it is told ends up in the record."""
+    """The `Run` that ``execute`` hands to a technique: all that is logged or spent ends up in the record."""
 
     def __init__(
         self,

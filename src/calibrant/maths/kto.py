@@ -73,34 +73,34 @@ def mismatch(
     prompts: Sequence[Hashable],
     replies: Sequence[Hashable],
     rng: random.Random,
-    fits: Callable[[int, int], bool] = lambda row, lender: True,
+    fits: Callable[[int, int], bool] = lambda row, partner: True,
 ) -> list[int | None]:
     """For each row of a micro-batch, the row whose reply it borrows as y'; None where there is none.
 
     A borrowed reply is never equal to the row's own, and comes from another prompt wherever one has a
-    different reply. As far as the rows allow, each reply is lent once. ``fits(row, lender)`` says whether
-    the row's prompt has room for the lender's reply.
+    different reply. As far as the rows allow, each is borrowed once. ``fits(row, partner)`` says whether the
+    row's prompt has room for the partner's reply.
 
     None is the answer for one row alone, and where all replies are the same. Such rows give z0 nothing: on
     (x, y) itself the log-ratio is s, and its own margin would vanish.
     """
 
-    def fault(row: int, lender: int) -> int:
-        own = replies[row] == replies[lender] or not fits(row, lender)
-        return 2 * own + (prompts[row] == prompts[lender])
+    def fault(row: int, partner: int) -> int:
+        own = replies[row] == replies[partner] or not fits(row, partner)
+        return 2 * own + (prompts[row] == prompts[partner])
 
     rows = range(len(prompts))
-    lenders = rng.sample(rows, len(rows))
+    partners = rng.sample(rows, len(rows))
     for row in rows:
-        if fault(row, lenders[row]):
+        if fault(row, partners[row]):
             # Swap with the row that mends most; a swap with itself is among them, so none makes it worse.
-            before = [fault(other, lenders[other]) for other in rows]
-            costs = [fault(row, lenders[o]) + fault(o, lenders[row]) - before[o] for o in rows]
+            before = [fault(other, partners[other]) for other in rows]
+            costs = [fault(row, partners[o]) + fault(o, partners[row]) - before[o] for o in rows]
             other = costs.index(min(costs))
-            lenders[row], lenders[other] = lenders[other], lenders[row]
+            partners[row], partners[other] = partners[other], partners[row]
     for row in rows:
-        if now := fault(row, lenders[row]):
-            least = min(fault(row, lender) for lender in rows)
+        if now := fault(row, partners[row]):
+            least = min(fault(row, partner) for partner in rows)
             if now > least:
-                lenders[row] = rng.choice([lender for lender in rows if fault(row, lender) == least])
-    return [None if fault(row, lender) >= 2 else lender for row, lender in enumerate(lenders)]
+                partners[row] = rng.choice([partner for partner in rows if fault(row, partner) == least])
+    return [None if fault(row, partner) >= 2 else partner for row, partner in enumerate(partners)]

@@ -77,7 +77,7 @@ class KTOResult(Result):
     """The tuned OpenLM, live, under an identity of its own."""
 
 
-class _Lent(NamedTuple):
+class _Mismatched(NamedTuple):
     """What the B rows of one batch borrow."""
 
     replies: list[list[int] | None]
@@ -106,20 +106,22 @@ def kto(model: OpenLM, replies: LabelledReplies, config: KTO = KTO(), run: Run =
     ups = [row.label for row in rows]
     weights = config.weights(sum(ups), len(ups) - sum(ups))
     batches = batches_of(len(rows), config.batch_size, config.epochs, run.seed)
-    lends = config.loss == "kto"
+    mismatches = config.loss == "kto"
     most = min([n for n in (config.max_length, model.max_length) if n is not None], default=None)
-    lenders: dict[tuple[int, ...], list[int | None]] = {
-        tuple(batch): _lenders(batch, prompts, answers, most, run.seed) if lends else [None] * len(batch)
+    partners: dict[tuple[int, ...], list[int | None]] = {
+        tuple(batch): _partners(batch, prompts, answers, most, run.seed)
+        if mismatches
+        else [None] * len(batch)
         for batch in batches
     }
     policy = adapted(model.copy(), config.lora, run.seed)
     alone, device = shares(policy.module), next(policy.module.parameters()).device
-    reference, lent = _reference(model, prompts, answers, lenders, run, config.fit.bf16)
+    reference, mismatched = _reference(model, prompts, answers, partners, run, config.fit.bf16)
     reference, labels = reference.to(device), torch.tensor(ups, device=device)
-    lent = {batch: _Lent(found.replies, found.reference.to(device)) for batch, found in lent.items()}
+    mismatched = {b: _Mismatched(row.replies, row.reference.to(device)) for b, row in mismatched.items()}
     tokens = torch.tensor([len(answer) for answer in answers], device=device)
     longest: dict[int, list[list[int]]] = {}  # of each row: the longest reply that it ever borrows
-    for batch, found in lent.items():
+    for batch, found in mismatched.items():
         for i, reply in zip(batch, found.replies, strict=True):
             if reply is not None:
                 longest[i] = [max([reply, *longest.get(i, [])], key=len)]
@@ -128,7 +130,7 @@ def kto(model: OpenLM, replies: LabelledReplies, config: KTO = KTO(), run: Run =
     def loss(part: list[int], whole: list[int]) -> Share:
         nonlocal apart
         asked, given = [prompts[i] for i in part], [answers[i] for i in part]
-        other = lent[tuple(whole)]
+        other = mismatched[tuple(whole)]
         if len(part) == len(whole):
             own, found = _together(policy.module, asked, given, other.replies, not alone)
         else:
@@ -136,13 +138,13 @@ def kto(model: OpenLM, replies: LabelledReplies, config: KTO = KTO(), run: Run =
             if apart[0] is not whole:
                 apart = whole, _apart(policy, [prompts[i] for i in whole], other.replies, config.fit)
             found = apart[1]
-        mismatched = found - other.reference
-        z0 = reference_point(mismatched[other.places])
+        kl_ratios = found - other.reference
+        z0 = reference_point(kl_ratios[other.places])
         ratios = own - reference[part]
         each = kto_loss(ratios, labels[part], z0, config.beta, weights)
         noted = {
             "logp": own, "ref_logp": reference[part], "reward": config.beta * ratios, "z0": z0.expand_as(own),
-            "mismatched_ratio": mismatched[[whole.index(i) for i in part]],
+            "mismatched_ratio": kl_ratios[[whole.index(i) for i in part]],
             "desirable": labels[part], "tokens": tokens[part],
         }  # fmt: skip
         noted = {name: value.detach() for name, value in noted.items()}
@@ -153,8 +155,8 @@ def kto(model: OpenLM, replies: LabelledReplies, config: KTO = KTO(), run: Run =
         batches,
         key=digest([config, replies.digest, model.identity.digest]),
         names=[row.id for row in rows],
-        # As many tokens are borrowed in a batch as are its own, as long as each reply is lent once.
-        costs=[len(p) + (1 + lends) * len(a) for p, a in zip(prompts, answers, strict=True)],
+        # As many tokens are borrowed in a batch as are its own, as long as each reply is borrowed once.
+        costs=[len(p) + (1 + mismatches) * len(a) for p, a in zip(prompts, answers, strict=True)],
         size=lambda part: padded_tokens(
             Branches([prompts[i] for i in part], [[answers[i], *longest.get(i, [])] for i in part]),
             shared=not alone,
@@ -164,7 +166,7 @@ def kto(model: OpenLM, replies: LabelledReplies, config: KTO = KTO(), run: Run =
     # Named anew: under the old identity it would pass for the model that came in.
     tuned = OpenModel.from_module(merged(policy).module, policy.tokenizer, f"{model.identity.name} after kto")
     tuned.save(run.artifact("model"))
-    idle = sum(who.count(None) for who in lenders.values()) / sum(map(len, lenders.values()))
+    idle = sum(who.count(None) for who in partners.values()) / sum(map(len, partners.values()))
     return KTOResult(
         model=tuned,
         metrics={
@@ -180,39 +182,39 @@ def kto(model: OpenLM, replies: LabelledReplies, config: KTO = KTO(), run: Run =
             "dropped_for_length": dropped(replies, rows),
         },
         caveats=(
-            *_caveats(sum(ups), len(ups) - sum(ups), weights, idle * lends, alone),
+            *_caveats(sum(ups), len(ups) - sum(ups), weights, idle * mismatches, alone),
             *training_caveats(config.fit.bf16, model.module, tuned.module),
         ),
     )
 
 
-def _lenders(
+def _partners(
     batch: list[int], prompts: list[list[int]], answers: list[list[int]], most: int | None, seed: int
 ) -> list[int | None]:
     """For each row of the batch, the example whose reply it borrows; ``most`` is the context."""
 
-    def fits(row: int, lender: int) -> bool:
-        return most is None or len(prompts[batch[row]]) + len(answers[batch[lender]]) <= most
+    def fits(row: int, partner: int) -> bool:
+        return most is None or len(prompts[batch[row]]) + len(answers[batch[partner]]) <= most
 
     # Seeded by the batch itself, so that a run that goes on from a checkpoint draws the same.
     rng = random.Random(f"kto/{seed}/{batch}")
     found = mismatch([tuple(prompts[i]) for i in batch], [tuple(answers[i]) for i in batch], rng, fits)
-    return [None if lender is None else batch[lender] for lender in found]
+    return [None if partner is None else batch[partner] for partner in found]
 
 
 def _reference(
     model: OpenLM,
     prompts: list[list[int]],
     answers: list[list[int]],
-    lenders: Mapping[tuple[int, ...], list[int | None]],
+    partners: Mapping[tuple[int, ...], list[int | None]],
     run: Run,
     bf16: bool,
-) -> tuple[Tensor, dict[tuple[int, ...], _Lent]]:
+) -> tuple[Tensor, dict[tuple[int, ...], _Mismatched]]:
     """ln ref of every reply (n,), and what each batch borrows; a prompt is read once for all its replies."""
     # For each prompt: the replies that are read behind it, and their places there.
     wanted: list[dict[int, int]] = [{i: 0} for i in range(len(prompts))]
-    for batch, lent in lenders.items():
-        for i, j in zip(batch, lent, strict=True):
+    for batch, row in partners.items():
+        for i, j in zip(batch, row, strict=True):
             if j is not None:
                 wanted[i].setdefault(j, len(wanted[i]))
     texts = Branches(prompts, [[answers[j] for j in places] for places in wanted])
@@ -223,11 +225,11 @@ def _reference(
         return float("nan") if j is None else sums[first[i] + wanted[i][j]]
 
     found = {
-        batch: _Lent(
-            [None if j is None else answers[j] for j in lent],
-            torch.tensor([known(i, j) for i, j in zip(batch, lent, strict=True)]),
+        batch: _Mismatched(
+            [None if j is None else answers[j] for j in row],
+            torch.tensor([known(i, j) for i, j in zip(batch, row, strict=True)]),
         )
-        for batch, lent in lenders.items()
+        for batch, row in partners.items()
     }
     return torch.tensor([sums[place] for place in first[:-1]]), found
 

@@ -156,20 +156,20 @@ def _members(each: RewardConfig, config: RewardEnsemble, seed: int) -> list[_Mem
 def _trained(model: OpenLM, task: Task, member: _Member, run: Run) -> tuple[Classifier, dict[str, float]]:
     """One trained model and its last numbers; taken from ``run.work`` where an earlier try finished it."""
     classifier = Classifier.from_lm(model, member.config.heads, member.start)
-    lent = _Lent(run, member, steps=task.steps(member.config))
-    kept = Checkpoint(lent.work / "finished.safetensors", digest([task.key, *member]))
+    member_run = _MemberRun(run, member, steps=task.steps(member.config))
+    kept = Checkpoint(member_run.work / "finished.safetensors", digest([task.key, *member]))
     found = kept.load()
     if found is None:
-        steps = descend(classifier, task, member.config, member.order, lent)
-        facts = {"spent": lent.spent, **{name: last(steps, name) for name in _LOGGED}}
+        steps = descend(classifier, task, member.config, member.order, member_run)
+        facts = {"spent": member_run.spent, **{name: last(steps, name) for name in _LOGGED}}
         kept.save(classifier.module.state_dict(), facts)
     else:
         tensors, facts = found
         classifier.module.load_state_dict(tensors)
         run.spend(tokens=int(facts["spent"]))
-    if (lent.work / _EXAMPLES).is_file():
+    if (member_run.work / _EXAMPLES).is_file():
         name = _EXAMPLES if member.of == 1 else f"examples_{member.number}.parquet"
-        shutil.copyfile(lent.work / _EXAMPLES, run.artifact(name))
+        shutil.copyfile(member_run.work / _EXAMPLES, run.artifact(name))
     return classifier, facts
 
 
@@ -196,7 +196,7 @@ def _saved(
     return Ensemble(members, identity=reward_identity(folder, name=name))
 
 
-class _Lent:
+class _MemberRun:
     """The run as one member sees it: a folder of its own that survives a kill, and its place in the whole."""
 
     def __init__(self, run: Run, member: _Member, steps: int) -> None:
