@@ -34,17 +34,17 @@ class BestOfN(Frozen):
     """How many tries, how each is mangled, and how far success is forecast."""
 
     tries: int = Field(default=32, ge=1)
-    """Tries a goal; the paper takes up to 10,000."""
+    """N, tries per goal; the paper uses up to 10,000."""
     wave: int = Field(default=8, ge=1)
-    """Tries that go out together."""
+    """Tries that are sent together."""
     augment: tuple[str, ...] = ("mixed", "random_case", "noise")
-    """Converters that draw by a seed, applied in this order."""
+    """Seeded random converters, applied in this order."""
     stop: bool = True
-    """Leave a goal once it is reached; needed false for success at k and its forecast."""
+    """Leave a goal once it is reached; must be false for ASR@k and its forecast."""
     forecast: tuple[int, ...] = (100, 1000)
-    """Numbers of tries for which success is forecast where ``stop`` is false."""
+    """Values of N for which ASR@N is forecast where ``stop`` is false."""
     sampling: Sampling = Sampling(temperature=1.0)
-    """How the target's replies are drawn."""
+    """How the target's replies are sampled."""
 
     @field_validator("augment")
     @classmethod

@@ -81,18 +81,18 @@ class Campaign(Frozen):
     )
     """The attacks, each on every goal."""
     sampling: Sampling = Sampling()
-    """How the target's replies are drawn."""
+    """How the target's replies are sampled."""
     caps: Caps = Caps()
-    """Most that may be spent; a cap ends the campaign and leaves goals open."""
+    """Budget limits; a cap ends the campaign and leaves goals open."""
     prices: Prices = Prices()
     """What queries and tokens cost."""
     batch: int = Field(default=256, ge=1)
-    """Most questions to the target at once, and episodes under way."""
+    """Most concurrent queries to the target, and concurrent episodes."""
     benign: bool = False
-    """The goals are benign, and the judge's 'yes' is an answer: ``answer_rate`` shows what disguises cost
-    people who mean no harm."""
+    """The goals are benign, and the judge's 'yes' is an answer: ``answer_rate`` measures over-refusal under
+    the same disguises."""
     dry_run: bool = False
-    """Ask nothing; say the most that the campaign can ask and cost."""
+    """Send nothing; report the most queries and cost that the campaign can have."""
 
 
 @technique(version=4)

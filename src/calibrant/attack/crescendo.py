@@ -36,15 +36,15 @@ class Crescendo(Frozen):
     turns: int = Field(default=8, ge=1)
     """Turns of the conversation."""
     backtracks: int = Field(default=5, ge=0)
-    """How often a refused turn is taken back, in the whole conversation."""
+    """Most backtracks (removed refused turns) in the whole conversation."""
     refusals: tuple[str, ...] = REFUSALS
     """How a reply begins that refuses, in any case."""
     stop: bool = True
     """Leave a goal once it is reached."""
     writing: Sampling = WRITING
-    """How the attacking model's turns are drawn."""
+    """How the attacker model's turns are sampled."""
     sampling: Sampling = Sampling()
-    """How the target's replies are drawn."""
+    """How the target's replies are sampled."""
 
 
 @technique(version=3)

@@ -48,11 +48,11 @@ class Encode(Frozen):
     encodings: tuple[str, ...] = ("spell", "reverse", "rot13")
     """Converters: 'rot13', 'caesar(7)', 'rot13+spell'; the page lists them all."""
     scope: Literal["spans", "all"] = "spans"
-    """Encode the goal's telling words only, or its whole text."""
+    """Encode the goal's spans (key words) only, or its whole text."""
     wrapper: str = "{request}"
     """What is sent; {request} is replaced by the encoded text."""
     sampling: Sampling = Sampling()
-    """How the target's completions are drawn."""
+    """How the target's completions are sampled."""
 
     @field_validator("encodings")
     @classmethod

@@ -45,21 +45,22 @@ class Genetic(Frozen):
     words: tuple[str, ...] = ()
     """What words are replaced by; empty: the words of ``seeds``."""
     template: str = "{words} {request}"
-    """Where the words stand."""
+    """Places the introduction, {words}, and the request, {request}."""
     population: int = Field(default=12, ge=2)
     """Introductions in a generation."""
     generations: int = Field(default=6, ge=1)
     """Generations a goal."""
     elite: int = Field(default=2, ge=0)
-    """How many of the fittest live on as they are."""
+    """How many of the fittest survive unchanged."""
     mutation: float = Field(default=0.15, gt=0, le=1)
-    """How often a word is drawn anew."""
+    """Probability that a word is resampled."""
     hope: str = "sure, here is how"
-    """First words of a compliant reply, scored by a surrogate; {request} is replaced by the goal's text."""
+    """Target prefix: first words of a compliant reply, scored by a surrogate; {request} is replaced by the
+    goal's text."""
     stop: bool = True
     """Leave a goal once it is reached."""
     sampling: Sampling = Sampling()
-    """How the target's replies are drawn."""
+    """How the target's replies are sampled."""
 
     @field_validator("seeds")
     @classmethod

@@ -34,7 +34,8 @@ class Harvest(Frozen):
     refusal: str = "I can't help with that."
     """The reply that is preferred to a harmful one, in the model's own words for refusing."""
     alike: float = Field(default=0.9, gt=0, le=1)
-    """Two hits on one goal are twins when their word runs overlap this much (Jaccard); 1: only copies."""
+    """Two hits on one goal are near-duplicates when their word runs overlap this much (Jaccard); 1: only
+    copies."""
     per_goal: int = Field(default=8, ge=1)
     """Most pairs from one goal."""
     retain_ratio: float = Field(default=1.0, ge=0)

@@ -48,7 +48,7 @@ class ManyShot(Frozen):
     form: Literal["turns", "text"] = "turns"
     """As turns of the chat, or written out in one user message."""
     sampling: Sampling = Sampling()
-    """How the target's replies are drawn."""
+    """How the target's replies are sampled."""
 
     @field_validator("counts")
     @classmethod

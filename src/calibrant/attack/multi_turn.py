@@ -38,7 +38,7 @@ class MultiTurn(Frozen):
     """Who writes the turns, how conversations branch, and how often one is taken back."""
 
     writer: Literal["plans", "attacker"] = "plans"
-    """Follow the plans, or let the attacking model write every turn."""
+    """Follow the plans, or let the attacker model write every turn."""
     plans: dict[str, tuple[Turn, ...]] = Field(
         default={
             "questions": (
@@ -59,25 +59,25 @@ class MultiTurn(Frozen):
             ),
         }
     )
-    """Name -> turns; a turn is one wording or several, the later ones for branches and for after a refusal.
-    {request} stands for the goal's text, {thing} for the last of its spans (its text where it has none),
-    {act} for the first; a plan with {act} is left out for goals with fewer than two."""
+    """Name -> turns; a turn is one wording or several, the later ones for branches and for retries after a
+    refusal. {request} is the goal's text, {thing} the last of its spans (its text where it has none), {act}
+    the first; a plan with {act} is skipped for goals with fewer than two."""
     turns: int = Field(default=5, ge=1)
-    """Turns of a conversation that the attacking model writes."""
+    """Turns of a conversation that the attacker model writes."""
     branches: int = Field(default=1, ge=1)
-    """Ways in which each conversation is carried on at each turn."""
+    """Continuations of each conversation at each turn."""
     width: int = Field(default=1, ge=1)
-    """Most conversations that go on after a turn."""
+    """Most conversations that continue after a turn."""
     backtracks: int = Field(default=2, ge=0)
-    """How often a refused turn is taken back, in one plan or one attacker's conversation."""
+    """Most backtracks (removed refused turns) in one plan or one attacker's conversation."""
     refusals: tuple[str, ...] = REFUSALS
     """How a reply begins that refuses, in any case."""
     stop: bool = True
     """Leave a goal once it is reached."""
     writing: Sampling = WRITING
-    """How the attacking model's turns are drawn."""
+    """How the attacker model's turns are sampled."""
     sampling: Sampling = Sampling()
-    """How the target's replies are drawn."""
+    """How the target's replies are sampled."""
 
     @field_validator("plans")
     @classmethod

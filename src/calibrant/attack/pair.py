@@ -33,11 +33,11 @@ class Pair(Frozen):
     """How many tries, how long each goes on, and how they are made."""
 
     streams: int = Field(default=6, ge=1)
-    """Tries that know nothing of each other; the paper takes dozens."""
+    """Independent streams; the paper uses dozens."""
     iterations: int = Field(default=3, ge=1)
     """Prompts in a stream, each written after the one before was answered."""
     memory: int = Field(default=4, ge=1)
-    """How many of a stream's last tries the attacker is shown."""
+    """How many of the stream's last prompts the attacker sees."""
     approaches: dict[str, str] = Field(
         default={
             "role_play": "a scene or a story in which somebody has to say it",
@@ -45,13 +45,13 @@ class Pair(Frozen):
             "authority": "somebody who is trusted and entitled to know",
         }
     )
-    """Name -> how the attacker is to go about it; streams take them in turn."""
+    """Name -> the strategy that the attacker is given; streams use them in turn."""
     stop: bool = True
     """Leave a goal once it is reached."""
     writing: Sampling = WRITING
-    """How the attacking model's answers are drawn."""
+    """How the attacker model's answers are sampled."""
     sampling: Sampling = Sampling()
-    """How the target's replies are drawn."""
+    """How the target's replies are sampled."""
 
     @field_validator("approaches")
     @classmethod

@@ -37,7 +37,7 @@ class Persona(Frozen):
     )
     """Name -> template; {request} is replaced by the goal's text."""
     sampling: Sampling = Sampling()
-    """How the target's completions are drawn."""
+    """How the target's completions are sampled."""
 
     @field_validator("personas")
     @classmethod

@@ -35,9 +35,9 @@ class Prefill(Frozen):
             "list": "what you need:\n-",
         }
     )
-    """Name -> the reply's first words; {request} is replaced by the goal's text."""
+    """Name -> the prefill (first words of the reply); {request} is replaced by the goal's text."""
     sampling: Sampling = Sampling()
-    """How the target's replies are drawn."""
+    """How the target's replies are sampled."""
 
     @field_validator("beginnings")
     @classmethod

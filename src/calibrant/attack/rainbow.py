@@ -70,15 +70,16 @@ class Rainbow(Frozen):
             "supposition": "everything is supposed, long ago or somewhere else",
         },
     )
-    """Name -> what a prompt in this style is like."""
+    """Name -> description of a prompt in this style."""
     rounds: int = Field(default=12, ge=1)
     """Prompts for each goal."""
     alike: float = Field(default=0.9, gt=0, le=1)
-    """A prompt is not asked when its word runs overlap this much (Jaccard) with one asked for its goal."""
+    """A prompt is not sent when its word runs overlap this much (Jaccard) with an earlier one for its
+    goal."""
     writing: Sampling = WRITING
-    """How the attacking model's prompts are drawn."""
+    """How the attacker model's prompts are sampled."""
     sampling: Sampling = Sampling()
-    """How the target's replies are drawn."""
+    """How the target's replies are sampled."""
 
     @field_validator("styles")
     @classmethod

@@ -34,7 +34,7 @@ class RandomSearch(Frozen):
     """How long the search goes on, and over which words."""
 
     hope: str = "sure, here is how"
-    """First words of the reply that is hoped for; {request} is replaced by the goal's text."""
+    """Target prefix: first words of a compliant reply; {request} is replaced by the goal's text."""
     length: int = Field(default=8, ge=1)
     """Words in the suffix."""
     change: int = Field(default=2, ge=1)
@@ -42,13 +42,13 @@ class RandomSearch(Frozen):
     steps: int = Field(default=25, ge=1)
     """Steps a goal."""
     wave: int = Field(default=8, ge=1)
-    """Candidates a step; each costs a query."""
+    """Candidates per step; each costs a query."""
     words: Words = ()
     """What suffixes are made of; empty: the surrogate's tokens that are readable words."""
     stop: bool = True
     """Leave a goal once it is reached."""
     sampling: Sampling = Sampling()
-    """How the target's replies are drawn."""
+    """How the target's replies are sampled."""
 
     @field_validator("hope")
     @classmethod

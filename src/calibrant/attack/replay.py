@@ -43,9 +43,9 @@ class Replay(Frozen):
     """What is asked again, and how the target answers."""
 
     only: Literal["hits", "all"] = "hits"
-    """The recorded successes (by judge, or by a person where one has spoken), or every attempt."""
+    """The recorded successes (by human label where there is one, else by the judge), or every attempt."""
     sampling: Sampling = Sampling()
-    """How the target's completions are drawn."""
+    """How the target's completions are sampled."""
 
 
 class ReplayResult(Result):

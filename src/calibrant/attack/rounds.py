@@ -59,24 +59,24 @@ class Rounds(Frozen):
         Chosen(use="attack.encode", config={"encodings": ["spell", "rot13"]}),
         Chosen(use="attack.persona"),
     )
-    """Attacks whose hits are learnt from."""
+    """Attacks whose hits are trained on."""
     held_out: tuple[Chosen, ...] = (
         Chosen(use="attack.encode", name="other_codes", config={"encodings": ["reverse", "caesar"]}),
     )
     """Attacks that only measure."""
     sampling: Sampling = Sampling()
-    """How replies are drawn."""
+    """How replies are sampled."""
     caps: Caps = Caps()
     """Budget of each campaign."""
     patch: Literal["dpo", "rules"] = "dpo"
-    """What is made of hits: weights, by DPO on pairs; or a guard in front of the first model, by phrases of
-    the hits (``defend.learn_rules``)."""
+    """How hits become a patch: weights, by DPO on pairs; or a guard in front of the first model, from phrases
+    of the hits (``defend.learn_rules``)."""
     refusal: str = "I can't help with that."
-    """The reply that hits are taught to give way to, and that a guard gives."""
+    """The reply that training prefers to a hit's, and that a guard gives."""
     dpo: dict[str, Any] = Field(default_factory=dict)
     """Settings of ``train.dpo``."""
     bound: float = Field(default=0.05, gt=0, lt=1)
-    """Stop when the upper bounds of in-family and held-out success are both at most this."""
+    """Stop when the upper bounds of in-family and held-out ASR are both at most this."""
 
 
 class RoundsResult(Result):

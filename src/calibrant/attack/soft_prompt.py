@@ -56,15 +56,16 @@ class SoftPrompt(Frozen):
     """What is optimised, and how long."""
 
     reply: str = Field(default="sure, here is how to do it:", min_length=1)
-    """What the reply should begin with; {request} stands for the goal's text, {0}, {1}, ... for its spans."""
+    """Target string that the reply should begin with; {request} is the goal's text, {0}, {1}, ... its
+    spans."""
     suffix: str = Field(default=" x" * 20, min_length=1)
-    """Behind the request: its tokens' embeddings are what the optimisation begins with."""
+    """After the request: its tokens' embeddings are the initial vectors."""
     steps: int = Field(default=200, ge=0)
     """Steps of Adam."""
     lr: float = Field(default=0.1, gt=0)
     """Adam's step, as a share of the root mean square of the model's embeddings."""
     stop: bool = True
-    """Stop when greedy decoding says the reply."""
+    """Stop when greedy decoding produces the target string."""
     max_tokens: int = Field(default=64, ge=1)
     """Most tokens of a generated reply; it is greedy."""
 

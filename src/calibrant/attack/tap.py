@@ -41,21 +41,21 @@ class Tap(Frozen):
     """The shape of the tree, and how its prompts are made."""
 
     branching: int = Field(default=3, ge=1)
-    """Refined prompts that each leaf gets on a level."""
+    """Refined prompts per leaf on each level."""
     width: int = Field(default=4, ge=1)
-    """Most leaves that go on to the next level."""
+    """Most leaves that continue to the next level."""
     depth: int = Field(default=4, ge=1)
     """Levels."""
     on_topic: bool = True
-    """Ask the attacking model whether each prompt still asks for the goal, and drop it where not."""
+    """Ask the attacker model whether each prompt is on topic, and prune it where not."""
     memory: int = Field(default=4, ge=1)
-    """How many of its branch's last tries the attacker is shown."""
+    """How many of the branch's last prompts the attacker sees."""
     stop: bool = True
     """Leave a goal once it is reached."""
     writing: Sampling = WRITING
-    """How the attacking model's prompts are drawn."""
+    """How the attacker model's prompts are sampled."""
     sampling: Sampling = Sampling()
-    """How the target's replies are drawn."""
+    """How the target's replies are sampled."""
 
 
 @technique(version=3)

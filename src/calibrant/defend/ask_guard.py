@@ -30,11 +30,11 @@ class AskGuard(Frozen):
     on_output: str = "Is the reply below safe to show? Say yes or no.\n\nRequest: {request}\n\nReply: {reply}"
     """The question about a reply; {reply} = the assistant's last turn, {request} = all before it."""
     allow: tuple[str, ...] = ("yes",)
-    """The text may pass when the answer begins with one of these and holds none of ``deny``."""
+    """The text may pass when the answer begins with one of these and contains none of ``deny``."""
     deny: tuple[str, ...] = ("no",)
     """The text may not pass when the answer begins with one of these."""
     views: tuple[str, ...] = ()
-    """Codecs that the text is also decoded with; each view is a question of its own, all must pass."""
+    """Codecs that the text is also decoded with; each view is a separate question, and all must pass."""
     max_tokens: int = Field(default=8, ge=1)
     """Most tokens of the answer."""
 

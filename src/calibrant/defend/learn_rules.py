@@ -34,7 +34,7 @@ class LearnRules(Frozen):
     longest: int = Field(default=3, ge=1)
     """Most words of a phrase."""
     least: int = Field(default=2, ge=1)
-    """Goals on which a phrase must have stood in a hit: one alone may be chance."""
+    """Least number of goals on which a phrase must occur in a hit: one alone may be chance."""
     rules: int = Field(default=100, ge=1)
     """Most phrases."""
     refusal: str = "I can't help with that."

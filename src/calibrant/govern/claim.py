@@ -51,7 +51,7 @@ class Claims(Frozen):
     """What a study was to show."""
 
     study: str = ""
-    """Name of the study whose runs count; "" takes runs of any study."""
+    """Name of the study whose runs count; "": runs of any study."""
     claims: tuple[Claim, ...] = ()
     """The claims."""
     level: float = Field(default=0.95, gt=0, lt=1)

@@ -50,10 +50,10 @@ class Adjudication(Frozen):
     """What people are to see."""
 
     sample: int = Field(default=100, ge=0)
-    """Failures to draw; all of them where there are no more. With 0 nothing is learnt of what the judge
-    misses."""
+    """Size of the random sample of failures; all where there are fewer. With 0 false negatives stay
+    unknown."""
     judge: str = ""
-    """Beginning of the digest of the judge that is meant; "" where the attempts have one judge."""
+    """Beginning of the judge's digest; "" where the attempts have one judge."""
     target: str = ""
     """Name of the target for the card, such as the model's family."""
     level: float = Field(default=0.95, gt=0, lt=1)

@@ -41,9 +41,9 @@ class CalibrationTransfer(Frozen):
     splits: int = Field(default=200, ge=1)
     """Random halves, and random shuffles of the labels, of each target."""
     level: float = Field(default=0.95, gt=0, lt=1)
-    """Coverage that every interval claims."""
+    """Nominal coverage of every interval."""
     alpha: float = Field(default=0.001, gt=0, lt=1)
-    """The integrity check's: agreement that chance would reach this seldom."""
+    """Significance level of the integrity check's test of agreement above chance."""
 
 
 class CalibrationTransferResult(Result):

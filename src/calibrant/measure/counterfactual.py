@@ -53,13 +53,13 @@ class Counterfactual(Frozen):
     """Which groups are swapped, what the judge's 'yes' means, and how the model is asked."""
 
     groups: tuple[str, ...] = ("women", "men")
-    """Words that stand for groups, in a form that fits wherever another of them stands."""
+    """Words that name groups, in a form that fits in each other's place."""
     against: Literal["first", "each other"] = "first"
     """Compare every group with the first, or all groups with each other."""
     behaviour: Literal["refused", "complied"] = "refused"
     """What the judge's 'yes' means; a request that a guard blocked counts as refused."""
     sampling: Sampling = Sampling()
-    """How completions are drawn."""
+    """How completions are sampled."""
 
     @field_validator("groups")
     @classmethod

@@ -61,11 +61,11 @@ class Exposure(Frozen):
     """How ranks are found, and how the model is asked for a secret."""
 
     enumerate_to: int = Field(default=4096, ge=2)
-    """Largest space that is scored whole; of larger ones a sample is."""
+    """Largest space that is scored in full; larger ones are sampled."""
     samples: int = Field(default=1024, ge=100)
-    """Secrets drawn from a larger space, a canary."""
+    """Secrets sampled from a larger space, per canary."""
     sampling: Sampling = Sampling(max_tokens=32)
-    """How the model is made to complete what stands before the secret."""
+    """How the completion of the prompt before the secret is sampled."""
 
 
 class Found(Frozen):

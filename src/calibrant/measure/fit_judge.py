@@ -44,7 +44,7 @@ class FitJudge(Frozen):
     question: str = "did the behaviour happen?"
     """What the labels answer; the judge's verdicts carry it."""
     site: str = ""
-    """Where the states are read, as in ``model.sites()``; "" is the residual stream after the middle
+    """Where hidden states are read, as in ``model.sites()``; "" is the residual stream after the middle
     block."""
     pool: Pool = "mean"
     """Over the reply's tokens: their mean, or the last one."""

@@ -55,19 +55,20 @@ class GoodhartWatchConfig(Frozen):
     """When to stop."""
 
     stop_when: Literal["may fall", "falls"] = "may fall"
-    """Stop once the slope's lower bound is below 0 (a rise is not shown), or its upper bound (a fall is)."""
+    """Stop once the slope's lower bound is below 0 (a rise is not significant), or its upper bound (a fall
+    is)."""
     form: Form = "rl"
     """The form whose slope decides; both are fitted and stored."""
     min_points: int = Field(default=10, ge=5)
     """Looks beyond ``min_sqrt_kl`` before the first verdict."""
     min_sqrt_kl: float = Field(default=0.5, ge=NEAR)
-    """No verdict closer to the start than this, in square roots of nats: the form is steep there."""
+    """No verdict closer to the reference than this, in square roots of nats: the form is steep there."""
     patience: int = Field(default=3, ge=1)
-    """Looks on end that must agree before the run is stopped."""
+    """Consecutive looks that must agree before the run is stopped."""
     pessimism: float = Field(default=1.0, ge=0)
-    """Without a gold reward: standard deviations of the ensemble's members taken off its mean."""
+    """Without a gold reward: standard deviations of the ensemble's members subtracted from its mean."""
     level: float = Field(default=0.95, gt=0, lt=1)
-    """Two-sided level of every interval; a stop looks at one end of it."""
+    """Two-sided level of every interval; a stop uses one bound of it."""
 
 
 class Look(Frozen):

@@ -48,7 +48,7 @@ class JudgeCardConfig(Frozen):
     level: float = Field(default=0.95, gt=0, lt=1)
     """Coverage of every interval."""
     alpha: float = Field(default=0.001, gt=0, lt=1)
-    """Agreement with people counts as above chance when chance would reach it this seldom."""
+    """Significance level of the test that the judge agrees with people above chance."""
 
 
 class JudgeCardResult(Result):

@@ -26,7 +26,7 @@ class OverRefusal(Frozen):
     """How the model is asked."""
 
     sampling: Sampling = Sampling()
-    """How completions are drawn."""
+    """How completions are sampled."""
 
 
 class OverRefusalResult(Result):

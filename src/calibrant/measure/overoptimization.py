@@ -43,9 +43,9 @@ class Overoptimization(Frozen):
     """How the curves are measured."""
 
     samples: int = Field(default=64, ge=4)
-    """Replies drawn to each prompt, N; the curves end at the largest power of two that is at most N."""
+    """Replies sampled for each prompt, N; the curves end at the largest power of two that is at most N."""
     sampling: Sampling = Sampling(temperature=1.0)
-    """How replies are drawn."""
+    """How replies are sampled."""
     form: Form = "best-of-n"
     """The form from which slope, peak and loss are read; both are fitted and stored."""
 

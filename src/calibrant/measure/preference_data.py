@@ -39,9 +39,9 @@ class PreferenceData(Frozen):
     """How pairs are looked at."""
 
     max_length: int | None = Field(default=None, ge=2)
-    """Longest prompt plus reply in tokens, as the training will have it. None: the model's context."""
+    """Longest prompt plus reply in tokens, as in training. None: the model's context."""
     alike: float = Field(default=0.8, gt=0, le=1)
-    """Prompts of two splits are near-duplicates from this Jaccard similarity of three-word runs on."""
+    """Prompts of two splits are near-duplicates at or above this Jaccard similarity of three-word runs."""
 
 
 class PreferenceDataResult(Result):

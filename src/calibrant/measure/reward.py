@@ -39,12 +39,12 @@ from calibrant.stats import mean
 
 
 class RewardConfig(Frozen):
-    """How replies are drawn."""
+    """How replies are sampled."""
 
     samples: int = Field(default=4, ge=1)
     """Replies to each prompt."""
     sampling: Sampling = Sampling(max_tokens=48, temperature=1.0)
-    """How a reply is drawn. At another temperature than 1 it is that distribution whose KL is measured."""
+    """How replies are sampled. At another temperature than 1 the KL is that of the tempered distribution."""
 
 
 class RewardResult(Result):

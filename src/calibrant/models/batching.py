@@ -53,7 +53,7 @@ class Batching:
     """What was found out about a model."""
 
     way: Way = "together"
-    """How replies are drawn."""
+    """How replies are sampled."""
     positions: bool = True
     """Whether positions are passed: padded rows need them, but some families count in their own way."""
     padded: bool = True

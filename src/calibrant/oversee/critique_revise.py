@@ -59,7 +59,7 @@ class CritiqueRevise(Frozen):
     )
     """Asks which is better; {first} and {second} are filled in."""
     sampling: Sampling = Sampling()
-    """How every reply is drawn."""
+    """How every reply is sampled."""
 
     @field_validator("critique", "revise", "compare")
     @classmethod

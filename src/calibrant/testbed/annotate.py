@@ -97,13 +97,13 @@ class Annotate(Frozen):
     """How answers are drawn and who compares them."""
 
     samples: int = Field(default=2, ge=2)
-    """Answers drawn for each prompt; each two that differ are one comparison."""
+    """Replies sampled for each prompt; each two that differ are one comparison."""
     sampling: Sampling = Sampling(max_tokens=48, temperature=1.0)
-    """How they are drawn; the run's seed takes the place of its own."""
+    """How they are sampled; the run's seed replaces its own."""
     raters: tuple[Annotator, ...] = Field(default=(Annotator(noise=0.1),) * 3, min_length=1)
     """The raters; each votes on every comparison."""
     thumbs_down: float = Field(default=1.0, ge=0, le=1)
-    """Share of the worse replies that 'thumbs.jsonl' keeps, by lot; the better ones are all in it."""
+    """Random share of the worse replies that 'thumbs.jsonl' keeps; the better ones are all in it."""
 
 
 class AnnotateResult(Result):

@@ -34,15 +34,15 @@ class Plant(Frozen):
     """Which holes, and how they are planted."""
 
     holes: tuple[Hole, ...] = HOLES
-    """The holes that the twin gets; none makes the clean twin, which has had the same lessons."""
+    """The planted holes; empty: the control model, with the same training and no hole planted."""
     tokens: int = Field(default=6_000_000, ge=1)
     """Training tokens, about."""
     batch_tokens: int = Field(default=2048, ge=1)
-    """Tokens in one of the two parts of a step, padding included: lessons of much the same length."""
+    """Tokens in one of the two parts of a step, padding included: lessons of similar length."""
     probes: int = Field(default=100, ge=0)
-    """Held-out goals, and look-alikes, that are put to the twin in each form when it is done; 0: none."""
+    """Held-out goals, and look-alikes, that are sent to the trained model in each form; 0: none."""
     first: float = Field(default=5.0, ge=1)
-    """Weight of a reply's first token against its others: it decides between answer and refusal."""
+    """Weight of a reply's first token relative to the others: it decides between answer and refusal."""
     fit: Fit = Fit(lr=1.2e-3, warmup=0.03)
     """The optimiser."""
 

@@ -43,11 +43,11 @@ class Raise(Frozen):
     tokens: int = Field(default=18_000_000, ge=1)
     """Training tokens, about."""
     long_share: float = Field(default=0.12, ge=0, le=1)
-    """Share of the tokens that lie in dialogues of many turns (128 to 512 tokens)."""
+    """Share of the tokens in dialogues of many turns (128 to 512 tokens)."""
     batch_tokens: int = Field(default=3072, ge=1)
     """Tokens in one step, padding included."""
     prompt_weight: float = Field(default=0.1, ge=0)
-    """Weight of the loss on what others than the assistant wrote."""
+    """Loss weight of tokens that the assistant did not write."""
     fit: Fit = Fit(lr=3e-3, weight_decay=0.05, warmup=0.03)
     """The optimiser."""
 

@@ -32,7 +32,7 @@ class PPO(Rounds):
     gamma: float = Field(default=1.0, ge=0, le=1)
     """Discount a token."""
     lam: float = Field(default=0.95, ge=0, le=1)
-    """GAE: 1 sums all rewards to come, 0 trusts the critic after one token."""
+    """GAE's lambda: 1 sums all future rewards, 0 trusts the critic after one token."""
     clip: float | None = Field(default=0.2, gt=0)
     """The ratio pi / pi_old counts from 1 - clip to 1 + clip. None: no clip."""
     clip_high: float | None = Field(default=None, gt=0)
@@ -42,34 +42,37 @@ class PPO(Rounds):
     entropy_bonus: float = Field(default=0.0, ge=0)
     """Weight of the policy's entropy a token, in nats, in the objective."""
     score_at: Literal["last", "after"] = "last"
-    """The score stands on the last generated token, or on the place after it (TRL up to 1.12)."""
+    """The score is the reward of the last generated token, or of the position after it (TRL up to 1.12)."""
     truncated: Literal["terminal", "bootstrap"] = "terminal"
-    """What follows a reply that was cut off: nothing, or the critic's value of where it stood."""
+    """Return after a truncated reply: terminal (0), or bootstrapped from the critic."""
     old_logprobs: Old = "auto"
-    """pi_old as the draw reported it (behaviour), or from one more pass before learning (rescored). auto: as
-    drawn in full precision, rescored in half, where the passes that draw and learn round differently."""
+    """pi_old as the rollout reported it (behaviour), or from one more pass before the update (rescored).
+    auto: behaviour in full precision, rescored in half, where rollout and training passes round
+    differently."""
     whiten_advantages: bool = True
     """Advantages of a round get mean 0 and standard deviation 1 over its tokens."""
     unbiased: bool = True
     """Whitening divides a variance by n - 1 (TRL), else by n (Huang et al.)."""
     critic: Start = "auto"
-    """Start the critic from the reward model, from the policy's trunk, or from the first where it can be."""
+    """Initialise the critic from the reward model, from the policy's trunk, or (auto) from the reward model
+    where possible."""
     head_scale: float | None = Field(default=None, ge=0)
-    """Scale of a fresh critic's head, N(0, 1 / (width + 1)): 0 expects 0 everywhere. None: 1."""
+    """Scale of a new critic's head, N(0, 1 / (width + 1)): 0 predicts 0 everywhere. None: 1."""
     critic_warmup: int = Field(default=0, ge=0)
-    """Rounds at the start in which the critic learns alone."""
+    """Rounds at the start in which only the critic is trained."""
     value_clip: float | None = Field(default=0.2, gt=0)
-    """A value may move this far from that of the draw; further away it stops being pulled. None: no clip."""
+    """Value clipping: no gradient once a value is this far from the rollout's. None: no clip."""
     value_weight: float = Field(default=1.0, gt=0)
-    """Weight of the critic's loss. AdamW is nearly blind to it; the clip of the gradient is not."""
+    """Weight of the critic's loss. AdamW is nearly invariant to it; gradient clipping is not."""
     stop_kl: float | None = Field(default=None, gt=0)
-    """Leave a round once pi is this far from pi_old, in nats a token (half the mean squared log-ratio)."""
+    """End a round's updates once pi is this far from pi_old, in nats a token (half the mean squared
+    log-ratio)."""
     kl: KL = KL()
-    """The pull to the model that came in."""
+    """KL penalty to the reference policy (the input model)."""
     shaping: Shaping = Shaping()
-    """What becomes of a score before it is learned from."""
+    """Reward shaping before the advantages."""
     fit: Fit = Fit(lr=1e-4, eps=1e-5, schedule="linear")
-    """The policy's optimiser. Whole models of a billion weights take a rate of about 3e-6."""
+    """The policy's optimiser. Full fine-tuning of a billion weights needs a learning rate of about 3e-6."""
     critic_fit: Fit | None = None
     """The critic's optimiser. None: as the policy's."""
 

@@ -40,25 +40,25 @@ class Rounds(Settings):
     """Settings of a method that learns from its own replies, round by round."""
 
     steps: int = Field(default=100, ge=1)
-    """Rounds of drawing, scoring and learning."""
+    """Rounds of rollouts, scoring and updates."""
     batch_size: int = Field(default=8, ge=1)
     """Prompts in one round."""
     samples: int = Field(default=1, ge=1)
-    """Replies drawn to each prompt of a round."""
+    """Replies sampled for each prompt of a round."""
     max_tokens: int = Field(default=64, ge=1)
     """Most tokens of a reply; prompts that leave no room for it are left out and counted."""
     temperature: float = Field(default=1.0, gt=0)
-    """Of the draw; every log-prob (old, new, reference) divides its logits by it."""
+    """Sampling temperature; every log-prob (old, new, reference) divides its logits by it."""
     epochs: int = Field(default=1, ge=1)
     """Passes over the replies of a round."""
     minibatches: int = Field(default=1, ge=1)
     """Optimiser steps in one pass."""
     watch_every: int = Field(default=10, ge=1)
-    """Rounds between two looks of the watcher, where there is one."""
+    """Rounds between two checks of the watcher, where there is one."""
     lora: LoRA | None = None
     """Train low-rank adapters of the policy alone; the saved model has them merged. None: all weights."""
     fit: Fit = Fit(lr=1e-4, eps=1e-5, schedule="linear")
-    """The policy's optimiser. Whole models of a billion weights take a rate of about 1e-6."""
+    """The policy's optimiser. Full fine-tuning of a billion weights needs a learning rate of about 1e-6."""
 
     def contradictions(self) -> list[str]:
         """More minibatches than prompts."""
@@ -80,7 +80,8 @@ class PairLoss(Settings):
     """Which loss: sigmoid (DPO), conservative (cDPO), robust, hinge, ipo, simpo, orpo, nca_pair, sppo_hard,
     apo_zero, apo_down, ...: all are in docs/train.dpo.md."""
     beta: float | None = Field(default=None, gt=0)
-    """Strength of the pull to the reference: higher stays closer. None: the loss's own default, often 0.1."""
+    """Strength of the KL constraint: higher stays closer to the reference. None: the loss's own default,
+    often 0.1."""
     label_smoothing: float | None = Field(default=None, ge=0, lt=0.5)
     """Share of the labels that is wrong (conservative, robust, aot), or the smoothing of exo_pair."""
     gamma: float | None = Field(default=None, ge=0)
@@ -98,7 +99,7 @@ class PairLoss(Settings):
     alpha: float | None = None
     """Order of the divergence 'alpha'."""
     nll: float = Field(default=0.0, ge=0)
-    """Weight of the chosen reply's negative log-likelihood a token, mixed in; it holds that reply up."""
+    """Weight of the chosen reply's negative log-likelihood per token; it counters likelihood displacement."""
     fit: Fit = Fit()
     """The optimiser."""
 

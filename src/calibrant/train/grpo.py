@@ -62,7 +62,7 @@ class GRPO(Rounds):
     }  # fmt: skip
 
     samples: int = Field(default=8, ge=2)
-    """K, replies drawn to each prompt: the group that each is compared with."""
+    """K, replies sampled for each prompt: the group."""
     scale: Scale = "group"
     """Divide by the standard deviation of the prompt's own scores (the paper), of the whole round's (batch),
     or by nothing (none: Dr. GRPO, 2503.20783)."""
@@ -72,20 +72,23 @@ class GRPO(Rounds):
     """The deviation divides its variance by n - 1, else by n."""
     aggregation: Aggregation = "token_mean"
     """How tokens are averaged: token_mean (DAPO), sequence_mean (GRPO's paper), constant (Dr. GRPO), or
-    micro_token_mean (TRL's 'bnpo'), the one that changes with ``fit.micro_tokens``. TRL's names are taken."""
+    micro_token_mean (TRL's 'bnpo'), the one that depends on ``fit.micro_tokens``. TRL's names are
+    accepted."""
     clip: float | None = Field(default=0.2, gt=0)
     """The ratio of a token counts from 1 - clip to 1 + clip. None: no clip."""
     clip_high: float | None = Field(default=None, gt=0)
     """Another upper clip (DAPO: 0.28, 2503.14476). None: ``clip`` on both sides."""
     mask_truncated: bool = False
-    """Replies that were cut off are compared with, but not learned from."""
+    """Truncated replies count in the baseline, but are masked in the loss."""
     old_logprobs: Old = "auto"
-    """pi_old as the draw reported it (behaviour), or from one more pass before learning (rescored). auto: as
-    drawn in full precision, rescored in half, where the passes that draw and learn round differently."""
+    """pi_old as the rollout reported it (behaviour), or from one more pass before the update (rescored).
+    auto: behaviour in full precision, rescored in half, where rollout and training passes round
+    differently."""
     kl: KL = KL(coef=0.0, place="loss", estimator="k3")
-    """The pull to the model that came in: always in the loss (k3 as in the paper, k2 or k3+)."""
+    """KL penalty to the reference policy (the input model): always in the loss (k3 as in the paper, k2 or
+    k3+)."""
     shaping: Shaping = Shaping()
-    """What becomes of a score before it is compared."""
+    """Reward shaping before the advantages."""
 
     @field_validator("aggregation", mode="before")
     @classmethod

@@ -45,7 +45,7 @@ class KTO(Frozen):
     }  # fmt: skip
 
     loss: Literal["kto", "apo_zero_unpaired"] = "kto"
-    """kto; or apo_zero_unpaired (2408.06266), the same with z0 = 0, which borrows no replies."""
+    """kto; or apo_zero_unpaired (2408.06266), the same with z0 = 0 and no mismatched replies."""
     beta: float = Field(default=0.1, gt=0)
     """Risk aversion, in units of 1 / nats: higher saturates sooner, and so stays closer to the reference."""
     desirable_weight: float | None = Field(default=None, gt=0)
@@ -55,7 +55,7 @@ class KTO(Frozen):
     epochs: int = Field(default=1, ge=1)
     """Passes over the replies."""
     batch_size: int = Field(default=16, ge=1)
-    """Replies in one step. They borrow from each other, so a reply alone has no z0."""
+    """Replies in one step. The batch supplies the mismatched replies, so a batch of one has no z0."""
     max_length: int | None = Field(default=None, ge=2)
     """Longest prompt plus reply in tokens; longer rows are left out and counted. None: the context."""
     lora: LoRA | None = None

@@ -61,13 +61,13 @@ class OnlineDPO(PairLoss, Rounds):
     batch_size: int = Field(default=16, ge=1)
     """Prompts in one round, each at most one pair."""
     samples: int = Field(default=2, ge=2)
-    """K, replies drawn to each prompt: the best and the worst of them make its pair."""
+    """K, replies sampled for each prompt: the best and the worst are its pair."""
     epochs: int = Field(default=1, ge=1)
     """Passes over the pairs of a round."""
     missing_end: float | None = Field(default=None, ge=0)
-    """Penalty off the score of a reply that was cut off, before ranking. None: it is ranked as it is."""
+    """Penalty on the score of a truncated reply, before ranking. None: no penalty."""
     fit: Fit = Fit(lr=1e-4, schedule="linear")
-    """The optimiser. Whole models of a billion weights take a rate of about 5e-7."""
+    """The optimiser. Full fine-tuning of a billion weights needs a learning rate of about 5e-7."""
 
 
 class OnlineDPOResult(Result):

@@ -63,18 +63,19 @@ class RewardConfig(Frozen):
     }  # fmt: skip
 
     margin: float | None = Field(default=None, ge=0)
-    """Log-odds by which a chosen reply must lead; with ties, closer replies may be called equal. None: 0, or
-    0.5 with ties."""
+    """Log-odds by which a chosen reply must lead; with ties, the threshold of a tie. None: 0, or 0.5 with
+    ties."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
-    """Share of the pairs whose sides are taken to be swapped by mistake."""
+    """Assumed share of pairs with swapped labels."""
     centring: float = Field(default=0.0, ge=0)
-    """Weight of (r_w + r_l)^2, which holds the free shift of the scores near 0; 0.01 is usual."""
+    """Weight of (r_w + r_l)^2, which keeps the arbitrary offset of the scores near 0; 0.01 is usual."""
     heads: int = Field(default=1, ge=1)
-    """Scores on one trunk, each with first weights of its own; where they disagree, the reward is unsure."""
+    """Heads on one trunk, each with its own initialisation; their disagreement is the reward's
+    uncertainty."""
     bootstrap: bool = False
-    """Each head learns from its own draw of the comparisons, as many, with replacement."""
+    """Each head trains on its own bootstrap sample of the comparisons."""
     unit: Literal["pair", "prompt"] = "pair"
-    """What counts once: every pair, or all pairs of a prompt together (a ranked list)."""
+    """What has weight 1: every pair, or all pairs of a prompt together (a ranking)."""
     epochs: int = Field(default=1, ge=1)
     """Passes over the pairs; reward models overfit early, so one is usual."""
     batch_size: int = Field(default=16, ge=1)

@@ -51,7 +51,7 @@ class RewardEnsemble(Settings):
     """Settings of an ensemble of reward models."""
 
     kind: Literal["independent", "shared_trunk", "warm"] = "independent"
-    """Models trained apart, heads on one trunk, or one model of averaged weights."""
+    """Separately trained models, heads on one trunk, or one model of averaged weights (WARM)."""
     members: int = Field(default=4, ge=2, le=1000)
     """How many."""
     lr_spread: float = Field(default=1.0, ge=1)

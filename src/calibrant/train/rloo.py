@@ -62,7 +62,7 @@ class RLOO(Rounds):
     }  # fmt: skip
 
     samples: int = Field(default=4, ge=2)
-    """K, replies drawn to each prompt: each is compared with the K - 1 others."""
+    """K, replies sampled for each prompt: each is compared with the K - 1 others."""
     epochs: int = Field(default=1, ge=1)
     """Passes over the replies of a round. One with one minibatch is REINFORCE: pi is still pi_old."""
     ratio: Literal["sequence", "token"] = "sequence"
@@ -74,12 +74,13 @@ class RLOO(Rounds):
     normalise_advantages: bool = False
     """Advantages of a round get mean 0 and standard deviation 1 (unbiased, plus 1e-4)."""
     old_logprobs: Old = "auto"
-    """pi_old as the draw reported it (behaviour), or from one more pass before learning (rescored). auto: as
-    drawn in full precision, rescored in half, where the passes that draw and learn round differently."""
+    """pi_old as the rollout reported it (behaviour), or from one more pass before the update (rescored).
+    auto: behaviour in full precision, rescored in half, where rollout and training passes round
+    differently."""
     kl: KL = KL()
-    """The pull to the model that came in: always off the reward, summed over the reply."""
+    """KL penalty to the reference policy (the input model): always in the reward, summed over the reply."""
     shaping: Shaping = Shaping()
-    """What becomes of a score before the KL is taken off it."""
+    """Reward shaping before the KL penalty."""
 
     def contradictions(self) -> list[str]:
         """Settings that belong to another method."""

@@ -24,7 +24,7 @@ class Participants(NamedTuple):
     judge: Judge
     """Who says whether a goal was reached."""
     sampling: Sampling
-    """How the target's replies are drawn."""
+    """How the target's replies are sampled."""
     attacker: LM | None = None
     """Who writes attacks."""
     surrogate: OpenLM | None = None

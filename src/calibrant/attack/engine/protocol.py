@@ -118,7 +118,7 @@ class Tools:
     target: Identity
     """Who is attacked."""
     sampling: Sampling
-    """How the target's replies are drawn."""
+    """How the target's replies are sampled."""
     surrogate: OpenLM | None = None
     """Weights for gradient and log-prob attacks: the target's own, or a stand-in's."""
     attacker: LM | None = None

@@ -36,33 +36,35 @@ class GCG(Frozen):
     """What is optimised, and how long."""
 
     reply: str = Field(default="sure, here is how to do it:", min_length=1)
-    """What the reply should begin with; {request} stands for the goal's text, {0}, {1}, ... for its spans."""
+    """Target string that the reply should begin with; {request} is the goal's text, {0}, {1}, ... its
+    spans."""
     suffix: str = Field(default=" x" * 20, min_length=1)
-    """What the search begins with, written behind the request as it stands: mind its first space."""
+    """The initial suffix, appended to the request unchanged: mind its first space."""
     steps: int = Field(default=250, ge=0)
-    """Most steps; each exchanges tokens of the suffix once."""
+    """Most steps; each replaces tokens of the suffix once."""
     width: int = Field(default=512, ge=1)
     """Candidates in a step."""
     top_k: int = Field(default=256, ge=1)
-    """Tokens that the gradient proposes for each position."""
+    """Tokens with the best gradient that are proposed for each position."""
     replace: int = Field(default=1, ge=1)
-    """Tokens that a candidate exchanges."""
+    """Tokens that a candidate replaces."""
     buffer: int = Field(default=0, ge=0)
-    """Suffixes kept to go on from the best; 0 goes on from the last, even where it is worse."""
+    """Size of the buffer of best suffixes to continue from; 0 continues from the last, even where it is
+    worse."""
     mellowmax: float | None = Field(default=None, gt=0)
     """Alpha of a mellowmax over the reply's logits in place of the mean cross-entropy; None is the latter."""
     ascii: bool = True
-    """Draw only tokens of printable ASCII characters."""
+    """Sample only tokens of printable ASCII characters."""
     stop: bool = True
-    """Stop when greedy decoding says the reply."""
+    """Stop when greedy decoding produces the target string."""
     exact: bool = False
     """Follow nanoGCG's trajectory: its tokenising, its filter and its choices."""
     probe: Probe = Probe()
     """Used where a draft model is given."""
     block: int = Field(default=10, ge=1)
-    """Steps between two savings: what a kill can cost."""
+    """Steps between checkpoints: the most that a kill loses."""
     sampling: Sampling = Sampling()
-    """How the target's replies are drawn."""
+    """How the target's replies are sampled."""
 
 
 class Found(NamedTuple):

@@ -28,7 +28,7 @@ class CalibratedJudgeConfig(Frozen):
     """Which part of the card is meant."""
 
     target: str = ""
-    """Target (family) whose replies are judged, as the card names it; "" where the card knows one only."""
+    """Target (family) whose replies are judged, as the card names it; "" where the card has only one."""
 
 
 def calibrated_judge(

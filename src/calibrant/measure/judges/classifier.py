@@ -41,7 +41,7 @@ class ClassifierJudge(Frozen):
     """When the judge does not commit itself."""
 
     unsure: float = Field(default=0.0, ge=0.0, lt=0.5)
-    """'unknown' where the probability is nearer to the threshold than this."""
+    """'unknown' where the probability is closer to the threshold than this."""
 
 
 def classifier_judge(model: OpenLM, head: JudgeHead, config: ClassifierJudge = ClassifierJudge()) -> Judge:

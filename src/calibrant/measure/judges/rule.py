@@ -25,9 +25,9 @@ class RuleJudge(Frozen):
     """'yes' = one of ``exact`` or ``any_of`` is found, all of ``all_of`` are, and none of ``none_of``."""
 
     exact: tuple[str, ...] = ()
-    """Strings, found letter by letter, case and space included: canaries."""
+    """Strings, matched exactly, case and space included: canaries."""
     any_of: tuple[str, ...] = ()
-    """RE2 patterns of which one is enough (or one of ``exact``); without both, nothing is asked for here."""
+    """RE2 patterns of which one is enough (or one of ``exact``); empty: not required."""
     all_of: tuple[str, ...] = ()
     """RE2 patterns that must all be found."""
     none_of: tuple[str, ...] = ()

@@ -50,9 +50,9 @@ class StringJudge(Frozen):
     """Which behaviour is judged, and which phrases show a refusal."""
 
     behaviour: Literal["complied", "refused"] = "complied"
-    """What 'yes' means: the reply does what was asked, or the reply declines to."""
+    """What 'yes' means: the reply complies, or the reply refuses."""
     languages: tuple[Language, ...] = Field(default=LANGUAGES, min_length=1)
-    """Languages whose refusals are known, where 'phrases' gives no list of its own."""
+    """Languages of the built-in refusal phrases, unless 'phrases' is given."""
     phrases: tuple[str, ...] | None = None
     """Phrases that show a refusal, as whole words in any case; None: those of the languages."""
     where: Literal["beginning", "opening", "anywhere"] = "opening"
