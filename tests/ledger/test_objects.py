@@ -177,7 +177,7 @@ def test_a_refusing_disk_leaves_nothing_behind(
     monkeypatch.setattr({"copyfile": shutil, "replace": Path, "fsync": os}[step], step, refuse)
     with pytest.raises(InputError, match=words) as caught:
         ledger.store(folder, "model")
-    assert "run the same command again: finished jobs are kept" in caught.value.hint
+    assert "run the same command again: what is finished is kept" in caught.value.hint
     assert objects(ledger) == []
     assert list((ledger.root / "tmp").iterdir()) == []
     monkeypatch.undo()

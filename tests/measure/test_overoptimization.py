@@ -220,7 +220,7 @@ def test_other_questions_find_no_answers_of_these(tmp_path):
 
 def test_a_damaged_file_is_said(tmp_path):
     (tmp_path / "samples.jsonl").write_text("{}\n")
-    with pytest.raises(EvidenceError, match="no set of replies"):
+    with pytest.raises(EvidenceError, match="line 1 is not a set of replies"):
         overoptimization(Numbers(), table(2), PROXY, RISES, SMALL, run_in(tmp_path))
 
 

@@ -9,23 +9,23 @@ models draw from hash(seed, chat, occurrence), and an occurrence only means some
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from calibrant.core.attempt import Attempt, Cost, attempt_id, outcome_of
 from calibrant.core.behaviours import Goal, Judge, same_number
 from calibrant.core.config import Frozen
 from calibrant.core.digest import canonical, digest, plain
-from calibrant.core.errors import EvidenceError, InputError
+from calibrant.core.errors import InputError
 from calibrant.core.lm import LM, Chat, Completion, Sampling
 from calibrant.core.run import Run
 from calibrant.core.verdict import LayerVerdict
 from calibrant.evals.judging import tokens, verdicts
+from calibrant.ledger.lines import Lines, replay
 
 CHUNK = 256
 """Requests between two looks at budget, progress and disk."""
@@ -61,7 +61,8 @@ def ask(target: LM, requests: Sequence[Request], judge: Judge, sampling: Samplin
         BudgetError: the next chunk could pass a limit; what was asked so far is kept in ``run.work``.
         CapabilityError: target or judge returned the wrong number of answers.
         InputError: every single request failed: nothing was measured.
-        EvidenceError: the attempts in ``run.work`` are damaged (a cut last line is not: it is asked again).
+        InputError: another process writes to the attempts in ``run.work``, or the disk refuses.
+        EvidenceError: they are damaged (a cut last line is not: it is asked again).
     """
     whom, by = target.identity, judge.identity.digest
     sampling = sampling.model_copy(update={"seed": sampling.seed + run.seed})
@@ -71,21 +72,21 @@ def ask(target: LM, requests: Sequence[Request], judge: Judge, sampling: Samplin
         for r in requests
     ]
     _refuse_repeats(ids)
-    log = run.work / "attempts.jsonl"
-    done = _resume(log, dict(zip(ids, requests, strict=True)), by)
-    run.spend(
-        queries=sum(a.cost.queries for a in done.values()),
-        tokens=sum(a.cost.target_tokens for a in done.values()),
-    )
-    run.progress(len(done), len(requests), f"asking {whom.name}")
-    for chunk in _chunks(requests, ids, done):
-        most = len(chunk) * sampling.max_tokens
-        run.spend(queries=len(chunk), tokens=most)
-        fresh = _attempts(target, {ids[i]: requests[i] for i in chunk}, judge, sampling)
-        _append(log, fresh)
-        done |= {a.id: a for a in fresh}
-        run.spend(tokens=sum(a.cost.target_tokens for a in fresh) - most)  # give back what was not generated
+    with Lines(run.work / "attempts.jsonl") as log:
+        done = _resume(log, dict(zip(ids, requests, strict=True)), by)
+        run.spend(
+            queries=sum(a.cost.queries for a in done.values()),
+            tokens=sum(a.cost.target_tokens for a in done.values()),
+        )
         run.progress(len(done), len(requests), f"asking {whom.name}")
+        for chunk in _chunks(requests, ids, done):
+            most = len(chunk) * sampling.max_tokens
+            run.spend(queries=len(chunk), tokens=most)
+            fresh = _attempts(target, {ids[i]: requests[i] for i in chunk}, judge, sampling)
+            log.add(map(canonical, fresh))
+            done |= {a.id: a for a in fresh}
+            run.spend(tokens=sum(a.cost.target_tokens for a in fresh) - most)  # what was not generated
+            run.progress(len(done), len(requests), f"asking {whom.name}")
     _refuse_silence([done[i].completion for i in ids])
     return [done[i] for i in ids]
 
@@ -119,17 +120,7 @@ def read_attempts(path: Path) -> list[Attempt]:
     """
     if not path.is_file():
         raise InputError(f"there are no attempts at {path}", hint="run the attack or measurement first")
-    attempts = []
-    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
-        try:
-            attempts.append(Attempt.model_validate_json(line))
-        except ValidationError as error:
-            first = error.errors()[0]
-            raise EvidenceError(
-                f"{path}, line {number} is not an attempt: {first['msg'].lower()}",
-                hint="the file was changed or damaged after it was written; delete it and run again",
-            ) from None
-    return attempts
+    return list(replay(path, Attempt.model_validate_json, "an attempt"))
 
 
 def _refuse_repeats(ids: Sequence[str]) -> None:
@@ -152,17 +143,11 @@ def _refuse_silence(replies: Sequence[Completion]) -> None:
         )
 
 
-def _resume(log: Path, wanted: dict[str, Request], by: str) -> dict[str, Attempt]:
-    """The attempts that ``log`` already holds, by id; a line that a kill cut short is taken off the file."""
-    if not log.is_file():
-        return {}
-    held = log.read_bytes()
-    whole = held.rfind(b"\n") + 1
-    if whole < len(held):
-        os.truncate(log, whole)
+def _resume(log: Lines, wanted: dict[str, Request], by: str) -> dict[str, Attempt]:
+    """The attempts that ``log`` already holds, by id."""
     return {
         a.id: a
-        for a in read_attempts(log)
+        for a in replay(log, Attempt.model_validate_json, "an attempt")
         if a.id in wanted
         and a.chat == wanted[a.id].chat
         and by in a.verdicts
@@ -213,14 +198,6 @@ def _attempts(target: LM, asked: dict[str, Request], judge: Judge, sampling: Sam
             asked.items(), completions, verdicts(judge, goals, chats, completions), strict=True
         )
     ]
-
-
-def _append(log: Path, attempts: Sequence[Attempt]) -> None:
-    """One line an attempt, on the disk before this returns."""
-    with log.open("ab") as file:
-        file.write(b"".join(canonical(a) + b"\n" for a in attempts))
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _timeless(attempt: Attempt) -> Attempt:

@@ -34,7 +34,7 @@ _KIND = b'"predicateType":' + canonical(PREDICATE)
 _HEX64 = re.compile(r"[0-9a-f]{64}")
 _SAFE = 2**53
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_KEPT = "then run the same command again: finished jobs are kept"
+_KEPT = "then run the same command again: what is finished is kept"
 
 
 @contextmanager
@@ -145,13 +145,13 @@ def read_line(line: bytes) -> Line:
         bare = canonical(statement)
         same = line == (bare if previous is None else b"".join(linked(bare, str(previous))))
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        return Line(None, "", None, [f"not a record: {_plain(error)}"])
+        return Line(None, "", None, [f"not a record: {reason(error)}"])
     problems = [] if same else ["not in canonical form (RFC 8785): edited, or written by another program"]
     problems += [] if previous is None or is_digest(str(previous)) else ["its link is no digest"]
     return Line(record, digest_bytes(bare), previous, problems + _mismatches(record, statement))
 
 
-def _plain(error: Exception) -> str:
+def reason(error: Exception) -> str:
     """The first thing that is wrong, in one line, without the validator's own words around it."""
     if isinstance(error, ValidationError):
         first = error.errors()[0]

@@ -1,16 +1,13 @@
 """The store: an append-only file of records, beside the files and folders that they name.
 
 A kill at any moment leaves either the old state or the new one: files come in by draft, fsync and rename,
-records under a lock by one write, and a line that was cut short is repaired before the next one is written.
+records as ``lines`` has it: under a lock, whole or not at all.
 """
 
 from __future__ import annotations
 
-import fcntl
-import os
 import shutil
 from contextlib import suppress
-from io import FileIO
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,7 +24,8 @@ from calibrant.ledger.layout import (
     read_line,
     read_lines,
 )
-from calibrant.ledger.objects import Objects, sync
+from calibrant.ledger.lines import Lines
+from calibrant.ledger.objects import Objects
 
 _RESTORE = "run `calibrant verify` to see every problem, and restore the file from a copy"
 _UNSOUND = "compute job and result with calibrant.core.record, from exactly what the record holds"
@@ -68,15 +66,11 @@ class Ledger:
         path = self.root / RECORDS
         with disk("writing", path):
             self.root.mkdir(parents=True, exist_ok=True)
-            with path.open("a+b", buffering=0) as file:
-                fcntl.flock(file, fcntl.LOCK_EX)
-                lines = _repaired(file, path.with_suffix(".cut"))
-                seq = _place(bare, lines)
-                if seq == len(lines):
-                    previous = digest_bytes(lines[-1]) if lines else START
-                    _write(file, b"".join(linked(bare, previous)) + b"\n")
-            if seq == 0:
-                sync(self.root)
+        with Lines(path, wait=True, aside=path.with_suffix(".cut")) as file:
+            lines = list(file)
+            seq = _place(bare, lines)
+            if seq == len(lines):
+                file.add([b"".join(linked(bare, digest_bytes(lines[-1]) if lines else START))])
         return Entry(seq=seq, digest=kept.digest, record=kept.record)
 
     def entries(self) -> tuple[Entry, ...]:
@@ -216,31 +210,3 @@ def _place(bare: bytes, lines: list[bytes]) -> int:
         if line == bare:
             return seq
     return len(lines)
-
-
-def _repaired(file: FileIO, cut: Path) -> list[bytes]:
-    """All whole lines; a cut last one is moved to ``cut`` first. The caller holds the lock."""
-    file.seek(0)
-    data = file.readall()
-    whole = data.rfind(b"\n") + 1
-    if whole < len(data):
-        with cut.open("ab") as kept:
-            kept.write(data[whole:] + b"\n")
-            kept.flush()
-            os.fsync(kept.fileno())
-        file.truncate(whole)
-        os.fsync(file.fileno())
-    return data[:whole].split(b"\n")[:-1]
-
-
-def _write(file: FileIO, data: bytes) -> None:
-    """Append all of ``data`` durably, or nothing: what a full disk cut short is taken back."""
-    start = os.fstat(file.fileno()).st_size
-    try:
-        rest = data
-        while rest:
-            rest = rest[os.write(file.fileno(), rest) :]
-        os.fsync(file.fileno())
-    except OSError:
-        file.truncate(start)
-        raise

@@ -6,17 +6,12 @@ A chunk of prompts is paid for before it is asked, and is on disk with its score
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
-from pathlib import Path
-
-from pydantic import ValidationError
 
 from calibrant.core import (
     LM,
     Chat,
     Completion,
-    EvidenceError,
     Frozen,
     InputError,
     Reward,
@@ -29,6 +24,7 @@ from calibrant.core.behaviours import same_number
 from calibrant.data.distinct import normal_chat
 from calibrant.data.rows import Prompt, Prompts
 from calibrant.evals.judging import tokens
+from calibrant.ledger.lines import Lines, replay
 
 CHUNK = 256
 """Replies between two looks at budget, progress and disk; a prompt's replies are never parted."""
@@ -72,22 +68,23 @@ def draw(
     sampling = sampling.model_copy(update={"seed": sampling.seed + run.seed})
     by = [model.identity.digest, *(reward.identity.digest for reward in rewards)]
     keys = [digest([by, n, sampling, row.id, row.prompt]) for row in prompts]
-    log = run.work / "samples.jsonl"
-    done = {row.key: row for row in _read(log) if not row.error}  # what failed is asked again
-    done = {key: done[key] for key in keys if key in done}
-    run.spend(queries=n * len(done), tokens=sum(row.tokens for row in done.values()))
-    left = [i for i, key in enumerate(keys) if key not in done]
-    step = max(1, CHUNK // n)
-    for start in range(0, len(left), step):
-        chunk = left[start : start + step]
-        run.progress(n * len(done), n * len(keys), f"drawing from {model.identity.name}")
-        most = n * len(chunk) * sampling.max_tokens
-        run.spend(queries=n * len(chunk), tokens=most)
-        asked = [(keys[i], prompts[i]) for i in chunk]
-        fresh = _drawn(model, asked, rewards, n, sampling)
-        _append(log, fresh)
-        done |= {row.key: row for row in fresh}
-        run.spend(tokens=sum(row.tokens for row in fresh) - most)  # give back what was not drawn
+    with Lines(run.work / "samples.jsonl") as log:
+        rows = replay(log, Drawn.model_validate_json, "a set of replies")
+        done = {row.key: row for row in rows if not row.error}  # what failed is asked again
+        done = {key: done[key] for key in keys if key in done}
+        run.spend(queries=n * len(done), tokens=sum(row.tokens for row in done.values()))
+        left = [i for i, key in enumerate(keys) if key not in done]
+        step = max(1, CHUNK // n)
+        for start in range(0, len(left), step):
+            chunk = left[start : start + step]
+            run.progress(n * len(done), n * len(keys), f"drawing from {model.identity.name}")
+            most = n * len(chunk) * sampling.max_tokens
+            run.spend(queries=n * len(chunk), tokens=most)
+            asked = [(keys[i], prompts[i]) for i in chunk]
+            fresh = _drawn(model, asked, rewards, n, sampling)
+            log.add(row.model_dump_json().encode() for row in fresh)
+            done |= {row.key: row for row in fresh}
+            run.spend(tokens=sum(row.tokens for row in fresh) - most)  # give back what was not drawn
     run.progress(n * len(done), n * len(keys), f"drawing from {model.identity.name}")
     found = [done[key] for key in keys]
     if all(row.error for row in found):
@@ -184,28 +181,3 @@ def _missing(
         if by_proxy is None or by_gold is None:
             return f"the {'proxy' if by_proxy is None else 'gold'} score of a reply is not a number"
     return ""
-
-
-def _read(log: Path) -> list[Drawn]:
-    """What ``log`` holds; a line that a kill cut short is taken off the file."""
-    if not log.is_file():
-        return []
-    held = log.read_bytes()
-    whole = held.rfind(b"\n") + 1
-    if whole < len(held):
-        os.truncate(log, whole)
-    try:
-        return [Drawn.model_validate_json(line) for line in held[:whole].splitlines()]
-    except ValidationError as error:
-        raise EvidenceError(
-            f"{log} holds a line that is no set of replies: {error.errors()[0]['msg'].lower()}",
-            hint="the file was changed or damaged after it was written; delete it and run again",
-        ) from None
-
-
-def _append(log: Path, rows: Sequence[Drawn]) -> None:
-    """One line a prompt, on the disk before this returns."""
-    with log.open("ab") as file:
-        file.write(b"".join(row.model_dump_json().encode() + b"\n" for row in rows))
-        file.flush()
-        os.fsync(file.fileno())

@@ -22,11 +22,9 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import random
 import re
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from pydantic import Field
@@ -52,6 +50,7 @@ from calibrant.core.behaviours import same_number
 from calibrant.core.digest import plain
 from calibrant.data.canaries import Canaries, Canary
 from calibrant.evals.judging import tokens
+from calibrant.ledger.lines import Lines, replay
 from calibrant.stats import mean, proportion_interval, rate
 
 _BATCH = 256
@@ -91,6 +90,15 @@ class Found(Frozen):
     """Whether the model wrote the secret when given what stands before it; None where it failed to answer."""
 
 
+class _Kept(Frozen):
+    """A line of the file that a killed job goes on from."""
+
+    key: str
+    """Digest of all that decides the row."""
+    row: Found
+    """What was found."""
+
+
 class ExposureResult(Result):
     """``exposure``, ``p_value``, ``extraction_rate``: of planted canaries, by times planted, of controls."""
 
@@ -117,17 +125,17 @@ def exposure(
             f"none of {len(ids)} canaries was planted",
             hint="set 'times' to how often each was put into the data",
         )
-    log = run.work / "canaries.jsonl"
-    done = _kept(log)
     found = []
-    for number, canary in enumerate(canaries):
-        run.progress(number, len(ids), f"scoring {model.identity.name}")
-        run.spend(queries=_scored(canary, config) + 2)
-        key = digest([model.identity.digest, canary, config, run.seed])
-        if key not in done:
-            done[key] = _look(model, canary, config, run)
-            _keep(log, key, done[key])
-        found.append(done[key])
+    with Lines(run.work / "canaries.jsonl") as log:
+        done = {line.key: line.row for line in replay(log, _Kept.model_validate_json, "a canary's ranks")}
+        for number, canary in enumerate(canaries):
+            run.progress(number, len(ids), f"scoring {model.identity.name}")
+            run.spend(queries=_scored(canary, config) + 2)
+            key = digest([model.identity.digest, canary, config, run.seed])
+            if key not in done:
+                done[key] = _look(model, canary, config, run)
+                log.add([json.dumps({"key": key, "row": plain(done[key])}).encode()])
+            found.append(done[key])
     rows = "".join(json.dumps(plain(row)) + "\n" for row in found)
     run.artifact("canaries.jsonl").write_text(rows, encoding="utf-8")
     return ExposureResult(metrics=_metrics(found), caveats=_caveats(found), found=tuple(found))
@@ -295,22 +303,3 @@ def _caveats(found: Sequence[Found]) -> tuple[str, ...]:
             "were not drawn by lot, or stand in the data after all"
         )
     return tuple(said)
-
-
-def _kept(log: Path) -> dict[str, Found]:
-    """Canaries of an earlier try; a line that a kill cut short is taken off the file."""
-    if not log.is_file():
-        return {}
-    held = log.read_bytes()
-    whole = held.rfind(b"\n") + 1
-    if whole < len(held):
-        os.truncate(log, whole)
-    lines = [json.loads(line) for line in held[:whole].splitlines()]
-    return {line["key"]: Found.model_validate(line["row"]) for line in lines}
-
-
-def _keep(log: Path, key: str, row: Found) -> None:
-    with log.open("a", encoding="utf-8") as file:
-        file.write(json.dumps({"key": key, "row": plain(row)}) + "\n")
-        file.flush()
-        os.fsync(file.fileno())

@@ -226,7 +226,7 @@ def test_a_file_of_simulated_votes_takes_no_person(tmp_path: Path) -> None:
 
 def test_two_sittings_at_once_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "v.jsonl"
-    with Session(comparisons(), path, "ann"), pytest.raises(InputError, match="is being voted into"):
+    with Session(comparisons(), path, "ann"), pytest.raises(InputError, match="is being written by another"):
         Session(comparisons(), path, "bob")
     with Session(comparisons(), path, "bob") as session:
         session.vote("same")
@@ -246,6 +246,17 @@ def test_a_line_cut_by_a_kill_was_never_given(tmp_path: Path, lost: int) -> None
     assert path.read_bytes().startswith(data if lost == 1 else data[: data[:-1].rfind(b"\n")])
 
 
+def test_a_file_whose_first_line_a_kill_cut_short_is_new(tmp_path: Path) -> None:
+    path, table = tmp_path / "v.jsonl", comparisons()
+    first = header(table.digest, table.source)
+    for size in range(len(first)):
+        path.write_bytes(first[:size])
+        with Session(table, path, "ann") as session:
+            session.vote("same")
+        assert path.read_bytes().startswith(first)
+        assert len(read_votes(path)) == 1
+
+
 def test_a_full_disk_loses_the_vote_and_nothing_else(tmp_path: Path, monkeypatch: Any) -> None:
     path = tmp_path / "v.jsonl"
     with Session(comparisons(), path, "ann") as session:
@@ -259,9 +270,9 @@ def test_a_full_disk_loses_the_vote_and_nothing_else(tmp_path: Path, monkeypatch
 
         with monkeypatch.context() as patch:
             patch.setattr(os, "write", full)
-            with pytest.raises(InputError, match="no space left") as caught:
+            with pytest.raises(InputError, match="disk full") as caught:
                 session.vote("second")
-        assert "votes given are kept" in caught.value.hint
+        assert "what is finished is kept" in caught.value.hint
         assert path.read_bytes() == before
         assert session.next() == shown
         session.vote("second")

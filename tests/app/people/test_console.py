@@ -279,7 +279,7 @@ def test_a_file_of_another_target_or_of_nothing_like_it_is_refused(sit, tmp_path
 
 def test_one_sitting_at_a_time(sit, tmp_path: Path) -> None:
     path = tmp_path / "attempts.jsonl"
-    with Sitting(ScriptedModel([]), path, GOALS), pytest.raises(InputError, match="another sitting"):
+    with Sitting(ScriptedModel([]), path, GOALS), pytest.raises(InputError, match="written by another"):
         Sitting(ScriptedModel([]), path, GOALS)
     Sitting(ScriptedModel([]), path, GOALS).__exit__(None, None, None)
 

@@ -96,5 +96,5 @@ def test_another_queue_or_a_simulated_rater_is_refused(path):
         LabelSession(other, path, "ann")
     with pytest.raises(InputError, match="cannot be called"):
         LabelSession(QUEUE, path, "simulated:x")
-    with LabelSession(QUEUE, path, "ann"), pytest.raises(InputError, match="is being voted into"):
+    with LabelSession(QUEUE, path, "ann"), pytest.raises(InputError, match="is being written by another"):
         LabelSession(QUEUE, path, "bo")

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
 
-from calibrant.app.people.answer_file import AnswerFile, writing
+from calibrant.app.people.answer_file import AnswerFile
 from calibrant.core import Chat, Estimate, InputError, unknown
 from calibrant.data.rows import Preferences
 from calibrant.data.votes import (
@@ -36,6 +36,7 @@ from calibrant.data.votes import (
     vote_line,
     votes_from,
 )
+from calibrant.ledger.layout import disk
 from calibrant.stats import rate
 from calibrant.stats.agreement import agreement, ratings
 
@@ -216,7 +217,7 @@ def export_pairs(comparisons: Preferences, votes: Path, path: Path) -> Exported:
     found = read_votes(votes)
     pairs = pairs_from(comparisons, found)
     draft = path.with_name(f"{path.name}.draft")
-    with writing(path):
+    with disk("writing", path):
         draft.write_bytes(b"".join(pair_line(pair) for pair in pairs))
         draft.replace(path)  # whole or not at all
     voted = len({vote.item for vote in found if not vote.repeat})

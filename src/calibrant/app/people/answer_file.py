@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
 from calibrant.core import InputError
 from calibrant.data.files import RawRow, raw_rows
-from calibrant.data.rows import Refused
+from calibrant.ledger.lines import Lines
 
 
 class Answers(Protocol):
@@ -46,14 +43,9 @@ class AnswerFile(Generic[T]):
             about: digest of the data, and where it came from.
 
         Raises:
-            InputError: no .jsonl file, on other data, by simulated raters, held by another process, or
-                refused by the disk.
+            InputError: see ``Lines``; on other data, or by simulated raters.
         """
-        if path.suffix != ".jsonl":
-            raise InputError(f"{path}: votes are written as JSON lines", hint=f"name it {path.stem}.jsonl")
-        self._path = path
-        with writing(path):
-            self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        self._lines = Lines(path)
         try:
             self.held = self._begin(read, header, about)
         except BaseException:
@@ -66,43 +58,22 @@ class AnswerFile(Generic[T]):
         Raises:
             InputError: the disk refuses.
         """
-        size = os.fstat(self._handle).st_size
-        with writing(self._path):
-            try:
-                rest = line
-                while rest:
-                    rest = rest[os.write(self._handle, rest) :]
-                os.fsync(self._handle)
-            except OSError:
-                os.ftruncate(self._handle, size)
-                raise
+        self._lines.add([line.removesuffix(b"\n")])
 
     def close(self) -> None:
         """Let go; closing twice does nothing."""
-        if self._handle >= 0:
-            os.close(self._handle)
-            self._handle = -1
+        self._lines.close()
 
     def _begin(self, read: Callable[[Iterable[RawRow], str], T], header: bytes, about: tuple[str, str]) -> T:
-        """Lock the file and read what is in it; a new one gets its header."""
-        try:
-            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(
-                f"{self._path} is being voted into", hint="wait, or give each rater a file of their own"
-            ) from None
-        if os.fstat(self._handle).st_size == 0:
+        """Read what is in the file; a new one gets its header."""
+        path = self._lines.path
+        if header.startswith(self._lines.half) and not any(self._lines):
             self.append(header)
-        rows, data = list(raw_rows(self._path)), self._path.read_bytes()
-        ends = data.endswith(b"\n")
-        cut = not ends and isinstance(rows[-1][1], Refused)  # a kill cut the last line, which was never given
-        held = read(rows[:-1] if cut else rows, str(self._path))
+        rows = list(raw_rows(path))
+        if self._lines.half.strip():
+            rows.pop()  # a kill cut it short, so it was never given
+        held = read(rows, str(path))
         self._check(held, about)
-        if cut:
-            with writing(self._path):
-                os.ftruncate(self._handle, data.rfind(b"\n") + 1)
-        elif not ends:
-            self.append(b"\n")
         return held
 
     def _check(self, held: T, about: tuple[str, str]) -> None:
@@ -111,26 +82,11 @@ class AnswerFile(Generic[T]):
         if held.data != data:
             said = "is about other comparisons" if held.data else "does not say what it is about"
             raise InputError(
-                f"{self._path} {said}, not those of {source}",
+                f"{self._lines.path} {said}, not those of {source}",
                 hint="the data must be unchanged; for other data name a new file of votes",
             )
         if held.simulated:
             raise InputError(
-                f"{self._path} holds votes of simulated raters", hint="people's votes go to another file"
+                f"{self._lines.path} holds votes of simulated raters",
+                hint="people's votes go to another file",
             )
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turn what the disk refuses into a plain sentence.
-
-    Raises:
-        InputError: disk full, no permission, no such folder, ...
-    """
-    try:
-        yield
-    except OSError as error:
-        raise InputError(
-            f"{path} cannot be written: {(error.strerror or type(error).__name__).lower()}",
-            hint="free space or choose another place, then run the same command again: votes given are kept",
-        ) from error

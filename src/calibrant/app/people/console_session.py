@@ -11,91 +11,18 @@ again, it is gone on with. It reads as the input type ``Attempts`` (reference ``
 
 from __future__ import annotations
 
-import fcntl
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
-from pydantic import ValidationError
-
-from calibrant.app.people.answer_file import writing
 from calibrant.app.people.console import Ask, Console, Effect, Judge, Keep, Show, Stop
-from calibrant.core import LM, Attempt, CapabilityError, InputError, Sampling
+from calibrant.core import LM, Attempt, CapabilityError, Sampling
 from calibrant.core import Judge as Judging
 from calibrant.core.behaviours import same_number
 from calibrant.core.digest import canonical
 from calibrant.data.rows import Goals
-from calibrant.evals.attempts import read_attempts
 from calibrant.evals.judging import verdicts
-
-
-class AttemptFile:
-    """An append-only file of attempts, held until it is closed."""
-
-    def __init__(self, path: Path) -> None:
-        """Open or make ``path``; a last line that a kill cut short is taken off.
-
-        Raises:
-            InputError: no .jsonl file, held by another process, or refused by the disk.
-            EvidenceError: a line is not an attempt.
-        """
-        if path.suffix != ".jsonl":
-            raise InputError(f"{path}: attempts are written as JSON lines", hint=f"name it {path.stem}.jsonl")
-        self.path = path
-        with writing(path):
-            self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-        try:
-            self.held = self._begin()
-        except BaseException:
-            self.close()
-            raise
-
-    def append(self, attempt: Attempt) -> None:
-        """Write one line and see it to the disk, or leave the file as it was."""
-        size = os.fstat(self._handle).st_size
-        with writing(self.path):
-            try:
-                rest = canonical(attempt) + b"\n"
-                while rest:
-                    rest = rest[os.write(self._handle, rest) :]
-                os.fsync(self._handle)
-            except OSError:
-                os.ftruncate(self._handle, size)
-                raise
-
-    def close(self) -> None:
-        """Let go; closing twice does nothing."""
-        if self._handle >= 0:
-            os.close(self._handle)
-            self._handle = -1
-
-    def _begin(self) -> list[Attempt]:
-        """Lock the file and read what is in it; of two lines with one id the later counts."""
-        try:
-            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(
-                f"{self.path} is being written by another sitting", hint="wait, or give each person a file"
-            ) from None
-        data = self.path.read_bytes()
-        whole = data.rfind(b"\n") + 1
-        with writing(self.path):
-            if _is_attempt(data[whole:]):
-                os.write(self._handle, b"\n")
-            else:
-                os.ftruncate(self._handle, whole)
-        latest = {attempt.id: attempt for attempt in read_attempts(self.path)}
-        return list(latest.values())
-
-
-def _is_attempt(line: bytes) -> bool:
-    """Whether a line that lacks only its end is whole."""
-    try:
-        Attempt.model_validate_json(line)
-    except ValidationError:
-        return False
-    return True
+from calibrant.ledger.lines import Lines, replay
 
 
 class Sitting:
@@ -114,15 +41,16 @@ class Sitting:
         """Open the file and go on where it ends.
 
         Raises:
-            InputError: see ``AttemptFile`` and ``Console``. EvidenceError: a line is not an attempt.
+            InputError: see ``Lines`` and ``Console``. EvidenceError: a line is not an attempt.
         """
         self._target, self._judge = target, judge
-        self._file = AttemptFile(path)
+        self._file = Lines(path)
         try:
+            held = {a.id: a for a in replay(self._file, Attempt.model_validate_json, "an attempt")}
             self.console = Console(
                 target.identity,
                 goals or (),
-                held=self._file.held,
+                held=list(held.values()),  # of two lines with one id the later counts
                 judge=None if judge is None else judge.identity,
                 sampling=sampling,
                 show_layers=show_layers,
@@ -149,7 +77,7 @@ class Sitting:
             if isinstance(effect, Show):
                 yield effect.text
             elif isinstance(effect, Keep):
-                self._file.append(effect.attempt)
+                self._file.add([canonical(effect.attempt)])
             elif isinstance(effect, Stop):
                 self.over = True
             else:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from pathlib import Path
 
-from pydantic import ValidationError
-
-from calibrant.core import Completion, EvidenceError, Frozen, Goal, InputError, Judge, Run, Verdict
+from calibrant.core import Completion, Frozen, Goal, InputError, Judge, Run, Verdict
 from calibrant.core.digest import canonical
 from calibrant.data.rows import Graded
 from calibrant.evals.judging import verdicts
+from calibrant.ledger.lines import Lines, replay
 
 CHUNK = 64
 """Replies between two looks at budget, progress and disk."""
@@ -38,25 +35,21 @@ def judge_rows(judge: Judge, rows: Sequence[Graded], run: Run) -> list[Verdict]:
         CapabilityError: the judge gave another number of answers than it was asked for.
         EvidenceError: the file in ``run.work`` is damaged.
     """
-    log = run.work / "verdicts.jsonl"
-    told = _resume(log)
-    done = {row.id: told[row.id] for row in rows if row.id in told}
-    run.spend(tokens=sum(verdict.tokens for verdict in done.values()))
-    waiting = [row for row in rows if row.id not in done]
-    while waiting:
-        size = CHUNK if done else _FIRST
-        chunk, waiting = waiting[:size], waiting[size:]
-        most = len(chunk) * max((verdict.tokens for verdict in done.values()), default=0)
-        run.spend(tokens=most)
-        said = _ask(judge, chunk)
-        with log.open("ab") as file:
-            lines = [_Told(id=row.id, verdict=v) for row, v in zip(chunk, said, strict=True)]
-            file.write(b"".join(canonical(line) + b"\n" for line in lines))
-            file.flush()
-            os.fsync(file.fileno())
-        done |= {row.id: verdict for row, verdict in zip(chunk, said, strict=True)}
-        run.spend(tokens=sum(verdict.tokens for verdict in said) - most)
-        run.progress(len(done), len(rows), f"judging with {judge.identity.name}")
+    with Lines(run.work / "verdicts.jsonl") as log:
+        told = {line.id: line.verdict for line in replay(log, _Told.model_validate_json, "a verdict")}
+        done = {row.id: told[row.id] for row in rows if row.id in told}
+        run.spend(tokens=sum(verdict.tokens for verdict in done.values()))
+        waiting = [row for row in rows if row.id not in done]
+        while waiting:
+            size = CHUNK if done else _FIRST
+            chunk, waiting = waiting[:size], waiting[size:]
+            most = len(chunk) * max((verdict.tokens for verdict in done.values()), default=0)
+            run.spend(tokens=most)
+            said = dict(zip([row.id for row in chunk], _ask(judge, chunk), strict=True))
+            log.add(canonical(_Told(id=name, verdict=verdict)) for name, verdict in said.items())
+            done |= said
+            run.spend(tokens=sum(verdict.tokens for verdict in said.values()) - most)
+            run.progress(len(done), len(rows), f"judging with {judge.identity.name}")
     return [done[row.id] for row in rows]
 
 
@@ -83,20 +76,3 @@ def _ask(judge: Judge, rows: Sequence[Graded]) -> list[Verdict]:
     goals = [Goal(id=row.id, text=row.prompt.last_user or row.id) for row in rows]
     replies = [Completion.read(row.completion) for row in rows]
     return verdicts(judge, goals, [row.prompt for row in rows], replies)
-
-
-def _resume(log: Path) -> dict[str, Verdict]:
-    """Row -> verdict of an earlier try; a line that a kill cut short is taken off the file."""
-    if not log.is_file():
-        return {}
-    held = log.read_bytes()
-    whole = held.rfind(b"\n") + 1
-    if whole < len(held):
-        os.truncate(log, whole)
-    try:
-        lines = [_Told.model_validate_json(line) for line in held[:whole].splitlines()]
-    except ValidationError as error:
-        raise EvidenceError(
-            f"{log} is damaged: {error.errors()[0]['msg'].lower()}", hint="delete it and run again"
-        ) from None
-    return {line.id: line.verdict for line in lines}
