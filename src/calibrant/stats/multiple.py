@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from calibrant.core import InputError, NumericalError
-from calibrant.stats._sample import Codes, Floats
+from calibrant.stats._sample import Floats
 
 
 def holm(p: Sequence[float]) -> list[float]:
@@ -18,10 +18,10 @@ def holm(p: Sequence[float]) -> list[float]:
     Raises:
         NumericalError: a p-value is NaN. InputError: one lies outside [0, 1].
     """
+    from statsmodels.stats.multitest import multipletests  # here: it loads pandas, which few commands need
+
     raw = _checked(p)
-    order = np.argsort(raw, kind="stable")
-    steps = raw[order] * np.arange(raw.size, 0, -1)
-    return _restore(np.maximum.accumulate(steps), order)
+    return [float(x) for x in multipletests(raw, method="holm")[1]] if raw.size else []
 
 
 def benjamini_hochberg(p: Sequence[float]) -> list[float]:
@@ -32,10 +32,10 @@ def benjamini_hochberg(p: Sequence[float]) -> list[float]:
     Raises:
         NumericalError: a p-value is NaN. InputError: one lies outside [0, 1].
     """
+    from statsmodels.stats.multitest import fdrcorrection  # here: as above
+
     raw = _checked(p)
-    order = np.argsort(raw, kind="stable")
-    steps = raw[order] * (raw.size / np.arange(1, raw.size + 1))
-    return _restore(np.minimum.accumulate(steps[::-1])[::-1], order)
+    return [float(x) for x in fdrcorrection(raw)[1]] if raw.size else []
 
 
 def _checked(p: Sequence[float]) -> Floats:
@@ -53,10 +53,3 @@ def _checked(p: Sequence[float]) -> Floats:
             hint="give p-values, not test statistics or percentages",
         )
     return raw
-
-
-def _restore(steps: Floats, order: Codes) -> list[float]:
-    """Adjusted values back in the order of the input, at most 1."""
-    adjusted = np.empty_like(steps)
-    adjusted[order] = np.minimum(steps, 1.0)
-    return [float(x) for x in adjusted]
