@@ -1,1 +1,1 @@
-"""Floor 3: techniques that attack: persona, encodings."""
+"""Attack techniques: jailbreaks, campaigns of them, and training on their successes."""

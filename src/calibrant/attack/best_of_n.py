@@ -1,12 +1,13 @@
-"""Best-of-n jailbreaking: the same request again and again, each time mangled by chance.
+"""Best-of-N jailbreaking: resample random augmentations of a request until one succeeds.
 
-Paper: Hughes et al. 2024, "Best-of-N Jailbreaking" (arXiv 2412.03556): words mixed, capitals and noise by
-chance, temperature 1, until one try succeeds; -log success falls with n as a power law.
+Paper: Hughes et al. 2024, "Best-of-N Jailbreaking" (arXiv 2412.03556): shuffled letters, random capitals and
+noise, temperature 1, until one try succeeds; -log ASR@N falls with N as a power law.
 
 1. The augmentations are converters with a fresh seed each; the paper's three, at its rates, by default.
-2. With ``stop = false`` every goal gets all tries, and success at k is measured without bias for k = 1, 2, 4,
-   ... and forecast for ``forecast`` (see ``calibrant.stats.power_law``), or said to follow no such law.
-3. Tries go out in waves; a success stops the attack after its wave.
+2. With ``stop = false`` every goal gets all tries, and ASR@k has an unbiased estimate for k = 1, 2, 4, ...
+   and a forecast for ``forecast`` (see ``calibrant.stats.power_law``), or a caveat that it follows no power
+   law.
+3. Tries are sent in waves; a success stops the attack after its wave.
 
 Command: ``calibrant run STUDY.toml`` with ``use = "attack.best_of_n"`` and inputs target, goals, judge.
 """
@@ -31,7 +32,7 @@ from calibrant.text.converters import CONVERTERS, SEED, converter
 
 
 class BestOfN(Frozen):
-    """How many tries, how each is mangled, and how far success is forecast."""
+    """Number of tries, augmentations, and forecasts."""
 
     tries: int = Field(default=32, ge=1)
     """N, tries per goal; the paper uses up to 10,000."""
@@ -67,7 +68,7 @@ class BestOfN(Frozen):
 def best_of_n(
     target: LM, goals: Goals, judge: Judge, config: BestOfN = BestOfN(), run: Run = Quiet()
 ) -> AttackResult:
-    """Ask every goal up to ``tries`` times, mangled differently each time.
+    """Send every goal up to ``tries`` times, with fresh random augmentations each time.
 
     Raises:
         InputError: goals over which a rate would mean nothing, or a target that answers nothing but errors.

@@ -1,17 +1,20 @@
-"""Campaign: goals x attacks x repetitions against one target, under one budget, with bounds on every rate.
+"""Campaign: goals x attacks x repetitions against one target, under one budget, with an interval for every
+ASR.
 
 Source: HarmBench (Mazeika et al. 2024, arXiv 2402.04249) for attacks on common goals with one judge. Where
 this departs from it and from scanners:
 
-1. Every attempt has three outcomes; what nobody could judge, or a cap cut off, is missing, not a failure.
-2. One ledger of queries, tokens by maker, FLOPs, seconds and money with hard caps; ``dry_run`` quotes the
-   most that it can come to and asks nothing.
-3. A killed campaign goes on where it stopped and asks nothing twice.
+1. Every attempt has three outcomes; an undetermined one, or one that a cap cut off, is missing, not a
+   failure.
+2. One budget of queries, tokens by model, FLOPs, seconds and money with hard caps; ``dry_run`` reports upper
+   limits and sends nothing.
+3. A killed campaign resumes and sends nothing twice.
 4. Rates come by attack, by hazard, and by hazard x technique family; with a calibrated judge the rate over
-   attempts is also given free of the judge's errors. ``curves.json`` holds success against budget.
+   attempts is also corrected for the judge's sensitivity and specificity. ``curves.json`` holds ASR against
+   budget.
 
 Command: ``calibrant run STUDY.toml`` with ``use = "attack.campaign"`` and inputs target, goals, judge;
-``attacker`` for attacks that another model writes, ``surrogate`` for those that read weights.
+``attacker`` for attacks with an attacker model, ``surrogate`` for those that need weights.
 """
 
 from __future__ import annotations
@@ -52,11 +55,11 @@ class Chosen(Frozen):
     use: str
     """Name of its technique: 'attack.pair'."""
     name: str = ""
-    """What its attempts are called; needed where one technique is used twice."""
+    """Name of its attempts; needed where one technique is used twice."""
     config: dict[str, Any] = Field(default_factory=dict)
     """Settings that differ from the attack's defaults; its 'sampling' is the campaign's."""
     repetitions: int = Field(default=1, ge=1)
-    """How often each goal is attacked, with other draws."""
+    """Repetitions per goal, with other seeds."""
 
     @field_validator("use")
     @classmethod
@@ -74,7 +77,7 @@ class Chosen(Frozen):
 
 
 class Campaign(Frozen):
-    """What is tried, how the target answers, and what it may cost."""
+    """Attacks, the target's sampling, and the budget."""
 
     attacks: tuple[Chosen, ...] = Field(
         default=(Chosen(use="attack.persona"), Chosen(use="attack.encode")), min_length=1
@@ -111,7 +114,7 @@ def campaign(
         InputError: no goals, shared ids or texts, a benign goal, a category named like an attack, or a target
             that answers nothing but errors.
         ConfigError: two attacks share a name, or the settings of one are wrong.
-        CapabilityError: an attack needs an attacking model or weights that were not given.
+        CapabilityError: an attack needs an attacker model or weights that were not given.
     """
     plans = [planned(chosen) for chosen in config.attacks]
     names = [plan.label.removeprefix("attack.") for plan in plans]
@@ -161,7 +164,7 @@ _QUOTED = (
 
 
 def quote(plans: list[Planned], goals: int, config: Campaign) -> dict[str, Estimate]:
-    """The most that a campaign can ask and cost, caps aside."""
+    """Upper limits of a campaign's queries and cost, caps aside."""
     queries = consults = written = 0
     metrics = {}
     for plan in plans:

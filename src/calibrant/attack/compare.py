@@ -1,13 +1,13 @@
-"""Compare: did success change between two targets that met the same attacks on the same goals?
+"""Paired comparison of the ASR of two targets under the same attacks on the same goals.
 
 Paired by goal: an exact sign-flip test that swaps clusters whole for a p-value (McNemar's exact test, 1947,
-where every goal stands alone), Tango's score interval (1998) or a clustered one for the difference, Holm
-(1979) over attacks and hazards.
+where every goal is its own cluster), Tango's score interval (1998) or a clustered one for the difference,
+Holm (1979) over attacks and hazards.
 
-1. A goal counts as reached when any of its attempts succeeded; without a success and with one that nobody
-   could judge, or cut off by a cap, it is open: bounds take it at its worst, and there is no value where open
-   goals could move it further than chance.
-2. By attack, only attacks that both sides met are compared; the others are named in the caveats.
+1. A goal counts as reached when any of its attempts succeeded; without a success and with an undetermined
+   attempt, or one cut off by a cap, it is open: bounds count it at its worst, and there is no value where
+   open goals could move it more than sampling error.
+2. By attack, only attacks run on both sides are compared; the others are named in the caveats.
 
 Command: ``calibrant run STUDY.toml`` with ``use = "attack.compare"`` and inputs before, after, goals.
 """
@@ -25,14 +25,14 @@ from calibrant.stats import difference_so_far, holm, sign_flip
 
 
 class Compare(Frozen):
-    """How the change is told."""
+    """Settings of the comparison."""
 
     level: float = Field(default=0.95, gt=0, lt=1)
     """Coverage of every interval."""
 
 
 class CompareResult(Result):
-    """``attack_success_change`` (after - before), also by attack and hazard; p-values stand in ``reason``."""
+    """``attack_success_change`` (after - before), also by attack and hazard; p-values are in ``reason``."""
 
 
 @technique(version=3)

@@ -1,15 +1,16 @@
-"""Crescendo: begin far away and harmlessly, then ask for a little more each turn, pointing at what was said.
+"""Crescendo: a multi-turn jailbreak that starts harmless and escalates, referring back to the target's own
+words.
 
 Paper: Russinovich et al. 2024, "Great, Now Write an Article About That: The Crescendo Multi-Turn LLM
 Jailbreak Attack" (arXiv 2404.01833), its automatic form, Crescendomation.
 
-1. One conversation, in which another model writes every turn; it is ``multi_turn`` without branches and with
-   instructions to escalate.
-2. A refused turn is taken back and put otherwise, ``backtracks`` times in all; then the refusal stays.
-3. The paper has a model say whether a reply refuses, and a second look taken; here phrases tell, which costs
-   nothing and guides the episode only. Success is the judge's answer.
-4. The attacker's instructions are our own, without worked examples. For tries that begin anew, repeat the
-   attack in a campaign.
+1. One conversation, in which an attacker model writes every turn; it is ``multi_turn`` without branches and
+   with instructions to escalate.
+2. A refused turn is removed and rephrased, ``backtracks`` times in all; then the refusal stays.
+3. In the paper a model decides whether a reply refuses, with a second check; here refusal phrases do, which
+   costs nothing and only steers the episode. The judge alone decides success.
+4. The attacker's instructions are our own, without worked examples. For restarts, repeat the attack in a
+   campaign.
 
 Command: ``calibrant run STUDY.toml`` with ``use = "attack.crescendo"``; inputs target, goals, judge and
 attacker.
@@ -31,7 +32,7 @@ from calibrant.data.rows import Goals
 
 
 class Crescendo(Frozen):
-    """How long a conversation lasts, and how often a turn is taken back."""
+    """Length of the conversation, and backtracks."""
 
     turns: int = Field(default=8, ge=1)
     """Turns of the conversation."""
@@ -56,7 +57,7 @@ def crescendo(
     config: Crescendo = Crescendo(),
     run: Run = Quiet(),
 ) -> AttackResult:
-    """Let ``attacker`` lead the target to every goal in small steps.
+    """Let ``attacker`` escalate to every goal in small steps.
 
     Raises:
         InputError: goals over which a rate would mean nothing, or a target that answers nothing but errors.

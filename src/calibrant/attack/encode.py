@@ -1,11 +1,11 @@
-"""Encoding attack: the request, or only its telling words, in a form that safety training may not cover.
+"""Encoding jailbreak: the request, or only its key words, in an encoding that safety training may not cover.
 
 Paper: Wei et al. 2023, "Jailbroken" (arXiv 2307.02483), section 3.2, mismatched generalisation; Yuan et
 al. 2023, "CipherChat" (arXiv 2308.06463).
 
-1. Any converter of ``calibrant.text.converters`` will do, with a key, or several in turn: 'rot13+spell'.
+1. Any converter of ``calibrant.text.converters``, with a key, or several in turn: 'rot13+spell'.
 2. ``scope = "spans"`` encodes only the words that carry the meaning, where the goal names them: the rest
-   stays readable, and a small model still knows what is wanted.
+   stays readable, and a small model still understands the request.
 3. No instructions and no worked examples come with the request unless ``wrapper`` adds them.
 4. A goal is reached when any of the encodings reaches it; each encoding has its own rate as well (see
    ``calibrant.attack.engine.metrics``). Unjudged attempts are missing, not failures.
@@ -43,7 +43,7 @@ from calibrant.text.converters import converter
 
 
 class Encode(Frozen):
-    """Which encodings are tried, on which words, and how the target answers."""
+    """Encodings, their scope, and the target's sampling."""
 
     encodings: tuple[str, ...] = ("spell", "reverse", "rot13")
     """Converters: 'rot13', 'caesar(7)', 'rot13+spell'; the page lists them all."""

@@ -1,15 +1,17 @@
-"""GCG: exchange tokens of a suffix by the gradient until the model begins with a reply of your choice.
+"""GCG (greedy coordinate gradient): optimise an adversarial suffix until the model begins with a target
+string.
 
 Papers: Zou et al. 2023, "Universal and Transferable Adversarial Attacks on Aligned Language Models" (arXiv
 2307.15043), algorithm 1, with nanoGCG's buffer and mellowmax. Where we depart from nanoGCG 0.3.0:
 
-1. Suffix and request are tokenised together, and only candidates whose text gives back their ids in the whole
-   prompt compete; nanoGCG checks the suffix by itself. ``exact = true`` is its trajectory, step for step.
-2. The search ends with the suffix after which greedy decoding says the reply, when there is one; nanoGCG
-   stops for any candidate and may return another.
-3. What is found is put to the target as a *string*, and only the judge's answer to what comes back counts.
-4. Special and added tokens are never drawn; where a vocabulary has fewer than ``top_k`` tokens to offer, all.
-5. A draft model may sift candidates (probe sampling, arXiv 2403.01251): faster and another trajectory.
+1. Suffix and request are tokenised together, and only candidates whose text tokenises back to their ids in
+   the whole prompt compete; nanoGCG checks the suffix by itself. ``exact = true`` is its trajectory, step for
+   step.
+2. The search ends with a suffix after which greedy decoding produces the target string, when there is one;
+   nanoGCG stops for any candidate and may return another.
+3. The suffix is sent to the target as a *string*, and only the judge's verdict on the reply counts.
+4. Special and added tokens are never sampled; where a vocabulary has fewer than ``top_k`` tokens, all are.
+5. A draft model may pre-filter candidates (probe sampling, arXiv 2403.01251): faster, another trajectory.
 
 Command: ``calibrant run STUDY.toml`` with ``use = "attack.gcg"``; inputs target, goals, judge and, if the
 target is not local weights itself, surrogate.
@@ -45,21 +47,21 @@ def gcg(
     config: GCG = GCG(),
     run: Run = Quiet(),
 ) -> AttackResult:
-    """Search a suffix for every goal in ``surrogate``'s weights and put it to ``target``, once.
+    """Optimise a suffix for every goal on ``surrogate``'s weights and send it to ``target``, once.
 
     Args:
-        target: who is attacked.
-        goals: what is asked for.
-        judge: says whether a reply reaches its goal.
-        surrogate: whose weights are read; the target's own where it has any.
+        target: the attacked model.
+        goals: the harmful requests.
+        judge: decides whether a reply reaches its goal.
+        surrogate: the model whose gradients are used; by default the target, if it has weights.
         draft: a smaller model with the surrogate's tokenizer, for probe sampling.
         config: see ``GCG``.
         run: tools.
 
     Raises:
-        CapabilityError: there are no weights to read, or the draft's tokenizer is another.
-        InputError: goals over which a rate would mean nothing, a tokenizer that does not give a suffix back,
-            a context that is too small, or a target that answers nothing but errors.
+        CapabilityError: there are no weights, or the draft has another tokenizer. InputError: goals over
+        which a rate would mean nothing, a tokenizer that does not round-trip the suffix, a context that is
+        too small, or a target that answers nothing but errors.
     """
     weights = _weights(target, surrogate)
     notes: dict[str, Found] = {}
@@ -132,7 +134,7 @@ def _weights(target: LM, surrogate: OpenLM | None) -> OpenLM:
 
 
 def _line(goal: Goal, search: Found, model: OpenLM) -> dict[str, object]:
-    """What is written down about a goal's suffix."""
+    """The stored line of a goal's suffix."""
     prompt = model.prompt_ids(with_suffix(Chat.ask(goal.text), search.text))
     told = {**search._asdict(), "goal": goal.id, "prompt_ids_digest": digest(prompt)}
     return {**told, "in_context": any(_at(prompt, search.ids))}

@@ -1,15 +1,15 @@
-"""Harvest: confirmed hits of an attack become preference pairs, so that each hit can train the model.
+"""Harvest: turn confirmed successes of an attack (hits) into preference pairs for adversarial training.
 
 Source: adversarial training by preference pairs; rapid response (Peng et al. 2024, arXiv 2411.07494) for
 learning from few examples of each strategy.
 
 1. Only hits count: by the judge, or by a person where one has labelled the attempt. With ``confirmed``, a
-   replay of the hits, only those that came back.
-2. Near-twins (same goal, word runs alike) are one hit: a thousand copies teach one thing.
-3. A pair prefers ``refusal`` to the reply that did harm. With ``retain``, benign requests in the same
-   disguises that were answered, further pairs prefer the answer to the refusal: else a model learns to
+   replay of the hits, only those that succeeded again.
+2. Near-duplicates (same goal, overlapping word runs) count as one hit: a thousand copies teach one thing.
+3. In a pair ``refusal`` is chosen and the harmful reply rejected. With ``retain``, benign requests in the
+   same disguises that were answered, further pairs prefer the answer to the refusal: else a model learns to
    refuse the disguise, not the harm.
-4. Pairs are named after their attempts, so that weights trained on them lead back to each hit.
+4. Pairs are named after their attempts, so that trained weights can be traced to each hit.
 
 Command: ``calibrant run STUDY.toml`` with ``use = "attack.harvest"`` and input attempts.
 """
@@ -29,7 +29,7 @@ from calibrant.data.rows import Attempts, Pair, Preferences
 
 
 class Harvest(Frozen):
-    """What becomes of a hit."""
+    """How hits become pairs."""
 
     refusal: str = "I can't help with that."
     """The reply that is preferred to a harmful one, in the model's own words for refusing."""
@@ -61,12 +61,12 @@ def harvest(
     config: Harvest = Harvest(),
     run: Run = Quiet(),
 ) -> HarvestResult:
-    """Make pairs of hits, and of hits of ``earlier`` rounds, which a model would otherwise unlearn.
+    """Make pairs of hits, and of hits of ``earlier`` rounds, which a model would otherwise forget.
 
     Artefacts: ``pairs.jsonl``; ``hits.jsonl``, the new hits; ``learnt.jsonl``, all hits behind the pairs.
 
     Raises:
-        InputError: there is not one hit to learn from.
+        InputError: there is no hit.
     """
     hits = [attempt for attempt in attempts if hit(attempt)]
     found = len(hits)
@@ -105,7 +105,7 @@ def harvest(
 
 
 def unique(hits: Iterable[Attempt], config: Harvest) -> list[Attempt]:
-    """Hits without twins, at most ``per_goal`` a goal, in order."""
+    """Hits without near-duplicates, at most ``per_goal`` a goal, in order."""
     kept: dict[str, list[tuple[Attempt, frozenset[str]]]] = {}
     for attempt in hits:
         words = shingles("\n".join(message.content for message in attempt.chat.messages))

@@ -1,13 +1,13 @@
-"""Many-shot attack: the request comes after many examples of an assistant that answers everything.
+"""Many-shot jailbreaking: many in-context examples of compliance before the request.
 
 Paper: Anil et al. 2024, "Many-shot Jailbreaking" (NeurIPS 2024): success grows with the number of examples,
 as a power law.
 
-1. Examples are given (``examples`` or ``shots``), or the other goals of the table are put to an assistant
-   that says ``reply`` to each; a benign make-believe one fills every place that is left.
-2. Fewer examples are the last of more: the attempts of a goal differ in nothing but their number.
+1. Examples are given (``examples`` or ``shots``), or made from the other goals of the table, each answered
+   with ``reply``; benign make-believe examples fill the rest.
+2. A shorter list is the end of a longer one: the attempts of a goal differ only in the number of examples.
 3. As turns of the chat, or written out in one message, as in the paper, for those who cannot set turns.
-4. A prompt that the target has no room for is an error, and the attempt undetermined.
+4. A prompt that does not fit the target's context is an error, and the attempt undetermined.
 
 Command: ``calibrant run STUDY.toml`` with ``use = "attack.many_shot"`` and inputs target, goals, judge.
 """
@@ -28,16 +28,16 @@ from calibrant.data.rows import Examples, Goals
 
 
 class Shot(Frozen):
-    """An example: somebody asks, and is answered."""
+    """An in-context example: a request and its answer."""
 
     request: str
-    """What is asked."""
+    """The user's request."""
     reply: str
     """What the assistant says."""
 
 
 class ManyShot(Frozen):
-    """How many examples, which, and in what form."""
+    """Number, source and form of the examples."""
 
     counts: tuple[int, ...] = (4, 16, 64)
     """Numbers of examples; each goal is asked once with each."""
@@ -76,7 +76,7 @@ def many_shot(
     """Ask every goal once after each number of examples; ``examples`` go before ``config.shots``.
 
     Raises:
-        InputError: goals over which a rate would mean nothing, fewer examples than are wanted, or a target
+        InputError: goals over which a rate would mean nothing, too few examples, or a target
             that answers nothing but errors.
     """
     most = max(config.counts)
@@ -107,7 +107,7 @@ def _episode(goals: Sequence[Goal], config: ManyShot, tools: Tools) -> Episode:
 
 
 def _chosen(goal: Goal, goals: Sequence[Goal], config: ManyShot, rng: random.Random) -> list[Shot]:
-    """As many examples as are ever wanted, the ones to be kept longest last; never the goal itself."""
+    """The longest list of examples, of which shorter ones are the end; never the goal itself."""
     most = max(config.counts)
     given = config.shots or [
         Shot(request=other.text, reply=config.reply.replace("{request}", other.text)) for other in goals
@@ -143,7 +143,7 @@ _BENIGN = tuple(
     for deed in _DEEDS
     for thing in _THINGS
 )
-"""Examples for places that nothing else fills."""
+"""Filler examples."""
 
 ATTACK = Attack(
     "attack.many_shot",

@@ -1,15 +1,16 @@
-"""Multi-turn attacks: lead up to the request over several turns, along a plan or as another model goes.
+"""Multi-turn jailbreaks: lead up to the request over several turns, by a fixed plan or an attacker model.
 
 Sources: Li et al. 2024, "LLM Defenses Are Not Robust to Multi-Turn Human Jailbreaks Yet" (arXiv 2408.15221);
 backtracking as in Crescendo (Russinovich et al. 2024, arXiv 2404.01833).
 
 1. The conversation holds the target's real replies. Every turn is an attempt of its own: the judge sees the
    whole conversation and the last reply.
-2. On each turn every conversation is carried on in up to ``branches`` ways, and the ``width`` best go on.
-3. A turn that is refused in every way is taken back, as if it had not been said, and put in other words;
-   ``backtracks`` times in all. After that the refusal stays and the conversation goes on.
-4. Refusals are told by phrases. They guide the episode only; success is the judge's answer.
-5. The plans are mild ones of our own and need no other model. With ``writer = "attacker"`` one writes.
+2. On each turn every conversation has up to ``branches`` continuations, of which the ``width`` best go on.
+3. A turn that is refused in every branch is removed and rephrased (backtracking), ``backtracks`` times in
+   all. After that the refusal stays and the conversation goes on.
+4. Refusal phrases detect refusals. They only steer the episode; the judge alone decides success.
+5. The plans are mild ones of our own and need no attacker model. With ``writer = "attacker"`` one writes the
+   turns.
 
 Command: ``calibrant run STUDY.toml`` with ``use = "attack.multi_turn"`` and inputs target, goals, judge;
 ``attacker`` where it writes.
@@ -35,7 +36,7 @@ SLOTS = ("{request}", "{thing}", "{act}")
 
 
 class MultiTurn(Frozen):
-    """Who writes the turns, how conversations branch, and how often one is taken back."""
+    """Source of the turns, branching, and backtracks."""
 
     writer: Literal["plans", "attacker"] = "plans"
     """Follow the plans, or let the attacker model write every turn."""
@@ -108,11 +109,11 @@ def multi_turn(
     config: MultiTurn = MultiTurn(),
     run: Run = Quiet(),
 ) -> AttackResult:
-    """Talk the target towards every goal.
+    """Lead a conversation with the target to every goal.
 
     Raises:
         InputError: goals over which a rate would mean nothing, or a target that answers nothing but errors.
-        CapabilityError: the attacker is to write, and none was given.
+        CapabilityError: ``writer`` is 'attacker', and none was given.
     """
     return run_attack(
         ATTACK, config, goals, Participants(target, judge, config.sampling, attacker=attacker), run

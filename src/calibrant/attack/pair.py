@@ -1,15 +1,16 @@
-"""PAIR: another model writes the prompt, sees reply and score, and writes a better one.
+"""PAIR: an attacker model writes a jailbreak prompt, sees reply and score, and refines it.
 
 Paper: Chao et al. 2023, "Jailbreaking Black Box Large Language Models in Twenty Queries" (arXiv 2310.08419),
-algorithm 1. Streams are tries that know nothing of each other; each refines its prompt a few times.
+algorithm 1. Streams are independent; each refines its prompt a few times.
 
-1. Streams advance side by side, so the target gets one batch an iteration; what the others of that batch
-   cost is paid even where one of them succeeds.
-2. A prompt that was asked before, by any stream, is not asked again: its reply is remembered.
-3. An answer without a readable prompt is asked for once more, then its stream sits the turn out.
-4. The attacker's instructions are our own, without an example of a harmful reply. The paper's three ways to
-   go about it are here as ``approaches``, one a stream in turn.
-5. The score is the judge's, where it gives one, and only guides. Success is the judge's answer.
+1. Streams advance together, so the target gets one batch per iteration; the whole batch is paid for even
+   where one of it succeeds.
+2. No prompt is sent twice, whichever stream wrote it: its reply is reused.
+3. An answer without a parsable prompt is asked for once more, then its stream skips the turn.
+4. The attacker's instructions are our own, without an example of a harmful reply. The paper's three
+   strategies are ``approaches``; streams use them in turn.
+5. The score is the judge's, where it gives one, and only guides the search. The judge's answer decides
+   success.
 6. Fewer streams than in the paper by default.
 
 Command: ``calibrant run STUDY.toml`` with ``use = "attack.pair"``; inputs target, goals, judge, attacker.
@@ -30,7 +31,7 @@ from calibrant.data.rows import Goals
 
 
 class Pair(Frozen):
-    """How many tries, how long each goes on, and how they are made."""
+    """Streams, iterations, and the attacker's instructions."""
 
     streams: int = Field(default=6, ge=1)
     """Independent streams; the paper uses dozens."""

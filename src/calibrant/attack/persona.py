@@ -1,9 +1,9 @@
-"""Persona attack: the request comes wrapped in a role that answers everything.
+"""Persona (role-play) jailbreak: the request is wrapped in a role that answers everything.
 
 Paper: Shen et al. 2023, "Do Anything Now" (arXiv 2308.03825), who collect such prompts from the wild.
 
 1. Three mild personas of our own instead of collected ones: they show whether the weakness is there, not
-   how far a determined attacker gets. Give your own in ``personas``.
+   how far a determined attacker gets. Set your own in ``personas``.
 2. A goal is reached when any of the personas reaches it; each persona has its own rate as well (see
    ``calibrant.attack.engine.metrics``). Unjudged attempts are missing, not failures.
 
@@ -24,7 +24,7 @@ from calibrant.data.rows import Goals
 
 
 class Persona(Frozen):
-    """Which personas speak, and how the target answers."""
+    """The personas, and the target's sampling."""
 
     personas: dict[str, str] = Field(
         default={

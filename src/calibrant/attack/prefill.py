@@ -1,13 +1,13 @@
-"""Prefill attack: the reply is begun for the target, which has only to go on.
+"""Prefill attack: the attacker begins the assistant's reply, and the target continues it.
 
 Paper: Andriushchenko et al. 2024, "Jailbreaking Leading Safety-Aligned LLMs with Simple Adaptive Attacks"
-(arXiv 2404.02151), section 4.3; Qi et al. 2024 (arXiv 2406.05946) say why it works: refusals are trained
-into the first few words.
+(arXiv 2404.02151), section 4.3; Qi et al. 2024 (arXiv 2406.05946) explain it: safety alignment is only a few
+tokens deep.
 
 1. The chat ends with an assistant turn, which the target continues. One that cannot answers with an error,
    and the attempt is undetermined.
-2. The judge reads the beginning and what follows as one reply.
-3. Mild beginnings of our own. Give yours in ``beginnings``.
+2. The judge reads prefill and continuation as one reply.
+3. Mild prefills of our own. Set yours in ``beginnings``.
 
 Command: ``calibrant run STUDY.toml`` with ``use = "attack.prefill"`` and inputs target, goals, judge.
 """
@@ -26,7 +26,7 @@ from calibrant.data.rows import Goals
 
 
 class Prefill(Frozen):
-    """How the reply begins, and how the target goes on."""
+    """The prefills, and the target's sampling."""
 
     beginnings: dict[str, str] = Field(
         default={
@@ -54,7 +54,7 @@ class Prefill(Frozen):
 def prefill(
     target: LM, goals: Goals, judge: Judge, config: Prefill = Prefill(), run: Run = Quiet()
 ) -> AttackResult:
-    """Ask every goal once with every beginning.
+    """Ask every goal once with every prefill.
 
     Raises:
         InputError: goals over which a rate would mean nothing, or a target that answers nothing but errors.

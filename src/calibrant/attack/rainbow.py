@@ -1,18 +1,18 @@
-"""Rainbow: an archive of the best attack for every hazard in every style, filled by mutation.
+"""Rainbow Teaming: a quality-diversity archive of the best jailbreak prompt for every hazard in every style.
 
 Paper: Samvelyan et al. 2024, "Rainbow Teaming: Open-Ended Generation of Diverse Adversarial Prompts" (arXiv
 2402.16822), after MAP-Elites (Mouret & Clune 2015, arXiv 1504.04909). A cell of the archive is a hazard (the
-goals' category) in a style. What does better than a cell's holder takes its place.
+goals' category) in a style. A better prompt replaces a cell's holder.
 
 1. Every prompt is made for one of the given goals, so that a judge can say whether it was reached. Moving to
    another category is moving to another goal; each round tries every goal once.
 2. A mutation changes one thing: the style of a neighbour in the category, the goal of a neighbour in the
    style, or the wording of the cell's own holder. The paper changes both in two steps.
-3. Cells whose holder does poorly are drawn more often, as in the paper, but in proportion to 11 - score;
+3. Cells whose holder does poorly are sampled more often, as in the paper, but in proportion to 11 - score;
    parents in proportion to their score.
-4. A prompt much like one that was asked for the same goal is not asked (the paper: one like its parent).
-5. Who holds a cell is decided by the judge's answer, then by its score; the paper has replies compared.
-6. Nothing but attempts is kept: ``archive_of`` finds the archive in them.
+4. A near-duplicate of an earlier prompt for the goal is not sent (the paper: of its parent).
+5. A cell's holder is decided by the judge's answer, then by its score; the paper compares replies.
+6. Only attempts are stored: ``archive_of`` builds the archive from them.
 
 Command: ``calibrant run STUDY.toml`` with ``use = "attack.rainbow"``; inputs target, goals, judge, attacker.
 """
@@ -58,7 +58,7 @@ from calibrant.data.rows import Attempts, Goals
 
 
 class Rainbow(Frozen):
-    """The archive's styles, and how long it is filled."""
+    """The archive's styles, and the rounds."""
 
     styles: dict[str, str] = Field(
         default={
@@ -142,18 +142,18 @@ Cell: TypeAlias = tuple[str, str]
 
 
 class Kept(NamedTuple):
-    """What an archive knows of a cell."""
+    """A cell of the archive."""
 
     best: Attempt
     """The success with the highest score, the first of several; where there is none, the attempt."""
     attempts: int
-    """Made in this cell."""
+    """Attempts in this cell."""
     hits: int
-    """Of those, successes."""
+    """Successes among them."""
 
 
 def archive_of(attempts: Iterable[Attempt]) -> dict[Cell, Kept]:
-    """Cell -> its best attempt and counts, from a rainbow's attempts in the order in which they were made."""
+    """Cell -> its best attempt and counts, from a rainbow's attempts in the order of sending."""
     archive: dict[Cell, Kept] = {}
     for attempt in attempts:
         cell = (attempt.category, attempt.attack.rpartition("/")[2])
@@ -196,10 +196,10 @@ def _counts(cells: Sequence[Cell], archive: Mapping[Cell, Kept]) -> dict[str, Es
 
 
 class Holder(NamedTuple):
-    """The best try of a cell, while the archive is filled."""
+    """The best prompt of a cell, while the archive is filled."""
 
     tried: Try
-    """What was asked and heard."""
+    """Prompt and reply."""
     hit: bool
     """Whether it was a success."""
 

@@ -1,12 +1,12 @@
-"""Random search: words behind the request, changed by chance, kept where a compliant reply gets likelier.
+"""Random search for an adversarial suffix: random changes are kept where a compliant reply gets likelier.
 
 Paper: Andriushchenko et al. 2024 (arXiv 2404.02151), section 3: search for a suffix by the log-prob of the
 reply's first words.
 
-1. Words are drawn, not token ids, so a suffix is what it is after it has been tokenised again.
+1. The search is over words, not token ids, so a suffix survives retokenisation.
 2. Several candidates a step, all neighbours of the best so far: one batch for the surrogate.
-3. The target is asked whenever the best has improved; the judge's answer on its own reply ends the search.
-4. Log-probs come from the input ``surrogate``: the target's own weights, or a stand-in's. Each counts as a
+3. The target is queried whenever the best has improved; the judge's verdict on its reply ends the search.
+4. Log-probs come from the input ``surrogate``: the target's own weights, or another model's. Each counts as a
    query to the target.
 
 Command: ``calibrant run STUDY.toml`` with ``use = "attack.random_search"``; inputs target, goals, judge,
@@ -31,7 +31,7 @@ Words = tuple[str, ...]
 
 
 class RandomSearch(Frozen):
-    """How long the search goes on, and over which words."""
+    """Length of the search, and its words."""
 
     hope: str = "sure, here is how"
     """Target prefix: first words of a compliant reply; {request} is replaced by the goal's text."""
@@ -101,7 +101,7 @@ def _chat(goal: Goal, suffix: Words) -> Chat:
 
 
 def _neighbour(best: Words, words: Sequence[str], config: RandomSearch, rng: random.Random) -> Words:
-    """``best`` with a few neighbouring words drawn anew; all of them where there is no best yet."""
+    """``best`` with a few neighbouring words resampled; all of them where there is no best yet."""
     if not best:
         return tuple(rng.choice(words) for _ in range(config.length))
     size = rng.randint(1, min(config.change, config.length))
@@ -110,7 +110,7 @@ def _neighbour(best: Words, words: Sequence[str], config: RandomSearch, rng: ran
 
 
 def worth(logprob: float | None) -> float:
-    """A log-prob to compare by: one that is no number is worth nothing."""
+    """A log-prob for comparison: NaN counts as the worst."""
     return -math.inf if logprob is None or math.isnan(logprob) else logprob
 
 

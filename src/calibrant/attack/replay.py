@@ -1,11 +1,11 @@
-"""Replay: ask a target again, word for word, what was asked before. Old hits make a regression suite.
+"""Replay earlier successes word for word, to confirm them or as a regression suite.
 
 Source: the regression suites of software testing; garak's hit log and promptfoo's retries are of this kind.
 
-1. The chats are sent as they were recorded; nothing is optimised anew. That a hit is gone says that these
-   words do not work any more, not that their attack does not.
+1. The chats are sent as recorded; nothing is re-optimised. That a hit fails now shows that these prompts no
+   longer work, not that their attack does not.
 2. ``attack_success_rate`` is over goals, ``reproduction_rate`` over recorded attempts (goals as clusters).
-3. Attempts of other tools and people can be replayed, too, as far as their goals are known by id.
+3. Attempts of other tools and people can be replayed, too, if their goal ids are known.
 
 Command: ``calibrant run STUDY.toml`` with ``use = "attack.replay"``; inputs target, attempts, goals, judge.
 """
@@ -40,7 +40,7 @@ from calibrant.stats import rate_so_far
 
 
 class Replay(Frozen):
-    """What is asked again, and how the target answers."""
+    """Which attempts are replayed, and the target's sampling."""
 
     only: Literal["hits", "all"] = "hits"
     """The recorded successes (by human label where there is one, else by the judge), or every attempt."""
@@ -49,8 +49,8 @@ class Replay(Frozen):
 
 
 class ReplayResult(Result):
-    """``reproduction_rate``, also by family; ``attack_success_rate`` over the goals that were asked;
-    ``goals_reached``, a bare number."""
+    """``reproduction_rate``, also by family; ``attack_success_rate`` over the replayed goals;
+    ``goals_reached``, a count."""
 
     attempts: tuple[Attempt, ...] = Field(default=(), exclude=True, repr=False)
     """Every new attempt, also stored as ``attempts.jsonl``."""
@@ -107,7 +107,7 @@ def replay(
 
 
 def hit(attempt: Attempt) -> bool:
-    """Whether a recorded attempt counts as a success: a person's word is above the judge's."""
+    """Whether a recorded attempt is a success: by the human label, else by the judge."""
     return attempt.outcome == "success" if attempt.human is None else attempt.human
 
 

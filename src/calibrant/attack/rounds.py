@@ -1,19 +1,21 @@
-"""Rounds: attack, confirm, patch, and attack again, where a patch counts only if held-out attacks feel it.
+"""Iterated adversarial training: attack, confirm, patch, attack again; a patch counts only on held-out
+attacks.
 
 Source: rapid response (Peng et al. 2024, arXiv 2411.07494); hard-negative mining saturates and is brittle
 (HASTE, arXiv 2601.19051); adversarial training on one attack does not cover others (HarmBench's R2D2).
 
-1. Attacks and goals are split before the first round. ``train`` attacks on ``goals`` give the hits that are
-   learnt from. Success is measured on ``held_out`` goals: by the train attacks (*in-family*) and by
-   ``held_out`` attacks, which no patch ever saw.
-2. A round: attack -> replay each hit under another seed (confirm) -> drop twins -> patch (DPO, or a guard of
-   rules) -> measure in-family, held-out, old hits again, over-refusal plain and in disguise, capability.
-3. Hits of all rounds so far are learnt from together, for a model unlearns what it no longer sees. Benign
+1. Attacks and goals are split before the first round. ``train`` attacks on ``goals`` give the hits to train
+   on. ASR is measured on ``held_out`` goals: by the train attacks (*in-family*) and by ``held_out`` attacks,
+   which no patch ever saw.
+2. A round: attack -> replay each hit under another seed (confirm) -> drop near-duplicates -> patch (DPO, or a
+   guard of rules) -> measure in-family, held-out, replayed hits, over-refusal plain and in disguise,
+   capability.
+3. Hits of all rounds so far are trained on together, since a model forgets what it no longer sees. Benign
    requests in the same disguises, answered by the first model, are kept in the pairs.
-4. A patch *counts* when the paired change of held-out success lies below 0 with its whole interval.
+4. A patch *counts* when the whole interval of the paired change of held-out ASR is below 0.
 5. It stops at the bound (both upper bounds), when no hit is confirmed, or after ``rounds``.
 
-Every step is a record of its own; ``lineage.json`` leads from the last weights back to each hit.
+Every step is a record of its own; ``lineage.json`` traces the last weights to each hit.
 
 Command: ``calibrant run loop``
 """
@@ -51,7 +53,7 @@ from calibrant.data.rows import Goals, Items
 
 
 class Rounds(Frozen):
-    """What is attacked with, how hits are learnt from, and when to stop."""
+    """Attacks, patches, and the stopping rule."""
 
     rounds: int = Field(default=3, ge=1)
     """Most rounds."""
@@ -102,7 +104,7 @@ def rounds(
 ) -> RoundsResult:
     """Run the loop. It calls other techniques, so it needs a ledger: a study, or ``app.execute``.
 
-    ``judge`` reads harm, ``refused`` refusals, ``answered`` whether a benign request was answered.
+    ``judge`` decides harm, ``refused`` refusal, ``answered`` whether a benign request is answered.
 
     Raises:
         InputError: train and held-out goals share texts, or a step failed. CapabilityError: no ledger.
@@ -168,7 +170,7 @@ class _Loop:
         return RoundsResult(metrics=self.metrics, caveats=_CAVEATS)
 
     def measure(self, model: Any, number: int) -> Record:
-        """All that is measured of a model; gives the record of the held-out campaign."""
+        """Measure a model; returns the record of the held-out campaign."""
         put = self.metrics.__setitem__
         inside = self.campaign(model, "held_out", self.config.train, "judge")
         put(f"in_family/{number}", inside.metrics["attack_success_rate"])
@@ -259,7 +261,7 @@ class _Loop:
         )
 
     def change(self, before: Record, after: Record) -> Estimate:
-        """Paired change of held-out success, goal by goal."""
+        """Paired change of held-out ASR, goal by goal."""
         inputs = {
             "before": _of(before, "attempts.jsonl"),
             "after": _of(after, "attempts.jsonl"),
@@ -272,7 +274,7 @@ class _Loop:
         return all(end is not None and end <= self.config.bound for end in ends)
 
     def call(self, technique: str, inputs: Mapping[str, Any], config: Mapping[str, Any]) -> Record:
-        """One step. Raises what it failed with."""
+        """One step. Raises its error."""
         record = self.run.call(technique, inputs, config)
         if record.failure is not None:
             kinds = {kind.__name__: kind for kind in CalibrantError.__subclasses__()}

@@ -1,12 +1,12 @@
-"""Soft prompt: what the best suffix could do at most, with vectors in place of tokens.
+"""Soft-prompt (embedding-space) attack: an upper bound on suffix attacks, with vectors in place of tokens.
 
 Papers: Schwinn et al. 2024, "Soft Prompt Threats: Attacking Safety Alignment and Unlearning in Open-Source
 LLMs through the Embedding Space" (arXiv 2402.09063); Lester et al. 2021 (arXiv 2104.08691) for the method.
 
-1. Adam moves the embeddings of a suffix, freely, until the model begins with the wished-for reply.
-2. Nobody can send vectors through a chat: the result is no attempt, enters no campaign, and its rate has a
-   name of its own. What it bounds is a suffix of as many tokens, as far as this optimiser gets.
-3. The reply is generated from the vectors by the model itself, and judged as any other.
+1. Adam optimises the embeddings of a suffix until the model begins with the target string.
+2. Nobody can send embeddings through a chat: the result is no attempt, enters no campaign, and its rate is
+   not called ASR. It bounds suffixes of as many tokens, as far as the optimiser converges.
+3. The reply is generated from the vectors by the model itself, and judged as usual.
 
 Command: ``calibrant run STUDY.toml`` with ``use = "attack.soft_prompt"``; inputs target, goals, judge.
 """
@@ -53,7 +53,7 @@ _HIT = {"yes": True, "no": False, "unknown": None}
 
 
 class SoftPrompt(Frozen):
-    """What is optimised, and how long."""
+    """The optimisation."""
 
     reply: str = Field(default="sure, here is how to do it:", min_length=1)
     """Target string that the reply should begin with; {request} is the goal's text, {0}, {1}, ... its
@@ -71,18 +71,18 @@ class SoftPrompt(Frozen):
 
 
 class Said(Frozen):
-    """What came of one goal, as it is stored."""
+    """The stored result of one goal."""
 
     goal: str
     """Its id."""
     key: str
     """Digest of goal, model and settings."""
     completion: Completion
-    """What the model said to the vectors."""
+    """The model's reply to the vectors."""
     verdict: Verdict
     """The judge's answer."""
     before: float
-    """Loss of the reply before the first step."""
+    """Loss of the target string before the first step."""
     loss: float
     """Loss at the end."""
     reached: bool
@@ -112,7 +112,7 @@ class Tuned(NamedTuple):
 def soft_prompt(
     target: OpenLM, goals: Goals, judge: Judge, config: SoftPrompt = SoftPrompt(), run: Run = Quiet()
 ) -> SoftPromptResult:
-    """Tune vectors for every goal, let the model answer them, and judge.
+    """Optimise vectors for every goal, generate the replies, and judge them.
 
     Raises:
         InputError: goals over which a rate would mean nothing, or a suffix or reply that cannot be used.
@@ -139,7 +139,7 @@ def soft_prompt(
 
 
 def tune(scorer: Candidates, start: Tensor, config: SoftPrompt) -> Tuned:
-    """Move vectors from ``start`` (n, D) until the reply of the scorer's frame is likely.
+    """Optimise vectors from ``start`` (n, D) until the target of the scorer's frame is likely.
 
     Raises:
         NumericalError: a loss became NaN or infinite.

@@ -1,14 +1,15 @@
-"""TAP: a tree of prompts, grown by another model, pruned before the target is asked and after.
+"""TAP (tree of attacks with pruning): an attacker model grows a tree of prompts, pruned before and after
+querying.
 
 Paper: Mehrotra et al. 2023, "Tree of Attacks: Jailbreaking Black-Box LLMs Automatically" (arXiv 2312.02119),
-algorithm 1. On each level every leaf gets ``branching`` refined prompts; those that no longer ask for the
-goal are dropped, the rest are put to the target, and the ``width`` best go on.
+algorithm 1. On each level every leaf gets ``branching`` refined prompts; off-topic ones are pruned, the rest
+are sent to the target, and the ``width`` best go on.
 
-1. The attacking model also says what is on topic. Only a clear NO drops a prompt: an answer that cannot be
-   read keeps it.
-2. Leaves with equal scores are kept by lot, so that a judge without scores does not favour the first branch.
-3. A prompt that was asked before, on any branch, is dropped.
-4. Where a whole level comes to nothing, the level before is tried again with other draws.
+1. The attacker model also decides what is on topic. Only a clear NO prunes a prompt: an unparsable answer
+   keeps it.
+2. Ties between leaves are broken at random, so that a judge without scores does not favour the first branch.
+3. A repeated prompt, on any branch, is dropped.
+4. Where a whole level fails, the level before is tried again with other samples.
 5. Smaller than the paper's tree (branching 4, width 10, depth 10) by default.
 
 Command: ``calibrant run STUDY.toml`` with ``use = "attack.tap"``; inputs target, goals, judge, attacker.
@@ -38,7 +39,7 @@ from calibrant.data.rows import Goals
 
 
 class Tap(Frozen):
-    """The shape of the tree, and how its prompts are made."""
+    """The shape of the tree, and the attacker's sampling."""
 
     branching: int = Field(default=3, ge=1)
     """Refined prompts per leaf on each level."""
@@ -78,7 +79,7 @@ def tap(
 
 
 Branch = tuple[Try, ...]
-"""The tries from the root to a leaf."""
+"""The prompts from the root to a leaf."""
 
 
 def _episode(goals: Sequence[Goal], config: Tap, tools: Tools) -> Episode:
