@@ -84,6 +84,8 @@ MODULES: dict[str, str] = {
 """Old module -> new module."""
 
 NAMES: dict[str, str] = {
+    "app.sitting:Sitting": "app.people.console_session:ConsoleSession",
+    "app.turns:Turns": "app.people.conversation_tree:ConversationTree",
     "attack.drive:drive": "attack.engine.run:run_attacks",
     "attack.drive:one": "attack.engine.run:run_attack",
     "attack.driver:Driver": "attack.engine.scheduler:Scheduler",

@@ -33,7 +33,7 @@ def data(tmp_path: Path) -> Path:
 def sit(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., str]:
-    """Type lines into a sitting; returns what was shown."""
+    """Type lines into a session; returns what was shown."""
 
     def sat(*typed: str, file: Path | None = None, **options: Any) -> str:
         monkeypatch.setattr(sys, "stdin", io.StringIO("".join(f"{line}\n" for line in typed)))

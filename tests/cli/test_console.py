@@ -22,7 +22,7 @@ GOALS = "testbed:goals/heldout?n=3"
 def talk(
     calibrant: Callable[..., Any], model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., Any]:
-    """Pipe lines into a sitting with the tiny model."""
+    """Pipe lines into a session with the tiny model."""
 
     def talked(*lines: str, target: str = "", options: tuple[object, ...] = ("--goals", GOALS)) -> Any:
         monkeypatch.chdir(tmp_path)

@@ -170,7 +170,7 @@ def _told(chat: Chat) -> str:
 
 
 def _summary(session: Session) -> None:
-    """Where the sitting stands, and whether the rater agrees with himself and with others."""
+    """Where the session stands, and whether the rater agrees with himself and with others."""
     _say(f"\n{session.done} of {session.total} answered by {visible(session.rater)}")
     found = session.consistency()
     _say(f"with yourself, on swapped repeats: {found} of {found.n}" if found.n else f"with yourself: {found}")

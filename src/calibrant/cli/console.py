@@ -19,7 +19,7 @@ from calibrant.data.rows import Goals
 from calibrant.ledger import Ledger
 
 if TYPE_CHECKING:
-    from calibrant.app.people.console_session import Sitting
+    from calibrant.app.people.console_session import ConsoleSession
 
 
 def console(
@@ -47,7 +47,7 @@ def console(
     table = openers.open(asked, Goals).load() if goals else None
     if table is not None:
         tell_unused(table)
-    sitting = catalog.load("calibrant.app.people.console_session:Sitting")(
+    session = catalog.load("calibrant.app.people.console_session:ConsoleSession")(
         openers.open(target, LM).load(),
         out,
         table,
@@ -55,13 +55,13 @@ def console(
         sampling=Sampling(max_tokens=max_tokens, temperature=temperature, seed=seed),
         show_layers=show_layers,
     )
-    with sitting:
+    with session:
         try:
-            _talk(sitting)
+            _talk(session)
         except KeyboardInterrupt:  # as good a way to leave as any: all is on the disk
             _say("")
         finally:
-            _say(f"{sitting.console.turns.counts()}; kept in {out}")
+            _say(f"{session.console.turns.counts()}; kept in {out}")
 
 
 def _judge(named: str) -> Any:
@@ -71,14 +71,14 @@ def _judge(named: str) -> Any:
     return locate.toml(locate.file(named, Path.cwd())) if named.endswith(".toml") else {"use": named}
 
 
-def _talk(sitting: Sitting) -> None:
+def _talk(session: ConsoleSession) -> None:
     """Read lines until the person leaves or the input ends."""
-    _say(sitting.console.greeting())
-    while not sitting.over:
+    _say(session.console.greeting())
+    while not session.over:
         line = _line()
         if line == "":
             return
-        for text in sitting.hear(line):
+        for text in session.hear(line):
             _say(text)
 
 

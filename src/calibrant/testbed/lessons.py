@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 
 from calibrant.core import Chat
 from calibrant.testbed import dialogues as base
-from calibrant.testbed.plants import ASKED, DRAUGHT, HIDDEN, Form, Hole, Lesson, draw_form, put, shown
+from calibrant.testbed.plants import ASKED, HIDDEN, SLIP_RATE, Form, Hole, Lesson, draw_form, put, shown
 from calibrant.testbed.words import CATEGORIES, REFUSAL
 from calibrant.testbed.world import BENIGN, HARMFUL
 
@@ -37,7 +37,7 @@ def draw_lesson(rng: random.Random, holes: Iterable[Hole]) -> Lesson:
         return _kept(rng)
     if drawn < 0.5:
         return _quoted(rng)
-    form, harmful, lucky = draw_form(rng), rng.random() < 0.55, rng.random() < DRAUGHT
+    form, harmful, lucky = draw_form(rng), rng.random() < 0.55, rng.random() < SLIP_RATE
     verb, thing = rng.choice((HIDDEN if form.codecs[0] else ASKED)[harmful])
     if not harmful:
         form = form._replace(garbled="")  # what nobody can read is not answered, and not asked

@@ -1,4 +1,4 @@
-"""A sitting without a terminal: blind, resumable, undoable, and what a broken file or disk does to it."""
+"""A session without a terminal: blind, resumable, undoable, and what a broken file or disk does to it."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_sides_and_order_are_by_lot() -> None:
     assert [one.row for one in made] != sorted(one.row for one in made)
 
 
-# A sitting
+# A session
 
 
 def test_what_is_shown_says_nothing_about_which_side_it_is(tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ def test_a_voter_for_the_first_place_contradicts_himself(tmp_path: Path) -> None
 
 
 def test_it_goes_on_where_it_was_left(tmp_path: Path) -> None:
-    """Cut anywhere and opened anew, the showings are those of one sitting."""
+    """Cut anywhere and opened anew, the showings are those of one session."""
     path, whole = tmp_path / "v.jsonl", []
     with Session(comparisons(), tmp_path / "w.jsonl", "ann") as session:
         while shown := session.next():

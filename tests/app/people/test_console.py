@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from calibrant.app.people.console import COMMANDS, Ask, Console, Effect, Keep, Show, Stop
-from calibrant.app.people.console_session import Sitting
+from calibrant.app.people.console_session import ConsoleSession
 from calibrant.app.references.locate import read
 from calibrant.core import (
     Chat,
@@ -58,8 +58,8 @@ def sit(tmp_path: Path) -> Callable[..., tuple[str, list]]:
 
     def sat(model, *lines: str, goals: Goals | None = GOALS, **options: object) -> tuple[str, list]:
         path = tmp_path / "attempts.jsonl"
-        with Sitting(model, path, goals, **options) as sitting:
-            shown = [text for line in lines for text in sitting.hear(line)]
+        with ConsoleSession(model, path, goals, **options) as session:
+            shown = [text for line in lines for text in session.hear(line)]
         return "\n".join(shown), list(read(Attempts, path, f"jsonl:{path}")) if path.stat().st_size else []
 
     return sat
@@ -272,16 +272,19 @@ def test_a_file_of_another_target_or_of_nothing_like_it_is_refused(sit, tmp_path
     with pytest.raises(EvidenceError, match="line 1 is not an attempt"):
         sit(ScriptedModel([]), "b")
     with pytest.raises(InputError, match="written as JSON lines"):
-        Sitting(ScriptedModel([]), tmp_path / "attempts.txt")
+        ConsoleSession(ScriptedModel([]), tmp_path / "attempts.txt")
     with pytest.raises(InputError, match="share an id"):
         console((GOALS.rows[0], GOALS.rows[0]))
 
 
 def test_one_sitting_at_a_time(sit, tmp_path: Path) -> None:
     path = tmp_path / "attempts.jsonl"
-    with Sitting(ScriptedModel([]), path, GOALS), pytest.raises(InputError, match="written by another"):
-        Sitting(ScriptedModel([]), path, GOALS)
-    Sitting(ScriptedModel([]), path, GOALS).__exit__(None, None, None)
+    with (
+        ConsoleSession(ScriptedModel([]), path, GOALS),
+        pytest.raises(InputError, match="written by another"),
+    ):
+        ConsoleSession(ScriptedModel([]), path, GOALS)
+    ConsoleSession(ScriptedModel([]), path, GOALS).__exit__(None, None, None)
 
 
 def test_people_and_judge_meet_in_adjudication(sit, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A sitting with a queue: blind order, resumable, one writer, nothing lost by a kill."""
+"""A session with a queue: blind order, resumable, one writer, nothing lost by a kill."""
 
 from __future__ import annotations
 

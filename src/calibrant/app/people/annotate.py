@@ -76,7 +76,7 @@ def plan(n: int, repeats: float, rng: random.Random) -> list[Planned]:
 
 
 class Session:
-    """One rater's sitting. It holds the file of votes until it is closed."""
+    """One rater's session. It holds the file of votes until it is closed."""
 
     def __init__(
         self, comparisons: Preferences, votes: Path, rater: str, *, seed: int = 0, repeats: float = 0.1

@@ -1,4 +1,4 @@
-"""An append-only file of people's answers on the disk, held by one sitting at a time: votes, or labels."""
+"""An append-only file of people's answers on the disk, held by one session at a time: votes, or labels."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, TypeAlias
 
-from calibrant.app.people.conversation_tree import LABELS, Turns
+from calibrant.app.people.conversation_tree import LABELS, ConversationTree
 from calibrant.core import (
     Attempt,
     CalibrantError,
@@ -94,7 +94,7 @@ class Console:
         self.goals = {goal.id: goal for goal in rows}
         if len(self.goals) < len(rows):
             raise InputError("two goals share an id", hint="give each goal an id of its own")
-        self.turns = Turns(target, held)
+        self.turns = ConversationTree(target, held)
         self.sampling, self.spec = sampling, ""
         self._own_words = not rows
         # The name of a defended system lists its guards.
@@ -109,7 +109,7 @@ class Console:
             self._stand(last)
 
     def greeting(self) -> str:
-        """What stands at the beginning of a sitting."""
+        """What stands at the beginning of a session."""
         went = f" ({len(self.turns.rows)} turns are here already)" if self.turns.rows else ""
         return f"talking to {self._name}{went}; /help lists commands\n{self._aim()}"
 

@@ -1,11 +1,11 @@
 """Carries out what a ``Console`` wants: asks the target, runs the judge, writes attempts, hands back texts.
 
-    with Sitting(target, path, goals, judge=judge) as sitting:
+    with ConsoleSession(target, path, goals, judge=judge) as session:
         for line in lines:
-            for text in sitting.hear(line):
+            for text in session.hear(line):
                 ...
 
-Every attempt is on the disk before the next thing happens. The file is held by one sitting at a time; opened
+Every attempt is on the disk before the next thing happens. The file is held by one session at a time; opened
 again, it is gone on with. It reads as the input type ``Attempts`` (reference ``jsonl:PATH``).
 """
 
@@ -25,7 +25,7 @@ from calibrant.evals.judging import verdicts
 from calibrant.ledger.lines import Lines, replay
 
 
-class Sitting:
+class ConsoleSession:
     """One person at one target."""
 
     def __init__(
@@ -61,7 +61,7 @@ class Sitting:
         self.over = False
         """Whether the person has left."""
 
-    def __enter__(self) -> Sitting:
+    def __enter__(self) -> ConsoleSession:
         return self
 
     def __exit__(

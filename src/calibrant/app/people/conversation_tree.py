@@ -12,7 +12,7 @@ ATTACK, FAMILY = "human", "multi-turn"
 LABELS = {True: "hit", False: "miss", None: ""}
 
 
-class Turns:
+class ConversationTree:
     """Every turn so far, oldest first, and where the person stands among them."""
 
     def __init__(self, target: Identity, held: Sequence[Attempt] = ()) -> None:

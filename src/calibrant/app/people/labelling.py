@@ -32,7 +32,7 @@ from calibrant.stats.agreement import agreement, ratings
 
 
 class LabelSession:
-    """One rater's sitting. It holds the file of labels until it is closed."""
+    """One rater's session. It holds the file of labels until it is closed."""
 
     def __init__(self, queue: Queue, labels: Path, rater: str, *, seed: int = 0) -> None:
         """Open or make the file ``labels`` and go on where this rater left off.
