@@ -19,11 +19,11 @@ MODULES: dict[str, str] = {
     "app.labelling": "app.people.labelling",
     "app.lent": "app.ledger_run",
     "app.openers": "app.references.openers",
-    "app.paths": "app.references.paths",
+    "app.paths": "app.references.locate",
     "app.places": "app.references.locate",
     "app.plug_ins": "app.references.plug_ins",
     "app.sitting": "app.people.console_session",
-    "app.stand_ins": "app.references.stand_ins",
+    "app.stand_ins": "app.references.opened",
     "app.surroundings": "app.environment",
     "app.tables": "app.references.tables",
     "app.turns": "app.people.conversation_tree",
@@ -84,6 +84,8 @@ MODULES: dict[str, str] = {
 """Old module -> new module."""
 
 NAMES: dict[str, str] = {
+    "app.openers:Opened": "app.references.opened:Opened",
+    "app.places:ORIGINS": "app.references.data:ORIGINS",
     "app.sitting:Sitting": "app.people.console_session:ConsoleSession",
     "app.turns:Turns": "app.people.conversation_tree:ConversationTree",
     "attack.drive:drive": "attack.engine.run:run_attacks",

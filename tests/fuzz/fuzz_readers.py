@@ -13,8 +13,10 @@ from fuzz_seeds import GOALS, POLICY, STACK, STUDY
 from calibrant.app.check import check_study
 from calibrant.app.people.console import Console
 from calibrant.app.references import locate
-from calibrant.app.references.behaviours import check as check_behaviour
+from calibrant.app.references.behaviours import recipe
+from calibrant.app.references.hf import commit
 from calibrant.app.references.openers import Openers
+from calibrant.app.references.scheme import Reference
 from calibrant.app.study_file import load_study
 from calibrant.attack.engine.attacker_prompts import read_prompt, read_yes_no
 from calibrant.core import (
@@ -43,7 +45,7 @@ from calibrant.defend.defended import StackSpec
 from calibrant.formats.redact import cover, is_covered
 from calibrant.govern.policy import load_policy
 from calibrant.ledger import Ledger
-from calibrant.measure.judges.string import _prompt
+from calibrant.measure.judges import _prompt
 from calibrant.models.api_reply import read_reply
 from calibrant.models.endpoint import complaint, endpoint_url, quote, retry_after
 from calibrant.text.codecs import CODECS
@@ -138,7 +140,7 @@ SAID = {
     "votes references": references(Votes, "jsonl:g.jsonl", "data:x/votes.jsonl"),
     "label references": references(GradedReplies, "g.jsonl", "data:xstest/completions_gpt4.csv"),
     "behaviours": toml_table(
-        lambda told, room: bool(check_behaviour(told)),
+        lambda told, room: bool(recipe(told)),
         'use = "measure.rule_judge"\nconfig = {exact = ["canary"], any_of = ["a+"], question = "did it?"}\n',
     ),
     "studies": Reader(study, (STUDY.encode(),)),
@@ -163,7 +165,11 @@ SAID = {
     "retry-after": text(
         lambda said: retry_after({"retry-after": said, "date": said}), "7", "Wed, 21 Oct 2026 07:28:00 GMT"
     ),
-    "names on the hub": text(locate.hub_name, "hf:owner/name@" + "a" * 40, "hf:../name@" + "0" * 40),
+    "names on the hub": text(
+        lambda said: commit(Reference(said, LM, Path(), rest=said)),
+        "owner/name@" + "a" * 40,
+        "../name@" + "0" * 40,
+    ),
     "endpoint URLs": text(
         endpoint_url, "http://localhost:8000/v1", "https://api.example.com/v1/chat/completions"
     ),

@@ -9,8 +9,10 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 
 from calibrant.app import catalog
-from calibrant.app.references.foreign_attempts import attempts_of, foreign_file, is_foreign, read_foreign
+from calibrant.app.references.foreign_attempts import TOOLS, attempts_of, foreign_file, read_foreign
 from calibrant.app.references.openers import Openers
+from calibrant.app.references.record import find
+from calibrant.app.references.schemes import scheme
 from calibrant.app.study import finished_jobs
 from calibrant.core import Attempt, ConfigError, Frozen, InputError
 from calibrant.core.attempt import reached
@@ -173,16 +175,16 @@ def write_whole(path: Path, data: bytes) -> None:
 
 def _opened(reference: str, ledger: Ledger, study: str, out: Path) -> _Source:
     """Attempts behind a reference, with whom they were made on and what limits them."""
-    if is_foreign(reference):
+    if scheme(reference) in TOOLS:
         _not_over(foreign_file(reference, Path.cwd()), out)
         reading = read_foreign(reference, Path.cwd())
         judged = f"read from a file of {reading.tool}: how often its judges err is not known here"
         return _Source(table=attempts_of(reading, reference), target=reading.target, caveats=(judged,))
     openers = Openers(ledger, jobs=finished_jobs(ledger, reference, study))
-    if not reference.startswith("record:"):
+    if scheme(reference) != "record":
         _not_over(Path(reference.partition(":")[2] or reference), out)
         return _Source(table=openers.open(reference, Attempts).load())
-    record = openers.artifact(reference)[0].record
+    record = find(reference, openers)[0].record
     target = record.inputs.get("target")
     return _Source(
         table=openers.open(reference, Attempts).load(),

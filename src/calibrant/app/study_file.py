@@ -21,7 +21,7 @@ from calibrant.core.errors import nearest
 from calibrant.core.secrets import strike
 from calibrant.core.written import parse_toml
 from calibrant.govern.intent import Intent
-from calibrant.govern.policy import load_policy, policy_of
+from calibrant.govern.policy import ReleasePolicy, load_policy, policy_of
 from calibrant.views.figures import FigureSpec
 
 T = TypeVar("T", bound=Frozen)
@@ -93,17 +93,20 @@ class Study(Frozen):
         """The intent with its policy read: what is recorded before the first job."""
         if self.intent is None:
             return None
-        policy = self.intent.get("policy")
-        if isinstance(policy, Mapping):
-            policy = policy_of(policy)
-        elif policy is not None:
-            policy = load_policy(locate.file(str(policy), self.base))
+        written = self.intent.get("policy")
+        policy = None if written is None else self.policy(written)
         asked: dict[str, Any] = {}
         if self.verdict is not None:
             gates = [run for job in self.job if job.id == self.verdict.gate for run in job.runs()]
             asked = {"gate": self.verdict.gate, "passes": self.verdict.passes}
             asked["gate_seeds"] = [run.seed for run in gates]
         return resolve(Intent, {**strike(self.intent), "policy": policy, **asked}, where="[intent]")
+
+    def policy(self, written: Any) -> ReleasePolicy:
+        """The release policy of a table, or of the file of that name. Raises CalibrantError: it is none."""
+        if isinstance(written, Mapping):
+            return policy_of(written)
+        return load_policy(locate.file(str(written), self.base))
 
 
 def load_study(reference: str, changes: Sequence[str] = ()) -> Study:

@@ -14,7 +14,8 @@ from typing import Any
 from pydantic import Field
 
 from calibrant.app.listing import headline
-from calibrant.app.references import locate
+from calibrant.app.references import given, record
+from calibrant.app.references.schemes import scheme
 from calibrant.app.study_file import Study, StudyJob
 from calibrant.core import CalibrantError, Entry, EvidenceError, Job, Verdict
 from calibrant.core.digest import digest_bytes
@@ -22,7 +23,7 @@ from calibrant.core.verdict import Answer
 from calibrant.govern._pins import kinds
 from calibrant.govern.gate import not_held
 from calibrant.govern.intent import intent_record
-from calibrant.govern.policy import ReleasePolicy, load_policy, policy_of
+from calibrant.govern.policy import ReleasePolicy
 from calibrant.ledger import Ledger
 
 _MODEL = "model"
@@ -185,19 +186,10 @@ def _registered(study: Study) -> ReleasePolicy | None:
 
 def _weighed(study: Study, gate: StudyJob) -> ReleasePolicy | None:
     """The policy that the gate's job names; None where it cannot be read."""
-    reference = _given(study, gate.inputs.get("policy"))
     try:
-        if isinstance(reference, Mapping):
-            return policy_of(reference)
-        return load_policy(locate.file(str(reference), study.base))
+        return study.policy(given.stands_for(gate.inputs.get("policy"), study.given))
     except CalibrantError:
         return None
-
-
-def _given(study: Study, reference: Any) -> Any:
-    if isinstance(reference, str) and reference.startswith("given:"):
-        return study.given.get(reference.removeprefix("given:"))
-    return reference
 
 
 def _own(study: Study) -> set[str]:
@@ -212,15 +204,15 @@ def _origins(study: Study, reference: Any) -> set[str]:
     """The given things that a model comes from: itself, behind guards, or trained from it."""
     if not isinstance(reference, str) or not reference:
         return set()
-    if reference.startswith("given:"):
-        name = reference.removeprefix("given:")
+    name = given.named(reference)
+    if name is not None:
         others = {known: value for known, value in study.given.items() if known != name}  # so that it ends
         return {name} | _origins(study.model_copy(update={"given": others}), study.given.get(name))
     same = {name for name, value in study.given.items() if value == reference}
-    if reference.startswith("defended:"):
+    if scheme(reference) == "defended":
         return same | _origins(study, reference.partition("#")[2])
-    if reference.startswith("record:"):
-        made = reference.removeprefix("record:").partition("/")[0].partition("#")[0]
+    if scheme(reference) == "record":
+        made = record.taken_apart(reference)[0]
         for number, job in enumerate(study.job):
             if job.id == made:
                 earlier = study.model_copy(update={"job": study.job[:number]})

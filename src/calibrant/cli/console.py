@@ -11,6 +11,7 @@ import typer
 from calibrant.app import catalog
 from calibrant.app.references import locate
 from calibrant.app.references.openers import Openers
+from calibrant.app.references.schemes import scheme
 from calibrant.cli import render
 from calibrant.cli.annotate import Ignore, tell_unused
 from calibrant.core import LM, InputError, Judge, Sampling
@@ -66,7 +67,7 @@ def console(
 
 def _judge(named: str) -> Any:
     """A reference to a judge."""
-    if named.startswith("testbed:"):
+    if scheme(named):
         return named
     return locate.toml(locate.file(named, Path.cwd())) if named.endswith(".toml") else {"use": named}
 

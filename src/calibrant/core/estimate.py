@@ -8,7 +8,7 @@ from typing import Literal
 from calibrant.core.config import Frozen
 
 _LARGEST = 2**53
-"""More units than any real measurement: such a count is not credible."""
+"""Nobody asked more units than this: a count from here on was not counted."""
 _SLACK = 1e-9
 """Rounding moves a bound by this much at most."""
 _RATES = ("rate", "share", "accuracy", "sensitivity", "specificity")
@@ -19,8 +19,7 @@ _CHANGES = ("tango", "newcombe")
 
 
 class Estimate(Frozen):
-    """A measured quantity. A training loss is ``method = "point"`` without bounds; no release gate accepts
-    it."""
+    """A measured quantity. A training loss is ``method = "point"`` without bounds; no gate takes it."""
 
     value: float | None
     """The point estimate; None when it could not be measured (see ``reason``)."""
@@ -29,11 +28,11 @@ class Estimate(Frozen):
     high: float | None = None
     """Upper bound of the interval, missing data at its worst case."""
     level: float = 0.95
-    """Nominal two-sided coverage of the interval."""
+    """Two-sided coverage that the interval claims."""
     n: int = 0
     """Units asked, the missing ones included."""
     clusters: int | None = None
-    """Independent groups among the units; None when units are independent."""
+    """Independent groups among the units; None when every unit stands alone."""
     missing: int = 0
     """Units without an answer: errors, unknown verdicts."""
     reason: str = ""
@@ -57,19 +56,19 @@ class Estimate(Frozen):
 
 
 def point(value: float, *, unit: str = "", n: int = 0, reason: str = "") -> Estimate:
-    """A point value, such as a training loss: no interval, so no release gate accepts it."""
+    """A bare number, such as a training loss: no interval, so no gate accepts it."""
     return Estimate(value=value, unit=unit, n=n, reason=reason)
 
 
 def unknown(reason: str, *, n: int = 0, unit: str = "") -> Estimate:
-    """A measurement without a result; ``reason`` says why."""
+    """A measurement that failed, said aloud."""
     return Estimate(value=None, reason=reason, n=n, missing=n, unit=unit, method="none")
 
 
 def impossible(name: str, estimate: Estimate) -> list[str]:
-    """Why a metric called ``name`` cannot have these figures, one sentence each; [] where it can.
+    """What no measurement called ``name`` can have found, one sentence each: [] for an honest estimate.
 
-    That the value is between its bounds is checked by the gate.
+    Whether the value lies between its bounds is left to who weighs it.
     """
     ends = [end for end in (estimate.value, estimate.low, estimate.high) if end is not None]
     faults = []
@@ -94,7 +93,7 @@ def impossible(name: str, estimate: Estimate) -> list[str]:
 
 
 def span(name: str, method: str) -> tuple[float, float]:
-    """The range of possible values of a metric with this name and method."""
+    """Where a value of this name, measured in this way, must lie."""
     if method.startswith(_CHANGES):
         return -1.0, 1.0
     last = name.partition("/")[0].rpartition("_")[2]

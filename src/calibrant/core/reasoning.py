@@ -1,15 +1,15 @@
-"""Split a reasoning model's output into its reasoning (chain of thought) and its reply.
+"""Reasoning and reply: what a model writes before it answers is no part of its answer.
 
     part("<think>The user wants ...</think>I can't help.").reply        # "I can't help."
 
-Reasoning models write their reasoning into the same text as the reply, between tags of their family; a judge
-that reads both mistakes "Sure, I could explain ..." in the reasoning for compliance. Sources of the tags: the
-families' chat templates, and the reasoning parsers of vLLM and llama.cpp.
+Reasoning models write their thoughts into the same text as the reply, between tags of their family's own; a
+judge that reads both takes "Sure, I could explain ..." of the thoughts for the answer. Sources of the
+tags: the families' chat templates, and the reasoning parsers of vLLM and llama.cpp.
 
-1. Reasoning comes first. A tag later in the text is part of the reply.
+1. Reasoning stands at the start. A tag further on is a word of the reply like any other.
 2. A block that is never closed is reasoning to its end: there is no reply.
-3. Some templates open the block themselves, so that the model writes only the closing tag. For local weights
-   it is known whether the block was opened. Where it is not known (an API), a closing tag without its opening
+3. Some templates open the block themselves, so that the model writes the closing tag alone. Whether it was
+   opened is known for local weights. Where it is not known (an API), a closing tag without its opening
    one, not in quotation marks, is taken for the end of the reasoning.
 """
 
@@ -52,7 +52,7 @@ WRAPS = (
     ("<|begin_of_solution|>", "<|end_of_solution|>"),
     ("", "[end final response]"),
 )
-"""Markup of some families around the reply after reasoning."""
+"""What some families put round the reply once they have reasoned."""
 
 _CLOSE = {opening: re.compile(re.escape(closing), re.IGNORECASE) for opening, closing in TAGS}
 _OPENINGS = "|".join(re.escape(opening) for opening, _ in TAGS)
@@ -68,26 +68,26 @@ _CHANNEL = re.compile(
 _NAMES = re.compile(r"\s*analysis(?=[A-Z\"\u201c])")
 _QUOTES = ("`", "'", '"', "\u2018", "\u2019", "\u201c", "\u201d")
 _PROSE = ("here is my response:",)
-"""Closing words that may occur in ordinary text: they close nothing that was not opened."""
+"""Closing words that anybody may write: no end of anything where nothing was opened."""
 
 
 class Parted(NamedTuple):
-    """An output in its two parts."""
+    """A text in its two parts."""
 
     reasoning: str | None
-    """The reasoning, without tags and outer white space; None where there is none."""
+    """What was thought, tags and outer white space taken off; None where the text holds no reasoning."""
     reply: str
-    """The reply; the whole text where there is no reasoning."""
+    """What was said; the text as it stood where it holds no reasoning."""
     closed: bool = True
     """False where the text ends inside the reasoning."""
 
 
 def part(text: str, opened: bool | None = None) -> Parted:
-    """Split a model's output into its reasoning and its reply.
+    """Part what a model wrote into its reasoning and its reply.
 
     Args:
-        text: the whole output, with special tokens decoded where a family's tags are special tokens.
-        opened: whether the prompt ended inside a block of reasoning; None where unknown.
+        text: all that it wrote, special tokens spelt out where a family's tags are such.
+        opened: whether the prompt ended inside a block of reasoning; None where nobody knows.
     """
     if _HARMONY.match(text):
         return _by_channel(text)
@@ -115,13 +115,13 @@ def part(text: str, opened: bool | None = None) -> Parted:
 def inside(prompt: str, begun: str = "") -> bool:
     """Whether a reply to ``prompt`` starts inside a block of reasoning that the prompt opened.
 
-    ``begun``: the prefill after the prompt; it may close the block, or open one.
+    ``begun``: what was put into the model's mouth behind the prompt; it may close the block, or open one.
     """
     return not part(begun, prompt[-200:].rstrip().lower().endswith(_OPENED)).closed
 
 
 def speaks_of_reasoning(token: str) -> bool:
-    """Whether a special token begins or ends reasoning in some family, so that it must be decoded."""
+    """Whether a token begins or ends reasoning in some family, so that it must be spelt out to be seen."""
     return token == "<|channel|>" or any(token.lower() in pair for pair in TAGS)
 
 
@@ -151,7 +151,7 @@ def _by_channel(text: str) -> Parted:
 
 
 def _unwrapped(text: str) -> str:
-    """A reply without its family's markup."""
+    """A reply without what its family puts round it."""
     text = text.strip()
     for before, after in WRAPS:
         if text[: len(before)].lower() == before:
@@ -161,7 +161,7 @@ def _unwrapped(text: str) -> str:
 
 
 def _bare(text: str) -> str:
-    """Reasoning without a repeated opening tag."""
+    """Thoughts without an opening tag that the model wrote once more."""
     found = _OPEN.match(text)
     return (text[found.end() :] if found else text).strip()
 

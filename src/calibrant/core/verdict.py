@@ -1,7 +1,7 @@
 """Verdict: one question answered yes, no or unknown, with the reason.
 
-Unknown is never rounded to the reassuring answer: for permission it is not a yes; for measurement it is
-counted separately and widens the interval to its worst case.
+Unknown is never rounded to the reassuring answer: for permission it is not a yes; for measurement it
+is counted apart and widens the interval to its worst case.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ Answer = Literal["yes", "no", "unknown"]
 
 
 class Verdict(Frozen):
-    """The answer of guards, judges, watchers and gates."""
+    """What guards, judges, watchers and gates all answer with."""
 
     question: str
-    """The question, in words: 'did the model comply?'."""
+    """What was asked, in words: 'did the model comply?'."""
     answer: Answer
-    """Three-valued; a failure to decide is 'unknown'."""
+    """Three-valued; a failure to find out is 'unknown'."""
     reason: str = ""
-    """The reason, in one checkable sentence."""
+    """Why, in one sentence that a person can check."""
     score: float | None = None
-    """A score behind the answer, where there is one, on the judge's own scale."""
+    """A number behind the answer, where there is one; its scale is the answerer's own."""
     tokens: int = 0
-    """Tokens that a judge model generated for the answer; 0 without one."""
+    """Tokens that a model generated to find the answer; 0 where none was asked."""
 
 
 class LayerVerdict(Frozen):
-    """The verdict of one guard layer of a defended system."""
+    """What one layer of a defended system said."""
 
     layer: str
     """Unique name of the layer in its stack."""

@@ -34,7 +34,7 @@ from calibrant.data.shapes import example_of, goal_of, item_of, labelled_of, pai
 
 T = TypeVar("T", bound=Table[Any])
 
-_SHAPES: dict[type[Table[Any]], Callable[[int, dict[str, Any], str], Any]] = {
+SHAPES: dict[type[Table[Any]], Callable[[int, dict[str, Any], str], Any]] = {
     Preferences: pair_of,
     Examples: example_of,
     Prompts: prompt_of,
@@ -42,6 +42,7 @@ _SHAPES: dict[type[Table[Any]], Callable[[int, dict[str, Any], str], Any]] = {
     Goals: goal_of,
     Items: item_of,
 }
+"""Kind of rows -> what makes one of them."""
 
 _REMEDIES = {
     "missing column": "rename the columns to those wanted above",
@@ -77,7 +78,7 @@ def read(kind: type[T], rows: Iterable[RawRow], source: str, limit: int | None =
     """
     if limit is not None and limit < 1:
         raise InputError(f"limit = {limit} takes no rows", hint="give 1 or more, or leave it out")
-    shape = _SHAPES[kind]
+    shape = SHAPES[kind]
     # Without the scheme, so that "jsonl:x.jsonl" and the path "x.jsonl" name their rows alike.
     stem = PurePosixPath(source.rpartition(":")[2]).stem
     taken: dict[str, Any] = {}

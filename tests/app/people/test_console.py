@@ -9,7 +9,7 @@ import pytest
 
 from calibrant.app.people.console import COMMANDS, Ask, Console, Effect, Keep, Show, Stop
 from calibrant.app.people.console_session import ConsoleSession
-from calibrant.app.references.locate import read
+from calibrant.app.references.rows import read
 from calibrant.core import (
     Chat,
     Completion,

@@ -8,8 +8,10 @@ import pytest
 
 from calibrant.app.catalog import load
 from calibrant.app.export import report_of
-from calibrant.app.references.foreign_attempts import TOOLS, attempts_from, foreign, is_foreign, read_foreign
+from calibrant.app.references.foreign_attempts import TOOLS, attempts_from, read_foreign
+from calibrant.app.references.openers import Openers
 from calibrant.core import InputError
+from calibrant.data.rows import Attempts
 
 
 @pytest.fixture
@@ -19,13 +21,13 @@ def completions(tmp_path):
     return tmp_path
 
 
+@pytest.fixture
+def opened(ledger, completions):
+    return lambda reference: Openers(ledger, base=completions).open(reference, Attempts)
+
+
 def test_every_tool_has_a_reader():
     assert all(callable(load(target)) for target in TOOLS.values())
-
-
-def test_a_reference_is_foreign_by_its_scheme():
-    assert is_foreign("garak:x") and is_foreign("promptfoo:a.json#b")
-    assert not any(map(is_foreign, ("jsonl:x.jsonl", "record:garak/attempts.jsonl", "garak", "x.jsonl")))
 
 
 def test_attempts_with_the_account_of_what_was_refused(completions):
@@ -39,13 +41,12 @@ def test_a_target_is_named_after_the_path(completions):
         read_foreign("harmbench:c.json#big", completions)
 
 
-def test_the_digest_is_of_the_file_the_tool_and_the_target(completions):
+def test_the_digest_is_of_the_file_the_tool_and_the_target(completions, opened):
     (completions / "d.json").write_bytes((completions / "c.json").read_bytes())
-    same, load = foreign("harmbench:c.json", completions)
-    assert same == foreign("harmbench:d.json", completions)[0]
-    others = ("pyrit:c.json", "harmbench:c.json#big")
-    assert same not in [foreign(other, completions)[0] for other in others]
-    assert len(load()) == 1
+    one = opened("harmbench:c.json")
+    assert one.digest == opened("harmbench:d.json").digest
+    assert one.digest not in [opened(other).digest for other in ("pyrit:c.json", "harmbench:c.json#big")]
+    assert len(one.load()) == 1
 
 
 def test_a_missing_file(completions):
@@ -68,10 +69,10 @@ def test_totals_that_contradict_the_rows_lose_no_row(tmp_path):
     assert attempts_from("jbb:a.json", tmp_path).model_copy(update={"refused": ()}).disputed == ""
 
 
-def test_the_digest_tells_readers_of_two_versions_apart(completions, monkeypatch):
-    now = foreign("harmbench:c.json", completions)[0]
+def test_the_digest_tells_readers_of_two_versions_apart(opened, monkeypatch):
+    now = opened("harmbench:c.json").digest
     monkeypatch.setattr("calibrant.app.references.foreign_attempts.VERSION", 1)
-    assert foreign("harmbench:c.json", completions)[0] != now
+    assert opened("harmbench:c.json").digest != now
 
 
 @pytest.mark.parametrize("tool", ["jbb", "promptfoo"])

@@ -126,9 +126,12 @@ def test_given_values_are_resolved_and_recorded_as_what_they_are(openers, model)
     assert openers.open("given:judge", Judge).reference == JUDGE
 
 
-@pytest.mark.parametrize("name", ["empty", "loop", "nothing"])
-def test_what_is_not_given(openers, name):
-    assert f"no value for '{name}'" in failure(openers, f"given:{name}", LM)
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("empty", "has no value"), ("loop", "has no value"), ("modle", "is given (did you mean 'model'?)")],
+)
+def test_what_is_not_given(openers, name, said):
+    assert said in failure(openers, f"given:{name}", LM)
 
 
 def test_a_behaviour_carries_its_calibration(openers):
@@ -341,6 +344,9 @@ def test_part_of_a_table(openers, tmp_path):
     assert part.load().rows == whole.rows[2:4]
     assert part.digest != openers.open("testbed:goals/heldout?n=6[2:5]", Goals).digest
     assert "holds no row" in failure(openers, "testbed:goals/heldout?n=6[6:]", Goals)
+    named = dataclasses.replace(openers, given={"goals": "testbed:goals/heldout?n=6[2:]"})
+    again = named.open("given:goals[:2]", Goals)
+    assert (again.reference, again.load().rows) == ("testbed:goals/heldout?n=6[2:][:2]", part.load().rows)
 
 
 TURNS = '[{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hey", "weight": 0}]'

@@ -1,12 +1,16 @@
-"""Behaviours as studies write them: ``{use = "measure.string_judge", config = {...}, inputs = {...}}``."""
+"""``{use = "measure.string_judge", config = {...}, inputs = {...}}``: a judge, guard, reward or watcher."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 from calibrant.app import catalog
-from calibrant.core import ConfigError, resolve
+from calibrant.app.references.opened import STAND_INS, Opened
+from calibrant.app.references.plug_ins import plug_in
+from calibrant.app.references.scheme import BEHAVIOURS, Checks, Opens, Reference, Scheme
+from calibrant.core import CapabilityError, ConfigError, Judge, resolve
 from calibrant.core.errors import nearest
 
 _KEYS = ("use", "config", "inputs")
@@ -24,7 +28,53 @@ class Recipe(NamedTuple):
     """Module that holds the factory, where that is code from elsewhere; "" for Calibrant's own."""
 
 
-def check(table: Any, *, allow_python: bool = False) -> Recipe:
+def check(reference: Reference, study: Checks) -> None:
+    """The table, and the references among its inputs. Raises ConfigError, see ``recipe``."""
+    for inner, wanted in recipe(reference.written, allow_python=study.allow_python).inputs.values():
+        study.check(inner, wanted)
+
+
+def open(reference: Reference, openers: Opens) -> Opened:
+    """The behaviour; the models that it asks are not loaded yet."""
+    made = make(reference.written, openers, named=True)
+    return described(fitting(made, reference), partial(make, reference.written, openers), reference)
+
+
+def make(table: Any, openers: Opens, *, named: bool = False) -> Any:
+    """Make a behaviour; ``named``: only its identity is needed, so the models that it asks are not loaded."""
+    made = recipe(table, allow_python=openers.allow_python)
+    inputs: dict[str, Any] = {}
+    for name, (reference, wanted) in made.inputs.items():
+        opened = openers.open(reference, wanted)
+        stand_in = STAND_INS.get(wanted) if named else None
+        inputs[name] = stand_in(opened) if stand_in else opened.load()
+    behaviour = made.factory(**inputs, **made.config)
+    return plug_in(behaviour, made.module) if made.module else behaviour
+
+
+def fitting(made: Any, reference: Reference) -> Any:
+    """``made``, where it is what is wanted. Raises CapabilityError where not."""
+    if not isinstance(made, reference.wanted):
+        raise CapabilityError(
+            f"{reference.written!r} is no {reference.wanted.__name__}",
+            hint="`calibrant ls` lists behaviours and what they are",
+        )
+    return made
+
+
+def described(made: Any, load: Callable[[], Any], reference: Reference) -> Opened:
+    """What a record says of a behaviour, of which ``made`` has the name and ``load`` makes the whole."""
+    identity = made.identity
+    parts = dict(identity.parts)
+    if isinstance(made, Judge):
+        parts["calibration"] = made.calibration
+        parts["question"] = str(getattr(made, "question", ""))
+        parts |= getattr(made, "shown", {})
+    kind = str(reference.wanted.__name__).lower()  # what it serves as here, whatever it calls itself
+    return Opened(identity.digest, kind, load, name=identity.name, parts=parts, identity=identity)
+
+
+def recipe(table: Any, *, allow_python: bool = False) -> Recipe:
     """Read a behaviour's table; nothing is opened or made.
 
     Raises:
@@ -74,3 +124,6 @@ def _factory(use: str, allow_python: bool) -> catalog.Signature:
             hint="read that code, then run again with --allow-python",
         )
     return catalog.signature_of(catalog.load(use.removeprefix("python:")))
+
+
+BEHAVIOUR = Scheme(BEHAVIOURS, check, open)

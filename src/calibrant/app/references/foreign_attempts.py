@@ -5,12 +5,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 from calibrant.app import catalog
 from calibrant.app.references import locate
+from calibrant.app.references.opened import Opened
+from calibrant.app.references.scheme import Reference, found_by
 from calibrant.core import InputError, digest
 from calibrant.core.digest import digest_path
 from calibrant.data.rows import Attempts, Refused
@@ -27,12 +28,6 @@ TOOLS: dict[str, str] = {
 """Scheme of a reference -> the reader of that tool's files."""
 VERSION = 2
 """Of these readers, raised when a file comes to mean something else: older results are then no answer."""
-
-
-def is_foreign(reference: str) -> bool:
-    """Whether a reference names another tool's file."""
-    scheme, colon, _ = reference.partition(":")
-    return bool(colon) and scheme in TOOLS
 
 
 def foreign_file(reference: str, base: Path) -> Path:
@@ -58,19 +53,6 @@ def read_foreign(reference: str, base: Path) -> Reading:
     return reading
 
 
-def foreign(reference: str, base: Path) -> tuple[str, Callable[[], Attempts]]:
-    """Digest of what a reference means (file, tool, reader, whose attempts in it), and how to load it.
-
-    Raises:
-        InputError: the file is not there.
-    """
-    tool, _, target = _parts(reference)
-    path = foreign_file(reference, base)
-    with disk("reading", path):
-        found = digest([tool, VERSION, digest_path(path), target])
-    return found, partial(attempts_from, reference, base)
-
-
 def attempts_of(reading: Reading, reference: str) -> Attempts:
     """The same as a table, for techniques that take attempts."""
     refused = tuple(Refused(line=row.line, reason=row.reason) for row in reading.refused)
@@ -87,3 +69,17 @@ def _parts(reference: str) -> tuple[str, str, str]:
     tool, _, rest = reference.partition(":")
     path, _, target = rest.partition("#")
     return tool, path, target
+
+
+def _opened(reference: Reference, path: Path) -> Opened:
+    """The digest is of what the reference means: the file, the tool, its reader, and whose attempts."""
+    tool, _, target = _parts(reference.text)
+    with disk("reading", path):
+        found = digest([tool, VERSION, digest_path(path), target])
+    load = partial(attempts_from, reference.text, reference.base)
+    return Opened(found, "data", load, name=reference.text)
+
+
+FOREIGN = found_by(
+    lambda reference: foreign_file(reference.text, reference.base), _opened, (Attempts,), columns=False
+)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from calibrant.core import (
     LM,
+    CapabilityError,
     Chat,
     Completion,
+    EvidenceError,
     Goal,
     Identity,
     Judge,
@@ -17,8 +20,17 @@ from calibrant.core import (
     Reward,
     Sampling,
     Scores,
+    ScoringLM,
     Verdict,
 )
+from calibrant.core.digest import digest_path
+from calibrant.ledger.layout import disk
+
+_RUNGS = {
+    LM: "an LM (to talk)",
+    ScoringLM: "a ScoringLM (log-probs)",
+    OpenLM: "an OpenLM (weights, activations)",
+}
 
 
 @dataclass(frozen=True)
@@ -34,9 +46,64 @@ class Opened:
     identity: Identity | None = None
 
 
+def identified(kind: str, identity: Identity, load: Callable[[], Any], reference: str) -> Opened:
+    """What has an identity, a model say; loading it raises EvidenceError where that has changed."""
+
+    def loaded() -> Any:
+        made = load()
+        _check_same(identity.digest, made.identity.digest, reference)
+        return made
+
+    return Opened(identity.digest, kind, loaded, name=identity.name, parts=identity.parts, identity=identity)
+
+
+def model(identity: Identity, load: Callable[[], Any], reference: str, wanted: Any) -> Opened:
+    """A model, or its name alone where an ``Identity`` is wanted.
+
+    Loading it raises EvidenceError where it has changed, CapabilityError where it is no ``wanted``.
+    """
+    found = identified("model", identity, load, reference)
+    if wanted is Identity:
+        return replace(found, kind="system", load=lambda: identity)
+
+    def loaded() -> Any:
+        made = found.load()
+        if not isinstance(made, wanted):
+            raise CapabilityError(
+                f"'{reference}' does not offer what {_RUNGS[wanted]} needs",
+                hint="it only talks; give local weights: a folder, hf:NAME@COMMIT or record:JOB/model",
+            )
+        return made
+
+    return replace(found, load=loaded)
+
+
+def from_bytes(path: Path, load: Callable[[], Any], reference: str) -> Opened:
+    """A file or folder, known by its bytes; loading it raises EvidenceError where they have changed."""
+    with disk("reading", path):
+        named = digest_path(path)
+
+    def loaded() -> Any:
+        with disk("reading", path):
+            made = load()
+            _check_same(named, digest_path(path), reference)
+        return made
+
+    return Opened(named, "data", loaded, name=reference)
+
+
+def _check_same(named: str, found: str, reference: str) -> None:
+    """Files may have changed since a job named them: then the record would be of something else."""
+    if found != named:
+        raise EvidenceError(
+            f"'{reference}' has changed since the job named it: {named[:12]} became {found[:12]}",
+            hint="let nothing write there while a study runs, and run it again",
+        )
+
+
 @dataclass(frozen=True)
 class _Named:
-    """Stands for a model of which only the identity is needed; asked all the same, it loads it."""
+    """Stands for what need only be named; asked all the same, it loads it."""
 
     opened: Opened
 
@@ -44,36 +111,20 @@ class _Named:
     def identity(self) -> Identity | None:
         return self.opened.identity
 
+
+class _NamedModel(_Named):
     def generate(self, chats: Sequence[Chat], sampling: Sampling = Sampling()) -> list[Completion]:
         replies: list[Completion] = self.opened.load().generate(chats, sampling)
         return replies
 
 
-@dataclass(frozen=True)
-class _NamedReward:
-    """The same for a reward."""
-
-    opened: Opened
-
-    @property
-    def identity(self) -> Identity | None:
-        return self.opened.identity
-
+class _NamedReward(_Named):
     def score(self, chats: Sequence[Chat], replies: Sequence[str]) -> Scores:
         scores: Scores = self.opened.load().score(chats, replies)
         return scores
 
 
-@dataclass(frozen=True)
-class _NamedJudge:
-    """The same for a judge."""
-
-    opened: Opened
-
-    @property
-    def identity(self) -> Identity | None:
-        return self.opened.identity
-
+class _NamedJudge(_Named):
     @property
     def calibration(self) -> str:
         return self.opened.parts["calibration"]
@@ -90,8 +141,8 @@ class _NamedJudge:
 
 
 STAND_INS: dict[Any, Callable[[Opened], Any]] = {
-    LM: _Named,
-    OpenLM: _Named,
+    LM: _NamedModel,
+    OpenLM: _NamedModel,
     Judge: _NamedJudge,
     Reward: _NamedReward,
 }

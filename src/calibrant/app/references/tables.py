@@ -7,13 +7,15 @@ pairs = { file = "jsonl:orca.jsonl", ignore = ["system"] }
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any
 
-from calibrant.app.references.foreign_attempts import is_foreign
-from calibrant.app.references.paths import check_text
-from calibrant.core import ConfigError, Frozen, InputError, resolve
-from calibrant.data.references import Part, whole_and_parts
-from calibrant.data.rows import Table
+from calibrant.app.references.given import stands_for
+from calibrant.app.references.locate import check_text
+from calibrant.app.references.opened import Opened
+from calibrant.app.references.scheme import Reference
+from calibrant.core import Frozen, InputError, digest, resolve
+from calibrant.data.references import whole_and_parts
 
 
 class Rows(Frozen):
@@ -25,49 +27,52 @@ class Rows(Frozen):
     """Columns to leave out knowingly, 'messages.tool_calls' for a key inside messages."""
 
 
-class Asked(NamedTuple):
-    """A reference to rows, taken apart."""
-
-    whole: str
-    """The file that the rows are in."""
-    ignore: tuple[str, ...] = ()
-    parts: tuple[Part, ...] = ()
-    """Slices, to be taken one after the other."""
-
-    def of(self, given: Asked) -> str | dict[str, Any]:
-        """The reference that asks the same of what a study gave under the name ``whole``."""
-        ends = (["" if end is None else str(end) for end in part] for part in given.parts + self.parts)
-        file = given.whole + "".join(f"[{start}:{stop}]" for start, stop in ends)
-        ignore = given.ignore + self.ignore
-        return {"file": file, "ignore": list(ignore)} if ignore else file
-
-
-def asked(reference: Any) -> Asked:
-    """Take a reference to rows apart.
+def rows(reference: Any, wanted: Any, base: Path, given: Mapping[str, Any]) -> Reference:
+    """Take a reference to rows apart; what is given under its name takes the name's place.
 
     Raises:
-        ConfigError: a table with other keys than ``file`` and ``ignore``, a text that is no reference, or
-            columns to ignore where there is no file of ours.
+        ConfigError: a table with other keys than ``file`` and ``ignore``, a text that is no reference, or a
+            name of nothing that is given.
     """
-    told = resolve(Rows, reference, where="rows") if isinstance(reference, Mapping) else Rows(file=reference)
-    check_text(told.file)
-    whole, parts = whole_and_parts(told.file)
-    if told.ignore and (whole.startswith("testbed:") or is_foreign(whole)):
-        raise ConfigError(
-            f"'{whole}' has no columns to ignore", hint="ignore works on files of rows: jsonl:PATH, data:NAME"
-        )
-    return Asked(whole, told.ignore, parts)
+    if not isinstance(reference, (str, Mapping)):
+        return Reference(reference, wanted, base)
+    table = Rows(file=reference) if isinstance(reference, str) else resolve(Rows, reference, where="rows")
+    check_text(table.file)
+    text, parts = whole_and_parts(table.file)
+    meant = stands_for(text, given)
+    if meant is text:
+        return Reference(reference, wanted, base, text, ignore=table.ignore, parts=parts)
+    inner = rows(meant, wanted, base, given)
+    if isinstance(reference, str) and not parts:
+        return inner
+    ignore, parts = inner.ignore + table.ignore, inner.parts + parts
+    slices = (["" if end is None else str(end) for end in part] for part in parts)
+    file = inner.text + "".join(f"[{start}:{stop}]" for start, stop in slices)
+    written = {"file": file, "ignore": list(ignore)} if ignore else file
+    return inner._replace(written=written, ignore=ignore, parts=parts)
 
 
-def sliced(table: Table[Any], source: str, parts: tuple[Part, ...]) -> Table[Any]:
-    """The rows that are left after each part was taken of those before, in the file's order.
+def part(whole: Opened, reference: Reference) -> Opened:
+    """The part of a table that a reference asks for: each slice is taken of the rows before it.
 
     Raises:
-        InputError: none is left.
+        InputError: when it is loaded, and no row is left.
     """
-    for start, stop in parts:
-        kept = table.rows[start:stop]
-        if not kept:
-            raise InputError(f"'{source}' holds no row", hint=f"the whole holds {len(table.rows)} rows")
-        table = table.model_copy(update={"rows": kept, "source": source})
-    return table
+    if not reference.ignore and not reference.parts:
+        return whole
+    written = reference.written
+    source = written if isinstance(written, str) else written["file"]
+    found = digest([whole.digest, {"ignore": sorted(reference.ignore)}]) if reference.ignore else whole.digest
+    for ends in reference.parts:
+        found = digest([found, *ends])
+
+    def load() -> Any:
+        table = whole.load()
+        for start, stop in reference.parts:
+            kept = table.rows[start:stop]
+            if not kept:
+                raise InputError(f"'{source}' holds no row", hint=f"the whole holds {len(table.rows)} rows")
+            table = table.model_copy(update={"rows": kept, "source": source})
+        return table
+
+    return Opened(found, "data", load, name=source, parts={"whole": whole.digest})

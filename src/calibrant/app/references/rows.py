@@ -1,0 +1,94 @@
+"""Rows read from a file as the kind that is wanted; ``jsonl:PATH`` and its like name one."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from calibrant.app import catalog
+from calibrant.data import readers
+from calibrant.data.attempts import attempts_from
+from calibrant.data.canaries import Canaries, canaries_from, planted_examples
+from calibrant.data.columns import ignoring
+from calibrant.data.files import RawRow, raw_rows
+from calibrant.data.graded import graded_from
+from calibrant.data.human_labels import HumanLabels, labels_from
+from calibrant.data.rows import (
+    Attempts,
+    Example,
+    Examples,
+    GradedReplies,
+    Labelled,
+    LabelledReplies,
+    Preferences,
+    Prompt,
+    Prompts,
+    Table,
+)
+from calibrant.data.votes import Votes, votes_from
+
+_OWN: dict[Any, Callable[..., Any]] = {
+    Votes: votes_from,
+    Attempts: attempts_from,
+    Canaries: canaries_from,
+    GradedReplies: graded_from,
+    HumanLabels: labels_from,
+}
+"""Kinds of rows with a reader of their own."""
+TABLES = (*readers.SHAPES, *_OWN)
+
+
+def read(
+    wanted: type[Table[Any]], path: Path, reference: str, ignore: Sequence[str] = (), stored_as: str = ""
+) -> Any:
+    """Read rows; pairs also serve as demonstrations and as labelled replies.
+
+    ``stored_as`` is the name of a ledger's file: it is stored by digest, and readers go by the suffix.
+    """
+    if stored_as:
+        with tempfile.TemporaryDirectory() as room:
+            named = Path(room) / stored_as
+            named.symlink_to(path.resolve())
+            return read(wanted, named, reference, ignore)
+    table = _read(wanted, path, reference, ignore)
+    return table.model_copy(update={"unused": (*table.unused, *ignore)}) if ignore else table
+
+
+def _read(wanted: type[Table[Any]], path: Path, reference: str, ignore: Sequence[str]) -> Any:
+    def stream(path: Path) -> Iterator[RawRow]:
+        parquet = path.suffix == ".parquet" and wanted not in _OWN
+        rows = catalog.load("calibrant.data.parquet:rows_from_parquet") if parquet else raw_rows
+        return ignoring(rows(path), ignore)
+
+    if wanted in _OWN:
+        return _OWN[wanted](stream(path), reference)
+    kind = wanted
+    if wanted in (Examples, LabelledReplies):
+        first = next((row for _, row in stream(path) if isinstance(row, dict)), {})
+        kind = Preferences if "chosen" in first else wanted
+    return serving_as(wanted, readers.read(kind, stream(path), reference))
+
+
+def serving_as(wanted: type[Table[Any]], table: Table[Any]) -> Table[Any]:
+    """Pairs as demonstrations of their chosen replies, as replies with a thumb up or down, or as prompts.
+
+    Canaries as demonstrations, each as often as it is planted. Any other table as it is.
+    """
+    if isinstance(table, Canaries) and wanted is Examples:
+        return planted_examples(table)
+    if not isinstance(table, Preferences) or wanted is Preferences:
+        return table
+    made: list[Any] = []
+    for p in table.rows:
+        if wanted is Examples:
+            made.append(Example(id=p.id, prompt=p.prompt, completion=p.chosen))
+        elif wanted is Prompts:
+            made.append(Prompt(id=p.id, prompt=p.prompt))
+        elif wanted is LabelledReplies:
+            for label, reply in ((True, p.chosen), (False, p.rejected)):
+                name = f"{p.id}/{'chosen' if label else 'rejected'}"
+                made.append(Labelled(id=name, prompt=p.prompt, completion=reply, label=label))
+    account = {"source": table.source, "refused": table.refused, "unused": table.unused}
+    return wanted(rows=tuple(made), **account) if made else table

@@ -1,0 +1,129 @@
+"""``testbed:KIND/NAME?k=v``: models, rows and the gold truth that Calibrant ships or makes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import parse_qsl
+
+from calibrant.app import catalog
+from calibrant.app.references import behaviours, locate, on_disk, opened
+from calibrant.app.references.opened import Opened
+from calibrant.app.references.rows import TABLES, serving_as
+from calibrant.app.references.scheme import BEHAVIOURS, MODELS, Reference, found_by
+from calibrant.core import ConfigError, Identity, InputError
+from calibrant.core.errors import nearest
+from calibrant.data.rows import Table
+from calibrant.models.folder import check_folder
+
+_ROWS = ("goals", "items", "pairs", "prompts", "examples", "canaries")
+"""Kinds of rows: 'open_goals' of ``testbed/serve.py`` makes goals, and so on."""
+
+
+class Parsed(NamedTuple):
+    """``testbed:KIND/NAME?k=v``, taken apart."""
+
+    text: str
+    kind: str
+    name: str
+    options: dict[str, str]
+
+
+def find(reference: Reference) -> Any:
+    """Rows, a behaviour, or a model: its folder, or how it is made; no weights are read.
+
+    Raises:
+        InputError: no such name or option. ConfigError: no such kind, or one that gives no ``wanted``.
+    """
+    path, _, query = reference.rest.partition("?")
+    kind, slash, name = path.partition("/")
+    if not slash or not name:
+        raise ConfigError(f"'{reference.text}': write testbed:KIND/NAME, for example testbed:goals/heldout")
+    parsed = Parsed(reference.text, kind, name, dict(parse_qsl(query, keep_blank_values=True)))
+    if reference.wanted in TABLES:
+        return _rows(parsed, reference.wanted)
+    if reference.wanted in BEHAVIOURS:
+        return behaviours.fitting(_behaviour(parsed), reference)
+    return _model(parsed)
+
+
+def make(reference: Reference, found: Any) -> Opened:
+    """What ``find`` found."""
+    if isinstance(found, tuple):
+        identity, load = found
+        return opened.model(identity, load, reference.text, reference.wanted)
+    if isinstance(found, Path):
+        return on_disk.read(reference, found)
+    if reference.wanted in TABLES:
+        return Opened(found.digest, "data", lambda: found, name=reference.text)
+    return behaviours.described(found, lambda: found, reference)
+
+
+def _rows(parsed: Parsed, wanted: type[Table[Any]]) -> Table[Any]:
+    """Goals, items, pairs, canaries, ...; the last two also as demonstrations."""
+    if parsed.kind not in _ROWS:
+        raise ConfigError(
+            f"'{parsed.text}': no rows of kind '{parsed.kind}'{nearest(parsed.kind, _ROWS)}",
+            hint=f"kinds with rows: {', '.join(_ROWS)}",
+        )
+    made = catalog.load(f"calibrant.testbed.serve:open_{parsed.kind}")(parsed.name, parsed.options)
+    table = serving_as(wanted, made)
+    if not isinstance(table, wanted):
+        raise ConfigError(f"'{parsed.text}' gives {type(table).__name__}, not {wanted.__name__}")
+    return table
+
+
+def _behaviour(parsed: Parsed) -> Any:
+    """The gold truth: one judge a criterion, one reward."""
+    _option(parsed)
+    if parsed.kind == "judge":
+        return catalog.load("calibrant.testbed.gold:GoldJudge")(parsed.name)
+    if parsed.kind == "reward" and parsed.name == "gold":
+        return catalog.load("calibrant.testbed.gold:GoldReward")()
+    raise ConfigError(
+        f"'{parsed.text}' is no behaviour",
+        hint="testbed:judge/harmful (refused, helpful, honest, concise), testbed:reward/gold",
+    )
+
+
+def _model(parsed: Parsed) -> Path | tuple[Identity, Callable[[], Any]]:
+    """The folder of a shipped model; a null or an attacker, which are made."""
+    if parsed.kind == "attacker":
+        attacker = catalog.load("calibrant.testbed.attacker:open_attacker")(parsed.name, parsed.options)
+        return attacker.identity, lambda: attacker
+    if parsed.kind == "null":
+        seed = _option(parsed, "seed")
+        if not (seed.isascii() and seed.isdigit() and len(seed) < 20):
+            raise InputError(f"'{parsed.text}': seed={seed} is not a whole number", hint="write ?seed=1")
+        identity = Identity(name=parsed.text, parts={"null": parsed.name, "seed": seed})
+        return identity, lambda: catalog.load("calibrant.testbed.nulls:open_null")(
+            parsed.name, {"seed": seed}
+        )
+    if parsed.kind != "model":
+        raise ConfigError(
+            f"'{parsed.text}' is no model{nearest(parsed.kind, ('model', 'null', 'attacker'))}",
+            hint="testbed:model/base, testbed:null/base?seed=0 or testbed:attacker/ruled",
+        )
+    _option(parsed)
+    known = {path.parent.name: path.parent for path in locate.WEIGHTS.glob("*/config.json")}
+    if parsed.name not in known:
+        raise InputError(
+            f"'{parsed.text}': no such model{nearest(parsed.name, known)}",
+            hint=f"one of: {', '.join(sorted(known)) or 'none is installed'}",
+        )
+    return check_folder(known[parsed.name])
+
+
+def _option(parsed: Parsed, *known: str) -> str:
+    """The value of the only option there may be, "0" where it is not given."""
+    wrong = sorted(parsed.options.keys() - set(known))
+    if wrong:
+        raise InputError(
+            f"'{parsed.text}': unknown option '{wrong[0]}'{nearest(wrong[0], known)}",
+            hint=f"options: {', '.join(known) or 'none'}",
+        )
+    return next(iter(parsed.options.values()), "0")
+
+
+TESTBED = found_by(find, make, (*MODELS, *TABLES, *BEHAVIOURS), columns=False)
