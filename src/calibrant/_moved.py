@@ -37,7 +37,7 @@ MODULES: dict[str, str] = {
     "attack.known": "attack._registry",
     "attack.moves": "attack.engine.protocol",
     "attack.purse": "attack.engine.budget",
-    "attack.rates": "attack.engine.rates",
+    "attack.rates": "attack.engine.metrics",
     "attack.speech": "attack.engine.attacker_prompts",
     "attack.store": "attack.engine.cache",
     "attack.suffix_search": "attack.suffix.search",

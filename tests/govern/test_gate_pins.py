@@ -185,7 +185,9 @@ def test_a_weaker_baseline_or_attacker_is_no_evidence(world: Any, measured: Meas
 def test_a_record_of_an_older_version_is_no_evidence(world: Any, measured: Measured) -> None:
     answer, reason = said(world, world.rule(min_version=2), measured(0.0, 0.01))
     assert answer == "unknown" and "version 1 of measure.refusal made it, and the rule asks for 2" in reason
-    assert world.answer(world.rule(min_version=2), measured(0.0, 0.01, version=3)) == "yes"
+    policy, newer = world.policy(world.rule(min_version=2)), measured(0.0, 0.01, version=3)
+    result = world.run(policy, world.intent(policy), newer)
+    assert result.verdict.answer == "yes" and "min_version" not in result.rules[0].unpinned
 
 
 def test_a_look_under_another_setting_comes_before_the_thresholds_too(world: Any, measured: Measured) -> None:

@@ -241,7 +241,7 @@ def unpinned(rule: Rule, record: Record) -> dict[str, Any]:
         found["data_input"] = main
     if main and not rule.data_digest:
         found["data_digest"] = held[main].digest
-    if rule.min_version < record.version:
+    if rule.min_version == 1 < record.version:  # a rule that names an older version means it
         found["min_version"] = record.version
     found |= {f"judge.{key}": value for key, value in _open_judge(rule, record).items()}
     for name, item in record.inputs.items():

@@ -136,7 +136,7 @@ class GateResult(Result):
     """Records whose lines carry no link to the line before: they could have been edited unseen."""
 
 
-@technique(version=4)
+@technique(version=5)
 def gate(
     subject: Identity, policy: ReleasePolicy, evidence: Evidence, config: Gate = Gate(), run: Run = Quiet()
 ) -> GateResult:
