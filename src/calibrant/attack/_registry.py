@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from calibrant.attack import (
+from calibrant.attack import (  # noqa: F401 - this list is the list of attacks
     best_of_n,
     crescendo,
     encode,
@@ -19,20 +19,7 @@ from calibrant.attack import (
 )
 from calibrant.attack.engine.protocol import Attack
 
-_MODULES = (
-    best_of_n,
-    crescendo,
-    encode,
-    gcg,
-    genetic,
-    many_shot,
-    multi_turn,
-    pair,
-    persona,
-    prefill,
-    rainbow,
-    random_search,
-    tap,
-)
-ATTACKS: dict[str, Attack] = {module.ATTACK.name: module.ATTACK for module in _MODULES}
+ATTACKS: dict[str, Attack] = {
+    module.ATTACK.name: module.ATTACK for module in list(globals().values()) if hasattr(module, "ATTACK")
+}
 """Name -> attack."""
