@@ -207,6 +207,55 @@ def test_files_that_are_no_studies(study, text, said):
         assert part in problem and "trial.toml" in problem
 
 
+LIKE = """
+[[job]]
+id = "one"
+use = "field.harm"
+seeds = [1, 2]
+inputs = { model = "testbed:model/tiny", other = "data:x" }
+config = { harm = 0.5, fit = { lr = 1.0, clip = 2.0 } }
+budget = { tokens = 9 }
+[[job]]
+id = "two"
+like = "one"
+inputs = { other = "data:y" }
+config = { fit = { lr = 3.0 } }
+[[job]]
+id = "three"
+like = "two"
+seed = 4
+budget = {}
+"""
+
+
+def test_a_job_like_another_says_only_what_differs(study):
+    """Inputs and config key by key, all else whole; a chain, and a change to one that leaves the others."""
+    one, two, three = study(LIKE).job
+    assert (one.id, two.id, three.id) == ("one", "two", "three")
+    assert (two.use, two.seeds, two.budget) == (one.use, one.seeds, one.budget)
+    assert two.inputs == {"model": "testbed:model/tiny", "other": "data:y"}
+    assert two.config == {"harm": 0.5, "fit": {"lr": 3.0}}
+    assert (three.inputs, three.config, three.budget.tokens) == (two.inputs, two.config, None)
+    assert [run.seed for run in three.runs()] == [4]
+    changed = study(LIKE, "one.fit.clip=7.0", "one.inputs.model=data:z", "one.seeds=[5]")
+    assert changed.job[0] != one and changed.job[1:] == (two, three)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('like = "one"', 'like = "tow"', "job 'two' is like 'tow', but no job before it is"),
+        ('like = "one"', 'like = "three"', "job 'two' is like 'three', but no job before it is"),
+        ('like = "one"', 'like = "oen"', "no job before it is (did you mean 'one'?)"),
+        ('like = "one"', "like = [1]", "job 'two' is like '[1]'"),
+        ('id = "two"\n', "", "job '2': 'id' is required"),
+        ('inputs = { other = "data:y" }', "inputs = 3", "job 'two': 'inputs'"),
+    ],
+)
+def test_a_job_like_none_before_it_is_refused(study, old, new, said):
+    assert said in problems(study, LIKE.partition('[[job]]\nid = "three"')[0].replace(old, new))[0]
+
+
 def test_a_name_cannot_lead_out_of_the_ledger(tmp_path):
     (tmp_path / "s.toml").write_text("name = '../x'\n[[job]]\nid = 'a'\nuse = 'b'")
     assert "'name'" in problems(load_study, str(tmp_path / "s.toml"))[0]

@@ -2,7 +2,7 @@
 
 [given]   what a user swaps on the command line: given.model=./mine
 [intent]  use, hazards, tax_margin, policy: recorded before the first job
-[[job]]   id, use, inputs, config, seed or seeds, budget
+[[job]]   id, use, inputs, config, seed or seeds, budget; or like = an earlier job's id, and what differs
 [verdict] gate = a job id, passes = how many of its seeds must pass
 [[figure]] what the page compares
 """
@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -128,9 +129,41 @@ def load_study(reference: str, changes: Sequence[str] = ()) -> Study:
     jobs = table.get("job", [])
     if not isinstance(jobs, list) or not all(isinstance(job, dict) for job in jobs):
         raise ConfigError(f"{path}: 'job' must be a list of tables", hint="write [[job]] above each job")
+    if jobs:
+        table["job"] = _filled(jobs, path)
     for change in changes:
         _apply(table, change)
     return _study(table, path)
+
+
+def _filled(jobs: Sequence[dict[str, Any]], path: Path) -> list[dict[str, Any]]:
+    """The jobs, each that is ``like`` an earlier one filled with what it does not say itself.
+
+    Raises:
+        ConfigError: no earlier job has that id.
+    """
+    filled: list[dict[str, Any]] = []
+    for number, job in enumerate(jobs, 1):
+        if "like" in job:
+            earlier = {str(one.get("id")): one for one in filled}
+            name, own = str(job["like"]), str(job.get("id", number))
+            if name not in earlier:
+                near = nearest(name, earlier)
+                raise ConfigError(f"{path}: job '{own}' is like '{name}', but no job before it is{near}")
+            job = _merged(earlier[name], job)
+        filled.append(job)
+    return filled
+
+
+def _merged(other: Mapping[str, Any], job: Mapping[str, Any]) -> dict[str, Any]:
+    """``job`` over ``other``: whole fields, but ``inputs`` and ``config`` key by key."""
+    left_out = {"id", "seeds"} if "seed" in job else {"id"}
+    merged = {key: deepcopy(value) for key, value in other.items() if key not in left_out}
+    for key, value in job.items():
+        tables = key in ("inputs", "config") and isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = merged[key] | value if tables else value
+    del merged["like"]
+    return merged
 
 
 def _study(table: dict[str, Any], path: Path) -> Study:
