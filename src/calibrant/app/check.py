@@ -10,14 +10,7 @@ from calibrant.app.references import schemes
 from calibrant.app.references.scheme import too_deep
 from calibrant.app.study_file import Study, StudyJob
 from calibrant.app.verdict import misdirected
-from calibrant.core import (
-    CalibrantError,
-    ConfigError,
-    Evidence,
-    Frozen,
-    Job,
-    resolve,
-)
+from calibrant.core import CalibrantError, ConfigError, Evidence, Frozen, Job, resolve
 from calibrant.core.errors import nearest
 
 

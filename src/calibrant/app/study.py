@@ -18,13 +18,7 @@ from calibrant.app.ledger_run import Context, Progress
 from calibrant.app.references.openers import Openers
 from calibrant.app.study_file import Study
 from calibrant.app.verdict import StudyVerdict, verdict_of
-from calibrant.core import (
-    CalibrantError,
-    ConfigError,
-    Entry,
-    InputError,
-    Job,
-)
+from calibrant.core import CalibrantError, ConfigError, Entry, InputError, Job
 from calibrant.core.digest import plain
 from calibrant.core.errors import nearest
 from calibrant.govern.intent import intent_record

@@ -6,8 +6,7 @@ import os
 from typing import Any
 
 from calibrant.app import catalog
-from calibrant.app.references import opened
-from calibrant.app.references.opened import Opened
+from calibrant.app.references.opened import Opened, identified
 from calibrant.app.references.scheme import MODELS, Reference, found_by
 from calibrant.core import ConfigError, InputError
 
@@ -42,7 +41,7 @@ def answering(reference: Reference, found: tuple[Any, str]) -> Opened:
             raise
         return model
 
-    return opened.model(model.identity, load, reference.text, reference.wanted)
+    return identified(model.identity, load, reference.text, reference.wanted)
 
 
 API = found_by(served, answering, MODELS)

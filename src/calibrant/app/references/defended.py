@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from calibrant.app.references import behaviours, opened
-from calibrant.app.references.opened import STAND_INS, Opened
+from calibrant.app.references import behaviours
+from calibrant.app.references.opened import STAND_INS, Opened, identified
 from calibrant.app.references.scheme import MODELS, Checks, Opens, Reference, Scheme, too_deep
 from calibrant.core import LM, ConfigError, Guard
 from calibrant.defend.defended import StackSpec, defended_from
@@ -45,7 +45,7 @@ def open(reference: Reference, openers: Opens) -> Opened:
         return defended_from(lm, stack, partial(behaviours.make, openers=openers, named=named))
 
     identity = behind(STAND_INS[LM](bare), named=True).identity
-    return opened.model(identity, lambda: behind(bare.load(), named=False), reference.text, reference.wanted)
+    return identified(identity, lambda: behind(bare.load(), named=False), reference.text, reference.wanted)
 
 
 DEFENDED = Scheme(MODELS, check, open)

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from calibrant.app import catalog
-from calibrant.app.references import locate, opened, rows
-from calibrant.app.references.opened import Opened
+from calibrant.app.references import locate, rows
+from calibrant.app.references.opened import Opened, from_bytes, identified
 from calibrant.app.references.scheme import MODELS, Reference, Scheme, found_by
 from calibrant.core import Reward, digest, resolve
 from calibrant.data.cards import JudgeCard
@@ -54,15 +54,15 @@ def read(reference: Reference, found: Any, stored_as: str = "") -> Opened:
         with disk("reading", found):
             identity = reward_identity(found, name=text)
         opener = catalog.load("calibrant.models.reward_model:open_reward")
-        return opened.identified("reward", identity, partial(opener, found, name=text), text)
+        return identified(identity, partial(opener, found, name=text), text, wanted)
     if wanted in FILES:
-        return opened.from_bytes(found, lambda: catalog.load(FILES[wanted])(found), text)
+        return from_bytes(found, lambda: catalog.load(FILES[wanted])(found), text)
     if wanted is ReleasePolicy:
         return Opened(found.digest, "policy", lambda: found, name=found.name)
     if wanted is StackSpec:
         return Opened(digest(found), "stack", lambda: found, name=text)
     load = partial(rows.read, wanted, found, text, reference.ignore, stored_as)
-    return opened.from_bytes(found, load, text)
+    return from_bytes(found, load, text)
 
 
 def model(reference: Reference, folder: Path, name: str) -> Opened:
@@ -73,4 +73,4 @@ def model(reference: Reference, folder: Path, name: str) -> Opened:
     def load() -> Any:
         return catalog.load("calibrant.models.open_model:OpenModel").from_folder(folder, name=name)
 
-    return opened.model(identity, load, reference.text, reference.wanted)
+    return identified(identity, load, reference.text, reference.wanted)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,14 @@ from calibrant.core import (
 from calibrant.core.digest import digest_path
 from calibrant.ledger.layout import disk
 
-_RUNGS = {
-    LM: "an LM (to talk)",
-    ScoringLM: "a ScoringLM (log-probs)",
-    OpenLM: "an OpenLM (weights, activations)",
+_KINDS = {
+    LM: ("model", "an LM (to talk)"),
+    ScoringLM: ("model", "a ScoringLM (log-probs)"),
+    OpenLM: ("model", "an OpenLM (weights, activations)"),
+    Reward: ("reward", "a Reward"),
+    Identity: ("system", "a name"),
 }
+"""Wanted type -> the kind that a record names, and what is wanted in words."""
 
 
 @dataclass(frozen=True)
@@ -46,36 +49,25 @@ class Opened:
     identity: Identity | None = None
 
 
-def identified(kind: str, identity: Identity, load: Callable[[], Any], reference: str) -> Opened:
-    """What has an identity, a model say; loading it raises EvidenceError where that has changed."""
+def identified(identity: Identity, load: Callable[[], Any], reference: str, wanted: Any) -> Opened:
+    """A model or a reward, known by its identity; that alone, where an ``Identity`` is wanted.
+
+    Loading it raises EvidenceError where it has changed since, CapabilityError where it is no ``wanted``.
+    """
 
     def loaded() -> Any:
         made = load()
         _check_same(identity.digest, made.identity.digest, reference)
-        return made
-
-    return Opened(identity.digest, kind, loaded, name=identity.name, parts=identity.parts, identity=identity)
-
-
-def model(identity: Identity, load: Callable[[], Any], reference: str, wanted: Any) -> Opened:
-    """A model, or its name alone where an ``Identity`` is wanted.
-
-    Loading it raises EvidenceError where it has changed, CapabilityError where it is no ``wanted``.
-    """
-    found = identified("model", identity, load, reference)
-    if wanted is Identity:
-        return replace(found, kind="system", load=lambda: identity)
-
-    def loaded() -> Any:
-        made = found.load()
         if not isinstance(made, wanted):
             raise CapabilityError(
-                f"'{reference}' does not offer what {_RUNGS[wanted]} needs",
+                f"'{reference}' does not offer what {_KINDS[wanted][1]} needs",
                 hint="it only talks; give local weights: a folder, hf:NAME@COMMIT or record:JOB/model",
             )
         return made
 
-    return replace(found, load=loaded)
+    kind = _KINDS[wanted][0]
+    call = (lambda: identity) if wanted is Identity else loaded
+    return Opened(identity.digest, kind, call, name=identity.name, parts=identity.parts, identity=identity)
 
 
 def from_bytes(path: Path, load: Callable[[], Any], reference: str) -> Opened:

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
 
 from calibrant.app import catalog
-from calibrant.app.references import behaviours, locate, on_disk, opened
-from calibrant.app.references.opened import Opened
+from calibrant.app.references import behaviours, locate, on_disk
+from calibrant.app.references.opened import Opened, identified
 from calibrant.app.references.rows import TABLES, serving_as
 from calibrant.app.references.scheme import BEHAVIOURS, MODELS, Reference, found_by
 from calibrant.core import ConfigError, Identity, InputError
@@ -52,7 +52,7 @@ def make(reference: Reference, found: Any) -> Opened:
     """What ``find`` found."""
     if isinstance(found, tuple):
         identity, load = found
-        return opened.model(identity, load, reference.text, reference.wanted)
+        return identified(identity, load, reference.text, reference.wanted)
     if isinstance(found, Path):
         return on_disk.read(reference, found)
     if reference.wanted in TABLES:
