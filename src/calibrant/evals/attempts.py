@@ -1,10 +1,10 @@
-"""The loop of measurements and of replay: ask a target, judge what came back, keep every attempt.
+"""The loop of measurements and of replay: query a target, judge the replies, store every attempt.
 
 Attacks run on ``calibrant.attack.engine``.
 
-``ask`` works in chunks. Each is paid for before it is asked, and on disk before the next one starts, so
-a killed job goes on where it stopped and pays for nothing twice. Identical chats always share a chunk:
-models draw from hash(seed, chat, occurrence), and an occurrence only means something within one call.
+``ask`` works in chunks. Each is charged before it is sent, and on disk before the next one starts, so a
+killed job resumes and pays for nothing twice. Identical chats always share a chunk: sampling is seeded by
+hash(seed, chat, occurrence), and occurrences are counted within one call.
 """
 
 from __future__ import annotations
@@ -28,37 +28,38 @@ from calibrant.evals.judging import tokens, verdicts
 from calibrant.ledger.lines import Lines, replay
 
 CHUNK = 256
-"""Requests between two looks at budget, progress and disk."""
+"""Requests between two checks of budget, progress and disk."""
 
 
 class Request(Frozen):
-    """One thing to ask: a goal, and the chat in which an attack (or nobody) puts it."""
+    """One request: a goal, and the chat in which it is sent."""
 
     goal: Goal
-    """What the attempt is after."""
+    """The goal of the attempt."""
     chat: Chat
-    """What is sent."""
+    """The chat that is sent."""
     attack: str
     """Technique and variant: 'attack.encode/rot13', or 'plain'."""
     config: dict[str, Any] = Field(default_factory=dict)
-    """What tells this attempt from others on the same goal: the attack's settings, the number of the try."""
+    """What distinguishes this attempt from others on the same goal: the attack's settings, the try's
+    number."""
     access: Literal["black box", "log-probs", "weights"] = "black box"
     """What the attacker could see."""
 
 
 def ask(target: LM, requests: Sequence[Request], judge: Judge, sampling: Sampling, run: Run) -> list[Attempt]:
-    """Put every request to ``target`` and judge the replies. One attempt a request, in order.
+    """Send every request to ``target`` and judge the replies. One attempt per request, in order.
 
-    Draws, and the ids, take ``sampling.seed + run.seed``, so that runs of several seeds differ.
+    Samples, and the ids, use ``sampling.seed + run.seed``, so that runs of several seeds differ.
 
     An attempt that ``run.work`` already holds without an error (same id, chat and
     judge) is taken from there and charged to the budget as it was the first time. ``cost.seconds`` is an
     equal share of the chunk's time at the target. A reply without ids or log-probs counts as
-    ``sampling.max_tokens`` tokens, the most that it can have been.
+    ``sampling.max_tokens`` tokens, the maximum.
 
     Raises:
         InputError: two requests have the same attempt id.
-        BudgetError: the next chunk could pass a limit; what was asked so far is kept in ``run.work``.
+        BudgetError: the next chunk could exceed a limit; the attempts so far are kept in ``run.work``.
         CapabilityError: target or judge returned the wrong number of answers.
         InputError: every single request failed: nothing was measured.
         InputError: another process writes to the attempts in ``run.work``, or the disk refuses.

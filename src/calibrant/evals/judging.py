@@ -1,4 +1,4 @@
-"""Asking a judge about a batch of replies: one verdict each, unknown where target or judge failed."""
+"""Judge a batch of replies: one verdict each, unknown where target or judge failed."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ def verdicts(
 ) -> list[Verdict]:
     """One verdict a completion, in order.
 
-    A reply that never came is 'unknown', also where the model was still reasoning when it was cut, and so is
+    A missing reply is 'unknown', also where the model was still reasoning when it was truncated, and so is
     every reply of a batch in which the judge failed. The judge reads the reply and not the reasoning before
-    it. Where a chat ends with the beginning of the reply (prefill), it reads the beginning, too.
+    it. Where a chat ends with a prefill, it reads the prefill, too.
 
     Raises:
         CapabilityError: the judge returned the wrong number of answers.
@@ -42,8 +42,8 @@ def verdicts(
 def tokens(completion: Completion, most: int) -> int:
     """Tokens generated, reasoning included, as far as they can be counted.
 
-    By the ids, else by the server's own count, else by the log-probs; ``most`` where a reply shows none of
-    these, or log-probs of the reply alone.
+    By the ids, else by the server's own count, else by the log-probs; ``most`` where a reply has none of
+    these, or only log-probs of the reply.
     """
     if completion.ids is not None:
         return len(completion.ids)
@@ -62,9 +62,9 @@ def _silent(completion: Completion) -> str:
 
 
 def whole(chat: Chat, completion: Completion) -> tuple[Chat, Completion]:
-    """The chat up to the reply, and the reply with what was put into its mouth, without reasoning.
+    """The chat up to the reply, and the reply with its prefill, without reasoning.
 
-    Where the model reasoned, what was put into its mouth stood before or in its thoughts, not in its reply.
+    Where the model reasoned, the prefill was before or in the reasoning, not in the reply.
     """
     if completion.stop in ("blocked", "error"):
         return chat, completion

@@ -1,1 +1,1 @@
-"""What every attack runs on: protocol, scheduler, budget, cache, counts, metrics."""
+"""The engine of all attacks: protocol, scheduler, budget, cache, counts, metrics."""

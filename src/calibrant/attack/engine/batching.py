@@ -1,4 +1,4 @@
-"""Small parts of the driver: one reply a question, what an attempt costs, and when to sweep."""
+"""Helpers of the scheduler: deduplicated queries, cost of an attempt, garbage collection."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from calibrant.core.behaviours import same_number
 
 
 class Sweep:
-    """Python's sweeps for cyclic garbage, held back to every few seconds: attempts make none.
+    """Run Python's cyclic garbage collector only every few seconds: attempts make no cycles.
 
-    Left alone they go over every object of every library some times a thousand attempts, and take as long as
-    all the rest. The process's own setting comes back at the end.
+    By default it scans every object of every library several times per thousand attempts, and takes as long
+    as everything else. The process's setting is restored at the end.
     """
 
     def __init__(self, every: float = 5.0) -> None:
@@ -24,19 +24,19 @@ class Sweep:
         gc.disable()
 
     def now_and_then(self) -> None:
-        """Sweep where it is time to."""
+        """Collect if it is time to."""
         if time.monotonic() - self._last >= self._every:
             gc.collect()
             self._last = time.monotonic()
 
     def done(self) -> None:
-        """Give the setting back."""
+        """Restore the process's setting."""
         if self._was:
             gc.enable()
 
 
 def silence(reply: Completion) -> InputError:
-    """What to say where a target answers nothing."""
+    """The message for a target that answers only errors."""
     return InputError(
         f"the target answers nothing but errors; the last: {reply.error}",
         hint="mend the cause and run the same command again: what was answered is kept",
@@ -44,7 +44,7 @@ def silence(reply: Completion) -> InputError:
 
 
 def once(lm: LM, chats: Sequence[Chat], sampling: Sampling) -> list[Completion]:
-    """One reply a chat; equal chats share one, since equal seeds draw alike."""
+    """One reply per chat; equal chats share one, since equal seeds give equal samples."""
     places: dict[tuple[tuple[str, str], ...], int] = {}
     spots = [
         places.setdefault(tuple((m.role, m.content) for m in chat.messages), len(places)) for chat in chats
@@ -57,7 +57,7 @@ def once(lm: LM, chats: Sequence[Chat], sampling: Sampling) -> list[Completion]:
 
 
 def asked_of(move: Move) -> str:
-    """Digest of what a move asks, so that an answer is only given to the question that it was for."""
+    """Digest of a move's question, so that a logged answer is only used for its own question."""
     if isinstance(move, Compute):
         return digest(move.what)
     return digest([move._asdict() if isinstance(move, AskAttacker) else list(move)])
@@ -65,17 +65,17 @@ def asked_of(move: Move) -> str:
 
 @cache
 def plain_cost(said: int) -> Cost:
-    """One query with a reply of so many tokens: the cost of nearly every attempt, made once."""
+    """Cost of one query with a reply of so many tokens; cached, since most attempts cost the same."""
     return Cost(queries=1, target_tokens=said)
 
 
 def parameters(lm: LM | None) -> int:
-    """Parameters of local weights; 0 for a model that only talks."""
+    """Number of parameters of local weights; 0 for a black-box model."""
     return sum(p.numel() for p in lm.module.parameters()) if isinstance(lm, OpenLM) else 0
 
 
 def timeless(reply: Completion) -> Completion:
-    """Without times, which no two runs share."""
+    """Without times, which differ between runs."""
     if not reply.layers:
         return reply
     layers = tuple(layer.model_copy(update={"ms": None}) for layer in reply.layers)

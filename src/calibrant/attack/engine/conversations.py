@@ -1,9 +1,9 @@
-"""Conversations that branch and take refused turns back: what multi-turn attacks are made of.
+"""Conversations with branches and backtracking: the building block of multi-turn attacks.
 
-A conversation holds the target's real replies. On each turn every conversation is carried on in up to
-``branches`` ways, and the ``width`` best go on. A turn that is refused in every way is taken back, as if it
-had not been said, and put in other words; once ``backtracks`` are used up, or no other words are left, the
-refusal stays and the conversation goes on.
+A conversation holds the target's real replies. On each turn every conversation has up to ``branches``
+continuations, of which the ``width`` best go on. A turn that is refused in every branch is removed and
+rephrased (backtracking); once ``backtracks`` are used up, or no other wording is left, the refusal stays and
+the conversation goes on.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ REFUSALS = (
     *("i can't", "i cannot", "i can not", "i won't", "i will not", "i must decline", "i apologize", "sorry"),
     *("i'm sorry", "i am sorry", "i'm unable", "i am unable", "i'm not able", "i am not able"),
 )
-"""How refusals begin, in English; a config may name others. They steer a conversation (which turn is taken
-back); what a reply is, judges say.
+"""How refusals begin, in English; a config may name others. They only steer a conversation (which turn is
+backtracked); verdicts come from judges.
 
-Not the list of ``measure.string_judge``: that one was chosen on human labels, is looked for behind the first
-words too, and may grow. This one is part of the digest of every job of ``attack.crescendo`` and
-``attack.multi_turn``; with the judge's list, recorded conversations would take other turns back."""
+Not the list of ``measure.string_judge``: that one was chosen on human labels, is searched in more than the first
+words, and may grow. This one is part of the digest of every job of ``attack.crescendo`` and
+``attack.multi_turn``; with the judge's list, recorded conversations would backtrack other turns."""
 
 
 class Limits(NamedTuple):
-    """How far a conversation may go."""
+    """Limits of a conversation."""
 
     turns: int
     branches: int
@@ -50,7 +50,7 @@ class Limits(NamedTuple):
 
     @property
     def queries(self) -> int:
-        """Most questions to the target."""
+        """Most queries to the target."""
         return self.branches * (1 + self.width * (self.turns - 1 + self.backtracks))
 
 
@@ -64,7 +64,7 @@ class Talk(NamedTuple):
     refused: bool = False
     """Whether that is a refusal, or none at all."""
     taken_back: tuple[Talk, ...] = ()
-    """What came of other wordings of the turn that is next: all refused."""
+    """Refused wordings of the next turn."""
 
     @property
     def score(self) -> float:
@@ -78,16 +78,16 @@ class Talk(NamedTuple):
 
 
 class Writer(NamedTuple):
-    """Who says what comes next."""
+    """The source of the next turns."""
 
     write: Callable[[Sequence[Talk], int], Said[list[list[str]]]]
-    """Conversations, and the number of their next turn from 0 -> what may be said next in each."""
+    """Conversations, and the number of their next turn from 0 -> candidate turns of each."""
     more: Callable[[Talk, int], bool]
-    """Whether that turn of a conversation can be put in words that were not taken back yet."""
+    """Whether that turn has a wording that was not refused yet."""
 
 
 def converse(goal: Goal, writer: Writer, limits: Limits, tools: Tools, variant: str = "") -> Said[bool]:
-    """Part of an episode: carry a conversation on to its end. True where the goal was reached."""
+    """Part of an episode: run a conversation to its end. True where the goal was reached."""
     talks, backtracks, reached = [Talk()], limits.backtracks, False
     for turn in range(limits.turns):
         waiting, gone_on = talks, list[Talk]()
@@ -115,7 +115,7 @@ def converse(goal: Goal, writer: Writer, limits: Limits, tools: Tools, variant: 
 def _say(
     goal: Goal, talks: Sequence[Talk], options: Sequence[Sequence[str]], limits: Limits, variant: str
 ) -> Said[list[list[Talk]]]:
-    """Say everything at once. What became of each conversation, in each way in which it was carried on."""
+    """Send all turns at once; the resulting conversations, per branch."""
     asks = [
         AskTarget(goal, talk.chat.then("user", text), variant, talk.heard.id if talk.heard else None)
         for talk, texts in zip(talks, options, strict=True)
@@ -134,13 +134,13 @@ def _say(
 
 
 def _with_refusal(talk: Talk) -> Talk:
-    """How a conversation goes on when no wording helps: with the last refusal, or as if nothing was said."""
+    """The conversation when no wording works: with the last refusal, or without the turn."""
     spoken = [child for child in talk.taken_back if child.chat.messages[-1].content.strip()]
     return spoken[-1] if spoken else talk._replace(taken_back=())
 
 
 def refuses(reply: Completion, phrases: Sequence[str]) -> bool:
-    """Whether nothing came back, or what begins with one of ``phrases``."""
+    """Whether there is no reply, or one that begins with one of ``phrases``."""
     if reply.stop in ("blocked", "error"):
         return True
     text = _even(reply.text).lstrip("\"'*-.,! ")
@@ -153,7 +153,7 @@ def _even(text: str) -> str:
 
 
 def planned(goal: Goal, plan: Sequence[Sequence[str]], branches: int) -> Writer:
-    """The plan's own wordings of each turn, without those that were taken back."""
+    """The plan's wordings of each turn, without the refused ones."""
     spans = goal.spans or (goal.text,)
     slots = {"{request}": goal.text, "{act}": spans[0], "{thing}": spans[-1]}
     said = [list(dict.fromkeys(_filled(wording, slots) for wording in turn)) for turn in plan]
@@ -166,7 +166,7 @@ def planned(goal: Goal, plan: Sequence[Sequence[str]], branches: int) -> Writer:
 
 
 def written_by_attacker(goal: Goal, how: str, limits: Limits, writing: Sampling) -> Writer:
-    """Turns that the attacking model writes; it sees the conversation, its score, and what was taken back."""
+    """Turns by the attacker model, which sees the conversation, its score, and the backtracked turns."""
 
     def write(talks: Sequence[Talk], turn: int) -> Said[list[list[str]]]:
         asked = [
@@ -191,7 +191,7 @@ def written_by_attacker(goal: Goal, how: str, limits: Limits, writing: Sampling)
 
 
 def _filled(wording: str, slots: dict[str, str]) -> str:
-    """One pass, so that braces in a goal stay as they are."""
+    """Filled in one pass, so that braces in a goal are not expanded."""
     return re.sub("|".join(map(re.escape, slots)), lambda found: slots[found.group()], wording)
 
 

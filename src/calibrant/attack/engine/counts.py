@@ -1,4 +1,4 @@
-"""What came of one attack on one goal, in a few numbers: enough for every rate, without its attempts.
+"""Counts of one attack on one goal: enough for every rate, without the attempts.
 
 Pure: attempts in, numbers out.
 """
@@ -28,18 +28,18 @@ class Counts:
     first: int | None = None
     """Queries up to the first success, that one included."""
     first_open: int | None = None
-    """Queries up to the first attempt that nobody could judge."""
+    """Queries up to the first undetermined attempt."""
     variants: dict[str, bool | None] = field(default_factory=dict)
     """Variant of the attack -> whether it reached the goal; None where its attempts leave that open."""
     ended: bool = False
-    """The attack came to its own end."""
+    """The attack ended by itself."""
     cut: bool = False
     """A cap ended the campaign before that."""
     last: tuple[int, int] = (-1, -1)
     """Number of the last attempt, and its place in the store."""
 
     def add(self, attempt: Attempt, place: int = -1) -> None:
-        """Count one more attempt, in the order in which they were made; ``place`` is where it is stored."""
+        """Count one more attempt, in order of sending; ``place`` is where it is stored."""
         self.last = max(self.last, (attempt.number, place))
         self.category = attempt.category
         self.attempts += 1
@@ -57,7 +57,7 @@ class Counts:
 
     @property
     def reached(self) -> bool | None:
-        """Whether the goal was reached; None where a cap or an unjudged attempt leaves it open."""
+        """Whether the goal was reached; None where a cap or an undetermined attempt leaves it open."""
         if self.hits:
             return True
         return None if self.cut or self.undetermined or not self.attempts else False

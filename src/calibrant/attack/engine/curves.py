@@ -1,7 +1,7 @@
-"""Success against budget: for each attack the share of goals reached within so many queries. Pure.
+"""ASR against budget: for each attack the share of goals reached within so many queries. Pure.
 
 Kaplan-Meier with censoring (``calibrant.stats.survival``): a goal that an attack gave up, or that a cap cut
-off, counts as under attack up to there and no further.
+off, is censored there.
 """
 
 from __future__ import annotations

@@ -17,27 +17,27 @@ from calibrant.data.rows import Goals
 
 
 class Participants(NamedTuple):
-    """Who takes part."""
+    """Target, judge and helper models of an attack."""
 
     target: LM
-    """Who is attacked."""
+    """The attacked model."""
     judge: Judge
-    """Who says whether a goal was reached."""
+    """Decides whether a goal was reached."""
     sampling: Sampling
     """How the target's replies are sampled."""
     attacker: LM | None = None
-    """Who writes attacks."""
+    """The attacker model, which writes prompts."""
     surrogate: OpenLM | None = None
-    """Whose weights are attacked."""
+    """The model whose weights (log-probs, gradients) are used."""
 
 
 @dataclass
 class RunningEpisode:
-    """One episode with what is known of it."""
+    """One episode with its state."""
 
     attack: Attack
     label: str
-    """What its attempts are called: the attack's name unless the campaign gives another."""
+    """Name of its attempts: the attack's name unless the campaign gives another."""
     goals: tuple[str, ...]
     """Ids of its goals."""
     repetition: int
@@ -114,7 +114,7 @@ def _episode(
 
 
 def surrogate_for(attack: Attack, who: Participants) -> OpenLM:
-    """The weights that ``attack`` reads. Raises CapabilityError where none were given."""
+    """The surrogate model of ``attack``. Raises CapabilityError where none was given."""
     if who.surrogate is None:
         raise CapabilityError(
             f"{attack.name} needs {attack.access}, and no model to read them from was given",

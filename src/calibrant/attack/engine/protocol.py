@@ -1,16 +1,16 @@
-"""How an attack is written: a generator of moves. What it needs, it asks for; it does nothing itself.
+"""The protocol of attacks: a generator of moves that yields what to ask and does no I/O itself.
 
-    def episode(goals: Sequence[Goal], config: Pair, tools: Tools) -> Walk:
-        said = yield [Consult(first_prompt(goals[0]))]
-        heard = yield [Ask(goals[0], Chat.ask(said[0].text))]
-        if heard[0].outcome == "success":
+    def episode(goals: Sequence[Goal], config: Pair, tools: Tools) -> Episode:
+        (answer,) = yield [AskAttacker(first_prompt(goals[0]))]
+        (response,) = yield [AskTarget(goals[0], Chat.ask(answer.text))]
+        if response.outcome == "success":
             return
 
-A *episode* is one attack on one goal with one seed. It yields a list of moves and is sent back one answer a
-move, in order. ``calibrant.attack.engine.run`` runs many episodes side by side: it batches their questions,
-pays for them, judges replies, and writes every answer down before it hands it over. So an attack of forty
-lines gets batching, a budget, resume after a kill and a dry run for nothing; a resumed episode is simply sent
-what was written down, so it must depend on nothing but its arguments and the answers that it gets.
+An *episode* is one attack on one goal with one seed. It yields a list of moves and receives one answer per
+move, in order. ``calibrant.attack.engine.run`` runs many episodes concurrently: it batches their queries,
+charges the budget, judges replies, and logs every answer before it returns it. So an attack of forty lines
+gets batching, a budget, resume after a kill and a dry run for free; a resumed episode receives the logged
+answers, so it must depend only on its arguments and the answers.
 """
 
 from __future__ import annotations
@@ -30,55 +30,55 @@ Family = Literal[
 
 
 class AskTarget(NamedTuple):
-    """Put ``chat`` to the target. Answered with ``Response``; becomes an attempt."""
+    """Send ``chat`` to the target. Answered with ``Response``; becomes an attempt."""
 
     goal: Goal
-    """What it is after, and what the judge judges by."""
+    """The goal, also for the judge."""
     chat: Chat
     """What is sent. One that ends with an assistant turn is continued from there (prefill)."""
     variant: str = ""
-    """What tells this from the attack's other ways: 'rot13'. Stored as 'attack.encode/rot13'."""
+    """Name of the attack's variant: 'rot13'. Stored as 'attack.encode/rot13'."""
     parent: str | None = None
-    """Id of the attempt that it grew from."""
+    """Id of the attempt that it is derived from."""
     draw: int = 0
-    """Number of the draw, where one chat is asked several times at a temperature above 0."""
+    """Number of the sample, where one chat is sent several times at a temperature above 0."""
 
 
 class AskAttacker(NamedTuple):
-    """Ask the attacking model. Answered with its ``Completion``."""
+    """Ask the attacker model. Answered with its ``Completion``."""
 
     chat: Chat
-    """What it is asked."""
+    """The prompt for the attacker."""
     sampling: Sampling = Sampling(max_tokens=512, temperature=1.0)
-    """How its reply is drawn. Give streams that begin with the same words other seeds; the run's seed and the
+    """How its reply is sampled. Give streams with equal prompts different seeds; the run's seed and the
     repetition's are added."""
 
 
 class Score(NamedTuple):
-    """Ask for the log-prob of ``reply`` as the beginning of an answer to ``chat`` under the surrogate.
+    """Ask for the log-prob of ``reply`` as the first words of a reply to ``chat`` under the surrogate model.
 
     Answered with a float, nats.
 
-    It counts as a query to the target: whoever attacks by log-probs pays for each of them.
+    It counts as a query to the target.
     """
 
     chat: Chat
     """What would be sent."""
     reply: str
-    """What is hoped for."""
+    """The target prefix."""
 
 
 class Computed(NamedTuple):
-    """What a ``Compute`` came to, and what it cost."""
+    """Result and cost of a ``Compute``."""
 
     value: Any
     """JSON-ready."""
     flops: float = 0.0
-    """Floating-point operations, about."""
+    """Floating-point operations, approximately."""
 
 
 class Compute(NamedTuple):
-    """Compute something here, once: a resumed episode is sent the stored value.
+    """Compute something once: a resumed episode receives the stored value.
 
     Answered with ``Computed.value``.
     """
@@ -86,11 +86,11 @@ class Compute(NamedTuple):
     what: str
     """In words, for the progress line: 'gcg steps 0-19'."""
     compute: Callable[[], Computed]
-    """Called when no earlier run has done it."""
+    """Called unless an earlier run has stored the result."""
 
 
 class Response(NamedTuple):
-    """What the target answered, and what the judge made of it."""
+    """The target's reply and the judge's verdict."""
 
     id: str
     """Id of the attempt."""
@@ -104,29 +104,29 @@ class Response(NamedTuple):
 
 Move: TypeAlias = AskTarget | AskAttacker | Score | Compute
 Episode: TypeAlias = Generator[Sequence[Move], Any, None]
-"""Yields moves; is sent a list with a Heard, Completion, float or JSON value for each."""
+"""Yields moves; receives a list with a Response, Completion, float or JSON value for each."""
 
 
 @dataclass(frozen=True)
 class Tools:
-    """What an episode may use beside its goals and config. Nothing here has a memory but ``rng``."""
+    """What an episode may use besides its goals and config. Only ``rng`` has state."""
 
     seed: int
-    """Of this episode alone: runs, goals and repetitions all have others."""
+    """Seed of this episode; runs, goals and repetitions have different ones."""
     rng: random.Random
     """Seeded with ``seed``."""
     target: Identity
-    """Who is attacked."""
+    """The attacked model."""
     sampling: Sampling
     """How the target's replies are sampled."""
     surrogate: OpenLM | None = None
-    """Weights for gradient and log-prob attacks: the target's own, or a stand-in's."""
+    """Model with weights for gradient and log-prob attacks: the target itself, or another."""
     attacker: LM | None = None
-    """The attacking model; reach it with ``AskAttacker``, so that it is paid for and written down."""
+    """The attacker model; call it with ``AskAttacker``, so that it is charged and logged."""
 
 
 class Attack(NamedTuple):
-    """An attack as the campaign knows it."""
+    """An attack as a campaign uses it."""
 
     name: str
     """Name of the technique: 'attack.pair'."""
@@ -135,12 +135,12 @@ class Attack(NamedTuple):
     config: type[Frozen]
     """Its settings; default-constructible."""
     episode: Callable[[Sequence[Goal], Any, Tools], Episode]
-    """Makes the episode."""
+    """Creates the episode."""
     queries: Callable[[Any], int]
-    """Config -> most queries to the target (asks and scores) in an episode, a goal: what a dry run quotes."""
+    """Config -> most queries to the target (generations and scores) of an episode per goal, for dry runs."""
     consults: Callable[[Any], int] = lambda config: 0
-    """Config -> most questions to the attacking model, likewise; above 0: it needs one."""
+    """Config -> most calls to the attacker model, likewise; above 0: it needs one."""
     access: Access = "black box"
-    """What the attacker sees; for 'log-probs' and 'weights' a surrogate is needed."""
+    """Access to the target; 'log-probs' and 'weights' need a surrogate."""
     together: bool = False
     """One episode over all goals (an archive, a universal suffix), instead of one a goal."""

@@ -1,4 +1,4 @@
-"""From attacks to numbers: plan the episodes, run them, and read rates off what came back.
+"""Run attacks: plan the episodes, run them, and compute the metrics.
 
 ``run_attack`` runs one attack, as its technique does; ``run_attacks`` runs any number, as a campaign does.
 """
@@ -36,13 +36,13 @@ class Planned(NamedTuple):
     attack: Attack
     config: Frozen
     label: str
-    """What its attempts are called; the attack's name unless two of them would share it."""
+    """Name of its attempts; the attack's name unless two of them would share it."""
     repetitions: int = 1
-    """How often each goal is attacked, with other draws."""
+    """Repetitions per goal, with other seeds."""
 
 
 class Stored:
-    """Attempts in a file, read when they are wanted."""
+    """Attempts in a file, read lazily."""
 
     def __init__(self, path: Path, run: Run) -> None:
         self.path, self._run = path, run  # a quiet run's folder lives as long as the run
@@ -54,7 +54,7 @@ class Stored:
 
 
 class AttackResult(Result):
-    """Success rates with their bounds and what they cost; see ``calibrant.attack.engine.metrics``."""
+    """Success rates with their intervals, and the cost; see ``calibrant.attack.engine.metrics``."""
 
     stored: Any = Field(default=None, exclude=True, repr=False)
     """Iterates over the attempts, one at a time; also the artefact ``attempts.jsonl``."""
@@ -66,7 +66,7 @@ class AttackResult(Result):
 
 
 class Finished(NamedTuple):
-    """What a drive leaves behind."""
+    """The outcome of a run of the scheduler."""
 
     scheduler: Scheduler
     stored: Stored
@@ -81,15 +81,15 @@ def run_attack(
     *,
     variants: tuple[str, ...] = (),
 ) -> AttackResult:
-    """Run one attack on every goal. One episode a goal, without caps but those of the job.
+    """Run one attack on every goal. One episode a goal, without caps except those of the job.
 
-    ``variants`` names the ways in which an attack with a fixed list of them asks every goal: no category may
+    ``variants`` names the variants of an attack that sends every goal in each of them: no category may
     share a name with one, each has a rate even where it is the only one, and a caveat lists them.
 
     Raises:
         InputError: goals over which a rate would mean nothing, or a target that answers nothing but errors.
-        BudgetError: the job's budget is used up; what was asked is kept.
-        CapabilityError: an attacking model or weights are needed and were not given.
+        BudgetError: the job's budget is used up; the replies so far are kept.
+        CapabilityError: an attacker model or weights are needed and were not given.
     """
     check_goals(goals, (attack.name.removeprefix("attack."), "all", *variants))
     plan = Planned(attack, config, attack.name)
@@ -156,10 +156,10 @@ def run_attacks(
 
 
 def check_participants(plans: Sequence[Planned], participants: Participants) -> None:
-    """Say at once who is missing, before anything is asked.
+    """Check that all needed models are given, before anything is sent.
 
     Raises:
-        CapabilityError: an attack needs an attacking model or weights that were not given.
+        CapabilityError: an attack needs an attacker model or weights that were not given.
         ConfigError: two attacks share a label.
     """
     labels = [plan.label for plan in plans]

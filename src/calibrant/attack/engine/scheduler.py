@@ -1,10 +1,10 @@
-"""The one scheduler of attacks: it runs many episodes side by side; it alone asks, pays and writes.
+"""The scheduler of attacks: it runs many episodes concurrently; it alone queries, charges and logs.
 
-1. Episodes advance together. Their questions go out in batches: attacking model, surrogate, computations, and
-   then the target, whose replies are judged in the same batches.
-2. Every answer is on the disk before an episode hears it. A resumed episode is sent what was written down, so
-   a killed campaign repeats nothing; what failed is asked again.
-3. Equal questions with equal seeds are asked once in a batch: a draw hangs on seed and chat alone.
+1. Episodes advance together. Their queries are batched: attacker model, surrogate, computations, and then the
+   target, whose replies are judged in the same batches.
+2. Every answer is on disk before an episode receives it. A resumed episode receives the logged answers, so a
+   killed campaign repeats nothing; errors are retried.
+3. Equal queries with equal seeds are sent once in a batch: a sample depends on seed and chat alone.
 4. A cap that is reached ends the campaign; episodes that it cuts off are censored.
 """
 
@@ -45,7 +45,7 @@ class _CappedError(Exception):
 
 
 class Scheduler:
-    """Runs episodes to their ends, or to the end of the money."""
+    """Runs episodes to their ends, or to the end of the budget."""
 
     def __init__(
         self, who: Participants, cache: AttemptCache, tracker: BudgetTracker, run: Run, batch: int = 256
