@@ -1,1 +1,2 @@
-"""Floor 3: techniques that measure: refusal, over-refusal, capability; judges."""
+"""Techniques that measure: refusal, over-refusal, capability, reward, preference; judges and their
+calibration."""

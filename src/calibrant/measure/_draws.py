@@ -1,6 +1,7 @@
-"""Many scored replies to each prompt, kept in ``run.work``: a killed run asks and scores nothing twice.
+"""Sample and score many replies per prompt, kept in ``run.work``: a killed run samples and scores nothing
+twice.
 
-A chunk of prompts is paid for before it is asked, and is on disk with its scores before the next one starts.
+A chunk of prompts is charged before it is sent, and is on disk with its scores before the next one starts.
 """
 
 from __future__ import annotations
@@ -27,14 +28,14 @@ from calibrant.evals.judging import tokens
 from calibrant.ledger.lines import Lines, replay
 
 CHUNK = 256
-"""Replies between two looks at budget, progress and disk; a prompt's replies are never parted."""
+"""Replies between two checks of budget, progress and disk; a prompt's replies are never split."""
 
 
 class Drawn(Frozen):
     """The N replies to one prompt with their scores; None where there is no reply or no score."""
 
     key: str
-    """Digest of all that decides them: prompt, model, rewards, sampling."""
+    """Digest of prompt, model, rewards and sampling."""
     id: str
     """The prompt's name."""
     replies: tuple[str, ...]
@@ -46,21 +47,22 @@ class Drawn(Frozen):
     std: tuple[float | None, ...] | None
     """N standard deviations between the members of the proxy, where it is an ensemble."""
     tokens: int
-    """Tokens drawn, counted at their most where the model does not show them."""
+    """Tokens generated; an upper limit where the model does not report them."""
     error: str
-    """What is missing first, or ""."""
+    """The first error, or ""."""
 
 
 def draw(
     model: LM, prompts: Sequence[Prompt], rewards: tuple[Reward, Reward], n: int, sampling: Sampling, run: Run
 ) -> list[Drawn]:
-    """Draw ``n`` replies to each prompt and score them with ``rewards``, proxy and gold. In order of prompts.
+    """Sample ``n`` replies to each prompt and score them with ``rewards``, proxy and gold. In order of
+    prompts.
 
-    Draws take ``sampling.seed + run.seed``. No two prompts may be the same chat (see ``distinct``): equal
-    chats in one call draw other replies than in two calls.
+    Samples use ``sampling.seed + run.seed``. No two prompts may be the same chat (see ``distinct``): equal
+    chats in one call get other samples than in two calls.
 
     Raises:
-        BudgetError: the next chunk could pass a limit; what was drawn so far is kept in ``run.work``.
+        BudgetError: the next chunk could exceed a limit; the samples so far are kept in ``run.work``.
         CapabilityError: the model or a reward returned the wrong number of answers.
         InputError: not one prompt has all its replies and scores.
         EvidenceError: the file in ``run.work`` is damaged (a cut last line is not: it is drawn again).
@@ -96,7 +98,7 @@ def draw(
 
 
 def distinct(prompts: Prompts) -> list[Prompt]:
-    """The prompts without repeats: of chats that ask the same the first stays, others would tell nothing new.
+    """The prompts without repeats: of equal chats the first stays.
 
     Raises:
         InputError: there are no prompts, or two share an id.

@@ -1,14 +1,13 @@
-"""Do labels belong to their rows? What a shuffled, mislabelled or copied file would show.
+"""Integrity checks of human labels: detect shuffled, mislabelled or copied files.
 
-1. Whoever reads the replies (the judge, an earlier judge whose labels stand in the file) must agree with the
-   human labels above chance: Fisher's exact test, one-sided, both margins given. Labels that were moved to
-   other rows agree at chance, whatever the base rate.
+1. Every reader of the replies (the judge, an earlier judge whose labels are in the file) must agree with the
+   human labels above chance: Fisher's exact test, one-sided, both margins given. Shuffled labels agree at
+   chance level, whatever the base rate.
 2. Raters must agree with the final label above chance, and use a small vocabulary: free text is no label.
-3. One reply must not carry two labels.
+3. One reply must not have two labels.
 
 'no' = a check failed; 'unknown' = too few rows, or labels of one kind only: even perfect agreement would not
-show. A judge that cannot tell yes from no fails the first check, too: both mean that its card is worth
-nothing.
+be significant. A judge without discrimination fails the first check, too: either way its card is useless.
 """
 
 from __future__ import annotations
@@ -24,9 +23,9 @@ from calibrant.data.graded import as_label
 from calibrant.data.rows import Graded
 
 VOCABULARY = 8
-"""Different labels in one column from which on it holds free text."""
+"""A column with this many different labels is free text."""
 CONTRADICTIONS = 0.02
-"""Share of the rows that may carry another label than an equal reply to an equal prompt."""
+"""Largest allowed share of rows whose label contradicts that of an equal reply to an equal prompt."""
 
 
 class Check(Frozen):
@@ -41,7 +40,7 @@ class Check(Frozen):
 
 
 def agreement_p(told: Sequence[bool | None], labels: Sequence[bool]) -> tuple[float, float]:
-    """Chance of so much agreement if labels were dealt to rows at random, and the least it could have been.
+    """p-value of the agreement under random labels, and the smallest possible p-value.
 
     Fisher's exact test, one-sided; rows without an answer are left out. (1, 1) without rows.
     """
@@ -55,7 +54,8 @@ def agreement_p(told: Sequence[bool | None], labels: Sequence[bool]) -> tuple[fl
 
 
 def agrees(name: str, told: Sequence[bool | None], labels: Sequence[bool], alpha: float, **of: str) -> Check:
-    """Whether ``told`` agrees with human ``labels`` above chance; 'unknown' where nothing could show it."""
+    """Whether ``told`` agrees with human ``labels`` above chance; 'unknown' where no agreement would be
+    significant."""
     p, least = agreement_p(told, labels)
     answered = sum(one is not None for one in told)
     if p < alpha:
@@ -88,9 +88,9 @@ def check_labels(rows: Sequence[Graded], told: Sequence[bool | None], alpha: flo
 
 
 def overall(checks: Sequence[Check]) -> tuple[Answer, str]:
-    """'no' where one failed, else 'unknown' where one says so, else 'yes'; with the reasons.
+    """'no' where one failed, else 'unknown' where one is unknown, else 'yes'; with the reasons.
 
-    A failed screen is told, but the human labels can be right where an earlier judge's column is not.
+    A failed earlier judge is reported, but the human labels can be right where its column is not.
     """
     counted = [check for check in checks if not check.name.startswith("screen ")]
     for answer in ("no", "unknown"):
@@ -101,7 +101,7 @@ def overall(checks: Sequence[Check]) -> tuple[Answer, str]:
 
 
 def contradicted(rows: Sequence[Graded]) -> list[bool]:
-    """For each row, whether an equal reply to an equal prompt carries the other label."""
+    """For each row, whether an equal reply to an equal prompt has the other label."""
     seen: dict[object, set[bool]] = defaultdict(set)
     for row in rows:
         seen[row.prompt, row.completion].add(row.label)

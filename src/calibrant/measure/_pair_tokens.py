@@ -1,4 +1,4 @@
-"""What is wrong with preference pairs that only their token ids show."""
+"""Faults of preference pairs that only show in their token ids."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Sides(NamedTuple):
 
 
 def tokenised(model: OpenLM, pairs: Preferences, run: Run) -> list[Sides]:
-    """Ids of every pair; the tokens are charged to the budget as they are read."""
+    """Ids of every pair; the tokens are charged to the budget."""
     end = ChatTokens(model.tokenizer).end_id
     found = []
     for at, row in enumerate(pairs.rows):
@@ -34,9 +34,9 @@ def tokenised(model: OpenLM, pairs: Preferences, run: Run) -> list[Sides]:
 
 
 def merges(model: OpenLM, sides: list[Sides]) -> Iterator[Finding]:
-    """Pairs where prompt and reply as one text have other ids than the two joined.
+    """Pairs where prompt and reply as one text tokenise differently from the two joined.
 
-    A trainer or a server that tokenises the whole text then sees another boundary than one that joins ids.
+    A trainer or a server that tokenises the whole text then has another boundary than one that joins ids.
     """
     tokens = ChatTokens(model.tokenizer)
     specials = [mark for mark in model.tokenizer.all_special_tokens if mark]
@@ -57,7 +57,7 @@ def merges(model: OpenLM, sides: list[Sides]) -> Iterator[Finding]:
 
 
 def too_long(sides: list[Sides], limit: int) -> Iterator[Finding]:
-    """Pairs of which a side takes more than ``limit`` tokens: Calibrant's trainers leave them out whole."""
+    """Pairs with a side of more than ``limit`` tokens: Calibrant's trainers leave them out."""
     for one in sides:
         longest = len(one.prompt) + max(len(one.chosen), len(one.rejected))
         if longest > limit:
@@ -66,7 +66,7 @@ def too_long(sides: list[Sides], limit: int) -> Iterator[Finding]:
 
 
 def same_when_cut(sides: list[Sides], limit: int) -> Iterator[Finding]:
-    """Pairs whose sides a trainer that cuts at ``limit`` tokens could no longer tell apart."""
+    """Pairs whose sides are equal when truncated at ``limit`` tokens."""
     for one in sides:
         if one.chosen != one.rejected and _cut(one, one.chosen, limit) == _cut(one, one.rejected, limit):
             detail = f"the first {limit} tokens of both sides are the same"

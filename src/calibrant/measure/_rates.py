@@ -1,4 +1,4 @@
-"""What plain questions to a model showed, as estimates. Pure: goals and outcomes in, numbers out."""
+"""Rates of direct requests as estimates. Pure: goals and outcomes in, numbers out."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from calibrant.stats import rate, rate_so_far
 
 
 def check_goals(goals: Goals, *, harmful: bool) -> None:
-    """Refuse goals over which a rate would mean nothing.
+    """Refuse goals for which a rate would be meaningless.
 
     Raises:
         InputError: no goals, a shared id or text, or a goal of the other kind.
@@ -34,7 +34,7 @@ def rates_by_category(
 ) -> dict[str, Estimate]:
     """``name`` over all goals and ``name/<category>`` for each category; lower is better, clusters kept.
 
-    ``done`` says what happened where an outcome is True: "30 of 100 goals refused, 70 open".
+    ``done`` names a True outcome: "30 of 100 goals refused, 70 open".
     """
     rows = list(zip(goals, outcomes, strict=True))
     parts = {name: rows}
@@ -67,7 +67,7 @@ def side_rates(goals: Goals, attempts: Sequence[Attempt]) -> dict[str, Estimate]
 
 
 def asked_caveats(attempts: Sequence[Attempt], judge: Judge, max_tokens: int) -> tuple[str, ...]:
-    """What to say of replies that were cut or reasoned, of goals without an outcome, and of the judge."""
+    """Caveats about truncated replies, reasoning, goals without an outcome, and the judge."""
     return (
         *reply_caveats([attempt.completion for attempt in attempts], max_tokens),
         *lost_caveats(attempts),
@@ -76,7 +76,7 @@ def asked_caveats(attempts: Sequence[Attempt], judge: Judge, max_tokens: int) ->
 
 
 def judge_caveats(judge: Judge) -> tuple[str, ...]:
-    """Say so when the judge is not the truth itself."""
+    """A caveat where the judge is not exact."""
     if judge.calibration == "exact":
         return ()
     return (f"judged by '{judge.identity.name}', which is {judge.calibration}",)
@@ -91,7 +91,7 @@ def lost_caveats(attempts: Sequence[Attempt]) -> tuple[str, ...]:
 
 
 def reply_caveats(replies: Sequence[Completion], max_tokens: int) -> tuple[str, ...]:
-    """Say so when replies were cut, or when models thought before them: what nobody judged."""
+    """Caveats about truncated replies, and about reasoning, which is not judged."""
     n = len(replies)
     filtered = sum(reply.stop == "length" and reply.error is not None for reply in replies)
     cut = sum(reply.stop == "length" for reply in replies) - filtered

@@ -1,13 +1,14 @@
-"""A judge's errors from double sampling: people saw its hits, and a random part of the rest.
+"""A judge's sensitivity and specificity from two-phase sampling: people labelled its hits and a sample of the
+rest.
 
-Sensitivity among all attempts is not the share among those that people saw: all hits are looked at and most
-misses are not, so it is taken from the estimated totals (verification bias: Begg & Greenes 1983, Biometrics
-39, 207-215):
+Sensitivity over all attempts is not the share among labelled ones: all hits are labelled and most misses are
+not, so it is computed from the estimated totals (verification bias: Begg & Greenes 1983, Biometrics 39,
+207-215):
 
     Se = h p / (h p + (1 - h) q),        Sp = (1 - h) (1 - q) / ((1 - h) (1 - q) + h (1 - p))
 
 where the judge says yes to a share h, of which people confirm a share p, and people say yes to a share q of
-the others. Both rise with p and fall with q; the first rises with h and the second falls. So each end of an
+the rest. Both rise with p and fall with q; the first rises with h and the second falls. So each end of an
 interval is a quantile over Clopper-Pearson draws of the three, every one from its less favourable side
 (melding: Fay, Proschan & Brittain 2015, Biometrics 71, 146-156; as in ``stats.rogan_gladen``).
 """
@@ -28,7 +29,7 @@ _MOST = 100_000  # largest equivalent count: beyond it nothing changes
 
 
 class Counts(NamedTuple):
-    """What people said, by the judge's answer. Every hit was to be looked at, of the rest some."""
+    """Human labels by the judge's answer, for all hits and a sample of the rest."""
 
     hits: int
     hits_yes: int
@@ -49,7 +50,7 @@ class Errors(NamedTuple):
 
 
 def errors(counts: Counts, level: float) -> Errors:
-    """Sensitivity and specificity; unknown where nobody looked at one of the two sides."""
+    """Sensitivity and specificity; unknown where one of the two sides has no labels."""
     hits, rest = counts.hits_yes + counts.hits_no, counts.rest_yes + counts.rest_no
     n = counts.hits + counts.rest
     lacking = "hits" if counts.hits and not hits else "failures" if counts.rest and not rest else ""
@@ -75,7 +76,7 @@ def equivalent(found: Errors, counts: Counts) -> tuple[int, int, int, int]:
     """Counts (found, positives, cleared, negatives) whose exact intervals are at least as wide as those
     found.
 
-    A card holds counts; these stand for what was learnt from a weighted sample. 0 of 0 where nothing was.
+    A card holds counts; these are equivalent to the weighted sample. 0 of 0 where there is none.
     """
     most = min(_MOST, counts.hits + counts.rest)
     return (*_whole(found.sensitivity, most), *_whole(found.specificity, most))

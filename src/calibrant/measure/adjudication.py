@@ -1,15 +1,14 @@
-"""Human adjudication: people look at every hit and at a random part of the rest, and the judge is no longer
-trusted.
+"""Human adjudication: people label every hit and a random sample of the rest (two-phase sampling).
 
 Double sampling (Neyman 1938; Cochran 1977, ch. 12), see ``stats.two_phase``:
 
 1. The queue (artefact 'queue.jsonl') holds every attempt that the judge called a success, every one that it
    could not decide, and a random sample of the failures; in random order, without verdict, attack or
    outcome. Label it with ``calibrant annotate queue.jsonl --votes labels.jsonl --rater NAME``.
-2. Run again with ``labels``: the same attempts, seed and settings draw the same queue. The rate is then
-   people's, the judge only decided who was looked at; its own errors follow as a card (artefact
+2. Run again with ``labels``: the same attempts, seed and settings give the same queue. The rate is then
+   people's, the judge only chose what they labelled; its sensitivity and specificity become a card (artefact
    'card.json').
-3. A blocked request needs nobody: it is a no. An attempt that ended in an error stays open at its worst.
+3. A blocked request needs no label: it is a no. An attempt that ended in an error stays open at its worst.
 
     calibrant show measure.adjudication
 """
@@ -47,7 +46,7 @@ from calibrant.stats.two_phase import two_phase
 
 
 class Adjudication(Frozen):
-    """What people are to see."""
+    """Settings of the queue."""
 
     sample: int = Field(default=100, ge=0)
     """Size of the random sample of failures; all where there are fewer. With 0 false negatives stay
@@ -61,24 +60,24 @@ class Adjudication(Frozen):
 
 
 class AdjudicationResult(Result):
-    """``adjudicated_rate`` beside ``judge_rate``; the judge's ``sensitivity`` and ``specificity``."""
+    """``adjudicated_rate``, ``judge_rate``; the judge's ``sensitivity`` and ``specificity``."""
 
     queue: tuple[Queued, ...] = Field(exclude=True, repr=False)
-    """What people are to look at; also the artefact 'queue.jsonl'."""
+    """The attempts to label; also the artefact 'queue.jsonl'."""
     card: JudgeCard = Field(exclude=True, repr=False)
-    """The judge's card, without counts while nobody has labelled; also the artefact 'card.json'."""
+    """The judge's card, without counts before labelling; also the artefact 'card.json'."""
 
 
 class Case(NamedTuple):
-    """One attempt on its way through both phases."""
+    """One attempt in both phases."""
 
     attempt: Attempt
     judged: bool | None
-    """What the judge said."""
+    """The judge's verdict."""
     picked: bool
-    """Whether people are to look at it."""
+    """Whether it is in the queue."""
     human: bool | None
-    """What they said."""
+    """The human label."""
 
 
 @technique(version=3)
@@ -89,10 +88,10 @@ def adjudication(
     config: Adjudication = Adjudication(),
     run: Run = Quiet(),
 ) -> AdjudicationResult:
-    """Draw the queue; where people have labelled, estimate the rate and the judge's errors from it.
+    """Sample the queue; given labels, estimate the rate and the judge's errors from it.
 
-    ``labels`` are people's answers; an attempt's own ``human`` counts where they are silent. ``goals`` lends
-    the queue its goals in words.
+    ``labels`` are human labels; an attempt's own ``human`` counts where they are missing. ``goals`` gives the
+    queue the text of its goals.
 
     Raises:
         InputError: no attempts, attempts of several judges with none named, labels of another queue.
@@ -121,7 +120,7 @@ def adjudication(
 
 
 def _judge(attempts: Sequence[Attempt], wanted: str) -> str:
-    """Digest of the judge that is meant."""
+    """Digest of the chosen judge."""
     known = sorted({judge for attempt in attempts for judge in attempt.verdicts})
     kept = [judge for judge in known if judge.startswith(wanted)]
     if len(kept) == 1:
@@ -135,7 +134,7 @@ def _judge(attempts: Sequence[Attempt], wanted: str) -> str:
 
 
 def _judged(attempt: Attempt, judge: str) -> bool | None:
-    """What the judge made of it; what stands as the outcome where it left no verdict."""
+    """The judge's verdict; the stored outcome where there is none."""
     verdict = attempt.verdicts.get(judge)
     if verdict is None or attempt.completion.stop in ("blocked", "error"):
         return HIT[attempt.outcome]
@@ -143,7 +142,7 @@ def _judged(attempt: Attempt, judge: str) -> bool | None:
 
 
 def _picks(attempts: Sequence[Attempt], judged: Sequence[bool | None], sample: int, seed: int) -> list[bool]:
-    """Hits and undecided ones, and ``sample`` of the failures by lot; the lot hangs on the id, not on the
+    """Hits and undecided ones, and a random ``sample`` of the failures, which depends on ids, not on
     order."""
     failures = sorted(
         (digest(["sample", seed, a.id]), place)
@@ -155,7 +154,7 @@ def _picks(attempts: Sequence[Attempt], judged: Sequence[bool | None], sample: i
 
 
 def _said(attempts: Attempts, labels: HumanLabels | None, picked: Sequence[bool]) -> dict[str, bool | None]:
-    """What people said, by attempt; what was blocked is a no without them.
+    """Human labels by attempt; blocked attempts are a no.
 
     Raises:
         InputError: most labels are on attempts that are not in the queue.
@@ -176,7 +175,7 @@ def _said(attempts: Attempts, labels: HumanLabels | None, picked: Sequence[bool]
 
 
 def _queue(cases: Sequence[Case], goals: Goals | None, seed: int) -> tuple[Queued, ...]:
-    """Blind and in random order; replies that never came cannot be looked at."""
+    """Blind and in random order; missing replies cannot be labelled."""
     words = {goal.id: goal.text for goal in goals} if goals is not None else {}
     shown = [c.attempt for c in cases if c.picked and c.attempt.completion.stop not in ("blocked", "error")]
     shown.sort(key=lambda attempt: digest(["order", seed, attempt.id]))
@@ -214,8 +213,7 @@ def _metrics(cases: Sequence[Case], level: float) -> dict[str, Estimate]:
 
 
 def _counts(cases: Sequence[Case]) -> Counts:
-    """What people said of the judge's yes and of its no; what it could not decide says nothing of its
-    errors."""
+    """Human labels of the judge's yes and no; its unknowns do not enter its errors."""
     hits = [case.human for case in cases if case.judged is True]
     rest = [case for case in cases if case.judged is False]
     seen = [case.human for case in rest if case.picked]

@@ -1,12 +1,12 @@
-"""Does a judge's calibration hold on the replies it was made for, and does it hold on another model's?
+"""Calibration transfer: does a judge's calibration hold on held-out replies, and on another target model's?
 
-An experiment on replies that people have labelled, such as XSTest's (Roettger et al. 2024, arXiv 2308.01263):
+An experiment on human-labelled replies, such as XSTest's (Roettger et al. 2024, arXiv 2308.01263):
 
-1. Own: calibrate on a random half of a target's replies, correct the judge's rate on the other half, and see
-   whether the interval holds the rate that people found there. Many random halves.
+1. Own: calibrate on a random half of a target's replies, correct the judge's rate on the other half, and
+   check whether the interval covers the human rate there. Many random halves.
 2. Raw: the interval of the judge's own rate, as reports give it.
-3. Borrowed: the same correction with the errors that the judge makes on *another* target. It should fail.
-4. Labels shuffled across the rows of a target: does the integrity check see it?
+3. Borrowed: the same correction with the judge's errors on *another* target. It should fail.
+4. Labels shuffled across the rows of a target: does the integrity check detect it?
 
 The estimand is the rate of the behaviour over *all* prompts in the file. On XSTest that is refusal over 250
 safe and 200 unsafe prompts together; over-refusal is the share on the safe ones alone, and a judge's errors
@@ -36,7 +36,7 @@ from calibrant.stats.rogan_gladen import Counts, corrected_rate
 
 
 class CalibrationTransfer(Frozen):
-    """How often the halves are drawn."""
+    """Number of random splits."""
 
     splits: int = Field(default=200, ge=1)
     """Random halves, and random shuffles of the labels, of each target."""
@@ -51,19 +51,19 @@ class CalibrationTransferResult(Result):
 
 
 class Case(NamedTuple):
-    """One reply as two readers saw it."""
+    """One reply with both labels."""
 
     label: bool
-    """What people said."""
+    """The human label."""
     said: bool | None
-    """What the judge said."""
+    """The judge's verdict."""
 
 
 class Split(NamedTuple):
     """One random half, corrected."""
 
     human: float
-    """Share that people found in it."""
+    """The human rate."""
     raw: Estimate
     """The judge's rate."""
     own: Estimate
@@ -121,7 +121,7 @@ def calibration_transfer(
 
 
 def errors_of(cases: Sequence[Case]) -> JudgeErrors:
-    """The judge's errors on cases, those that it could not answer left out."""
+    """The judge's error counts, without its unknowns."""
     answered = [case for case in cases if case.said is not None]
     return JudgeErrors(
         found=sum(case.label and case.said is True for case in answered),
@@ -171,7 +171,7 @@ def _of_counts(counts: Counts, errors: JudgeErrors, level: float) -> Estimate:
 def _about(
     target: str, cases: Sequence[Case], splits: Sequence[Split], config: CalibrationTransfer, seed: int
 ) -> dict[str, Estimate]:
-    """Everything about one target."""
+    """All metrics of one target."""
     labels, said = [case.label for case in cases], [case.said for case in cases]
     found = {
         f"human_rate/{target}": rate(labels, level=config.level, better="none", unit="reply"),
@@ -195,7 +195,7 @@ def _about(
 
 
 def _coverage(splits: Sequence[Split], intervals: Sequence[Estimate], level: float) -> Estimate:
-    """Share of the splits whose interval holds what people found."""
+    """Share of the splits whose interval covers the human rate."""
     held = [
         one.low is not None and one.high is not None and one.low <= split.human <= one.high
         for split, one in zip(splits, intervals, strict=True)

@@ -1,14 +1,14 @@
-"""Capability: is the model still right about what it should know, and did a change cost anything?
+"""Capability and alignment tax: accuracy on known answers, and the paired loss against a model before.
 
 Source: the alignment tax (Ouyang et al. 2022, arXiv 2203.02155, section 4), paired on items; flips after
 Dutta et al. 2024, "Accuracy is Not All You Need" (arXiv 2407.09141).
 
-1. The loss is a plain difference of shares, accuracy before less accuracy after, on the *same* items, and
-   not divided by what chance leaves: .02 is two points. A gate reads its upper bound.
-2. Flips (right to wrong and back) stand beside it: an unchanged mean can hide them.
-3. An error is missing and taken at its worst, and so is a reply that never came since the model was still
-   reasoning. A blocked item is a wrong answer: the user got none.
-   A refusal is a wrong answer too; it is not told apart here.
+1. The loss is a plain difference of shares, accuracy before less accuracy after, on the *same* items, not
+   normalised by chance level: .02 is two points. A gate reads its upper bound.
+2. Flips (right to wrong and back) are reported as well: an unchanged mean can hide them.
+3. An error is missing and counted at its worst, and so is a missing reply of a model that was still
+   reasoning. A blocked item is a wrong answer: the user gets none. A refusal is a wrong answer too; it is not
+   counted separately here.
 
 Command: ``calibrant run STUDY.toml`` with ``use = "measure.capability"`` and inputs model, items, before.
 """
@@ -54,7 +54,7 @@ class CapabilityResult(Result):
     """``accuracy`` (also by kind) and, with ``before``, ``capability_loss`` and what goes with it."""
 
     correct: dict[str, bool | None] = Field(default_factory=dict, exclude=True, repr=False)
-    """Item id -> right, wrong, or None where the model gave no answer."""
+    """Item id -> correct, wrong, or None without an answer."""
 
 
 @technique(version=3)
@@ -65,7 +65,7 @@ def capability(
     config: Capability = Capability(),
     run: Run = Quiet(),
 ) -> CapabilityResult:
-    """Ask every item of ``model`` and, where given, of the model as it was ``before``.
+    """Ask ``model`` every item and, if given, the model ``before`` the change.
 
     Raises:
         InputError: no items, shared ids or questions, a blank answer, ``before`` is the model itself, or
@@ -121,8 +121,8 @@ def mark(item: Item, completion: Completion) -> bool | None:
 def matches(reply: str, answer: str, how: str) -> bool:
     """Compare a reply with the right answer.
 
-    'exact': equal, case, white space and final punctuation aside. 'contains': the answer stands in
-    the reply as a phrase, not inside a longer word or number ("3" is not in "13", "-3" or "3.5").
+    'exact': equal, case, white space and final punctuation aside. 'contains': the reply contains the answer
+    as a phrase, not inside a longer word or number ("3" is not in "13", "-3" or "3.5").
     """
     said, right = _plain(reply), _plain(answer)
     if how == "exact":
@@ -132,7 +132,7 @@ def matches(reply: str, answer: str, how: str) -> bool:
 
 
 def losses(before: Sequence[bool | None], after: Sequence[bool | None]) -> dict[str, Estimate]:
-    """What a change cost, paired on items, both sides (n,) in one order, None where nothing was answered.
+    """The loss of a change, paired on items, both sides (n,) in one order, None without an answer.
 
     ``capability_loss`` is accuracy before less accuracy after, in shares; ``answer_flip_rate`` counts
     right to wrong and back; ``mcnemar_p`` is exact and two-sided.

@@ -1,14 +1,14 @@
-"""Counterfactual pairs: does a model treat the same request otherwise when it is about another group?
+"""Counterfactual fairness: does the refusal rate change when a request names another group?
 
 Source: counterfactual fairness by substitution (Garg et al. 2019, arXiv 1809.10610; for language models Huang
 et al. 2020, arXiv 1911.03064). McNemar 1947 for the p-value of a pair, Tango 1998 for its interval, Holm 1979
 over pairs.
 
 1. Every goal that names one of the groups is asked once for each group, with that word and no other changed.
-   Two goals that come to the same requests are asked once; a goal that names two groups is left out.
-2. Groups are compared goal by goal, which is far sharper than comparing two rates: what is hard to answer
-   about one group is as hard about the next.
-3. A pair that an error or an unread judge leaves open stands at its worst case, in intervals and p-values.
+   Two goals that give the same requests are asked once; a goal that names two groups is left out.
+2. Groups are compared goal by goal, which is much more powerful than comparing two rates: pairing removes a
+   request's difficulty.
+3. A pair that an error or a missing verdict leaves open counts at its worst case, in intervals and p-values.
 4. ``largest_gap`` comes with an interval that holds over all pairs at once (Bonferroni), because the largest
    of several differences is large by chance.
 
@@ -85,7 +85,7 @@ class CounterfactualResult(Result):
 def counterfactual(
     model: LM, goals: Goals, judge: Judge, config: Counterfactual = Counterfactual(), run: Run = Quiet()
 ) -> CounterfactualResult:
-    """Ask every goal that names a group once for each group, and compare what the judge says.
+    """Ask every goal that names a group once for each group, and compare the judge's verdicts.
 
     Harmful and benign goals may be mixed.
 
@@ -120,7 +120,7 @@ def counterfactual(
 
 
 class Swapped(NamedTuple):
-    """The goals as they are asked."""
+    """The goals with groups swapped."""
 
     goals: dict[str, list[Goal]]
     """Group -> the goals about it, in one order for all groups; ids are those of the table."""
@@ -133,7 +133,7 @@ class Swapped(NamedTuple):
 def counterfactuals(goals: Goals, groups: Sequence[str]) -> Swapped:
     """Every goal that names exactly one of ``groups``, once for each of them.
 
-    Words are found whole and in any case; a capital at the beginning is kept. Raises InputError as above.
+    Words match whole and case-insensitively; an initial capital is kept. Raises InputError as above.
     """
     ids = [goal.id for goal in goals]
     if len(set(ids)) < len(ids):

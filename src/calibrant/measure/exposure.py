@@ -1,19 +1,19 @@
-"""Exposure: how much easier a planted secret is to guess for whoever holds the model. Privacy by canaries.
+"""Memorisation and data extraction by canaries: the exposure of planted secrets.
 
-Paper: Carlini et al. 2019, "The Secret Sharer" (arXiv 1802.08232). A canary's secret was drawn by lot from a
+Paper: Carlini et al. 2019, "The Secret Sharer" (arXiv 1802.08232). A canary's secret is uniformly random in a
 space R; the model scores the sentence with every secret of R; rank 1 is the likeliest.
 
     exposure = log2 |R| - log2 rank                                                (their definition 2)
 
-1. Spaces of up to ``enumerate_to`` secrets are scored whole. Of larger ones ``samples`` are drawn: the share
-   that is likelier gives bounds (Clopper-Pearson), and a skew-normal law fitted to their log-probs (section
-   4.3) gives the value, as far as it lies within those bounds.
-2. Where a secret was never planted its rank is uniform, so P(exposure >= x) = 2^-x and the mean is about 1.44
-   bits. ``p_value`` is Fisher's test (1932) of all planted canaries against that. Controls, planted 0 times,
-   get the same test, and must not fail it.
-3. Ties count half in the exposure and against the canary in the p-value: a model that cannot tell secrets
-   apart has an exposure of about 1 bit, not log2 |R|.
-4. Extraction is exact: the model is given all that stands before the secret, and writes it or does not.
+1. Spaces of up to ``enumerate_to`` secrets are scored in full. Larger ones are sampled (``samples``): the
+   share that is likelier gives bounds (Clopper-Pearson), and a skew-normal distribution fitted to their
+   log-probs (section 4.3) gives the value, as far as it lies within those bounds.
+2. The rank of a secret that was never planted is uniform, so P(exposure >= x) = 2^-x and the mean is about
+   1.44 bits. ``p_value`` is Fisher's test (1932) of all planted canaries against that. Controls, planted 0
+   times, get the same test, and must not show exposure.
+3. Ties count half in the exposure and against the canary in the p-value: a model that scores all secrets
+   equally has an exposure of about 1 bit, not log2 |R|.
+4. Extraction is exact: the model is prompted with everything before the secret, and completes it or not.
 
 Command: ``calibrant run STUDY.toml`` with ``use = "measure.exposure"`` and inputs model, canaries.
 """
@@ -57,7 +57,7 @@ _BATCH = 256
 
 
 class Exposure(Frozen):
-    """How ranks are found, and how the model is asked for a secret."""
+    """Ranking and extraction settings."""
 
     enumerate_to: int = Field(default=4096, ge=2)
     """Largest space that is scored in full; larger ones are sampled."""
@@ -68,7 +68,7 @@ class Exposure(Frozen):
 
 
 class Found(Frozen):
-    """What the model makes of one canary."""
+    """Rank, exposure and extraction of one canary."""
 
     id: str
     """The canary."""
@@ -142,9 +142,9 @@ def exposure(
 
 
 def ranked(own: float, others: Sequence[float], canary: Canary) -> Found:
-    """Where ``own``, the log-prob of the canary (nats), stands among those of other secrets. Pure.
+    """Rank of ``own``, the canary's log-prob (nats), among those of other secrets. Pure.
 
-    ``others`` are all the others of the space, or fewer, drawn from it by lot.
+    ``others`` are all the others of the space, or a random sample of it.
     """
     scores = np.asarray(others, np.float64)
     better, ties = int((scores > own).sum()), int((scores == own).sum())
@@ -186,7 +186,8 @@ def combined(p: Sequence[float]) -> float:
 
 
 def _tail(own: float, scores: np.ndarray[tuple[int], np.dtype[np.float64]]) -> float | None:
-    """P(score >= own) under a skew-normal law with the moments of ``scores``; None where it has none."""
+    """P(score >= own) under a skew-normal distribution with the moments of ``scores``; None where it has
+    none."""
     if not (math.isfinite(own) and np.isfinite(scores).all() and np.ptp(scores) > 0):
         return None
     # By moments: closed, and the same on every machine. A skew-normal's own skewness stays below .9953.
@@ -237,7 +238,7 @@ def _totals(model: ScoringLM, prompt: Chat, replies: Sequence[str]) -> list[floa
 
 
 def _ask(model: ScoringLM, canary: Canary, sampling: Sampling) -> Completion:
-    """Have the model complete what stands before the secret."""
+    """Have the model complete the text before the secret."""
     # A space before the slot often belongs to the token that follows it.
     begun = canary.prefix.rstrip()
     [reply] = model.generate([canary.prompt.then("assistant", begun) if begun else canary.prompt], sampling)

@@ -1,14 +1,12 @@
-"""Train a judge on human labels: logistic regression on a model's own hidden states.
+"""Train a judge on human labels: a linear probe (logistic regression) on a model's hidden states.
 
-A probe in the sense of Alain & Bengio 2016 (arXiv 1610.01644), used as a judge. It cannot be talked into a
-verdict, costs one forward pass, and its errors are measured on replies to prompts that it was not trained
-on.
+A probe in the sense of Alain & Bengio 2016 (arXiv 1610.01644), used as a judge. It is immune to prompt
+injection, costs one forward pass, and its errors are measured on replies to held-out prompts.
 
-1. Features are the states at one place, pooled over the reply, each standardised; the penalty is L2.
+1. Features are the hidden states at one site, pooled over the reply, each standardised; the penalty is L2.
 2. The threshold is the one with the highest sensitivity + specificity on held-out folds, chosen inside each
-   fold's own training part for the printed errors: nothing that is printed was chosen on the rows that it is
-   printed for.
-3. Folds never part the replies to one prompt.
+   fold's own training part for the printed errors: no printed number is in-sample.
+3. Replies to one prompt are always in one fold.
 
     calibrant show measure.fit_judge
 """
@@ -39,7 +37,7 @@ CHUNK = 64
 
 
 class FitJudge(Frozen):
-    """What is read, and how it is fitted."""
+    """Features and regression."""
 
     question: str = "did the behaviour happen?"
     """What the labels answer; the judge's verdicts carry it."""
@@ -81,11 +79,10 @@ class Fitted(NamedTuple):
 def fit_judge(
     model: OpenLM, labels: GradedReplies, config: FitJudge = FitJudge(), run: Run = Quiet()
 ) -> FitJudgeResult:
-    """Fit on all rows; print what held-out folds show. Rows that do not fit the context are left out and
-    told.
+    """Fit on all rows; report held-out folds. Rows that do not fit the context are left out and counted.
 
     Raises:
-        InputError: no rows, or too few prompts with either label to hold some out.
+        InputError: no rows, or too few prompts of either label for held-out folds.
         CapabilityError: the model has no such site.
     """
     check_rows(labels.rows, labels.source)

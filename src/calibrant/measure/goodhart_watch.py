@@ -1,19 +1,19 @@
-"""Goodhart watch: stop training on a reward once the thing that the reward stands for no longer rises.
+"""Goodhart watch: early stopping of RL once the gold reward no longer rises (reward over-optimisation).
 
-Source: Gao, Schulman & Hilton 2022 (arXiv 2210.10760): as a policy leaves its start, the proxy reward that it
-is trained on keeps rising, while the gold reward rises, turns and falls.
+Source: Gao, Schulman & Hilton 2022 (arXiv 2210.10760): as a policy moves away from the reference, the proxy
+reward keeps rising, while the gold reward rises, peaks and falls.
 
-1. At each look the gold reward scores the rollouts that training has just made, and both forms of Gao et al.
-   are fitted to all looks so far (``stats/gao.py``). The question is the slope of the gold reward at the
-   distance where the policy is now.
-2. Verdict: 'yes' (go on) where the slope's interval lies above 0; 'no' (stop) where ``patience`` looks on end
-   did not; 'unknown', with the reason, while it cannot tell.
-3. 'may fall', the default, stops as soon as a further rise is no longer shown. It errs on the side of
+1. At each look the gold reward scores the latest rollouts of training, and both forms of Gao et al. are
+   fitted to all looks so far (``stats/gao.py``). The criterion is the slope of the gold reward at the
+   policy's current distance.
+2. Verdict: 'yes' (continue) where the slope's interval is above 0; 'no' (stop) after ``patience`` consecutive
+   looks where it is not; 'unknown', with the reason, while it cannot be decided.
+3. 'may fall', the default, stops as soon as a further rise is not significant. It errs on the side of
    stopping: a gold reward that is noisy, or does not move, stops the run too. 'falls' waits until a fall is
-   shown.
-4. Without a gold reward, an ensemble's scores less its disagreement stand in (Coste et al. 2023, arXiv
+   significant.
+4. Without a gold reward, an ensemble's scores less its disagreement are used (Coste et al. 2023, arXiv
    2310.02743). A held-out reward model or judge can be given as gold, too.
-5. Nothing is corrected for the many looks; patience is what keeps one unlucky look from ending a run.
+5. There is no correction for repeated looks; ``patience`` keeps one unlucky look from ending a run.
 
 In a study: ``watcher = {use = "measure.goodhart_watch", inputs = {gold = "testbed:reward/gold"}}``.
 """
@@ -72,7 +72,7 @@ class GoodhartWatchConfig(Frozen):
 
 
 class Look(Frozen):
-    """What one look saw."""
+    """The data of one look."""
 
     step: int
     """Training step."""
@@ -89,7 +89,7 @@ class Look(Frozen):
 
 
 class GoodhartWatch:
-    """A Watcher (contract C4) for runs that train on a reward; made by ``goodhart_watch``."""
+    """A Watcher (contract C4) for RL runs; made by ``goodhart_watch``."""
 
     def __init__(self, gold: Reward | None, config: GoodhartWatchConfig) -> None:
         self._gold, self._config = gold, config
@@ -135,7 +135,7 @@ class GoodhartWatch:
         return self.verdict()
 
     def verdict(self) -> Verdict:
-        """What the looks so far say: 'yes' = go on, 'no' = stop."""
+        """The verdict of the looks so far: 'yes' = continue, 'no' = stop."""
         if not self.looks:
             return _verdict("unknown", "nothing was seen yet")
         last = self.looks[-1]
@@ -158,11 +158,11 @@ class GoodhartWatch:
         return _verdict(answer, why, last.slope.value)
 
     def state(self) -> dict[str, Any]:
-        """All that a resumed run needs to decide alike, as JSON."""
+        """The state of the watcher, as JSON, so that a resumed run decides the same."""
         return {"looks": [look.model_dump(mode="json") for look in self.looks]}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from what ``state`` gave."""
+        """Restore what ``state`` returned."""
         self.looks = [Look.model_validate(look) for look in state["looks"]]
 
     def write(self, path: Path) -> None:
@@ -201,7 +201,7 @@ class GoodhartWatch:
         return [m - self._config.pessimism * s for m, s in zip(scores.mean, spread, strict=True)]
 
     def _slope(self, looks: Sequence[Look]) -> Estimate:
-        """Slope of the deciding form at the last look, or why it cannot be told yet."""
+        """Slope of the deciding form at the last look, or why it is unknown."""
         last, config = looks[-1], self._config
         if last.gold.value is None:
             return unknown(last.gold.reason)
@@ -223,7 +223,7 @@ class GoodhartWatch:
         return fit_points([d for d, _ in known], [v for _, v in known], form, at=far[-1], level=level)
 
     def _against(self, slope: Estimate) -> bool:
-        """Whether a slope speaks for stopping; an end that is open does not."""
+        """Whether a slope is a vote to stop; an open bound is not."""
         end = slope.low if self._config.stop_when == "may fall" else slope.high
         return end is not None and end < 0
 
@@ -231,9 +231,9 @@ class GoodhartWatch:
 def goodhart_watch(
     gold: Reward | None = None, config: GoodhartWatchConfig = GoodhartWatchConfig()
 ) -> Watcher:
-    """A watcher that says 'no' once the gold reward may fall as the policy moves on.
+    """A watcher that says 'no' once the gold reward may fall.
 
-    Without ``gold`` the proxy must be an ensemble: its mean less its disagreement stands in.
+    Without ``gold`` the proxy must be an ensemble: its mean less its disagreement is used instead.
     """
     return GoodhartWatch(gold, config)
 

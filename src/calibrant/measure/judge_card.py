@@ -1,11 +1,11 @@
-"""A judge's card: how often it is right where people know the answer, and can those labels be believed?
+"""Judge calibration: sensitivity and specificity against human labels, and integrity checks of the labels.
 
 1. Sensitivity and specificity come by target and family of attacks, each with an exact interval: on public
    labels the sensitivity of one string match runs from .21 to .95 over five models, so a pooled number would
-   describe none.
-2. The judge's 'unknown' is no error and no success: it is counted apart and widens both bounds.
-3. The labels are tested, too: agreement above chance, vocabulary, copies. A file of labels that belongs to
-   other rows gives a card that says so, and ``measure.calibrated_judge`` then stays uncalibrated.
+   be misleading.
+2. The judge's 'unknown' is neither right nor wrong: it is counted separately and widens both bounds.
+3. The labels are tested, too: agreement above chance, vocabulary, copies. Labels that do not belong to their
+   rows give a card that says so, and ``measure.calibrated_judge`` then stays uncalibrated.
 4. With an older card, drift: the change of both, with Newcombe's interval (1998, Stat. in Medicine 17,
    873-890).
 
@@ -43,7 +43,7 @@ from calibrant.stats.proportion import proportion_interval
 
 
 class JudgeCardConfig(Frozen):
-    """How a judge is held against human labels."""
+    """Settings of the comparison."""
 
     level: float = Field(default=0.95, gt=0, lt=1)
     """Coverage of every interval."""
@@ -52,7 +52,7 @@ class JudgeCardConfig(Frozen):
 
 
 class JudgeCardResult(Result):
-    """``sensitivity``, ``specificity`` (overall, by target and family), what people reach, what is odd."""
+    """``sensitivity``, ``specificity`` (overall, by target and family), human agreement, label checks."""
 
     card: JudgeCard = Field(exclude=True, repr=False)
     """Also the artefact 'card.json'."""
@@ -68,7 +68,7 @@ def judge_card(
     config: JudgeCardConfig = JudgeCardConfig(),
     run: Run = Quiet(),
 ) -> JudgeCardResult:
-    """Let ``judge`` judge every labelled reply, and compare; ``before`` is an older card, for drift.
+    """Judge every labelled reply, and compare; ``before`` is an older card, for drift.
 
     Raises:
         InputError: there are no rows, or two share an id.
@@ -119,7 +119,7 @@ def error_rates(rows: Sequence[Graded], told: Sequence[bool | None], level: floa
 
 
 def human_agreement(rows: Sequence[Graded], level: float) -> Estimate:
-    """Chance that two raters of a reply give it the same answer; labels that cannot be read are left out."""
+    """Probability that two raters of a reply agree; unreadable labels are left out."""
     triples = [
         (row.id, f"rater {number}", "yes" if read else "no")
         for row in rows

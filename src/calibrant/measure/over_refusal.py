@@ -1,12 +1,12 @@
-"""Over-refusal: does the model decline harmless requests that look like harmful ones?
+"""Over-refusal: how often does the model refuse benign requests that look like harmful ones?
 
-Paper: Röttger et al. 2023, "XSTest" (arXiv 2308.01263). It is reported beside every safety rate: a model
-that refuses everything is harmless and useless.
+Paper: Röttger et al. 2023, "XSTest" (arXiv 2308.01263). Report it with every safety rate: a model that
+refuses everything is harmless and useless.
 
 1. The judge answers "did it refuse?", so an attempt's outcome 'success' means *refused* here.
-2. A request that a guard blocked is refused, whatever the judge would say of the refusal text; its
+2. A request that a guard blocked counts as refused, whatever the judge would say of the refusal text; its
    stored outcome is 'success' too, so that the file and the rate agree.
-3. An error or an unread judge is missing, and the bounds take it at its worst.
+3. An error or a missing verdict is missing, and the bounds count it at its worst.
 
 Command: ``calibrant run STUDY.toml`` with ``use = "measure.over_refusal"`` and inputs model, goals, judge.
 """
@@ -23,7 +23,7 @@ from calibrant.measure._rates import asked_caveats, check_goals, rates_by_catego
 
 
 class OverRefusal(Frozen):
-    """How the model is asked."""
+    """Sampling of the replies."""
 
     sampling: Sampling = Sampling()
     """How completions are sampled."""
@@ -40,7 +40,7 @@ class OverRefusalResult(Result):
 def over_refusal(
     model: LM, goals: Goals, judge: Judge, config: OverRefusal = OverRefusal(), run: Run = Quiet()
 ) -> OverRefusalResult:
-    """Ask every benign goal once, plainly; the judge says whether the model refused.
+    """Ask every benign goal once, directly; the judge decides whether the model refused.
 
     Raises:
         InputError: no goals, shared ids, or a harmful goal.

@@ -1,17 +1,17 @@
-"""Over-optimisation by best-of-n: how far can the proxy reward be pushed before the gold reward turns?
+"""Reward over-optimisation by best-of-n: how far does the gold reward follow an optimised proxy reward?
 
-Paper: Gao, Schulman & Hilton 2022, "Scaling Laws for Reward Model Overoptimization" (arXiv 2210.10760). The
-model draws N replies to each prompt; from them, for n = 1, 2, 4, ... up to N, what choosing the best of n by
-the proxy would give in proxy and in gold. Nothing is trained.
+Paper: Gao, Schulman & Hilton 2022, "Scaling Laws for Reward Model Overoptimization" (arXiv 2210.10760). N
+replies are sampled per prompt; for n = 1, 2, 4, ... up to N they give the expected proxy and gold reward of
+the proxy's best of n. Nothing is trained.
 
-1. Both curves come from the unbiased estimator over all N replies (``stats/best_of_n.py``), not from a fresh
-   draw for each n; ties in the proxy are averaged.
+1. Both curves come from the unbiased estimator over all N replies (``stats/best_of_n.py``), not from fresh
+   samples for each n; ties in the proxy are averaged.
 2. Distances are the square root of the analytic KL of best-of-n, ln n - (n-1)/n: exact where replies cannot
    repeat, an upper bound where they can.
-3. Both of the paper's forms are fitted, with whole prompts resampled. No peak is claimed without a fall.
-4. A prompt of which one reply or score is missing is missing as a whole, and counted.
+3. Both of the paper's forms are fitted, bootstrapping whole prompts. No peak is reported without a fall.
+4. A prompt with one missing reply or score is missing as a whole, and counted.
 
-An RL run is watched while it trains, by ``measure.goodhart_watch``.
+For RL runs see ``measure.goodhart_watch``.
 
     calibrant run STUDY.toml    with use = "measure.overoptimization" and inputs model, prompts, proxy, gold
 """
@@ -86,11 +86,11 @@ def overoptimization(
     config: Overoptimization = Overoptimization(),
     run: Run = Quiet(),
 ) -> OveroptimizationResult:
-    """Draw from ``model``, choose by ``proxy``, and see what ``gold`` says of the choice.
+    """Sample from ``model``, choose by ``proxy``, and score the choice by ``gold``.
 
     Raises:
         InputError: no prompts, shared ids, or not one prompt with all its replies and scores.
-        BudgetError: a limit was reached; what was drawn is kept and not paid for again.
+        BudgetError: a limit was reached; the samples are kept and not paid for again.
     """
     rows = distinct(prompts)
     drawn = draw(model, rows, (proxy, gold), config.samples, config.sampling, run)

@@ -1,9 +1,10 @@
-"""Does a model prefer what people preferred? Accuracy on held-out pairs, beside what length alone would give.
+"""Preference accuracy on held-out human pairs (implicit reward), against length baselines.
 
 1. Implicit reward: log pi - log ref of the whole reply (Rafailov et al., 2305.18290, equation 5). A pair is
-   won when the chosen reply has more of it; a tie counts 1/2, so the reference itself scores .50.
-2. Log-prob: the same without the reference. Base models can score high here, for short replies are likely.
-3. 'Shorter wins' and 'longer wins' need no model; a claim must clear them both.
+   won when the chosen reply scores higher; a tie counts 1/2, so the reference itself scores .50.
+2. Log-prob: the same without the reference. Base models can score high here, since short replies have a
+   higher log-prob.
+3. 'Shorter wins' and 'longer wins' need no model; a model must beat both.
 
     calibrant run real_weights
 """

@@ -1,11 +1,11 @@
-"""Look at preference data before training on it: faults row by row, biases, and how far its labels agree.
+"""Quality checks of preference data: faulty rows, length and position bias, rater agreement, label noise.
 
-1. Faults have row ids (artefact 'findings.jsonl'): what the reader refused, empty and equal replies, copies,
-   contradictions, broken text, leaks between splits; with a model also what its tokenizer shows.
+1. Faults have row ids (artefact 'findings.jsonl'): rows that the reader rejected, empty and equal replies,
+   copies, contradictions, broken text, leaks between splits; with a model also what its tokenizer shows.
 2. Biases are shares with intervals: how often the longer reply, or the one shown first, is the chosen one.
-3. Agreement, alpha and AC1 keep ties as a label of their own. Label noise is that of one decided vote; it
-   puts a ceiling on a reward model's accuracy, on labels of one vote and on those of the raters' majority.
-4. What cannot be known from what was given is unknown, with the reason.
+3. Agreement, alpha and AC1 treat ties as a third label. Label noise is that of one decided vote; it bounds a
+   reward model's accuracy, on labels of one vote and on those of the raters' majority.
+4. A metric whose input is missing is unknown, with the reason.
 
     calibrant show measure.preference_data
 """
@@ -36,7 +36,7 @@ from calibrant.stats.dawid_skene import dawid_skene
 
 
 class PreferenceData(Frozen):
-    """How pairs are looked at."""
+    """Settings of the checks."""
 
     max_length: int | None = Field(default=None, ge=2)
     """Longest prompt plus reply in tokens, as in training. None: the model's context."""
@@ -60,7 +60,8 @@ def preference_data(
     config: PreferenceData = PreferenceData(),
     run: Run = Quiet(),
 ) -> PreferenceDataResult:
-    """Check ``pairs``; ``model`` lends its tokenizer, ``held_out`` is the other split, ``votes`` the raters'.
+    """Check ``pairs``; ``model`` supplies a tokenizer, ``held_out`` is the other split, ``votes`` the
+    raters'.
 
     Raises:
         InputError: there are no pairs.
@@ -149,7 +150,7 @@ def _longer(pairs: Preferences) -> Estimate:
 
 
 def _from_votes(votes: Votes) -> dict[str, Estimate]:
-    """What several raters of the same comparisons show."""
+    """Agreement of several raters of the same comparisons."""
     given = [vote for vote in votes if not vote.repeat]
     decided = [vote for vote in given if vote.winner != "tie"]
     triples = ratings_of(votes)
@@ -187,7 +188,7 @@ def _first(decided: Sequence[Vote], given: int) -> Estimate:
 
 
 def _from_repeats(pairs: Preferences) -> dict[str, Estimate]:
-    """Without votes, rows with the same prompt and replies stand for several votes on one comparison."""
+    """Without votes, rows with the same prompt and replies count as several votes on one comparison."""
     groups = repeated(pairs)
     triples = [
         (str(at), f"row {place}", "a" if row.chosen.strip() == rows[0].chosen.strip() else "b")

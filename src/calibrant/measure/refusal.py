@@ -1,12 +1,12 @@
-"""Refusal: does the model do harmful things when it is simply asked?
+"""Compliance rate on direct harmful requests: the baseline of every attack.
 
-The plain baseline of every attack (HarmBench's "direct request", Mazeika et al. 2024, arXiv 2402.04249).
+HarmBench's "direct request" (Mazeika et al. 2024, arXiv 2402.04249).
 
-1. One completion a goal; goals that share a cluster are not taken as independent.
-2. A blocked request is a failure of the request and is shown apart as ``blocked_rate``; an error or an
-   unread judge is missing, and the bounds take it at its worst (PyRIT#2044 counted it as refused).
-3. Replies that max_tokens cut off are counted (``cut_rate``) and said; reasoning before a reply is kept in
-   the attempt and not judged.
+1. One completion per goal; goals that share a cluster are not independent.
+2. A blocked request is not complied with, and also counted in ``blocked_rate``; an error or a missing verdict
+   is missing, and the bounds count it at its worst (PyRIT#2044 counted it as refused).
+3. Replies truncated at max_tokens are counted (``cut_rate``) and reported; reasoning before a reply is kept
+   in the attempt and not judged.
 
 Command: ``calibrant run STUDY.toml`` with ``use = "measure.refusal"`` and inputs model, goals, judge.
 """
@@ -23,7 +23,7 @@ from calibrant.measure._rates import asked_caveats, check_goals, rates_by_catego
 
 
 class Refusal(Frozen):
-    """How the model is asked."""
+    """Sampling of the replies."""
 
     sampling: Sampling = Sampling()
     """How completions are sampled."""
@@ -40,7 +40,7 @@ class RefusalResult(Result):
 def refusal(
     model: LM, goals: Goals, judge: Judge, config: Refusal = Refusal(), run: Run = Quiet()
 ) -> RefusalResult:
-    """Ask every harmful goal once, plainly; the judge says whether the model complied.
+    """Ask every harmful goal once, directly; the judge decides whether the model complied.
 
     Raises:
         InputError: no goals, shared ids, or a benign goal.

@@ -1,8 +1,8 @@
-"""What a model's replies are worth: their mean reward, and how far the model went from a reference to get it.
+"""Mean reward of a model's samples, and their KL divergence from a reference policy.
 
-Reward alone says little: a policy that is pushed against a learned reward first earns more of the true one,
-then less (Gao et al., 2210.10760). So reward stands beside the distance, KL(model || reference), estimated by
-k1 = ln pi - ln ref summed over each reply and averaged over replies drawn from the model: unbiased, in nats.
+Reward alone says little: a policy optimised against a learned reward first gains true reward, then loses it
+(Gao et al., 2210.10760). So the distance KL(model || reference) is measured too, by k1 = ln pi - ln ref
+summed over each reply and averaged over samples of the model: unbiased, in nats.
 
     calibrant run kl_sweep
 """
@@ -60,10 +60,10 @@ def reward(
     config: RewardConfig = RewardConfig(),
     run: Run = Quiet(),
 ) -> RewardResult:
-    """Draw replies, score them, and measure how far they are from ``reference``.
+    """Sample replies, score them, and measure their KL from ``reference``.
 
     Raises:
-        InputError: there are no prompts, a reply cannot be drawn, or the temperature is 0 (nothing is drawn).
+        InputError: there are no prompts, a reply cannot be sampled, or the temperature is 0 (no sampling).
     """
     if not prompts.rows:
         raise InputError("there are no prompts", hint="give at least one")
@@ -112,7 +112,8 @@ def _clusters(rows: Sequence[Prompt]) -> list[str]:
 
 
 def _root(kl: float | None) -> Estimate:
-    """The square root of a KL, by which over-optimisation is plotted; one below 0 is noise about 0."""
+    """The square root of a KL, by which over-optimisation is plotted; an estimate below 0 is noise around
+    0."""
     if kl is None:
         return not_known("the KL is not known")
     return point(math.sqrt(max(0.0, kl)), unit="root nats")

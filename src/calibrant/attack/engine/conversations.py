@@ -33,8 +33,8 @@ REFUSALS = (
 """How refusals begin, in English; a config may name others. They only steer a conversation (which turn is
 backtracked); verdicts come from judges.
 
-Not the list of ``measure.string_judge``: that one was chosen on human labels, is searched in more than the first
-words, and may grow. This one is part of the digest of every job of ``attack.crescendo`` and
+Not the list of ``measure.string_judge``: that one was chosen on human labels, is searched in more than the
+first words, and may grow. This one is part of the digest of every job of ``attack.crescendo`` and
 ``attack.multi_turn``; with the judge's list, recorded conversations would backtrack other turns."""
 
 

@@ -1,4 +1,4 @@
-"""What a trained judge reads: a model's own hidden states over a reply, as float64 rows."""
+"""Features of a trained judge: a model's hidden states over a reply, as float64 rows."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _BUDGET = 4096  # tokens in one forward pass
 
 
 def middle_site(model: OpenLM) -> str:
-    """The residual stream after the middle block, where meaning is told best and wording is not yet all.
+    """The residual stream after the middle block, the usual site of semantic probes.
 
     Raises:
         CapabilityError: the model's blocks are not known by name.
@@ -38,7 +38,7 @@ def features(
 ) -> list[Floats | None]:
     """One row (D,) a reply: the mean over its tokens (end token included), or the last one; in order.
 
-    None where prompt and reply do not fit the context: nothing is cut.
+    None where prompt and reply do not fit the context: nothing is truncated.
 
     Raises:
         CapabilityError: the model has no such site.

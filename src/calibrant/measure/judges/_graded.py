@@ -1,4 +1,4 @@
-"""Ask a judge about labelled replies, in chunks that survive a kill."""
+"""Judge labelled replies, in chunks that survive a kill."""
 
 from __future__ import annotations
 
@@ -25,13 +25,12 @@ class _Told(Frozen):
 
 
 def judge_rows(judge: Judge, rows: Sequence[Graded], run: Run) -> list[Verdict]:
-    """One verdict a row, in order. What ``run.work`` already holds is taken from there and paid for again.
+    """One verdict a row, in order. Verdicts in ``run.work`` are reused and charged again.
 
-    What an answer costs is known
-    only afterwards, so each chunk first sets aside what the dearest answer so far did cost.
+    The cost of an answer is known only afterwards, so each chunk first reserves the maximum so far.
 
     Raises:
-        BudgetError: the next chunk could pass the limit on tokens; what was asked is kept.
+        BudgetError: the next chunk could exceed the limit on tokens; the verdicts so far are kept.
         CapabilityError: the judge gave another number of answers than it was asked for.
         EvidenceError: the file in ``run.work`` is damaged.
     """
@@ -54,12 +53,12 @@ def judge_rows(judge: Judge, rows: Sequence[Graded], run: Run) -> list[Verdict]:
 
 
 def answer_of(verdict: Verdict) -> bool | None:
-    """A verdict as a datum; None = missing."""
+    """A verdict as a data point; None = missing."""
     return {"yes": True, "no": False, "unknown": None}[verdict.answer]
 
 
 def check_rows(rows: Sequence[Graded], source: str) -> None:
-    """Refuse labels from which nothing could be learnt.
+    """Refuse unusable labels.
 
     Raises:
         InputError: no rows, or two with one id.

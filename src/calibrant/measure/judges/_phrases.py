@@ -1,11 +1,11 @@
-"""How refusals sound: phrases in twelve languages, and the text in which they are looked for.
+"""Refusal phrases in twelve languages, and the normalised text in which they are searched.
 
-The English families are what remains of a longer list after a choice on human labels of three models
-(XSTest; ``tools/string_judge.py`` makes it again, ``docs/measure.string_judge.md`` shows it). Each says in
-itself that the speaker can not, will not or does not find it right: "it is important to note" is no refusal,
-however often one follows. The other languages say the same things; no labels were at hand for them.
+The English families are what remains of a longer list after a choice on human labels of three models (XSTest;
+``tools/string_judge.py`` makes it again, ``docs/measure.string_judge.md`` shows it). Each by itself means
+that the speaker can not, will not or does not find it right: "it is important to note" is no refusal, however
+often one follows. The other languages are translations; no labels were available for them.
 
-Phrases are written in the form that ``even`` gives a text: no contractions, no markdown, no case.
+Phrases are in the normal form of ``even``: no contractions, no markdown, no case.
 """
 
 from __future__ import annotations
@@ -237,7 +237,7 @@ def has_words(text: str) -> bool:
 
 
 def first(phrases: Sequence[str], text: str, idioms: Sequence[str] = ()) -> tuple[int, str] | None:
-    """Place and words of the first of these evened phrases that stands in an evened text, if one does.
+    """Position and text of the first of these phrases in a normalised text, if any.
 
     ``idioms``, evened, are passed over.
     """

@@ -1,8 +1,8 @@
-"""How a judging model is asked, and how its answer is read: text in, text out, no model.
+"""Prompt of an LLM judge, and the parser of its answer: text in, text out, no model.
 
-The reply under judgement is written by whoever may want another verdict, so it is held between fences that
-it cannot know (a digest of itself is in them), its chat markers are broken, and only a line that says
-nothing but the verdict is one: "Not safe." is no answer, and neither are two answers.
+The judged reply may be a prompt injection, so it is enclosed in fences that it cannot contain (they hold a
+digest of it), its chat markers are broken, and only a line with nothing but the verdict counts: "Not safe."
+is no answer, and neither are two answers.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ MASK = "[words about the verdict were left out here]"
 
 
 class Read(NamedTuple):
-    """A judging model's answer."""
+    """A parsed answer of the judge model."""
 
     answer: Answer
     score: float | None
@@ -45,8 +45,7 @@ class Read(NamedTuple):
 
 
 def prompt(question: str, chat: Chat, reply: str, *, form: Form, scored: bool) -> Chat:
-    """One question about one reply. 'masked' leaves out what speaks about a verdict, and asks in another
-    order."""
+    """One question about one reply. 'masked' leaves out mentions of a verdict, and asks in another order."""
     said = defuse(mask(reply) if form == "masked" else reply)
     told = "\n".join(f"{turn.role}: {defuse(turn.content)}" for turn in chat.messages)
     fence = _fence(told, said)
@@ -68,17 +67,17 @@ def prompt(question: str, chat: Chat, reply: str, *, form: Form, scored: bool) -
 
 
 def defuse(text: str) -> str:
-    """``text`` with a space inside every marker of a chat format, so that no tokenizer takes it for one."""
+    """``text`` with a space inside every marker of a chat format, so that no tokenizer parses it as one."""
     return _MARKERS.sub(lambda found: f"{found.group()} ", text)
 
 
 def speaks_of_verdict(text: str) -> bool:
-    """Whether a reply holds words that could be meant for its judge."""
+    """Whether a reply has words that may be addressed to its judge."""
     return _SPEAKS.search(text) is not None
 
 
 def mask(text: str) -> str:
-    """``text`` without what speaks of a verdict: of each such sentence only the words before it are kept."""
+    """``text`` without mentions of a verdict: of each such sentence only the words before it are kept."""
 
     def kept(part: str) -> str:
         found = _SPEAKS.search(part)
@@ -88,7 +87,7 @@ def mask(text: str) -> str:
 
 
 def read(text: str, *, scored: bool) -> Read:
-    """Read an answer; what is not exactly one verdict is 'unknown'.
+    """Parse an answer; anything but exactly one verdict is 'unknown'.
 
     A verdict is a line of its own, 'VERDICT: YES', or an answer that is a single word. A score outside 1 to
     10, or two of them, is no score; it never moves the verdict.

@@ -1,9 +1,9 @@
-"""A judge with its card: the same verdicts, and a record that says how far they can be trusted.
+"""A judge with its calibration card: the same verdicts, with sensitivity and specificity in every record.
 
-The card counts only where it speaks of this judge (by digest), of one target, of labels that passed
-their checks, and where it shows that the judge beats a coin. Everything else is 'uncalibrated', with the
-reason: a gate that asks for a calibrated judge then does not take the record, and rates are not corrected
-with errors that were measured elsewhere. A gate also asks that a record of its ledger made the card.
+The card counts only where it is of this judge (by digest), of one target, of labels that passed their checks,
+and shows that the judge beats chance. Everything else is 'uncalibrated', with the reason: a gate that
+requires a calibrated judge then does not accept the record, and rates are not corrected. A gate also requires
+that a record of its ledger produced the card.
 
 In a study::
 
@@ -25,7 +25,7 @@ from calibrant.stats.proportion import proportion_interval
 
 
 class CalibratedJudgeConfig(Frozen):
-    """Which part of the card is meant."""
+    """Which part of the card to use."""
 
     target: str = ""
     """Target (family) whose replies are judged, as the card names it; "" where the card has only one."""

@@ -1,7 +1,7 @@
-"""A trained judge: what ``measure.fit_judge`` learnt, read off the model's hidden states for each reply.
+"""A trained classifier as judge: the probe of ``measure.fit_judge`` on the model's hidden states.
 
-One forward pass a reply, no text generated, so nothing that the reply says is taken for a verdict. The model
-must be the one whose states it was fitted to, by digest; on another model the same numbers mean nothing.
+One forward pass a reply, no text generated, so a reply cannot dictate its verdict. The model must be the one
+that the probe was fitted to, by digest.
 
 In a study::
 
@@ -38,7 +38,7 @@ from calibrant.measure.judges._features import features
 
 
 class ClassifierJudge(Frozen):
-    """When the judge does not commit itself."""
+    """When the judge abstains."""
 
     unsure: float = Field(default=0.0, ge=0.0, lt=0.5)
     """'unknown' where the probability is closer to the threshold than this."""

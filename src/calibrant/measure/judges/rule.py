@@ -1,9 +1,8 @@
-"""A judge by rule: strings and patterns that must, or must not, stand in a reply (RE2, which cannot hang).
+"""A rule-based judge: strings and RE2 patterns that a reply must, or must not, contain.
 
-Its natural use is a canary: a string that was planted where it must not come out (in a system prompt, in
-training data). A reply that holds it leaked it, whatever else it says, so for that question the rule is
-nearly the truth. For questions of meaning it is a screen; ``calibration`` says 'uncalibrated' until
-``measure.judge_card`` has seen it.
+Its main use is a canary: a string planted in a system prompt or in training data. A reply that contains it
+leaked it, so for that question the rule is nearly exact. For questions of meaning it is a screen;
+``calibration`` is 'uncalibrated' without a card from ``measure.judge_card``.
 
 In a study: ``judge = {use = "measure.rule_judge", config = {exact = ["canary-7f3a"], question = "did it
 leak?"}}``.
