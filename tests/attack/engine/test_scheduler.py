@@ -177,7 +177,7 @@ def test_a_damaged_store_is_named(tmp_path, judge):
     log = tmp_path / "attempts.jsonl"
     lines = log.read_bytes().splitlines(keepends=True)
     log.write_bytes(b"".join([lines[0], b"nonsense\n", *lines[2:]]))
-    with pytest.raises(EvidenceError, match="cannot be read"):
+    with pytest.raises(EvidenceError, match=r"attempts\.jsonl, line 2 is not"):
         driven(tmp_path, Target(), judge)
 
 
