@@ -52,12 +52,13 @@ from calibrant.core import (
 from calibrant.core.attempt import Attempt, attempt_id, outcome_of
 from calibrant.core.digest import digest_path
 from calibrant.core.record import Input, job_digest, result_digest
+from calibrant.data.answers import answer_line, header
 from calibrant.data.attempts import attempts_from
 from calibrant.data.canaries import Canaries, canaries_from, draw_canaries
 from calibrant.data.cards import CardRow, JudgeCard, read_card, write_card
 from calibrant.data.files import raw_rows
 from calibrant.data.graded import graded_from
-from calibrant.data.human_labels import HumanLabel, HumanLabels, label_line, labels_from
+from calibrant.data.human_labels import HumanLabel, HumanLabels, labels_from
 from calibrant.data.judge_folder import read_head
 from calibrant.data.judge_head import JudgeHead
 from calibrant.data.readers import read_file
@@ -74,7 +75,7 @@ from calibrant.data.rows import (
     Preferences,
     Prompts,
 )
-from calibrant.data.votes import Vote, Votes, header, read_votes, vote_line
+from calibrant.data.votes import Vote, Votes, read_votes
 from calibrant.defend.pattern_guard import PatternGuard, pattern_guard
 from calibrant.govern.intent import Intent, intent_record
 from calibrant.govern.policy import ReleasePolicy, load_policy
@@ -304,7 +305,7 @@ class Workshop:
             for number, pair in enumerate(_pairs())
             for rater in ("ann", "bo")
         ]
-        path.write_bytes(b"".join([header(_pairs().digest, "pairs.jsonl"), *map(vote_line, rows)]))
+        path.write_bytes(b"".join([header(Vote, _pairs().digest, "pairs.jsonl"), *map(answer_line, rows)]))
         return path
 
     def _folder(self, seed: int) -> Path:
@@ -468,7 +469,7 @@ def _human_labels(shop: Workshop, place: int) -> Built:
         for a in _made_attempts()
         for rater in ("ann", "bo")
     ]
-    path.write_bytes(b"".join(map(label_line, rows)))
+    path.write_bytes(b"".join(map(answer_line, rows)))
     return Built(lambda: labels_from(raw_rows(path), f"jsonl:{path}"), f"jsonl:{path}")
 
 

@@ -5,18 +5,16 @@ from __future__ import annotations
 import pytest
 
 from calibrant.core import Chat, InputError
+from calibrant.data.answers import answer_line, header, undo_line
 from calibrant.data.files import raw_rows
 from calibrant.data.human_labels import (
     HumanLabel,
     Queued,
     consensus,
-    header,
     is_queue,
-    label_line,
     labels_from,
     queue_line,
     read_queue,
-    undo_line,
 )
 
 
@@ -34,7 +32,10 @@ def test_lines_are_replayed_with_their_undos(tmp_path):
     first, second = HumanLabel(id="a", human=True, rater="ann"), HumanLabel(id="b", human=None, rater="ann")
     path = tmp_path / "labels.jsonl"
     path.write_bytes(
-        header("d" * 64, "queue.jsonl") + label_line(first) + label_line(second) + undo_line(second)
+        header(HumanLabel, "d" * 64, "queue.jsonl")
+        + answer_line(first)
+        + answer_line(second)
+        + undo_line(second)
     )
     labels = labels_from(raw_rows(path), str(path))
     assert labels.rows == (first,)
@@ -47,10 +48,10 @@ def test_lines_are_replayed_with_their_undos(tmp_path):
         ([{"id": "a"}], "no 'human'"),
         ([{"human": True}], "no 'id'"),
         ([{"id": "a", "human": "perhaps"}], "'human' must be"),
-        ([{"id": "a", "human": True}, {"id": "a", "human": True}], "a second time"),
+        ([{"id": "a", "human": True}, {"id": "a", "human": True}], "a second label on 'a'"),
         ([{"undo": "a", "rater": "ann"}], "is none"),
         ([{"labels": 2, "data": "x"}], "version 2"),
-        ([{"labels": 1, "data": "x"}, {"labels": 1, "data": "y"}], "another queue"),
+        ([{"labels": 1, "data": "x"}, {"labels": 1, "data": "y"}], "other replies"),
         ([{"id": "a", "human": 1}, {"id": "b", "human": 1, "rater": "simulated:x"}], "mixes labels"),
     ],
 )

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from calibrant.core import Chat, InputError
+from calibrant.data.answers import answer_line, header, undo_line
 from calibrant.data.readers import read_file
 from calibrant.data.rows import Pair, Preferences
 from calibrant.data.votes import (
@@ -16,14 +17,11 @@ from calibrant.data.votes import (
     Votes,
     comparison_line,
     consensus,
-    header,
     pair_line,
     pairs_from,
     ratings_of,
     read_comparisons,
     read_votes,
-    undo_line,
-    vote_line,
 )
 
 PAIRS = Preferences(
@@ -75,13 +73,13 @@ def test_a_file_is_replayed(tmp_path: Path) -> None:
     votes = [vote("q1"), vote("q2", "bob", "both bad"), vote("q2"), vote("q2", choice="second")]
     path = write(
         tmp_path / "v.jsonl",
-        header(PAIRS.digest, "made up"),
-        vote_line(votes[0]),
-        vote_line(votes[1]),
-        vote_line(votes[2]),
+        header(Vote, PAIRS.digest, "made up"),
+        answer_line(votes[0]),
+        answer_line(votes[1]),
+        answer_line(votes[2]),
         undo_line(votes[2]),
-        vote_line(votes[3]),
-        vote_line(vote("q1", first="b", choice="second", repeat=True)),
+        answer_line(votes[3]),
+        answer_line(vote("q1", first="b", choice="second", repeat=True)),
     )
     found = read_votes(path)
     assert found.data == PAIRS.digest
@@ -92,10 +90,10 @@ def test_a_file_is_replayed(tmp_path: Path) -> None:
 
 
 def test_files_of_two_raters_can_be_joined(tmp_path: Path) -> None:
-    one, two = (header("d", "x") + vote_line(vote("q1", rater)) for rater in ("ann", "bob"))
+    one, two = (header(Vote, "d", "x") + answer_line(vote("q1", rater)) for rater in ("ann", "bob"))
     assert len(read_votes(write(tmp_path / "v.jsonl", one, two))) == 2
     with pytest.raises(InputError, match="other comparisons"):
-        read_votes(write(tmp_path / "w.jsonl", one, header("e", "y")))
+        read_votes(write(tmp_path / "w.jsonl", one, header(Vote, "e", "y")))
 
 
 GOOD = {"item": "q1", "rater": "ann", "first": "a", "choice": "first"}
@@ -114,7 +112,7 @@ GOOD = {"item": "q1", "rater": "ann", "first": "a", "choice": "first"}
         ),
         ([{**GOOD, "rater": " "}], "empty text: 'rater'"),
         ([{**GOOD, "repeat": "maybe"}], "'repeat' must be true"),
-        ([GOOD, GOOD], r"v.jsonl:2: rater 'ann' votes on 'q1' a second time"),
+        ([GOOD, GOOD], r"v.jsonl:2: rater 'ann' gives a second vote on 'q1'"),
         ([GOOD, {"undo": "q2", "rater": "ann"}], "an undo of 'q2', but the latest vote of 'ann' is on 'q1'"),
         ([GOOD, {"undo": "q1", "rater": "bob"}], "the latest vote of 'bob' is none"),
         ([{"votes": 2, "data": "d"}], "version 2"),
@@ -129,11 +127,11 @@ def test_a_broken_line_is_named(tmp_path: Path, lines: list[Any], said: str) -> 
 
 def test_people_and_simulated_raters_are_never_mixed(tmp_path: Path) -> None:
     people, made = vote("q1"), vote("q1", "simulated:0")
-    path = write(tmp_path / "v.jsonl", vote_line(people), vote_line(made))
+    path = write(tmp_path / "v.jsonl", answer_line(people), answer_line(made))
     with pytest.raises(InputError, match="mixes votes of people") as caught:
         read_votes(path)
     assert "two files" in caught.value.hint
-    assert read_votes(write(tmp_path / "s.jsonl", vote_line(made))).simulated
+    assert read_votes(write(tmp_path / "s.jsonl", answer_line(made))).simulated
 
 
 def test_the_consensus_leads_or_is_a_tie() -> None:

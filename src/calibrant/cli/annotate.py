@@ -93,7 +93,7 @@ def _label(queue: Queue, votes: Path, rater: str, seed: int) -> None:
     ) as session:
         _label_all(session)
         _say(f"\n{session.done} of {session.total} labelled by {visible(rater)}")
-        if len({label.rater for label in session.labels}) > 1:
+        if len({label.rater for label in session.answers}) > 1:
             _say(f"between raters: {session.agreement()}")
 
 
@@ -174,7 +174,7 @@ def _summary(session: Session) -> None:
     _say(f"\n{session.done} of {session.total} answered by {visible(session.rater)}")
     found = session.consistency()
     _say(f"with yourself, on swapped repeats: {found} of {found.n}" if found.n else f"with yourself: {found}")
-    if len({vote.rater for vote in session.votes}) > 1:
+    if len({vote.rater for vote in session.answers}) > 1:
         _say(f"between raters: {session.agreement()}")
 
 

@@ -1,8 +1,6 @@
-"""What people said of single replies: yes, no or unsure. A file that only ever grows, as files of votes do.
+"""What people said of single replies: yes, no or unsure; see ``answers`` for the file.
 
-    {"data": "<digest of the queue>", "labels": 1, "source": "queue.jsonl"}
     {"human": true, "id": "4be0...", "rater": "ann"}
-    {"rater": "ann", "undo": "4be0..."}
 
 ``human`` is true, false, or null for unsure; a bare list of {id, human} lines will do. What is labelled is a
 queue: one JSON object a line with ``id``, ``goal``, ``chat`` and ``reply``, as ``measure.adjudication``
@@ -11,27 +9,30 @@ writes it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from calibrant.core.config import Frozen
 from calibrant.core.digest import canonical
 from calibrant.core.errors import InputError, nearest
 from calibrant.core.lm import Chat
+from calibrant.data.answers import Answer, Answers, replayed
 from calibrant.data.cells import as_boolean, as_text, as_written, found_in, given, is_blank, shown
 from calibrant.data.columns import Columns, Seen, ignoring
 from calibrant.data.files import RawRow, raw_rows
 from calibrant.data.rows import Refused, Table
 from calibrant.data.shapes import prompt_of
-from calibrant.data.votes import is_simulated
 
 _UNSURE = ("unsure", "unknown")
 _WORDS = {"yes": True, "no": False}
 
 
-class HumanLabel(Frozen):
+class HumanLabel(Answer):
     """One person's answer on one reply."""
+
+    kind: ClassVar[str] = "label"
+    about: ClassVar[str] = "replies"
 
     id: str
     """Which reply."""
@@ -40,17 +41,14 @@ class HumanLabel(Frozen):
     rater: str = ""
     """Who answered; "" where the file does not say."""
 
-
-class HumanLabels(Table[HumanLabel]):
-    """Standing answers, undone ones left out, in the order in which they were given."""
-
-    data: str = ""
-    """Digest of the queue that was labelled; "" where the file does not say."""
-
     @property
-    def simulated(self) -> bool:
-        """Whether these raters are simulated."""
-        return any(is_simulated(label.rater) for label in self.rows)
+    def row(self) -> str:
+        """Id of the reply."""
+        return self.id
+
+
+class HumanLabels(Answers[HumanLabel]):
+    """Standing labels."""
 
 
 class Queued(Frozen):
@@ -71,39 +69,12 @@ class Queue(Table[Queued]):
 
 
 def labels_from(rows: Iterable[RawRow], source: str) -> HumanLabels:
-    """Replay lines of labels and undos. A line that cannot be read is an error: later ones build on it.
+    """Replay lines of labels and undos.
 
     Raises:
-        InputError: a broken line, an undo of nothing, two labels by one rater on one reply, headers of
-        different queues, or labels of people and simulated raters in one file.
+        InputError: see ``replayed``.
     """
-    standing, theirs = dict[tuple[str, str], HumanLabel](), dict[str, list[HumanLabel]]()
-    columns, data = Columns(HumanLabels), ""
-    for line, raw in rows:
-        try:
-            if isinstance(raw, Refused):
-                raise InputError(raw.reason)
-            row = Seen(raw)
-            if "labels" in row:
-                data = _same_data(data, row)
-            elif "undo" in row:
-                _undo(standing, theirs, row)
-            else:
-                _add(standing, theirs, _label(row))
-                columns.note(line, row)
-        except InputError as error:
-            raise InputError(
-                f"{source}:{line}: {error.message}",
-                hint=error.hint or "mend that line; each line is a label, an undo or a header",
-            ) from None
-    labels = HumanLabels(
-        rows=tuple(standing.values()), source=source, data=data, unused=columns.unused(source)
-    )
-    if len({is_simulated(label.rater) for label in labels}) > 1:
-        raise InputError(
-            f"{source} mixes labels of people with labels of simulated raters", hint="keep them in two files"
-        )
-    return labels
+    return replayed(rows, source, HumanLabels, HumanLabel, _label)
 
 
 def consensus(labels: HumanLabels) -> dict[str, bool | None]:
@@ -113,26 +84,6 @@ def consensus(labels: HumanLabels) -> dict[str, bool | None]:
         step = 0 if label.human is None else 1 if label.human else -1
         balance[label.id] = balance.get(label.id, 0) + step
     return {name: None if lead == 0 else lead > 0 for name, lead in balance.items()}
-
-
-def latest(labels: Sequence[HumanLabel], rater: str) -> HumanLabel | None:
-    """The latest standing label of ``rater``."""
-    return next((label for label in reversed(labels) if label.rater == rater), None)
-
-
-def header(data: str, source: str) -> bytes:
-    """The first line of a file of labels on the queue with the digest ``data``."""
-    return canonical({"labels": 1, "data": data, "source": source}) + b"\n"
-
-
-def label_line(label: HumanLabel) -> bytes:
-    """One label as a line."""
-    return canonical(label) + b"\n"
-
-
-def undo_line(label: HumanLabel) -> bytes:
-    """The line that takes back ``label``, the latest of its rater."""
-    return canonical({"undo": label.id, "rater": label.rater}) + b"\n"
 
 
 def queue_line(queued: Queued) -> bytes:
@@ -209,38 +160,3 @@ def _answer(value: Any) -> bool | None:
     if is_blank(value) or word in _UNSURE:
         return None
     return _WORDS[word] if word in _WORDS else as_boolean("human", value)
-
-
-def _same_data(data: str, raw: Mapping[str, Any]) -> str:
-    if raw["labels"] != 1:
-        raise InputError(f"labels of version {raw['labels']!r}; this reader knows version 1")
-    found = as_text("data", raw.get("data"))
-    if data not in ("", found):
-        raise InputError("a second header names another queue", hint="keep labels of other queues apart")
-    return found
-
-
-def _add(
-    standing: dict[tuple[str, str], HumanLabel], theirs: dict[str, list[HumanLabel]], label: HumanLabel
-) -> None:
-    key = label.id, label.rater
-    if key in standing:
-        raise InputError(
-            f"rater '{label.rater}' labels '{label.id}' a second time", hint="undo the first label before"
-        )
-    standing[key] = label
-    theirs.setdefault(label.rater, []).append(label)
-
-
-def _undo(
-    standing: dict[tuple[str, str], HumanLabel], theirs: dict[str, list[HumanLabel]], raw: Mapping[str, Any]
-) -> None:
-    """Take back the rater's latest standing label."""
-    rater = str(raw.get("rater") or "")
-    held = theirs.get(rater)
-    last = held[-1] if held else None
-    if last is None or last.id != raw["undo"]:
-        said = f"the latest label of '{rater}' is {f'on {last.id!r}' if last else 'none'}"
-        raise InputError(f"an undo of '{raw['undo']}', but {said}")
-    theirs[rater].pop()
-    del standing[last.id, last.rater]

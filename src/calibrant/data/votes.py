@@ -1,13 +1,8 @@
-"""Votes: which of two outputs a rater prefers. People's and simulated raters' are never in one table.
+"""Votes: which of two outputs a rater prefers; see ``answers`` for the file.
 
-A file of votes is JSONL and only ever grows. Its first line says which comparisons were voted on:
-
-    {"votes": 1, "data": "<digest of the comparisons>", "source": "outputs.jsonl"}
     {"item": "q1", "rater": "ann", "first": "b", "choice": "second", "repeat": false}
-    {"undo": "q1", "rater": "ann"}
 
-An undo takes back that rater's latest standing vote, which must be on that item. ``first`` says which side,
-a or b, was shown first; ``repeat`` marks a hidden second showing.
+``first`` says which side, a or b, was shown first; ``repeat`` marks a hidden second showing.
 
 What is compared is held as a ``Pair``: side a in ``chosen``, side b in ``rejected``. Its file has the columns
 ``prompt``, ``a`` and ``b``, or is a file of preference pairs.
@@ -18,36 +13,33 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
-from calibrant.core.config import Frozen
 from calibrant.core.digest import canonical
 from calibrant.core.errors import InputError, nearest
+from calibrant.data.answers import Answer, Answers, Showing, replayed
 from calibrant.data.cells import as_boolean, as_text, found_in
-from calibrant.data.columns import Columns, Seen, ignoring
+from calibrant.data.columns import ignoring
 from calibrant.data.files import RawRow, raw_rows
 from calibrant.data.readers import read
-from calibrant.data.rows import Pair, Preferences, Refused, Table
+from calibrant.data.rows import Pair, Preferences
 
 Side = Literal["a", "b"]
-Showing = tuple[str, str, bool]
-"""Item, rater, and whether it was the hidden second showing."""
 Choice = Literal["first", "second", "both good", "both bad", "same"]
 """The side shown first, the one shown second, or one of three ties; 'same' = cannot be told apart."""
 CHOICES: tuple[Choice, ...] = get_args(Choice)
 Winner = Literal["a", "b", "tie"]
 """What a vote comes to: these are the labels of which agreement is measured."""
-SIMULATED = "simulated:"
-"""How the name of every simulated rater begins, and of no other."""
 
 
-class Vote(Frozen):
+class Vote(Answer):
     """One rater's answer to one showing of a comparison."""
+
+    kind: ClassVar[str] = "vote"
+    about: ClassVar[str] = "comparisons"
 
     item: str
     """Id of the comparison."""
-    rater: str
-    """Who answered."""
     first: Side
     """Which side was shown first."""
     choice: Choice
@@ -65,41 +57,18 @@ class Vote(Frozen):
         return "tie"
 
     @property
+    def row(self) -> str:
+        """Id of the comparison."""
+        return self.item
+
+    @property
     def showing(self) -> Showing:
         """What was answered, by whom: unique among standing votes."""
         return self.item, self.rater, self.repeat
 
 
-class Votes(Table[Vote]):
-    """Standing votes, undone ones left out, in the order in which they were given."""
-
-    data: str = ""
-    """Digest of the comparisons voted on; "" where the file does not say."""
-
-    @property
-    def simulated(self) -> bool:
-        """Whether these raters are simulated."""
-        return any(is_simulated(vote.rater) for vote in self.rows)
-
-
-def is_simulated(rater: str) -> bool:
-    """Whether ``rater`` names a simulated rater."""
-    return rater.startswith(SIMULATED)
-
-
-def header(data: str, source: str) -> bytes:
-    """The first line of a file of votes on the comparisons with the digest ``data``."""
-    return canonical({"votes": 1, "data": data, "source": source}) + b"\n"
-
-
-def vote_line(vote: Vote) -> bytes:
-    """One vote as a line."""
-    return canonical(vote) + b"\n"
-
-
-def undo_line(vote: Vote) -> bytes:
-    """The line that takes back ``vote``, the latest of its rater."""
-    return canonical({"undo": vote.item, "rater": vote.rater}) + b"\n"
+class Votes(Answers[Vote]):
+    """Standing votes."""
 
 
 def read_votes(path: Path) -> Votes:
@@ -112,41 +81,12 @@ def read_votes(path: Path) -> Votes:
 
 
 def votes_from(rows: Iterable[RawRow], source: str) -> Votes:
-    """Replay lines of votes and undos. A line that cannot be read is an error: later ones build on it.
-
-    A header may come again (files of several raters, joined) if it names the same comparisons.
+    """Replay lines of votes and undos.
 
     Raises:
-        InputError: a broken line, an undo of nothing, two votes by one rater on one showing, headers of
-            different comparisons, or votes of people and simulated raters in one table.
+        InputError: see ``replayed``.
     """
-    standing, latest = dict[Showing, Vote](), dict[str, list[Vote]]()
-    columns, data = Columns(Votes), ""
-    for line, raw in rows:
-        try:
-            if isinstance(raw, Refused):
-                raise InputError(raw.reason)
-            row = Seen(raw)
-            if "votes" in row:
-                data = _same_data(data, row)
-            elif "undo" in row:
-                _undo(standing, latest, row)
-            else:
-                _add(standing, latest, _vote(row))
-                columns.note(line, row)
-        except InputError as error:
-            raise InputError(
-                f"{source}:{line}: {error.message}",
-                hint=error.hint or "mend that line; each line is a vote, an undo or a header",
-            ) from None
-    votes = Votes(rows=tuple(standing.values()), source=source, data=data, unused=columns.unused(source))
-    mixed = {is_simulated(vote.rater) for vote in votes}
-    if len(mixed) > 1:
-        raise InputError(
-            f"{source} mixes votes of people with votes of simulated raters",
-            hint=f"keep them in two files; names of simulated raters begin with '{SIMULATED}'",
-        )
-    return votes
+    return replayed(rows, source, Votes, Vote, _vote)
 
 
 def read_comparisons(path: Path, ignore: Collection[str] = ()) -> Preferences:
@@ -166,7 +106,7 @@ def read_comparisons(path: Path, ignore: Collection[str] = ()) -> Preferences:
         ) from None
 
 
-def ratings_of(votes: Votes) -> list[tuple[str, str, str]]:
+def ratings_of(votes: Iterable[Vote]) -> list[tuple[str, str, str]]:
     """(item, rater, winner) of every first showing, for ``stats.agreement.ratings``."""
     return [(vote.item, vote.rater, vote.winner) for vote in votes if not vote.repeat]
 
@@ -250,33 +190,3 @@ def _text(raw: Mapping[str, Any], name: str) -> str:
     if name not in raw:
         raise InputError(f"no '{name}'{nearest(name, raw)}; found: {found_in(raw)}")
     return as_text(name, raw[name])
-
-
-def _same_data(data: str, raw: Mapping[str, Any]) -> str:
-    found = _text(raw, "data")
-    if raw["votes"] != 1:
-        raise InputError(f"votes of version {raw['votes']!r}; this reader knows version 1")
-    if data not in ("", found):
-        raise InputError("a second header names other comparisons", hint="keep votes on other data apart")
-    return found
-
-
-def _add(standing: dict[Showing, Vote], latest: dict[str, list[Vote]], vote: Vote) -> None:
-    if vote.showing in standing:
-        raise InputError(
-            f"rater '{vote.rater}' votes on '{vote.item}' a second time", hint="undo the first vote before"
-        )
-    standing[vote.showing] = vote
-    latest.setdefault(vote.rater, []).append(vote)
-
-
-def _undo(standing: dict[Showing, Vote], latest: dict[str, list[Vote]], raw: Mapping[str, Any]) -> None:
-    """Take back the rater's latest standing vote."""
-    rater, item = _text(raw, "rater"), _text(raw, "undo")
-    held = latest.get(rater)
-    last = held[-1] if held else None
-    if last is None or last.item != item:
-        said = f"the latest vote of '{rater}' is {f'on {last.item!r}' if last else 'none'}"
-        raise InputError(f"an undo of '{item}', but {said}")
-    latest[rater].pop()
-    del standing[last.showing]

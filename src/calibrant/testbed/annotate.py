@@ -33,18 +33,16 @@ from calibrant.core import (
     unknown,
 )
 from calibrant.core.digest import canonical
+from calibrant.data.answers import SIMULATED, answer_line, header
 from calibrant.data.rows import Labelled, Pair, Preferences, Prompts
 from calibrant.data.votes import (
-    SIMULATED,
     Choice,
     Side,
     Vote,
     Votes,
     comparison_line,
-    header,
     pair_line,
     pairs_from,
-    vote_line,
 )
 from calibrant.stats import rate
 
@@ -148,7 +146,7 @@ def annotate(
     votes = Votes(rows=tuple(_votes(compared, config, run.seed)), source=SOURCE, data=table.digest)
     pairs = Preferences(rows=tuple(pairs_from(table, votes)), source=SOURCE)
     run.artifact("comparisons.jsonl").write_bytes(b"".join(map(comparison_line, table.rows)))
-    told = [header(table.digest, SOURCE), *map(vote_line, votes.rows)]
+    told = [header(Vote, table.digest, SOURCE), *map(answer_line, votes.rows)]
     run.artifact("votes.jsonl").write_bytes(b"".join(told))
     run.artifact("pairs.jsonl").write_bytes(b"".join(map(pair_line, pairs.rows)))
     run.artifact("thumbs.jsonl").write_bytes(_thumbs(pairs, config.thumbs_down, run.seed))

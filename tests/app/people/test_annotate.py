@@ -14,9 +14,10 @@ import pytest
 
 from calibrant.app.people.annotate import GAP, Session, export_pairs, plan
 from calibrant.core import Chat, InputError
+from calibrant.data.answers import answer_line, header
 from calibrant.data.readers import read_file
 from calibrant.data.rows import Pair, Preferences
-from calibrant.data.votes import Vote, header, read_votes, vote_line
+from calibrant.data.votes import Vote, read_votes
 
 
 def comparisons(n: int = 20, *, word: str = "") -> Preferences:
@@ -219,7 +220,7 @@ def test_a_file_that_is_no_file_of_votes_is_left_alone(tmp_path: Path, text: str
 def test_a_file_of_simulated_votes_takes_no_person(tmp_path: Path) -> None:
     path, table = tmp_path / "v.jsonl", comparisons()
     made = Vote(item="q0", rater="simulated:0", first="a", choice="same")
-    path.write_bytes(header(table.digest, "x") + vote_line(made))
+    path.write_bytes(header(Vote, table.digest, "x") + answer_line(made))
     with pytest.raises(InputError, match="simulated raters"):
         Session(table, path, "ann")
 
@@ -248,7 +249,7 @@ def test_a_line_cut_by_a_kill_was_never_given(tmp_path: Path, lost: int) -> None
 
 def test_a_file_whose_first_line_a_kill_cut_short_is_new(tmp_path: Path) -> None:
     path, table = tmp_path / "v.jsonl", comparisons()
-    first = header(table.digest, table.source)
+    first = header(Vote, table.digest, table.source)
     for size in range(len(first)):
         path.write_bytes(first[:size])
         with Session(table, path, "ann") as session:

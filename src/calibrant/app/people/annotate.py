@@ -13,27 +13,20 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
-from types import TracebackType
 from typing import NamedTuple
 
-from calibrant.app.people.answer_file import AnswerFile
+from calibrant.app.people.answer_file import AnswerSession
 from calibrant.core import Chat, Estimate, InputError, unknown
 from calibrant.data.rows import Preferences
 from calibrant.data.votes import (
     CHOICES,
-    SIMULATED,
     Choice,
     Side,
     Vote,
-    Votes,
-    header,
-    is_simulated,
     pair_line,
     pairs_from,
     ratings_of,
     read_votes,
-    undo_line,
-    vote_line,
     votes_from,
 )
 from calibrant.ledger.layout import disk
@@ -75,50 +68,25 @@ def plan(n: int, repeats: float, rng: random.Random) -> list[Planned]:
     return [planned for _, planned in sorted(places, key=lambda place: place[0])]
 
 
-class Session:
+class Session(AnswerSession[Vote]):
     """One rater's session. It holds the file of votes until it is closed."""
 
     def __init__(
         self, comparisons: Preferences, votes: Path, rater: str, *, seed: int = 0, repeats: float = 0.1
     ) -> None:
-        """Open or make the file ``votes`` and go on where this rater left off.
+        """Open or make the file ``votes`` for comparisons, see ``data.votes``.
 
-        Args:
-            comparisons: what is compared, see ``data.votes``.
-            votes: a .jsonl file; several raters may vote into it, one at a time.
-            rater: who votes.
-            seed: decides order, sides and repeats, together with the data and the rater's name.
-            repeats: share of the comparisons that come back swapped, from 0 to 1.
+        The seed decides sides and repeats, too. ``repeats`` is the share of the comparisons that come back
+        swapped, from 0 to 1.
 
         Raises:
-            InputError: a bad rater, share or file; votes on other data or by simulated raters; a file that
-                another session holds, or that cannot be written.
+            InputError: no such share; see ``AnswerSession``.
         """
-        if not rater.strip() or is_simulated(rater):
-            raise InputError(
-                f"a rater cannot be called {rater!r}", hint=f"any name that does not begin with '{SIMULATED}'"
-            )
         if not 0 <= repeats <= 1:
             raise InputError(f"repeats = {repeats} is not a share", hint="give a number from 0 to 1")
-        self.rater = rater
+        super().__init__(comparisons, votes, rater, seed, Vote, votes_from)
         self._rows = comparisons.rows
-        about = comparisons.digest, comparisons.source
-        self._file = AnswerFile(votes, votes_from, header(*about), about)
-        self._votes = {vote.showing: vote for vote in self._file.held}
-        lot = random.Random(f"{comparisons.digest}/{rater}/{seed}")
-        self._plan = plan(len(self._rows), repeats, lot)
-
-    def __enter__(self) -> Session:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Let go of the file."""
-        self._file.close()
+        self._plan = plan(len(self._rows), repeats, self._random)
 
     @property
     def total(self) -> int:
@@ -128,12 +96,7 @@ class Session:
     @property
     def done(self) -> int:
         """Showings that this rater has answered."""
-        return sum(self._showing(planned) in self._votes for planned in self._plan)
-
-    @property
-    def votes(self) -> Votes:
-        """All standing votes of the file, other raters' included."""
-        return self._file.held.model_copy(update={"rows": tuple(self._votes.values())})
+        return sum(self._showing(planned) in self._answers for planned in self._plan)
 
     def next(self) -> Shown | None:
         """The first open showing; None when there is none."""
@@ -156,22 +119,11 @@ class Session:
             said = "there is nothing left to vote on" if open_one is None else f"no choice {choice!r}"
             raise InputError(said, hint=f"choices: {', '.join(CHOICES)}")
         item, rater, repeat = self._showing(open_one)
-        vote = Vote(item=item, rater=rater, first=self._first(open_one), choice=choice, repeat=repeat)
-        self._file.append(vote_line(vote))
-        self._votes[vote.showing] = vote
-
-    def undo(self) -> bool:
-        """Take back this rater's latest vote, which is then shown again; False when there is none."""
-        last = next((vote for vote in reversed(self._votes.values()) if vote.rater == self.rater), None)
-        if last is None:
-            return False
-        self._file.append(undo_line(last))
-        del self._votes[last.showing]
-        return True
+        self._give(Vote(item=item, rater=rater, first=self._first(open_one), choice=choice, repeat=repeat))
 
     def consistency(self) -> Estimate:
         """How often this rater preferred the same side, or none, when a comparison came back swapped."""
-        own = {showing: vote.winner for showing, vote in self._votes.items() if vote.rater == self.rater}
+        own = {showing: vote.winner for showing, vote in self._answers.items() if vote.rater == self.rater}
         same = [
             own[item, rater, False] == winner
             for (item, rater, repeat), winner in own.items()
@@ -183,17 +135,17 @@ class Session:
 
     def agreement(self) -> Estimate:
         """How often two raters of a comparison gave the same answer: a, b or tie."""
-        return agreement(ratings(ratings_of(self.votes), ("a", "b", "tie")))
+        return agreement(ratings(ratings_of(self._answers.values()), ("a", "b", "tie")))
 
     def _showing(self, planned: Planned) -> tuple[str, str, bool]:
         return self._rows[planned.row].id, self.rater, planned.repeat
 
     def _open(self) -> Planned | None:
-        return next((one for one in self._plan if self._showing(one) not in self._votes), None)
+        return next((one for one in self._plan if self._showing(one) not in self._answers), None)
 
     def _first(self, planned: Planned) -> Side:
         """Which side to show first; a repeat is the mirror of what was shown, under whatever seed."""
-        seen = self._votes.get((self._rows[planned.row].id, self.rater, False))
+        seen = self._answers.get((self._rows[planned.row].id, self.rater, False))
         return _other(seen.first) if planned.repeat and seen else planned.first
 
 

@@ -1,92 +1,107 @@
-"""An append-only file of people's answers on the disk, held by one session at a time: votes, or labels."""
+"""One rater's session: answers to an append-only file that is held until the session is closed."""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 from calibrant.core import InputError
+from calibrant.data.answers import SIMULATED, Answer, Answers, answer_line, header, is_simulated, undo_line
 from calibrant.data.files import RawRow, raw_rows
+from calibrant.data.rows import Table
 from calibrant.ledger.lines import Lines
 
-
-class Answers(Protocol):
-    """What is read back: votes, or labels."""
-
-    @property
-    def data(self) -> str:
-        """Digest of what was answered on."""
-        ...
-
-    @property
-    def simulated(self) -> bool:
-        """Whether the raters are simulated."""
-        ...
+A = TypeVar("A", bound=Answer)
 
 
-T = TypeVar("T", bound=Answers)
-
-
-class AnswerFile(Generic[T]):
-    """The answers on some data; every line is on the disk before ``append`` returns."""
+class AnswerSession(Generic[A]):
+    """What votes and labels share: every answer is on the disk before the next row is shown."""
 
     def __init__(
-        self, path: Path, read: Callable[[Iterable[RawRow], str], T], header: bytes, about: tuple[str, str]
+        self,
+        table: Table[Any],
+        path: Path,
+        rater: str,
+        seed: int,
+        answer: type[A],
+        read: Callable[[Iterable[RawRow], str], Answers[A]],
     ) -> None:
-        """Open or make ``path``, which must be about the data and hold no simulated answers.
+        """Open or make ``path`` and go on where this rater left off.
 
         Args:
-            path: a .jsonl file.
-            read: replays its lines.
-            header: the first line of a new file.
-            about: digest of the data, and where it came from.
+            table: the rows that are answered about.
+            path: a .jsonl file; several raters may write into it, one at a time.
+            rater: who answers.
+            seed: decides the order, together with the rows and the rater's name.
+            answer: the kind of answer.
+            read: replays the file.
 
         Raises:
-            InputError: see ``Lines``; on other data, or by simulated raters.
+            InputError: a bad rater or file; answers on other data or by simulated raters; a file that another
+                session holds, or that cannot be written.
         """
-        self._lines = Lines(path)
+        if not rater.strip() or is_simulated(rater):
+            raise InputError(
+                f"a rater cannot be called {rater!r}", hint=f"any name that does not begin with '{SIMULATED}'"
+            )
+        self.rater = rater
+        self._random = random.Random(f"{table.digest}/{rater}/{seed}")
+        self._file = Lines(path)
         try:
-            self.held = self._begin(read, header, about)
+            first = header(answer, table.digest, table.source).rstrip()
+            if first.startswith(self._file.half) and not any(self._file):
+                self._file.add([first])
+            rows = list(raw_rows(path))
+            if self._file.half.strip():
+                rows.pop()  # a kill cut it short, so it was never given
+            self._held = read(rows, str(path))
+            self._check(table, answer)
         except BaseException:
             self.close()
             raise
+        self._answers = {answer.showing: answer for answer in self._held}
 
-    def append(self, line: bytes) -> None:
-        """Write a whole line and see it to the disk, or leave the file as it was.
+    def __enter__(self) -> Self:
+        return self
 
-        Raises:
-            InputError: the disk refuses.
-        """
-        self._lines.add([line.removesuffix(b"\n")])
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
     def close(self) -> None:
-        """Let go; closing twice does nothing."""
-        self._lines.close()
+        """Let go of the file."""
+        self._file.close()
 
-    def _begin(self, read: Callable[[Iterable[RawRow], str], T], header: bytes, about: tuple[str, str]) -> T:
-        """Read what is in the file; a new one gets its header."""
-        path = self._lines.path
-        if header.startswith(self._lines.half) and not any(self._lines):
-            self.append(header)
-        rows = list(raw_rows(path))
-        if self._lines.half.strip():
-            rows.pop()  # a kill cut it short, so it was never given
-        held = read(rows, str(path))
-        self._check(held, about)
-        return held
+    @property
+    def answers(self) -> Answers[A]:
+        """All standing answers of the file, other raters' included."""
+        return self._held.model_copy(update={"rows": tuple(self._answers.values())})
 
-    def _check(self, held: T, about: tuple[str, str]) -> None:
+    def undo(self) -> bool:
+        """Take back this rater's latest answer, which is then asked for again; False when there is none."""
+        last = next((one for one in reversed(self._answers.values()) if one.rater == self.rater), None)
+        if last is None:
+            return False
+        self._file.add([undo_line(last).rstrip()])
+        del self._answers[last.showing]
+        return True
+
+    def _give(self, answer: A) -> None:
+        """Have an answer on the disk."""
+        self._file.add([answer_line(answer).rstrip()])
+        self._answers[answer.showing] = answer
+
+    def _check(self, table: Table[Any], answer: type[A]) -> None:
         """Nothing is written to a file that is about something else."""
-        data, source = about
-        if held.data != data:
-            said = "is about other comparisons" if held.data else "does not say what it is about"
+        if self._held.data != table.digest:
+            why = f"is about other {answer.about}" if self._held.data else "does not say what it is about"
             raise InputError(
-                f"{self._lines.path} {said}, not those of {source}",
-                hint="the data must be unchanged; for other data name a new file of votes",
+                f"{self._file.path} {why}, not those of {table.source}",
+                hint=f"the data must be unchanged; for other data name a new file of {answer.kind}s",
             )
-        if held.simulated:
+        if self._held.simulated:
             raise InputError(
-                f"{self._lines.path} holds votes of simulated raters",
-                hint="people's votes go to another file",
+                f"{self._file.path} holds {answer.kind}s of simulated raters",
+                hint=f"people's {answer.kind}s go to another file",
             )
