@@ -1,1 +1,1 @@
-"""Floor 3: techniques that train: SFT, DPO."""
+"""Techniques that train: SFT, DPO, KTO, reward models, PPO, RLOO, GRPO, online DPO."""

@@ -1,4 +1,4 @@
-"""Settings of PPO: what ``ppo``, its rollouts and its optimiser steps all read."""
+"""Settings of PPO, shared by ``ppo``, its rollouts and its optimiser steps."""
 
 from __future__ import annotations
 

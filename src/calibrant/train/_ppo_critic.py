@@ -1,4 +1,4 @@
-"""The critic: a reward model of its own, read before every token and once behind the last."""
+"""The critic: a separate value network, evaluated before every token and once after the last."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from calibrant.train._rl_common import PASS, cuts
 
 
 class Values(NamedTuple):
-    """What the critic expects, in units of the shaped score."""
+    """The critic's values, in units of the shaped score."""
 
     before: Tensor
     """(M, T) value of the state that each token was drawn from, 0 beyond a reply."""
@@ -27,7 +27,7 @@ class Values(NamedTuple):
     """(M,) value of the state behind the last token."""
 
     def table(self, lengths: Tensor, width: int, *, after: bool) -> Tensor:
-        """(M, width) values by place; ``after`` puts the last one behind the reply, where there is room."""
+        """(M, width) values by position; ``after`` puts the last one after the reply, where there is room."""
         place = torch.arange(width, device=lengths.device)[None]
         found = pad(self.before, (0, width - self.before.shape[1]))
         return torch.where(place == lengths[:, None], self.after[:, None], found) if after else found
@@ -36,10 +36,10 @@ class Values(NamedTuple):
 def open_critic(
     model: OpenLM, reward: Reward, start: Start, head_scale: float | None, seed: int
 ) -> RewardModel:
-    """A new critic: a copy of the reward model in its units, or the policy's trunk under a fresh head.
+    """A new critic: a copy of the reward model in its units, or the policy's trunk with a new head.
 
-    The fresh head is N(0, 1 / (d + 1)) (Huang et al. 2024, arXiv 2403.17031), times ``head_scale``: 0 is a
-    critic that expects 0 everywhere. 'auto' takes the reward model where that is possible.
+    The new head is N(0, 1 / (d + 1)) (Huang et al. 2024, arXiv 2403.17031), times ``head_scale``: 0 is a
+    critic that predicts 0 everywhere. 'auto' uses the reward model where possible.
 
     Raises:
         CapabilityError: ``start`` is 'reward', but that has no weights, several outputs, or other tokens than
@@ -66,7 +66,7 @@ def open_critic(
 
 
 def _fits(reward: RewardModel, model: OpenLM) -> bool:
-    """Whether a reward model gives one score and reads the policy's tokens (the same id for every token)."""
+    """Whether a reward model has one output and the policy's tokenizer (the same id for every token)."""
     theirs, ours = reward.classifier.tokenizer.get_vocab(), model.tokenizer.get_vocab()
     return reward.classifier.heads == 1 and bool(theirs == ours)
 

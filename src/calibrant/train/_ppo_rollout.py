@@ -1,4 +1,4 @@
-"""One round of PPO: replies with all that is known of each token before anything is learned from them."""
+"""One round of PPO rollouts: replies with log-probs, values, rewards and advantages of each token."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from calibrant.train._rl_state import Learner, old_and_reference
 
 
 class Credit(NamedTuple):
-    """Who is paid for a reply's score, token by token; tables (M, T)."""
+    """Credit assignment of a reply's score by token; tables (M, T)."""
 
     masks: Masks
     """Tokens, and places with a value."""
@@ -37,7 +37,7 @@ class Credit(NamedTuple):
 
 @dataclass(frozen=True)
 class Experience(Round):
-    """A round of PPO: a reply's score, paid out token by token."""
+    """A round of PPO: replies with their rewards by token."""
 
     credit: Credit
     """Advantages and returns, with their masks."""
@@ -74,7 +74,7 @@ class Experience(Round):
 def experience(
     learner: Learner, rolled: Rollouts, model: OpenLM, critic: RewardModel, config: PPO
 ) -> Experience:
-    """Read a round's replies: reference, old policy and critic; then give credit."""
+    """Compute a round's log-probs and values, then rewards and advantages."""
     device = critic.classifier.device
     if (
         config.score_at == "after"
@@ -107,7 +107,7 @@ def credited(
 
     Args:
         shaped: (M,) scores.
-        penalty: (M, T) what the KL takes off the reward of each token.
+        penalty: (M, T) KL penalty of each token.
         expected: the critic's values.
         lengths: (M,) tokens of each reply.
         ended: (M,) bool.

@@ -18,7 +18,7 @@ from calibrant.train._rl_state import Learner, Student, descend
 def learn(
     learner: Learner, found: Experience, critic: RewardModel, config: PPO, seed: int, step: int
 ) -> dict[str, float]:
-    """Take the optimiser steps of a round; returns the means of what they showed."""
+    """Take the optimiser steps of a round; returns the means of their metrics."""
     policy, judge = learner.students["policy"], learner.students["critic"]
     warming, where = step < config.critic_warmup, f"step {step}"
     judge.pace(step, config.steps)

@@ -1,4 +1,4 @@
-"""What every method that learns from its own replies needs: prompts in turn, scores, a step, a log."""
+"""Shared parts of the RL methods: prompt order, sampling, scores, micro-batches, the log of examples."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def key(
 
 
 def with_room(model: OpenLM, prompts: Prompts, max_tokens: int) -> list[Prompt]:
-    """The prompts that leave room for ``max_tokens`` of reply; the others are left out whole.
+    """The prompts that leave room for ``max_tokens`` of reply; the others are left out.
 
     Raises:
         InputError: there are no prompts, or none leaves room.
@@ -81,7 +81,7 @@ def cycle(n: int, size: int, step: int, seed: int) -> list[int]:
 
 
 def sampling(config: Rounds, seed: int, step: int) -> Sampling:
-    """How the replies of a step are drawn: another draw each step, the same one whenever it is repeated."""
+    """Sampling of a step's replies: a different seed each step, the same one when a step is repeated."""
     drawn = int(digest(["rollouts", seed, step]), 16) % 2**31
     return Sampling(max_tokens=config.max_tokens, temperature=config.temperature, seed=drawn)
 
@@ -89,14 +89,14 @@ def sampling(config: Rounds, seed: int, step: int) -> Sampling:
 def draw(
     policy: OpenLM, rows: Sequence[Prompt], config: Rounds, step: int, seed: int
 ) -> tuple[list[int], Rollouts]:
-    """Numbers of the prompts of ``step``, and the replies drawn to them."""
+    """Numbers of the prompts of ``step``, and their sampled replies."""
     picked = cycle(len(rows), config.batch_size, step, seed)
     asked = [rows[i].prompt for i in picked]
     return picked, roll(policy, asked, config.samples, sampling(config, seed, step))
 
 
 def minibatches(prompts: int, config: Rounds, seed: int, step: int) -> list[list[int]]:
-    """Numbers of the prompts of every optimiser step of a round; each epoch is shuffled anew.
+    """Numbers of the prompts of every optimiser step of a round; each epoch is reshuffled.
 
     With fewer prompts than minibatches, some are empty and left out.
     """
@@ -109,7 +109,7 @@ def minibatches(prompts: int, config: Rounds, seed: int, step: int) -> list[list
 
 
 def clips(clip: float | None, clip_high: float | None) -> tuple[float, float]:
-    """How far below and above 1 the ratio counts; infinite where there is no clip."""
+    """Clip range of the ratio below and above 1; infinite without a clip."""
     low = math.inf if clip is None else clip
     return low, low if clip_high is None else clip_high
 
@@ -138,7 +138,7 @@ def judged(reward: Reward, rolled: Rollouts) -> Rollouts:
 
 
 def check_micro_tokens(model: OpenLM, rows: Sequence[Prompt], samples: int, room: int, *fits: Fit) -> None:
-    """Refuse, before anything is drawn, prompts whose ``samples`` replies may not fit one forward pass.
+    """Refuse, before sampling, prompts whose ``samples`` replies may not fit one forward pass.
 
     Raises:
         InputError: a prompt with replies of ``room`` tokens is more than ``fit.micro_tokens``.
@@ -159,8 +159,8 @@ def check_micro_tokens(model: OpenLM, rows: Sequence[Prompt], samples: int, room
 
 
 def cuts(rolled: Rollouts, prompts: Sequence[int], shared: bool, budget: int | None) -> list[list[int]]:
-    """Cut prompts into parts of at most ``budget`` tokens, padding included; one prompt with all its replies
-    at least, which ``check_micro_tokens`` has seen to fit.
+    """Split prompts into parts of at most ``budget`` tokens, padding included; at least one prompt with all
+    its replies, which ``check_micro_tokens`` has checked.
     """
     if budget is None:
         return [list(prompts)]
@@ -174,7 +174,7 @@ def cuts(rolled: Rollouts, prompts: Sequence[int], shared: bool, budget: int | N
 
 @torch.no_grad()
 def read(module: nn.Module, rolled: Rollouts, bf16: bool = False) -> Tensor:
-    """Log-probs (M, T) of the replies at the temperature of their draw, in nats; 0 beyond a reply."""
+    """Log-probs (M, T) of the replies at their sampling temperature, in nats; 0 beyond a reply."""
     device = next(module.parameters()).device
     shared, everything = not shares(module), range(len(rolled.branches.prompts))
     table = torch.zeros_like(rolled.behaviour, device=device)
@@ -193,7 +193,7 @@ def wide(table: Tensor, like: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Round:
-    """The replies of a round and what is known of them before learning; tensors on the policy's device."""
+    """The rollouts of a round, before the update; tensors on the policy's device."""
 
     rolled: Rollouts
     """P prompts with K replies each, M = P K; with scores and KL."""

@@ -1,4 +1,4 @@
-"""What RLOO, GRPO and online DPO share: groups of replies to one prompt, read and learned from.
+"""Shared by RLOO, GRPO and online DPO: groups of replies to one prompt, and updates on them.
 
 Each of the three has its loop in its own file, line for line like that of the others.
 """
@@ -37,7 +37,7 @@ class GroupRound(Round):
         return self.shaped.view(-1, self.rolled.samples)
 
     def only_ended(self) -> GroupRound:
-        """This round, but no token of a reply that was cut off counts."""
+        """This round, with the tokens of truncated replies masked."""
         return replace(self, mask=self.mask & self.rolled.ended.to(self.mask.device)[:, None])
 
     def summary(self) -> dict[str, float]:
@@ -63,7 +63,7 @@ class GroupRound(Round):
 def known(
     learner: Learner, rolled: Rollouts, model: OpenLM, shaping: Shaping, pi_old: Old = "auto"
 ) -> GroupRound:
-    """Read a round's replies; scores of a prompt that differ by no more than rounding are made equal."""
+    """Compute a round's log-probs; scores of a prompt that differ only by rounding are made equal."""
     old, reference = old_and_reference(learner.students["policy"], rolled, model, pi_old)
     mask = masks(rolled.lengths.to(old.device), old.shape[1], after=False).tokens
     scores = levelled(rolled.rewards.view(-1, rolled.samples)).flatten().to(old.device)
@@ -83,7 +83,7 @@ def logprobs(module: nn.Module, rolled: Rollouts, part: Sequence[int], like: Ten
 def learn(
     student: Student, found: GroupRound, batches: list[list[int]], term: Term, longest: int = 1
 ) -> dict[str, float]:
-    """Take one optimiser step on each batch of prompts; returns the means of what they showed.
+    """Take one optimiser step on each batch of prompts; returns the means of their metrics.
 
     Args:
         student: the policy, its learning rate set.
@@ -109,7 +109,7 @@ def learn(
 def moved(
     found: GroupRound, rows: Sequence[int], new: Tensor, out: PerToken, advantages: Tensor, window: Window
 ) -> dict[str, Tensor]:
-    """Shares of what is logged of an update: clips taken below and above, and how far pi is from pi_old.
+    """Parts of an update's logged metrics: clip fractions below and above, and the KL of pi from pi_old.
 
     ``new`` is (m, T); ``out`` and ``advantages`` are (m, T), or (m, 1) for ratios of whole replies.
     """

@@ -1,4 +1,4 @@
-"""What a run leaves that learned from its own replies: the model, its metrics, what they do not show."""
+"""Results of an RL run: the model, its metrics, its caveats."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from calibrant.train._rl_state import Learner
 def saved(
     name: str, model: OpenLM, policy: OpenLM, learner: Learner, rows: Sequence[Prompt], run: Run
 ) -> OpenLM:
-    """Write what a run leaves: 'model', 'examples.parquet' and, where it was watched, 'watch.json'."""
+    """Write the artefacts 'model', 'examples.parquet' and, with a watcher, 'watch.json'."""
     # Named anew: under the old identity it would pass for the model that came in.
     tuned = OpenModel.from_module(
         merged(policy).module, policy.tokenizer, f"{model.identity.name} after {name}"
@@ -28,7 +28,7 @@ def saved(
 
 
 def metrics(learner: Learner, kept: int, given: int, **more: tuple[str, str]) -> dict[str, Estimate]:
-    """What the log says of the first and of the last 10 steps.
+    """Metrics of the first and of the last 10 steps of the log.
 
     ``kept`` of ``given`` prompts left room for a reply; ``more`` is name = (key of the log, unit).
     """
@@ -55,7 +55,7 @@ def metrics(learner: Learner, kept: int, given: int, **more: tuple[str, str]) ->
 
 
 def caveats(learner: Learner, model: OpenLM, stopped: bool) -> tuple[str, ...]:
-    """What a result of any of these methods does not show, and what the reader must know of this one."""
+    """Caveats of all these methods, and of this run."""
     said = [
         "the reward is what was optimised: a higher one does not show that replies are better",
         "numbers are of the replies that were learned from, drawn by the policy before each step",

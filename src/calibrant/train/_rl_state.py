@@ -1,4 +1,4 @@
-"""What changes while a method learns from its own replies, all of it, so that a killed run can go on."""
+"""The complete state of an RL run, so that a killed run can resume."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from calibrant.train._settings import Old
 
 @dataclass
 class Student:
-    """A network that learns, with its optimiser."""
+    """A trained network with its optimiser."""
 
     module: nn.Module
     """Its weights change in place."""
@@ -43,7 +43,7 @@ class Student:
             self.optimiser = adamw(self.module, self.fit)
 
     def weights(self) -> dict[str, nn.Parameter]:
-        """What learns, by name: the adapters where there are any, else everything."""
+        """The trained weights by name: the adapters where there are any, else all."""
         named = dict(self.module.named_parameters())
         return {n: p for n, p in named.items() if "lora_" in n} if has_adapters(self.module) else named
 
@@ -59,7 +59,7 @@ class Student:
 
     @torch.no_grad()
     def put(self, weights: Mapping[str, Tensor]) -> None:
-        """Set what learns to ``weights``."""
+        """Set the trained weights to ``weights``."""
         for name, parameter in self.weights().items():
             parameter.copy_(weights[name])
 
@@ -67,7 +67,7 @@ class Student:
 def old_and_reference(student: Student, rolled: Rollouts, model: OpenLM, old: Old) -> tuple[Tensor, Tensor]:
     """(M, T) ln pi_old and ln ref of a round's replies, in nats, on the policy's device.
 
-    Until the policy's first step it is the reference, so the two are the same to the bit.
+    Until its first step the policy is the reference, so the two are equal to the bit.
     """
     rescored = old == "rescored" or (old == "auto" and (student.fit.bf16 or is_half(student.module)))
     device = next(student.module.parameters()).device
@@ -111,9 +111,9 @@ def descend(student: Student, parts: Sequence[list[int]], loss: Loss, where: str
 class Watch:
     """A watcher, and the weights of its last look that was not a 'no'.
 
-    Weights of the last 'yes' would undo nearly all: a watcher that cannot tell yet says 'unknown' while the
+    Weights of the last 'yes' would undo nearly everything: an undecided watcher says 'unknown' while the
     reward still rises (mean regret .41 to 1.33 of a hump of 1.36, against .007 to .22 for the last look).
-    What it said of the weights that are kept goes with them, so that an 'unknown' is not taken for a 'yes'.
+    The verdict on the kept weights is kept with them, so that an 'unknown' is not mistaken for a 'yes'.
     """
 
     watcher: Watcher
@@ -130,7 +130,7 @@ class Watch:
     """What it said last."""
 
     def stops(self, step: int, policy: OpenLM, student: Student, rolled: Rollouts) -> bool:
-        """Let the watcher look; on a 'no', put the last good weights back and say so."""
+        """Ask the watcher; on a 'no', restore the last good weights and return True."""
         # Named anew: under the old identity its answers would pass for those of the model that came in.
         now = OpenModel.from_module(policy.module, policy.tokenizer, f"{policy.identity.name} at step {step}")
         self.verdict, self.seen = self.watcher.see(step, now, rolled), step
@@ -153,7 +153,7 @@ class Watch:
         )
 
     def write(self, run: Run) -> None:
-        """Let a watcher that can write what it saw do so: artefact 'watch.json'."""
+        """Write the watcher's own report, if it has one: artefact 'watch.json'."""
         write = getattr(self.watcher, "write", None)
         if write is not None:
             write(run.artifact("watch.json"))
@@ -161,7 +161,7 @@ class Watch:
 
 @dataclass
 class Learner:
-    """All that changes from step to step."""
+    """The state that changes from step to step."""
 
     students: dict[str, Student]
     """By name: 'policy', and 'critic' where there is one."""
@@ -180,7 +180,7 @@ class Learner:
 
     @contextmanager
     def learning(self) -> Iterator[None]:
-        """Ask for gradients inside the block; drawing replies is done outside."""
+        """Enable gradients inside the block; sampling is done outside."""
         with ExitStack() as stack:
             for student in self.students.values():
                 stack.enter_context(training(student.module, student.fit.recompute))
@@ -200,7 +200,8 @@ class Learner:
     def finish(
         self, step: int, of: int, found: Round, row: dict[str, float], kept: Checkpoint, run: Run
     ) -> None:
-        """Close a step: steer the KL coefficient, log ``row``, save where it is time, and say how far it is.
+        """End a step: update the KL coefficient, log ``row``, save a checkpoint if it is time, report
+        progress.
 
         The last of the ``of`` steps of a run that was saved before is saved, too: what follows a long run
         must not cost it again.
@@ -214,7 +215,7 @@ class Learner:
         run.progress(step + 1, of, f"reward {float(found.rolled.rewards.mean()):.3f}")
 
     def save(self, kept: Checkpoint, step: int) -> None:
-        """Write everything; ``step`` is the next to be done."""
+        """Write a checkpoint; ``step`` is the next one."""
         tensors = prefixed("examples", self.examples.tensors())
         facts: dict[str, Any] = {
             "step": step,
@@ -236,9 +237,9 @@ class Learner:
         kept.save(tensors, facts)
 
     def resume(self, kept: Checkpoint, run: Run) -> int:
-        """Put back what the last checkpoint holds, and charge what it cost; the step to go on from.
+        """Restore the last checkpoint, and charge its cost; returns the next step.
 
-        First of all it says, on the run's progress, where half precision is going to be slow.
+        First it reports, as progress, where half precision is slow.
         """
         for student in self.students.values():
             announce(student.fit.bf16, next(student.module.parameters()).device, run, 1)

@@ -37,7 +37,7 @@ class Settings(Frozen):
 
 
 class Rounds(Settings):
-    """Settings of a method that learns from its own replies, round by round."""
+    """Settings of an RL method."""
 
     steps: int = Field(default=100, ge=1)
     """Rounds of rollouts, scoring and updates."""
@@ -105,11 +105,11 @@ class PairLoss(Settings):
 
     @property
     def options(self) -> dict[str, Option]:
-        """What was said about the loss."""
+        """The given options of the loss."""
         return {name: value for name in _OPTIONS if (value := getattr(self, name)) is not None}
 
     def contradictions(self) -> list[str]:
-        """An option that the loss ignores, or micro-batches of a loss that looks at a whole batch."""
+        """An option that the loss ignores, or micro-batches of a loss over the whole batch."""
         problems = super().contradictions() + check_options(self.loss, self.options)
         if self.loss in LOSSES and not LOSSES[self.loss].accumulation_invariant and self.fit.micro_tokens:
             problems.append(f"loss '{self.loss}' looks at a whole batch, so fit.micro_tokens cannot cut it")
@@ -117,7 +117,7 @@ class PairLoss(Settings):
 
 
 class KL(Frozen):
-    """How the policy is held near the model that it started from."""
+    """KL penalty to the reference policy."""
 
     coef: float = Field(default=0.05, ge=0)
     """Reward given up for one nat; where there is a target, where the coefficient starts."""
@@ -151,7 +151,7 @@ class KL(Frozen):
 
 
 class Shaping(Frozen):
-    """What becomes of a reply's score before it is learned from, in this order."""
+    """Reward shaping, in this order."""
 
     normalise: bool = False
     """Subtract the running mean of all scores so far and divide by their running standard deviation."""

@@ -1,11 +1,11 @@
-"""Direct preference optimisation and its kin: learn from pairs without a reward model (2305.18290).
+"""Direct preference optimisation (DPO) and its family: preference pairs without a reward model (2305.18290).
 
 Where this departs from common trainers:
-1. One row holds a prompt and both replies, the prompt is read once, and the unembedding is applied to scored
-   tokens only (``models/branches.py``); the numbers are those of separate rows.
-2. Reference log-probs are read once, kept by example and model, and found again by later jobs.
+1. One row holds a prompt and both replies (prefix sharing), the prompt is computed once, and the unembedding
+   is applied to scored tokens only (``models/branches.py``); the numbers are those of separate rows.
+2. Reference log-probs are computed once, cached by example and model, and reused by later jobs.
 3. Prompt and reply are joined on token ids; the end token is part of the reply.
-4. A pair that does not fit the context is left out and counted, never cut.
+4. A pair that does not fit the context is left out and counted, never truncated.
 5. An option that the chosen loss ignores is an error.
 6. The drift of both replies' log-probs is reported per token: both may fall (Pal et al., 2402.13228).
 
@@ -58,7 +58,8 @@ class DPO(PairLoss):
 
 
 class DPOResult(Result):
-    """The tuned model, also saved as artefact 'model'; every pair at every step in 'examples.parquet'."""
+    """The fine-tuned model, also saved as artefact 'model'; every pair at every step in
+    'examples.parquet'."""
 
     model: Any = Field(exclude=True)
     """The tuned OpenLM, live, under an identity of its own."""
@@ -66,11 +67,12 @@ class DPOResult(Result):
 
 @technique(version=3)
 def dpo(model: OpenLM, pairs: Preferences, config: DPO = DPO(), run: Run = Quiet()) -> DPOResult:
-    """Tune a copy of ``model`` on ``pairs``; ``model`` itself is the reference and is not changed.
+    """Fine-tune a copy of ``model`` on ``pairs``; ``model`` itself is the reference policy and is not
+    changed.
 
     Raises:
         InputError: there are no pairs, or none fits the context.
-        CapabilityError: the model's chat template writes an answered chat otherwise.
+        CapabilityError: the model's chat template renders an answered chat differently.
         NumericalError: the loss became NaN or infinite.
     """
     kind = LOSSES[config.loss]
@@ -158,7 +160,7 @@ def _noted(
 
 
 def _explained(chosen: float, rejected: float) -> tuple[str, ...]:
-    """In words, what it means when both replies lost probability."""
+    """An explanation where both replies lost probability (likelihood displacement)."""
     if chosen >= -0.05 or rejected >= 0:
         return ()
     return (

@@ -1,18 +1,19 @@
-"""GRPO: a reply is as good as it is better than the prompt's others, in units of their spread (2402.03300).
+"""GRPO (group relative policy optimisation): advantages relative to the group of a prompt's replies
+(2402.03300).
 
-Each of K replies to a prompt is worth A_i = (r_i - mean r) / (std r + eps), the same for all of its tokens.
-Their ratios pi / pi_old are clipped one by one. No critic; KL, where wanted, is part of the loss.
+The advantage of each of K replies to a prompt is A_i = (r_i - mean r) / (std r + eps), the same for all of
+its tokens. Ratios pi / pi_old are clipped per token. No critic; an optional KL penalty in the loss.
 
 Where this departs from common trainers:
-1. ``scale``, ``eps`` and ``unbiased`` say what the scores are divided by; ``scale = "none"`` is Dr. GRPO.
-2. ``aggregation`` says how tokens are averaged, over the whole optimiser step however it is cut. The one that
-   depends on the cut (``micro_token_mean``, TRL's 'bnpo') is marked, and never the default.
-3. Prompts whose replies all have one score teach nothing; how many is logged (``frac_reward_zero_std``).
-   Their advantages are exactly 0, not a rounding error that AdamW would blow up.
-4. One row holds a prompt and all its replies, and the prompt is read once (``models/branches.py``).
-5. Everything random comes from (seed, step), so a killed run goes on with the same bits. A watcher may look
-   on; its 'no' ends the run at the weights of its last look that was not a 'no': what it said of them ('yes',
-   or 'unknown') stands in the caveats.
+1. ``scale``, ``eps`` and ``unbiased`` define what the scores are divided by; ``scale = "none"`` is Dr. GRPO.
+2. ``aggregation`` says how tokens are averaged, over the whole optimiser step, invariant to micro-batching.
+   The one that depends on it (``micro_token_mean``, TRL's 'bnpo') is marked, and never the default.
+3. Prompts whose replies all have the same score give no gradient; their share is logged
+   (``frac_reward_zero_std``). Their advantages are exactly 0, not a rounding error that AdamW would amplify.
+4. One row holds a prompt and all its replies, and the prompt is computed once (``models/branches.py``).
+5. Everything random comes from (seed, step), so a killed run resumes with the same bits. A watcher may stop
+   the run (early stopping): its 'no' restores the weights of its last look that was not a 'no'; the caveats
+   say whether that was 'yes' or 'unknown'.
 
     calibrant show train.grpo
 """
@@ -110,7 +111,8 @@ class GRPO(Rounds):
 
 
 class GRPOResult(Result):
-    """The tuned model, also saved as artefact 'model'; every reply of every step in 'examples.parquet'."""
+    """The fine-tuned model, also saved as artefact 'model'; every reply of every step in
+    'examples.parquet'."""
 
     model: Any = Field(exclude=True)
     """The tuned OpenLM, live, under an identity of its own."""
@@ -125,7 +127,7 @@ def grpo(
     config: GRPO = GRPO(),
     run: Run = Quiet(),
 ) -> GRPOResult:
-    """Tune a copy of ``model`` on its own replies to ``prompts``; ``model`` is the reference, and unchanged.
+    """Fine-tune a copy of ``model`` on its own samples for ``prompts``; ``model`` is the reference policy.
 
     Raises:
         InputError: there are no prompts, none leaves room for a reply, one with its
@@ -133,7 +135,7 @@ def grpo(
             scores, or a checkpoint cannot be written. What the reward raises is passed on.
         CapabilityError: there are several processes, or the model's chat template writes an answered chat
             otherwise.
-        NumericalError: a score, loss or gradient is NaN or infinite; what was saved before stays.
+        NumericalError: a score, loss or gradient is NaN or infinite; earlier checkpoints stay.
     """
     alone("train.grpo")
     check_trainable(model, config.fit.any_template)

@@ -1,13 +1,13 @@
-"""KTO: learn from replies with a thumb up or down, no pairs needed (Ethayarajh et al., 2402.01306).
+"""KTO (Kahneman-Tversky optimisation): unpaired binary feedback, thumbs up or down (2402.01306).
 
 Where this departs from common trainers:
-1. The mismatched replies that z0 is made of are borrowed inside a batch, anew every epoch; none is ever the
-   row's own. A row for which there is none adds nothing to z0.
-2. One row holds a prompt, its reply and the borrowed one, and the prompt is read once
-   (``models/branches.py``). Where a batch is cut, z0 is still that of the whole batch.
-3. Reference log-probs, those of borrowed replies too, are read before the first step, and kept.
-4. The weights are solved for the paper's band from the labels at hand.
-5. A reply that does not fit the context is left out and counted, never cut.
+1. The mismatched replies that estimate z0 come from the same batch, resampled every epoch; none is ever the
+   row's own. A row without one adds nothing to z0.
+2. One row holds a prompt, its reply and the mismatched one, and the prompt is computed once
+   (``models/branches.py``). With micro-batches z0 is still that of the whole batch.
+3. Reference log-probs, those of mismatched replies too, are computed before the first step, and cached.
+4. Loss weights are solved for the paper's range from the label counts.
+5. A reply that does not fit the context is left out and counted, never truncated.
 
     calibrant show train.kto
 """
@@ -71,14 +71,15 @@ class KTO(Frozen):
 
 
 class KTOResult(Result):
-    """The tuned model, also saved as artefact 'model'; every reply at every step in 'examples.parquet'."""
+    """The fine-tuned model, also saved as artefact 'model'; every reply at every step in
+    'examples.parquet'."""
 
     model: Any = Field(exclude=True)
     """The tuned OpenLM, live, under an identity of its own."""
 
 
 class _Mismatched(NamedTuple):
-    """What the B rows of one batch borrow."""
+    """The mismatched replies of the B rows of one batch."""
 
     replies: list[list[int] | None]
     """Token ids of y', None where a row borrows nothing."""
@@ -87,17 +88,18 @@ class _Mismatched(NamedTuple):
 
     @property
     def places(self) -> list[int]:
-        """The rows that borrow."""
+        """The rows with a mismatched reply."""
         return [place for place, reply in enumerate(self.replies) if reply is not None]
 
 
 @technique(version=3)
 def kto(model: OpenLM, replies: LabelledReplies, config: KTO = KTO(), run: Run = Quiet()) -> KTOResult:
-    """Tune a copy of ``model`` on ``replies``; ``model`` itself is the reference and is not changed.
+    """Fine-tune a copy of ``model`` on ``replies``; ``model`` itself is the reference policy and is not
+    changed.
 
     Raises:
         InputError: there are no replies, or none fits the context.
-        CapabilityError: the model's chat template writes an answered chat otherwise.
+        CapabilityError: the model's chat template renders an answered chat differently.
         NumericalError: the loss became NaN or infinite.
     """
     check_trainable(model, config.fit.any_template)
@@ -191,7 +193,7 @@ def kto(model: OpenLM, replies: LabelledReplies, config: KTO = KTO(), run: Run =
 def _partners(
     batch: list[int], prompts: list[list[int]], answers: list[list[int]], most: int | None, seed: int
 ) -> list[int | None]:
-    """For each row of the batch, the example whose reply it borrows; ``most`` is the context."""
+    """For each row of the batch, the example of its mismatched reply; ``most`` is the context."""
 
     def fits(row: int, partner: int) -> bool:
         return most is None or len(prompts[batch[row]]) + len(answers[batch[partner]]) <= most

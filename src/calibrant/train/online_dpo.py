@@ -1,18 +1,18 @@
-"""Online DPO: the policy draws, a reward ranks, and the best and the worst reply are a pair (2402.04792).
+"""Online DPO: on-policy samples, ranked by a reward; the best and the worst are a pair (2402.04792).
 
-Each round draws K replies to every prompt from the policy as it is, takes the best against the worst by the
-reward, and takes steps of a loss of the DPO family on those pairs. The reference is the model that came in.
+Each round samples K replies to every prompt from the current policy, pairs the best and the worst by the
+reward, and takes steps of a loss of the DPO family on those pairs. The reference policy is the input model.
 
 Where this departs from common trainers:
-1. Where all replies to a prompt have one score there is no pair: it is left out and counted, never ranked by
-   the order of drawing. Among several best (or worst) the first drawn is taken.
+1. Where all replies to a prompt have the same score there is no pair: it is left out and counted, never
+   ranked by sampling order. Ties go to the first sample.
 2. Any number of replies from 2 on, and every loss of train.dpo with its options; an option that the chosen
    loss ignores is an error.
-3. Draw, policy and reference have one temperature.
-4. One row holds a prompt and both replies, and the prompt is read once (``models/branches.py``).
-5. Everything random comes from (seed, step), so a killed run goes on with the same bits. A watcher may look
-   on; its 'no' ends the run at the weights of its last look that was not a 'no': what it said of them ('yes',
-   or 'unknown') stands in the caveats.
+3. Sampling, policy and reference have one temperature.
+4. One row holds a prompt and both replies, and the prompt is computed once (``models/branches.py``).
+5. Everything random comes from (seed, step), so a killed run resumes with the same bits. A watcher may stop
+   the run (early stopping): its 'no' restores the weights of its last look that was not a 'no'; the caveats
+   say whether that was 'yes' or 'unknown'.
 
     calibrant show train.online_dpo
 """
@@ -71,7 +71,8 @@ class OnlineDPO(PairLoss, Rounds):
 
 
 class OnlineDPOResult(Result):
-    """The tuned model, also saved as artefact 'model'; every reply of every step in 'examples.parquet'."""
+    """The fine-tuned model, also saved as artefact 'model'; every reply of every step in
+    'examples.parquet'."""
 
     model: Any = Field(exclude=True)
     """The tuned OpenLM, live, under an identity of its own."""
@@ -86,7 +87,7 @@ def online_dpo(
     config: OnlineDPO = OnlineDPO(),
     run: Run = Quiet(),
 ) -> OnlineDPOResult:
-    """Tune a copy of ``model`` on its own replies to ``prompts``; ``model`` is the reference, and unchanged.
+    """Fine-tune a copy of ``model`` on its own samples for ``prompts``; ``model`` is the reference policy.
 
     Raises:
         InputError: there are no prompts, none leaves room for a reply, one with its
@@ -94,7 +95,7 @@ def online_dpo(
             scores, or a checkpoint cannot be written. What the reward raises is passed on.
         CapabilityError: there are several processes, or the model's chat template writes an answered chat
             otherwise.
-        NumericalError: a score, loss or gradient is NaN or infinite; what was saved before stays.
+        NumericalError: a score, loss or gradient is NaN or infinite; earlier checkpoints stay.
     """
     alone("train.online_dpo")
     check_trainable(model, config.fit.any_template)

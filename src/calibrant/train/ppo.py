@@ -1,15 +1,15 @@
-"""PPO: learn from a reward on the policy's own replies (arXiv 1707.06347, for language models 1909.08593).
+"""PPO (proximal policy optimisation, RLHF) for language models (arXiv 1707.06347, 1909.08593).
 
 Where this departs from common trainers:
-1. The score stands on the last *generated* token. Whether a reply ended or was cut off is explicit, and so is
-   what follows a cut: nothing, or the critic's value.
+1. The score is the reward of the last *generated* token. Truncation is explicit, and so is its return:
+   terminal, or bootstrapped from the critic.
 2. Masks come first: padding is neither rewarded nor bootstrapped from.
-3. Old log-probs are those of the draw itself; how far the training pass is from them is logged.
+3. Old log-probs are those of the rollout; their difference from the training pass is logged.
 4. One row holds a prompt and all its replies, and the unembedding is applied to scored tokens only.
-5. Policy and critic have an optimiser and a clip each. Everything random comes from (seed, step), so a killed
-   run goes on with the same bits.
-6. A watcher may look on; its 'no' ends the run at the weights of its last look that was not a 'no': what it
-   said of them ('yes', or 'unknown') stands in the caveats.
+5. Policy and critic have separate optimisers and clips. Everything random comes from (seed, step), so a
+   killed run resumes with the same bits.
+6. A watcher may stop the run (early stopping): its 'no' restores the weights of its last look that was not a
+   'no'; the caveats say whether that was 'yes' or 'unknown'.
 
     calibrant run tour
 """
@@ -51,7 +51,8 @@ __all__ = ["PPO", "PPOResult", "ppo"]
 
 
 class PPOResult(Result):
-    """The tuned model is also artefact 'model', the critic 'critic', every reply in 'examples.parquet'."""
+    """The fine-tuned model is also artefact 'model', the critic 'critic', every reply in
+    'examples.parquet'."""
 
     model: Any = Field(exclude=True)
     """The tuned OpenLM, live, under an identity of its own."""
@@ -66,7 +67,7 @@ def ppo(
     config: PPO = PPO(),
     run: Run = Quiet(),
 ) -> PPOResult:
-    """Tune a copy of ``model`` on its own replies to ``prompts``; ``model`` is the reference, and unchanged.
+    """Fine-tune a copy of ``model`` on its own samples for ``prompts``; ``model`` is the reference policy.
 
     Raises:
         InputError: there are no prompts, none leaves room for a reply, one with its
@@ -74,7 +75,7 @@ def ppo(
             scores, or a checkpoint cannot be written. What the reward raises is passed on.
         CapabilityError: ``config.critic`` is 'reward' and that cannot be, there are several processes, or
             the model's chat template writes an answered chat otherwise.
-        NumericalError: a score, loss or gradient is NaN or infinite; what was saved before stays.
+        NumericalError: a score, loss or gradient is NaN or infinite; earlier checkpoints stay.
     """
     alone("train.ppo")
     check_trainable(model, config.fit.any_template)
@@ -119,7 +120,7 @@ def _start(policy: OpenLM, critic: RewardModel, watcher: Watcher | None, config:
 
 
 def _metrics(rows: Sequence[Mapping[str, float]]) -> dict[str, Estimate]:
-    """What the log says of the first and of the last 10 steps."""
+    """Metrics of the first and of the last 10 steps of the log."""
     found = {"steps": point(len(rows), unit="steps taken")}
     for name, column, unit, some in (
         ("reward_first", "objective/scores", "reward, first 10 steps", rows[:10]),

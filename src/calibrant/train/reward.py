@@ -1,12 +1,13 @@
-"""Reward models: a score of a reply, learned from pairs (Bradley & Terry; Ouyang et al., 2203.02155).
+"""Bradley-Terry reward models on preference pairs (Ouyang et al., 2203.02155).
 
 Where this departs from common trainers:
-1. A score is read at the end token, by place and not by padding (``models/classifier.py``).
-2. One row holds a prompt and all its replies: the prompt is read once, and so is a reply of several pairs.
-3. All pairs of a prompt may count as one ranked list: a list of 9 must not weigh as 36 pairs.
-4. Ties are an input of their own and have a likelihood (Rao & Kupper); they are neither dropped nor halved.
-5. The artefact carries what its scores mean: template, end token, normaliser, and a calibration card.
-6. A pair that does not fit the context is left out and counted, never cut.
+1. A score is read at the end token, by position and not by padding (``models/classifier.py``).
+2. One row holds a prompt and all its replies: the prompt is computed once, and so is a reply in several
+   pairs.
+3. All pairs of a prompt may count as one ranking: a ranking of 9 must not weigh as 36 pairs.
+4. Ties are a separate input with a likelihood (Rao & Kupper); they are neither dropped nor halved.
+5. The artefact includes template, end token, normaliser, and a calibration card.
+6. A pair that does not fit the context is left out and counted, never truncated.
 
     calibrant show train.reward
 """
@@ -104,14 +105,13 @@ def reward(
 ) -> RewardResult:
     """Train a reward model on the trunk of ``model``, which is copied and not changed.
 
-    ``held_out`` pairs make the calibration card. ``ties`` are pairs whose replies people called equally good.
+    ``held_out`` pairs make the calibration card. ``ties`` are pairs labelled equally good.
 
     Raises:
-        ConfigError: ties with a margin of 0, under which nothing could be a tie.
-        InputError: there are no pairs, or none fits the context.
-        CapabilityError: transformers has no classifier of the model's family, or the model's chat template
-            writes an answered chat otherwise.
-        NumericalError: the loss became NaN or infinite.
+        ConfigError: ties with a margin of 0, under which nothing can be a tie. InputError: there are no
+        pairs, or none fits the context. CapabilityError: transformers has no classifier of the model's
+        family, or the model's chat template renders an answered chat differently. NumericalError: the loss
+        became NaN or infinite.
     """
     task = prepared(model, pairs, ties, config)
     classifier = Classifier.from_lm(model, config.heads, run.seed)

@@ -1,12 +1,13 @@
-"""Ensembles of reward models as one reward: trained apart, heads on one trunk, or averaged weights.
+"""Reward-model ensembles: independent models, heads on one trunk, or averaged weights (WARM).
 
-1. independent: M models that differ in their heads' first weights and the order of the data (Coste et al.,
-   2310.02743). Where they disagree, the reward is unsure; costs M times the training and M times the scoring.
-2. shared_trunk: M heads on one trunk, for about the price of one model; they disagree less than they should.
-3. warm: M fine-tunings of one start, head included, whose *weights* are averaged into one model (WARM,
-   2401.12187). No disagreement to read, but the price of one model to score, and less memory of wrong labels.
+1. independent: M models that differ in head initialisation and data order (Coste et al.,
+   2310.02743). Their disagreement is the reward's uncertainty; M times the training and scoring cost.
+2. shared_trunk: M heads on one trunk, at about the cost of one model; disagreement is underestimated.
+3. warm: M fine-tunings of one initialisation, head included, whose *weights* are averaged into one model
+   (WARM, 2401.12187). No disagreement, but the scoring cost of one model, and less memorisation of wrong
+   labels.
 
-Members share what is wrong with their data and their trunk: agreement is not truth (2312.09244).
+Members share the errors of their data and their trunk: agreement is not correctness (2312.09244).
 
     calibrant show train.reward_ensemble
 """
@@ -118,7 +119,7 @@ def reward_ensemble(
 def averaged(classifiers: Sequence[Classifier]) -> Classifier:
     """One classifier whose weights are the means of theirs (in float64): WARM, equation 4.
 
-    It only makes sense of weights that started from the same place, heads included.
+    Only meaningful for weights with the same initialisation, heads included.
     """
     made = classifiers[0].copy()
     states = [classifier.module.state_dict() for classifier in classifiers]
@@ -184,7 +185,7 @@ def _saved(
     folder: Path,
     name: str,
 ) -> Ensemble:
-    """Write models trained apart, each with its own card, as one reward."""
+    """Write separately trained models, each with its own card, as one reward."""
     card = RewardCard(kind="independent", members=len(made), calibration=found)
     members = [
         stored(

@@ -1,18 +1,18 @@
 """RLOO: REINFORCE with the mean of the prompt's other replies as baseline (Back to Basics, 2402.14740).
 
-Each of K replies y_i to a prompt is an action of its own, worth R_i = score - beta sum_t k1. It is pushed by
-A_i = R_i - mean of the other R_j: no critic, no value loss, no GAE.
+Each of K replies y_i to a prompt is one action with reward R_i = score - beta sum_t k1 and advantage A_i =
+R_i - mean of the other R_j: no critic, no value loss, no GAE.
 
 Where this departs from common trainers:
-1. KL is in the reward, as in the paper: summed over the reply *before* the baseline is taken. Some programs
-   take the baseline of raw scores and add the KL token by token; that is another method.
-2. The ratio pi / pi_old is one of whole replies, or one a token, as ``ratio`` says. In the first update of a
+1. KL is in the reward, as in the paper: summed over the reply *before* the baseline is taken. Some
+   implementations use the baseline of raw scores and add the KL per token; that is another method.
+2. The ratio pi / pi_old is per reply, or per token, by ``ratio``. In the first update of a
    round both have the gradient of REINFORCE.
-3. Equal scores give advantages of exactly 0, not of a rounding error that AdamW would blow up.
-4. One row holds a prompt and all its replies, and the prompt is read once (``models/branches.py``).
-5. Everything random comes from (seed, step), so a killed run goes on with the same bits. A watcher may look
-   on; its 'no' ends the run at the weights of its last look that was not a 'no': what it said of them ('yes',
-   or 'unknown') stands in the caveats.
+3. Equal scores give advantages of exactly 0, not a rounding error that AdamW would amplify.
+4. One row holds a prompt and all its replies, and the prompt is computed once (``models/branches.py``).
+5. Everything random comes from (seed, step), so a killed run resumes with the same bits. A watcher may stop
+   the run (early stopping): its 'no' restores the weights of its last look that was not a 'no'; the caveats
+   say whether that was 'yes' or 'unknown'.
 
     calibrant show train.rloo
 """
@@ -93,7 +93,8 @@ class RLOO(Rounds):
 
 
 class RLOOResult(Result):
-    """The tuned model, also saved as artefact 'model'; every reply of every step in 'examples.parquet'."""
+    """The fine-tuned model, also saved as artefact 'model'; every reply of every step in
+    'examples.parquet'."""
 
     model: Any = Field(exclude=True)
     """The tuned OpenLM, live, under an identity of its own."""
@@ -108,7 +109,7 @@ def rloo(
     config: RLOO = RLOO(),
     run: Run = Quiet(),
 ) -> RLOOResult:
-    """Tune a copy of ``model`` on its own replies to ``prompts``; ``model`` is the reference, and unchanged.
+    """Fine-tune a copy of ``model`` on its own samples for ``prompts``; ``model`` is the reference policy.
 
     Raises:
         InputError: there are no prompts, none leaves room for a reply, one with its
@@ -116,7 +117,7 @@ def rloo(
             scores, or a checkpoint cannot be written. What the reward raises is passed on.
         CapabilityError: there are several processes, or the model's chat template writes an answered chat
             otherwise.
-        NumericalError: a score, loss or gradient is NaN or infinite; what was saved before stays.
+        NumericalError: a score, loss or gradient is NaN or infinite; earlier checkpoints stay.
     """
     alone("train.rloo")
     check_trainable(model, config.fit.any_template)

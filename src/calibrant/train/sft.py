@@ -1,9 +1,9 @@
-"""Supervised fine-tuning: imitate demonstrations. The first step of InstructGPT (arXiv 2203.02155, 3.2).
+"""Supervised fine-tuning (SFT) on demonstrations. The first step of InstructGPT (arXiv 2203.02155, 3.2).
 
 Where this departs from common trainers:
 1. The loss is on the reply and its end token only, averaged over the tokens of a batch (not over rows).
 2. Prompt and reply are joined on token ids, so nothing merges across the boundary.
-3. A row that does not fit the context is left out and counted, never cut.
+3. A row that does not fit the context is left out and counted, never truncated.
 
     calibrant run real_weights
 """
@@ -46,7 +46,7 @@ class SFT(Frozen):
 
 
 class SFTResult(Result):
-    """The tuned model, also saved as artefact 'model'."""
+    """The fine-tuned model, also saved as artefact 'model'."""
 
     model: Any = Field(exclude=True)
     """The tuned OpenLM, live, under an identity of its own."""
@@ -54,11 +54,11 @@ class SFTResult(Result):
 
 @technique(version=3)
 def sft(model: OpenLM, examples: Examples, config: SFT = SFT(), run: Run = Quiet()) -> SFTResult:
-    """Fine-tune a copy of ``model`` on ``examples``; the model that came in is not changed.
+    """Fine-tune a copy of ``model`` on ``examples``; the input model is not changed.
 
     Raises:
         InputError: there are no examples, or none fits the context.
-        CapabilityError: its chat template writes an answered chat otherwise, or it sees what follows a token.
+        CapabilityError: its chat template renders an answered chat differently, or it is not causal.
         NumericalError: the loss became NaN or infinite.
     """
     check_trainable(model, config.fit.any_template)
