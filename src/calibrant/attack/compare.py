@@ -21,6 +21,7 @@ from pydantic import Field
 from calibrant.core import Attempt, Estimate, Frozen, InputError, Quiet, Result, Run, technique
 from calibrant.core.attempt import reached
 from calibrant.data.rows import Attempts, Goals
+from calibrant.formats.findings import by_goal, technique_of
 from calibrant.stats import difference_so_far, holm, sign_flip
 
 
@@ -68,8 +69,8 @@ def compare(
     whole = paired(lambda _: True)
     assert whole is not None
     metrics = {"attack_success_change": whole[0]}
-    attacks = dict.fromkeys(_attack(a) for side in sides for a in side)
-    groups = {attack.removeprefix("attack."): _by(_attack, attack) for attack in attacks}
+    attacks = dict.fromkeys(technique_of(a) for side in sides for a in side)
+    groups = {attack.removeprefix("attack."): _by(technique_of, attack) for attack in attacks}
     groups |= {name: _by(_hazard, name) for name in sorted({a.category for side in sides for a in side})}
     found = {name: paired(chosen) for name, chosen in groups.items()}
     told = {name: pair for name, pair in found.items() if pair is not None}
@@ -90,10 +91,7 @@ def compare(
 
 def _reached(attempts: Sequence[Attempt]) -> dict[str, bool | None]:
     """Goal id -> whether any attempt reached it; None where that is open."""
-    tries: dict[str, list[Attempt]] = {}
-    for attempt in attempts:
-        tries.setdefault(attempt.goal_id, []).append(attempt)
-    return {goal: reached(of) for goal, of in tries.items()}
+    return {goal: reached(of) for goal, of in by_goal(attempts).items()}
 
 
 def _by(read: Callable[[Attempt], str], wanted: str) -> Callable[[Attempt], bool]:
@@ -102,7 +100,3 @@ def _by(read: Callable[[Attempt], str], wanted: str) -> Callable[[Attempt], bool
 
 def _hazard(attempt: Attempt) -> str:
     return attempt.category
-
-
-def _attack(attempt: Attempt) -> str:
-    return attempt.attack.partition("/")[0]

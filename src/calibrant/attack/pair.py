@@ -24,7 +24,7 @@ from pydantic import Field, field_validator
 
 from calibrant.attack.engine.attacker_prompts import WRITING, Try, attempted, consult, history, question
 from calibrant.attack.engine.episodes import Participants
-from calibrant.attack.engine.protocol import AskTarget, Attack, Episode, Response, Tools
+from calibrant.attack.engine.protocol import AskTarget, Attack, Episode, Response, Tools, check_named
 from calibrant.attack.engine.run import AttackResult, run_attack
 from calibrant.core import LM, Chat, Frozen, Goal, Judge, Quiet, Run, Sampling, technique
 from calibrant.data.rows import Goals
@@ -57,11 +57,7 @@ class Pair(Frozen):
     @field_validator("approaches")
     @classmethod
     def _usable(cls, approaches: dict[str, str]) -> dict[str, str]:
-        if not approaches:
-            raise ValueError("at least one approach is needed")
-        for name, how in approaches.items():
-            if not name.strip() or "/" in name or not how.strip():
-                raise ValueError(f"approach '{name}': its name or text is blank, or the name holds a '/'")
+        check_named("approach", approaches)
         return approaches
 
 

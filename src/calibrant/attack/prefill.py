@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pydantic import Field, field_validator
 
 from calibrant.attack.engine.episodes import Participants
-from calibrant.attack.engine.protocol import AskTarget, Attack, Episode, Tools
+from calibrant.attack.engine.protocol import AskTarget, Attack, Episode, Tools, check_named
 from calibrant.attack.engine.run import AttackResult, run_attack
 from calibrant.core import LM, Chat, Frozen, Goal, Judge, Quiet, Run, Sampling, technique
 from calibrant.data.rows import Goals
@@ -42,11 +42,7 @@ class Prefill(Frozen):
     @field_validator("beginnings")
     @classmethod
     def _usable(cls, beginnings: dict[str, str]) -> dict[str, str]:
-        if not beginnings:
-            raise ValueError("at least one beginning is needed")
-        for name, words in beginnings.items():
-            if not name.strip() or "/" in name or not words.strip():
-                raise ValueError(f"beginning '{name}': its name or text is blank, or the name holds a '/'")
+        check_named("beginning", beginnings)
         return beginnings
 
 

@@ -36,7 +36,7 @@ from calibrant.attack.engine.attacker_prompts import (
     question,
 )
 from calibrant.attack.engine.episodes import Participants
-from calibrant.attack.engine.protocol import AskTarget, Attack, Episode, Response, Tools
+from calibrant.attack.engine.protocol import AskTarget, Attack, Episode, Response, Tools, check_named
 from calibrant.attack.engine.run import AttackResult, run_attack
 from calibrant.core import (
     LM,
@@ -84,11 +84,7 @@ class Rainbow(Frozen):
     @field_validator("styles")
     @classmethod
     def _usable(cls, styles: dict[str, str]) -> dict[str, str]:
-        if not styles:
-            raise ValueError("at least one style is needed")
-        for name, how in styles.items():
-            if not name.strip() or "/" in name or not how.strip():
-                raise ValueError(f"style '{name}': its name or text is blank, or the name holds a '/'")
+        check_named("style", styles)
         return styles
 
 

@@ -15,8 +15,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from calibrant.core import Chat, Completion, Identity, InputError, Sampling
-from calibrant.core.errors import nearest
 from calibrant.models.seeds import item_seeds
+from calibrant.testbed.checks import check_name, check_options
 from calibrant.testbed.dialogues import ENCODINGS
 from calibrant.testbed.words import CREATURES, PERSONAS, PLACES, TOOLS, TRAITS
 from calibrant.testbed.world import PLACE, TOOL, parse_request, request
@@ -49,18 +49,8 @@ class Way(NamedTuple):
 
 def open_attacker(name: str, options: Mapping[str, str]) -> Ruled:
     """The attacker ``name``; ``?seed=1`` draws other prompts, of which ``?off_topic=.2`` miss the goal."""
-    if name not in ATTACKERS:
-        raise InputError(
-            f"testbed:attacker/{name}: no such attacker{nearest(name, ATTACKERS)}",
-            hint=f"one of: {', '.join(ATTACKERS)}",
-        )
-    known = ("seed", "off_topic")
-    for key in options:
-        if key not in known:
-            raise InputError(
-                f"testbed:attacker/{name}: unknown option '{key}'{nearest(key, known)}",
-                hint=f"options: {', '.join(known)}",
-            )
+    check_name("attacker", name, ATTACKERS, "attacker")
+    check_options("attacker", name, options, ("seed", "off_topic"))
     seed, rate = options.get("seed", "0"), options.get("off_topic", "0.1")
     if not re.fullmatch("[0-9]{1,19}", seed):
         raise InputError(f"testbed:attacker/{name}: seed={seed} is no whole number", hint="write ?seed=1")

@@ -14,6 +14,7 @@ from calibrant.core import Chat, Frozen
 from calibrant.core.errors import InputError, nearest
 from calibrant.data.canaries import SLOT, Canaries, Canary
 from calibrant.data.rows import Example, Examples, Goals, Item, Items, Pair, Preferences, Prompt, Prompts
+from calibrant.testbed.checks import check_name, check_options
 from calibrant.testbed.dialogues import instruction
 from calibrant.testbed.words import CATEGORIES, CREATURES, PERSONAS, REFUSAL
 from calibrant.testbed.world import FACTS, Split, goals, lookalikes, recipe, request
@@ -257,16 +258,8 @@ def open_canaries(name: str, options: Mapping[str, str]) -> Canaries:
 def _check(
     kind: str, name: str, known: tuple[str, ...], options: Mapping[str, str], allowed: tuple[str, ...]
 ) -> None:
-    if name not in known:
-        raise InputError(
-            f"testbed:{kind}/{name}: no such name{nearest(name, known)}", hint=f"one of: {', '.join(known)}"
-        )
-    for key in options:
-        if key not in allowed:
-            raise InputError(
-                f"testbed:{kind}/{name}: unknown option '{key}'{nearest(key, allowed)}",
-                hint=f"options: {', '.join(allowed) or 'none'}",
-            )
+    check_name(kind, name, known)
+    check_options(kind, name, options, allowed)
 
 
 def _share(options: Mapping[str, str], key: str) -> float:

@@ -6,21 +6,16 @@ from collections.abc import Sequence
 
 from calibrant.core import Estimate, OpenLM, Run, point, unknown
 from calibrant.data.rows import Prompt
-from calibrant.models.lora import merged
-from calibrant.models.open_model import OpenModel
 from calibrant.models.training_caveats import training_caveats
 from calibrant.train._rl_state import Learner
+from calibrant.train._tuned import save_tuned
 
 
 def saved(
     name: str, model: OpenLM, policy: OpenLM, learner: Learner, rows: Sequence[Prompt], run: Run
 ) -> OpenLM:
     """Write the artefacts 'model', 'examples.parquet' and, with a watcher, 'watch.json'."""
-    # Named anew: under the old identity it would pass for the model that came in.
-    tuned = OpenModel.from_module(
-        merged(policy).module, policy.tokenizer, f"{model.identity.name} after {name}"
-    )
-    tuned.save(run.artifact("model"))
+    tuned = save_tuned(name, model, policy, run)
     if learner.watch is not None:
         learner.watch.write(run)
     learner.examples.write(run, rows)

@@ -15,13 +15,13 @@ Where this departs from common trainers:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from calibrant.core import OpenLM, Quiet, Result, Run, digest, point, technique
+from calibrant.core import OpenLM, Quiet, Run, digest, point, technique
 from calibrant.data.rows import Preferences
 from calibrant.maths.losses import chosen_nll
 from calibrant.maths.pair_losses import LOSSES, pair_loss
@@ -29,12 +29,12 @@ from calibrant.maths.pair_sums import PairSums, implicit_rewards
 from calibrant.models.branches import Branches, pack, padded_tokens, score, shares, tokenised
 from calibrant.models.fit import Fit, Plan, Share, batches_of, fit, last
 from calibrant.models.fitting import dropped, fitting
-from calibrant.models.lora import LoRA, adapted, merged
-from calibrant.models.open_model import OpenModel
+from calibrant.models.lora import LoRA, adapted
 from calibrant.models.reference import reference_sums
 from calibrant.models.template_check import check_trainable
 from calibrant.models.training_caveats import row_caveats, training_caveats
 from calibrant.train._settings import PairLoss
+from calibrant.train._tuned import Tuned, save_tuned
 
 
 class DPO(PairLoss):
@@ -57,12 +57,9 @@ class DPO(PairLoss):
     """The optimiser."""
 
 
-class DPOResult(Result):
+class DPOResult(Tuned):
     """The fine-tuned model, also saved as artefact 'model'; every pair at every step in
     'examples.parquet'."""
-
-    model: Any = Field(exclude=True)
-    """The tuned OpenLM, live, under an identity of its own."""
 
 
 @technique(version=3)
@@ -110,9 +107,7 @@ def dpo(model: OpenLM, pairs: Preferences, config: DPO = DPO(), run: Run = Quiet
         ),
     )
     steps = fit(policy.module, plan, loss, config.fit, run)
-    # Named anew: under the old identity it would pass for the model that came in.
-    tuned = OpenModel.from_module(merged(policy).module, policy.tokenizer, f"{model.identity.name} after dpo")
-    tuned.save(run.artifact("model"))
+    tuned = save_tuned("dpo", model, policy, run)
     drift = last(steps, "chosen_drift_per_token"), last(steps, "rejected_drift_per_token")
     return DPOResult(
         model=tuned,

@@ -26,7 +26,7 @@ from typing import Any, ClassVar
 from pydantic import Field, field_validator
 from torch import Tensor
 
-from calibrant.core import OpenLM, Quiet, Result, Reward, Run, Watcher, technique
+from calibrant.core import OpenLM, Quiet, Reward, Run, Watcher, technique
 from calibrant.data.rows import Prompts
 from calibrant.maths.advantages import Scale, group_normalised
 from calibrant.maths.kl import PENALTIES
@@ -49,6 +49,7 @@ from calibrant.train._rl_common import (
 from calibrant.train._rl_results import caveats, metrics, saved
 from calibrant.train._rl_state import Learner, Student, watched
 from calibrant.train._settings import KL, Old, Rounds, Shaping
+from calibrant.train._tuned import Tuned
 
 _TRL = {"grpo": "sequence_mean", "bnpo": "micro_token_mean", "dr_grpo": "constant", "dapo": "token_mean"}
 
@@ -110,12 +111,9 @@ class GRPO(Rounds):
         return problems
 
 
-class GRPOResult(Result):
+class GRPOResult(Tuned):
     """The fine-tuned model, also saved as artefact 'model'; every reply of every step in
     'examples.parquet'."""
-
-    model: Any = Field(exclude=True)
-    """The tuned OpenLM, live, under an identity of its own."""
 
 
 @technique(version=2)

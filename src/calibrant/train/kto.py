@@ -17,24 +17,24 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from calibrant.core import Estimate, Frozen, OpenLM, Quiet, Result, Run, digest, point, technique, unknown
+from calibrant.core import Estimate, Frozen, OpenLM, Quiet, Run, digest, point, technique, unknown
 from calibrant.data.rows import LabelledReplies
 from calibrant.maths.kto import BAND, mismatch, reference_point, solve_weights
 from calibrant.maths.kto import kto as kto_loss
 from calibrant.models.branches import Branches, pack, padded_tokens, score, shares, tokenised
 from calibrant.models.fit import FIT_ALIASES, Fit, Plan, Share, batches_of, fit
 from calibrant.models.fitting import dropped, fitting
-from calibrant.models.lora import LoRA, adapted, merged
-from calibrant.models.open_model import OpenModel
+from calibrant.models.lora import LoRA, adapted
 from calibrant.models.reference import branch_sums, reference_sums
 from calibrant.models.template_check import check_trainable
 from calibrant.models.training_caveats import row_caveats, training_caveats
+from calibrant.train._tuned import Tuned, save_tuned
 
 
 class KTO(Frozen):
@@ -70,12 +70,9 @@ class KTO(Frozen):
         return self.desirable_weight or 1.0, self.undesirable_weight or 1.0
 
 
-class KTOResult(Result):
+class KTOResult(Tuned):
     """The fine-tuned model, also saved as artefact 'model'; every reply at every step in
     'examples.parquet'."""
-
-    model: Any = Field(exclude=True)
-    """The tuned OpenLM, live, under an identity of its own."""
 
 
 class _Mismatched(NamedTuple):
@@ -165,9 +162,7 @@ def kto(model: OpenLM, replies: LabelledReplies, config: KTO = KTO(), run: Run =
         ),
     )
     steps = fit(policy.module, plan, loss, config.fit, run)
-    # Named anew: under the old identity it would pass for the model that came in.
-    tuned = OpenModel.from_module(merged(policy).module, policy.tokenizer, f"{model.identity.name} after kto")
-    tuned.save(run.artifact("model"))
+    tuned = save_tuned("kto", model, policy, run)
     idle = sum(who.count(None) for who in partners.values()) / sum(map(len, partners.values()))
     return KTOResult(
         model=tuned,

@@ -21,13 +21,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from calibrant.core import OpenLM, Quiet, Result, Reward, Run, Watcher, technique
+from calibrant.core import OpenLM, Quiet, Reward, Run, Watcher, technique
 from calibrant.data.rows import Prompts
 from calibrant.maths.kl import FixedKL
 from calibrant.maths.logprobs import masked_sum
@@ -46,6 +46,7 @@ from calibrant.train._rl_common import alone, check_micro_tokens, draw, judged, 
 from calibrant.train._rl_results import caveats, metrics, saved
 from calibrant.train._rl_state import Learner, Student, watched
 from calibrant.train._settings import PairLoss, Rounds, Shaping
+from calibrant.train._tuned import Tuned
 
 
 class OnlineDPO(PairLoss, Rounds):
@@ -70,12 +71,9 @@ class OnlineDPO(PairLoss, Rounds):
     """The optimiser. Full fine-tuning of a billion weights needs a learning rate of about 5e-7."""
 
 
-class OnlineDPOResult(Result):
+class OnlineDPOResult(Tuned):
     """The fine-tuned model, also saved as artefact 'model'; every reply of every step in
     'examples.parquet'."""
-
-    model: Any = Field(exclude=True)
-    """The tuned OpenLM, live, under an identity of its own."""
 
 
 @technique(version=2)

@@ -17,15 +17,11 @@ Where this departs from common trainers:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
-
-from pydantic import Field
 
 from calibrant.core import (
     Estimate,
     OpenLM,
     Quiet,
-    Result,
     Reward,
     Run,
     Watcher,
@@ -46,16 +42,14 @@ from calibrant.train._ppo_update import learn
 from calibrant.train._rl_common import alone, check_micro_tokens, draw, judged, key, with_room
 from calibrant.train._rl_results import caveats, saved
 from calibrant.train._rl_state import Learner, Student, watched
+from calibrant.train._tuned import Tuned
 
 __all__ = ["PPO", "PPOResult", "ppo"]
 
 
-class PPOResult(Result):
+class PPOResult(Tuned):
     """The fine-tuned model is also artefact 'model', the critic 'critic', every reply in
     'examples.parquet'."""
-
-    model: Any = Field(exclude=True)
-    """The tuned OpenLM, live, under an identity of its own."""
 
 
 @technique(version=2)

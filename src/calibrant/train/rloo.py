@@ -20,13 +20,13 @@ Where this departs from common trainers:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from calibrant.core import OpenLM, Quiet, Result, Reward, Run, Watcher, technique
+from calibrant.core import OpenLM, Quiet, Reward, Run, Watcher, technique
 from calibrant.data.rows import Prompts
 from calibrant.maths.advantages import group_normalised, leave_one_out
 from calibrant.maths.kl import ESTIMATORS
@@ -50,6 +50,7 @@ from calibrant.train._rl_common import (
 from calibrant.train._rl_results import caveats, metrics, saved
 from calibrant.train._rl_state import Learner, Student, watched
 from calibrant.train._settings import KL, Old, Rounds, Shaping
+from calibrant.train._tuned import Tuned
 
 
 class RLOO(Rounds):
@@ -92,12 +93,9 @@ class RLOO(Rounds):
         return problems
 
 
-class RLOOResult(Result):
+class RLOOResult(Tuned):
     """The fine-tuned model, also saved as artefact 'model'; every reply of every step in
     'examples.parquet'."""
-
-    model: Any = Field(exclude=True)
-    """The tuned OpenLM, live, under an identity of its own."""
 
 
 @technique(version=2)

@@ -11,19 +11,19 @@ Where this departs from common trainers:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from pydantic import Field
 
-from calibrant.core import Frozen, OpenLM, Quiet, Result, Run, digest, point, technique
+from calibrant.core import Frozen, OpenLM, Quiet, Run, digest, point, technique
 from calibrant.data.rows import Examples
 from calibrant.models.branches import Branches, pack, padded_tokens, score, tokenised
 from calibrant.models.fit import FIT_ALIASES, Fit, Plan, Share, batches_of, fit, last
 from calibrant.models.fitting import dropped, fitting
-from calibrant.models.lora import LoRA, adapted, merged
-from calibrant.models.open_model import OpenModel
+from calibrant.models.lora import LoRA, adapted
 from calibrant.models.template_check import check_trainable
 from calibrant.models.training_caveats import training_caveats
+from calibrant.train._tuned import Tuned, save_tuned
 
 
 class SFT(Frozen):
@@ -45,11 +45,8 @@ class SFT(Frozen):
     """The optimiser."""
 
 
-class SFTResult(Result):
+class SFTResult(Tuned):
     """The fine-tuned model, also saved as artefact 'model'."""
-
-    model: Any = Field(exclude=True)
-    """The tuned OpenLM, live, under an identity of its own."""
 
 
 @technique(version=3)
@@ -85,9 +82,7 @@ def sft(model: OpenLM, examples: Examples, config: SFT = SFT(), run: Run = Quiet
         ),
     )
     steps = fit(policy.module, plan, loss, config.fit, run)
-    # Named anew: under the old identity it would pass for the model that came in.
-    tuned = OpenModel.from_module(merged(policy).module, policy.tokenizer, f"{model.identity.name} after sft")
-    tuned.save(run.artifact("model"))
+    tuned = save_tuned("sft", model, policy, run)
     return SFTResult(
         model=tuned,
         metrics={

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from calibrant.core import Attempt, Estimate
 from calibrant.core.shown import harmless, visible
 from calibrant.formats.findings import Finding, Report, by_goal, together
 from calibrant.formats.sarif import level
 from calibrant.views import formatting
+from calibrant.views.templates import template
 
 SHOWN = 300
 """Most hits that a page spells out; how many there are is always said."""
@@ -91,14 +90,4 @@ def _tone(estimate: Estimate) -> str:
     return "open" if estimate.missing or estimate.value is None else "held"
 
 
-def _environment() -> Environment:
-    """Escaping on, undefined names are errors."""
-    environment = Environment(
-        loader=PackageLoader("calibrant", "views"), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    environment.filters |= {"short": formatting.short, "visible": visible}
-    return environment
-
-
-_TEMPLATE = _environment().get_template("attack_report.html.j2")
+_TEMPLATE = template("attack_report.html.j2", visible=visible)

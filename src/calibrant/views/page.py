@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from pydantic import Field
 
@@ -26,6 +25,7 @@ from calibrant.views.curves import Budget, Curve
 from calibrant.views.figures import FigureSpec, Lane, Mark, describe, legend, stages, table
 from calibrant.views.plots import draw
 from calibrant.views.series import lanes
+from calibrant.views.templates import template
 
 
 class RuleView(Frozen):
@@ -338,15 +338,4 @@ def _is_policy(value: dict[str, Any]) -> bool:
     return isinstance(rules, list | tuple) and all(isinstance(r, dict) and wanted <= r.keys() for r in rules)
 
 
-def _environment() -> Environment:
-    """Escaping on, undefined names are errors."""
-    environment = Environment(
-        loader=PackageLoader("calibrant", "views"), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    environment.filters |= {"short": formatting.short, "anchor": formatting.anchor, "title_of": _title}
-    environment.globals |= {"is_policy": _is_policy}
-    return environment
-
-
-_TEMPLATE = _environment().get_template("page.html.j2")
+_TEMPLATE = template("page.html.j2", anchor=formatting.anchor, title_of=_title, is_policy=_is_policy)

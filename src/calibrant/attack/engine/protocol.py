@@ -16,7 +16,7 @@ answers, so it must depend only on its arguments and the answers.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -144,3 +144,12 @@ class Attack(NamedTuple):
     """Access to the target; 'log-probs' and 'weights' need a surrogate."""
     together: bool = False
     """One episode over all goals (an archive, a universal suffix), instead of one a goal."""
+
+
+def check_named(kind: str, texts: Mapping[str, str]) -> None:
+    """Raise ValueError unless there is a text, and each has a name for a variant: not blank, without '/'."""
+    if not texts:
+        raise ValueError(f"at least one {kind} is needed")
+    for name, text in texts.items():
+        if not name.strip() or "/" in name or not text.strip():
+            raise ValueError(f"{kind} '{name}': its name or text is blank, or the name holds a '/'")
