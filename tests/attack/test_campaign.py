@@ -202,7 +202,7 @@ def test_goals_over_which_a_rate_would_mean_nothing(given, said, goals, judge, t
 
 
 def test_no_goals(judge, tmp_path):
-    refused({}, InputError, "there are no goals to attack", Goals(rows=()), judge, tmp_path)
+    refused({}, InputError, "there are no goals", Goals(rows=()), judge, tmp_path)
 
 
 def test_a_missing_attacker_or_surrogate(goals, judge, tmp_path):

@@ -14,7 +14,7 @@ from calibrant.core.behaviours import Goal
 from calibrant.core.config import Frozen
 from calibrant.core.errors import InputError
 from calibrant.core.lm import Chat
-from calibrant.data.rows import Item
+from calibrant.data.rows import Goals, Item
 
 
 def normal(text: str) -> str:
@@ -40,11 +40,13 @@ def asks(row: Frozen) -> object | None:
 
 
 def check_distinct(rows: Sequence[Goal] | Sequence[Item], kind: str) -> None:
-    """Refuse rows of which two share an id or ask the same; a file's copies are refused as it is read.
+    """Refuse no rows at all, and rows of which two share an id or ask the same.
 
     Raises:
-        InputError: names the first two.
+        InputError: there are none; or names the first two. A file's copies are refused as it is read.
     """
+    if not rows:
+        raise InputError(f"there are no {kind}s", hint=f"give a table with at least one {kind}")
     ids: set[str] = set()
     first: dict[object, str] = {}
     for row in rows:
@@ -54,3 +56,19 @@ def check_distinct(rows: Sequence[Goal] | Sequence[Item], kind: str) -> None:
         other = first.setdefault(asks(row), row.id)
         if other != row.id:
             raise InputError(f"{kind}s '{other}' and '{row.id}' have the same text", hint="keep one of them")
+
+
+def check_goals(goals: Goals, *, harmful: bool) -> None:
+    """Refuse goals over which a rate would mean nothing.
+
+    Raises:
+        InputError: no goals, a shared id or text, or a goal that is not ``harmful`` (False: not benign).
+    """
+    check_distinct(goals.rows, "goal")
+    wrong = [goal.id for goal in goals if goal.harmful != harmful]
+    if wrong:
+        kind, other = ("benign", "measure.over_refusal") if harmful else ("harmful", "measure.refusal")
+        raise InputError(
+            f"{len(wrong)} of {len(goals)} goals are {kind}, the first is '{wrong[0]}'",
+            hint=f"put {kind} goals into a file of their own, and measure them with {other}",
+        )

@@ -4,29 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from calibrant.core import Attempt, Completion, Estimate, InputError, Judge
-from calibrant.data.distinct import check_distinct
+from calibrant.core import Attempt, Completion, Estimate, Judge
 from calibrant.data.rows import Goals
 from calibrant.stats import rate, rate_so_far
-
-
-def check_goals(goals: Goals, *, harmful: bool) -> None:
-    """Refuse goals for which a rate would be meaningless.
-
-    Raises:
-        InputError: no goals, a shared id or text, or a goal of the other kind.
-    """
-    ids = [goal.id for goal in goals]
-    if not ids:
-        raise InputError("there are no goals to ask", hint="give a table with at least one goal")
-    check_distinct(goals.rows, "goal")
-    wrong = [goal.id for goal in goals if goal.harmful != harmful]
-    if wrong:
-        kind, other = ("benign", "measure.over_refusal") if harmful else ("harmful", "measure.refusal")
-        raise InputError(
-            f"{len(wrong)} of {len(ids)} goals are {kind}, the first is '{wrong[0]}'",
-            hint=f"put {kind} goals into a file of their own, and measure them with {other}",
-        )
 
 
 def rates_by_category(

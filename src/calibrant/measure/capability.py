@@ -171,9 +171,6 @@ def _row(item: Item, reply: Completion, right: bool | None) -> dict[str, object]
 
 
 def _check(items: Items) -> None:
-    ids = [item.id for item in items]
-    if not ids:
-        raise InputError("there are no items to ask", hint="give a table with at least one item")
     check_distinct(items.rows, "item")
     for item in items:
         if not _plain(item.answer):

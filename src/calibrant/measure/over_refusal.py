@@ -17,9 +17,10 @@ from pydantic import Field
 
 from calibrant.core import LM, Attempt, Chat, Frozen, Judge, Quiet, Result, Run, Sampling, technique
 from calibrant.core.attempt import HIT
+from calibrant.data.distinct import check_goals
 from calibrant.data.rows import Goals
 from calibrant.evals.attempts import Request, ask, write_attempts
-from calibrant.measure._rates import asked_caveats, check_goals, rates_by_category, side_rates
+from calibrant.measure._rates import asked_caveats, rates_by_category, side_rates
 
 
 class OverRefusal(Frozen):

@@ -22,7 +22,7 @@ from calibrant.attack.engine.budget import BudgetTracker
 from calibrant.attack.engine.counts import Counts
 from calibrant.core import CalibratedJudge, Estimate, Goal, InputError, Judge, JudgeErrors, point
 from calibrant.core.attempt import any_of
-from calibrant.data.distinct import check_distinct
+from calibrant.data import distinct
 from calibrant.data.rows import Goals
 from calibrant.stats import rate, rate_so_far
 from calibrant.stats.rogan_gladen import Part, corrected_mixture
@@ -38,19 +38,7 @@ def check_goals(goals: Goals, variants: Sequence[str], *, harmful: bool = True) 
         InputError: no goals, a shared id or text, a goal of the other kind, or a category named like a
             variant.
     """
-    ids = [goal.id for goal in goals]
-    if not ids:
-        raise InputError("there are no goals to attack", hint="give a table with at least one goal")
-    check_distinct(goals.rows, "goal")
-    wrong = [goal.id for goal in goals if goal.harmful != harmful]
-    if wrong:
-        kind = "benign" if harmful else "harmful"
-        raise InputError(
-            f"{len(wrong)} of {len(ids)} goals are {kind}, the first is '{wrong[0]}'",
-            hint="attack harmful goals only; measure benign ones with measure.over_refusal"
-            if harmful
-            else "with benign = true every goal must be benign",
-        )
+    distinct.check_goals(goals, harmful=harmful)
     shared = sorted({goal.category for goal in goals} & set(variants))
     if shared:
         raise InputError(
