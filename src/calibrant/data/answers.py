@@ -132,14 +132,14 @@ def replayed(
 
 
 def _same_data(answer: type[Answer], data: str, row: Seen) -> str:
-    version, found = row[f"{answer.kind}s"], as_text("data", row.get("data"))
+    version, named = row[f"{answer.kind}s"], as_text("data", row.get("data"))
     if version != 1:
         raise InputError(f"{answer.kind}s of version {version!r}; this reader knows version 1")
-    if data not in ("", found):
+    if data not in ("", named):
         raise InputError(
             f"a second header names other {answer.about}", hint=f"keep {answer.kind}s on other data apart"
         )
-    return found
+    return named
 
 
 def _undone(answer: type[A], theirs: dict[str, list[A]], row: Seen) -> A:

@@ -146,15 +146,15 @@ def canaries_from(rows: Iterable[RawRow], source: str) -> Canaries:
     columns = Columns(Canaries)
     for line, raw in rows:
         seen = Seen({} if isinstance(raw, Refused) else raw)
-        found = raw if isinstance(raw, Refused) else _canary(line, seen)
-        if isinstance(found, Refused):
-            refused.append(found)
-        elif found.id in taken:
+        canary = raw if isinstance(raw, Refused) else _canary(line, seen)
+        if isinstance(canary, Refused):
+            refused.append(canary)
+        elif canary.id in taken:
             raise InputError(
-                f"{source}: two canaries share the id '{found.id}'", hint="name each differently"
+                f"{source}: two canaries share the id '{canary.id}'", hint="name each differently"
             )
         else:
-            taken[found.id] = found
+            taken[canary.id] = canary
             columns.note(line, seen)
     if not taken:
         why = f": line {refused[0].line}: {refused[0].reason}" if refused else ""
@@ -168,10 +168,10 @@ def canaries_from(rows: Iterable[RawRow], source: str) -> Canaries:
 
 def _canary(line: int, row: Row) -> Canary | Refused:
     try:
-        joint, times, asked = row.get("joint") or "", row.get("times", 1), row.get("prompt")
+        joint, times, question = row.get("joint") or "", row.get("times", 1), row.get("prompt")
         prompt = Chat.ask("")
-        if asked not in (None, "", prompt.model_dump(mode="json")):
-            shaped = prompt_of(line, {"prompt": asked})
+        if question not in (None, "", prompt.model_dump(mode="json")):
+            shaped = prompt_of(line, {"prompt": question})
             if isinstance(shaped, Refused):
                 return shaped
             prompt = shaped.prompt

@@ -73,14 +73,14 @@ class JudgeCard(Frozen):
 
     def errors(self, family: str | None = None, target: str = "") -> JudgeErrors | None:
         """Counts of one family (None: of all) on one target ("": on all); None where nothing was measured."""
-        kept = [r for r in self.rows if target in ("", r.target) and family in (None, r.family)]
-        if not kept:
+        rows = [r for r in self.rows if target in ("", r.target) and family in (None, r.family)]
+        if not rows:
             return None
         return JudgeErrors(
-            found=sum(row.found for row in kept),
-            positives=sum(row.positives for row in kept),
-            cleared=sum(row.cleared for row in kept),
-            negatives=sum(row.negatives for row in kept),
+            found=sum(row.found for row in rows),
+            positives=sum(row.positives for row in rows),
+            cleared=sum(row.cleared for row in rows),
+            negatives=sum(row.negatives for row in rows),
             scope=f"{target or ' and '.join(self.targets)}, {family or 'all families'}",
         )
 

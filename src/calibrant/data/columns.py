@@ -80,21 +80,21 @@ class Columns:
 
     def note(self, line: int, row: Seen) -> None:
         """Count the columns of a row that was taken."""
-        told = self._goals and not all(is_blank(dict.get(row, name)) for name in ("harmful", "label"))
+        labelled = self._goals and not all(is_blank(dict.get(row, name)) for name in ("harmful", "label"))
         for name, value in _left(row):
             self._unused[name] = None
             if _is_empty(value):
                 continue
             word = _word(name)
-            if word in self._changing and not (told and word in _OF_GOALS):
+            if word in self._changing and not (labelled and word in _OF_GOALS):
                 if word not in _SAYS_NOTHING or _number(value) != _SAYS_NOTHING[word]:
                     self._wrong.setdefault(name, line)
             elif self._pairs and _said(value) in _TIES:
                 self._ties.setdefault(name, line)
-            elif self._goals and not told and says_benign(value):
+            elif self._goals and not labelled and says_benign(value):
                 self._wrong.setdefault(name, line)
                 self._harm.add(name)
-            elif self._goals and not told and not _counts(word):
+            elif self._goals and not labelled and not _counts(word):
                 truths, times = self._flags.get(name, (0, 0))
                 self._flags[name] = truths + _is_truth(value), times + 1
 
@@ -176,8 +176,8 @@ def _inside(name: str, value: Any) -> Iterator[tuple[str, Any]]:
 def _without(name: str, value: Any, names: Collection[str]) -> Any:
     """A cell without the keys that are ignored."""
     if isinstance(value, Mapping):
-        kept = {key: inner for key, inner in value.items() if f"{name}.{key}" not in names}
-        return {**kept, "messages": _without(name, kept["messages"], names)} if "messages" in kept else kept
+        rest = {key: inner for key, inner in value.items() if f"{name}.{key}" not in names}
+        return {**rest, "messages": _without(name, rest["messages"], names)} if "messages" in rest else rest
     if isinstance(value, list):
         return [_without(name, turn, names) if isinstance(turn, Mapping) else turn for turn in value]
     return value
@@ -185,8 +185,8 @@ def _without(name: str, value: Any, names: Collection[str]) -> Any:
 
 def says_benign(value: Any) -> bool:
     """Whether a cell says in a word that something is harmless: 'benign', 'vanilla_benign', 'not harmful'."""
-    said = _said(value).removeprefix("vanilla ").removeprefix("adversarial ")
-    return said in ("benign", "safe", "harmless", "unharmful", "not harmful", "non harmful", "non toxic")
+    word = _said(value).removeprefix("vanilla ").removeprefix("adversarial ")
+    return word in ("benign", "safe", "harmless", "unharmful", "not harmful", "non harmful", "non toxic")
 
 
 def _said(value: Any) -> str:

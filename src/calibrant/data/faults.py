@@ -101,8 +101,8 @@ def odd_text(pairs: Preferences, specials: Sequence[str] = ()) -> Iterator[Findi
         for what, pattern in looks.items():
             where = [name for name, text in parts.items() if pattern.search(text)]
             if where:
-                found = next(match for name in where if (match := pattern.search(parts[name])))
-                detail = f"{what} in {', '.join(where)}: {found.group()!a}"
+                first = next(match for name in where if (match := pattern.search(parts[name])))
+                detail = f"{what} in {', '.join(where)}: {first.group()!a}"
                 yield Finding(id=row.id, kind="odd text", detail=detail)
 
 

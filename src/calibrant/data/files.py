@@ -130,8 +130,8 @@ def _json(path: Path) -> Iterator[RawRow]:
         ) from error
     except ValueError as error:
         raise InputError(f"{path}: malformed JSON: {error}", hint="mend it, or write JSONL") from error
-    found = value.get("data") if isinstance(value, dict) else value
-    if not isinstance(found, list):
+    rows = value.get("data") if isinstance(value, dict) else value
+    if not isinstance(rows, list):
         got = (
             f"an object with the keys {found_in(value)}" if isinstance(value, dict) else type(value).__name__
         )
@@ -139,7 +139,7 @@ def _json(path: Path) -> Iterator[RawRow]:
             f"{path} holds no list of rows: got {got}",
             hint='write [{...}, {...}] or {"data": [{...}, {...}]}',
         )
-    for number, item in enumerate(found, start=1):
+    for number, item in enumerate(rows, start=1):
         yield number, _row(number, item)
 
 

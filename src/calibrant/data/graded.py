@@ -53,14 +53,14 @@ def graded_from(rows: Iterable[RawRow], source: str, *, yes: Collection[str] = (
             refused.append(raw)
             continue
         seen = Seen(raw)
-        found = _graded(line, seen, stem, frozenset(yes))
-        if isinstance(found, Refused):
-            refused.append(found)
+        reply = _graded(line, seen, stem, frozenset(yes))
+        if isinstance(reply, Refused):
+            refused.append(reply)
             continue
         columns.note(line, seen)
-        while found.id in taken:
-            found = found.model_copy(update={"id": f"{found.id}:{line}"})
-        taken[found.id] = found
+        while reply.id in taken:
+            reply = reply.model_copy(update={"id": f"{reply.id}:{line}"})
+        taken[reply.id] = reply
     if not taken:
         why = f": line {refused[0].line}: {refused[0].reason}" if refused else ""
         raise InputError(

@@ -88,8 +88,8 @@ def consensus(labels: HumanLabels) -> dict[str, bool | None]:
 
 def queue_line(queued: Queued) -> bytes:
     """One reply of a queue as a line."""
-    told = {"id": queued.id, "goal": queued.goal, "chat": queued.chat.messages, "reply": queued.reply}
-    return canonical(told) + b"\n"
+    columns = {"id": queued.id, "goal": queued.goal, "chat": queued.chat.messages, "reply": queued.reply}
+    return canonical(columns) + b"\n"
 
 
 def is_queue(path: Path) -> bool:
@@ -113,30 +113,30 @@ def read_queue(path: Path, ignore: Collection[str] = ()) -> Queue:
     columns = Columns(Queue)
     for line, raw in ignoring(raw_rows(path), ignore):
         row = Seen({} if isinstance(raw, Refused) else raw)
-        found = raw if isinstance(raw, Refused) else _queued(line, row)
-        if isinstance(found, Refused):
+        queued = raw if isinstance(raw, Refused) else _queued(line, row)
+        if isinstance(queued, Refused):
             raise InputError(
-                f"{path}:{line}: {found.reason}", hint="a queue's lines hold id, goal, chat and reply"
+                f"{path}:{line}: {queued.reason}", hint="a queue's lines hold id, goal, chat and reply"
             )
-        if found.id in taken:
-            raise InputError(f"{path}:{line}: a second reply with the id '{found.id}'", hint="take it out")
-        taken[found.id] = found
+        if queued.id in taken:
+            raise InputError(f"{path}:{line}: a second reply with the id '{queued.id}'", hint="take it out")
+        taken[queued.id] = queued
         columns.note(line, row)
     return Queue(rows=tuple(taken.values()), source=str(path), unused=columns.unused(str(path)))
 
 
 def _queued(line: int, raw: Mapping[str, Any]) -> Queued | Refused:
-    asked = prompt_of(line, {"id": given(raw, "id"), "prompt": raw.get("chat") or raw.get("prompt")})
-    if isinstance(asked, Refused):
-        return asked
+    prompt = prompt_of(line, {"id": given(raw, "id"), "prompt": raw.get("chat") or raw.get("prompt")})
+    if isinstance(prompt, Refused):
+        return prompt
     try:
         goal, reply = given(raw, "goal"), raw.get("reply")
         if not isinstance(reply, str):
             raise InputError(f"wrong type: 'reply' must be text, got {shown(reply)}")
         return Queued(
-            id=asked.id,
+            id=prompt.id,
             goal="" if goal is None else as_text("goal", goal),
-            chat=asked.prompt,
+            chat=prompt.prompt,
             reply=reply,  # it may be empty: that is what came back
         )
     except InputError as error:

@@ -30,8 +30,8 @@ _ARRAYS = ("mean", "std", "weight", "bias")
 def write_head(head: JudgeHead, folder: Path) -> None:
     """Write ``judge.json`` and ``judge.safetensors``."""
     folder.mkdir(parents=True, exist_ok=True)
-    told = {key: value for key, value in plain(head).items() if key not in _ARRAYS}
-    (folder / CARD).write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+    card = {key: value for key, value in plain(head).items() if key not in _ARRAYS}
+    (folder / CARD).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
     arrays = {"mean": head.mean, "std": head.std, "weight": head.weight, "bias": (head.bias,)}
     save_file({name: np.array(values, np.float64) for name, values in arrays.items()}, folder / WEIGHTS)
 
@@ -46,14 +46,14 @@ def read_head(folder: Path) -> JudgeHead:
     if not all((folder / name).is_file() for name in (CARD, WEIGHTS)):  # a pipe would never end
         raise InputError(f"'{folder}' holds no trained judge: no {CARD} and {WEIGHTS}", hint=hint)
     try:
-        told = parse_json((folder / CARD).read_text(encoding="utf-8"))
+        card = parse_json((folder / CARD).read_text(encoding="utf-8"))
         arrays = load((folder / WEIGHTS).read_bytes())
         listed: dict[str, Any] = {name: arrays[name].astype(np.float64).ravel().tolist() for name in _ARRAYS}
         (listed["bias"],) = listed["bias"]
-        head = JudgeHead.model_validate({**told, **listed})
+        head = JudgeHead.model_validate({**card, **listed})
     except _UNREADABLE as error:
-        said = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"'{folder}' holds no trained judge: {said}", hint=hint) from None
+        message = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"'{folder}' holds no trained judge: {message}", hint=hint) from None
     if not len(head.mean) == len(head.std) == len(head.weight) > 0:
         raise InputError(f"'{folder}': mean, std and weight differ in length", hint=hint)
     numbers = (*head.mean, *head.std, *head.weight, head.bias)

@@ -45,19 +45,19 @@ def jaccard(one: frozenset[str], other: frozenset[str]) -> float:
 
 def near(queries: Sequence[str], texts: Sequence[str], threshold: float) -> list[Alike]:
     """For each query that is like some text, the text that it is most like; in the order of the queries."""
-    asked, known = [shingles(text) for text in queries], [shingles(text) for text in texts]
-    often = Counter(shingle for group in (asked, known) for one in group for shingle in one)
+    wanted, known = [shingles(text) for text in queries], [shingles(text) for text in texts]
+    often = Counter(shingle for group in (wanted, known) for one in group for shingle in one)
     index: dict[str, list[int]] = defaultdict(list)
     for at, one in enumerate(known):
         for shingle in _rarest(one, often, threshold):
             index[shingle].append(at)
-    found = []
-    for at, one in enumerate(asked):
+    pairs = []
+    for at, one in enumerate(wanted):
         candidates = {match for shingle in _rarest(one, often, threshold) for match in index.get(shingle, ())}
         best = max(((jaccard(one, known[match]), -match) for match in candidates), default=(0.0, 0))
         if best[0] >= threshold:
-            found.append(Alike(at, -best[1], best[0]))
-    return found
+            pairs.append(Alike(at, -best[1], best[0]))
+    return pairs
 
 
 def _rarest(one: frozenset[str], often: Counter[str], threshold: float) -> list[str]:

@@ -82,7 +82,7 @@ def read(kind: type[T], rows: Iterable[RawRow], source: str, limit: int | None =
     # Without the scheme, so that "jsonl:x.jsonl" and the path "x.jsonl" name their rows alike.
     stem = PurePosixPath(source.rpartition(":")[2]).stem
     taken: dict[str, Any] = {}
-    asked: dict[object, str] = {}
+    earlier: dict[object, str] = {}
     refused: list[Refused] = []
     columns = Columns(kind)
     for line, raw in rows:
@@ -96,14 +96,14 @@ def read(kind: type[T], rows: Iterable[RawRow], source: str, limit: int | None =
             continue
         columns.note(line, seen)
         asks = distinct.asks(row)
-        if asks in asked:
-            refused.append(Refused(line=line, reason=f"copy: asks the same as '{asked[asks]}'"))
+        if asks in earlier:
+            refused.append(Refused(line=line, reason=f"copy: asks the same as '{earlier[asks]}'"))
             continue
         while row.id in taken:
             row = row.model_copy(update={"id": f"{row.id}:{line}"})
         taken[row.id] = row
         if asks is not None:
-            asked[asks] = row.id
+            earlier[asks] = row.id
         if len(taken) == limit:
             break
     if not taken:

@@ -138,9 +138,9 @@ class Table(Frozen, Generic[R]):
     @property
     def disputed(self) -> str:
         """Where a file's own totals are not those of its rows, in words; "" where they are."""
-        said = [row.reason for row in self.refused if row.reason.startswith(_DISPUTED)]
-        more = f"; and {len(said) - _SHOWN} more" if len(said) > _SHOWN else ""
-        return "; ".join(reason.removeprefix(_DISPUTED) for reason in said[:_SHOWN]) + more
+        reasons = [row.reason for row in self.refused if row.reason.startswith(_DISPUTED)]
+        more = f"; and {len(reasons) - _SHOWN} more" if len(reasons) > _SHOWN else ""
+        return "; ".join(reason.removeprefix(_DISPUTED) for reason in reasons[:_SHOWN]) + more
 
     @property
     def digest(self) -> str:

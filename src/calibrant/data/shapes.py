@@ -202,7 +202,7 @@ def _transcript(name: str, text: str) -> tuple[Message, ...]:
         return ()
     pairs = zip(parts[::2], parts[1::2], strict=True)
     return tuple(
-        _message(name, at, _SPEAKER[who], said.strip()) for at, (who, said) in enumerate(pairs, start=1)
+        _message(name, at, _SPEAKER[who], words.strip()) for at, (who, words) in enumerate(pairs, start=1)
     )
 
 

@@ -241,13 +241,13 @@ def _words(framework: str, entry: str) -> tuple[str, ...]:
 
 
 def _known() -> dict[str, Hazard]:
-    found: dict[str, Hazard] = {}
+    hazards: dict[str, Hazard] = {}
     for row in HAZARDS:
         names = [_plain(row.name), _plain(row.title)]
         names += [w for framework in _LISTS for e in getattr(row, framework) for w in _words(framework, e)]
         for name in names:
-            found.setdefault(name, row)
-    return found
+            hazards.setdefault(name, row)
+    return hazards
 
 
 _KNOWN = _known()

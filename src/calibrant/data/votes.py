@@ -113,11 +113,11 @@ def ratings_of(votes: Iterable[Vote]) -> list[tuple[str, str, str]]:
 
 def consensus(votes: Votes) -> dict[str, Winner]:
     """Item -> the answer that most raters gave, repeats aside; 'tie' where no answer leads."""
-    told: dict[str, Counter[Winner]] = {}
+    winners: dict[str, Counter[Winner]] = {}
     for vote in votes:
         if not vote.repeat:
-            told.setdefault(vote.item, Counter())[vote.winner] += 1
-    return {item: _leader(answers) for item, answers in told.items()}
+            winners.setdefault(vote.item, Counter())[vote.winner] += 1
+    return {item: _leader(answers) for item, answers in winners.items()}
 
 
 def pairs_from(comparisons: Preferences, votes: Votes) -> list[Pair]:

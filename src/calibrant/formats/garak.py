@@ -50,8 +50,8 @@ def read_garak(path: Path, target: str = "", threshold: float | None = None) -> 
     """
     rows = list(json_lines(path))
     setup: dict[str, Any] = next((row for _, row in rows if _kind(row) == "start_run setup"), {})
-    said = number(setup.get("run.eval_threshold"))
-    line = threshold if threshold is not None else THRESHOLD if said is None else said
+    recorded = number(setup.get("run.eval_threshold"))
+    line = threshold if threshold is not None else THRESHOLD if recorded is None else recorded
     name = " ".join(str(setup[key]) for key in _NAMES if setup.get(key))
     reading = gather("garak", path, _latest(rows), lambda row: _found(row, name, line), target)
     odd = tuple(_disagreements(rows, garak_counts(reading.attempts), line))
@@ -88,16 +88,16 @@ def _latest(rows: Iterable[Row]) -> list[Row]:
     for (_, row), name in zip(attempts, names, strict=True):
         if name is not None:
             prompts.setdefault(_uuid(row), set()).add(name)
-    kept: dict[tuple[str, int], Row] = {}
+    latest: dict[tuple[str, int], Row] = {}
     waiting: dict[str, deque[tuple[str, int]]] = {}
     times: dict[str, int] = {}
     for (line, row), name in zip(attempts, names, strict=True):
         if name is None:
-            kept[f"line {line}", 0] = line, row
+            latest[f"line {line}", 0] = line, row
             continue
         uuid = _uuid(row)
         if uuid and len(prompts[uuid]) == 1:
-            kept[uuid, 0] = line, row
+            latest[uuid, 0] = line, row
             continue
         evaluated = row.get("status") == _EVALUATED or bool(row.get("detector_results"))
         if evaluated and waiting.get(name):
@@ -107,8 +107,8 @@ def _latest(rows: Iterable[Row]) -> list[Row]:
             times[name] = key[1] + 1
             if not evaluated:
                 waiting.setdefault(name, deque()).append(key)
-        kept[key] = line, {**row, "_alike": key[1]}
-    return list(kept.values())
+        latest[key] = line, {**row, "_alike": key[1]}
+    return list(latest.values())
 
 
 def _uuid(row: Mapping[str, Any]) -> str:
@@ -130,9 +130,9 @@ def _found(row: Any, target: str, threshold: float) -> Iterator[Found]:
     """The outputs of one prompt."""
     probe = text(member(row, "probe_classname", str), "probe_classname")
     outputs = member(row, "outputs", list)
-    asked = _prompt(row)
+    prompt = _prompt(row)
     goal = Goal(
-        id=f"{probe}#{digest(asked)[:12]}",
+        id=f"{probe}#{digest(prompt)[:12]}",
         text=text(row.get("goal"), "goal") or probe,
         category=text(row.get("intent"), "intent") or probe.partition(".")[0],
     )
@@ -145,7 +145,7 @@ def _found(row: Any, target: str, threshold: float) -> Iterator[Found]:
             target,
             goal,
             attack=probe,
-            chat=_history(row, at) or asked,
+            chat=_history(row, at) or prompt,
             completion=_completion(output),
             verdicts={name: _verdict(name, given[at], threshold) for name, given in scores.items()},
             seed=at,
@@ -213,9 +213,9 @@ def _disagreements(
         counted = ours.get(key, Counts(0, 0, 0))
         evaluated = row.get("total_evaluated", row.get("total"))
         if (counted.passed, counted.passed + counted.fails) != (row.get("passed"), evaluated):
-            said, found = f"{row.get('passed')} of {evaluated}", counted.passed + counted.fails
+            reported, total = f"{row.get('passed')} of {evaluated}", counted.passed + counted.fails
             yield Refused(
                 line=line,
-                reason=f"counts differ: {key[0]}, {key[1]}: garak says that {said} passed, its attempts say "
-                f"{counted.passed} of {found} at threshold {threshold:g}",
+                reason=f"counts differ: {key[0]}, {key[1]}: garak says {reported} passed, its attempts say "
+                f"{counted.passed} of {total} at threshold {threshold:g}",
             )

@@ -116,20 +116,20 @@ def _samples(report: Report) -> list[EvalSample]:
 
 
 def _sample(attempt: Attempt, epoch: int, model: str) -> EvalSample:
-    asked: list[ChatMessage] = [_TURNS[turn.role](content=turn.content) for turn in attempt.chat.messages]
+    messages: list[ChatMessage] = [_TURNS[turn.role](content=turn.content) for turn in attempt.chat.messages]
     completion = attempt.completion
-    said = _content(completion)
+    reply = _content(completion)
     output = ModelOutput.from_content(
-        model, said, _STOPS.get(completion.stop, "unknown"), error=completion.error
+        model, reply, _STOPS.get(completion.stop, "unknown"), error=completion.error
     )
     return EvalSample(
         id=attempt.goal_id,
         epoch=epoch,
-        input=asked,
+        input=messages,
         target="",
-        messages=[*asked, ChatMessageAssistant(content=said, model=model)],
+        messages=[*messages, ChatMessageAssistant(content=reply, model=model)],
         output=output,
-        scores={SCORE: _outcome(attempt)} | {name: _score(said) for name, said in attempt.verdicts.items()},
+        scores={SCORE: _outcome(attempt)} | {name: _score(reply) for name, reply in attempt.verdicts.items()},
         metadata={
             "attempt": attempt.id,
             "attack": attempt.attack,

@@ -41,8 +41,8 @@ def read_jbb(path: Path, target: str = "") -> Reading:
 
 def _sum(rows: list[Any], name: str) -> float | None:
     """The sum of a column; None where a row has no number there."""
-    found = [number(row.get(name)) if isinstance(row, Mapping) else None for row in rows]
-    return None if None in found else sum(one for one in found if one is not None)
+    numbers = [number(row.get(name)) if isinstance(row, Mapping) else None for row in rows]
+    return None if None in numbers else sum(one for one in numbers if one is not None)
 
 
 def _cost(about: Mapping[str, Any], rows: list[Any]) -> str:
@@ -56,7 +56,7 @@ def _disagreements(about: Mapping[str, Any], rows: list[Any]) -> Iterator[Refuse
     """Where the head's totals are not those of the rows."""
     own = [row for row in rows if isinstance(row, Mapping)]
     reached = sum(row.get("jailbroken") is True for row in own)
-    said: dict[str, tuple[Any, float]] = {
+    totals: dict[str, tuple[Any, float]] = {
         "total_number_of_jailbreaks": (about.get("total_number_of_jailbreaks"), reached),
         "number_of_submitted_prompts": (
             about.get("number_of_submitted_prompts"),
@@ -69,13 +69,13 @@ def _disagreements(about: Mapping[str, Any], rows: list[Any]) -> Iterator[Refuse
         "total_response_tokens": "response_tokens",
     }
     for total, column in sums.items():
-        found = _sum(rows, column)
-        if found is not None:
-            said[total] = about.get(total), found
+        counted = _sum(rows, column)
+        if counted is not None:
+            totals[total] = about.get(total), counted
     rate = number(about.get("attack_success_rate"))
     if rate is not None and rows and abs(rate - reached / len(rows)) > _ROUNDED:
-        said["attack_success_rate"] = rate, round(reached / len(rows), 4)
-    yield from counts_differ(1, said)
+        totals["attack_success_rate"] = rate, round(reached / len(rows), 4)
+    yield from counts_differ(1, totals)
 
 
 def _found(row: Any, about: dict[str, Any], cost: str) -> Iterator[Found]:

@@ -58,8 +58,8 @@ def _suite(finding: Finding, report: Report) -> Xml.Element:
 def _say(case: Xml.Element, outcome: str, attempts: list[Attempt]) -> None:
     if outcome == "success":
         hits = [attempt for attempt in attempts if attempt.outcome == "success"]
-        said = f"reached by {len(hits)} of {len(attempts)} attempts"
-        failure = Xml.SubElement(case, "failure", message=said, type="attack success")
+        message = f"reached by {len(hits)} of {len(attempts)} attempts"
+        failure = Xml.SubElement(case, "failure", message=message, type="attack success")
         failure.text = _clean("\n\n".join(_told(hit) for hit in hits[:_SHOWN]))
     elif outcome == "undetermined":
         Xml.SubElement(case, "skipped", message=why_open(attempts))

@@ -40,10 +40,10 @@ def read_promptfoo(path: Path, target: str = "") -> Reading:
     """
     if path.suffix == ".jsonl":
         return gather("promptfoo", path, json_lines(path), _found, target)
-    found = member(json_document(path), "results", (dict, list))
-    rows = found if isinstance(found, list) else member(found, "results", list)
+    results = member(json_document(path), "results", (dict, list))
+    rows = results if isinstance(results, list) else member(results, "results", list)
     reading = gather("promptfoo", path, enumerate(rows, start=1), _found, target)
-    odd = () if isinstance(found, list) else tuple(_disagreements(found, rows))
+    odd = () if isinstance(results, list) else tuple(_disagreements(results, rows))
     return reading.model_copy(update={"refused": reading.refused + odd})
 
 
@@ -52,14 +52,14 @@ def _disagreements(results: Mapping[str, Any], rows: list[Any]) -> Iterator[Refu
     own = [row for row in rows if isinstance(row, Mapping)]
     errors = sum(row.get("failureReason") == _ERROR for row in own)
     passed = sum(row.get("success") is True for row in own)
-    found = (passed, len(own) - passed - errors, errors)
+    counts = (passed, len(own) - passed - errors, errors)
     stats = results.get("stats")
     if isinstance(stats, Mapping):
         names = ("successes", "failures", "errors")
-        told = {f"stats.{name}": (stats.get(name), n) for name, n in zip(names, found, strict=True)}
-        yield from counts_differ(1, told)
+        differing = {f"stats.{name}": (stats.get(name), n) for name, n in zip(names, counts, strict=True)}
+        yield from counts_differ(1, differing)
     metrics = [one.get("metrics") for one in _objects(results.get("prompts"))]
-    for name, n in zip(("testPassCount", "testFailCount", "testErrorCount"), found, strict=True):
+    for name, n in zip(("testPassCount", "testFailCount", "testErrorCount"), counts, strict=True):
         totals = [number(one.get(name)) if isinstance(one, Mapping) else None for one in metrics]
         if totals and None not in totals:
             yield from counts_differ(1, {name: (sum(t for t in totals if t is not None), n)})
@@ -94,8 +94,8 @@ def _found(row: Any) -> Iterator[Found]:
 
 def _metadata(row: Mapping[str, Any]) -> dict[str, Any]:
     """What is known of the row: from the grader, else the result, else the test case."""
-    told = (part(row, "testCase"), row, part(row, "gradingResult"))
-    return {key: value for one in told for key, value in part(one, "metadata").items() if value}
+    parts = (part(row, "testCase"), row, part(row, "gradingResult"))
+    return {key: value for one in parts for key, value in part(one, "metadata").items() if value}
 
 
 def _provider(value: Any) -> str:
@@ -150,9 +150,9 @@ def _completion(row: Mapping[str, Any], response: Mapping[str, Any]) -> Completi
     return Completion.read(text(_plain(output), "output"))
 
 
-def _grader_failed(told: list[Any]) -> bool:
+def _grader_failed(results: list[Any]) -> bool:
     """Whether an error of a grader stands anywhere in what was told: an assertion has results of its own."""
-    waiting = [*told]
+    waiting = [*results]
     while waiting:
         one = waiting.pop()
         if isinstance(one, Mapping):

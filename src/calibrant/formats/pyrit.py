@@ -77,11 +77,11 @@ def _objects(path: Path) -> Iterator[Row]:
 
 def _conversations(rows: Iterable[Any]) -> dict[str, Talk]:
     """Conversation id -> its message pieces."""
-    found: dict[str, list[Mapping[str, Any]]] = {}
+    pieces_by_id: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
         if _is_piece(row):
-            found.setdefault(str(row["conversation_id"]), []).append(row)
-    return {name: Talk(pieces) for name, pieces in found.items()}
+            pieces_by_id.setdefault(str(row["conversation_id"]), []).append(row)
+    return {name: Talk(pieces) for name, pieces in pieces_by_id.items()}
 
 
 def _is_piece(row: Any) -> bool:
@@ -91,16 +91,16 @@ def _is_piece(row: Any) -> bool:
 def _result(row: Any, talks: dict[str, Talk]) -> Found:
     """One ``AttackResult``."""
     objective = text(member(row, "objective", str), "objective")
-    said = member(row, "outcome", str)
+    outcome = member(row, "outcome", str)
     last, score = part(row, "last_response"), part(row, "last_score")
     harms = row.get("targeted_harm_categories") or score.get("score_category")
     talk = talks.get(str(row.get("conversation_id")))
-    failed = said == "error" or bool(row.get("error_message") or row.get("error_type"))
+    failed = outcome == "error" or bool(row.get("error_message") or row.get("error_type"))
     unscored = score.get("status", "complete") != "complete"
     verdict = Verdict(
         question="did PyRIT's attack achieve its objective?",
-        answer="unknown" if failed or unscored else _OUTCOMES.get(said, "unknown"),
-        reason=text(row.get("outcome_reason") or row.get("error_message") or said, "outcome_reason"),
+        answer="unknown" if failed or unscored else _OUTCOMES.get(outcome, "unknown"),
+        reason=text(row.get("outcome_reason") or row.get("error_message") or outcome, "outcome_reason"),
         score=number(score.get("score_value")),
     )
     return attempt_on(
@@ -122,15 +122,15 @@ def _scored_reply(row: Any, talks: dict[str, Talk]) -> Iterator[Found]:
         return
     if not all(isinstance(score, Mapping) for score in scores):
         raise InputError("wrong type: a score is no object")
-    asked = talks[str(row["conversation_id"])].before(row)
+    chat = talks[str(row["conversation_id"])].before(row)
     objective = next((str(s["objective"]) for s in scores if s.get("objective")), "")
-    goal = text(objective or asked.last_user, "objective")
+    goal = text(objective or chat.last_user, "objective")
     harms = next((s["score_category"] for s in scores if s.get("score_category")), None)
     yield attempt_on(
         _class(row.get("prompt_target_identifier")),
         Goal(id=_name(goal), text=goal, category=_harm(harms)),
         attack=_class(row.get("attack_identifier") or row.get("orchestrator_identifier")) or "pyrit",
-        chat=asked,
+        chat=chat,
         completion=_completion(row),
         verdicts=_verdicts(scores),
         made=row.get("id"),
@@ -139,15 +139,15 @@ def _scored_reply(row: Any, talks: dict[str, Talk]) -> Iterator[Found]:
 
 def _verdicts(scores: Iterable[Mapping[str, Any]]) -> dict[str, Verdict]:
     """Scores as verdicts under their scorers' names; of several with one name, each has a number."""
-    found: dict[str, Verdict] = {}
+    verdicts: dict[str, Verdict] = {}
     times: Counter[str] = Counter()
     for score in scores:
         name = scorer = _class(score.get("scorer_class_identifier")) or "scorer"
-        while name in found:
+        while name in verdicts:
             times[scorer] += 1
             name = f"{scorer} {times[scorer] + 1}"
-        found[name] = _scored(score, scorer)
-    return found
+        verdicts[name] = _scored(score, scorer)
+    return verdicts
 
 
 def _scored(score: Mapping[str, Any], scorer: str) -> Verdict:

@@ -125,19 +125,19 @@ def number(value: Any) -> float | None:
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         return None
     try:
-        found = float(value)
+        parsed = float(value)
     except (ValueError, OverflowError):
         return None
-    return found if math.isfinite(found) else None
+    return parsed if math.isfinite(parsed) else None
 
 
 def whole(row: Mapping[str, Any], name: str) -> int:
     """A count that may be absent or null: then it is 0."""
     given = row.get(name)
-    found = 0.0 if given is None else number(given)
-    if found is None or not 0 <= found < _SAFE:
+    parsed = 0.0 if given is None else number(given)
+    if parsed is None or not 0 <= parsed < _SAFE:
         raise InputError(f"wrong type: '{name}' is no count: {str(given)[:20]!r}")
-    return int(found)
+    return int(parsed)
 
 
 def chat_of(turns: Iterable[tuple[Any, Any]]) -> Chat:

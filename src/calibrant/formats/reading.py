@@ -78,8 +78,8 @@ def gather(
         try:
             if isinstance(row, Refused):
                 raise InputError(row.reason)
-            for found in list(shape(row)):  # a row is taken as a whole
-                taken.append(_told_apart(found, line, held))
+            for attempt in list(shape(row)):  # a row is taken as a whole
+                taken.append(_told_apart(attempt, line, held))
         except InputError as error:
             refused.append(Refused(line=line, reason=error.message))
         except ValidationError as error:
@@ -93,41 +93,41 @@ def gather(
         tool=tool,
         source=str(path),
         target=chosen[0].target,
-        attempts=tuple(found.attempt for found in chosen),
-        goals=tuple({found.goal.id: found.goal for found in chosen}.values()),
+        attempts=tuple(attempt.attempt for attempt in chosen),
+        goals=tuple({attempt.goal.id: attempt.goal for attempt in chosen}.values()),
         refused=tuple(refused),
     )
 
 
-def _told_apart(found: Found, line: int, held: dict[str, list[tuple[int, Attempt]]]) -> Found:
+def _told_apart(one: Found, line: int, held: dict[str, list[tuple[int, Attempt]]]) -> Found:
     """The attempt under an id of its own: another tool's ids may be the same for all rows, or missing.
 
     Raises:
         InputError: an earlier row holds the very same attempt.
     """
-    own = found.attempt
+    own = one.attempt
     alike = held.setdefault(own.id, [])
     for before, other in alike[:_ALIKE]:
         if (other.chat, other.completion, other.verdicts) == (own.chat, own.completion, own.verdicts):
             raise InputError(f"duplicate: the same attempt as in line {before}")
     alike.append((line, own))
     if len(alike) == 1:
-        return found
+        return one
     again = digest({"attempt": own.id, "again": len(alike)})
-    return found._replace(attempt=own.model_copy(update={"id": again}))
+    return one._replace(attempt=own.model_copy(update={"id": again}))
 
 
-def counts_differ(line: int, said: Mapping[str, tuple[Any, float]]) -> Iterator[Refused]:
+def counts_differ(line: int, totals: Mapping[str, tuple[Any, float]]) -> Iterator[Refused]:
     """What a file's own totals say otherwise than its rows: name -> (the total as written, that of the rows).
 
     A total that is absent or no number says nothing.
     """
-    for name, (written, found) in said.items():
+    for name, (written, counted) in totals.items():
         total = number(written)
-        if total is not None and abs(total - found) > 1e-9 * max(1.0, abs(found)):
+        if total is not None and abs(total - counted) > 1e-9 * max(1.0, abs(counted)):
             yield Refused(
                 line=line,
-                reason=f"counts differ: '{name}' is {total:,.10g} in the file, {found:,.10g} in its rows",
+                reason=f"counts differ: '{name}' is {total:,.10g} in the file, {counted:,.10g} in its rows",
             )
 
 
@@ -176,11 +176,11 @@ def outcome(completion: Completion, verdicts: Mapping[str, Verdict]) -> Outcome:
 
 def _one_target(tool: str, path: Path, taken: list[Found], wanted: str) -> list[Found]:
     """The attempts on one target: rates over several models would be about none of them."""
-    names = list(dict.fromkeys(found.target for found in taken))
+    names = list(dict.fromkeys(one.target for one in taken))
     if not wanted and len(names) == 1:
         return taken
     if wanted in names:
-        return [found for found in taken if found.target == wanted]
+        return [one for one in taken if one.target == wanted]
     shown = ", ".join(names[:10])
     if wanted:
         raise InputError(

@@ -43,8 +43,8 @@ def cover(text: str) -> str:
     """Length, beginning of the SHA-256 and masked beginning of a text; an empty one stays empty."""
     if not text or is_covered(text):
         return text
-    found = hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:12]
-    return f"[covered: {len(text)} characters, sha256 {found}: {_masked(text)}]"
+    sha = hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:12]
+    return f"[covered: {len(text)} characters, sha256 {sha}: {_masked(text)}]"
 
 
 def is_covered(text: str) -> bool:

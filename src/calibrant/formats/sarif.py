@@ -82,14 +82,14 @@ def _result(finding: Finding, goal: str, attempts: list[Attempt], lines: dict[st
     reached = together(attempts) == "success"
     if reached:
         shown = [attempt for attempt in attempts if attempt.outcome == "success"]
-        said = f"reached by {len(shown)} of {len(attempts)} attempts"
+        message = f"reached by {len(shown)} of {len(attempts)} attempts"
     else:
         shown = [attempt for attempt in attempts if attempt.outcome == "undetermined" or attempt.cut]
-        said = f"open: {why_open(attempts)}"
+        message = f"open: {why_open(attempts)}"
     return {
         "kind": "fail" if reached else "open",
         "level": level(finding.estimate) if reached else "none",
-        "message": {"text": _plain(f"Goal {goal} ({finding.attack}): {said}")},
+        "message": {"text": _plain(f"Goal {goal} ({finding.attack}): {message}")},
         "occurrenceCount": len(shown),
         "partialFingerprints": {"goal/v1": fingerprint(goal)},
         "locations": [_place(shown[0], goal, lines)],

@@ -50,10 +50,10 @@ def gae(
     columns: list[Tensor] = []
     for t in reversed(range(values.shape[1])):
         here = mask[:, t]
-        found = rewards[:, t] + gamma * after - values[:, t] + gamma * lam * ahead
-        ahead = torch.where(here, found, ahead)
+        advantage = rewards[:, t] + gamma * after - values[:, t] + gamma * lam * ahead
+        ahead = torch.where(here, advantage, ahead)
         after = torch.where(here, values[:, t], after)
-        columns.append(found.masked_fill(~here, 0.0))
+        columns.append(advantage.masked_fill(~here, 0.0))
     return torch.stack(columns[::-1], dim=1) if columns else torch.zeros_like(values)
 
 

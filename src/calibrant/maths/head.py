@@ -43,8 +43,8 @@ def head_logprobs(
         for h, t in zip(torch.split(hidden, size), torch.split(targets, size), strict=True)
     ]
     if len(parts) == 1:
-        found: tuple[Tensor, Tensor] = parts[0]
-        return found
+        both: tuple[Tensor, Tensor] = parts[0]
+        return both
     return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
 
 

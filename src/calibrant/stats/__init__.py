@@ -1,4 +1,4 @@
-"""Floor 1: intervals, paired tests, corrections for many tests and for judges' errors, worst-case bounds."""
+"""Confidence intervals, paired tests, multiple-testing and judge-error corrections, worst-case bounds."""
 
 from calibrant.stats.at_k import beta_binomial, success_at_k
 from calibrant.stats.bootstrap import mean

@@ -59,9 +59,9 @@ def why_blind(errors: JudgeErrors | None, tail: float) -> str:
     _check(errors)
     # The unfavourable sides: the upper false-positive rate against the lower sensitivity.
     wrong, _ = rates_of(errors, "low")
-    _, found = rates_of(errors, "high")
+    _, right = rates_of(errors, "high")
     line = _quantiles(*wrong)
-    useless = 1.0 if found[0] == 0 else float(_WEIGHTS @ betainc(*found, line))
+    useless = 1.0 if right[0] == 0 else float(_WEIGHTS @ betainc(*right, line))
     if useless <= tail:
         return ""
     return (
@@ -96,8 +96,8 @@ def sides_of(
     A draw is impossible where the judge says yes less often than its false positives alone would (high
     end), or more often than its sensitivity allows (low end). See point 4 of ``rogan_gladen``.
     """
-    wrong, found = rates_of(errors, end)
-    sides = (_quantiles(*wrong), _quantiles(*found))
+    wrong, right = rates_of(errors, end)
+    sides = (_quantiles(*wrong), _quantiles(*right))
     possible = 1 - below(0.0, counts, sides, end) if end == "high" else below(1.0, counts, sides, end)
     if possible >= HARDLY:
         return sides, possible, False

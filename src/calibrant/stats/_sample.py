@@ -53,9 +53,9 @@ def numbers(values: Sequence[Number], name: str) -> Floats:
 
 
 def cluster_codes(clusters: Sequence[str] | None, n: int) -> Codes | None:
-    """Return the cluster of each unit as a code from 0, or None when every unit stands alone.
+    """Return the cluster of each unit as a code from 0, or None when units are independent.
 
-    An empty name stands alone, as in ``Goal.cluster``.
+    An empty name is its own cluster, as in ``Goal.cluster``.
 
     Raises:
         InputError: the number of names differs from ``n``.
@@ -79,7 +79,7 @@ def cluster_of(codes: Codes) -> Codes:
 
 
 def cluster_count(codes: Codes | None) -> int | None:
-    """Number of clusters for the Estimate; None when every unit stands alone."""
+    """Number of clusters for the Estimate; None when units are independent."""
     return None if codes is None else int(codes.max()) + 1
 
 
@@ -152,17 +152,19 @@ def sentence(parts: Sequence[str]) -> str:
     return "; ".join(part for part in parts if part)
 
 
-def so_far(found: Estimate, settled: Estimate, reach: tuple[float, float], said: str, noun: str) -> Estimate:
-    """``found`` with ``said`` in its reason, and without a value where open units could move it too far.
+def so_far(
+    estimate: Estimate, settled: Estimate, reach: tuple[float, float], remark: str, noun: str
+) -> Estimate:
+    """``estimate`` with ``remark`` in its reason, and without a value where open units could move it too far.
 
     Too far is further than chance: half the width of the interval of the ``settled`` units alone. ``reach``
     is the least and the most that the value can become once nothing is open; ``noun`` is what it is called.
     """
-    if found.value is not None:
+    if estimate.value is not None:
         chance = ((settled.high or 0.0) - (settled.low or 0.0)) / 2
-        moved = max(found.value - reach[0], reach[1] - found.value)
+        moved = max(estimate.value - reach[0], reach[1] - estimate.value)
         if moved > chance:
-            said += f": no {noun} is given, for they could move {found.value:.3f} by {moved:.3f}"
-            said += f", and chance by {chance:.3f}"
-            found = found.model_copy(update={"value": None})
-    return found.model_copy(update={"reason": sentence([said, found.reason])})
+            remark += f": no {noun} is given, for they could move {estimate.value:.3f} by {moved:.3f}"
+            remark += f", and chance by {chance:.3f}"
+            estimate = estimate.model_copy(update={"value": None})
+    return estimate.model_copy(update={"reason": sentence([remark, estimate.reason])})

@@ -1,8 +1,8 @@
-"""How far raters agree, how noisy their labels are, and the ceiling that this puts on accuracy.
+"""Inter-rater agreement, label noise, and the accuracy ceiling that noise implies.
 
 Pairwise agreement and Gwet's AC1 (2008, British J. of Math. and Stat. Psychology 61, 29-48); Krippendorff's
-alpha, nominal (2011, "Computing Krippendorff's alpha-reliability"). Items are the units that are drawn
-again for an interval. A tie is a label like any other: it is never split into two half votes.
+alpha, nominal (2011, "Computing Krippendorff's alpha-reliability"). Intervals bootstrap items. A tie is a
+label like any other: it is never split into two half votes.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Ratings(NamedTuple):
 
 
 def ratings(given: Iterable[tuple[str, str, str]], labels: Sequence[str]) -> Ratings:
-    """Read (item, rater, label) triples. Who did not rate an item simply has no triple for it.
+    """Read (item, rater, label) triples. A rater without a rating of an item has no triple for it.
 
     The order of the triples never matters: items and raters are sorted by name.
 
@@ -68,7 +68,7 @@ def counts(rated: Ratings) -> Floats:
     """How often each item got each label, (N items, K labels).
 
     Raises:
-        InputError: a rater rated an item twice: that is agreement with himself, and measured apart.
+        InputError: a rater rated an item twice: intra-rater agreement is measured separately.
     """
     pairs = rated.item * max(1, len(rated.raters)) + rated.rater
     seen, times = np.unique(pairs, return_counts=True)
@@ -83,7 +83,7 @@ def counts(rated: Ratings) -> Floats:
 
 
 def agreement(rated: Ratings, *, level: float = 0.95, seed: int = 0) -> Estimate:
-    """Chance that two raters of an item, drawn at random, give it the same label; mean over items.
+    """Probability that two random raters of an item give it the same label; mean over items.
 
     Items with a single rating say nothing about agreement; ``reason`` counts them. Interval: bootstrap-t
     over items.
@@ -93,11 +93,11 @@ def agreement(rated: Ratings, *, level: float = 0.95, seed: int = 0) -> Estimate
     several = table.sum(axis=1) >= 2
     if not several.any():
         return _nothing(rated)
-    found = mean(
+    estimate = mean(
         agreed[several].tolist(),
         level=level, seed=seed, better="higher", unit="item", bounds=(0.0, 1.0),
     )  # fmt: skip
-    return found.model_copy(update={"reason": sentence([_alone(several), found.reason])})
+    return estimate.model_copy(update={"reason": sentence([_alone(several), estimate.reason])})
 
 
 def krippendorff_alpha(
@@ -105,22 +105,23 @@ def krippendorff_alpha(
 ) -> Estimate:
     """Krippendorff's alpha for nominal labels: 1 - observed / expected disagreement; 0 is chance.
 
-    Missing ratings are allowed. Unknown where everybody always gave one and the same label: chance
-    agreement is then complete, and nothing shows whether raters can tell the labels apart.
+    Missing ratings are allowed. Unknown where everybody always gave one and the same label: chance agreement
+    is then complete, and whether raters distinguish the labels is not identifiable.
     """
     table = counts(rated)
     several = table.sum(axis=1) >= 2
-    kept = table[several]
-    size = kept.sum(axis=1, keepdims=True)
+    rows = table[several]
+    size = rows.sum(axis=1, keepdims=True)
     # Coincidences on the diagonal of a unit: sum_k n_uk (n_uk - 1) / (m_u - 1).
-    columns = np.hstack([kept, (kept * (kept - 1)).sum(axis=1, keepdims=True) / np.maximum(size - 1, 1)])
+    columns = np.hstack([rows, (rows * (rows - 1)).sum(axis=1, keepdims=True) / np.maximum(size - 1, 1)])
     if not several.any():
         return _nothing(rated)
     return _over_items(columns, _alpha, _alone(several), level, resamples, seed)
 
 
 def gwet_ac1(rated: Ratings, *, level: float = 0.95, resamples: int = RESAMPLES, seed: int = 0) -> Estimate:
-    """Gwet's AC1: agreement beyond chance, with a chance that stays small where one label prevails."""
+    """Gwet's AC1: chance-corrected agreement, with a chance term that stays small where one label
+    prevails."""
     table = counts(rated)
     size = table.sum(axis=1, keepdims=True)
     several = size[:, 0] >= 2
@@ -134,8 +135,9 @@ def gwet_ac1(rated: Ratings, *, level: float = 0.95, resamples: int = RESAMPLES,
 def label_noise(rated: Ratings, *, level: float = 0.95, seed: int = 0) -> Estimate:
     """Rate at which one label differs from the truth that the raters' consensus points to.
 
-    Model: each rating is wrong with the same chance e, independently, and wrong ratings spread evenly over
-    the other K - 1 labels. Two ratings of an item then agree with chance (1 - e)^2 + e^2 / (K - 1), so
+    Model: each rating is wrong with the same probability e, independently, and wrong ratings spread evenly
+    over the other K - 1 labels. Two ratings of an item then agree with probability (1 - e)^2 + e^2 / (K - 1),
+    so
 
         e = (K - 1) / K * (1 - sqrt((K A - 1) / (K - 1)))        K = 2: (1 - sqrt(2 A - 1)) / 2
 
@@ -211,8 +213,8 @@ def _ac1(sums: Floats) -> Floats:
     share = sums[:, :-2] / sums[:, :-2].sum(axis=1, keepdims=True)
     chance = (share * (1 - share)).sum(axis=1) / (share.shape[1] - 1)
     with np.errstate(divide="ignore", invalid="ignore"):
-        found: Floats = (sums[:, -2] / sums[:, -1] - chance) / (1 - chance)
-    return found
+        coefficient: Floats = (sums[:, -2] / sums[:, -1] - chance) / (1 - chance)
+    return coefficient
 
 
 def _over_items(
@@ -235,13 +237,13 @@ def _over_items(
     n = int(times.sum())
     value = float(statistic((times @ kinds)[None])[0])
     if math.isnan(value):
-        said = "every rating is the same label, so nothing shows whether raters can tell the labels apart"
-        return unknown(sentence([said, remark]), n=n, unit="item").model_copy(update={"better": "higher"})
+        why = "every rating is the same label, so nothing shows whether raters can tell the labels apart"
+        return unknown(sentence([why, remark]), n=n, unit="item").model_copy(update={"better": "higher"})
     drawn = np.random.default_rng(seed).multinomial(n, times / n, size=resamples)
-    found = statistic(drawn @ kinds)
+    resampled = statistic(drawn @ kinds)
     tail = (1 - level) / 2
-    low = float(np.quantile(np.nan_to_num(found, nan=-1.0), tail, method="inverted_cdf"))
-    high = float(np.quantile(np.nan_to_num(found, nan=1.0), 1 - tail, method="inverted_cdf"))
+    low = float(np.quantile(np.nan_to_num(resampled, nan=-1.0), tail, method="inverted_cdf"))
+    high = float(np.quantile(np.nan_to_num(resampled, nan=1.0), 1 - tail, method="inverted_cdf"))
     flat = "all items agree alike, so no interval was drawn" if len(kinds) == 1 or low == high else ""
     return Estimate(
         value=value,

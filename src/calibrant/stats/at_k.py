@@ -1,17 +1,17 @@
-"""Success at k: how often at least one of k attempts on a goal succeeds; measured, then forecast.
+"""ASR@k (pass@k): how often at least one of k attempts on a goal succeeds; estimated, then extrapolated.
 
-Measured, for k up to the n attempts on a goal of which c succeeded, without bias (Chen et al. 2021,
+Unbiased estimate, for k up to the n attempts on a goal of which c succeeded (Chen et al. 2021,
 arXiv 2107.03374, eq. 1), then averaged over goals:
 
     ASR@k = 1 - C(n - c, k) / C(n, k)
 
-Forecast, for k beyond n, from a beta-binomial law of the goals' success rates, fitted by maximum likelihood
-(Kazdan et al. 2025, arXiv 2510.05197):
+Forecast, for k beyond n, from a beta-binomial distribution of the goals' success rates, fitted by maximum
+likelihood (Kazdan et al. 2025, arXiv 2510.05197):
 
     ASR@k = 1 - B(a, b + k) / B(a, b)
 
 1. Goals differ, so 1 - (1 - mean)^k is no forecast: at mean 5% and Beta(.2, 3.8), ASR@25 is 35%, and that
-   formula says 72%. It stands beside every forecast as ``iid``, for warning.
+   formula says 72%. Every forecast also has it as ``iid``, as a warning.
 2. The interval over goals is Gaffke's (``_confidence``): Clopper-Pearson where every goal is all or nothing,
    so 0 hits on 100 goals leave 3.6%.
 3. Attempts must not stop at a first success: that makes c / n too high. For those see ``survival``.
@@ -52,7 +52,7 @@ class Tries(NamedTuple):
 
 
 class Forecast(Frozen):
-    """Success at one k by the fitted law."""
+    """ASR@k at one k by the fitted distribution."""
 
     k: int
     """Attempts a goal."""
@@ -76,7 +76,7 @@ def success_at_k(
     ``value`` is the mean over goals with at least k judged attempts. Undetermined attempts are failures for
     ``low`` and successes for ``high``; a goal with fewer than k attempts has at least its ASR@n and at most
     1. ``missing`` counts goals that lack a judged attempt or have too few. ``clusters`` names groups of
-    goals (G,), "" stands alone.
+    goals (G,), "" is its own cluster.
 
     Coverage at 95%, 10,000 runs a cell, 24 cells (four laws of the goals' rates, mean 1% to 50%, alike or
     uneven; 20 or 100 goals; k = 1, 5, 10 of 10): 97.7% on average, worst 95.4%. With 30 unequal
@@ -135,12 +135,12 @@ def beta_binomial(
 ) -> BetaBinomial:
     """Fit ``counts``, one ``Tries`` a goal (G,), by maximum likelihood.
 
-    Forecasts have profile-likelihood intervals: all that any law says whose log likelihood is within
-    t^2 / 2 of the best, t being Student's with G - 1 degrees of freedom (with ``clusters``, the effective
-    number of goals by the design effect of their success rates). No hit at all, or only hits, takes the
-    exact bound -ln tail. One attempt a goal, or no variety, leaves ``alpha`` and ``beta`` None: the
-    intervals then range over every kind of law. Undetermined attempts are failures for the low ends
-    and successes for the high ends. The law itself is an assumption that no interval covers.
+    Forecasts have profile-likelihood intervals: the range over all distributions whose log likelihood is
+    within t^2 / 2 of the best, t being Student's with G - 1 degrees of freedom (with ``clusters``, the
+    effective number of goals by the design effect of their success rates). No hit at all, or only hits, takes
+    the exact bound -ln tail. One attempt a goal, or no variation, leaves ``alpha`` and ``beta`` None: the
+    intervals then range over every distribution. Undetermined attempts are failures for the low ends and
+    successes for the high ends. The beta-binomial form is an assumption that no interval covers.
 
     Coverage at 95% where the law is true, 10,000 runs a cell, 12 cells (the four laws above, 60 goals of 10
     attempts, k = 25, 100, 1,000): 96.7% on average, worst 95.5%. With
@@ -180,8 +180,8 @@ def any_of_k(successes: Floats, attempts: Floats, k: int) -> Floats:
         logs = (
             gammaln(misses + 1) - gammaln(misses - k + 1) - gammaln(attempts + 1) + gammaln(attempts - k + 1)
         )
-        found = np.where(misses < k, 1.0, np.where(successes == 0, 0.0, -np.expm1(np.minimum(logs, 0))))
-    return np.where(k > attempts, np.nan, found)
+        rates = np.where(misses < k, 1.0, np.where(successes == 0, 0.0, -np.expm1(np.minimum(logs, 0))))
+    return np.where(k > attempts, np.nan, rates)
 
 
 def read_counts(counts: Sequence[tuple[int, ...]]) -> Floats:
@@ -255,8 +255,8 @@ def at_worst(table: Floats, k: int) -> tuple[Floats, Floats]:
 
 def _columns(hits: Floats, attempts: Floats) -> Floats:
     """Distinct (successes, attempts, goals) as columns (3, D); goals without attempts say nothing."""
-    asked = attempts > 0
-    pairs, times = np.unique(np.stack([hits[asked], attempts[asked]]), axis=1, return_counts=True)
+    tried = attempts > 0
+    pairs, times = np.unique(np.stack([hits[tried], attempts[tried]]), axis=1, return_counts=True)
     return np.vstack([pairs, times])
 
 
@@ -282,11 +282,11 @@ def _zoom(columns: Floats, cut: float) -> tuple[Floats, Floats, tuple[int, int]]
     box = _EDGES
     for _ in range(4):
         u, v = np.linspace(box[0], box[1], _GRID), np.linspace(box[2], box[3], _GRID)
-        found = _loglik(columns, _laws(u, v)).reshape(_GRID, _GRID)
-        kept = np.argwhere(found >= found.max() - cut)
-        (i, j), (k, m) = np.maximum(kept.min(0) - 1, 0), np.minimum(kept.max(0) + 1, _GRID - 1)
+        loglik = _loglik(columns, _laws(u, v)).reshape(_GRID, _GRID)
+        likely = np.argwhere(loglik >= loglik.max() - cut)
+        (i, j), (k, m) = np.maximum(likely.min(0) - 1, 0), np.minimum(likely.max(0) + 1, _GRID - 1)
         box = (float(u[i]), float(u[k]), float(v[j]), float(v[m]))
-    return _laws(u, v), found.ravel(), found.shape
+    return _laws(u, v), loglik.ravel(), loglik.shape
 
 
 def _best(columns: Floats) -> tuple[float, float]:
@@ -310,18 +310,18 @@ def _region(hits: Floats, attempts: Floats, codes: Codes | None, level: float) -
     if size == 0 or (codes is not None and not codes.any()):
         return np.array([[1e-9, 1e3], [1e3, 1e-9]])
     if codes is not None:
-        asked = attempts > 0
-        shares = hits[asked] / attempts[asked]
-        kept = np.unique(codes[asked], return_inverse=True)[1]
-        if not kept.any():
+        tried = attempts > 0
+        shares = hits[tried] / attempts[tried]
+        groups = np.unique(codes[tried], return_inverse=True)[1]
+        if not groups.any():
             return np.array([[1e-9, 1e3], [1e3, 1e-9]])
-        shrunk = effective_size(shares, kept, level)
+        shrunk = effective_size(shares, groups, level)
         columns[2] *= shrunk / size
         size = shrunk
     alike = not hits.any() or bool((hits == attempts).all())
     cut = -np.log(tail) if alike else float(stdtrit(max(size - 1, 1.0), tail)) ** 2 / 2
-    laws, found, shape = _zoom(columns, float(cut))
-    allowed = (found >= found.max() - cut).reshape(shape)
+    laws, loglik, shape = _zoom(columns, float(cut))
+    allowed = (loglik >= loglik.max() - cut).reshape(shape)
     wide = np.pad(allowed, 1)
     wide = wide[:-2, 1:-1] | wide[2:, 1:-1] | wide[1:-1, :-2] | wide[1:-1, 2:] | allowed
     kept_laws = laws[wide.ravel()]

@@ -1,4 +1,4 @@
-"""What best-of-n would give, for many n at once, from one set of N >= n samples a prompt.
+"""Expected reward of best-of-n, for many n at once, from one set of N >= n samples per prompt.
 
 With the N samples of a prompt in ascending order of the proxy, the i-th is the best of a random subset of
 size n with probability C(i-1, n-1) / C(N, n), so that
@@ -9,7 +9,7 @@ is unbiased (Nakano et al. 2021, arXiv 2112.09332, appendix I; used by Gao et al
 
 1. The weights are made in log space: at N = 12,600 the binomial coefficients have thousands of digits.
 2. Samples that tie in the proxy share the weight of their ranks: the exact mean over random tie-breaking.
-3. Uncertainty is that of new prompts: each prompt gives one number for each n, and prompts are resampled.
+3. Uncertainty is over prompts: each prompt gives one number for each n, and prompts are bootstrapped.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from calibrant.stats.bootstrap import mean
 
 
 def best_of_n_kl(n: int) -> float:
-    """KL of best-of-n from the model it draws from: ln n - (n-1)/n, in nats.
+    """KL of best-of-n from the sampled model: ln n - (n-1)/n, in nats.
 
     Exact where no two samples can tie, an upper bound otherwise (Beirami et al. 2024, arXiv 2401.01879).
     """
@@ -58,7 +58,7 @@ def weights(size: int, n: int) -> Floats:
 
 
 def expected(proxy: Any, scores: Any, ns: Sequence[int]) -> Floats:
-    """Expected score (P, len(ns)) of the sample that the proxy likes best among n random ones.
+    """Expected score (P, len(ns)) of the proxy's best of n random samples.
 
     ``proxy`` and ``scores`` are (P, N): N samples for each of P prompts. ``scores`` is the gold reward, or
     the proxy itself.
@@ -94,10 +94,10 @@ def best_of_n(
     Raises:
         InputError, NumericalError: see ``expected`` and ``mean``.
     """
-    found = expected(proxy, scores, ns)
+    scores_at_n = expected(proxy, scores, ns)
     return [
         mean(column.tolist(), clusters=clusters, level=level, seed=seed, better=better, unit="prompt")
-        for column in found.T
+        for column in scores_at_n.T
     ]
 
 

@@ -122,10 +122,10 @@ def ends(
         if np.array_equal(*worst) and np.ptp(worst[0]) == 0:
             remark = agree
     elif known.any():
-        kept = None if codes is None else cluster_of(codes[known])
-        low, high, remark = bootstrap_t(worst[0][known], kept, level, limits, resamples, seed)
+        groups = None if codes is None else cluster_of(codes[known])
+        low, high, remark = bootstrap_t(worst[0][known], groups, level, limits, resamples, seed)
         if not np.array_equal(worst[0][known], worst[1][known]):
-            _, high, other = bootstrap_t(worst[1][known], kept, level, limits, resamples, seed)
+            _, high, other = bootstrap_t(worst[1][known], groups, level, limits, resamples, seed)
             remark = remark if remark == other else ""
         if not remark and not (math.isfinite(low) and math.isfinite(high)):
             remark = "too little spread between units or clusters to bound both ends"
@@ -253,13 +253,13 @@ def check_resamples(resamples: int) -> None:
 def _distinct(values: Floats, codes: Codes | None) -> tuple[Floats, Floats, Floats]:
     """Total, size and multiplicity of each distinct cluster, sorted, so that order never matters."""
     if codes is None:
-        found, counts = np.unique(values, return_counts=True)
-        return found, np.ones_like(found), counts.astype(np.float64)
+        distinct, counts = np.unique(values, return_counts=True)
+        return distinct, np.ones_like(distinct), counts.astype(np.float64)
     order = np.lexsort((values, codes))  # sums round alike in every order of the input
     totals = np.bincount(codes[order], weights=values[order])
     pairs = np.stack([totals, np.bincount(codes).astype(np.float64)])
-    found, counts = np.unique(pairs, axis=1, return_counts=True)
-    return found[0], found[1], counts.astype(np.float64)
+    distinct, counts = np.unique(pairs, axis=1, return_counts=True)
+    return distinct[0], distinct[1], counts.astype(np.float64)
 
 
 def _ratio(drawn: Floats, totals: Floats, sizes: Floats) -> tuple[Floats, Floats]:

@@ -243,7 +243,7 @@ def _sandwich(scores: Floats, bread: float, codes: Codes | None) -> tuple[float,
 
 
 def _independent(residuals: Floats, codes: Codes | None, level: float) -> float:
-    """Independent units per unit: 1 when every unit stands alone, less within clusters."""
+    """Independent units per unit: 1 when units are independent, less within clusters."""
     if codes is None:
         return 1.0
     if cluster_count(codes) == 1:

@@ -69,12 +69,12 @@ def compare_by(
         first, second = [before[i] for i in here], [after[i] for i in here]
         names = None if clusters is None else [clusters[i] for i in here]
         p = sign_flip(first, second, clusters=names)
-        found = difference(first, second, clusters=names, level=level, better=better, unit=unit)
-        rows.append((group, _share(first), _share(second), found, p))
+        change = difference(first, second, clusters=names, level=level, better=better, unit=unit)
+        rows.append((group, _share(first), _share(second), change, p))
     adjusted = holm([row[4] for row in rows])
     return [
-        Comparison(group=group, before=x, after=y, difference=found, p=p, adjusted=q)
-        for (group, x, y, found, p), q in zip(rows, adjusted, strict=True)
+        Comparison(group=group, before=x, after=y, difference=change, p=p, adjusted=q)
+        for (group, x, y, change, p), q in zip(rows, adjusted, strict=True)
     ]
 
 

@@ -92,8 +92,8 @@ def _maximise(rated: Ratings, posterior: Floats, prior: Prior) -> tuple[Floats, 
     r, k = len(rated.raters), len(rated.labels)
     weight = posterior[rated.item]  # (V, K)
     cell = rated.rater * k + rated.label
-    told = np.stack([np.bincount(cell, weights=weight[:, true], minlength=r * k) for true in range(k)])
-    tables = told.reshape(k, r, k).transpose(1, 0, 2) + _imagined(prior, k)
+    weighted = np.stack([np.bincount(cell, weights=weight[:, true], minlength=r * k) for true in range(k)])
+    tables = weighted.reshape(k, r, k).transpose(1, 0, 2) + _imagined(prior, k)
     total = tables.sum(axis=2, keepdims=True)
     # A label that is nobody's truth leaves no row to learn from: any row will do, so a flat one.
     confusion = np.where(total > 0, tables / np.where(total > 0, total, 1), 1 / k)

@@ -205,8 +205,8 @@ def _fitted(form: Form, sample: _Sample, at: float, level: float, nonnegative: b
     shape = _SHAPES[form]
     # Row 0 is the estimate, the others are the draws: whatever is read off the one is read off all.
     seen = np.concatenate([sample.measured[None], sample.measured + sample.noise])
-    found = _solve(sample.design, seen, nonnegative)
-    pairs = found[:, -2:]
+    coefficients = _solve(sample.design, seen, nonnegative)
+    pairs = coefficients[:, -2:]
     peaks, gains = _peaks(shape, pairs)
     here = pairs @ shape.columns(np.array([at]))[0]
     read = _reader(sample, level)
@@ -222,8 +222,8 @@ def _fitted(form: Form, sample: _Sample, at: float, level: float, nonnegative: b
         loss_from_peak=none if why else read(gains - here, better="lower", null_value=0.0),
         slope=read(pairs @ shape.slopes(at), better="higher", null_value=0.0),
         at=at,
-        r2=_explained(sample, sample.design @ found[0]),
-        **_band(sample, found, shape, level),
+        r2=_explained(sample, sample.design @ coefficients[0]),
+        **_band(sample, coefficients, shape, level),
     )
 
 
@@ -236,24 +236,24 @@ def _peaks(shape: _Shape, pairs: Floats) -> tuple[Floats, Floats]:
     return peaks, gains
 
 
-def _band(sample: _Sample, found: Floats, shape: _Shape, level: float) -> dict[str, Any]:
+def _band(sample: _Sample, coefficients: Floats, shape: _Shape, level: float) -> dict[str, Any]:
     """The fitted curve and its ends over an even grid; coefficients (1 + B, C), the estimate first."""
-    start = sample.start + (float(found[0, 0]) if found.shape[1] == 3 else 0.0)
+    start = sample.start + (float(coefficients[0, 0]) if coefficients.shape[1] == 3 else 0.0)
     grid = np.linspace(0, sample.d.max(), _GRID)
-    curves = start + shape.columns(grid) @ found[:, -2:].T
-    low, high = _ends(curves, level).tolist() if len(found) > 1 else (None, None)
+    curves = start + shape.columns(grid) @ coefficients[:, -2:].T
+    low, high = _ends(curves, level).tolist() if len(coefficients) > 1 else (None, None)
     value = curves[:, 0].tolist()
     return {"start": start, "sqrt_kl": grid.tolist(), "value": value, "low": low, "high": high}
 
 
 def _solve(design: Floats, seen: Floats, nonnegative: bool) -> Floats:
     """Coefficients (B, C) for each row of ``seen`` (B, K); beta is kept at 0 or above if asked."""
-    found = seen @ np.linalg.pinv(design).T
+    coefficients = seen @ np.linalg.pinv(design).T
     if nonnegative:
-        straight = found[:, -1] < 0
-        found[straight, :-1] = seen[straight] @ np.linalg.pinv(design[:, :-1]).T
-        found[straight, -1] = 0.0
-    return found
+        straight = coefficients[:, -1] < 0
+        coefficients[straight, :-1] = seen[straight] @ np.linalg.pinv(design[:, :-1]).T
+        coefficients[straight, -1] = 0.0
+    return coefficients
 
 
 def _wild(residuals: Floats, df: int, scale: float, seed: int) -> Floats:
@@ -272,15 +272,15 @@ def _no_hump(sample: _Sample, seen: Floats, beta: Estimate, peak: float, level: 
     """Why no peak is claimed, or ""."""
     if beta.low is None or beta.low <= 0:
         return f"no hump is shown: beta is {beta}"
-    said = f"the form puts the peak at sqrt(KL) = {peak:.3g}"
+    where = f"the form puts the peak at sqrt(KL) = {peak:.3g}"
     before = sample.d[sample.d <= peak]
     rows = sample.d >= before.max(initial=0.0)
     # Two distances make a line; where the points are single ones, noise needs a third to show.
     if peak >= sample.d.max() or len(np.unique(sample.d[rows])) < 2 + (sample.unit == "point"):
-        return f"{said}, at or beyond the last points ({sample.d.max():.3g}): a fall was not measured"
+        return f"{where}, at or beyond the last points ({sample.d.max():.3g}): a fall was not measured"
     line = np.stack([np.ones(int(rows.sum())), sample.d[rows]], 1)
     _, high = _ends((seen[:, rows] @ np.linalg.pinv(line).T)[:, 1], level)
-    return "" if high < 0 else f"{said}, but the points beyond it are not shown to fall"
+    return "" if high < 0 else f"{where}, but the points beyond it are not shown to fall"
 
 
 def _reader(sample: _Sample, level: float) -> Callable[..., Estimate]:

@@ -110,16 +110,18 @@ def difference_so_far(
     Raises:
         InputError, NumericalError: see ``difference``.
     """
-    found = difference(before, after, clusters=clusters, level=level, better=better, unit=unit)
-    if not found.missing:
-        return found
+    estimate = difference(before, after, clusters=clusters, level=level, better=better, unit=unit)
+    if not estimate.missing:
+        return estimate
     first, second = _sides(before, after)
     settled = np.flatnonzero(~np.isnan(second - first)).tolist()
     sides = ([side[i] for i in settled] for side in (before, after))
     groups = [clusters[i] for i in settled]
     alone = difference(*sides, clusters=groups, level=level, better=better, unit=unit)
     least, most = (float(side.mean()) for side in _worst(first, second, (0.0, 1.0)))
-    return so_far(found, alone, (least, most), f"{found.missing} of {found.n} pairs open", "difference")
+    return so_far(
+        estimate, alone, (least, most), f"{estimate.missing} of {estimate.n} pairs open", "difference"
+    )
 
 
 def mcnemar(before: Sequence[bool | None], after: Sequence[bool | None]) -> float:

@@ -69,12 +69,13 @@ def rate(
     unit: str,
     null_value: float | None = None,
 ) -> Estimate:
-    """Share of True among ``outcomes`` (n,), with an interval that holds whatever the gaps hide.
+    """Share of True among ``outcomes`` (n,), with an interval that covers every completion of the missing
+    ones.
 
     ``value`` is the share among the answered. ``low`` counts every missing outcome (None) as False,
     ``high`` counts every one as True; with none answered, ``value`` is None and the interval (0, 1).
 
-    ``clusters`` names the group of each outcome (goal, template); "" stands alone. The interval then
+    ``clusters`` names the group of each outcome (goal, template); "" is its own cluster. The interval then
     uses Korn & Graubard's effective n. Where all outcomes agree the design effect cannot be seen and
     is taken as 1; ``reason`` then says how wide the interval would be if clusters always agreed.
     Coverage in 18 cells (10 to 30 clusters, rate .1 to .5, correlation 0 or .3): 96.4%, worst 95.0%; with
@@ -119,25 +120,28 @@ def rate_so_far(
     better: Better,
     unit: str,
 ) -> Estimate:
-    """``rate``, without a point value where the open outcomes (None) could move it further than chance does.
+    """``rate``, without a point value where the open outcomes (None) could move it more than sampling error.
 
-    The settled need not speak for the open: an attack that stops at its first success settles successes
-    first, so when a cap ends it the share among the settled is 1, whatever the truth. ``value`` is None where
-    counting all open ones as False, or all as True, moves that share by more than half the width of the
-    settled ones' own interval. ``reason`` begins "30 of 100 goals reached, 70 open" (``done`` = "reached").
+    The resolved outcomes are not representative of the open ones: an attack that stops at its first success
+    resolves successes first, so when a cap ends it the share among the resolved is 1, whatever the truth.
+    ``value`` is None where counting all open ones as False, or all as True, moves that share by more than
+    half the width of the resolved ones' own interval. ``reason`` begins "30 of 100 goals reached, 70 open"
+    (``done`` = "reached").
 
     Raises:
         InputError, NumericalError: see ``rate``.
     """
-    found = rate(outcomes, clusters=clusters, better=better, unit=unit)
+    estimate = rate(outcomes, clusters=clusters, better=better, unit=unit)
     settled = [place for place, outcome in enumerate(outcomes) if outcome is not None]
     if len(settled) == len(outcomes):
-        return found
+        return estimate
     groups = None if clusters is None else [clusters[place] for place in settled]
     alone = rate([outcomes[place] for place in settled], clusters=groups, better=better, unit=unit)
     hits = sum(bool(outcomes[place]) for place in settled)
-    reach = (hits / found.n, (hits + found.missing) / found.n)
-    return so_far(found, alone, reach, f"{hits} of {found.n} {unit}s {done}, {found.missing} open", "share")
+    reach = (hits / estimate.n, (hits + estimate.missing) / estimate.n)
+    return so_far(
+        estimate, alone, reach, f"{hits} of {estimate.n} {unit}s {done}, {estimate.missing} open", "share"
+    )
 
 
 def _clopper_pearson(x: float, n: float, tail: float) -> tuple[float, float]:

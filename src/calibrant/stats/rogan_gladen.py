@@ -1,4 +1,4 @@
-"""A rate read by an imperfect judge, corrected for its errors, their uncertainty carried through.
+"""Rogan-Gladen correction of a rate for a judge's sensitivity and specificity, with their uncertainty.
 
 With p the share that the judge calls yes, and sensitivity Se and specificity Sp known from labelled cases,
 
@@ -9,14 +9,14 @@ Fay & Graubard 2022 (arXiv 2205.13494): each end is a quantile of the formula ov
 the three proportions, every one from its less favourable side.
 
 1. Integrated numerically where there is one judge, so no seed; drawn where there are several.
-2. Unless Se > 1 - Sp is credible at the same level, the judge tells nothing: unknown, with (0, 1).
-3. Below the judge's false-positive rate no correction can see. See ``two_phase`` for what helps there.
+2. Unless Se > 1 - Sp at the same level, the judge is uninformative: unknown, with (0, 1).
+3. Below the judge's false-positive rate no correction helps; use ``two_phase`` there.
 4. Where the judge says yes less often than its false positives alone should, the high end is conditional on
    that not being so: chance, or a calibration that fits badly, then never passes for a tight bound near 0
    (CLs; Read 2002, Journal of Physics G 28, 2693-2704). Where even that is incredible the high end takes no
    false positives at all. The low end likewise, with sensitivity.
-5. It holds for what the labelled cases stand for: the same target and attack family. A judge calibrated on
-   another model is not corrected by this.
+5. It holds for the population of the labelled cases: the same target and attack family. A calibration on
+   another model does not transfer.
 """
 
 from __future__ import annotations
@@ -114,8 +114,8 @@ def corrected_mixture(
     """Weighted mean of corrected rates over strata, each with its judge's errors there.
 
     Parts with equal ``errors`` share one calibration, and so its draws; other calibrations are independent.
-    Parts that name the same clusters (goals that several attacks met) are coupled by the correlation of
-    their totals per cluster. A part that nobody can correct has any rate from 0 to 1: the interval says so
+    Parts that name the same clusters (goals that several attacks share) are coupled by the correlation of
+    their totals per cluster. A part without calibration has any rate from 0 to 1: the interval says so
     and ``value`` is None.
 
     Coverage at 95%, 10,000 runs a cell, 10 cells (three families at rates 0 to 1, one calibration or three):
@@ -143,7 +143,7 @@ def corrected_mixture(
     low, over = _mixed(parts, tables, weights, "low", tail)
     high, under = _mixed(parts, tables, weights, "high", tail)
     unsure = [i for i, value in enumerate(values) if value is None and weights[i] > 0]
-    cut = [f"part {i}: {said}" for i, (_, said) in enumerate(points) if said]
+    cut = [f"part {i}: {remark}" for i, (_, remark) in enumerate(points) if remark]
     lost = [f"part {i}: {blind[i] or 'no answers'}" for i in unsure]
     known = [w * v for w, v in zip(weights, values, strict=True) if v is not None]
     return Estimate(
@@ -162,7 +162,7 @@ def corrected_mixture(
 
 
 class _Table(NamedTuple):
-    """What the judge said, ready for the formula."""
+    """The judge's counts for the formula."""
 
     low: tuple[float, float]
     """Yes and effective n with every missing answer a no."""
@@ -242,18 +242,18 @@ def _mixed(
         line, top = (_drawn(rng, *parameters) for parameters in rates_of(errors, end))
         fits = [shares[i] >= line if end == "high" else shares[i] <= top for i in members]
         fit = np.all(fits, axis=0) | (top <= line)
-        kept = np.arange(DRAWS)
+        places = np.arange(DRAWS)
         if fit.mean() < HARDLY:
             aside = True
             line, top = (line * 0, top) if end == "high" else (line, top * 0 + 1)
         else:  # only impossible draws are replaced, so that the others stay coupled to other groups
-            kept[~fit] = rng.choice(np.flatnonzero(fit), int((~fit).sum()))
+            places[~fit] = rng.choice(np.flatnonzero(fit), int((~fit).sum()))
         gap = np.where(top > line, top - line, np.nan)
         # Cut off at 0 and 1 only after the sum: a sum of rates cut off one by one is too high near 0.
         floor, ceiling = (-1.0, 1.0) if end == "low" else (0.0, 2.0)
         for i in members:
             rates = np.clip((shares[i] - line) / gap, floor, ceiling)
-            total += weights[i] * np.where(np.isnan(rates), floor if end == "low" else ceiling, rates)[kept]
+            total += weights[i] * np.where(np.isnan(rates), floor if end == "low" else ceiling, rates)[places]
     if end == "low":
         return max(0.0, float(np.quantile(total, tail, method="lower"))), aside
     return min(1.0, float(np.quantile(total, 1 - tail, method="higher"))), aside
@@ -272,11 +272,13 @@ def _coupling(tables: list[_Table]) -> Floats:
             off[i, names[name]], held[i, names[name]] = total, 1.0
     spread = np.sqrt((off**2).sum(1))
     flat = spread < 1e-9
-    found = np.maximum(off @ off.T, 0.0) / np.where(flat, 1.0, spread)[:, None] / np.where(flat, 1.0, spread)
+    correlation = (
+        np.maximum(off @ off.T, 0.0) / np.where(flat, 1.0, spread)[:, None] / np.where(flat, 1.0, spread)
+    )
     shared = (held @ held.T > 0) & (flat[:, None] | flat[None, :])
-    found[shared] = 1.0
-    np.fill_diagonal(found, 1.0)
-    values, vectors = np.linalg.eigh(found)
+    correlation[shared] = 1.0
+    np.fill_diagonal(correlation, 1.0)
+    values, vectors = np.linalg.eigh(correlation)
     root = vectors * np.sqrt(np.maximum(values, 0.0))
     return np.asarray((root / np.sqrt((root**2).sum(1, keepdims=True))).T)
 

@@ -1,18 +1,18 @@
 """Attack success against budget: Kaplan-Meier for the cost of the first success, with censoring.
 
-A goal was reached at its first success, after so many queries (or tokens, seconds, FLOPs), or not within
-what was spent on it: censored there. ASR(budget) = 1 - S(budget), S by Kaplan & Meier 1958, JASA 53,
-457-481: the product over costs t of first successes up to the budget of (Y_t - d_t) / Y_t, with d_t goals
-reached of the Y_t still under attack.
+A goal is reached at its first success, after so many queries (or tokens, seconds, FLOPs), or censored at what
+was spent on it. ASR(budget) = 1 - S(budget), S by Kaplan & Meier 1958, JASA 53, 457-481: the product over
+costs t of first successes up to the budget of (Y_t - d_t) / Y_t, with d_t goals reached of the Y_t still at
+risk.
 
 1. Pointwise intervals are the beta product ones (Fay, Brittain & Proschan 2013, Biostatistics 14, 723-736,
    by moments): a Beta(Y_t - d_t + 1, d_t) for each factor, and for the high end of ASR a Beta(Y, 1) more,
    with Y the goals known to hold out longer. Without censoring this is Clopper-Pearson, so no success among
    100 goals leaves 3.6%. Greenwood's variance with log-log ends (``greenwood``) says nothing there, and
    falls short where few goals are reached or remain.
-2. Beyond the largest cost at which a goal was watched ASR is unknown: at least what it was, at most 1.
-3. Goals must be given up for reasons that have nothing to do with how close they were. An attack that stops
-   early on hopeless goals makes ASR look high.
+2. Beyond the largest observed cost ASR is unknown: at least its last value, at most 1.
+3. Censoring must be independent of how close a goal was to success. An attack that stops early on hopeless
+   goals biases ASR upwards.
 """
 
 from __future__ import annotations
@@ -129,10 +129,10 @@ def success_curve(
     """ASR against budget from one row a goal (G,).
 
     ``reached`` True: the first success came at this cost. False: none came up to this cost, and the attack
-    ended. None: at this cost came the first attempt that nobody could judge. For ``high`` that is a
-    success; for ``low`` the goal is never reached; ``value`` takes it as given up there. ``clusters`` names
-    groups of goals (G,), "" stands alone; counts then shrink to Korn & Graubard's effective number, by the
-    robust variance of S at each cost over the plain one.
+    ended. None: the first undetermined attempt was at this cost. For ``high`` that is a success; for ``low``
+    the goal is never reached; ``value`` censors it there. ``clusters`` names groups of goals (G,), "" is its
+    own cluster; counts then shrink to Korn & Graubard's effective number, by the robust variance of S at each
+    cost over the plain one.
 
     Coverage at 95%, 10,000 runs a cell, 18 cells (20 or 100 goals, chance .002 to .1 a query, within 2 to 40
     queries): 98.1% on average, worst 96.3%; of the median's interval 98.9%, worst 97.3%. Greenwood's with

@@ -1,15 +1,15 @@
-"""Two-phase sampling: a judge labels all, people label every flagged hit and a random part of the rest.
+"""Two-phase sampling: a judge labels all, people label every flagged hit and a random sample of the rest.
 
-The estimate is the stratified one of double sampling (Neyman 1938, JASA 33, 101-116; Cochran 1977,
-"Sampling Techniques", ch. 12): with n_h of N attempts in stratum h, of which people saw m_h and said yes to
-y_h, it is the sum of (n_h / N) (y_h / m_h). The strata are the judge's yes, no and undetermined.
+The estimate is the stratified one of double sampling (Neyman 1938, JASA 33, 101-116; Cochran 1977, "Sampling
+Techniques", ch. 12): with n_h of N attempts in stratum h, of which people labelled m_h, y_h of them yes, it
+is the sum of (n_h / N) (y_h / m_h). The strata are the judge's yes, no and undetermined.
 
-1. The judge may err as it likes: it only decides who is looked at. Nothing is assumed of its errors.
+1. Nothing is assumed of the judge's errors: it only chooses what people label.
 2. The interval is exact in kind, not a normal one, which shrinks to a point where the sampled non-hits hold
    no human yes. Hits among the unseen n_h - m_h are drawn from a Binomial whose rate is a Clopper-Pearson
    draw for y_h of m_h; the rate of the process is a Clopper-Pearson draw for all hits of N
    (``_confidence``). With every attempt seen this is Clopper-Pearson itself.
-3. A stratum that nobody looked into may hold anything from none to all.
+3. A stratum without labels may hold anything from none to all.
 """
 
 from __future__ import annotations
@@ -58,13 +58,13 @@ def two_phase(
     better: Better = "lower",
     unit: str = "attempt",
 ) -> Estimate:
-    """Rate of human yes over all attempts (N,), from people's answers on a part of them.
+    """Rate of human yes over all attempts (N,), from human labels of a part of them.
 
     ``judged`` None is an attempt that the judge could not decide: a stratum of its own. ``sampled`` says
     which attempts were picked for a person, by chance within each stratum; an attempt that was picked and
     has no human answer is a no for ``low`` and a yes for ``high``. Without ``sampled``, every flagged attempt
     counts as picked, and of the others those with an answer. ``missing`` counts picked ones without an
-    answer. ``clusters`` names groups of attempts (N,), "" stands alone; all counts then shrink to the
+    answer. ``clusters`` names groups of attempts (N,), "" is its own cluster; all counts then shrink to the
     effective N of the weighted answers or of the judge's, the smaller one (Korn & Graubard 1998; the number
     of clusters where all agree).
 
@@ -77,23 +77,25 @@ def two_phase(
             was not picked, a bad level.
     """
     check_level(level)
-    said, seen, picked = _read(judged, human, sampled)
-    codes = cluster_codes(clusters, said.size)
-    strata = {name: _count(said == key, seen, picked) for key, name in _NAMES.items() if (said == key).any()}
+    verdicts, seen, picked = _read(judged, human, sampled)
+    codes = cluster_codes(clusters, verdicts.size)
+    strata = {
+        name: _count(verdicts == key, seen, picked) for key, name in _NAMES.items() if (verdicts == key).any()
+    }
     blank = [name for name, s in strata.items() if s.seen == s.lost]
-    shrink = _shrink(said, seen, picked, codes, level)
+    shrink = _shrink(verdicts, seen, picked, codes, level)
     scaled = [_Stratum(*(shrink * x for x in s)) for s in strata.values()]
     low, high = _ends(scaled, level)
     value = None
-    if said.size and not blank:
-        value = sum(s.n * s.yes / (s.seen - s.lost) for s in strata.values()) / said.size
+    if verdicts.size and not blank:
+        value = sum(s.n * s.yes / (s.seen - s.lost) for s in strata.values()) / verdicts.size
     none = [
         f"no person answered on the {strata[name].n:.0f} {name} {unit}s, which may hold none or all"
         for name in blank
     ]
     one = (
         "all units are in one cluster, so nothing shows how clusters differ"
-        if not shrink and said.size
+        if not shrink and verdicts.size
         else ""
     )
     return Estimate(
@@ -101,10 +103,10 @@ def two_phase(
         low=low,
         high=high,
         level=level,
-        n=said.size,
+        n=verdicts.size,
         clusters=cluster_count(codes),
         missing=int(sum(s.lost for s in strata.values())),
-        reason=sentence(["" if said.size else f"no {unit}s were given", *none, one]),
+        reason=sentence(["" if verdicts.size else f"no {unit}s were given", *none, one]),
         method="two-phase" if codes is None else "two-phase, korn-graubard effective n",
         unit=unit,
         better=better,
@@ -157,24 +159,26 @@ def _read(
             f"{len(judged)} judged, {len(human)} human and {len(sampled or human)} sampled",
             hint="give one of each per attempt, in the same order; None where there is no answer",
         )
-    said, seen = answers(judged, "judged"), answers(human, "human")
-    said = np.where(np.isnan(said), -1.0, said)
-    picked = (said == 1) | ~np.isnan(seen) if sampled is None else np.array([bool(x) for x in sampled], bool)
+    verdicts, seen = answers(judged, "judged"), answers(human, "human")
+    verdicts = np.where(np.isnan(verdicts), -1.0, verdicts)
+    picked = (
+        (verdicts == 1) | ~np.isnan(seen) if sampled is None else np.array([bool(x) for x in sampled], bool)
+    )
     stray = np.flatnonzero(~np.isnan(seen) & ~picked)
     if stray.size:
         raise InputError(
             f"human[{stray[0]}] is an answer on an attempt that was not sampled",
             hint="answers on attempts that somebody chose are not a random sample: leave them out",
         )
-    return said, seen, picked.astype(np.intp)
+    return verdicts, seen, picked.astype(np.intp)
 
 
 def _count(here: Codes, seen: Floats, picked: Codes) -> _Stratum:
     """Counts of the attempts in ``here`` (N,)."""
     chosen = here & (picked == 1)
-    told = seen[chosen]
+    labels = seen[chosen]
     return _Stratum(
-        float(here.sum()), float(chosen.sum()), float(np.nansum(told)), float(np.isnan(told).sum())
+        float(here.sum()), float(chosen.sum()), float(np.nansum(labels)), float(np.isnan(labels).sum())
     )
 
 
@@ -206,18 +210,18 @@ def _rates(strata: Sequence[_Stratum], n: float, end: End) -> Floats:
     return beta_draws(rng, np.minimum(hits, n), n, end)
 
 
-def _shrink(said: Floats, seen: Floats, picked: Codes, codes: Codes | None, level: float) -> float:
+def _shrink(verdicts: Floats, seen: Floats, picked: Codes, codes: Codes | None, level: float) -> float:
     """Effective over real N; 0 where all attempts are in one cluster."""
     if codes is None:
         return 1.0
-    weighted = np.zeros(said.size)
+    weighted = np.zeros(verdicts.size)
     for key in _NAMES:
-        here = said == key
-        told = seen[here & (picked == 1)]
-        told = told[~np.isnan(told)]
-        if told.size:
-            centre = float(told.mean())
+        here = verdicts == key
+        labels = seen[here & (picked == 1)]
+        labels = labels[~np.isnan(labels)]
+        if labels.size:
+            centre = float(labels.mean())
             off = np.where(np.isnan(seen[here]), 0.0, seen[here] - centre)
-            weighted[here] = centre + off * here.sum() / told.size
-    sizes = [careful_size(x, codes, level) for x in (weighted, (said == 1).astype(np.float64))]
-    return min(sizes) / said.size
+            weighted[here] = centre + off * here.sum() / labels.size
+    sizes = [careful_size(x, codes, level) for x in (weighted, (verdicts == 1).astype(np.float64))]
+    return min(sizes) / verdicts.size

@@ -74,13 +74,13 @@ def _rows(report: Report, hazards: list[str]) -> list[Row]:
 
 
 def _hits(report: Report) -> list[Hit]:
-    found = []
+    rows = []
     for finding in report.findings:
         for goal, attempts in by_goal(report.of(finding)).items():
             if together(attempts) == "success":
                 hits = [attempt for attempt in attempts if attempt.outcome == "success"]
-                found.append(Hit(finding, goal, len(hits), len(attempts), hits[0]))
-    return found
+                rows.append(Hit(finding, goal, len(hits), len(attempts), hits[0]))
+    return rows
 
 
 def _tone(estimate: Estimate) -> str:

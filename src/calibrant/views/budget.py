@@ -18,12 +18,12 @@ SPREAD = 30.0
 """Ratio of costs past which the axis is logarithmic."""
 
 
-def draw_budget(spec: FigureSpec, found: Sequence[Lane], key: str, narrow: bool) -> Canvas:
+def draw_budget(spec: FigureSpec, lanes: Sequence[Lane], key: str, narrow: bool) -> Canvas:
     """Curves over queries; colour and mark stand for the attack, dashes for the stage."""
     width, height, left, right = (350.0, 290.0, 34.0, 262.0) if narrow else (800.0, 350.0, 46.0, 650.0)
-    curves = sorted((lane for lane in found if lane.steps), key=_end, reverse=True)
-    shown = [lane for lane in found if lane in curves[:LINES]]
-    lost = _missing(found, len(curves) - len(shown))
+    curves = sorted((lane for lane in lanes if lane.steps), key=_end, reverse=True)
+    shown = [lane for lane in lanes if lane in curves[:LINES]]
+    lost = _missing(lanes, len(curves) - len(shown))
     canvas = Canvas(width, height + 18 * len(lost), key)
     across = _across(shown, left, right)
     limit = spec.threshold
@@ -120,11 +120,11 @@ def _named(canvas: Canvas, labels: Sequence[tuple[float, float, str, str]], low:
         canvas.text(x, y, text, colour, size, weight="bold")
 
 
-def _missing(found: Sequence[Lane], more: int) -> list[str]:
+def _missing(lanes: Sequence[Lane], more: int) -> list[str]:
     """What is not drawn, in words: curves that are not there, and attacks past the last line."""
-    said = [
+    notes = [
         f"{lane.label}, {lane.series.stage}: {'unknown' if lane.marks else lane.summary}"
-        for lane in found
+        for lane in lanes
         if len(lane.seen) < max(len(lane.marks), 1)
     ]
-    return said + ([f"{count(more, 'more attack')} in the table"] if more else [])
+    return notes + ([f"{count(more, 'more attack')} in the table"] if more else [])

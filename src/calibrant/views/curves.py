@@ -94,10 +94,10 @@ def read_curve(table: Mapping[str, Any]) -> Curve:
     else:
         distances, form = table["sqrt_kl"], "best-of-n"
         proxy, gold = (_ends(table[name], table["prompts"]) for name in ("proxy", "gold"))
-    found = table["fits"][form]
+    fitted = table["fits"][form]
     fit = Fitted(
-        **{name: found[name] for name in ("sqrt_kl", "value", "low", "high")}, peak=found["peak_sqrt_kl"]
-    ) if found else None  # fmt: skip
+        **{name: fitted[name] for name in ("sqrt_kl", "value", "low", "high")}, peak=fitted["peak_sqrt_kl"]
+    ) if fitted else None  # fmt: skip
     return Curve(sqrt_kl=tuple(distances), proxy=tuple(proxy), gold=tuple(gold), fit=fit)
 
 

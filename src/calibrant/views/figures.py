@@ -142,37 +142,37 @@ def style(stage: str, order: Sequence[str]) -> int:
     return order.index(stage) % len(STAGES)
 
 
-def describe(spec: FigureSpec, found: Sequence[Lane]) -> str:
+def describe(spec: FigureSpec, lanes: Sequence[Lane]) -> str:
     """The figure in words, for readers who do not see it."""
     parts = []
-    for lane in found:
+    for lane in lanes:
         where, at = lane.bounds, lane.series.at
         span = f", interval {interval(*where)}" if where and lane.seen else ""
         setting = f" at {spec.axis or 'setting'} {exact(at)}" if at is not None else ""
         peak = f"; {peaks(lane)}" if lane.fits else ""
-        said = within(lane) if lane.steps else f"{lane.summary}{span}"
-        parts.append(f"{lane.label}, {lane.series.stage}{setting}: {said}{peak}")
+        value = within(lane) if lane.steps else f"{lane.summary}{span}"
+        parts.append(f"{lane.label}, {lane.series.stage}{setting}: {value}{peak}")
     limit = f" Threshold {exact(spec.threshold)}." if spec.threshold is not None else ""
     return (
         f"{spec.title}. {'; '.join(parts) or 'nothing to show'}.{limit} The table below holds every number."
     )
 
 
-def reach(spec: FigureSpec, found: Sequence[Lane]) -> list[float]:
+def reach(spec: FigureSpec, lanes: Sequence[Lane]) -> list[float]:
     """Everything that the axis of the measure must hold."""
-    limits = [lane.series.threshold for lane in found] + [spec.threshold]
-    ends = [end for lane in found if lane.bounds for end in lane.bounds]
+    limits = [lane.series.threshold for lane in lanes] + [spec.threshold]
+    ends = [end for lane in lanes if lane.bounds for end in lane.bounds]
     return ends + [limit for limit in limits if limit is not None and math.isfinite(limit)]
 
 
 def tip(lane: Lane, mark: Mark, across: str = "at") -> str:
     """What a mark says when pointed at."""
     e, place = mark.estimate, f", {across} {mark.place}" if mark.place else ""
-    said = f"{number(e.value)} {interval(e.low, e.high)}".rstrip()
+    value = f"{number(e.value)} {interval(e.low, e.high)}".rstrip()
     if not known(e.value):
-        said += f": {why_unknown(e)}"
+        value += f": {why_unknown(e)}"
     counted = (f" n = {e.n}" if e.n else "") + (f", {e.missing} of them missing" if e.missing else "")
-    return f"{lane.label}, {lane.series.stage}{place}, seed {mark.seed}: {said}{counted}"
+    return f"{lane.label}, {lane.series.stage}{place}, seed {mark.seed}: {value}{counted}"
 
 
 def peaks(lane: Lane) -> str:
@@ -194,10 +194,10 @@ def within(lane: Lane) -> str:
     return f"{'–'.join(shares)} within {'–'.join(spent)} queries"
 
 
-def table(found: Sequence[Lane]) -> list[tuple[Lane, Mark | None, str]]:
+def table(lanes: Sequence[Lane]) -> list[tuple[Lane, Mark | None, str]]:
     """The numbers behind a figure, a row each: lane, mark (None without a record), reason if unknown."""
     rows: list[tuple[Lane, Mark | None, str]] = []
-    for lane in found:
+    for lane in lanes:
         if not lane.marks:
             rows.append((lane, None, f"no record of job '{lane.series.job_id}'"))
         for mark in lane.marks:

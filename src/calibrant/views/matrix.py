@@ -58,10 +58,10 @@ NARROW = Grid(350.0, 0.0, 40.0, (58.0, 110.0), 13.0)
 HEAD, TITLE, BETWEEN, KEY = 34.0, 28.0, 14.0, 44.0
 
 
-def draw_matrix(found: Sequence[Lane], key: str, narrow: bool) -> Canvas:
+def draw_matrix(cells: Sequence[Lane], key: str, narrow: bool) -> Canvas:
     """A panel a series, rows of cells in it; the key to the colours stands below."""
     grid = NARROW if narrow else WIDE
-    panels = [list(lanes) for _, lanes in groupby(found, key=lambda lane: lane.series)]
+    panels = [list(lanes) for _, lanes in groupby(cells, key=lambda lane: lane.series)]
     tops, y = [], 0.0
     for lanes in panels:
         tops.append(y)
@@ -109,10 +109,10 @@ def _panel(canvas: Canvas, grid: Grid, lanes: Sequence[Lane], y: float, numbers:
 def _unmeasured(canvas: Canvas, lane: Lane, corner: tuple[float, float, float, float], numbers: str) -> None:
     """A whole row of a record without rates, or of no record."""
     x, y, wide, high = corner
-    said = f"unknown: {lane.marks[0].estimate.reason}" if lane.marks else lane.summary
+    note = f"unknown: {lane.marks[0].estimate.reason}" if lane.marks else lane.summary
     _hatch(canvas, x, y, wide, high)
-    said = textwrap.shorten(said, int(wide / 6.4), placeholder=" …")
-    canvas.text(x + 10, y + high / 2, said, INK, 12, style="italic", url=numbers)
+    note = textwrap.shorten(note, int(wide / 6.4), placeholder=" …")
+    canvas.text(x + 10, y + high / 2, note, INK, 12, style="italic", url=numbers)
 
 
 def _name(canvas: Canvas, grid: Grid, lane: Lane, y: float) -> None:
@@ -148,9 +148,9 @@ def _cell(
             _hatch(canvas, x, y + high - FOOT, lost * wide, FOOT)
         colour = PAPER if tint > 3 else INK
         ends = list(dict.fromkeys(brief(value) for value in (min(values), max(values))))
-        said = ends[0] if len(ends) == 1 else "–".join(map(_short, ends))
+        shown = ends[0] if len(ends) == 1 else "–".join(map(_short, ends))
         style = {"ha": "center", "gid": "bare"}
-        canvas.text(middle, y + high / 2 - 8, said, colour, size, weight="bold", **style)
+        canvas.text(middle, y + high / 2 - 8, shown, colour, size, weight="bold", **style)
         canvas.text(middle, y + high / 2 + 7, _span(lane), colour, size - 3.5, **style)
     else:
         _hatch(canvas, x, y, wide, high)
@@ -160,8 +160,8 @@ def _cell(
         canvas.text(middle, y + high / 2 + 7, span, INK, size - 3.5, ha="center")
     if lane.marks:
         where = f"#{anchor(lane.marks[0].digest)}" if len(lane.marks) == 1 else numbers
-        said = "\n".join(tip(lane, mark, "technique") for mark in lane.marks)
-        canvas.spot(x, y, wide, high, url=where, tip=said)
+        shown = "\n".join(tip(lane, mark, "technique") for mark in lane.marks)
+        canvas.spot(x, y, wide, high, url=where, tip=shown)
 
 
 def heat(value: float) -> int:

@@ -227,11 +227,11 @@ def figures(study: StudyView) -> list[Drawn]:
     drawn = []
     for index, given in enumerate(study.figures):
         spec = given.model_copy(update={"series": _with_thresholds(given, study)})
-        found = lanes(spec, study.entries, study.curves)
-        label, key = describe(spec, found), f"f{index}"
-        wide = draw(spec, found, order, key, label)
-        narrow = draw(spec, found, order, key, label, narrow=True)
-        drawn.append(Drawn(spec, wide, narrow, legend(spec, order), table(found)))
+        series = lanes(spec, study.entries, study.curves)
+        label, key = describe(spec, series), f"f{index}"
+        wide = draw(spec, series, order, key, label)
+        narrow = draw(spec, series, order, key, label, narrow=True)
+        drawn.append(Drawn(spec, wide, narrow, legend(spec, order), table(series)))
     return drawn
 
 
@@ -262,19 +262,19 @@ def _asked_about(rule: RuleView, gate: GateView, entry: Entry) -> bool:
 def _deciding(rule: RuleView, entries: Sequence[Entry]) -> str:
     """Digest of the record that holds the rule's number; '' when it is not on the page."""
     for entry in entries:
-        found = entry.record.metrics.get(rule.metric)
-        if entry.digest in rule.evidence and found is not None and found.value == rule.value:
+        estimate = entry.record.metrics.get(rule.metric)
+        if entry.digest in rule.evidence and estimate is not None and estimate.value == rule.value:
             return entry.digest
     return ""
 
 
 def _limits(entries: Sequence[Entry]) -> list[Limit]:
     """Every caveat once, in order of appearance, with the first record of each job that states it."""
-    found: dict[str, dict[str, Entry]] = {}
+    limits: dict[str, dict[str, Entry]] = {}
     for entry in entries:
         for text in entry.record.limits:
-            found.setdefault(" ".join(text.split()), {}).setdefault(_title(entry.record), entry)
-    return [Limit(text, list(jobs.values())) for text, jobs in found.items()]
+            limits.setdefault(" ".join(text.split()), {}).setdefault(_title(entry.record), entry)
+    return [Limit(text, list(jobs.values())) for text, jobs in limits.items()]
 
 
 def _first_with(entries: Sequence[Entry]) -> set[int]:

@@ -21,7 +21,7 @@ from calibrant.views.svg import MARKERS, Canvas
 
 def draw(
     spec: FigureSpec,
-    found: Sequence[Lane],
+    lanes: Sequence[Lane],
     order: Sequence[str],
     key: str,
     label: str,
@@ -32,12 +32,12 @@ def draw(
     name = "narrow" if narrow else "wide"
     key = f"{key}{name[0]}"
     if spec.kind == "matrix":
-        canvas = draw_matrix(found, key, narrow)
+        canvas = draw_matrix(lanes, key, narrow)
     elif spec.kind == "budget":
-        canvas = draw_budget(spec, found, key, narrow)
+        canvas = draw_budget(spec, lanes, key, narrow)
     else:
         plot = _draw_intervals if spec.kind == "intervals" else _draw_curves
-        canvas = plot(spec, found, order, key, narrow)
+        canvas = plot(spec, lanes, order, key, narrow)
     return canvas.svg(label, name)
 
 
@@ -45,11 +45,11 @@ LANE, PAD = 21.0, 13.0
 
 
 def _draw_intervals(
-    spec: FigureSpec, found: Sequence[Lane], order: Sequence[str], key: str, narrow: bool
+    spec: FigureSpec, lanes: Sequence[Lane], order: Sequence[str], key: str, narrow: bool
 ) -> Canvas:
     """Rows of bars; labels stand left of the plot, or above their row on a narrow page."""
     rows: dict[str, list[Lane]] = {}
-    for lane in found:
+    for lane in lanes:
         rows.setdefault(lane.series.label, []).append(lane)
     width, left, right = (350.0, 8.0, 268.0) if narrow else (800.0, 206.0, 694.0)
     head = 24.0 if narrow else 0.0
@@ -57,7 +57,7 @@ def _draw_intervals(
     top = 22.0 if spec.threshold is not None else 8.0
     bottom = top + sum(heights)
     canvas = Canvas(width, bottom + 30, key)
-    scale = Scale(*extent(reach(spec, found)), left, right)
+    scale = Scale(*extent(reach(spec, lanes)), left, right)
     for tick in scale.ticks():
         canvas.line([scale(tick)] * 2, [top, bottom], HAIR, 0.8)
         canvas.text(scale(tick), bottom + 15, exact(tick), MUTED, 11, ha="center")
@@ -106,8 +106,8 @@ def _limit(canvas: Canvas, scale: Scale, row: Sequence[Lane], top: float, bottom
 
 def _thresholds(row: Sequence[Lane]) -> list[float]:
     """The row's own thresholds, each once."""
-    found = dict.fromkeys(lane.series.threshold for lane in row)
-    return [limit for limit in found if limit is not None and math.isfinite(limit)]
+    limits = dict.fromkeys(lane.series.threshold for lane in row)
+    return [limit for limit in limits if limit is not None and math.isfinite(limit)]
 
 
 def _bar(
@@ -150,13 +150,13 @@ def _clear(x: float, limits: Sequence[float], scale: Scale) -> float:
 
 
 def _draw_curves(
-    spec: FigureSpec, found: Sequence[Lane], order: Sequence[str], key: str, narrow: bool
+    spec: FigureSpec, lanes: Sequence[Lane], order: Sequence[str], key: str, narrow: bool
 ) -> Canvas:
     """Curves over a horizontal axis: layers, settings at even steps, or distances."""
     width, height = (350.0, 260.0) if narrow else (800.0, 330.0)
     canvas = Canvas(width, height, key)
-    across = _axis(spec, found, 46, width - 14)
-    up = Scale(*extent(reach(spec, found), whole=False), height - 44, 16)
+    across = _axis(spec, lanes, 46, width - 14)
+    up = Scale(*extent(reach(spec, lanes), whole=False), height - 44, 16)
     for tick in up.ticks():
         canvas.line([46, width - 6], [up(tick)] * 2, HAIR, 0.8)
         canvas.text(36, up(tick), exact(tick), MUTED, 11, ha="right")
@@ -168,13 +168,13 @@ def _draw_curves(
         canvas.text(
             width - 6, up(spec.threshold) - 9, f"threshold {exact(spec.threshold)}", LIMIT, 11, ha="right"
         )
-    labels = list(dict.fromkeys(lane.series.label for lane in found))
-    for lane in _joined(found):
+    labels = list(dict.fromkeys(lane.series.label for lane in lanes))
+    for lane in _joined(lanes):
         look, turn = style(lane.series.stage, order), labels.index(lane.series.label)
         if lane.fits:
             _hump(canvas, lane, STAGES[look], across, up)
         _curve(canvas, lane, look, turn, across, up)
-    if not any(lane.seen for lane in found):
+    if not any(lane.seen for lane in lanes):
         text = f"unknown: no {spec.across or 'setting'} was measured"
         canvas.text((46 + width) / 2, height / 2, text, MUTED, 12, ha="center", style="italic")
     return canvas
@@ -198,8 +198,8 @@ class _Axis(NamedTuple):
         return [(self(t), t) for t in ticks if self.name != "layer" or t == round(t)]
 
 
-def _axis(spec: FigureSpec, found: Sequence[Lane], start: float, end: float) -> _Axis:
-    places = [mark.at for lane in found for mark in lane.marks if mark.at is not None]
+def _axis(spec: FigureSpec, lanes: Sequence[Lane], start: float, end: float) -> _Axis:
+    places = [mark.at for lane in lanes for mark in lane.marks if mark.at is not None]
     low, high = min(places, default=0.0), max(places, default=1.0)
     if spec.kind == "sweep":
         settings = tuple(sorted(set(places)))
@@ -209,10 +209,10 @@ def _axis(spec: FigureSpec, found: Sequence[Lane], start: float, end: float) -> 
     return _Axis(spec.across, Scale(low, max(high, low + 1), start, end))
 
 
-def _joined(found: Sequence[Lane]) -> list[Lane]:
+def _joined(lanes: Sequence[Lane]) -> list[Lane]:
     """Lanes of one label and stage as one curve: the settings of a sweep are jobs of their own."""
     curves: dict[tuple[str, str], Lane] = {}
-    for lane in found:
+    for lane in lanes:
         key = lane.series.label, lane.series.stage
         known = curves.get(key, lane._replace(marks=(), fits=()))
         curves[key] = known._replace(marks=known.marks + lane.marks, fits=known.fits + lane.fits)
@@ -246,8 +246,8 @@ def _curve(canvas: Canvas, lane: Lane, look: int, turn: int, across: _Axis, up: 
         size = 5.4 if ordered else 4.0
         for x, y, mark in zip(xs, ys, mine, strict=True):
             if math.isfinite(y):
-                said = tip(lane, mark, across.name)
-                canvas.dot(x, y, colour, MARKERS[look], size=size, url=f"#{anchor(mark.digest)}", tip=said)
+                value = tip(lane, mark, across.name)
+                canvas.dot(x, y, colour, MARKERS[look], size=size, url=f"#{anchor(mark.digest)}", tip=value)
 
 
 def _hump(canvas: Canvas, lane: Lane, colour: str, across: _Axis, up: Scale) -> None:
@@ -271,8 +271,8 @@ def _peaks(canvas: Canvas, lane: Lane, fits: Sequence[Fitted], colour: str, acro
         span = [min(across(end), right) for end in (min(ends), max(ends))]
         canvas.line(span, [y, y], colour, 5, alpha=0.27, solid_capstyle="round")
         for mark in shown:
-            said = tip(lane, mark, "peak at √KL")
-            canvas.dot(across(mark.at or 0), y, colour, "d", size=7, url=f"#{anchor(mark.digest)}", tip=said)
+            value = tip(lane, mark, "peak at √KL")
+            canvas.dot(across(mark.at or 0), y, colour, "d", size=7, url=f"#{anchor(mark.digest)}", tip=value)
         x = span[1] + 9
     if x + 90 > right:
         canvas.text(span[0] - 9, y, peaks(lane), colour, 11, ha="right")

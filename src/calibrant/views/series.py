@@ -25,20 +25,20 @@ def lanes(
     """
     done = {e.record.job for e in entries if e.record.status == "finished"}
     # An interrupted try of a job that finished later is in the ledger, not in the figure.
-    kept = [e for e in entries if e.record.status == "finished" or e.record.job not in done]
-    kept.sort(key=lambda e: (e.record.seed, e.seq))
-    found: list[Lane] = []
+    finished = [e for e in entries if e.record.status == "finished" or e.record.job not in done]
+    finished.sort(key=lambda e: (e.record.seed, e.seq))
+    drawn: list[Lane] = []
     for series in spec.series:
-        mine = [e for e in kept if e.record.job_id == series.job_id]
+        mine = [e for e in finished if e.record.job_id == series.job_id]
         if spec.kind == "goodhart":
-            found.append(_optimised(series, mine, curves or {}))
+            drawn.append(_optimised(series, mine, curves or {}))
         elif spec.kind in ("matrix", "budget"):
             split = _hazards(series, mine) if spec.kind == "matrix" else _attacks(series, mine, curves or {})
-            found += split or [Lane(series, ())]
+            drawn += split or [Lane(series, ())]
         else:
             read = _layers if spec.kind == "lens" else _single
-            found.append(Lane(series, tuple(mark for e in mine for mark in read(e, series))))
-    return tuple(found)
+            drawn.append(Lane(series, tuple(mark for e in mine for mark in read(e, series))))
+    return tuple(drawn)
 
 
 def _single(entry: Entry, series: Series) -> list[Mark]:
@@ -56,8 +56,8 @@ def _optimised(series: Series, entries: Sequence[Entry], curves: Mapping[str, Cu
         if not isinstance(curve, Curve) or series.metric not in ("proxy", "gold"):
             marks.append(Mark(seed, entry.digest, _absent(entry, series.metric)))
             continue
-        found = curve.gold if series.metric == "gold" else curve.proxy
-        marks += [Mark(seed, entry.digest, e, d) for d, e in zip(curve.sqrt_kl, found, strict=True)]
+        estimates = curve.gold if series.metric == "gold" else curve.proxy
+        marks += [Mark(seed, entry.digest, e, d) for d, e in zip(curve.sqrt_kl, estimates, strict=True)]
         if curve.fit is not None and series.metric == "gold":
             fits.append((Mark(seed, entry.digest, curve.fit.peak, curve.fit.peak.value), curve.fit))
     return Lane(series, tuple(marks), tuple(fits))
@@ -113,15 +113,17 @@ def _attacks(series: Series, entries: Sequence[Entry], curves: Mapping[str, Curv
     lanes: dict[str, Lane] = {}
     for entry in entries:
         stored = curves.get(entry.digest)
-        found = stored.attacks if isinstance(stored, Budget) and family == "attack_success_rate" else {}
+        curves_by_name = (
+            stored.attacks if isinstance(stored, Budget) and family == "attack_success_rate" else {}
+        )
         if wanted:
-            found = {name: steps for name, steps in found.items() if name == wanted}
-        for name, steps in found.items():
+            curves_by_name = {name: steps for name, steps in curves_by_name.items() if name == wanted}
+        for name, steps in curves_by_name.items():
             lane = lanes.get(name, Lane(series, (), name=name))
             places = sorted({*rounds(steps.costs[0], steps.costs[-1]), steps.costs[0], steps.costs[-1]})
             marks = tuple(Mark(entry.record.seed, entry.digest, steps.at(place), place) for place in places)
             lanes[name] = lane._replace(marks=lane.marks + marks, steps=(*lane.steps, steps))
-        if not found:
+        if not curves_by_name:
             why = f"the record stores no curve of success against queries{f' of {wanted}' if wanted else ''}"
             lane = lanes.get(wanted, Lane(series, (), name=wanted))
             lost = Mark(entry.record.seed, entry.digest, _lost(entry, why))
