@@ -50,6 +50,13 @@ def test_what_was_added_is_read_in_order(path: Path) -> None:
     assert list(replay(path, json.loads, "an object"))[3] == {"a": 1}
 
 
+def test_a_line_of_any_length_is_read_at_its_place(path: Path) -> None:
+    long = [b'{"a":"' + b"x" * size + b'"}' for size in (4086, 4087, 4088, 4089, 40_000, 300_000)]
+    with Lines(path) as lines:
+        assert [lines.read(place) for place in lines.add(long)] == long
+    assert found(path) == long
+
+
 def test_a_file_that_was_begun_and_got_no_line_goes(path: Path) -> None:
     Lines(path).close()
     assert not path.exists()
@@ -88,7 +95,7 @@ def test_a_cut_at_every_byte_of_the_last_line(path: Path, aside: bool, end: byte
             lines, last = [*lines, last], b""
         with Lines(path, aside=kept if aside else None) as file:
             assert list(file) == lines
-            assert file.half == last
+            assert file.torn == last
             assert path.read_bytes() == whole[:size]  # reading changes nothing
             [place] = file.add([ONE])
             assert file.read(place) == ONE
@@ -356,6 +363,14 @@ def test_a_writer_that_was_killed_holds_nothing(path: Path) -> None:
     assert found(path) == [ONE]
 
 
+def test_a_process_that_was_forked_meanwhile_does_not_hold_it_on(path: Path) -> None:
+    lines = Lines(path)
+    other = os.dup(lines._file.fileno())  # as a child has it
+    lines.close()
+    Lines(path).close()
+    os.close(other)
+
+
 def test_one_who_waits_writes_to_the_file_that_has_the_name_then(path: Path) -> None:
     """The first writer puts another file in its place: what was written to the old one would be lost."""
     first, waited = Lines(path), list[bytes]()
@@ -467,7 +482,7 @@ def test_a_line_of_50_megabytes(path: Path) -> None:
         assert [lines.read(place) for place in places] == [long, keyed(1)]
     path.write_bytes(path.read_bytes() + long[:-1])
     with Lines(path, key=KEY) as lines:
-        assert len(lines.half) == len(long) - 1 and lines.indexed == 2
+        assert len(lines.torn) == len(long) - 1 and lines.indexed == 2
         assert lines.find("ab" * 32, len, "a line") == (0, len(long))
         lines.add([ONE])
     assert path.stat().st_size == len(long) + len(keyed(1)) + len(ONE) + 3

@@ -1,12 +1,12 @@
-"""One append-only file of JSON objects, one a line: its lock, its fsync, its last line, its keys, its replay.
+"""One append-only file of JSON objects, one a line: lock, torn last line, fsync, keys, replay.
 
 1. One writer: the file is locked (``flock``) from opening to closing. A second writer is refused, or waits
    where it asks to. Readers need no lock.
 2. All or nothing: what ``add`` was given is on the disk when it returns, or the file is as it was. With
    ``durable=False`` it is with the system, so that it outlives this process; ``sync`` has it on the disk.
-3. Only ``add`` changes the file, so one that is opened by mistake stays as it is. A last line that a kill cut
-   short was never confirmed: it is passed over, and taken off before the next line is written. One that
-   lacks nothing but its end is whole: it counts, and is ended then.
+3. Only ``add`` changes the file, so one that is opened by mistake stays as it is. A torn last line, which a
+   kill cut short, was never confirmed: it is passed over, and taken off before the next line is written.
+   One that lacks nothing but its end is whole: it counts, and is ended then.
 4. Any other line that cannot be read is an error that gives its number: another hand changed the file.
 """
 
@@ -63,16 +63,14 @@ class Lines(AbstractContextManager["Lines"]):
         try:
             with disk("reading", path):
                 size = os.fstat(self._file.fileno()).st_size
-                if not size:
-                    sync(
-                        path.resolve().parent
-                    )  # the name of a new file, without which its lines are not found again
+                if not size:  # without its name in the folder no line of a new file is found again
+                    sync(path.resolve().parent)
                 last = _unended(self._file.fileno(), size)
             whole = aside is None and _is_object(last)
             self._glue = b"\n" if whole else b""
-            self.half = b"" if whole else last
-            """The bytes of a last line that was cut short."""
-            self._end, self._mended = size - len(self.half), not self.half
+            self.torn = b"" if whole else last
+            """The bytes of a last line that a kill cut short; b"" where there is none."""
+            self._end, self._mended = size - len(self.torn), not self.torn
             self._keys, self._places = self._index() if key else (array("Q"), array("Q"))
             self.indexed = len(self._keys)
             """Lines that ``find`` knows: those that lay here when the file was opened."""
@@ -175,12 +173,12 @@ class Lines(AbstractContextManager["Lines"]):
     def _mend(self) -> None:
         """Take off what stands behind the whole lines."""
         if not self._mended:
-            if self.half and self._aside:
+            if self.torn and self._aside:
                 with self._aside.open("ab") as kept:
-                    kept.write(self.half + b"\n")
+                    kept.write(self.torn + b"\n")
                     kept.flush()
                     os.fsync(kept.fileno())
-            self.half = b""
+            self.torn = b""
             os.ftruncate(self._file.fileno(), self._end)
             os.fsync(self._file.fileno())
             self._mended = True

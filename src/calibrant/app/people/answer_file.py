@@ -51,10 +51,10 @@ class AnswerSession(Generic[A]):
         self._file = Lines(path)
         try:
             first = header(answer, table.digest, table.source).rstrip()
-            if first.startswith(self._file.half) and not any(self._file):
+            if first.startswith(self._file.torn) and not any(self._file):
                 self._file.add([first])
             rows = list(raw_rows(path))
-            if self._file.half.strip():
+            if self._file.torn.strip():
                 rows.pop()  # a kill cut it short, so it was never given
             self._held = read(rows, str(path))
             self._check(table, answer)

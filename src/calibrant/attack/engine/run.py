@@ -28,6 +28,7 @@ from calibrant.core import (
     Run,
 )
 from calibrant.data.rows import Goals
+from calibrant.ledger.lines import replay
 
 
 class Planned(NamedTuple):
@@ -48,9 +49,7 @@ class Stored:
         self.path, self._run = path, run  # a quiet run's folder lives as long as the run
 
     def __iter__(self) -> Iterator[Attempt]:
-        with self.path.open("rb") as lines:
-            for line in lines:
-                yield Attempt.model_validate_json(line)
+        return replay(self.path, Attempt.model_validate_json, "an attempt")
 
 
 class AttackResult(Result):
