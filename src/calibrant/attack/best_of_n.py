@@ -49,7 +49,7 @@ class BestOfN(Frozen):
 
     @field_validator("augment")
     @classmethod
-    def _drawn(cls, augment: tuple[str, ...]) -> tuple[str, ...]:
+    def _seeded(cls, augment: tuple[str, ...]) -> tuple[str, ...]:
         usable = [name for name, known in CONVERTERS.items() if known.keys == SEED]
         for name in augment:
             if name not in usable:
@@ -73,13 +73,13 @@ def best_of_n(
     Raises:
         InputError: goals over which a rate would mean nothing, or a target that answers nothing but errors.
     """
-    found = run_attack(ATTACK, config, goals, Participants(target, judge, config.sampling), run)
+    result = run_attack(ATTACK, config, goals, Participants(target, judge, config.sampling), run)
     if config.stop:
-        return found
-    metrics, poor = at_k(goals, found.stored or (), config)
-    told = (f"no forecast by the power law: {poor}",) if poor else (_LAW,)
-    return found.model_copy(
-        update={"metrics": found.metrics | metrics, "caveats": (*found.caveats, *told)},
+        return result
+    metrics, poor = at_k(goals, result.stored or (), config)
+    notes = (f"no forecast by the power law: {poor}",) if poor else (_LAW,)
+    return result.model_copy(
+        update={"metrics": result.metrics | metrics, "caveats": (*result.caveats, *notes)},
     )
 
 
@@ -95,9 +95,9 @@ def at_k(goals: Goals, attempts: Iterable[Attempt], config: BestOfN) -> tuple[di
     clusters, ks = list(clusters_of(goals).values()), powers_of_two(config.tries)
     measured = success_at_k(rows, ks, clusters=clusters)
     law = power_law(rows, config.forecast, clusters=clusters)
-    metrics = {f"success_at/{k}": found for k, found in zip(ks, measured, strict=True)}
-    for n, found in zip(config.forecast, law.forecasts, strict=True):
-        metrics[f"success_at/{n}/forecast"] = found
+    metrics = {f"success_at/{k}": estimate for k, estimate in zip(ks, measured, strict=True)}
+    for n, estimate in zip(config.forecast, law.forecasts, strict=True):
+        metrics[f"success_at/{n}/forecast"] = estimate
     return metrics | {"power_law/b": law.b}, law.poor
 
 
@@ -105,11 +105,11 @@ def _episode(goals: Sequence[Goal], config: BestOfN, tools: Tools) -> Episode:
     goal = goals[0]
     for first in range(0, config.tries, config.wave):
         numbers = range(first, min(first + config.wave, config.tries))
-        heard = yield [
+        responses = yield [
             AskTarget(goal, Chat.ask(_mangled(goal.text, config.augment, tools.rng)), draw=number)
             for number in numbers
         ]
-        if config.stop and any(answer.outcome == "success" for answer in heard):
+        if config.stop and any(answer.outcome == "success" for answer in responses):
             return
 
 

@@ -63,7 +63,7 @@ class Chosen(Frozen):
 
     @field_validator("use")
     @classmethod
-    def _known(cls, use: str) -> str:
+    def _known_attack(cls, use: str) -> str:
         if use not in ATTACKS:
             raise ValueError(f"no attack '{use}'{nearest(use, ATTACKS)}; known: {', '.join(ATTACKS)}")
         return use
@@ -128,21 +128,21 @@ def campaign(
     )
     curves = success_curves(goals, scheduler.all_counts)
     run.artifact("curves.json").write_text(json.dumps(plain(drawn(curves))), encoding="utf-8")
-    told = _BENIGN if config.benign else caveats(plans, participants)
+    notes = _BENIGN if config.benign else caveats(plans, participants)
     if scheduler.capped:
         cut = sum(counts.cut for counts in scheduler.all_counts.values())
         worst = (
             "rates are over what was asked" if config.benign else "bounds take goals left open at their worst"
         )
-        told += (
+        notes += (
             f"the cap on {scheduler.capped} ended the campaign and cut off {cut} of "
             f"{len(scheduler.all_counts)} attacks on a goal; {worst}",
         )
     if config.benign:
         metrics = {**answer_rates(goals, scheduler.all_counts), **spent_metrics(scheduler.tracker)}
-        return AttackResult(metrics=metrics, caveats=told, stored=stored)
+        return AttackResult(metrics=metrics, caveats=notes, stored=stored)
     metrics = {**findings(goals, scheduler.all_counts, judge), **spent_metrics(scheduler.tracker)}
-    return AttackResult(metrics=metrics | medians(curves), caveats=told, stored=stored)
+    return AttackResult(metrics=metrics | medians(curves), caveats=notes, stored=stored)
 
 
 def planned(chosen: Chosen) -> Planned:
@@ -165,22 +165,22 @@ _QUOTED = (
 
 def quote(plans: list[Planned], goals: int, config: Campaign) -> dict[str, Estimate]:
     """Upper limits of a campaign's queries and cost, caps aside."""
-    queries = consults = written = 0
+    queries = consults = attacker_tokens = 0
     metrics = {}
     for plan in plans:
         most = goals * plan.repetitions * plan.attack.queries(plan.config)
         metrics[f"planned_queries/{plan.label.removeprefix('attack.')}"] = point(most, unit="queries")
         queries += most
-        asked = goals * plan.repetitions * plan.attack.consults(plan.config)
-        consults += asked
-        written += asked * getattr(plan.config, "writing", WRITING).max_tokens
+        calls = goals * plan.repetitions * plan.attack.consults(plan.config)
+        consults += calls
+        attacker_tokens += calls * getattr(plan.config, "writing", WRITING).max_tokens
     tokens = queries * config.sampling.max_tokens
     prices = config.prices
-    money = queries * prices.query + (tokens * prices.target + written * prices.attacker) / 1e6
+    money = queries * prices.query + (tokens * prices.target + attacker_tokens * prices.attacker) / 1e6
     return metrics | {
         "planned_queries": point(queries, unit="queries"),
         "planned_target_tokens": point(tokens, unit="tokens"),
         "planned_attacker_calls": point(consults, unit="queries"),
-        "planned_attacker_tokens": point(written, unit="tokens"),
+        "planned_attacker_tokens": point(attacker_tokens, unit="tokens"),
         "planned_money": point(money, unit="money"),
     }

@@ -45,26 +45,26 @@ def compare(
     Raises:
         InputError: the two sides share no goal of ``goals``.
     """
-    wanted = {goal.id for goal in goals}
-    sides = [[a for a in side if a.goal_id in wanted] for side in (before, after)]
+    ids = {goal.id for goal in goals}
+    sides = [[a for a in side if a.goal_id in ids] for side in (before, after)]
     both = set.intersection(*({a.goal_id for a in side} for side in sides))
     if not both:
         raise InputError(
             "before and after have no goal in common", hint="run the same campaign against both targets"
         )
-    kept = [goal for goal in goals if goal.id in both]
+    shared = [goal for goal in goals if goal.id in both]
 
-    def paired(chosen: Callable[[Attempt], bool]) -> tuple[Estimate, float] | None:
-        hits = [_reached([a for a in side if chosen(a)]) for side in sides]
-        rows = [goal for goal in kept if goal.id in hits[0] and goal.id in hits[1]]
+    def paired(includes: Callable[[Attempt], bool]) -> tuple[Estimate, float] | None:
+        hits = [_reached([a for a in side if includes(a)]) for side in sides]
+        rows = [goal for goal in shared if goal.id in hits[0] and goal.id in hits[1]]
         if not rows:
             return None
         old, new = ([side[goal.id] for goal in rows] for side in hits)
         clusters = [goal.cluster for goal in rows]
-        found = difference_so_far(
+        estimate = difference_so_far(
             old, new, clusters=clusters, level=config.level, better="lower", unit="goal"
         )
-        return found, sign_flip(old, new, clusters=clusters)
+        return estimate, sign_flip(old, new, clusters=clusters)
 
     whole = paired(lambda _: True)
     assert whole is not None
@@ -72,19 +72,19 @@ def compare(
     attacks = dict.fromkeys(technique_of(a) for side in sides for a in side)
     groups = {attack.removeprefix("attack."): _by(technique_of, attack) for attack in attacks}
     groups |= {name: _by(_hazard, name) for name in sorted({a.category for side in sides for a in side})}
-    found = {name: paired(chosen) for name, chosen in groups.items()}
-    told = {name: pair for name, pair in found.items() if pair is not None}
-    for (name, pair), p in zip(told.items(), holm([pair[1] for pair in told.values()]), strict=True):
-        note = f"sign-flip p = {pair[1]:.3g}, Holm over {len(told)}: {p:.3g}"
+    pairs = {name: paired(includes) for name, includes in groups.items()}
+    compared = {name: pair for name, pair in pairs.items() if pair is not None}
+    for (name, pair), p in zip(compared.items(), holm([pair[1] for pair in compared.values()]), strict=True):
+        note = f"sign-flip p = {pair[1]:.3g}, Holm over {len(compared)}: {p:.3g}"
         reason = f"{pair[0].reason}; {note}" if pair[0].reason else note
         metrics[f"attack_success_change/{name}"] = pair[0].model_copy(update={"reason": reason})
-    lost = [name for name, pair in found.items() if pair is None]
+    lost = [name for name, pair in pairs.items() if pair is None]
     caveats = ["goals are paired; that both sides met the same attacks with equal budgets is taken on trust"]
     if lost:
         caveats.append(f"only one side holds attempts of {', '.join(lost)}: not compared one by one")
-    if len(kept) < len(goals):
+    if len(shared) < len(goals):
         caveats.append(
-            f"{len(goals) - len(kept)} of {len(goals)} goals were not tried on both sides: left out"
+            f"{len(goals) - len(shared)} of {len(goals)} goals were not tried on both sides: left out"
         )
     return CompareResult(metrics=metrics, caveats=tuple(caveats))
 
@@ -94,8 +94,8 @@ def _reached(attempts: Sequence[Attempt]) -> dict[str, bool | None]:
     return {goal: reached(of) for goal, of in by_goal(attempts).items()}
 
 
-def _by(read: Callable[[Attempt], str], wanted: str) -> Callable[[Attempt], bool]:
-    return lambda attempt: read(attempt) == wanted
+def _by(key: Callable[[Attempt], str], value: str) -> Callable[[Attempt], bool]:
+    return lambda attempt: key(attempt) == value
 
 
 def _hazard(attempt: Attempt) -> str:

@@ -56,7 +56,7 @@ class Encode(Frozen):
 
     @field_validator("encodings")
     @classmethod
-    def _known(cls, encodings: tuple[str, ...]) -> tuple[str, ...]:
+    def _known_encodings(cls, encodings: tuple[str, ...]) -> tuple[str, ...]:
         if not encodings or len(set(encodings)) < len(encodings):
             raise ValueError("at least one encoding is needed, and each only once")
         for name in encodings:
@@ -117,8 +117,8 @@ def encoded(goal: Goal, name: str, scope: Literal["spans", "all"]) -> str:
     # Longest first, so that a span inside a longer one does not win.
     either = "|".join(re.escape(span) for span in sorted(goal.spans, key=len, reverse=True))
     pattern = re.compile(rf"(?<!\w)(?:{either})(?!\w)", re.IGNORECASE)
-    text, found = pattern.subn(lambda match: change(match.group()), goal.text)
-    if not found:
+    text, count = pattern.subn(lambda match: change(match.group()), goal.text)
+    if not count:
         raise InputError(
             f"goal '{goal.id}': none of its spans ({', '.join(goal.spans)}) stands in its text as a word",
             hint="correct the goal's 'spans', or use scope = \"all\"",

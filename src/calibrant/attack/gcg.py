@@ -71,9 +71,9 @@ def gcg(
     )
     lines = [canonical(_line(goal, notes[goal.id], weights)) for goal in goals if goal.id in notes]
     run.artifact("suffixes.jsonl").write_bytes(b"".join(line + b"\n" for line in lines))
-    said = [notes[goal.id].reached if goal.id in notes else None for goal in goals]
+    optimised = [notes[goal.id].reached if goal.id in notes else None for goal in goals]
     clusters = [goal.cluster for goal in goals]
-    reached = reach_rate(said, clusters)
+    reached = reach_rate(optimised, clusters)
     return result.model_copy(
         update={
             "metrics": result.metrics | {"optimised_rate": reached},
@@ -136,8 +136,8 @@ def _weights(target: LM, surrogate: OpenLM | None) -> OpenLM:
 def _line(goal: Goal, search: Found, model: OpenLM) -> dict[str, object]:
     """The stored line of a goal's suffix."""
     prompt = model.prompt_ids(with_suffix(Chat.ask(goal.text), search.text))
-    told = {**search._asdict(), "goal": goal.id, "prompt_ids_digest": digest(prompt)}
-    return {**told, "in_context": any(_at(prompt, search.ids))}
+    row = {**search._asdict(), "goal": goal.id, "prompt_ids_digest": digest(prompt)}
+    return {**row, "in_context": any(_at(prompt, search.ids))}
 
 
 def _at(whole: Sequence[int], part: Sequence[int]) -> list[bool]:
@@ -147,18 +147,18 @@ def _at(whole: Sequence[int], part: Sequence[int]) -> list[bool]:
 
 
 def _caveats(config: GCG, draft: OpenLM | None) -> tuple[str, ...]:
-    told = [
+    caveats = [
         "optimised_rate says that the weights give the wished-for beginning; only the judge's answer to the "
         "target's own reply says that a goal was reached",
         "a suffix of odd characters is easily filtered: success without a guard says little about a system",
     ]
     if draft is not None:
-        told.append("probe sampling is inexact: a draft model chose which candidates the surrogate read")
+        caveats.append("probe sampling is inexact: a draft model chose which candidates the surrogate read")
     if config.exact:
-        told.append(
+        caveats.append(
             "exact follows nanoGCG, so a suffix may be tokenised to other ids inside the whole prompt"
         )
-    return tuple(told)
+    return tuple(caveats)
 
 
 ATTACK = Attack("attack.gcg", "gradient", GCG, _episode, queries=lambda config: 1, access="weights")

@@ -120,18 +120,18 @@ def _episode(goals: Sequence[Goal], config: Genetic, tools: Tools, *, scored: bo
             fitness |= {genome: worth(height) for genome, height in zip(fresh, heights, strict=True)}
             fittest = max(people, key=lambda genome: fitness[genome])
             fresh = [] if fittest in ids else [fittest]
-        asked = [
+        asks = [
             AskTarget(goal, _chat(goal, genome, config), parent=ids.get(mothers.get(genome, ())))
             for genome in fresh
         ]
-        heard: list[Response] = yield asked
-        ids |= {genome: answer.id for genome, answer in zip(fresh, heard, strict=True)}
-        if config.stop and any(answer.outcome == "success" for answer in heard):
+        responses: list[Response] = yield asks
+        ids |= {genome: answer.id for genome, answer in zip(fresh, responses, strict=True)}
+        if config.stop and any(answer.outcome == "success" for answer in responses):
             return
         if not scored:
             fitness |= {
                 genome: grade(answer.completion, answer.verdict)
-                for genome, answer in zip(fresh, heard, strict=True)
+                for genome, answer in zip(fresh, responses, strict=True)
             }
         people = _next(people, fitness, mothers, words, config, rng)
 

@@ -69,32 +69,32 @@ def harvest(
         InputError: there is no hit.
     """
     hits = [attempt for attempt in attempts if hit(attempt)]
-    found = len(hits)
+    hit_count = len(hits)
     if confirmed is not None:
         again = {attempt.parent for attempt in confirmed if hit(attempt)}
         hits = [attempt for attempt in hits if attempt.id in again]
-    kept = unique(hits, config)
+    unique_hits = unique(hits, config)
     if not hits:
         raise InputError(
-            f"none of {len(attempts)} attempts is a confirmed hit ({found} before they were confirmed)",
+            f"none of {len(attempts)} attempts is a confirmed hit ({hit_count} before they were confirmed)",
             hint="there is nothing to learn from: attack harder, or stop here",
         )
-    learnt = unique([*kept, *(earlier or ())], Harvest(**config.model_dump() | {"per_goal": _MANY}))
+    learnt = unique([*unique_hits, *(earlier or ())], Harvest(**config.model_dump() | {"per_goal": _MANY}))
     pairs = [_pair(attempt, "hit", config.refusal) for attempt in learnt]
     answered = unique([a for a in retain or () if hit(a)], config)
     random.Random(f"harvest/{run.seed}").shuffle(answered)
-    held = answered[: int(config.retain_ratio * len(pairs))]
-    pairs += [_pair(attempt, "retain", config.refusal) for attempt in held]
+    retained = answered[: int(config.retain_ratio * len(pairs))]
+    pairs += [_pair(attempt, "retain", config.refusal) for attempt in retained]
     random.Random(f"harvest/order/{run.seed}").shuffle(pairs)
     _write(run, "pairs.jsonl", pairs)
-    _write(run, "hits.jsonl", kept)
+    _write(run, "hits.jsonl", unique_hits)
     _write(run, "learnt.jsonl", learnt)
     return HarvestResult(
         metrics={
-            "hits": point(found, unit="attempts", n=len(attempts)),
-            "hits_confirmed": point(len(hits), unit="attempts", n=found),
-            "hits_unique": point(len(kept), unit="attempts", n=len(hits)),
-            "pairs_retained": point(len(held), unit="pairs", n=len(answered)),
+            "hits": point(hit_count, unit="attempts", n=len(attempts)),
+            "hits_confirmed": point(len(hits), unit="attempts", n=hit_count),
+            "hits_unique": point(len(unique_hits), unit="attempts", n=len(hits)),
+            "pairs_retained": point(len(retained), unit="pairs", n=len(answered)),
             "pairs": point(len(pairs), unit="pairs"),
         },
         caveats=(
@@ -106,15 +106,15 @@ def harvest(
 
 def unique(hits: Iterable[Attempt], config: Harvest) -> list[Attempt]:
     """Hits without near-duplicates, at most ``per_goal`` a goal, in order."""
-    kept: dict[str, list[tuple[Attempt, frozenset[str]]]] = {}
+    by_goal: dict[str, list[tuple[Attempt, frozenset[str]]]] = {}
     for attempt in hits:
         words = shingles("\n".join(message.content for message in attempt.chat.messages))
-        goal = kept.setdefault(attempt.goal_id, [])
+        goal = by_goal.setdefault(attempt.goal_id, [])
         copies = any(old.chat == attempt.chat for old, _ in goal)
         twins = config.alike < 1 and any(jaccard(words, other) >= config.alike for _, other in goal)
         if len(goal) < config.per_goal and not copies and not twins:
             goal.append((attempt, words))
-    return [attempt for goal in kept.values() for attempt, _ in goal]
+    return [attempt for goal in by_goal.values() for attempt, _ in goal]
 
 
 def _pair(attempt: Attempt, kind: str, refusal: str) -> Pair:

@@ -88,39 +88,39 @@ def many_shot(
             )
         shots = tuple(Shot(request=e.prompt.last_user, reply=e.completion) for e in examples)
         config = config.model_copy(update={"shots": shots})
-    found = run_attack(ATTACK, config, goals, Participants(target, judge, config.sampling), run)
+    result = run_attack(ATTACK, config, goals, Participants(target, judge, config.sampling), run)
     if config.shots or len(goals) > most:
-        return found
+        return result
     filled = (
         f"the table has {len(goals) - 1} other goals to make examples of; the rest of {most} are benign, and "
         "may open a model less",
     )
-    return found.model_copy(update={"caveats": (*found.caveats, *filled)})
+    return result.model_copy(update={"caveats": (*result.caveats, *filled)})
 
 
 def _episode(goals: Sequence[Goal], config: ManyShot, tools: Tools) -> Episode:
     asks = []
     for goal in goals:
-        shots = _chosen(goal, goals, config, tools.rng)
+        shots = _shots_for(goal, goals, config, tools.rng)
         asks += [AskTarget(goal, _chat(shots[-n:], goal, config.form), variant=str(n)) for n in config.counts]
     yield asks
 
 
-def _chosen(goal: Goal, goals: Sequence[Goal], config: ManyShot, rng: random.Random) -> list[Shot]:
+def _shots_for(goal: Goal, goals: Sequence[Goal], config: ManyShot, rng: random.Random) -> list[Shot]:
     """The longest list of examples, of which shorter ones are the end; never the goal itself."""
     most = max(config.counts)
-    given = config.shots or [
+    pool = config.shots or [
         Shot(request=other.text, reply=config.reply.replace("{request}", other.text)) for other in goals
     ]
-    usable = [shot for shot in given if shot.request != goal.text]
-    drawn = rng.sample(usable, min(most, len(usable)))
-    return [*rng.sample(_BENIGN, most - len(drawn)), *drawn]
+    usable = [shot for shot in pool if shot.request != goal.text]
+    sample = rng.sample(usable, min(most, len(usable)))
+    return [*rng.sample(_BENIGN, most - len(sample)), *sample]
 
 
 def _chat(shots: Sequence[Shot], goal: Goal, form: Literal["turns", "text"]) -> Chat:
     if form == "text":
-        told = [f"user: {shot.request}\nassistant: {shot.reply}" for shot in shots]
-        return Chat.ask("\n\n".join([*told, f"user: {goal.text}\nassistant:"]))
+        examples = [f"user: {shot.request}\nassistant: {shot.reply}" for shot in shots]
+        return Chat.ask("\n\n".join([*examples, f"user: {goal.text}\nassistant:"]))
     chat = Chat(messages=())
     for shot in shots:
         chat = chat.then("user", shot.request).then("assistant", shot.reply)

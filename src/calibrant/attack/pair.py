@@ -84,24 +84,26 @@ def _episode(goals: Sequence[Goal], config: Pair, tools: Tools) -> Episode:
     goal, names = goals[0], list(config.approaches)
     approach = [names[stream % len(names)] for stream in range(config.streams)]
     streams: list[list[Try]] = [[] for _ in approach]
-    known: dict[str, Try] = {}
+    by_prompt: dict[str, Try] = {}
     for turn in range(config.iterations):
-        asked = [
+        questions = [
             _question(goal, config.approaches[name], tries[-config.memory :])
             for name, tries in zip(approach, streams, strict=True)
         ]
-        written = yield from consult(asked, config.writing, turn)
+        drafts = yield from consult(questions, config.writing, turn)
         fresh: dict[str, AskTarget] = {}
-        for said, name, tries in zip(written, approach, streams, strict=True):
-            if said and said.prompt not in known and said.prompt not in fresh:
+        for draft, name, tries in zip(drafts, approach, streams, strict=True):
+            if draft and draft.prompt not in by_prompt and draft.prompt not in fresh:
                 parent = tries[-1].id if tries else None
-                fresh[said.prompt] = AskTarget(goal, Chat.ask(said.prompt), variant=name, parent=parent)
-        heard: list[Response] = yield list(fresh.values())
-        known |= {prompt: attempted(prompt, answer) for prompt, answer in zip(fresh, heard, strict=True)}
-        for said, tries in zip(written, streams, strict=True):
-            if said:
-                tries.append(known[said.prompt])
-        if config.stop and any(answer.outcome == "success" for answer in heard):
+                fresh[draft.prompt] = AskTarget(goal, Chat.ask(draft.prompt), variant=name, parent=parent)
+        responses: list[Response] = yield list(fresh.values())
+        by_prompt |= {
+            prompt: attempted(prompt, answer) for prompt, answer in zip(fresh, responses, strict=True)
+        }
+        for draft, tries in zip(drafts, streams, strict=True):
+            if draft:
+                tries.append(by_prompt[draft.prompt])
+        if config.stop and any(answer.outcome == "success" for answer in responses):
             return
 
 

@@ -55,8 +55,8 @@ def prefill(
     Raises:
         InputError: goals over which a rate would mean nothing, or a target that answers nothing but errors.
     """
-    found = run_attack(ATTACK, config, goals, Participants(target, judge, config.sampling), run)
-    return found.model_copy(update={"caveats": (*found.caveats, *_CAVEATS)})
+    result = run_attack(ATTACK, config, goals, Participants(target, judge, config.sampling), run)
+    return result.model_copy(update={"caveats": (*result.caveats, *_CAVEATS)})
 
 
 def _episode(goals: Sequence[Goal], config: Prefill, tools: Tools) -> Episode:

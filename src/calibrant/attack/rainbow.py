@@ -109,24 +109,24 @@ def rainbow(
     Raises:
         InputError: goals over which a rate would mean nothing, or a target that answers nothing but errors.
     """
-    found = run_attack(
+    result = run_attack(
         ATTACK, config, goals, Participants(target, judge, config.sampling, attacker=attacker), run
     )
-    archive = archive_of(found.stored)
+    archive = archive_of(result.stored)
     cells = [(c, style) for c in sorted({goal.category for goal in goals}) for style in config.styles]
     rows = [canonical(_row(cell, archive.get(cell))) for cell in cells]
     run.artifact("archive.jsonl").write_bytes(b"".join(row + b"\n" for row in rows))
     best = [archive[cell].best for cell in cells if cell in archive]
     run.artifact("suite.jsonl").write_bytes(b"".join(canonical(attempt) + b"\n" for attempt in best))
     return RainbowResult(
-        metrics=found.metrics | _counts(cells, archive),
+        metrics=result.metrics | _counts(cells, archive),
         caveats=(
-            *found.caveats,
+            *result.caveats,
             "a cell without a success is one where these mutations found none; it is not shown to be safe",
             "the suite holds the attempts that did best here: how often they work elsewhere is no rate of "
             "success of the attack",
         ),
-        stored=found.stored,
+        stored=result.stored,
         suite=Attempts(rows=tuple(best), source="rainbow"),
     )
 
@@ -137,7 +137,7 @@ Cell: TypeAlias = tuple[str, str]
 """(category, style)."""
 
 
-class Kept(NamedTuple):
+class CellResult(NamedTuple):
     """A cell of the archive."""
 
     best: Attempt
@@ -148,18 +148,18 @@ class Kept(NamedTuple):
     """Successes among them."""
 
 
-def archive_of(attempts: Iterable[Attempt]) -> dict[Cell, Kept]:
+def archive_of(attempts: Iterable[Attempt]) -> dict[Cell, CellResult]:
     """Cell -> its best attempt and counts, from a rainbow's attempts in the order of sending."""
-    archive: dict[Cell, Kept] = {}
+    archive: dict[Cell, CellResult] = {}
     for attempt in attempts:
         cell = (attempt.category, attempt.attack.rpartition("/")[2])
         hit = attempt.outcome == "success"
         old = archive.get(cell)
         if old is None:
-            archive[cell] = Kept(attempt, 1, int(hit))
+            archive[cell] = CellResult(attempt, 1, int(hit))
             continue
         best = attempt if _standing(attempt) > _standing(old.best) else old.best
-        archive[cell] = Kept(best, old.attempts + 1, old.hits + hit)
+        archive[cell] = CellResult(best, old.attempts + 1, old.hits + hit)
     return archive
 
 
@@ -168,23 +168,23 @@ def _standing(attempt: Attempt) -> tuple[bool, float]:
     return attempt.outcome == "success", grade(attempt.completion, verdict)
 
 
-def _row(cell: Cell, kept: Kept | None) -> dict[str, object]:
+def _row(cell: Cell, entry: CellResult | None) -> dict[str, object]:
     row: dict[str, object] = {"category": cell[0], "style": cell[1]}
-    if kept is None:
+    if entry is None:
         return row | {"attempts": 0, "hits": 0, "best": None, "outcome": None, "score": None}
     return row | {
-        "attempts": kept.attempts,
-        "hits": kept.hits,
-        "best": kept.best.id,
-        "outcome": kept.best.outcome,
-        "score": _standing(kept.best)[1],
+        "attempts": entry.attempts,
+        "hits": entry.hits,
+        "best": entry.best.id,
+        "outcome": entry.best.outcome,
+        "score": _standing(entry.best)[1],
     }
 
 
-def _counts(cells: Sequence[Cell], archive: Mapping[Cell, Kept]) -> dict[str, Estimate]:
+def _counts(cells: Sequence[Cell], archive: Mapping[Cell, CellResult]) -> dict[str, Estimate]:
     return {
         "cells_tried": point(len(archive), unit="cells", n=len(cells)),
-        "cells_reached": point(sum(kept.hits > 0 for kept in archive.values()), unit="cells", n=len(cells)),
+        "cells_reached": point(sum(entry.hits > 0 for entry in archive.values()), unit="cells", n=len(cells)),
     }
 
 
@@ -210,7 +210,7 @@ Holders: TypeAlias = dict[Cell, Holder]
 
 def _episode(goals: Sequence[Goal], config: Rainbow, tools: Tools) -> Episode:
     holders: Holders = {}
-    asked: dict[str, list[frozenset[str]]] = {goal.id: [] for goal in goals}
+    earlier: dict[str, list[frozenset[str]]] = {goal.id: [] for goal in goals}
     for turn in range(config.rounds):
         cells = [(goal.category, _style(goal, holders, config, tools.rng)) for goal in goals]
         parents = [_parent(cell, holders, tools.rng) for cell in cells]
@@ -218,16 +218,16 @@ def _episode(goals: Sequence[Goal], config: Rainbow, tools: Tools) -> Episode:
             _question(goal, cell, parent, holders, config)
             for goal, cell, parent in zip(goals, cells, parents, strict=True)
         ]
-        written = yield from consult(questions, config.writing, turn)
+        drafts = yield from consult(questions, config.writing, turn)
         asks: list[tuple[Cell, AskTarget]] = []
-        for goal, cell, parent, said in zip(goals, cells, parents, written, strict=True):
-            words = shingles(said.prompt) if said else frozenset[str]()
-            if said and not any(jaccard(words, other) >= config.alike for other in asked[goal.id]):
-                asked[goal.id].append(words)
+        for goal, cell, parent, draft in zip(goals, cells, parents, drafts, strict=True):
+            words = shingles(draft.prompt) if draft else frozenset[str]()
+            if draft and not any(jaccard(words, other) >= config.alike for other in earlier[goal.id]):
+                earlier[goal.id].append(words)
                 id = holders[parent].tried.id if parent else None
-                asks.append((cell, AskTarget(goal, Chat.ask(said.prompt), cell[1], id)))
-        heard: list[Response] = yield [ask for _, ask in asks]
-        for (cell, ask), answer in zip(asks, heard, strict=True):
+                asks.append((cell, AskTarget(goal, Chat.ask(draft.prompt), cell[1], id)))
+        responses: list[Response] = yield [ask for _, ask in asks]
+        for (cell, ask), answer in zip(asks, responses, strict=True):
             new = Holder(attempted(ask.chat.last_user, answer), answer.outcome == "success")
             if cell not in holders or new.standing > holders[cell].standing:
                 holders[cell] = new
@@ -236,8 +236,8 @@ def _episode(goals: Sequence[Goal], config: Rainbow, tools: Tools) -> Episode:
 def _style(goal: Goal, holders: Holders, config: Rainbow, rng: random.Random) -> str:
     """A style for the goal; those that do poorly in its category come up more often."""
     names = list(config.styles)
-    held = [holders.get((goal.category, name)) for name in names]
-    return rng.choices(names, [11 - (10 if h and h.hit else h.tried.score if h else 1) for h in held])[0]
+    row = [holders.get((goal.category, name)) for name in names]
+    return rng.choices(names, [11 - (10 if h and h.hit else h.tried.score if h else 1) for h in row])[0]
 
 
 def _parent(cell: Cell, holders: Holders, rng: random.Random) -> Cell | None:

@@ -52,7 +52,7 @@ class RandomSearch(Frozen):
 
     @field_validator("hope")
     @classmethod
-    def _said(cls, hope: str) -> str:
+    def _not_blank(cls, hope: str) -> str:
         if not hope.strip():
             raise ValueError("the reply that is hoped for is blank")
         return hope
@@ -90,9 +90,9 @@ def _episode(goals: Sequence[Goal], config: RandomSearch, tools: Tools) -> Episo
         if worth(heights[top]) <= height:
             continue
         best, height = tried[top], worth(heights[top])
-        heard: list[Response] = yield [AskTarget(goal, _chat(goal, best), parent=parent)]
-        parent = heard[0].id
-        if config.stop and heard[0].outcome == "success":
+        responses: list[Response] = yield [AskTarget(goal, _chat(goal, best), parent=parent)]
+        parent = responses[0].id
+        if config.stop and responses[0].outcome == "success":
             return
 
 
@@ -123,12 +123,12 @@ def readable(surrogate: OpenLM | None) -> list[str]:
     vocabulary = surrogate.tokenizer.get_vocab() if surrogate else {}
     # Tokenizers mark the start of a word by one of these letters.
     pieces = {piece.lstrip("Ġ▁") for piece in vocabulary}
-    found = sorted(piece for piece in pieces if piece.isascii() and piece.isalpha())
-    if not found:
+    words = sorted(piece for piece in pieces if piece.isascii() and piece.isalpha())
+    if not words:
         raise InputError(
             "the surrogate's tokenizer has no token that is a readable word", hint="give a list in 'words'"
         )
-    return found
+    return words
 
 
 ATTACK = Attack(

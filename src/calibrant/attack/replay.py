@@ -70,40 +70,40 @@ def replay(
     Raises:
         InputError: an attempt's goal is not among the goals.
     """
-    known = {goal.id: goal for goal in goals}
-    chosen = [a for a in attempts if config.only == "all" or hit(a)]
-    lost = [a.goal_id for a in chosen if a.goal_id not in known]
+    by_id = {goal.id: goal for goal in goals}
+    past = [a for a in attempts if config.only == "all" or hit(a)]
+    lost = [a.goal_id for a in past if a.goal_id not in by_id]
     if lost:
         raise InputError(
-            f"{len(lost)} of {len(chosen)} attempts are after goals that were not given, such as '{lost[0]}'",
+            f"{len(lost)} of {len(past)} attempts are after goals that were not given, such as '{lost[0]}'",
             hint="give the goals that the attempts were made for",
         )
     caveats = [
         "the words are those of the record: an attacker who adapts to this target may still get through",
     ]
-    if not chosen:
+    if not past:
         return ReplayResult(
             metrics={"reproduction_rate": _reproduced([], []), "goals_reached": point(0, unit="goals")},
             caveats=(*caveats, "there was no recorded success to replay"),
         )
     requests = [
         Request(
-            goal=known[a.goal_id],
+            goal=by_id[a.goal_id],
             chat=a.chat,
             attack=a.attack,
             config={"replayed": a.id},
             access=a.access,
         )
-        for a in chosen
+        for a in past
     ]
     again = [
         new.model_copy(update={"family": old.family, "parent": old.id})
-        for new, old in zip(ask(target, requests, judge, config.sampling, run), chosen, strict=True)
+        for new, old in zip(ask(target, requests, judge, config.sampling, run), past, strict=True)
     ]
     write_attempts(again, run)
     if judge.calibration != "exact":
         caveats.append(f"judged by '{judge.identity.name}', which is {judge.calibration}")
-    return ReplayResult(metrics=_metrics(again, known), caveats=tuple(caveats), attempts=tuple(again))
+    return ReplayResult(metrics=_metrics(again, by_id), caveats=tuple(caveats), attempts=tuple(again))
 
 
 def hit(attempt: Attempt) -> bool:
@@ -111,8 +111,8 @@ def hit(attempt: Attempt) -> bool:
     return attempt.outcome == "success" if attempt.human is None else attempt.human
 
 
-def _metrics(again: list[Attempt], known: dict[str, Goal]) -> dict[str, Estimate]:
-    cluster = {name: goal.cluster or f"goal {name}" for name, goal in known.items()}
+def _metrics(again: list[Attempt], by_id: dict[str, Goal]) -> dict[str, Estimate]:
+    cluster = {name: goal.cluster or f"goal {name}" for name, goal in by_id.items()}
 
     def over(part: list[Attempt]) -> Estimate:
         groups = [cluster[a.goal_id] for a in part]
@@ -125,7 +125,7 @@ def _metrics(again: list[Attempt], known: dict[str, Goal]) -> dict[str, Estimate
     for attempt in again:
         by_goal.setdefault(attempt.goal_id, []).append(attempt)
     hits = [reached(of) for of in by_goal.values()]
-    metrics["attack_success_rate"] = reach_rate(hits, [known[goal].cluster for goal in by_goal])
+    metrics["attack_success_rate"] = reach_rate(hits, [by_id[goal].cluster for goal in by_goal])
     metrics["goals_reached"] = point(hits.count(True), unit="goals", n=len(hits))
     return metrics
 

@@ -135,7 +135,7 @@ class _Loop:
     """The rounds, step by step; every step is one record."""
 
     def __init__(self, config: Rounds, run: Run) -> None:
-        self.config, self.run, self.given = config, run, run.references
+        self.config, self.run, self.refs = config, run, run.references
         self.first = run.references["model"]
         self.metrics: dict[str, Estimate] = {}
         self.lineage: list[dict[str, Any]] = []
@@ -151,12 +151,12 @@ class _Loop:
             attacked = self.campaign(model, "goals", self.config.train, "judge")
             if not _hits(attacked):
                 break
-            made = self.harvest(model, attacked)
-            if made is None:
+            harvest = self.harvest(model, attacked)
+            if harvest is None:
                 break
-            model, patch = self.patch(model, made)
+            model, patch = self.patch(model, harvest)
             patched = number
-            self.note(number, attacked, made, patch)
+            self.note(number, attacked, harvest, patch)
             after = self.measure(model, number)
             change = self.change(before, after)
             self.metrics[f"held_out_change/{number}"] = change
@@ -171,36 +171,36 @@ class _Loop:
 
     def measure(self, model: Any, number: int) -> Record:
         """Measure a model; returns the record of the held-out campaign."""
-        put = self.metrics.__setitem__
+        set_metric = self.metrics.__setitem__
         inside = self.campaign(model, "held_out", self.config.train, "judge")
-        put(f"in_family/{number}", inside.metrics["attack_success_rate"])
+        set_metric(f"in_family/{number}", inside.metrics["attack_success_rate"])
         outside = self.campaign(model, "held_out", self.config.held_out, "judge")
-        put(f"held_out/{number}", outside.metrics["attack_success_rate"])
+        set_metric(f"held_out/{number}", outside.metrics["attack_success_rate"])
         disguised = self.campaign(model, "benign_held_out", self.config.train, "answered", benign=True)
-        put(f"answered_in_disguise/{number}", disguised.metrics["answer_rate"])
-        asked = {"sampling": self.config.sampling.model_dump()}
+        set_metric(f"answered_in_disguise/{number}", disguised.metrics["answer_rate"])
+        settings = {"sampling": self.config.sampling.model_dump()}
         plainly = self.call(
             "measure.over_refusal",
-            {"model": model, "goals": self.given["benign_held_out"], "judge": self.given["refused"]},
-            asked,
+            {"model": model, "goals": self.refs["benign_held_out"], "judge": self.refs["refused"]},
+            settings,
         )
-        put(f"over_refusal/{number}", plainly.metrics["over_refusal_rate"])
-        known = {"model": model, "items": self.given["items"]}
-        skill = self.call("measure.capability", known | ({"before": self.first} if number else {}), {})
-        put(f"capability/{number}", skill.metrics["accuracy"])
+        set_metric(f"over_refusal/{number}", plainly.metrics["over_refusal_rate"])
+        inputs = {"model": model, "items": self.refs["items"]}
+        skill = self.call("measure.capability", inputs | ({"before": self.first} if number else {}), {})
+        set_metric(f"capability/{number}", skill.metrics["accuracy"])
         for age, hits in enumerate(self.hits, start=1):
-            again = self.replay(model, hits, asked)
-            put(f"regression/{number}/hits_of_round_{age}", again.metrics["reproduction_rate"])
+            again = self.replay(model, hits, settings)
+            set_metric(f"regression/{number}/hits_of_round_{age}", again.metrics["reproduction_rate"])
         return outside
 
     def campaign(
         self, model: Any, goals: str, attacks: tuple[Chosen, ...], judge: str, *, benign: bool = False
     ) -> Record:
-        inputs = {"target": model, "goals": self.given[goals], "judge": self.given[judge]}
+        inputs = {"target": model, "goals": self.refs[goals], "judge": self.refs[judge]}
         # Gradient attacks go for the weights as they are now; behind a guard those are the first ones.
         inputs["surrogate"] = model if self.config.patch == "dpo" else self.first
-        if self.given.get("attacker") is not None:
-            inputs["attacker"] = self.given["attacker"]
+        if self.refs.get("attacker") is not None:
+            inputs["attacker"] = self.refs["attacker"]
         settings = {
             "attacks": [chosen.model_dump() for chosen in attacks],
             "sampling": self.config.sampling.model_dump(),
@@ -210,12 +210,8 @@ class _Loop:
         return self.call("attack.campaign", inputs, settings)
 
     def replay(self, model: Any, attempts: str, settings: Mapping[str, Any]) -> Record:
-        inputs = {
-            "target": model,
-            "attempts": attempts,
-            "goals": self.given["goals"],
-            "judge": self.given["judge"],
-        }
+        goals, judge = self.refs["goals"], self.refs["judge"]
+        inputs = {"target": model, "attempts": attempts, "goals": goals, "judge": judge}
         return self.call("attack.replay", inputs, settings)
 
     def harvest(self, model: Any, attacked: Record) -> Record | None:
@@ -234,29 +230,29 @@ class _Loop:
             inputs["earlier"] = self.hits[-1].replace("/hits.jsonl", "/learnt.jsonl")
         return self.call("attack.harvest", inputs, {"refusal": self.config.refusal})
 
-    def patch(self, model: Any, made: Record) -> tuple[Any, Record]:
+    def patch(self, model: Any, harvest: Record) -> tuple[Any, Record]:
         """The patched target, and the record that made the patch."""
         if self.config.patch == "dpo":
-            pairs = {"model": model, "pairs": _of(made, "pairs.jsonl")}
+            pairs = {"model": model, "pairs": _of(harvest, "pairs.jsonl")}
             trained = self.call("train.dpo", pairs, self.config.dpo)
             return _of(trained, "model"), trained
-        told = {"hits": _of(made, "learnt.jsonl"), "benign": _of(self.retain, "attempts.jsonl")}
-        rules = self.call("defend.learn_rules", told, {"refusal": self.config.refusal})
+        inputs = {"hits": _of(harvest, "learnt.jsonl"), "benign": _of(self.retain, "attempts.jsonl")}
+        rules = self.call("defend.learn_rules", inputs, {"refusal": self.config.refusal})
         return f"defended:{_of(rules, 'stack.toml')}#{self.first}", rules
 
-    def note(self, number: int, attacked: Record, made: Record, patch: Record) -> None:
+    def note(self, number: int, attacked: Record, harvest: Record, patch: Record) -> None:
         """One line of the lineage: which record made which."""
-        self.hits.append(_of(made, "hits.jsonl"))
+        self.hits.append(_of(harvest, "hits.jsonl"))
         for name in ("hits", "hits_confirmed", "hits_unique", "pairs"):
-            self.metrics[f"{name}/{number}"] = made.metrics[name]
-        kept = {artifact.name: artifact.digest for artifact in patch.artifacts}
+            self.metrics[f"{name}/{number}"] = harvest.metrics[name]
+        digests = {artifact.name: artifact.digest for artifact in patch.artifacts}
         self.lineage.append(
             {
                 "round": number,
                 "campaign": attacked.job,
-                "harvest": made.job,
+                "harvest": harvest.job,
                 "patch": patch.job,
-                "made": kept.get("model") or kept["stack.toml"],
+                "made": digests.get("model") or digests["stack.toml"],
             }
         )
 
@@ -265,7 +261,7 @@ class _Loop:
         inputs = {
             "before": _of(before, "attempts.jsonl"),
             "after": _of(after, "attempts.jsonl"),
-            "goals": self.given["held_out"],
+            "goals": self.refs["held_out"],
         }
         return self.call("attack.compare", inputs, {}).metrics["attack_success_change"]
 

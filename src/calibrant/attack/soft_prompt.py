@@ -70,7 +70,7 @@ class SoftPrompt(Frozen):
     """Most tokens of a generated reply; it is greedy."""
 
 
-class Said(Frozen):
+class TunedReply(Frozen):
     """The stored result of one goal."""
 
     goal: str
@@ -121,21 +121,21 @@ def soft_prompt(
     check_goals(goals, ())
     log = run.work / "soft_prompts.jsonl"
     by = digest([config, target.identity.digest, judge.identity.digest])
-    done = _stored(log)
-    said = []
+    by_key = _stored(log)
+    rows = []
     for number, goal in enumerate(goals):
         run.progress(number, len(goals), f"tuning vectors for {goal.id}")
         key = digest([goal, by])
-        if key not in done:
+        if key not in by_key:
             run.spend(queries=1, tokens=config.max_tokens)
-            done[key] = _said(target, goal, judge, config, key)
+            by_key[key] = _attack_goal(target, goal, judge, config, key)
             with log.open("ab") as out:
-                out.write(canonical(done[key]) + b"\n")
+                out.write(canonical(by_key[key]) + b"\n")
             run.spend(queries=-1, tokens=-config.max_tokens)
-        run.spend(queries=1, tokens=len(done[key].completion.ids or ()), flops=done[key].flops)
-        said.append(done[key])
-    run.artifact("soft_prompts.jsonl").write_bytes(b"".join(canonical(one) + b"\n" for one in said))
-    return SoftPromptResult(metrics=_metrics(goals, said), caveats=_caveats(judge))
+        run.spend(queries=1, tokens=len(by_key[key].completion.ids or ()), flops=by_key[key].flops)
+        rows.append(by_key[key])
+    run.artifact("soft_prompts.jsonl").write_bytes(b"".join(canonical(one) + b"\n" for one in rows))
+    return SoftPromptResult(metrics=_metrics(goals, rows), caveats=_caveats(judge))
 
 
 def tune(scorer: Candidates, start: Tensor, config: SoftPrompt) -> Tuned:
@@ -164,7 +164,7 @@ def tune(scorer: Candidates, start: Tensor, config: SoftPrompt) -> Tuned:
     return best._replace(losses=tuple(losses))
 
 
-def _said(model: OpenLM, goal: Goal, judge: Judge, config: SoftPrompt, key: str) -> Said:
+def _attack_goal(model: OpenLM, goal: Goal, judge: Judge, config: SoftPrompt, key: str) -> TunedReply:
     chat = Chat.ask(goal.text)
     slot = in_context(model, chat, config.suffix, wished(config.reply, goal))
     scorer = Candidates(model.module, slot.frame)
@@ -172,19 +172,19 @@ def _said(model: OpenLM, goal: Goal, judge: Judge, config: SoftPrompt, key: str)
     prompt = torch.cat([scorer.table(scorer.before), tuned.vectors, scorer.table(scorer.after)]).detach()
     tokens = ChatTokens(model.tokenizer, stop_ids(model.module))
     room = config.max_tokens if model.max_length is None else model.max_length - len(prompt)
-    drawn = speak(model.module, prompt, min(room, config.max_tokens), tokens.stop_ids)
-    spelt = drawn.ids[:-1] if drawn.stop == "eos" else drawn.ids
-    found = tokens.parted(spelt, tokens.prompt_text(chat), chat)
+    output = speak(model.module, prompt, min(room, config.max_tokens), tokens.stop_ids)
+    spelt = output.ids[:-1] if output.stop == "eos" else output.ids
+    parts = tokens.parted(spelt, tokens.prompt_text(chat), chat)
     completion = Completion(
-        text=found.reply,
-        reasoning=found.reasoning,
-        ids=drawn.ids,
-        logprobs=drawn.logprobs,
-        stop=drawn.stop,
-        error="the logits became NaN or infinite" if drawn.stop == "error" else None,
+        text=parts.reply,
+        reasoning=parts.reasoning,
+        ids=output.ids,
+        logprobs=output.logprobs,
+        stop=output.stop,
+        error="the logits became NaN or infinite" if output.stop == "error" else None,
     )
     (verdict,) = verdicts(judge, [goal], [chat], [completion])
-    return Said(
+    return TunedReply(
         goal=goal.id,
         key=key,
         completion=completion,
@@ -192,42 +192,42 @@ def _said(model: OpenLM, goal: Goal, judge: Judge, config: SoftPrompt, key: str)
         before=tuned.losses[0],
         loss=tuned.loss,
         reached=tuned.reached,
-        flops=scorer.flops + 2 * scorer.size * (len(prompt) + len(drawn.ids)),
+        flops=scorer.flops + 2 * scorer.size * (len(prompt) + len(output.ids)),
     )
 
 
-def _stored(log: Path) -> dict[str, Said]:
+def _stored(log: Path) -> dict[str, TunedReply]:
     """What an earlier try has written down; a line that a kill cut short is asked again."""
     if not log.is_file():
         return {}
     whole = [line for line in log.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
     log.write_bytes(b"".join(whole))
-    return {one.key: one for one in map(Said.model_validate_json, whole)}
+    return {one.key: one for one in map(TunedReply.model_validate_json, whole)}
 
 
-def _metrics(goals: Goals, said: Sequence[Said]) -> dict[str, Estimate]:
-    hits = {one.goal: _HIT[one.verdict.answer] for one in said}
+def _metrics(goals: Goals, rows: Sequence[TunedReply]) -> dict[str, Estimate]:
+    hits = {one.goal: _HIT[one.verdict.answer] for one in rows}
 
-    def over(chosen: Sequence[Goal]) -> Estimate:
-        return reach_rate([hits[goal.id] for goal in chosen], [goal.cluster for goal in chosen])
+    def over(part: Sequence[Goal]) -> Estimate:
+        return reach_rate([hits[goal.id] for goal in part], [goal.cluster for goal in part])
 
     metrics = {"upper_bound_success": over(tuple(goals))}
     for category in sorted({goal.category for goal in goals}):
         metrics[f"upper_bound_success/{category}"] = over([g for g in goals if g.category == category])
-    reached = [one.reached for one in said]
+    reached = [one.reached for one in rows]
     clusters = [goal.cluster for goal in goals]
     metrics["optimised_rate"] = reach_rate(reached, clusters)
-    for name, values in (("before", [one.before for one in said]), ("after", [one.loss for one in said])):
+    for name, values in (("before", [one.before for one in rows]), ("after", [one.loss for one in rows])):
         metrics[f"loss_{name}"] = point(sum(values) / len(values), unit="nats a token", n=len(values))
     return metrics
 
 
 def _caveats(judge: Judge) -> tuple[str, ...]:
-    told = [
+    caveats = [
         "vectors are no text: nobody can send them through a chat, so this is not an attack success rate",
         "it bounds a suffix of as many tokens from above only as far as the optimiser gets",
         "nearly every open model can be steered so: a high rate says little about its training",
     ]
     if judge.calibration != "exact":
-        told.append(f"judged by '{judge.identity.name}', which is {judge.calibration}")
-    return tuple(told)
+        caveats.append(f"judged by '{judge.identity.name}', which is {judge.calibration}")
+    return tuple(caveats)

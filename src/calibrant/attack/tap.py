@@ -23,7 +23,7 @@ from pydantic import Field
 
 from calibrant.attack.engine.attacker_prompts import (
     WRITING,
-    Said,
+    SubEpisode,
     Try,
     attempted,
     consult,
@@ -83,19 +83,19 @@ Branch = tuple[Try, ...]
 
 
 def _episode(goals: Sequence[Goal], config: Tap, tools: Tools) -> Episode:
-    goal, leaves, asked = goals[0], [Branch()], set[str]()
+    goal, leaves, earlier = goals[0], [Branch()], set[str]()
     for level in range(config.depth):
-        grown = yield from _grow(goal, leaves, asked, config, level)
-        asked |= set(grown)
-        heard: list[Response] = yield [
+        grown = yield from _grow(goal, leaves, earlier, config, level)
+        earlier |= set(grown)
+        responses: list[Response] = yield [
             AskTarget(goal, Chat.ask(prompt), parent=branch[-1].id if branch else None)
             for prompt, branch in grown.items()
         ]
-        if config.stop and any(answer.outcome == "success" for answer in heard):
+        if config.stop and any(answer.outcome == "success" for answer in responses):
             return
         children = [
             (*branch, attempted(prompt, answer))
-            for (prompt, branch), answer in zip(grown.items(), heard, strict=True)
+            for (prompt, branch), answer in zip(grown.items(), responses, strict=True)
         ]
         tools.rng.shuffle(children)
         children.sort(key=lambda branch: -branch[-1].score)
@@ -103,20 +103,20 @@ def _episode(goals: Sequence[Goal], config: Tap, tools: Tools) -> Episode:
 
 
 def _grow(
-    goal: Goal, leaves: Sequence[Branch], asked: set[str], config: Tap, level: int
-) -> Said[dict[str, Branch]]:
+    goal: Goal, leaves: Sequence[Branch], earlier: set[str], config: Tap, level: int
+) -> SubEpisode[dict[str, Branch]]:
     """New prompts on topic, each with the branch that it grows from."""
     parents = [branch for branch in leaves for _ in range(config.branching)]
     questions = [_question(goal, branch[-config.memory :]) for branch in parents]
-    written = yield from consult(questions, config.writing, level)
+    drafts = yield from consult(questions, config.writing, level)
     grown: dict[str, Branch] = {}
-    for branch, said in zip(parents, written, strict=True):
-        if said and said.prompt not in asked:
-            grown.setdefault(said.prompt, branch)
+    for branch, draft in zip(parents, drafts, strict=True):
+        if draft and draft.prompt not in earlier:
+            grown.setdefault(draft.prompt, branch)
     if not config.on_topic:
         return grown
-    kept = yield from on_topic(goal.text, list(grown))
-    return {prompt: grown[prompt] for prompt, keep in zip(grown, kept, strict=True) if keep}
+    verdicts = yield from on_topic(goal.text, list(grown))
+    return {prompt: grown[prompt] for prompt, keep in zip(grown, verdicts, strict=True) if keep}
 
 
 def _question(goal: Goal, tries: Sequence[Try]) -> str:
@@ -130,11 +130,11 @@ def _question(goal: Goal, tries: Sequence[Try]) -> str:
 
 def _prompts(config: Tap) -> int:
     """Most prompts that are written for one goal."""
-    leaves = written = 0
+    leaves = total = 0
     for level in range(config.depth):
         leaves = min(config.width, leaves * config.branching) if level else 1
-        written += leaves * config.branching
-    return written
+        total += leaves * config.branching
+    return total
 
 
 ATTACK = Attack(

@@ -22,8 +22,8 @@ from calibrant.core import Chat, Completion, Sampling, Verdict
 from calibrant.core.reasoning import part
 
 T = TypeVar("T")
-Said = Generator[Sequence[Move], Any, T]
-"""Part of an episode that comes to a value: ``written = yield from consult(...)``."""
+SubEpisode = Generator[Sequence[Move], Any, T]
+"""Part of an episode that comes to a value: ``drafts = yield from consult(...)``."""
 
 WRITING = Sampling(max_tokens=512, temperature=1.0)
 """Default sampling of an attacker model's prompts."""
@@ -143,8 +143,8 @@ def conversation(chat: Chat) -> str:
 
 def question(how: str, goal: str, *parts: str) -> str:
     """The question for the attacker's next prompt: the strategy ``how``, the goal, and what is known."""
-    shown = [part for part in parts if part]
-    return "\n\n".join([TASK, how, f"GOAL: {one_line(goal)}", *shown, MATERIAL, FORM])
+    extra = [part for part in parts if part]
+    return "\n\n".join([TASK, how, f"GOAL: {one_line(goal)}", *extra, MATERIAL, FORM])
 
 
 def topic_question(goal: str, prompt: str) -> str:
@@ -171,13 +171,13 @@ def read_prompt(text: str) -> Written | None:
     for name, words in zip(cut[::2], cut[1::2], strict=True):
         parts.setdefault(name.lower(), []).append(_bare(words))
     prompts, why = set(parts.get("prompt", [])), parts.get("improvement", [""])
-    return _written(prompts.pop(), why[0]) if len(prompts) == 1 else None
+    return _unless_echoed(prompts.pop(), why[0]) if len(prompts) == 1 else None
 
 
 def read_yes_no(text: str) -> bool | None:
     """YES or NO; None for anything else."""
-    found = _YES_NO.fullmatch(part(text, opened=False).reply)
-    return found[1].lower() == "yes" if found else None
+    match = _YES_NO.fullmatch(part(text, opened=False).reply)
+    return match[1].lower() == "yes" if match else None
 
 
 def _from_json(text: str) -> Written | None:
@@ -185,11 +185,11 @@ def _from_json(text: str) -> Written | None:
         row = json.loads(text)
     except (ValueError, RecursionError):
         return None
-    named = {key.lower(): value for key, value in row.items() if isinstance(value, str)}
-    return _written(_bare(named.get("prompt", "")), named.get("improvement", ""))
+    fields = {key.lower(): value for key, value in row.items() if isinstance(value, str)}
+    return _unless_echoed(_bare(fields.get("prompt", "")), fields.get("improvement", ""))
 
 
-def _written(prompt: str, why: str) -> Written | None:
+def _unless_echoed(prompt: str, why: str) -> Written | None:
     """None where the attacker returned the form itself, or nothing."""
     return None if prompt in _ECHOES else Written(prompt, why.strip())
 
@@ -205,34 +205,34 @@ def _bare(text: str) -> str:
 # Asking.
 
 
-def consult(questions: Sequence[str], sampling: Sampling, turn: int) -> Said[list[Written | None]]:
+def consult(questions: Sequence[str], sampling: Sampling, turn: int) -> SubEpisode[list[Written | None]]:
     """Ask all questions at once, and once more those whose answers could not be parsed. At most two calls a
     question.
 
     Equal questions get different seeds, and so do those of another ``turn``; all others share a seed, and a
     batch.
     """
-    heard: list[Completion] = yield _consults(questions, sampling, turn)
-    written = [read_prompt(reply.text) for reply in heard]
-    missed = [place for place, one in enumerate(written) if one is None]
+    replies: list[Completion] = yield _consults(questions, sampling, turn)
+    drafts = [read_prompt(reply.text) for reply in replies]
+    missed = [place for place, one in enumerate(drafts) if one is None]
     again = [f"{questions[place]}\n\n{AGAIN}" for place in missed]
-    heard = yield _consults(again, sampling, turn)
-    for place, reply in zip(missed, heard, strict=True):
-        written[place] = read_prompt(reply.text)
-    return written
+    replies = yield _consults(again, sampling, turn)
+    for place, reply in zip(missed, replies, strict=True):
+        drafts[place] = read_prompt(reply.text)
+    return drafts
 
 
-def on_topic(goal: str, prompts: Sequence[str]) -> Said[list[bool]]:
+def on_topic(goal: str, prompts: Sequence[str]) -> SubEpisode[list[bool]]:
     """Which prompts are on topic. One call per prompt; no answer counts as yes."""
-    asked = [AskAttacker(Chat.ask(topic_question(goal, prompt)), CHECKING) for prompt in prompts]
-    heard: list[Completion] = yield asked
-    return [read_yes_no(reply.text) is not False for reply in heard]
+    asks = [AskAttacker(Chat.ask(topic_question(goal, prompt)), CHECKING) for prompt in prompts]
+    replies: list[Completion] = yield asks
+    return [read_yes_no(reply.text) is not False for reply in replies]
 
 
 def _consults(questions: Sequence[str], sampling: Sampling, turn: int) -> list[AskAttacker]:
-    drawn, consults = Counter[str](), []
+    repeats, consults = Counter[str](), []
     for text in questions:
-        seed = sampling.seed + 1000 * turn + drawn[text]
-        drawn[text] += 1
+        seed = sampling.seed + 1000 * turn + repeats[text]
+        repeats[text] += 1
         consults.append(AskAttacker(Chat.ask(text), sampling.model_copy(update={"seed": seed})))
     return consults

@@ -50,9 +50,9 @@ def once(lm: LM, chats: Sequence[Chat], sampling: Sampling) -> list[Completion]:
         places.setdefault(tuple((m.role, m.content) for m in chat.messages), len(places)) for chat in chats
     ]
     alike = len(places) < len(chats)
-    asked = [chats[spots.index(spot)] for spot in range(len(places))] if alike else chats
-    replies = lm.generate(asked, sampling)
-    same_number(f"model '{lm.identity.name}'", len(replies), len(asked))
+    distinct = [chats[spots.index(spot)] for spot in range(len(places))] if alike else chats
+    replies = lm.generate(distinct, sampling)
+    same_number(f"model '{lm.identity.name}'", len(replies), len(distinct))
     return [replies[spot] for spot in spots]
 
 

@@ -14,7 +14,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from calibrant.attack.engine.attacker_prompts import (
-    Said,
+    SubEpisode,
     Try,
     attempted,
     consult,
@@ -80,13 +80,13 @@ class Talk(NamedTuple):
 class Writer(NamedTuple):
     """The source of the next turns."""
 
-    write: Callable[[Sequence[Talk], int], Said[list[list[str]]]]
+    write: Callable[[Sequence[Talk], int], SubEpisode[list[list[str]]]]
     """Conversations, and the number of their next turn from 0 -> candidate turns of each."""
     more: Callable[[Talk, int], bool]
     """Whether that turn has a wording that was not refused yet."""
 
 
-def converse(goal: Goal, writer: Writer, limits: Limits, tools: Tools, variant: str = "") -> Said[bool]:
+def converse(goal: Goal, writer: Writer, limits: Limits, tools: Tools, variant: str = "") -> SubEpisode[bool]:
     """Part of an episode: run a conversation to its end. True where the goal was reached."""
     talks, backtracks, reached = [Talk()], limits.backtracks, False
     for turn in range(limits.turns):
@@ -94,14 +94,14 @@ def converse(goal: Goal, writer: Writer, limits: Limits, tools: Tools, variant: 
         while before := waiting:
             options = yield from writer.write(before, turn)
             children = yield from _say(goal, before, options, limits, variant)
-            reached |= any(child.hit for said in children for child in said)
+            reached |= any(child.hit for siblings in children for child in siblings)
             if reached and limits.stop:
                 return True
             waiting = []
-            for talk, said in zip(before, children, strict=True):
-                met = [child for child in said if not child.refused]
-                back = talk._replace(taken_back=(*talk.taken_back, *said))
-                if said and not met and backtracks and writer.more(back, turn):
+            for talk, siblings in zip(before, children, strict=True):
+                met = [child for child in siblings if not child.refused]
+                back = talk._replace(taken_back=(*talk.taken_back, *siblings))
+                if siblings and not met and backtracks and writer.more(back, turn):
                     waiting.append(back)
                 else:
                     gone_on += met or [_with_refusal(back)]
@@ -114,23 +114,23 @@ def converse(goal: Goal, writer: Writer, limits: Limits, tools: Tools, variant: 
 
 def _say(
     goal: Goal, talks: Sequence[Talk], options: Sequence[Sequence[str]], limits: Limits, variant: str
-) -> Said[list[list[Talk]]]:
+) -> SubEpisode[list[list[Talk]]]:
     """Send all turns at once; the resulting conversations, per branch."""
     asks = [
         AskTarget(goal, talk.chat.then("user", text), variant, talk.heard.id if talk.heard else None)
         for talk, texts in zip(talks, options, strict=True)
         for text in texts
     ]
-    heard: list[Response] = yield asks
-    told = iter(
+    responses: list[Response] = yield asks
+    children = iter(
         Talk(
             ask.chat.then("assistant", reply.completion.text),
             reply,
             reply.outcome != "success" and refuses(reply.completion, limits.refusals),
         )
-        for ask, reply in zip(asks, heard, strict=True)
+        for ask, reply in zip(asks, responses, strict=True)
     )
-    return [[next(told) for _ in texts] for texts in options]
+    return [[next(children) for _ in texts] for texts in options]
 
 
 def _with_refusal(talk: Talk) -> Talk:
@@ -156,20 +156,20 @@ def planned(goal: Goal, plan: Sequence[Sequence[str]], branches: int) -> Writer:
     """The plan's wordings of each turn, without the refused ones."""
     spans = goal.spans or (goal.text,)
     slots = {"{request}": goal.text, "{act}": spans[0], "{thing}": spans[-1]}
-    said = [list(dict.fromkeys(_filled(wording, slots) for wording in turn)) for turn in plan]
+    wordings = [list(dict.fromkeys(_filled(wording, slots) for wording in turn)) for turn in plan]
 
-    def write(talks: Sequence[Talk], turn: int) -> Said[list[list[str]]]:
+    def write(talks: Sequence[Talk], turn: int) -> SubEpisode[list[list[str]]]:
         yield from ()  # nobody has to be asked
-        return [[text for text in said[turn] if text not in _tried(talk)][:branches] for talk in talks]
+        return [[text for text in wordings[turn] if text not in _tried(talk)][:branches] for talk in talks]
 
-    return Writer(write, lambda talk, turn: not _tried(talk).issuperset(said[turn]))
+    return Writer(write, lambda talk, turn: not _tried(talk).issuperset(wordings[turn]))
 
 
 def written_by_attacker(goal: Goal, how: str, limits: Limits, writing: Sampling) -> Writer:
     """Turns by the attacker model, which sees the conversation, its score, and the backtracked turns."""
 
-    def write(talks: Sequence[Talk], turn: int) -> Said[list[list[str]]]:
-        asked = [
+    def write(talks: Sequence[Talk], turn: int) -> SubEpisode[list[list[str]]]:
+        questions = [
             question(
                 how,
                 goal.text,
@@ -180,10 +180,10 @@ def written_by_attacker(goal: Goal, how: str, limits: Limits, writing: Sampling)
             for talk in talks
             for _ in range(limits.branches)
         ]
-        written = iter((yield from consult(asked, writing, turn)))
+        drafts = iter((yield from consult(questions, writing, turn)))
         options = []
         for talk in talks:
-            texts = [one.prompt for one in islice(written, limits.branches) if one]
+            texts = [one.prompt for one in islice(drafts, limits.branches) if one]
             options.append([text for text in dict.fromkeys(texts) if text not in _tried(talk)])
         return options
 

@@ -21,7 +21,7 @@ _POINTS = 200
 def success_curves(goals: Goals, all_counts: AllCounts) -> dict[str, SuccessCurve]:
     """Attack -> its curve over goals and repetitions; costs are queries to the target."""
     clusters = clusters_of(goals)
-    found = {}
+    curves = {}
     for label in dict.fromkeys(label for label, _, _ in all_counts):
         rows = [(goal, counts) for (name, goal, _), counts in all_counts.items() if name == label]
         costs, reached = [], []
@@ -29,10 +29,10 @@ def success_curves(goals: Goals, all_counts: AllCounts) -> dict[str, SuccessCurv
             open_ = counts.first is None and counts.first_open is not None
             costs.append(float(counts.first or counts.first_open or counts.queries))
             reached.append(True if counts.first else None if open_ else False)
-        found[label.removeprefix("attack.")] = success_curve(
+        curves[label.removeprefix("attack.")] = success_curve(
             costs, reached, clusters=[clusters[goal] for goal, _ in rows]
         )
-    return found
+    return curves
 
 
 def medians(curves: dict[str, SuccessCurve]) -> dict[str, Estimate]:
@@ -50,10 +50,10 @@ def medians(curves: dict[str, SuccessCurve]) -> dict[str, Estimate]:
 
 def drawn(curves: dict[str, SuccessCurve]) -> dict[str, Any]:
     """Curves as JSON-ready lists of at most 200 points each, for figures."""
-    return {label: _drawn(curve) for label, curve in curves.items()}
+    return {label: _thinned(curve) for label, curve in curves.items()}
 
 
-def _drawn(curve: SuccessCurve) -> dict[str, list[float]]:
+def _thinned(curve: SuccessCurve) -> dict[str, list[float]]:
     size = int(curve.costs.size)
     places = sorted({round(place) for place in np.linspace(0, size - 1, min(size, _POINTS)).tolist()})
     names = ("costs", "value", "low", "high", "after")

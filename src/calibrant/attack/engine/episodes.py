@@ -78,7 +78,7 @@ def episodes(
     """The episodes of one attack: one a goal and repetition, or one a repetition over all goals."""
     groups = [tuple(goals)] if attack.together else [(goal,) for goal in goals]
     settings, whom = digest(config), participants.target.identity.digest
-    drawn = digest(participants.sampling)
+    sampling = digest(participants.sampling)
     others = [lm.identity.digest for lm in (participants.attacker, participants.surrogate) if lm is not None]
     for repetition in range(repetitions):
         for group in groups:
@@ -93,7 +93,7 @@ def episodes(
             # The target stays out of the seed, so that two targets meet the same draws of an attack.
             whole = hashlib.sha256(json.dumps(what).encode()).hexdigest()
             number = int(whole[:12], 16)
-            key = hashlib.sha256(f"{whole}/{whom}/{drawn}/{others}".encode()).hexdigest()
+            key = hashlib.sha256(f"{whole}/{whom}/{sampling}/{others}".encode()).hexdigest()
             make = partial(_episode, attack, group, config, participants, number)
             ids = tuple(goal.id for goal in group)
             yield RunningEpisode(attack, label, ids, repetition, key, make)

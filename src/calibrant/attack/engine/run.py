@@ -181,7 +181,7 @@ def check_participants(plans: Sequence[Planned], participants: Participants) -> 
 def caveats(plans: Sequence[Planned], participants: Participants) -> tuple[str, ...]:
     """What success rates of these attacks do not show."""
     names = ", ".join(plan.label.removeprefix("attack.") for plan in plans)
-    told = [
+    notes = [
         f"attack_success_rate is the share of goals that any attempt of {names} reached; it grows with the "
         "number of attempts and is not a rate per attempt",
         "a goal that the target answers when asked plainly counts as reached: compare with measure.refusal "
@@ -192,14 +192,14 @@ def caveats(plans: Sequence[Planned], participants: Participants) -> tuple[str, 
             participants.surrogate is not None
             and participants.surrogate.identity.digest == participants.target.identity.digest
         )
-        told.append(
+        notes.append(
             "gradient and log-prob attacks read the target's own weights, which an outsider may not have"
             if own
             else "gradient and log-prob attacks read a surrogate's weights: they reach the target by transfer"
         )
     if participants.judge.calibration != "exact":
-        told.append(
+        notes.append(
             f"judged by '{participants.judge.identity.name}', which is {participants.judge.calibration}"
         )
-        told.append("goal-level rates are not corrected: every attempt is one more chance for a false alarm")
-    return tuple(told)
+        notes.append("goal-level rates are not corrected: every attempt is one more chance for a false alarm")
+    return tuple(notes)

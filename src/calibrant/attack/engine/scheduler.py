@@ -122,19 +122,19 @@ class Scheduler:
         """Let episodes go on, and begin new ones until there is a batch to ask; returns those under way."""
         for episode in live:
             self._advance(episode)
-        kept = [episode for episode in live if not episode.over]
-        asks = sum(len(episode.asks) for episode in kept)
+        running = [episode for episode in live if not episode.over]
+        asks = sum(len(episode.asks) for episode in running)
         # No more than a batch can use: episodes that wait cost memory.
-        while asks < self.batch and len(kept) < self.batch:
+        while asks < self.batch and len(running) < self.batch:
             fresh = next(waiting, None)
             if fresh is None:
                 break
             self._advance(fresh)
             if not fresh.over:
-                kept.append(fresh)
+                running.append(fresh)
                 asks += len(fresh.asks)
         self._settle()
-        return kept
+        return running
 
     def _advance(self, episode: RunningEpisode) -> None:
         """Hand over answers until the episode waits for one that nobody has given yet, or ends."""
@@ -142,8 +142,8 @@ class Scheduler:
             episode.generator = episode.make()
         while len(episode.answers) == len(episode.moves):
             try:
-                heard = [episode.answers[i] for i in range(len(episode.moves))]
-                episode.moves = list(episode.generator.send(heard if episode.begun else None))
+                answers = [episode.answers[i] for i in range(len(episode.moves))]
+                episode.moves = list(episode.generator.send(answers if episode.begun else None))
                 episode.begun = True
             except StopIteration:
                 episode.over = True
@@ -162,26 +162,26 @@ class Scheduler:
             episode.keys.append(key_of(episode.key, "ask", episode.asked))
             episode.numbers.append(episode.asked)
             episode.asked += 1
-            held = self.cache.attempt(episode.keys[-1]) if self.cache.held else None
-            if held and self._same(held[1], move):
-                self._heard(episode, index, held[1], held[0])
+            stored = self.cache.attempt(episode.keys[-1]) if self.cache.held else None
+            if stored and self._same(stored[1], move):
+                self._deliver_attempt(episode, index, stored[1], stored[0])
             else:
                 episode.asks.append((index, move))
             return
         episode.keys.append(key_of(episode.key, "move", episode.moved))
         episode.numbers.append(-1)
         episode.moved += 1
-        noted = self.cache.move(episode.keys[-1])
-        if noted is not None and noted["asked"] == asked_of(move):
-            self._noted(episode, index, noted["answer"], Spent(**noted["spent"]))
+        entry = self.cache.move(episode.keys[-1])
+        if entry is not None and entry["asked"] == asked_of(move):
+            self._deliver_answer(episode, index, entry["answer"], Spent(**entry["spent"]))
         else:
             episode.rest.append(index)
 
-    def _same(self, held: Attempt, move: AskTarget) -> bool:
+    def _same(self, old: Attempt, move: AskTarget) -> bool:
         """Whether an earlier try's attempt answers this question, by this judge; errors are asked again."""
-        return held.chat == move.chat and self._by in held.verdicts and held.completion.stop != "error"
+        return old.chat == move.chat and self._by in old.verdicts and old.completion.stop != "error"
 
-    def _heard(self, episode: RunningEpisode, index: int, attempt: Attempt, place: int) -> None:
+    def _deliver_attempt(self, episode: RunningEpisode, index: int, attempt: Attempt, place: int) -> None:
         """An attempt is known: count it, and keep the answer for its episode."""
         cost = attempt.cost
         owed = self._owed
@@ -198,7 +198,7 @@ class Scheduler:
         verdict = attempt.verdicts[self._by]
         episode.answers[index] = Response(attempt.id, attempt.completion, verdict, attempt.outcome)
 
-    def _noted(self, episode: RunningEpisode, index: int, answer: Any, spent: Spent) -> None:
+    def _deliver_answer(self, episode: RunningEpisode, index: int, answer: Any, spent: Spent) -> None:
         """Another answer is known; the episode's next attempt carries its cost."""
         self._owed = list(map(add, self._owed, spent))
         episode.unbilled = episode.unbilled.plus(spent)
@@ -220,16 +220,16 @@ class Scheduler:
 
     def _note(self, episode: RunningEpisode, index: int, answer: Any, spent: Spent) -> None:
         """Write an answer down, then hand it over."""
-        asked = asked_of(episode.moves[index])
+        question = asked_of(episode.moves[index])
         # An attacking model that failed is asked again by the next try.
         if not (isinstance(answer, Completion) and answer.stop == "error"):
             entry = {
-                "asked": asked,
+                "asked": question,
                 "answer": plain(answer),
                 "spent": {name: amount for name, amount in spent._asdict().items() if amount},
             }
             self.cache.note(episode.keys[index], entry)
-        self._noted(episode, index, answer, spent)
+        self._deliver_answer(episode, index, answer, spent)
         episode.rest.remove(index)
 
     def _consult(self, live: Sequence[RunningEpisode]) -> None:
@@ -270,8 +270,8 @@ class Scheduler:
         with self.tracker.reserved(queries=fits):
             scored = lm.logprobs([m.chat for _, _, m in open_[:fits]], [m.reply for _, _, m in open_[:fits]])
         for (episode, index, move), one in zip(open_, scored, strict=False):
-            read = len(lm.prompt_ids(move.chat)) + len(one.ids)
-            spent = Spent(queries=1, flops=2 * self._surrogate_size * read)
+            length = len(lm.prompt_ids(move.chat)) + len(one.ids)
+            spent = Spent(queries=1, flops=2 * self._surrogate_size * length)
             # The end token is no part of what is hoped for: it may well go on.
             self._note(episode, index, math.fsum(one.logprobs[:-1]), spent)
         self._settle()
@@ -287,8 +287,8 @@ class Scheduler:
             if not self.tracker.affordable(1):
                 raise _CappedError
             self.run.progress(self._over, self._total, move.what)
-            done: Computed = move.compute()
-            self._note(episode, index, done.value, Spent(flops=done.flops))
+            result: Computed = move.compute()
+            self._note(episode, index, result.value, Spent(flops=result.flops))
             self._settle()
 
     def _ask(self, live: Sequence[RunningEpisode]) -> None:
@@ -302,25 +302,25 @@ class Scheduler:
             raise _CappedError
         groups: dict[tuple[int, int], list[tuple[RunningEpisode, int, AskTarget]]] = {}
         warm = self.who.sampling.temperature > 0
-        for asked in batch[:fits]:
-            key = (asked[0].repetition, asked[2].draw) if warm else (0, 0)
-            groups.setdefault(key, []).append(asked)
-        heard = 0
+        for ask in batch[:fits]:
+            key = (ask[0].repetition, ask[2].draw) if warm else (0, 0)
+            groups.setdefault(key, []).append(ask)
+        answered = 0
         for key, group in groups.items():
             if key not in self._samplings:
                 self._samplings[key] = self._seeded(self.who.sampling, *key)
             with self.tracker.reserved(queries=len(group), tokens=len(group) * self.who.sampling.max_tokens):
                 replies = once(self.who.target, [move.chat for _, _, move in group], self._samplings[key])
-            heard += sum(reply.stop != "error" for reply in replies)
+            answered += sum(reply.stop != "error" for reply in replies)
             self.last = replies[-1]
             attempts = self._attempts(group, replies)
             places = self.cache.add(attempts)
             for (episode, index, _), attempt, place in zip(group, attempts, places, strict=True):
-                self._heard(episode, index, attempt, place)
+                self._deliver_attempt(episode, index, attempt, place)
             self._settle()
         for episode in {id(episode): episode for episode, _, _ in batch}.values():
             episode.asks = [waits for waits in episode.asks if waits[0] not in episode.answers]
-        self._silent = 0 if heard else self._silent + 1
+        self._silent = 0 if answered else self._silent + 1
         if self._silent >= 3:
             raise silence(self.last)
 
@@ -329,14 +329,14 @@ class Scheduler:
     ) -> list[Attempt]:
         """Judge the replies and make them attempts."""
         goals, chats = [move.goal for _, _, move in group], [move.chat for _, _, move in group]
-        said = verdicts(self.who.judge, goals, chats, replies)
-        self.tracker.judged(max(verdict.tokens for verdict in said))
-        made, billed = [], set[int]()
-        for (episode, index, move), reply, verdict in zip(group, replies, said, strict=True):
+        judgements = verdicts(self.who.judge, goals, chats, replies)
+        self.tracker.judged(max(verdict.tokens for verdict in judgements))
+        attempts, billed = [], set[int]()
+        for (episode, index, move), reply, verdict in zip(group, replies, judgements, strict=True):
             before = NOTHING if episode.place in billed else episode.unbilled
             billed.add(episode.place)
-            kept = timeless(reply)
-            made.append(
+            completion = timeless(reply)
+            attempts.append(
                 Attempt(
                     id=episode.keys[index],
                     goal_id=move.goal.id,
@@ -348,27 +348,27 @@ class Scheduler:
                     number=episode.numbers[index],
                     parent=move.parent,
                     chat=move.chat,
-                    completion=kept,
-                    layers=kept.layers,
+                    completion=completion,
+                    layers=completion.layers,
                     verdicts={self._by: verdict},
                     outcome=outcome_of(reply, verdict),
                     degraded=any(layer.verdict.answer == "unknown" for layer in reply.layers),
                     cost=self._cost(move.chat, reply, verdict.tokens, before),
                 )
             )
-        return made
+        return attempts
 
     def _cost(self, chat: Chat, reply: Completion, judged: int, before: Spent) -> Cost:
-        said = tokens(reply, self.who.sampling.max_tokens)
+        reply_tokens = tokens(reply, self.who.sampling.max_tokens)
         flops = before.flops
         if self._target_size and reply.stop != "error":
-            read = len(self.who.target.prompt_ids(chat))  # type: ignore[attr-defined]
-            flops += 2 * self._target_size * (read + said)
+            prompt_tokens = len(self.who.target.prompt_ids(chat))  # type: ignore[attr-defined]
+            flops += 2 * self._target_size * (prompt_tokens + reply_tokens)
         if before is NOTHING and not (judged or flops):
-            return plain_cost(said)
+            return plain_cost(reply_tokens)
         return Cost(
             queries=1 + before.queries,
-            target_tokens=said + before.target_tokens,
+            target_tokens=reply_tokens + before.target_tokens,
             attacker_tokens=before.attacker_tokens,
             judge_tokens=judged + before.judge_tokens,
             flops=flops,

@@ -4,7 +4,7 @@
     losses, reached = scorer.losses(rows, near)       # rows (B, n) around the suffix ``near`` (n,)
 
 A row is [before | suffix | after | target]. What precedes the suffix is read once, and its keys and values
-are lent to every batch as a view. Candidates are sorted by the first token in which they differ from the
+are shared with every batch as a view. Candidates are sorted by the first token in which they differ from the
 current suffix, and a batch also shares the tokens up to there. Logits are made where the target is predicted;
 its last token, which predicts nothing, is not read. The numbers are those of whole rows, up to rounding: a
 model whose memory cannot be shared so (a recurrent state) is found by comparing both ways once, and reads
@@ -31,7 +31,7 @@ _LOGITS = 2**26  # logits held at once: 256 MB in float32
 _SLICE = 2**14
 _TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8}  # half precision: 5 %
 
-Kept = list[tuple[Tensor, Tensor]]
+KeysAndValues = list[tuple[Tensor, Tensor]]
 """Keys and values (1, heads, tokens, size) of each layer."""
 
 
@@ -63,7 +63,7 @@ class Candidates:
         """Parameters."""
         self._name = memory_name(module) or "past_key_values"
         self._rows = 0  # most rows that fitted in memory, once it was too many
-        self._before: Kept | None = None
+        self._before: KeysAndValues | None = None
         self.shares: bool | None = None
         """Whether rows share what they have in common; None before the first call."""
 
@@ -83,7 +83,7 @@ class Candidates:
         few, back = distinct(rows)
         self._settle(few[0])
         near = few[0] if near is None else near
-        kept = self._read(near) if self.shares else []
+        past = self._context(near) if self.shares else []
         first = (
             first_change(few, near).clamp(max=few.shape[1] - 1) if self.shares else few.new_zeros(len(few))
         )
@@ -94,9 +94,9 @@ class Candidates:
         while start < len(few):
             shared = int(first[order[start]])
             some = order[start : start + self._fit(few.shape[1] - shared)]
-            found = self._batch(few[some], shared, kept)
-            if found is not None:
-                loss[some], reached[some] = found[0].to(loss.dtype), found[1]
+            result = self._batch(few[some], shared, past)
+            if result is not None:
+                loss[some], reached[some] = result[0].to(loss.dtype), result[1]
                 start += len(some)
         if not bool(loss.isfinite().all()):
             raise NumericalError("a candidate's loss is NaN or infinite", hint="load the model in float32")
@@ -118,39 +118,39 @@ class Candidates:
         with torch.enable_grad():
             self._settle(torch.tensor(sample_ids(self.module, spelt.shape[1])).to(self.device))
             whole = torch.cat([spelt, self.table(self.tail[None]).detach()], 1)
-            kept = self._prefix() if self.shares else []
-            if not kept:
+            past = self._prefix() if self.shares else []
+            if not past:
                 whole = torch.cat([self.table(self.before[None]).detach(), whole], 1)
-            loss, reached = target_losses(self._logits(whole, kept), self.target, self.mellow)
+            loss, reached = target_losses(self._logits(whole, past), self.target, self.mellow)
             flow = torch.autograd.grad(loss, spelt)[0]
         self.flops += 4 * self.size * whole.shape[1]
         return loss.detach()[0], bool(reached[0]), flow
 
-    def _batch(self, rows: Tensor, shared: int, kept: Kept) -> tuple[Tensor, Tensor] | None:
+    def _batch(self, rows: Tensor, shared: int, past: KeysAndValues) -> tuple[Tensor, Tensor] | None:
         """Score rows that share their first ``shared`` tokens; None if they did not fit into memory."""
         try:
-            return self._score(rows, shared, kept)
+            return self._score(rows, shared, past)
         except torch.OutOfMemoryError:
             if len(rows) == 1:
                 raise
         self._rows = len(rows) // 2  # outside of the handler, which holds the tensors of the failed try
         return None
 
-    def _score(self, rows: Tensor, shared: int, kept: Kept) -> tuple[Tensor, Tensor]:
+    def _score(self, rows: Tensor, shared: int, past: KeysAndValues) -> tuple[Tensor, Tensor]:
         ids = torch.cat([rows[:, shared:], self.tail.expand(len(rows), -1)], 1)
         length = len(self.before) + shared
-        if not kept:
+        if not past:
             ids = torch.cat([self.before.expand(len(rows), -1), rows[:, :shared], ids], 1)
-        lent = [(k[:, :, :length], v[:, :, :length]) for k, v in kept] if length else []
-        return target_losses(self._logits(ids, lent), self.target, self.mellow)
+        head = [(k[:, :, :length], v[:, :, :length]) for k, v in past] if length else []
+        return target_losses(self._logits(ids, head), self.target, self.mellow)
 
-    def _read(self, near: Tensor) -> Kept:
+    def _context(self, near: Tensor) -> KeysAndValues:
         """Keys and values of what precedes the target when the suffix is ``near``."""
         cache = self._cache(self._prefix(), 1)
         self._logits(near[None], [], cache)
         return [(layer.keys, layer.values) for layer in cache.layers]
 
-    def _prefix(self) -> Kept:
+    def _prefix(self) -> KeysAndValues:
         """Keys and values of what precedes the suffix; [] where nothing does."""
         if self._before is None:
             cache = self._cache([], 1)
@@ -160,19 +160,19 @@ class Candidates:
             self._before = [(layer.keys, layer.values) for layer in cache.layers] if len(self.before) else []
         return self._before
 
-    def _cache(self, kept: Kept, rows: int) -> Any:
-        lent = [(k.expand(rows, -1, -1, -1), v.expand(rows, -1, -1, -1)) for k, v in kept]
-        return DynamicCache(lent)  # of full layers: a sliding window is the mask's business
+    def _cache(self, past: KeysAndValues, rows: int) -> Any:
+        expanded = [(k.expand(rows, -1, -1, -1), v.expand(rows, -1, -1, -1)) for k, v in past]
+        return DynamicCache(expanded)  # of full layers: a sliding window is the mask's business
 
-    def _logits(self, given: Tensor, kept: Kept, cache: Any = None) -> Tensor:
+    def _logits(self, inputs: Tensor, past: KeysAndValues, cache: Any = None) -> Tensor:
         """Logits (B, T, V) where the target is predicted, for ids (B, L) or embeddings (B, L, D)."""
-        if cache is None and kept:
-            cache = self._cache(kept, len(given))
-        self.flops += 2 * self.size * given.shape[0] * given.shape[1]
-        kind = "input_ids" if given.dim() == 2 else "inputs_embeds"
+        if cache is None and past:
+            cache = self._cache(past, len(inputs))
+        self.flops += 2 * self.size * inputs.shape[0] * inputs.shape[1]
+        kind = "input_ids" if inputs.dim() == 2 else "inputs_embeds"
         keep = len(self.target)
         out = self.module(
-            **{kind: given},
+            **{kind: inputs},
             **({} if cache is None else {self._name: cache}),
             **accepted(self.module, logits_to_keep=keep, use_cache=cache is not None),
         )
@@ -188,7 +188,7 @@ class Candidates:
 
     @torch.no_grad()
     def _settle(self, ids: Tensor) -> None:
-        """Find out, once, whether keys and values can be lent: tried on a suffix ``ids`` (n,) and another.
+        """Find out, once, whether keys and values can be shared: tried on a suffix ``ids`` (n,) and another.
 
         Raises:
             CapabilityError: the model sees what follows, or reads embeddings otherwise than their ids.
@@ -200,11 +200,11 @@ class Candidates:
             rows = ids.repeat(2, 1)
             rows[1, -1] = (rows[1, -1] + 1) % self.table.num_embeddings
             whole, _ = self._score(rows, 0, [])
-            lends, spent = self._lends(rows, whole), self.flops
-            read = torch.cat([self.before, rows[0], self.tail])[None]
-            right = self._logits(read, [])
-            same = close(self._logits(self.table(read), []), right)
-            self.shares = lends and same and self._lends_to_embeddings(read, right)
+            shares, spent = self._shares_exactly(rows, whole), self.flops
+            full_ids = torch.cat([self.before, rows[0], self.tail])[None]
+            right = self._logits(full_ids, [])
+            same = close(self._logits(self.table(full_ids), []), right)
+            self.shares = shares and same and self._shares_with_embeddings(full_ids, right)
             self.flops = spent
             if not same:
                 raise CapabilityError(
@@ -213,18 +213,18 @@ class Candidates:
                     hint="take an attack that needs no gradient, or another model",
                 )
 
-    def _lends_to_embeddings(self, read: Tensor, right: Tensor) -> bool:
-        """Whether embeddings behind lent keys have the logits ``right`` that ids (1, L) have read whole."""
+    def _shares_with_embeddings(self, ids: Tensor, right: Tensor) -> bool:
+        """Whether embeddings behind shared keys have the logits ``right`` that ids (1, L) have read whole."""
         try:
-            found = self._logits(self.table(read[:, len(self.before) :]), self._prefix())
+            logits = self._logits(self.table(ids[:, len(self.before) :]), self._prefix())
         except FOREIGN:
             return False
-        return close(found, right)
+        return close(logits, right)
 
-    def _lends(self, rows: Tensor, whole: Tensor) -> bool:
+    def _shares_exactly(self, rows: Tensor, whole: Tensor) -> bool:
         """Whether ``rows`` (2, n), unlike in their last token, have the losses ``whole`` (2,) when shared."""
         try:
-            parts, _ = self._score(rows, rows.shape[1] - 1, self._read(rows[0]))
+            parts, _ = self._score(rows, rows.shape[1] - 1, self._context(rows[0]))
         except FOREIGN:
             return False
         bound = _TOLERANCE.get(self.module.dtype, 0.05) * (1 + float(whole.abs().max()))

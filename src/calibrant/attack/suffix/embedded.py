@@ -27,14 +27,14 @@ def speak(module: nn.Module, prompt: Tensor, most: int, stop_ids: Sequence[int])
     """
     how = batching(module)
     table: Any = module.get_input_embeddings()  # type: ignore[operator]
-    given, kept = prompt[None], None
+    inputs, past = prompt[None], None
     positions = torch.arange(len(prompt), device=prompt.device)[None]
     ids, logprobs = list[int](), list[float]()
     stop: Stop = "length"
     while len(ids) < most:
         # Cloned, since a family may scale what it is given in place.
-        kept, found = advance(module, how, given.clone(), None, positions, kept)
-        logits = found[0]
+        past, rows = advance(module, how, inputs.clone(), None, positions, past)
+        logits = rows[0]
         if not bool(logits.amax().isfinite()):
             stop = "error"
             break
@@ -45,5 +45,5 @@ def speak(module: nn.Module, prompt: Tensor, most: int, stop_ids: Sequence[int])
             stop = "eos"
             break
         positions = positions[:, -1:] + 1
-        given = torch.cat([given, table(token)[None, None]], 1) if how.way == "again" else token[None, None]
+        inputs = torch.cat([inputs, table(token)[None, None]], 1) if how.way == "again" else token[None, None]
     return Drawn(tuple(ids), tuple(logprobs), stop)

@@ -144,14 +144,14 @@ class Search:
         self.config = config
         self.draft = None
         if draft is not None:
-            read = cut(draft, chat, config.suffix, reply, ascii_only=config.ascii)
+            draft_slot = cut(draft, chat, config.suffix, reply, ascii_only=config.ascii)
             tokenizers = [lm.identity.parts.get("tokenizer") for lm in (model, draft)]
-            if tokenizers[0] != tokenizers[1] or read.frame != self.slot.frame:
+            if tokenizers[0] != tokenizers[1] or draft_slot.frame != self.slot.frame:
                 raise CapabilityError(
                     f"draft '{draft.identity.name}' and '{model.identity.name}' read other token ids",
                     hint="probe sampling needs a draft model with the same tokenizer and chat template",
                 )
-            self.draft = Candidates(draft.module, read.frame, mellow=config.mellowmax)
+            self.draft = Candidates(draft.module, draft_slot.frame, mellow=config.mellowmax)
         self._model = model
 
     @property
@@ -193,13 +193,13 @@ class Search:
                 f"none of {config.width} candidates is what its own text is tokenised to",
                 hint="begin with another 'suffix', or keep to ascii; this tokenizer may not round-trip",
             )
-        loss, chosen, reached = self._choose(rows, ids, generator)
-        buffer = _added(state.buffer, loss, tuple(chosen.tolist()), config.buffer)
+        loss, pick, reached = self._choose(rows, ids, generator)
+        buffer = _added(state.buffer, loss, tuple(pick.tolist()), config.buffer)
         better = state.loss is None or loss < state.loss
         ends = reached and config.stop and not config.exact
         return State(
             ids=buffer[0][1],
-            best=tuple(chosen.tolist()) if ends else buffer[0][1] if better else state.best,
+            best=tuple(pick.tolist()) if ends else buffer[0][1] if better else state.best,
             loss=loss if better or ends else state.loss,
             losses=(*state.losses, loss),
             buffer=buffer,
@@ -227,8 +227,8 @@ class Search:
         order = torch.randperm(width, generator=generator, device=rows.device)
         probes = order[: max(1, width // probe.share)]
         guessed = self.draft.losses(rows, near)[0]
-        known = self.scorer.losses(rows[probes], near)[0]
-        count = kept(agreement(known, guessed[probes]), width, probe.reduction)
+        losses = self.scorer.losses(rows[probes], near)[0]
+        count = kept(agreement(losses, guessed[probes]), width, probe.reduction)
         favourites = guessed.topk(count, largest=False).indices
         return torch.cat([probes, favourites[~torch.isin(favourites, probes)]])
 

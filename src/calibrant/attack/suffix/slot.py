@@ -49,7 +49,7 @@ def in_context(model: OpenLM, chat: Chat, suffix: str, reply: str, *, ascii_only
     """The slot behind the last turn of ``chat``, everything tokenised as the model reads it.
 
     Raises:
-        InputError: the tokenizer merges the suffix with what stands beside it or does not give it back, or
+        InputError: the tokenizer merges the suffix with its neighbours or does not give it back, or
             the prompt does not fit into the context.
     """
     pieces = _pieces(model)
@@ -68,8 +68,8 @@ def in_context(model: OpenLM, chat: Chat, suffix: str, reply: str, *, ascii_only
         return "".join(pieces[i] for i in some)
 
     def survives(rows: Tensor) -> Tensor:
-        found = _rows(model, [with_suffix(chat, text(row)) for row in rows.tolist()])
-        same = [got == [*before, *row, *after] for got, row in zip(found, rows.tolist(), strict=True)]
+        retokenised = _rows(model, [with_suffix(chat, text(row)) for row in rows.tolist()])
+        same = [got == [*before, *row, *after] for got, row in zip(retokenised, rows.tolist(), strict=True)]
         return torch.tensor(same, dtype=torch.bool, device=rows.device)
 
     special = {*model.tokenizer.all_special_ids, *model.tokenizer.get_added_vocab().values()}
@@ -99,8 +99,8 @@ def alone(model: OpenLM, chat: Chat, suffix: str, reply: str, *, ascii_only: boo
 
     def survives(rows: Tensor) -> Tensor:
         texts = tokenizer.batch_decode(rows)
-        found = tokenizer(texts, add_special_tokens=False)["input_ids"]
-        same = [got == row for got, row in zip(found, rows.tolist(), strict=True)]
+        retokenised = tokenizer(texts, add_special_tokens=False)["input_ids"]
+        same = [got == row for got, row in zip(retokenised, rows.tolist(), strict=True)]
         return torch.tensor(same, dtype=torch.bool, device=rows.device)
 
     fine = [True] * _size(model)
@@ -108,13 +108,13 @@ def alone(model: OpenLM, chat: Chat, suffix: str, reply: str, *, ascii_only: boo
     if ascii_only:
         spelt = tokenizer.batch_decode([[i] for i in range(tokenizer.vocab_size)])
         fine[: len(spelt)] = [piece.isascii() and piece.isprintable() for piece in spelt]
-        named = (
+        roles = (
             tokenizer.bos_token_id,
             tokenizer.eos_token_id,
             tokenizer.pad_token_id,
             tokenizer.unk_token_id,
         )
-        special = {i for i in named if i is not None}
+        special = {i for i in roles if i is not None}
     return Slot(frame, ids, _forbidden(model, fine, special), text, survives)
 
 
@@ -162,14 +162,14 @@ def _pieces(model: OpenLM) -> list[str]:
     if tokenizer not in _PIECES:
         anchor = model.reply_ids("a")[-1]
         spelt = _decoded(tokenizer, [[anchor]])[0]
-        found = list[str]()
+        pieces = list[str]()
         for start in range(0, len(tokenizer), _ROWS):
             pairs = [[anchor, i] for i in range(start, min(start + _ROWS, len(tokenizer)))]
-            found += [text.removeprefix(spelt) for text in _decoded(tokenizer, pairs)]
-        _PIECES[tokenizer] = found
+            pieces += [text.removeprefix(spelt) for text in _decoded(tokenizer, pairs)]
+        _PIECES[tokenizer] = pieces
     return _PIECES[tokenizer]
 
 
 def _decoded(tokenizer: Any, rows: Sequence[Sequence[int]]) -> list[str]:
-    found: list[str] = tokenizer.batch_decode(rows, clean_up_tokenization_spaces=False)
-    return found
+    texts: list[str] = tokenizer.batch_decode(rows, clean_up_tokenization_spaces=False)
+    return texts
