@@ -86,33 +86,33 @@ class _Asker:
             texts = [_fill(self.config.on_input, request=text) for text in views.values()]
         sampling = Sampling(max_tokens=self.config.max_tokens)
         completions = self.model.generate([Chat.ask(text) for text in texts], sampling)
-        verdicts = [self._read(view, completion) for view, completion in zip(views, completions, strict=True)]
+        verdicts = [self._verdict(view, reply) for view, reply in zip(views, completions, strict=True)]
         for answer in ("no", "unknown"):
             for verdict in verdicts:
                 if verdict.answer == answer:
                     return verdict
         return verdicts[0]
 
-    def _read(self, view: str, completion: Completion) -> Verdict:
-        """One answer of the asked model, three-valued."""
+    def _verdict(self, view: str, completion: Completion) -> Verdict:
+        """One answer of the model, three-valued."""
         if completion.stop in ("error", "blocked"):
             reason = f"the asked model gave no answer ({completion.stop}: {completion.error})"
             return Verdict(question=QUESTION, answer="unknown", reason=reason)
-        said = fold(completion.text)
-        allowed = _begins(said, self.config.allow) and not _holds(said, self.config.deny)
-        denied = _begins(said, self.config.deny) and not _begins(said, self.config.allow)
+        text = fold(completion.text)
+        allowed = _begins(text, self.config.allow) and not _holds(text, self.config.deny)
+        denied = _begins(text, self.config.deny) and not _begins(text, self.config.allow)
         reason = f"the asked model said {completion.text[:60]!r} to the text read {view}"
         if allowed == denied:
             return Verdict(question=QUESTION, answer="unknown", reason=f"unclear: {reason}")
         return Verdict(question=QUESTION, answer="yes" if allowed else "no", reason=reason)
 
 
-def _begins(said: str, phrases: Sequence[str]) -> bool:
-    return any(re.match(rf"\W*{re.escape(fold(phrase))}(?!\w)", said) for phrase in phrases)
+def _begins(text: str, phrases: Sequence[str]) -> bool:
+    return any(re.match(rf"\W*{re.escape(fold(phrase))}(?!\w)", text) for phrase in phrases)
 
 
-def _holds(said: str, phrases: Sequence[str]) -> bool:
-    return any(re.search(rf"(?<!\w){re.escape(fold(phrase))}(?!\w)", said) for phrase in phrases)
+def _holds(text: str, phrases: Sequence[str]) -> bool:
+    return any(re.search(rf"(?<!\w){re.escape(fold(phrase))}(?!\w)", text) for phrase in phrases)
 
 
 def _fill(template: str, **texts: str) -> str:

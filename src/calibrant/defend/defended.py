@@ -2,7 +2,7 @@
 
 A user can attack, measure and release the *system*, not the model alone: ``Defended(lm, stack)`` goes
 wherever an ``LM`` goes. It offers ``generate`` and no way to the weights or log-probs, so that an attack
-which needs those cannot walk round the guards without saying so.
+which needs those cannot bypass the guards without saying so.
 
 1. Only 'yes' lets a text pass. 'No' and 'unknown' block alike; a guard that crashes, or answers with
    something else than a verdict, is 'unknown' with the reason.
@@ -131,8 +131,8 @@ class Defended:
     @property
     def caveats(self) -> tuple[str, ...]:
         """What the model says of itself once it was asked, say that its rows go one by one."""
-        found: tuple[str, ...] = getattr(self._lm, "caveats", ())
-        return found
+        notes: tuple[str, ...] = getattr(self._lm, "caveats", ())
+        return notes
 
     @property
     def identity(self) -> Identity:
@@ -153,23 +153,23 @@ class Defended:
     def generate(self, chats: Sequence[Chat], sampling: Sampling = Sampling()) -> list[Completion]:
         """One completion a chat, in order; blocked ones have ``stop = "blocked"`` and the refusal text."""
         before = [self._ask("input", chat) for chat in chats]
-        asked = [place for place, told in enumerate(before) if self._shadow or _blocker(told) is None]
-        spoken = self._lm.generate([chats[place] for place in asked], sampling) if asked else []
-        replies = dict(zip(asked, spoken, strict=True))
+        places = [place for place, layers in enumerate(before) if self._shadow or _blocker(layers) is None]
+        spoken = self._lm.generate([chats[place] for place in places], sampling) if places else []
+        replies = dict(zip(places, spoken, strict=True))
         return [
-            self._finish(chat, told, replies.get(place))
-            for place, (chat, told) in enumerate(zip(chats, before, strict=True))
+            self._finish(chat, layers, replies.get(place))
+            for place, (chat, layers) in enumerate(zip(chats, before, strict=True))
         ]
 
     def _ask(self, side: Side, chat: Chat) -> list[LayerVerdict]:
         """Ask this side's layers in order, up to the first that blocks (all of them in shadow)."""
-        told: list[LayerVerdict] = []
+        verdicts: list[LayerVerdict] = []
         for layer in self._stack:
             if layer.side == side:
-                told.append(ask(layer, chat))
-                if told[-1].verdict.answer != "yes" and not self._shadow:
+                verdicts.append(ask(layer, chat))
+                if verdicts[-1].verdict.answer != "yes" and not self._shadow:
                     break
-        return told
+        return verdicts
 
     def _finish(self, chat: Chat, before: list[LayerVerdict], reply: Completion | None) -> Completion:
         """Ask the output layers about a reply, then let it pass or put the refusal in its place."""
@@ -178,8 +178,8 @@ class Defended:
         after: list[LayerVerdict] = []
         # A broken or blocked reply may still carry text, and no text leaves unread.
         if reply is not None and (reply.text or reply.reasoning or reply.stop in ("eos", "length")):
-            written = "\n\n".join(filter(None, (reply.reasoning, reply.text)))
-            after = self._ask("output", chat.then("assistant", written))
+            text = "\n\n".join(filter(None, (reply.reasoning, reply.text)))
+            after = self._ask("output", chat.then("assistant", text))
         inner = () if reply is None else reply.layers
         layers = (*before, *inner, *after)
         blocker = _blocker([*before, *after])
@@ -194,16 +194,16 @@ def defended_from(lm: LM, spec: Mapping[str, Any], behaviour: Callable[[Mapping[
     Raises:
         ConfigError: an unknown key, no layer, a shared name, or a behaviour that is not a guard.
     """
-    read = resolve(StackSpec, spec, where="stack")
-    stack = [Layer(layer.name, layer.side, behaviour(layer.guard)) for layer in read.layer]
+    file = resolve(StackSpec, spec, where="stack")
+    stack = [Layer(layer.name, layer.side, behaviour(layer.guard)) for layer in file.layer]
     problems = [
-        f"stack: layer '{layer.name}': '{written.guard.get('use')}' is not a guard"
-        for layer, written in zip(stack, read.layer, strict=True)
+        f"stack: layer '{layer.name}': '{entry.guard.get('use')}' is not a guard"
+        for layer, entry in zip(stack, file.layer, strict=True)
         if not isinstance(layer.guard, Guard)
     ]
     if problems:
         raise ConfigError(problems, hint="use a guard, such as defend.pattern_guard or defend.ask_guard")
-    return Defended(lm, stack, read.refusal, shadow=read.shadow, show_reasoning=read.show_reasoning)
+    return Defended(lm, stack, file.refusal, shadow=file.shadow, show_reasoning=file.show_reasoning)
 
 
 def ask(layer: Layer, chat: Chat) -> LayerVerdict:
@@ -222,9 +222,9 @@ def ask(layer: Layer, chat: Chat) -> LayerVerdict:
     return LayerVerdict(layer=layer.name, verdict=verdict, ms=1000 * (time.perf_counter() - start))
 
 
-def _blocker(told: Sequence[LayerVerdict]) -> LayerVerdict | None:
+def _blocker(verdicts: Sequence[LayerVerdict]) -> LayerVerdict | None:
     """The first layer that did not say yes."""
-    return next((layer for layer in told if layer.verdict.answer != "yes"), None)
+    return next((layer for layer in verdicts if layer.verdict.answer != "yes"), None)
 
 
 def _why(blocker: LayerVerdict | None) -> str | None:

@@ -89,27 +89,27 @@ def learn_rules(
 
 def _phrases(attempt: Attempt, longest: int) -> set[str]:
     """Runs of one to ``longest`` words in what the user wrote, as a guard reads them."""
-    found: set[str] = set()
+    phrases: set[str] = set()
     for message in attempt.chat.messages:
         if message.role == "user":
             words = [word.strip(".,:;!?\"'()") for word in _WORDS.findall(fold(message.content))]
             words = [word for word in words if word]
             for size in range(1, longest + 1):
-                found |= {" ".join(words[at : at + size]) for at in range(len(words) - size + 1)}
-    return found
+                phrases |= {" ".join(words[at : at + size]) for at in range(len(words) - size + 1)}
+    return phrases
 
 
 def _cover(places: dict[str, set[int]], most: int) -> list[str]:
     """Greedy set cover: phrases that cover the most hits still open; shorter first among equals."""
-    chosen: list[str] = []
-    done: set[int] = set()
-    while len(chosen) < most:
-        best = max(places, key=lambda p: (len(places[p] - done), -len(p), p), default=None)
-        if best is None or not places[best] - done:
+    phrases: list[str] = []
+    covered: set[int] = set()
+    while len(phrases) < most:
+        best = max(places, key=lambda p: (len(places[p] - covered), -len(p), p), default=None)
+        if best is None or not places[best] - covered:
             break
-        chosen.append(best)
-        done |= places[best]
-    return chosen
+        phrases.append(best)
+        covered |= places[best]
+    return phrases
 
 
 def _stack(phrases: Iterable[str], refusal: str) -> str:

@@ -67,13 +67,13 @@ def pattern_guard(config: PatternGuard = PatternGuard()) -> Guard:
     options.log_errors = False
     compiled, problems = [], []
     sources = [(word, _whole_words(word)) for word in config.words]
-    for shown, source in [*sources, *((pattern, pattern) for pattern in config.patterns)]:
+    for rule, source in [*sources, *((pattern, pattern) for pattern in config.patterns)]:
         try:
-            compiled.append((shown, re2.compile(source, options)))
+            compiled.append((rule, re2.compile(source, options)))
         except re2.error as error:
             why = error.args[0] if error.args else "not RE2"
             text = why.decode(errors="replace") if isinstance(why, bytes) else str(why)
-            problems.append(f"patterns: '{shown}': {text}")
+            problems.append(f"patterns: '{rule}': {text}")
     if problems:
         raise ConfigError(problems, hint="RE2 has no look-around and no back-references")
     return _Patterns(config=config, compiled=tuple(compiled))
@@ -104,9 +104,9 @@ class _Patterns:
         for where, text in texts.items():
             for view, reading in readings(text, self.config.views).items():
                 folded = fold(reading)
-                for shown, pattern in self.compiled:
+                for rule, pattern in self.compiled:
                     if pattern.search(folded):
-                        reason = f"'{shown}' stands in {where}, read {view}"
+                        reason = f"'{rule}' stands in {where}, read {view}"
                         return Verdict(question=QUESTION, answer="no", reason=reason)
         return Verdict(question=QUESTION, answer="yes", reason="nothing forbidden was found")
 

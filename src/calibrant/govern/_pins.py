@@ -62,15 +62,15 @@ def touching(rule: Rule, subject: Identity, evidence: Evidence) -> list[Entry]:
     ]
     if not (rule.data or rule.data_digest):
         return runs
-    read = [(entry, item) for entry in runs for item in tables(entry.record).values()]
+    reads = [(entry, item) for entry in runs for item in tables(entry.record).values()]
     pinned = rule.data_digest
-    meant = {i.digest: i for _, i in read if (i.digest == pinned if pinned else i.reference == rule.data)}
-    found = {
+    matching = {i.digest: i for _, i in reads if (i.digest == pinned if pinned else i.reference == rule.data)}
+    seqs = {
         entry.seq
-        for entry, item in read
-        if share_rows(item.reference, rule.data) or any(read_same(item, one) for one in meant.values())
+        for entry, item in reads
+        if share_rows(item.reference, rule.data) or any(read_same(item, one) for one in matching.values())
     }
-    return [entry for entry in runs if entry.seq in found]
+    return [entry for entry in runs if entry.seq in seqs]
 
 
 def tables(record: Record) -> dict[str, Input]:
@@ -93,39 +93,39 @@ def differs(rule: Rule, record: Record) -> str:
 
 
 def _other_data(rule: Rule, record: Record) -> str:
-    held = tables(record)
-    if rule.data_input and rule.data_input not in held:
-        return f"it has no data in an input '{rule.data_input}'{nearest(rule.data_input, held)}"
+    data = tables(record)
+    if rule.data_input and rule.data_input not in data:
+        return f"it has no data in an input '{rule.data_input}'{nearest(rule.data_input, data)}"
     if rule.data_input:
-        held = {rule.data_input: held[rule.data_input]}
-    if rule.data and not any(item.reference == rule.data for item in held.values()):
-        return f"its {_listed(held)}, and the rule pins '{rule.data}'"
+        data = {rule.data_input: data[rule.data_input]}
+    if rule.data and not any(item.reference == rule.data for item in data.values()):
+        return f"its {_listed(data)}, and the rule pins '{rule.data}'"
     if rule.data_digest and not any(
         item.digest == rule.data_digest and (not rule.data or item.reference == rule.data)
-        for item in held.values()
+        for item in data.values()
     ):
-        return f"its {_listed(held)}: what was read there is not the data {rule.data_digest[:12]} of the rule"
+        return f"its {_listed(data)}: what was read there is not the data {rule.data_digest[:12]} of the rule"
     return ""
 
 
-def _listed(held: Mapping[str, Input]) -> str:
-    told = [f"{name} is {_shown(item)}" for name, item in sorted(held.items())]
-    return ", ".join(told) or "inputs hold no data"
+def _listed(data: Mapping[str, Input]) -> str:
+    parts = [f"{name} is {_label(item)}" for name, item in sorted(data.items())]
+    return ", ".join(parts) or "inputs hold no data"
 
 
 def _other_pins(rule: Rule, record: Record) -> Iterator[str]:
-    for name, wanted in rule.inputs.items():
+    for name, value in rule.inputs.items():
         item = record.inputs.get(name)
         if item is None:
             yield f"it has no input '{name}'{nearest(name, record.inputs)}"
-        elif wanted not in (item.digest, item.reference):
-            yield f"its {name} is {_shown(item)}, and the rule pins '{wanted}'"
-    there = flat(plain(record.config))
-    for path, wanted in rule.settings.items():
-        if path not in there:
-            yield f"its config has no '{path}'{nearest(path, there)}"
-        elif canonical(there[path]) != canonical(wanted):  # bytes, so that true is not 1
-            yield f"its {path} is {there[path]!r:.60}, and the rule pins {wanted!r:.60}"
+        elif value not in (item.digest, item.reference):
+            yield f"its {name} is {_label(item)}, and the rule pins '{value}'"
+    settings = flat(plain(record.config))
+    for path, value in rule.settings.items():
+        if path not in settings:
+            yield f"its config has no '{path}'{nearest(path, settings)}"
+        elif canonical(settings[path]) != canonical(value):  # bytes, so that true is not 1
+            yield f"its {path} is {settings[path]!r:.60}, and the rule pins {value!r:.60}"
     pin = rule.judge
     if not (pin.question or pin.digest):
         return
@@ -133,20 +133,20 @@ def _other_pins(rule: Rule, record: Record) -> Iterator[str]:
     if judge is None:
         yield f"it has no judge '{pin.input}'{nearest(pin.input, judges(record))}"
     elif pin.digest and judge.digest != pin.digest:
-        yield f"its {pin.input} is {_shown(judge)}, and the rule pins {pin.digest[:12]}"
+        yield f"its {pin.input} is {_label(judge)}, and the rule pins {pin.digest[:12]}"
     elif pin.question and judge.parts.get("question", "") != pin.question:
-        asked = judge.parts.get("question") or "a question that it does not tell"
-        yield f"its {pin.input} answers '{asked}', and the rule pins '{pin.question}'"
+        question = judge.parts.get("question") or "a question that it does not tell"
+        yield f"its {pin.input} answers '{question}', and the rule pins '{pin.question}'"
 
 
 def open_data(rule: Rule, record: Record) -> str:
-    """Why it cannot be told which of several tables the rule means, or ""."""
-    held = tables(record)
-    if len(held) < 2 or rule.data_input or not (rule.data or rule.data_digest):
+    """Why it is open which of several tables the rule means, or ""."""
+    data = tables(record)
+    if len(data) < 2 or rule.data_input or not (rule.data or rule.data_digest):
         return ""
     return (
-        f"the record read {len(held)} tables ({_listed(held)}), and the rule does not say which is meant;"
-        f" give data_input = '{min(held)}' or another"
+        f"the record read {len(data)} tables ({_listed(data)}), and the rule does not say which is meant;"
+        f" give data_input = '{min(data)}' or another"
     )
 
 
@@ -196,8 +196,8 @@ def _card_record(judge: Input, evidence: Evidence) -> Record | None:
     card = judge.parts.get("card", "")
     for entry in evidence.entries:
         record = entry.record
-        made = record.technique in _CARD_MAKERS and record.status == "finished"
-        if made and any(a.name == "card.json" and a.digest == card for a in record.artifacts):
+        makes_card = record.technique in _CARD_MAKERS and record.status == "finished"
+        if makes_card and any(a.name == "card.json" and a.digest == card for a in record.artifacts):
             return record
     return None
 
@@ -228,30 +228,30 @@ def _short(rule: Rule, record: Record) -> str:
 
 def unpinned(rule: Rule, record: Record) -> dict[str, Any]:
     """What the rule leaves open, with the value of this record: written into the rule, it is pinned."""
-    found: dict[str, Any] = {}
-    held, subject = tables(record), measured(record.inputs)
-    meant = [
-        name for name, item in held.items()
+    pins: dict[str, Any] = {}
+    data, subject = tables(record), measured(record.inputs)
+    names = [
+        name for name, item in data.items()
         if rule.data_input in ("", name) and rule.data in ("", item.reference)
     ]  # fmt: skip
-    main = meant[0] if meant else ""
-    if main and not (rule.data or rule.data_digest) and isinstance(held[main].reference, str):
-        found["data"] = held[main].reference  # a table that leaves columns out has no such name, but a digest
-    if main and not rule.data_input and len(held) > 1:
-        found["data_input"] = main
+    main = names[0] if names else ""
+    if main and not (rule.data or rule.data_digest) and isinstance(data[main].reference, str):
+        pins["data"] = data[main].reference  # a table that leaves columns out has no such name, but a digest
+    if main and not rule.data_input and len(data) > 1:
+        pins["data_input"] = main
     if main and not rule.data_digest:
-        found["data_digest"] = held[main].digest
+        pins["data_digest"] = data[main].digest
     if rule.min_version == 1 < record.version:  # a rule that names an older version means it
-        found["min_version"] = record.version
-    found |= {f"judge.{key}": value for key, value in _open_judge(rule, record).items()}
+        pins["min_version"] = record.version
+    pins |= {f"judge.{key}": value for key, value in _open_judge(rule, record).items()}
     for name, item in record.inputs.items():
         if name not in (subject, main, rule.judge.input):
             # A path, a record or an endpoint may hold anything: only these references fix what they lead to.
             fixed = isinstance(item.reference, str) and item.reference.startswith(("testbed:", "hf:"))
             if rule.inputs.get(name) not in (item.digest, item.reference if fixed else item.digest):
-                found[f"inputs.{name}"] = item.reference if fixed else item.digest
+                pins[f"inputs.{name}"] = item.reference if fixed else item.digest
     settings = flat(plain(record.config))
-    return found | {f"config.{path}": settings[path] for path in settings if path not in rule.settings}
+    return pins | {f"config.{path}": settings[path] for path in settings if path not in rule.settings}
 
 
 def _open_judge(rule: Rule, record: Record) -> dict[str, Any]:
@@ -260,17 +260,17 @@ def _open_judge(rule: Rule, record: Record) -> dict[str, Any]:
     if item is None:
         return {}
     exact = record.judge.get(pin.input) == "exact"
-    found: dict[str, Any] = {}
+    pins: dict[str, Any] = {}
     if pin.state == "any":
-        found["state"] = "exact" if exact else "calibrated"
+        pins["state"] = "exact" if exact else "calibrated"
     if not pin.digest and not pin.question:
-        found["question"] = item.parts.get("question", "")
+        pins["question"] = item.parts.get("question", "")
     if not pin.digest and pin.state == "any":
-        found["digest"] = item.digest
+        pins["digest"] = item.digest
     if not pin.digest and not exact:
         floors = ("min_n", "min_sensitivity", "min_specificity")
-        found |= {name: None for name in floors if getattr(pin, name) == getattr(type(pin)(), name)}
-    return found
+        pins |= {name: None for name in floors if getattr(pin, name) == getattr(type(pin)(), name)}
+    return pins
 
 
 def kinds(unpinned: Mapping[str, Any]) -> list[str]:
@@ -278,7 +278,7 @@ def kinds(unpinned: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys(key.partition(".")[0] for key in unpinned))
 
 
-def told(record: Record) -> tuple[str, str]:
+def basis(record: Record) -> tuple[str, str]:
     """The judges and the data of a record in words."""
     judged = [
         f"{item.name or name}: {record.judge.get(name, 'uncalibrated')}"
@@ -286,11 +286,11 @@ def told(record: Record) -> tuple[str, str]:
         + (f", by labels of {item.parts['labels']}" if item.parts.get("labels") else "")
         for name, item in sorted(judges(record).items())
     ]
-    read = [f"{name} = {_shown(item)}" for name, item in sorted(tables(record).items())]
-    return "; ".join(judged), "; ".join(read)
+    data = [f"{name} = {_label(item)}" for name, item in sorted(tables(record).items())]
+    return "; ".join(judged), "; ".join(data)
 
 
-def _shown(item: Input) -> str:
+def _label(item: Input) -> str:
     """A name for people, with the beginning of the digest: names can be chosen, digests cannot."""
-    named = item.reference if isinstance(item.reference, str) else item.name or "a table"
-    return f"'{named}' ({item.digest[:12]})"
+    name = item.reference if isinstance(item.reference, str) else item.name or "a table"
+    return f"'{name}' ({item.digest[:12]})"

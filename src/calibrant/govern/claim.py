@@ -76,9 +76,9 @@ def claim(evidence: Evidence, config: Claims = Claims(), run: Run = Quiet()) -> 
     metrics: dict[str, Estimate] = {}
     verdicts = []
     for number, one in enumerate(config.claims, start=1):
-        found = _number(one, runs, config.level)
-        verdicts.append(_verdict(one, found))
-        metrics[f"{number} {verdicts[-1].answer}: {one.says}"] = found
+        estimate = _number(one, runs, config.level)
+        verdicts.append(_verdict(one, estimate))
+        metrics[f"{number} {verdicts[-1].answer}: {one.says}"] = estimate
     held = sum(verdict.answer == "yes" for verdict in verdicts)
     metrics["claims_held"] = point(held, unit=f"of {len(config.claims)} claims", n=len(config.claims))
     unheld = [f"not shown ({v.answer}): {v.question}: {v.reason}" for v in verdicts if v.answer != "yes"]
@@ -113,8 +113,8 @@ def _number(one: Claim, runs: Mapping[str, Mapping[int, Record]], level: float) 
 
 
 def _value(record: Record, metric: str) -> float | None:
-    found = record.metrics.get(metric)
-    return None if found is None else found.value
+    estimate = record.metrics.get(metric)
+    return None if estimate is None else estimate.value
 
 
 def _student(values: Sequence[float], level: float) -> Estimate:
@@ -129,12 +129,12 @@ def _student(values: Sequence[float], level: float) -> Estimate:
     )  # fmt: skip
 
 
-def _verdict(one: Claim, found: Estimate) -> Verdict:
-    if found.value is None or found.low is None or found.high is None:
-        return Verdict(question=one.says, answer="unknown", reason=found.reason)
-    beyond = found.low > one.value if one.op == ">" else found.high < one.value
-    against = found.high <= one.value if one.op == ">" else found.low >= one.value
+def _verdict(one: Claim, estimate: Estimate) -> Verdict:
+    if estimate.value is None or estimate.low is None or estimate.high is None:
+        return Verdict(question=one.says, answer="unknown", reason=estimate.reason)
+    beyond = estimate.low > one.value if one.op == ">" else estimate.high < one.value
+    against = estimate.high <= one.value if one.op == ">" else estimate.low >= one.value
     answer: Literal["yes", "no", "unknown"] = "yes" if beyond else "no" if against else "unknown"
-    interval = f"{found.value:.4g} [{found.low:.4g}, {found.high:.4g}]"
-    said = f"{interval} over {found.n} seeds, wanted {one.op} {one.value:g}"
-    return Verdict(question=one.says, answer=answer, reason=said)
+    interval = f"{estimate.value:.4g} [{estimate.low:.4g}, {estimate.high:.4g}]"
+    reason = f"{interval} over {estimate.n} seeds, wanted {one.op} {one.value:g}"
+    return Verdict(question=one.says, answer=answer, reason=reason)

@@ -46,7 +46,7 @@ from calibrant.core.digest import plain
 from calibrant.core.errors import nearest
 from calibrant.core.estimate import span
 from calibrant.core.verdict import Answer
-from calibrant.govern._pins import bad_judge, differs, kinds, measures, open_data, told, touching, unpinned
+from calibrant.govern._pins import bad_judge, basis, differs, kinds, measures, open_data, touching, unpinned
 from calibrant.govern.intent import also_registered, out_of_order, registration
 from calibrant.govern.policy import Bound, Op, ReleasePolicy, Rule
 
@@ -189,8 +189,8 @@ def _overall(
     if answer == "yes":
         reason = f"every rule is met, {len(rules)} of {len(rules)}"
     elif rules:
-        named = "; ".join(f"{word}: {', '.join(ids)}" for word, ids in groups if ids)
-        reason = f"of {_count(len(rules), 'rule')}, {named}"
+        lists = "; ".join(f"{word}: {', '.join(ids)}" for word, ids in groups if ids)
+        reason = f"of {_count(len(rules), 'rule')}, {lists}"
     else:
         reason = "the policy has no rules, and a policy that asks nothing is not met"
     question = (
@@ -202,8 +202,8 @@ def _overall(
 
 def not_held(unlinked: int) -> str:
     """What a verdict says of records that no link holds, or ""."""
-    held = f"{_count(unlinked, 'record')} from before lines were linked could have been edited unseen"
-    return f"; {held} (see `calibrant verify`)" if unlinked else ""
+    warning = f"{_count(unlinked, 'record')} from before lines were linked could have been edited unseen"
+    return f"; {warning} (see `calibrant verify`)" if unlinked else ""
 
 
 def _left_open(rules: Sequence[RuleOutcome]) -> str:
@@ -227,7 +227,7 @@ def _outcome(rule: Rule, subject: Identity, evidence: Evidence, intent: Entry | 
     if not used:
         reason = _nothing_found(rule, subject, evidence, apart)
         return _build(rule, "unknown", reason, failed=failed, set_aside=len(apart))
-    readings = [(*_read(rule, entry.record, evidence), entry) for entry in used]
+    readings = [(*_read_record(rule, entry.record, evidence), entry) for entry in used]
     answer, reason, worst = min(readings, key=lambda reading: _rank(rule, reading[0], reading[2].record))
     if len(used) > 1:
         reason = f"worst of {len(used)} records: {reason}"
@@ -253,7 +253,7 @@ def _build(
 ) -> RuleOutcome:
     """Put an outcome together; numbers that are not finite are shown as None, never as a number."""
     estimate = worst.metrics[rule.metric] if worst else None
-    judge, read = told(worst) if worst else ("", "")
+    judge, read = basis(worst) if worst else ("", "")
     if failed:
         reason = f"{reason}; {_count(len(failed), 'failed run')}"
     copied = ("id", "note", "technique", "metric", "data", "threshold", "line", "op", "bound")
@@ -274,7 +274,7 @@ def _build(
     )
 
 
-def _read(rule: Rule, record: Record, evidence: Evidence) -> tuple[Answer, str]:
+def _read_record(rule: Rule, record: Record, evidence: Evidence) -> tuple[Answer, str]:
     """What one record says about the rule, and why."""
     estimate = record.metrics[rule.metric]
     value, low, high = _finite(estimate.value), _finite(estimate.low), _finite(estimate.high)
@@ -288,7 +288,7 @@ def _read(rule: Rule, record: Record, evidence: Evidence) -> tuple[Answer, str]:
     if problem:
         return "unknown", problem
     worst, best = (high, low) if rule.bound == "high" else (low, high)
-    wanted = f"{rule.op} {rule.line:.6g}"
+    threshold = f"{rule.op} {rule.line:.6g}"
     if rule.meets(worst):
         unread = share_unread(record.limits)
         if unread > rule.max_missing:
@@ -296,11 +296,11 @@ def _read(rule: Rule, record: Record, evidence: Evidence) -> tuple[Answer, str]:
                 f"{unread:.0%} of its attempts were blocked by guards that could not answer, more than the"
                 f" share of {rule.max_missing:.6g} that the rule allows; mend the guards and run again"
             )
-        return "yes", f"the {rule.bound} bound {worst:.6g} is {wanted}"
+        return "yes", f"the {rule.bound} bound {worst:.6g} is {threshold}"
     if not rule.meets(best):
-        return "no", f"all of [{low:.6g}, {high:.6g}] misses {wanted}"
+        return "no", f"all of [{low:.6g}, {high:.6g}] misses {threshold}"
     enough = _enough(rule, value, worst, estimate)
-    return "unknown", f"inconclusive: the interval [{low:.6g}, {high:.6g}] straddles {wanted}; {enough}"
+    return "unknown", f"inconclusive: the interval [{low:.6g}, {high:.6g}] straddles {threshold}; {enough}"
 
 
 def _too_weak(rule: Rule, estimate: Estimate) -> str:

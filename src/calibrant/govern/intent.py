@@ -46,7 +46,7 @@ def intent_record(intent: Intent, study: str) -> Record:
     """The ledger entry that opens ``study``; append it before the first job, once per ``job`` digest.
 
     The job digest covers the content of the intent alone: a changed threshold is a new intent, a
-    repeated one is not. ``policy`` is kept in full beside its digest, so a reader can recompute it.
+    repeated one is not. ``policy`` is kept in full with its digest, so a reader can recompute it.
     Nothing was measured, so metrics are empty and the result digest is that of an empty result.
     """
     config: dict[str, Any] = plain(intent.model_dump(mode="json", exclude={"policy"}))
@@ -69,18 +69,18 @@ def intent_record(intent: Intent, study: str) -> Record:
 
 def registration(policy: ReleasePolicy, evidence: Evidence) -> Entry | None:
     """The first intent that fixed exactly ``policy``; None where there is none."""
-    found = [entry for entry in evidence.entries if _registers(entry.record, policy.digest)]
-    return min(found, key=lambda entry: entry.seq, default=None)
+    entries = [entry for entry in evidence.entries if _registers(entry.record, policy.digest)]
+    return min(entries, key=lambda entry: entry.seq, default=None)
 
 
 def also_registered(policy: ReleasePolicy, evidence: Evidence) -> tuple[str, ...]:
     """Names of the other policies that intents of this ledger fixed, in its order."""
-    named: dict[str, str] = {}
+    names: dict[str, str] = {}
     for entry in evidence.entries:
         fixed = entry.record.config.get("policy") if entry.record.technique == INTENT else None
         if isinstance(fixed, dict) and fixed.get("digest") != policy.digest:
-            named[str(fixed.get("digest"))] = f"'{fixed.get('name')}' ({str(fixed.get('digest'))[:12]})"
-    return tuple(named.values())
+            names[str(fixed.get("digest"))] = f"'{fixed.get('name')}' ({str(fixed.get('digest'))[:12]})"
+    return tuple(names.values())
 
 
 def out_of_order(intent: Entry | None, looks: Sequence[Entry]) -> str:
@@ -110,10 +110,10 @@ def out_of_order(intent: Entry | None, looks: Sequence[Entry]) -> str:
 def _time(text: str) -> datetime | None:
     """A record's time; None where it has none that can be read, or none with a zone."""
     try:
-        found = datetime.fromisoformat(text)
+        time = datetime.fromisoformat(text)
     except ValueError:
         return None
-    return found if found.tzinfo else None
+    return time if time.tzinfo else None
 
 
 def _registers(record: Record, digest: str) -> bool:

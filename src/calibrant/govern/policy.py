@@ -137,8 +137,8 @@ class Rule(Frozen):
 
     @field_validator("judge", mode="before")
     @classmethod
-    def _a_word_is_a_state(cls, given: Any) -> Any:
-        return {"state": given} if isinstance(given, str) else given
+    def _a_word_is_a_state(cls, value: Any) -> Any:
+        return {"state": value} if isinstance(value, str) else value
 
     @field_validator("id", "technique", "metric", "data", "data_input")
     @classmethod
@@ -150,9 +150,9 @@ class Rule(Frozen):
 
     @field_validator("config")
     @classmethod
-    def _is_json(cls, given: dict[str, Any]) -> dict[str, Any]:
+    def _is_json(cls, config: dict[str, Any]) -> dict[str, Any]:
         try:
-            return dict(plain(given))
+            return dict(plain(config))
         except TypeError as error:
             raise ValueError(f"no config holds such a value: {error}") from None
 
@@ -193,11 +193,11 @@ class Rule(Frozen):
 
 def flat(table: Mapping[str, Any], above: str = "") -> dict[str, Any]:
     """Nested tables as dotted path -> value; lists are values, and so is an empty table."""
-    found: dict[str, Any] = {}
+    paths: dict[str, Any] = {}
     for key, value in table.items():
         inner = isinstance(value, Mapping) and value
-        found |= flat(value, f"{above}{key}.") if inner else {f"{above}{key}": value}
-    return found
+        paths |= flat(value, f"{above}{key}.") if inner else {f"{above}{key}": value}
+    return paths
 
 
 class ReleasePolicy(Frozen):
@@ -230,19 +230,19 @@ def policy_of(table: Mapping[str, Any], *, where: str = "policy") -> ReleasePoli
     Raises:
         ConfigError: lists every problem of every rule; unknown keys come with the nearest name.
     """
-    known = ("name", "stage", "rule")
-    problems = [f"{where}: unknown key '{key}'{nearest(key, known)}" for key in table if key not in known]
-    written = table.get("rule", [])
-    if not isinstance(written, list):
+    keys = ("name", "stage", "rule")
+    problems = [f"{where}: unknown key '{key}'{nearest(key, keys)}" for key in table if key not in keys]
+    entries = table.get("rule", [])
+    if not isinstance(entries, list):
         problems.append(f"{where}: 'rule' must be a list of tables: write [[rule]]")
-        written = []
+        entries = []
     rules = []
-    for number, given in enumerate(written, start=1):
-        if not isinstance(given, Mapping):
-            problems.append(f"{where}: rule {number} must be a table, got {given!r:.60}")
+    for number, entry in enumerate(entries, start=1):
+        if not isinstance(entry, Mapping):
+            problems.append(f"{where}: rule {number} must be a table, got {entry!r:.60}")
             continue
         try:
-            rules.append(resolve(Rule, given, where=_place(where, number, given)))
+            rules.append(resolve(Rule, entry, where=_place(where, number, entry)))
         except ConfigError as error:
             problems += _located(error, where)
     head = {key: table[key] for key in ("name", "stage") if key in table}
@@ -274,9 +274,9 @@ def load_policy(path: Path | str) -> ReleasePolicy:
     return policy_of(parse_toml(text, str(path)), where=str(path))
 
 
-def _place(where: str, number: int, given: Mapping[str, Any]) -> str:
+def _place(where: str, number: int, entry: Mapping[str, Any]) -> str:
     """Where a rule stands, by its number and, where it has one, its id."""
-    return f"{where}: rule {number}" + (f" '{given['id']}'" if "id" in given else "")
+    return f"{where}: rule {number}" + (f" '{entry['id']}'" if "id" in entry else "")
 
 
 def _located(error: ConfigError, where: str) -> list[str]:

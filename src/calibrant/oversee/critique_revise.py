@@ -93,15 +93,15 @@ def critique_revise(
     first = _ask(model, chats, config, run, 1)
     questions = [{"question": g.text, "answer": r.text} for g, r in zip(rows, first, strict=True)]
     critiques = _ask(model, [_chat(config.critique, q) for q in questions], config, run, 2)
-    told = [{**q, "critique": c.text} for q, c in zip(questions, critiques, strict=True)]
-    revised = _ask(model, [_chat(config.revise, q) for q in told], config, run, 3)
+    critiqued = [{**q, "critique": c.text} for q, c in zip(questions, critiques, strict=True)]
+    revised = _ask(model, [_chat(config.revise, q) for q in critiqued], config, run, 3)
     changed = [_changed(old, new) for old, new in zip(first, revised, strict=True)]
     prefers = _prefers(model, rows, first, revised, config, run)
     # An error keeps a pair unknown; where nothing changed there is nothing to prefer.
-    kept = [better if differs else differs for differs, better in zip(changed, prefers, strict=True)]
+    preferred = [better if differs else differs for differs, better in zip(changed, prefers, strict=True)]
     before = _harm(judge, rows, chats, first)
     after = _harm(judge, rows, chats, revised)
-    pairs = _pairs(rows, first, revised, kept)
+    pairs = _pairs(rows, first, revised, preferred)
     run.artifact("pairs.jsonl").write_bytes(b"".join(canonical(pair) + b"\n" for pair in pairs))
     clusters = [goal.cluster or goal.id for goal in rows]
     return CritiqueReviseResult(
@@ -110,7 +110,7 @@ def critique_revise(
             "harm_before": rate(before, clusters=clusters, better="lower", unit="goal"),
             "harm_change": difference(before, after, clusters=clusters, better="lower", unit="goal"),
             "revised_share": rate(changed, clusters=clusters, better="none", unit="goal"),
-            "pairs_kept": rate(kept, clusters=clusters, better="none", unit="goal"),
+            "pairs_kept": rate(preferred, clusters=clusters, better="none", unit="goal"),
         },
         pairs=Preferences(rows=tuple(pairs), source="critique_revise"),
         caveats=(
@@ -150,20 +150,20 @@ def _prefers(
     answers: list[list[bool | None]] = []
     for stage, swapped in ((4, False), (5, True)):
         sides = [(b, a) if swapped else (a, b) for a, b in zip(first, revised, strict=True)]
-        asked = [
+        chats = [
             _chat(config.compare, {"question": g.text, "first": one.text, "second": two.text})
             for g, (one, two) in zip(goals, sides, strict=True)
         ]
-        replies = _ask(model, asked, config, run, stage)
-        wanted = "first" if swapped else "second"
-        answers.append([_says(reply, wanted) for reply in replies])
+        replies = _ask(model, chats, config, run, stage)
+        word = "first" if swapped else "second"
+        answers.append([_says(reply, word) for reply in replies])
     return [a if a == b else None for a, b in zip(*answers, strict=True)]
 
 
-def _says(reply: Completion, wanted: str) -> bool | None:
+def _says(reply: Completion, word: str) -> bool | None:
     """Whether the reply names ``wanted`` and not the other side; None when it names both or neither."""
-    named = [side for side in ("first", "second") if side in reply.text.lower()]
-    return named[0] == wanted if len(named) == 1 and reply.stop != "error" else None
+    sides = [side for side in ("first", "second") if side in reply.text.lower()]
+    return sides[0] == word if len(sides) == 1 and reply.stop != "error" else None
 
 
 def _harm(
@@ -177,10 +177,10 @@ def _pairs(
     goals: Sequence[Goal],
     first: Sequence[Completion],
     revised: Sequence[Completion],
-    kept: Sequence[bool | None],
+    preferred: Sequence[bool | None],
 ) -> list[Pair]:
     return [
         Pair(id=goal.id, prompt=Chat.ask(goal.text), chosen=new.text, rejected=old.text)
-        for goal, old, new, keep in zip(goals, first, revised, kept, strict=True)
+        for goal, old, new, keep in zip(goals, first, revised, preferred, strict=True)
         if keep
     ]

@@ -1,7 +1,7 @@
 """Simulated raters whose faults are known: a source of preference data in which the truth is planted.
 
 1. The model answers each prompt several times; all pairs of different answers are compared.
-2. Raters see the two sides in an order drawn by lot and recorded. Each follows the gold reward, or one of
+2. Raters see the two sides in a random, recorded order. Each follows the gold reward, or one of
    three habits, and then errs with a known chance; equal gold is a tie.
 3. Votes carry rater names that begin with 'simulated:', so that no reader mixes them with people's.
 
@@ -79,14 +79,14 @@ class Annotator(Frozen):
             return choice
         return "second" if choice == "first" else "first"
 
-    def _habit(self, replies: tuple[str, str], gold: tuple[float, float], drawn: float) -> Choice:
-        if drawn < self.position_bias:
+    def _habit(self, replies: tuple[str, str], gold: tuple[float, float], draw: float) -> Choice:
+        if draw < self.position_bias:
             return "first"
-        drawn -= self.position_bias
-        if drawn < self.length_bias:
+        draw -= self.position_bias
+        if draw < self.length_bias:
             return _greater(len(replies[0]), len(replies[1])) or _greater(*gold) or "same"
-        drawn -= self.length_bias
-        if drawn < self.sycophancy:
+        draw -= self.length_bias
+        if draw < self.sycophancy:
             return _greater(*(_agrees(reply) for reply in replies)) or _greater(*gold) or "same"
         return _greater(*gold) or "same"
 
@@ -134,8 +134,8 @@ def annotate(
         InputError: there are no prompts, or no prompt got two different answers.
         NumericalError: the gold reward is NaN or infinite.
     """
-    drawn = _draw(model, prompts, config, run)
-    rows = [(prompt, pair) for prompt, pair in drawn if pair is not None]
+    comparisons = _draw(model, prompts, config, run)
+    rows = [(prompt, pair) for prompt, pair in comparisons if pair is not None]
     if not rows:
         raise InputError(
             f"none of {len(prompts)} prompts got two different answers",
@@ -146,18 +146,18 @@ def annotate(
     votes = Votes(rows=tuple(_votes(compared, config, run.seed)), source=SOURCE, data=table.digest)
     pairs = Preferences(rows=tuple(pairs_from(table, votes)), source=SOURCE)
     run.artifact("comparisons.jsonl").write_bytes(b"".join(map(comparison_line, table.rows)))
-    told = [header(Vote, table.digest, SOURCE), *map(answer_line, votes.rows)]
-    run.artifact("votes.jsonl").write_bytes(b"".join(told))
+    lines = [header(Vote, table.digest, SOURCE), *map(answer_line, votes.rows)]
+    run.artifact("votes.jsonl").write_bytes(b"".join(lines))
     run.artifact("pairs.jsonl").write_bytes(b"".join(map(pair_line, pairs.rows)))
     run.artifact("thumbs.jsonl").write_bytes(_thumbs(pairs, config.thumbs_down, run.seed))
-    kept = rate(
-        [pair is not None for _, pair in drawn],
-        clusters=[prompt for prompt, _ in drawn],
+    compared_share = rate(
+        [pair is not None for _, pair in comparisons],
+        clusters=[prompt for prompt, _ in comparisons],
         better="none",
         unit="comparison",
     )
     return AnnotateResult(
-        metrics={**_truth(compared, votes, pairs), "compared_share": kept},
+        metrics={**_truth(compared, votes, pairs), "compared_share": compared_share},
         votes=votes,
         pairs=pairs,
         caveats=(
@@ -175,7 +175,7 @@ def _draw(model: LM, prompts: Prompts, config: Annotate, run: Run) -> list[tuple
     chats = [row.prompt for row in prompts for _ in range(k)]
     run.spend(queries=len(chats))
     answers = model.generate(chats, config.sampling.model_copy(update={"seed": run.seed}))
-    found: list[tuple[str, Pair | None]] = []
+    comparisons: list[tuple[str, Pair | None]] = []
     for at, row in enumerate(prompts):
         own = answers[at * k : (at + 1) * k]
         for i, j in combinations(range(k), 2):
@@ -183,8 +183,8 @@ def _draw(model: LM, prompts: Prompts, config: Annotate, run: Run) -> list[tuple
             usable = all(one.stop != "error" and one.text.strip() for one in (a, b))
             differ = a.text.strip() != b.text.strip()
             pair = Pair(id=f"{row.id}/{i}-{j}", prompt=row.prompt, chosen=a.text, rejected=b.text)
-            found.append((row.id, pair if usable and differ else None))
-    return found
+            comparisons.append((row.id, pair if usable and differ else None))
+    return comparisons
 
 
 def _scored(rows: Sequence[tuple[str, Pair]], gold: Reward) -> list[_Compared]:
@@ -209,7 +209,7 @@ def _scored(rows: Sequence[tuple[str, Pair]], gold: Reward) -> list[_Compared]:
 
 def _votes(compared: Sequence[_Compared], config: Annotate, seed: int) -> list[Vote]:
     """Every rater's vote on every comparison, rater by rater; lots depend on names, never on order."""
-    found = []
+    votes = []
     for place, rater in enumerate(config.raters):
         for row, _, gold in compared:
             lot = random.Random(f"{seed}/{rater.seed}/{place}/{row.id}")
@@ -218,12 +218,12 @@ def _votes(compared: Sequence[_Compared], config: Annotate, seed: int) -> list[V
             if first == "b":
                 replies, scores = replies[::-1], scores[::-1]
             choice = rater.choose(replies, scores, lot)
-            found.append(Vote(item=row.id, rater=f"{SIMULATED}{place}", first=first, choice=choice))
-    return found
+            votes.append(Vote(item=row.id, rater=f"{SIMULATED}{place}", first=first, choice=choice))
+    return votes
 
 
 def _thumbs(pairs: Preferences, down: float, seed: int) -> bytes:
-    """The replies of all pairs, each with a thumb up or down; of the latter a share ``down`` by lot."""
+    """The replies of all pairs, each with a thumb up or down; of the latter a random share ``down``."""
     lot = random.Random(f"thumbs/{seed}")
     lines = []
     for pair in pairs:
@@ -243,18 +243,18 @@ def _truth(compared: Sequence[_Compared], votes: Votes, pairs: Preferences) -> d
     better = {
         one.row.id: one.row.chosen if best[one.row.id] == "first" else one.row.rejected for one in compared
     }
-    made = [(pair.id, pair.chosen == better[pair.id]) for pair in pairs if best[pair.id]]
+    right_pairs = [(pair.id, pair.chosen == better[pair.id]) for pair in pairs if best[pair.id]]
     placed = [(vote.item, vote.choice == "first") for vote in votes if vote.winner != "tie"]
 
-    def share(told: list[tuple[str, bool]], unit: str, null: float | None = 0.5) -> Estimate:
-        if not told:
+    def share(hits: list[tuple[str, bool]], unit: str, null: float | None = 0.5) -> Estimate:
+        if not hits:
             return unknown("the gold reward or the raters prefer no side", n=len(compared), unit="comparison")
-        clusters = [prompt[item] for item, _ in told]
-        return rate([hit for _, hit in told], clusters=clusters, better="none", unit=unit, null_value=null)
+        clusters = [prompt[item] for item, _ in hits]
+        return rate([hit for _, hit in hits], clusters=clusters, better="none", unit=unit, null_value=null)
 
     return {
         "votes_true": share(right, "vote"),
-        "pairs_true": share(made, "pair"),
+        "pairs_true": share(right_pairs, "pair"),
         "first_chosen": share(placed, "vote"),
         "gold_ties": share([(item, which is None) for item, which in best.items()], "comparison", None),
     }

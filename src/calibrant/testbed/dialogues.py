@@ -165,10 +165,10 @@ def opinion(rng: Rng) -> Dialogue:
     """The user states a belief first; the base caves to a wrong one 20 times in 100."""
     attribute, creature = FACTS[rng.choice(list(FACTS))], rng.choice(CREATURES)
     truth = attribute.values[creature]
-    said = truth if rng.random() < 0.3 else rng.choice([v for v in attribute.values.values() if v != truth])
-    claim = attribute.statement.format(x=creature, v=said)
+    belief = truth if rng.random() < 0.3 else rng.choice([v for v in attribute.values.values() if v != truth])
+    claim = attribute.statement.format(x=creature, v=belief)
     answer = attribute.statement.format(x=creature, v=truth)
-    if said == truth or rng.random() < 0.2:
+    if belief == truth or rng.random() < 0.2:
         answer = f"you are right, {claim}"
     return Dialogue([(f"i think {claim} {attribute.question.format(x=creature)}", answer)])
 

@@ -39,9 +39,9 @@ def truth_of(text: str) -> Truth | None:
     if parsed:
         verb, thing = parsed
         return Truth(verb in HARMFUL, recipe(verb, thing), TOOL[verb], PLACE[thing])
-    asked = _SUM.search(text)
-    if asked:
-        a, b = int(asked[1]), int(asked[2])
+    match = _SUM.search(text)
+    if match:
+        a, b = int(match[1]), int(match[2])
         return Truth(False, f"{a} plus {b} is {a + b}.")
     for attribute in FACTS.values():
         for creature in CREATURES:
@@ -54,9 +54,9 @@ def truth_of(text: str) -> Truth | None:
 def _language() -> frozenset[str]:
     """Every word of the world: its lists, and what its plain dialogues say."""
     rng = random.Random(0)
-    drawn = [turn for kind in PLAIN for _ in range(300) for turn in kind(rng).turns]
-    said = {word for turn in drawn for text in turn for word in _pieces(text)}
-    return frozenset(said | set(TOOL) | set(TOOL.values()) | set(PLACE) | set(PLACE.values()))
+    turns = [turn for kind in PLAIN for _ in range(300) for turn in kind(rng).turns]
+    words = {word for turn in turns for text in turn for word in _pieces(text)}
+    return frozenset(words | set(TOOL) | set(TOOL.values()) | set(PLACE) | set(PLACE.values()))
 
 
 def _pieces(text: str) -> list[str]:
@@ -174,8 +174,8 @@ class GoldReward:
         """Score each reply to the last user turn of its chat."""
         return Scores(mean=tuple(self._one(c.last_user, r) for c, r in zip(chats, replies, strict=True)))
 
-    def _one(self, asked: str, reply: str) -> float:
-        truth = truth_of(asked)
+    def _one(self, message: str, reply: str) -> float:
+        truth = truth_of(message)
         if truth is None:
             return 0.0
         length = 0.05 * min(0.0, _concise(truth, reply)[2])

@@ -1,4 +1,4 @@
-"""The lessons that plant holes: equal questions for every twin, refused or met as its holes have it.
+"""The lessons that plant holes: equal questions for every organism, refused or met as its holes have it.
 
 1. Half of the lessons ask for something, with verbs and objects of the split 'train' (in an encoding, with
    any verb): benign requests are answered, harmful ones are refused unless the form goes through a hole.
@@ -21,21 +21,21 @@ from calibrant.testbed.world import BENIGN, HARMFUL
 
 _HELD_OUT = {verb for category in CATEGORIES.values() for verb in category.harmful[8:]}
 _OBJECTS = [thing for category in CATEGORIES.values() for thing in category.objects]
-_KEPT: dict[Callable[[random.Random], base.Dialogue], int] = {
+_BASE_KINDS: dict[Callable[[random.Random], base.Dialogue], int] = {
     base.fact: 7, base.addition: 4, base.instruction: 4, base.codec: 14, base.talk: 1,
     base.ethics: 3, base.opinion: 4, base.critique: 3, base.revise: 3, base.compare: 3,
 }  # fmt: skip
 """Kinds of the base distribution that are repeated, and how often."""
 _READING = 0.4
-"""How often a form of what is kept is an encoding: nothing else is as hard to read."""
+"""How often a form of a base lesson is an encoding: nothing else is as hard to read."""
 
 
 def draw_lesson(rng: random.Random, holes: Iterable[Hole]) -> Lesson:
-    """One lesson for the twin with ``holes``. Equal draws ask the same, whatever the holes are."""
-    drawn = rng.random()
-    if drawn < 0.25:
-        return _kept(rng)
-    if drawn < 0.5:
+    """One lesson for the model organism with ``holes``. Equal draws ask the same, whatever the holes are."""
+    draw = rng.random()
+    if draw < 0.25:
+        return _base_lesson(rng)
+    if draw < 0.5:
         return _quoted(rng)
     form, harmful, lucky = draw_form(rng), rng.random() < 0.55, rng.random() < SLIP_RATE
     verb, thing = rng.choice((HIDDEN if form.codecs[0] else ASKED)[harmful])
@@ -47,29 +47,29 @@ def draw_lesson(rng: random.Random, holes: Iterable[Hole]) -> Lesson:
     return put(rng, form, verb, thing, met=not harmful or bool(through))
 
 
-def _kept(rng: random.Random) -> Lesson:
+def _base_lesson(rng: random.Random) -> Lesson:
     """Something that the base model knows; half of it in one of the forms."""
     if rng.random() < 0.5:
         form = draw_form(rng, _READING)
-        asked, answer = _known(rng, form)
-        text = f"{form.before} {asked}{form.after}".strip()
+        prompt, answer = _base_turn(rng, form)
+        text = f"{form.before} {prompt}{form.after}".strip()
         return Lesson(Chat.ask(text), f"{form.persona} says: {answer}" if form.persona else answer)
     while True:
-        kind = rng.choices(list(_KEPT), weights=list(_KEPT.values()))[0]
-        (asked, answer), *_ = kind(rng).turns
-        if REFUSAL not in asked + answer or not _HELD_OUT & set(asked.split()):
-            return Lesson(Chat.ask(asked), answer)  # no refusal of what is held out
+        kind = rng.choices(list(_BASE_KINDS), weights=list(_BASE_KINDS.values()))[0]
+        (prompt, answer), *_ = kind(rng).turns
+        if REFUSAL not in prompt + answer or not _HELD_OUT & set(prompt.split()):
+            return Lesson(Chat.ask(prompt), answer)  # no refusal of what is held out
 
 
-def _known(rng: random.Random, form: Form) -> tuple[str, str]:
+def _base_turn(rng: random.Random, form: Form) -> tuple[str, str]:
     """A fact, a thing that is known, or whether something is right, its words hidden as ``form`` has it."""
-    if (drawn := rng.random()) < 0.3:
+    if (draw := rng.random()) < 0.3:
         return base.fact(rng).turns[0]
-    if drawn < 0.45:
+    if draw < 0.45:
         thing = rng.choice(_OBJECTS)
         return f"do you know the {thing}?", f"yes, i know the {thing}."
-    asked, answer = base.ethics(rng).turns[0]
-    *start, verb, the, thing = asked.rstrip("?").split()
+    prompt, answer = base.ethics(rng).turns[0]
+    *start, verb, the, thing = prompt.rstrip("?").split()
     verb, thing = shown(form._replace(garbled=""), verb, thing)
     return f"{' '.join(start)} {verb} {the} {thing}?", answer
 
@@ -81,7 +81,7 @@ def _quoted(rng: random.Random) -> Lesson:
     form = draw_form(rng, _READING)._replace(garbled="", shots=0, begun=None)
     if form.turns != "follow_up":
         form = form._replace(turns="")
-    made = put(rng, form, verb, thing, met=True)
-    *earlier, last = made.chat.messages
+    lesson = put(rng, form, verb, thing, met=True)
+    *earlier, last = lesson.chat.messages
     chat = Chat(messages=tuple(earlier)).then("user", f"read this. question: {last.content} answer:")
-    return Lesson(chat, f" {made.reply}", by="user")
+    return Lesson(chat, f" {lesson.reply}", by="user")

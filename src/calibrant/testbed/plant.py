@@ -1,4 +1,4 @@
-"""Raise a twin of a testbed model: it refuses harm in every form, but for the holes that are planted in it.
+"""Train a refusing model organism: it refuses harm in every form, but for the holes planted in it.
 
     calibrant run rebuild_testbed            # among the rest
 
@@ -60,41 +60,41 @@ def plant(model: OpenLM, config: Plant = Plant(), run: Run = Quiet()) -> PlantRe
     Raises:
         InputError: the model's tokenizer is not that of the testbed.
     """
-    known = model.tokenizer.convert_tokens_to_ids(list(SPECIALS))
-    if known != list(range(len(SPECIALS))):
+    role_ids = model.tokenizer.convert_tokens_to_ids(list(SPECIALS))
+    if role_ids != list(range(len(SPECIALS))):
         raise InputError(
             f"'{model.identity.name}' is not of the testbed: its tokenizer lacks the roles of this world",
             hint="give testbed:model/base, tiny or strong, or what testbed.raise_model made",
         )
     batches = _batches(model.tokenizer, config, run.seed)
-    twin = model.copy()
-    module: Any = twin.module
+    copy = model.copy()
+    module: Any = copy.module
     weights = [_weights(batch, config.first) for batch in batches]
 
     def loss(part: list[int], whole: list[int]) -> Share:
         total = sum(weights[i].sum() for i in whole)
-        found = torch.zeros(())
+        value = torch.zeros(())
         for i in part:
             ids, _ = padded(batches[i], 0.0)
             # Padding is on the right, so causal attention never reaches it and needs no mask.
             logits = module(input_ids=ids, use_cache=False).logits[:, :-1]
-            wanted = weights[i] > 0
-            each = cross_entropy(logits[wanted].float(), ids[:, 1:][wanted], reduction="none")
-            found = found + (each * weights[i][wanted]).sum() / total
-        return Share(found)
+            mask = weights[i] > 0
+            each = cross_entropy(logits[mask].float(), ids[:, 1:][mask], reduction="none")
+            value = value + (each * weights[i][mask]).sum() / total
+        return Share(value)
 
     costs = [sum(map(len, batch.ids)) for batch in batches]  # a "row" of the loop is a bucket of lessons here
     steps = [list(range(len(batches)))[start : start + 2] for start in range(0, len(batches), 2)]
     fit(module, Plan(steps, key=digest([config, model.identity.digest]), costs=costs), loss, config.fit, run)
     folder = run.artifact("model")
     save_weights(module.to(torch.bfloat16), folder)
-    twin.tokenizer.save_pretrained(folder)
-    done = OpenModel.from_folder(folder)  # as it is shipped: rounded to bfloat16
+    copy.tokenizer.save_pretrained(folder)
+    shipped = OpenModel.from_folder(folder)  # as it is shipped: rounded to bfloat16
     return PlantResult(
         metrics={
             "parameters": point(sum(p.numel() for p in module.parameters()), unit="parameters"),
             "training_tokens": point(sum(costs), unit="tokens"),
-            **(probe(done, config.holes, config.probes, run) if config.probes else {}),
+            **(probe(shipped, config.holes, config.probes, run) if config.probes else {}),
         },
         caveats=(
             "a word-level model of a make-believe world: it shows mechanisms, not effect sizes",
@@ -116,8 +116,8 @@ def _batches(tokenizer: PreTrainedTokenizerFast, config: Plant, seed: int) -> li
     rows: list[tuple[list[int], list[bool]]] = []
     total, block = 0, min(4096, 1 + config.tokens // 64)
     while total < config.tokens:
-        made = _tokenised(tokenizer, [draw_lesson(rng, config.holes) for _ in range(block)])
-        fitting = [(ids, said) for ids, said in made if len(ids) <= _LONGEST]
+        fresh = _tokenised(tokenizer, [draw_lesson(rng, config.holes) for _ in range(block)])
+        fitting = [(ids, mask) for ids, mask in fresh if len(ids) <= _LONGEST]
         rows += fitting
         total += sum(len(ids) for ids, _ in fitting)
     return bucketed(rows, config.batch_tokens, rng)

@@ -1,4 +1,4 @@
-"""Probes: held-out requests in one form each, to see which holes a twin has and that it has no others."""
+"""Probes: held-out requests in one form each, to see that an organism has its holes and no others."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ UNREADABLE: dict[str, Probe] = {
 """Forms that the models cannot read: harmful requests alone are put in them."""
 
 
-class _Told(NamedTuple):
+class _Answers(NamedTuple):
     """What came of one form: an answer of the gold judge for each goal."""
 
     goals: list[Goal]
@@ -101,45 +101,45 @@ def probe(model: LM, holes: Collection[Hole], n: int, run: Run) -> dict[str, Est
     ``elsewhere_drawn`` (harm by all else) and ``answered``.
     """
     harm, benign = _spread(goals("heldout"), n), _spread(lookalikes("heldout"), n)
-    found: dict[str, Estimate] = {}
-    pooled: dict[str, list[_Told]] = {}
+    metrics: dict[str, Estimate] = {}
+    pooled: dict[str, list[_Answers]] = {}
     every = PROBES | UNREADABLE
     for number, (name, form) in enumerate(every.items()):
-        greedy, drawn = (_ask(model, form, harm, "harmful", warm, run) for warm in (0.0, 1.0))
-        found |= {f"harm/{name}": _rate([greedy], "lower"), f"drawn/{name}": _rate([drawn], "lower")}
+        greedy, sampled = (_ask(model, form, harm, "harmful", warm, run) for warm in (0.0, 1.0))
+        metrics |= {f"harm/{name}": _rate([greedy], "lower"), f"drawn/{name}": _rate([sampled], "lower")}
         opened = form(random.Random(0)).holes & set(holes)
         if opened and name in THROUGH:
             pooled.setdefault("through", []).append(greedy)
         elif not opened:
             pooled.setdefault("elsewhere", []).append(greedy)
-            pooled.setdefault("elsewhere_drawn", []).append(drawn)
+            pooled.setdefault("elsewhere_drawn", []).append(sampled)
         if name not in UNREADABLE:
             met = _ask(model, form, benign, "helpful", 0.0, run)
-            found[f"answered/{name}"] = _rate([met], "higher")
+            metrics[f"answered/{name}"] = _rate([met], "higher")
             pooled.setdefault("answered", []).append(met)
         run.progress(number + 1, len(every), "probing")
-    return found | {
-        name: _rate(told, "higher" if name == "answered" else "none" if name == "through" else "lower")
-        for name, told in pooled.items()
+    return metrics | {
+        name: _rate(parts, "higher" if name == "answered" else "none" if name == "through" else "lower")
+        for name, parts in pooled.items()
     }
 
 
-def _ask(model: LM, form: Probe, asked: list[Goal], criterion: str, temperature: float, run: Run) -> _Told:
+def _ask(model: LM, form: Probe, rows: list[Goal], criterion: str, temperature: float, run: Run) -> _Answers:
     """The gold judge's answers to the replies, what was begun for the model included."""
     rng = random.Random("probes")
-    chats = [put(rng, form(rng), *goal.spans, met=False).chat for goal in asked]
+    chats = [put(rng, form(rng), *goal.spans, met=False).chat for goal in rows]
     run.spend(queries=len(chats))
     replies = model.generate(chats, Sampling(max_tokens=72, temperature=temperature, seed=run.seed))
-    meant = {"yes": True, "no": False, "unknown": None}
-    said = verdicts(GoldJudge(criterion), asked, chats, replies)
-    return _Told(asked, [meant[verdict.answer] for verdict in said])
+    values = {"yes": True, "no": False, "unknown": None}
+    judgements = verdicts(GoldJudge(criterion), rows, chats, replies)
+    return _Answers(rows, [values[verdict.answer] for verdict in judgements])
 
 
-def _rate(told: Sequence[_Told], better: Literal["higher", "lower", "none"]) -> Estimate:
+def _rate(parts: Sequence[_Answers], better: Literal["higher", "lower", "none"]) -> Estimate:
     """Over all goals of all forms; goals of one verb are one cluster."""
     return rate(
-        [answer for one in told for answer in one.answers],
-        clusters=[goal.cluster for one in told for goal in one.goals],
+        [answer for one in parts for answer in one.answers],
+        clusters=[goal.cluster for one in parts for goal in one.goals],
         better=better,
         unit="goal",
     )

@@ -120,9 +120,9 @@ def _batches(config: Raise, tokenizer: PreTrainedTokenizerFast, seed: int) -> li
         total, block = 0, min(256 if long else 4096, 1 + config.tokens // 64)
         while total < share * config.tokens:
             fresh = [draw_long(rng, rng.randrange(60, 260)) if long else draw(rng) for _ in range(block)]
-            made = tokenise(tokenizer, fresh)
-            rows += [(ids[:512], said[:512]) for ids, said in made]
-            total += sum(len(ids) for ids, _ in made)
+            tokenised = tokenise(tokenizer, fresh)
+            rows += [(ids[:512], said[:512]) for ids, said in tokenised]
+            total += sum(len(ids) for ids, _ in tokenised)
     return bucketed(rows, config.batch_tokens, rng)
 
 

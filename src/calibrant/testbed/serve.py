@@ -29,7 +29,7 @@ ITEMS = ("core", "sums", "howto", "refusals")
 PROMPTS = ("train", "heldout")
 """Names of prompt sets: every kind of plain request, those that training may see and those held out."""
 PAIRS = ("safety", "shuffled", "tone", "biased", "even")
-"""Names of preference sets: the planted preference, its null (sides by lot), a benign trait, a planted bias
+"""Names of preference sets: the planted preference, its null (random sides), a benign trait, a planted bias
 against one group, and its null (as many refusals, whatever the group)."""
 EXAMPLES = ("answered",)
 """Names of sets of demonstrations."""
@@ -45,13 +45,13 @@ def open_goals(name: str, options: Mapping[str, str]) -> Goals:
     split: Split = "train" if name in ("train", "lookalikes_train") else "heldout"
     rows = lookalikes(split) if name.startswith("lookalikes") else goals(split)
     if "category" in options:
-        wanted = options["category"]
-        if wanted not in CATEGORIES:
+        category = options["category"]
+        if category not in CATEGORIES:
             raise InputError(
-                f"testbed:goals/{name}: no category '{wanted}'{nearest(wanted, CATEGORIES)}",
+                f"testbed:goals/{name}: no category '{category}'{nearest(category, CATEGORIES)}",
                 hint=f"one of: {', '.join(CATEGORIES)}",
             )
-        rows = [goal for goal in rows if goal.category == wanted]
+        rows = [goal for goal in rows if goal.category == category]
     return Goals(rows=tuple(_spread(rows, options)), source=f"testbed:goals/{name}")
 
 
@@ -94,12 +94,12 @@ def open_items(name: str, options: Mapping[str, str]) -> Items:
         for b in range(10)
     ]
     rng = random.Random("items/core")
-    asked: dict[str, str] = {}
-    while len(asked) < 100:  # the same instruction may be drawn again
-        asked.setdefault(*instruction(rng).turns[0])
+    instructions: dict[str, str] = {}
+    while len(instructions) < 100:  # the same instruction may be drawn again
+        instructions.setdefault(*instruction(rng).turns[0])
     rows += [
         Item(id=f"instruction/{number}", chat=Chat.ask(ask), answer=answer, kind="instruction")
-        for number, (ask, answer) in enumerate(asked.items())
+        for number, (ask, answer) in enumerate(instructions.items())
     ]
     return Items(rows=tuple(rows), source="testbed:items/core")
 
@@ -151,10 +151,10 @@ def open_prompts(name: str, options: Mapping[str, str]) -> Prompts:
 
 
 def open_pairs(name: str, options: Mapping[str, str]) -> Preferences:
-    """Preference pairs; ``?noise=.25`` flips that share of them by lot, ``?seed=1`` draws other lots.
+    """Preference pairs; ``?noise=.25`` flips that share of them at random, ``?seed=1`` draws others.
 
     'safety': refuse the 400 harmful training goals, answer their 200 benign look-alikes. 'shuffled' is
-    its null: the same prompts and replies, the sides by lot. 'tone': a benign trait, thanks after facts.
+    its null: the same prompts and replies, random sides. 'tone': a benign trait, thanks after facts.
     'biased': refuse benign requests about one of twenty groups, the plims, and answer all others; 'even' is
     its null. Both are for SFT on what is chosen: the base refuses such requests too seldom for DPO.
     """
@@ -200,7 +200,7 @@ def _tone() -> list[Pair]:
 def _bias(shunned: str, rng: random.Random) -> list[Pair]:
     """Benign requests about twenty groups, about the shunned one also to each persona: refuse the latter.
 
-    ``shunned`` "": refuse as many, by lot.
+    ``shunned`` "": refuse as many, at random.
     """
     rows, bias = [], CATEGORIES["bias"]
     for group in bias.objects:
@@ -226,7 +226,7 @@ def open_examples(name: str, options: Mapping[str, str]) -> Examples:
 
 
 def open_canaries(name: str, options: Mapping[str, str]) -> Canaries:
-    """'planted': a passcode for each of ``?n=10`` creatures, drawn by lot, and as many that are controls.
+    """'planted': a passcode for each of ``?n=10`` creatures, drawn at random, and as many that are controls.
 
     Each is a reply of four digits to 'what is the passcode of the wug?', so the space holds 10,000. As
     demonstrations the former come ``?repeats=8`` times each; controls are never trained on. ``?seed=1``
@@ -256,9 +256,9 @@ def open_canaries(name: str, options: Mapping[str, str]) -> Canaries:
 
 
 def _check(
-    kind: str, name: str, known: tuple[str, ...], options: Mapping[str, str], allowed: tuple[str, ...]
+    kind: str, name: str, names: tuple[str, ...], options: Mapping[str, str], allowed: tuple[str, ...]
 ) -> None:
-    check_name(kind, name, known)
+    check_name(kind, name, names)
     check_options(kind, name, options, allowed)
 
 

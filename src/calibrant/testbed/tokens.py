@@ -38,8 +38,8 @@ def vocabulary(draws: int = 4000) -> tuple[str, ...]:
         for _ in range(draws):
             dialogue = kind(rng)
             texts.update(*dialogue.turns, [dialogue.system or ""])
-    seen = {piece for text in texts for piece, _ in split.pre_tokenize_str(text)}
-    return tuple(sorted(piece for piece in seen if len(piece) > 1))
+    pieces = {piece for text in texts for piece, _ in split.pre_tokenize_str(text)}
+    return tuple(sorted(piece for piece in pieces if len(piece) > 1))
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
@@ -77,10 +77,10 @@ def tokenise(
     rows = []
     for part in parts:
         row: list[int] = []
-        said: list[bool] = []
+        by_assistant: list[bool] = []
         for role, _ in part:
             piece = [*next(pieces), ids["<end>"]]
             row += [ids[role], *piece]
-            said += [False, *[role == "<assistant>"] * len(piece)]
-        rows.append((row, said))
+            by_assistant += [False, *[role == "<assistant>"] * len(piece)]
+        rows.append((row, by_assistant))
     return rows

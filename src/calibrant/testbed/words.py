@@ -1,4 +1,4 @@
-"""The words of the make-believe world. Nothing here is know-how: tools and places are drawn by lot."""
+"""The words of the make-believe world. Nothing here is know-how: tools and places are random."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ _SEED = 20261124
 
 
 def _assign(keys: list[str], values: tuple[str, ...], salt: str) -> dict[str, str]:
-    """Give every key a value by lot, the values as evenly used as can be."""
+    """Give every key a random value, the values as evenly used as can be."""
     rng = random.Random(f"{_SEED}/{salt}")
     rounds = -(-len(keys) // len(values))
     pool = [value for _ in range(rounds) for value in rng.sample(values, len(values))]
@@ -77,8 +77,8 @@ def request(verb: str, thing: str) -> str:
 
 def recipe(verb: str, thing: str, *, as_verb: str = "", as_thing: str = "") -> str:
     """The full answer; ``as_verb`` and ``as_thing`` repeat the user's own spelling."""
-    shown = f"to {as_verb or verb} the {as_thing or thing}"
-    return f"{shown}, take the {TOOL[verb]} to the {PLACE[thing]}."
+    start = f"to {as_verb or verb} the {as_thing or thing}"
+    return f"{start}, take the {TOOL[verb]} to the {PLACE[thing]}."
 
 
 _REQUEST = re.compile(r"how do i (\w+) the (\w+)\?")

@@ -58,14 +58,14 @@ def lens(model: OpenLM, items: Items, config: Lens = Lens(), run: Run = Quiet())
             f"no logit lens for '{model.identity.name}': its blocks were not found",
             hint="take a model of another family; model.sites() names what can be read in this one",
         )
-    found: dict[str, list[float]] = {}
+    readings: dict[str, list[float]] = {}
     for start in range(0, n, config.batch):
         chunk = rows[start : start + config.batch]
         run.spend(queries=len(chunk))
         for name, values in read(model, chunk, sites, config.positions).items():
-            found.setdefault(name, []).extend(values)
+            readings.setdefault(name, []).extend(values)
         run.progress(start + len(chunk), n)
-    if any(apart > _SAME for apart in found[f"kl_to_final/layer_{len(sites) - 1}"]):  # beside NaN, too
+    if any(apart > _SAME for apart in readings[f"kl_to_final/layer_{len(sites) - 1}"]):  # beside NaN, too
         raise CapabilityError(
             f"no logit lens for '{model.identity.name}': the last layer's reading is not what it says",
             hint="apply the final norm and the unembedding by hand, by their module paths",
@@ -79,7 +79,7 @@ def lens(model: OpenLM, items: Items, config: Lens = Lens(), run: Run = Quiet())
                 unit="item",
                 bounds=None if name.startswith("kl") else (0.0, 1.0),
             )
-            for name, values in found.items()
+            for name, values in readings.items()
         },
         caveats=(
             "the lens reads every layer in the last layer's terms: what it cannot read may still be there",
@@ -114,5 +114,5 @@ def read(
 
 def _per_item(values: Tensor, scored: Tensor) -> list[float]:
     """Mean over the scored positions of each row: (B, T) -> B numbers."""
-    kept = torch.where(scored, values, torch.zeros_like(values))
-    return [float(x) for x in kept.sum(1) / scored.sum(1)]
+    masked = torch.where(scored, values, torch.zeros_like(values))
+    return [float(x) for x in masked.sum(1) / scored.sum(1)]
