@@ -201,7 +201,7 @@ def _own(study: Study) -> set[str]:
 
 
 def _origins(study: Study, reference: Any) -> set[str]:
-    """The given things that a model comes from: itself, behind guards, or trained from it."""
+    """The given things that a model comes from: it, it behind guards, its best of n, or trained from it."""
     if not isinstance(reference, str) or not reference:
         return set()
     name = given.named(reference)
@@ -209,7 +209,7 @@ def _origins(study: Study, reference: Any) -> set[str]:
         others = {known: value for known, value in study.given.items() if known != name}  # so that it ends
         return {name} | _origins(study.model_copy(update={"given": others}), study.given.get(name))
     same = {name for name, value in study.given.items() if value == reference}
-    if scheme(reference) == "defended":
+    if scheme(reference) in ("defended", "best_of"):  # the model stands behind the sign
         return same | _origins(study, reference.partition("#")[2])
     if scheme(reference) == "record":
         made = record.taken_apart(reference)[0]

@@ -1,6 +1,6 @@
 """BestOfN: a model that draws n replies to each chat and gives the one that a reward likes best.
 
-    sharper = BestOfN(lm, reward, 16)
+    sharper = BestOfN(lm, reward, 16)        # in a study: best_of:16/REWARD#MODEL
 
 It is an ``LM`` wherever one is asked for, so that best-of-n can be measured, attacked and gated like the
 model that it draws from.

@@ -12,6 +12,7 @@ from typing import Any
 from calibrant.app.references import on_disk
 from calibrant.app.references.api import API
 from calibrant.app.references.behaviours import BEHAVIOUR
+from calibrant.app.references.best_of import BEST_OF
 from calibrant.app.references.data import DATA
 from calibrant.app.references.defended import DEFENDED
 from calibrant.app.references.foreign_attempts import FOREIGN, TOOLS
@@ -45,6 +46,7 @@ def _opened(reference: Reference, value: Any) -> Opened:
 
 SCHEMES: dict[str, Scheme] = {
     "api": API,
+    "best_of": BEST_OF,
     "data": DATA,
     "defended": DEFENDED,
     "hf": HF,
