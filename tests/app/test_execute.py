@@ -395,4 +395,4 @@ def test_a_model_says_where_it_is_slower(openers, tmp_path):
     inputs = {"model": str(tmp_path / "mamba"), "items": "testbed:items/core"}
     record = execute(Job(id="slow", use="understand.lens", inputs=inputs, config={"limit": 2}), openers)
     assert record.status == "finished"
-    assert "mamba', prompts of different lengths are drawn apart" in " ".join(record.limits)
+    assert "mamba', prompts of different lengths are generated separately" in " ".join(record.limits)

@@ -372,7 +372,7 @@ def test_five_seeds_of_one_system(trial: Trial) -> None:
 
 def test_one_seed_told_several_times(trial: Trial) -> None:
     trial.edit('id = "gate"', 'id = "gate"\nseeds = [0, 1, 1, 1]')
-    with pytest.raises(ConfigError, match="a seed stands in it twice"):
+    with pytest.raises(ConfigError, match="a seed is listed twice"):
         trial.run()
 
 

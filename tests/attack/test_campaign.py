@@ -207,7 +207,7 @@ def test_no_goals(judge, tmp_path):
 
 def test_a_missing_attacker_or_surrogate(goals, judge, tmp_path):
     pair, search = ({"attacks": [{"use": f"attack.{name}"}]} for name in ("pair", "random_search"))
-    refused(pair, CapabilityError, "attack.pair asks an attacking model", goals, judge, tmp_path)
+    refused(pair, CapabilityError, "attack.pair needs an attacker model", goals, judge, tmp_path)
     refused(search, CapabilityError, "attack.random_search needs log-probs", goals, judge, tmp_path)
 
 
@@ -458,7 +458,7 @@ def test_an_unreachable_target_is_an_error_and_nothing_is_lost(goals, judge, tmp
         port = free.getsockname()[1]
     with pytest.raises(InputError, match="answers nothing but errors; the last: ") as caught:
         campaign(api(port), goals, judge, run=Quiet(0, tmp_path / "down"))
-    assert "what was answered is kept" in caught.value.hint
+    assert "replies so far are kept" in caught.value.hint
     server = serve(port=port)
     again = campaign(api(port), goals, judge, run=Quiet(0, tmp_path / "down"))
     assert server.count == len(again.attempts) == 24

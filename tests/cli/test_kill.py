@@ -104,7 +104,7 @@ def test_ctrl_c_gives_one_message_and_the_study_goes_on_later(start, counts, tmp
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=WATCHDOG)
     assert process.returncode == 3 and out == ""
-    assert err.strip() == "Stopped. Finished jobs are kept: run the same command again to go on."
+    assert err.strip() == "Stopped. Finished jobs are kept: run the same command again to resume."
     statuses = [entry.record.status for entry in Ledger(root).entries()]
     assert statuses == ["finished", "interrupted"] and verify(root).verdict.answer == "yes"
     process = start("run", study, "--ledger", root)

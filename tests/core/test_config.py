@@ -81,7 +81,7 @@ def test_nearest_name_is_of_the_same_level():
     )
     assert problems(Kettle, {"lid": {"deep": 1}})[0].endswith("'lid.deep' (did you mean 'depth'?)")
     (said,) = problems(Kettle, {"bowl": {"volume": 1}})
-    assert said == "config: unknown key 'bowl.volume' ('volume' stands beside 'bowl', not in it)"
+    assert said == "config: unknown key 'bowl.volume' ('volume' is on the level of 'bowl', not in it)"
     assert problems(Kettle, {"zzz": 1}) == ("config: unknown key 'zzz'",)
 
 

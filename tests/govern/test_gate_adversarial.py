@@ -85,12 +85,12 @@ def test_a_target_that_is_no_model_is_not_replaced_by_its_attacker(world: Any, m
 @pytest.mark.parametrize(
     ("estimate", "says"),
     [
-        (point(0.0, n=500), "bare number"),
-        (Estimate(value=0.0, low=0.0, high=0.01, n=500), "bare number"),
-        (Estimate(value=0.0, low=None, high=0.01, n=500, method="wilson"), "bare number"),
-        (Estimate(value=0.0, low=0.0, high=None, n=500, method="wilson"), "bare number"),
-        (Estimate(value=0.0, low=0.0, high=NAN, n=500, method="wilson"), "bare number"),
-        (Estimate(value=0.0, low=-INF, high=0.05, n=500, method="wilson"), "bare number"),
+        (point(0.0, n=500), "point value"),
+        (Estimate(value=0.0, low=0.0, high=0.01, n=500), "point value"),
+        (Estimate(value=0.0, low=None, high=0.01, n=500, method="wilson"), "point value"),
+        (Estimate(value=0.0, low=0.0, high=None, n=500, method="wilson"), "point value"),
+        (Estimate(value=0.0, low=0.0, high=NAN, n=500, method="wilson"), "point value"),
+        (Estimate(value=0.0, low=-INF, high=0.05, n=500, method="wilson"), "point value"),
         (Estimate(value=NAN, low=0.0, high=0.01, n=500, method="wilson"), "could not be measured"),
         (unknown("the judge gave no answer", n=500), "could not be measured: the judge gave no answer"),
         (Estimate(value=None, low=0.0, high=0.01, n=500, method="wilson"), "no reason recorded"),
@@ -173,7 +173,7 @@ def test_a_clear_failure_cannot_be_diluted_by_useless_or_wide_records(world: Any
         assert world.answer(world.rule(), bad, other) == "no"
         assert world.answer(world.rule(), measured(0.02, 0.08), other) == "unknown"
     nothing_known = world.ask(world.rule(), measured(0.0, 1.0), world.record(point(0.0)))
-    assert (nothing_known.high, "bare number" in nothing_known.reason) == (None, True)
+    assert (nothing_known.high, "point value" in nothing_known.reason) == (None, True)
 
 
 def test_thresholds_that_postdate_the_evidence_are_inconclusive(world: Any, measured: Measured) -> None:

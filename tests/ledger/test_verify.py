@@ -126,7 +126,7 @@ def test_an_opened_folder_is_compared_too(filled: Ledger):
         (lambda s: s["predicate"]["config"].update(steps=99), "job digest"),
         (lambda s: s["predicate"].update(inputs={"m": {"reference": "x", "digest": "a" * 64}}), "job digest"),
         (lambda s: s["subject"][0].update(name="another"), "subject"),
-        (lambda s: s.update(extra=1), "beside it"),
+        (lambda s: s.update(extra=1), "something else in it"),
         (lambda s: s["predicate"].update(extra=1), "not a record"),
         (
             lambda s: s["predicate"].update(status="fine"),
@@ -152,7 +152,7 @@ def test_a_line_that_is_no_statement_is_a_problem_not_a_crash(filled: Ledger, li
     rewrite(filled, lambda lines: [line, *lines])
     report = verify(filled.root)
     assert report.problems[0] == "line 1: not an in-toto statement in JSON"
-    assert report.problems[1].startswith("line 2: does not follow what stands before it")
+    assert report.problems[1].startswith("line 2: does not follow the line before it")
     assert report.records == 4
 
 
@@ -195,7 +195,7 @@ def test_an_edit_that_no_digest_in_its_line_covers_is_found(filled: Ledger, chan
     """Every digest that stands in the line still follows from the rest of it; the next line tells."""
     rewrite(filled, lambda lines: [lines[0], edited(lines[1], change), lines[2]])
     report = verify(filled.root)
-    assert report.problems[-1].startswith("line 3: does not follow what stands before it: line 2 was edited")
+    assert report.problems[-1].startswith("line 3: does not follow the line before it: line 2 was edited")
     assert report.verdict.answer == "no"
     with pytest.raises(EvidenceError, match="does not follow"):
         Ledger(filled.root).entries()
@@ -228,7 +228,7 @@ def test_lines_moved_taken_out_and_put_in_are_found(
     filled.append(record(seed=3))
     rewrite(filled, change)
     problems = [problem for problem in verify(filled.root).problems if "follow" in problem]
-    assert problems[0].startswith(f"{line}: does not follow what stands before it")
+    assert problems[0].startswith(f"{line}: does not follow the line before it")
 
 
 def test_what_cannot_be_seen(filled: Ledger):

@@ -84,7 +84,7 @@ def test_known_errors_are_found_by_target_and_family(tmp_path):
 def test_null_a_judge_that_guesses_gets_no_card():
     result = judge_card(table(labelled()), Noisy(0.3, 0.7))
     assert result.card.integrity == "no"
-    assert "no more than by chance" in result.caveats[0]
+    assert "at chance level" in result.caveats[0]
 
 
 def test_labels_of_other_rows_get_no_card():

@@ -457,7 +457,7 @@ def test_a_no_stops_at_the_weights_of_the_last_look(model, plain, tmp_path):
     assert any("stopped the run at step 3" in caveat for caveat in result.caveats)
     assert watcher.rollouts[1].kl.shape == (12,)
     assert watcher.rollouts[1].scores == Lengths().score(watcher.rollouts[1].chats, watcher.rollouts[1].texts)
-    assert any("nobody watched" in caveat for caveat in plain.caveats)
+    assert any("no watcher" in caveat for caveat in plain.caveats)
 
 
 # Rewards and prompts

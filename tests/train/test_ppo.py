@@ -321,7 +321,7 @@ def test_a_no_at_once(model, weights, tmp_path):
 
 def test_without_a_watcher_it_is_said(model, tmp_path):
     result = ppo(model, prompts(), Lengths(), config=SMALL, run=Quiet(work=tmp_path))
-    assert any("nobody watched" in caveat for caveat in result.caveats)
+    assert any("no watcher" in caveat for caveat in result.caveats)
 
 
 # Bad rewards and prompts

@@ -218,7 +218,7 @@ def test_the_intent_says_whether_it_came_first(record, ledger):
     asked = {"tax_margin": 0.03}
     first, late = ledger([opening, job]), ledger([job, opening])
     assert "before the first job" in page(empty(intent=asked, entries=first))
-    assert "fitted to what was found" in page(empty(intent=asked, entries=late))
+    assert "fitted to the results" in page(empty(intent=asked, entries=late))
     assert "is unknown" in page(empty(intent=asked, entries=ledger([job])))
     assert f'<a class="n" href="#r-{first[0].digest[:12]}">0.03</a>' in page(
         empty(intent=asked, entries=first)

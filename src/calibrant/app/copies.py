@@ -22,7 +22,7 @@ def copy_out(ledger: Ledger, prefix: str, folder: Path) -> list[Path]:
         if Path(artifact.name).name != artifact.name:
             raise EvidenceError(
                 f"artefact '{artifact.name}' has no plain name",
-                hint="run `calibrant verify`: the ledger is odd",
+                hint="run `calibrant verify`: the ledger is damaged",
             )
         if path.exists():
             raise InputError(f"{path} is there already", hint="name another folder")

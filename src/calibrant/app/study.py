@@ -134,7 +134,7 @@ def finished_jobs(ledger: Ledger, reference: str, study: str = "") -> dict[tuple
         held = sorted({e.record.study for e in done if e.record.study})
         raise InputError(
             f"no study '{study}' has a finished job in this ledger{nearest(study, held)}",
-            hint=f"it holds {', '.join(held) or 'none'}; give the name that stands in the study's file",
+            hint=f"it holds {', '.join(held) or 'none'}; use the name in the study's file",
         )
     for name in re.findall(r"record:([\w-]+)", reference):
         owners = sorted({e.record.study for e in kept if e.record.job_id == name})

@@ -50,7 +50,7 @@ class StudyJob(Frozen):
     @classmethod
     def _once_each(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
         if len(set(seeds)) < len(seeds):
-            raise ValueError("a seed stands in it twice, and one run would count as several")
+            raise ValueError("a seed is listed twice, and one run would count as several")
         return seeds
 
     def runs(self) -> list[Job]:

@@ -149,7 +149,7 @@ def _late(study: Study, tables: Sequence[Mapping[str, Any]], ledger: Ledger) -> 
     weighed = {job for table in tables for rule in table["rules"] for job in rule["evidence"]}
     earliest = min((e.seq for e in ledger.entries() if e.record.job in weighed), default=None)
     if opened is None or (earliest is not None and earliest < opened.seq):
-        return "that was declared after the evidence; measure anew"
+        return "that was declared after the evidence; measure again"
     return ""
 
 

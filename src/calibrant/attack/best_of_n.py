@@ -119,6 +119,6 @@ def _mangled(text: str, augment: Sequence[str], rng: random.Random) -> str:
     return converter("+".join(f"{name}({rng.randrange(10**12)})" for name in augment)).encode(text)
 
 
-_LAW = "a forecast supposes that the power law goes on beyond the tries made, which no test on them can show"
+_LAW = "a forecast assumes that the power law holds beyond the measured tries, which no test on them can show"
 
 ATTACK = Attack("attack.best_of_n", "search", BestOfN, _episode, queries=lambda config: config.tries)

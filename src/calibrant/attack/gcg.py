@@ -129,7 +129,7 @@ def _weights(target: LM, surrogate: OpenLM | None) -> OpenLM:
         return target
     raise CapabilityError(
         f"attack.gcg reads weights, and the target '{target.identity.name}' shows none",
-        hint="give the input 'surrogate': local weights, a stand-in's for transfer",
+        hint="give the input 'surrogate': local weights, another model's for transfer",
     )
 
 
@@ -148,9 +148,9 @@ def _at(whole: Sequence[int], part: Sequence[int]) -> list[bool]:
 
 def _caveats(config: GCG, draft: OpenLM | None) -> tuple[str, ...]:
     caveats = [
-        "optimised_rate says that the weights give the wished-for beginning; only the judge's answer to the "
+        "optimised_rate says that the weights give the target string; only the judge's answer to the "
         "target's own reply says that a goal was reached",
-        "a suffix of odd characters is easily filtered: success without a guard says little about a system",
+        "a nonsense suffix is easily filtered by perplexity: success without a guard says little",
     ]
     if draft is not None:
         caveats.append("probe sampling is inexact: a draft model chose which candidates the surrogate read")

@@ -69,9 +69,9 @@ def _episode(goals: Sequence[Goal], config: Prefill, tools: Tools) -> Episode:
 
 
 _CAVEATS = (
-    "the beginning is judged as part of the reply: a judge that looks for refusal phrases alone may take it "
+    "the prefill is judged as part of the reply: a judge that looks for refusal phrases alone may take it "
     "for compliance, whatever follows",
-    "a server that answers the begun turn anew, instead of going on, is not told apart from one that goes on",
+    "a server that starts a new turn instead of continuing the prefill is not detected",
 )
 
 ATTACK = Attack("attack.prefill", "prefill", Prefill, _episode, queries=lambda config: len(config.beginnings))

@@ -120,7 +120,7 @@ def rounds(
     names = {chosen.use + chosen.name for chosen in config.train}
     if names & {chosen.use + chosen.name for chosen in config.held_out}:
         raise InputError(
-            "an attack stands both in 'train' and in 'held_out'",
+            "an attack is both in 'train' and in 'held_out'",
             hint="hold out other attacks, or give the held-out variant a 'name' and other settings",
         )
     if "model" not in run.references:

@@ -224,7 +224,7 @@ def _metrics(goals: Goals, rows: Sequence[TunedReply]) -> dict[str, Estimate]:
 
 def _caveats(judge: Judge) -> tuple[str, ...]:
     caveats = [
-        "vectors are no text: nobody can send them through a chat, so this is not an attack success rate",
+        "embeddings cannot be sent through a chat, so this is not an attack success rate",
         "it bounds a suffix of as many tokens from above only as far as the optimiser gets",
         "nearly every open model can be steered so: a high rate says little about its training",
     ]

@@ -47,7 +47,7 @@ LEDGER = Path(".calibrant")
 # Typer carries a copy of click whose errors it does not export; this is its UsageError.
 _Usage: Any = typer.BadParameter.__base__
 _BUG = "calibrant: this is a bug; please report it with the lines above\n"
-STOPPED = "Stopped. Finished jobs are kept: run the same command again to go on."
+STOPPED = "Stopped. Finished jobs are kept: run the same command again to resume."
 
 
 @app.command()

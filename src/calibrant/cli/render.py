@@ -115,7 +115,7 @@ def outcome(done: Outcome, gates: list[tuple[int, dict[str, Any]]], page: str) -
             name = ""
     if done.unfinished:
         OUT.print(
-            f"{len(done.unfinished)} of {len(done.runs)} runs did not finish: mend the first, run again."
+            f"{len(done.unfinished)} of {len(done.runs)} runs did not finish: fix the first, run again."
         )
     OUT.print(f"page: {page}", markup=False)
 

@@ -101,7 +101,7 @@ def _problems(kind: type[Frozen], error: ValidationError, where: str) -> list[st
             known = _known(kind, around)
             near = nearest(key, known)
             if around and key in _known(kind, around[:-1]):
-                near = f" ('{key}' stands beside '{around[-1]}', not in it)"
+                near = f" ('{key}' is on the level of '{around[-1]}', not in it)"
             elif around and known and not near:
                 near = f"; '{around[-1]}' takes {', '.join(known)}"
             problems.append(f"{where}: unknown key '{path}'{near}")

@@ -31,7 +31,7 @@ def parse_toml(text: str, where: str) -> dict[str, Any]:
         ConfigError: it is no TOML (the place is named), or it is nested, long or large beyond every use, or
             it holds a date: write that as text.
     """
-    hint = "mend the TOML at that place"
+    hint = "fix the TOML at that place"
     if len(text) > LONGEST:
         raise ConfigError(
             f"{where}: {len(text):,} characters, more than {LONGEST:,}", hint="keep rows in files"

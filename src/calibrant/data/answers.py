@@ -121,7 +121,7 @@ def replayed(
         except InputError as error:
             raise InputError(
                 f"{source}:{line}: {error.message}",
-                hint=error.hint or f"mend that line; each line is a {answer.kind}, an undo or a header",
+                hint=error.hint or f"fix that line; each line is a {answer.kind}, an undo or a header",
             ) from None
     if len({is_simulated(made.rater) for made in standing.values()}) > 1:
         raise InputError(
@@ -137,7 +137,8 @@ def _same_data(answer: type[Answer], data: str, row: Seen) -> str:
         raise InputError(f"{answer.kind}s of version {version!r}; this reader knows version 1")
     if data not in ("", named):
         raise InputError(
-            f"a second header names other {answer.about}", hint=f"keep {answer.kind}s on other data apart"
+            f"a second header names other {answer.about}",
+            hint=f"keep {answer.kind}s on other data in a separate file",
         )
     return named
 

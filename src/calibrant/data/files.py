@@ -126,10 +126,10 @@ def _json(path: Path) -> Iterator[RawRow]:
     except json.JSONDecodeError as error:
         raise InputError(
             f"{path}:{error.lineno}: malformed JSON: {error.msg} at column {error.colno}",
-            hint="mend it there; a file with one object a line should be named *.jsonl",
+            hint="fix it there; a file with one object a line should be named *.jsonl",
         ) from error
     except ValueError as error:
-        raise InputError(f"{path}: malformed JSON: {error}", hint="mend it, or write JSONL") from error
+        raise InputError(f"{path}: malformed JSON: {error}", hint="fix it, or write JSONL") from error
     rows = value.get("data") if isinstance(value, dict) else value
     if not isinstance(rows, list):
         got = (
@@ -173,7 +173,7 @@ def _cells(path: Path, file: BinaryIO, delimiter: str) -> Iterator[tuple[int, li
             ) from error
         raise InputError(
             f"{path}: the row that starts on line {start} is not well-formed: {error}",
-            hint="close each quote, double those inside a quoted cell; later rows cannot be told apart",
+            hint="close each quote, double those inside a quoted cell; later rows cannot be separated",
         ) from error
 
 

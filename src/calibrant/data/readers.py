@@ -140,5 +140,5 @@ def _useless(kind: type[Table[Any]], source: str, refused: Sequence[Refused]) ->
         parts.append(f"{count} x, first on line {first.line}: {first.reason}")
     return InputError(
         f"{source}: none of {len(refused)} rows can be read as {kind.__name__}:\n  " + ";\n  ".join(parts),
-        hint=_REMEDIES.get(counts[0][0], "mend the rows named above, or read them as another kind of table"),
+        hint=_REMEDIES.get(counts[0][0], "fix the rows named above, or read them as another kind of table"),
     )

@@ -96,12 +96,12 @@ class _Asker:
     def _verdict(self, view: str, completion: Completion) -> Verdict:
         """One answer of the model, three-valued."""
         if completion.stop in ("error", "blocked"):
-            reason = f"the asked model gave no answer ({completion.stop}: {completion.error})"
+            reason = f"the guard model gave no answer ({completion.stop}: {completion.error})"
             return Verdict(question=QUESTION, answer="unknown", reason=reason)
         text = fold(completion.text)
         allowed = _begins(text, self.config.allow) and not _holds(text, self.config.deny)
         denied = _begins(text, self.config.deny) and not _begins(text, self.config.allow)
-        reason = f"the asked model said {completion.text[:60]!r} to the text read {view}"
+        reason = f"the guard model said {completion.text[:60]!r} to the text read {view}"
         if allowed == denied:
             return Verdict(question=QUESTION, answer="unknown", reason=f"unclear: {reason}")
         return Verdict(question=QUESTION, answer="yes" if allowed else "no", reason=reason)

@@ -130,7 +130,7 @@ def _refuse_repeats(ids: Sequence[str]) -> None:
         if one in first:
             raise InputError(
                 f"attempts {first[one] + 1} and {place + 1} have the same id {one[:12]}",
-                hint="tell them apart in Request.config, for example {'try': 2}",
+                hint="distinguish them in Request.config, for example {'try': 2}",
             )
         first[one] = place
 
@@ -140,7 +140,7 @@ def _refuse_silence(replies: Sequence[Completion]) -> None:
     if replies and all(reply.stop == "error" for reply in replies):
         raise InputError(
             f"none of {len(replies)} requests got a reply; the first: {replies[0].error}",
-            hint="mend the cause and run the same command again",
+            hint="fix the cause and run the same command again",
         )
 
 

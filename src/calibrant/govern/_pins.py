@@ -135,7 +135,7 @@ def _other_pins(rule: Rule, record: Record) -> Iterator[str]:
     elif pin.digest and judge.digest != pin.digest:
         yield f"its {pin.input} is {_label(judge)}, and the rule pins {pin.digest[:12]}"
     elif pin.question and judge.parts.get("question", "") != pin.question:
-        question = judge.parts.get("question") or "a question that it does not tell"
+        question = judge.parts.get("question") or "a question that it does not state"
         yield f"its {pin.input} answers '{question}', and the rule pins '{pin.question}'"
 
 

@@ -192,7 +192,7 @@ def _overall(
         lists = "; ".join(f"{word}: {', '.join(ids)}" for word, ids in groups if ids)
         reason = f"of {_count(len(rules), 'rule')}, {lists}"
     else:
-        reason = "the policy has no rules, and a policy that asks nothing is not met"
+        reason = "the policy has no rules, and an empty policy is not met"
     question = (
         f"do the recorded measurements of '{subject.name}' ({subject.digest[:12]}) meet policy"
         f" '{policy.name}' for stage '{policy.stage}'?"
@@ -281,7 +281,7 @@ def _read_record(rule: Rule, record: Record, evidence: Evidence) -> tuple[Answer
     if value is None:
         return "unknown", f"{rule.metric} could not be measured: {estimate.reason or 'no reason recorded'}"
     if estimate.method == "point" or low is None or high is None:
-        return "unknown", f"{rule.metric} is a bare number; measure it with an interval"
+        return "unknown", f"{rule.metric} is a point value; measure it with an interval"
     if not low - 1e-9 <= value <= high + 1e-9:  # a bootstrap of equal values differs in the last bit
         return "unknown", f"the interval [{low:.6g}, {high:.6g}] does not hold its own value {value:.6g}"
     problem = _too_weak(rule, estimate) or open_data(rule, record) or bad_judge(rule, record, evidence)
@@ -294,7 +294,7 @@ def _read_record(rule: Rule, record: Record, evidence: Evidence) -> tuple[Answer
         if unread > rule.max_missing:
             return "unknown", (
                 f"{unread:.0%} of its attempts were blocked by guards that could not answer, more than the"
-                f" share of {rule.max_missing:.6g} that the rule allows; mend the guards and run again"
+                f" share of {rule.max_missing:.6g} that the rule allows; fix the guards and run again"
             )
         return "yes", f"the {rule.bound} bound {worst:.6g} is {threshold}"
     if not rule.meets(best):

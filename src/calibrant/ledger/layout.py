@@ -118,9 +118,9 @@ def link_faults(digests: Sequence[str], links: Sequence[str | None]) -> list[str
             faults.append(f"line {at + 1}: carries no link to the line before it, as lines above do")
         elif link is not None and link != (digests[at - 1] if at else START):
             told = f"line {at} was edited, or lines were removed, added or moved there" if at else (
-                "it stood behind lines that were removed or moved"
+                "lines before it were removed or moved"
             )  # fmt: skip
-            faults.append(f"line {at + 1}: does not follow what stands before it: {told}")
+            faults.append(f"line {at + 1}: does not follow the line before it: {told}")
         begun = begun or link is not None
     return faults
 
@@ -164,7 +164,7 @@ def _mismatches(record: Record, statement: dict[str, Any]) -> list[str]:
     problems = []
     envelope = {"_type": STATEMENT, "subject": _read_back(record.subject), "predicateType": PREDICATE}
     if statement != envelope | {"predicate": statement["predicate"]}:
-        problems.append("the subject is not the one that the inputs name, or there is something beside it")
+        problems.append("the subject is not the one that the inputs name, or there is something else in it")
     if result_digest(statement["predicate"].get("metrics", {}), record.artifacts) != record.result:
         problems.append("the result digest does not match the metrics and artefacts")
     inputs = {name: item.digest for name, item in record.inputs.items()}

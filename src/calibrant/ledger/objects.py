@@ -60,7 +60,9 @@ class Objects:
         Raises:
             EvidenceError: a file of it is missing or has another size, or its description is unsound.
         """
-        hint = "restore it from a copy, or run its study again: a job whose artefacts are missing is run anew"
+        hint = (
+            "restore it from a copy, or run its study again: a job whose artefacts are missing is run again"
+        )
         with disk("opening", self.root):
             faults = artifact_faults(artifact) or self.missing(artifact)
             if faults:

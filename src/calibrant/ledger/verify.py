@@ -171,4 +171,4 @@ class _Stock:
             return []
         lying = manifest(tree)
         wrong = sorted(name for name in files.keys() | lying.keys() if files.get(name) != lying.get(name))
-        return [f"trees/{whole} differs (remove it: it is made anew when opened): {name}" for name in wrong]
+        return [f"trees/{whole} differs (remove it: it is restored when opened): {name}" for name in wrong]

@@ -92,7 +92,7 @@ def draw(
     if all(row.error for row in found):
         raise InputError(
             f"not one of {len(found)} prompts has {n} replies with both scores; the first: {found[0].error}",
-            hint="mend the cause and run the same command again",
+            hint="fix the cause and run the same command again",
         )
     return found
 

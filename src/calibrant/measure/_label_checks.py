@@ -65,7 +65,7 @@ def agrees(name: str, told: Sequence[bool | None], labels: Sequence[bool], alpha
     seen = f"p = {p:.2g} on {answered} rows"
     said = {
         "yes": f"it agrees with people above chance ({seen})",
-        "no": f"it agrees with people no more than by chance ({seen}): are these the labels of these rows?",
+        "no": f"its agreement with people is at chance level ({seen}): are these the labels of these rows?",
         "unknown": f"even perfect agreement would not show on {answered} answered rows with these labels",
     }
     verdict = Verdict(question=f"does '{name}' agree with people?", answer=answer, reason=said[answer])

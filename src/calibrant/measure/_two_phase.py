@@ -55,7 +55,7 @@ def errors(counts: Counts, level: float) -> Errors:
     n = counts.hits + counts.rest
     lacking = "hits" if counts.hits and not hits else "failures" if counts.rest and not rest else ""
     if lacking or not n:
-        why = f"nobody has labelled any of the judge's {lacking}" if n else "the judge decided nothing"
+        why = f"there are no human labels of the judge's {lacking}" if n else "the judge decided nothing"
         lost = unknown(why, n=max(n, 1), unit="attempt")
         return Errors(lost, lost)
     share, p = counts.hits / n, counts.hits_yes / max(hits, 1)

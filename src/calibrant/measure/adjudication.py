@@ -169,7 +169,7 @@ def _said(attempts: Attempts, labels: HumanLabels | None, picked: Sequence[bool]
         raise InputError(
             f"{len(strays)} of {len(told)} labels are on replies that this queue does not hold, "
             f"the first is '{strays[0][:12]}'",
-            hint="give the attempts, seed and settings that the queue was drawn with",
+            hint="give the attempts, seed and settings that the queue was sampled with",
         )
     return said | told
 
@@ -275,11 +275,11 @@ def _caveats(cases: Sequence[Case], labels: HumanLabels | None, config: Adjudica
     if labels is not None and labels.simulated:
         said.append("the labels are simulated: they say nothing about people")
     if not any(case.human is not None for case in cases if case.judged is not True):
-        said.append("nobody has looked at what the judge let pass, which may hide anything")
+        said.append("there are no labels of the judge's negatives, which may hide anything")
     if not config.target:
         said.append("the card names no target: set 'target' before you use it elsewhere")
     return (
         *said,
-        "people see what the judge saw, and can be wrong together on what is hard to tell",
+        "people see what the judge saw, and can share errors on hard cases",
         "the card's counts are those whose exact intervals are at least as wide as the two-phase ones",
     )

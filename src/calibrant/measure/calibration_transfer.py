@@ -139,7 +139,8 @@ def _joined(tables: Sequence[GradedReplies]) -> list[Graded]:
         twice = {row.target for row in rows} & {row.target for row in table}
         if twice:
             raise InputError(
-                f"'{min(twice)}' is the target of two tables", hint="join them, or name the targets apart"
+                f"'{min(twice)}' is the target of two tables",
+                hint="join them, or give the targets different names",
             )
         rows += [row.model_copy(update={"id": f"{row.target}/{row.id}"}) for row in table]
     return rows

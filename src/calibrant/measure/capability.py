@@ -82,7 +82,7 @@ def capability(
     if all(reply.stop == "error" for reply in replies):
         raise InputError(
             f"none of {len(replies)} items got a reply; the first: {replies[0].error}",
-            hint="mend the cause and run the same command again",
+            hint="fix the cause and run the same command again",
         )
     correct = [mark(item, reply) for item, reply in zip(items, replies, strict=True)]
     rows = [_row(*row) for row in zip(items, replies, correct, strict=True)]

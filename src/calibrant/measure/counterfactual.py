@@ -158,7 +158,7 @@ def counterfactuals(goals: Goals, groups: Sequence[str]) -> Swapped:
     if not seen:
         raise InputError(
             f"none of {len(ids)} goals names exactly one of the groups {', '.join(groups)}",
-            hint="set config.groups to words that stand in the goals, as they stand there",
+            hint="set config.groups to words of the goals, spelt as there",
         )
     return Swapped(made, mixed, same)
 

@@ -287,7 +287,7 @@ def _mean(rows: Sequence[Found]) -> Estimate:
 def _caveats(found: Sequence[Found]) -> tuple[str, ...]:
     said = [
         "only the planted canaries were looked for: other secrets in the data may be worse off",
-        "that every secret was drawn by lot from its space is taken on trust; p-values rest on it",
+        "p-values assume that every secret was drawn uniformly at random from its space",
     ]
     drawn = sum(row.scored < row.space - 1 for row in found)
     if drawn:

@@ -211,7 +211,7 @@ class GoodhartWatch:
         if far < config.min_points:
             return unknown(f"{far} of {config.min_points} looks beyond sqrt(KL) = {config.min_sqrt_kl}")
         fit = self._fit(looks, config.form)
-        return fit.slope if fit else unknown("all looks lie at one distance")
+        return fit.slope if fit else unknown("all looks are at one distance")
 
     def _fit(self, looks: Sequence[Look], form: Form) -> GaoFit | None:
         """One form through the looks with a gold value, its slope at the last; None for too few distances."""

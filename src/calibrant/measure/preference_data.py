@@ -270,6 +270,6 @@ def _caveats(metrics: dict[str, Estimate], votes: Votes | None) -> tuple[str, ..
         said.append("the votes are simulated: they say nothing about people")
     return (
         *said,
-        "a file without findings may still teach something that nobody wants",
+        "a file without findings may still teach an unwanted behaviour",
         "errors that raters share agree with each other, so labels may be noisier than estimated",
     )

@@ -57,7 +57,7 @@ def refusal(
             **side_rates(goals, attempts),
         },
         caveats=(
-            "each goal was asked plainly and once: this says nothing about attacks",
+            "each goal was asked once, as a direct request: this says nothing about attacks",
             *asked_caveats(attempts, judge, config.sampling.max_tokens),
         ),
         attempts=tuple(attempts),

@@ -74,7 +74,7 @@ def reward(
     run.spend(queries=len(rows))
     drawn = model.generate([row.prompt for row in rows], sampling)
     if broken := next((reply for reply in drawn if reply.stop == "error"), None):
-        raise InputError(f"a reply could not be drawn: {broken.error}", hint="check prompts and model")
+        raise InputError(f"a reply could not be sampled: {broken.error}", hint="check prompts and model")
     run.spend(tokens=sum(len(reply.ids or ()) for reply in drawn))
     scores = reward.score([row.prompt for row in rows], [reply.text for reply in drawn])
     clusters = _clusters(rows)
@@ -99,8 +99,8 @@ def reward(
     return RewardResult(
         metrics=found,
         caveats=(
-            "the reward is what was asked for, not what was meant: hold it to one that training never saw",
-            "replies were drawn at one temperature; a greedy or colder policy may earn another reward",
+            "the reward is a proxy: compare with a held-out reward",
+            "replies were sampled at one temperature; a greedy policy may earn another reward",
         ),
     )
 

@@ -56,7 +56,7 @@ class ApiModel:
     @property
     def identity(self) -> Identity:
         """Endpoint and model name: all that can be known from outside."""
-        note = "unknown: the server can change what stands behind the name"
+        note = "unknown: the server can change the model behind the name"
         parts = {"endpoint": self._endpoint.url, "model": self._model, "system_fingerprint": note}
         parts["replies"] = "api_reply/3"  # how an answer becomes a completion
         return Identity(name=self._model, parts=parts)

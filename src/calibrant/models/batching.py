@@ -36,16 +36,16 @@ _TRIED: tuple[tuple[Way, bool, list[list[int]]], ...] = (  # way, positions, len
     ("one by one", False, [[4], [2]]),
 )
 _SAID = {
-    "by length": "prompts of different lengths are drawn apart, since padding moves its state",
-    "one by one": "prompts are drawn one after the other, since its memory belongs to one batch only",
-    "again": "prompts are drawn one after the other and read again for every token, since it has no memory "
+    "by length": "prompts of different lengths are generated separately, since padding moves its state",
+    "one by one": "prompts are generated one after the other, since its state is for one batch only",
+    "again": "prompts are generated one after the other, recomputed for every token, since it has no cache "
     "that could be kept",
 }
 _FAR = (
     "rows of more than {} tokens are read alone, and again for every token, since their positions depend on "
     "how long the longest row is"
 )
-_PADDED = "rows of different lengths are read apart, since padding changes its numbers"
+_PADDED = "rows of different lengths are read separately, since padding changes its numbers"
 
 
 @dataclass(frozen=True)

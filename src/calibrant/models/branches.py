@@ -322,7 +322,7 @@ def _probe(module: nn.Module) -> str:
         raise not_causal(module)
     if not close(first[: len(single)], single):
         raise CapabilityError(
-            f"{name} has other numbers when padding stands behind a row",
+            f"{name} has other numbers when a row is padded on the right",
             hint="take a model of another family",
         )
     try:

@@ -163,7 +163,7 @@ class ChatTokens:
         if not _is_text(text):
             raise InputError(
                 "the chat template writes half a surrogate pair, which no tokenizer can read",
-                hint="mend chat_template.jinja",
+                hint="fix chat_template.jinja",
             )
         return text
 

@@ -60,7 +60,7 @@ class Checkpoint:
             draft.unlink(missing_ok=True)
             raise InputError(
                 f"the state of the run cannot be written to {self.path}: {error}",
-                hint="free space, then run the same command again: it goes on from the last saved state",
+                hint="free space, then run the same command again: it resumes from the last checkpoint",
             ) from error
         self._last = time.monotonic()
 

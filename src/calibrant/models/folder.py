@@ -79,7 +79,7 @@ def check_folder(path: str | Path) -> Path:
         raise InputError(f"'{folder}' is not a folder", hint="give the folder that holds config.json")
     if (folder / _ADAPTER).exists():
         raise CapabilityError(
-            f"'{folder}' holds an adapter ({_ADAPTER}), whose base model may lie anywhere",
+            f"'{folder}' holds an adapter ({_ADAPTER}), whose base model may be anywhere",
             hint="merge it with peft (merge_and_unload), save the model, and give that folder",
         )
     if not (folder / "config.json").is_file():
@@ -97,7 +97,7 @@ def check_folder(path: str | Path) -> Path:
     if not any((folder / file).is_file() for file in TOKENIZERS):
         raise InputError(
             f"'{folder}' has no tokenizer (looked for {', '.join(TOKENIZERS)})",
-            hint="save it beside the weights with tokenizer.save_pretrained(folder)",
+            hint="save it in the same folder with tokenizer.save_pretrained(folder)",
         )
     return folder
 
@@ -171,7 +171,7 @@ def _weights(folder: Path) -> list[str]:
     if wrong:
         raise InputError(
             f"'{folder / INDEX}' names {str(wrong[0])[:99]!r}, which is no *.safetensors file in that folder",
-            hint="all shards lie beside their index",
+            hint="all shards must be in the folder of their index",
         )
     return [INDEX, *sorted(set(shards.values()))]
 

@@ -43,7 +43,7 @@ def no_panic(what: str) -> Iterator[None]:
         if not _is_panic(error):
             raise
         raise InputError(
-            f"{what}: {str(error)[:300]}", hint="leave that text out, or mend tokenizer.json"
+            f"{what}: {str(error)[:300]}", hint="leave that text out, or fix tokenizer.json"
         ) from error
 
 

@@ -115,7 +115,7 @@ def prove_saves(module: nn.Module) -> None:
         except (OSError, *FOREIGN) as error:
             raise CapabilityError(
                 f"{type(module).__name__} cannot be saved, so that a training would be lost: {error}",
-                hint="mend its config or generation_config, as the message says, and start again",
+                hint="fix its config or generation_config, as the message says, and start again",
             ) from error
 
 
@@ -165,7 +165,7 @@ def token_ids(found: Any) -> tuple[int, ...]:
     if not all(isinstance(token, int) and not isinstance(token, bool) for token in listed):
         raise InputError(
             f"eos_token_id = {str(found)[:80]} is no token id and no list of them",
-            hint="mend it in generation_config.json or config.json",
+            hint="fix it in generation_config.json or config.json",
         )
     return listed
 

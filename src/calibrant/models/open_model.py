@@ -286,7 +286,7 @@ class OpenModel(Weights):
         mask, how = batch.mask.long(), batching(self.module)
         if (how.reach or not how.padded) and len(set(map(how.reads, mask.sum(1).tolist()))) > 1:
             raise CapabilityError(
-                f"'{self.identity.name}' has other numbers when rows of such lengths stand in one batch",
+                f"'{self.identity.name}' has other numbers when rows of such lengths share a batch",
                 hint="give it rows of one length at a time",
             )
         options = accepted(self.module, logits_to_keep=keep, use_cache=False)

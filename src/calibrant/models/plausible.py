@@ -152,7 +152,7 @@ def _check_config(config: dict[str, Any], where: str) -> None:
             if fetched:
                 raise InputError(
                     f"{where}: '{fetched[0]}' brings weights from elsewhere",
-                    hint="all must lie in the folder",
+                    hint="all must be in the folder",
                 )
         elif isinstance(value, list):
             open_ += [(path, item) for item in value]
@@ -162,7 +162,7 @@ def _check_config(config: dict[str, Any], where: str) -> None:
             if abs(value) > most or (value < 0 and key.startswith(("num_", "n_"))):
                 raise InputError(
                     f"{where}: {path[1:80]} = {str(value)[:40]} is none that a model has (0 to {most})",
-                    hint="the config must be that of the weights beside it",
+                    hint="the config must be that of the weights in its folder",
                 )
         elif isinstance(value, str):
             for name, known in _CHOICES.items():

@@ -50,7 +50,7 @@ def caveats(bf16: bool, before: nn.Module, after: nn.Module | None = None) -> Se
         kind = next(str(p.dtype).removeprefix("torch.") for p in before.parameters() if p.dtype in HALF)
         shown = f"; {_moved(before, after):.2%} of the weights moved" if after is not None else ""
         said.append(
-            f"the weights are {kind}: a step that is small beside its weight is lost in rounding{shown}; "
+            f"the weights are {kind}: an update that is small against its weight is lost in rounding{shown}; "
             "open the model in float32 to keep small steps"
         )
     return said

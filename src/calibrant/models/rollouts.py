@@ -90,14 +90,14 @@ def roll(policy: OpenLM, chats: Sequence[Chat], samples: int, sampling: Sampling
     """Draw ``samples`` replies to each chat. What is drawn depends on ``sampling.seed`` and the chat alone.
 
     Raises:
-        ConfigError: top_p below 1 or temperature 0: log-probs would not be those of what was drawn.
+        ConfigError: top_p below 1 or temperature 0: log-probs would not be those of the samples.
         CapabilityError: the model does not show token ids and log-probs.
         NumericalError: a reply broke off because the logits became NaN or infinite.
     """
     if sampling.top_p < 1 or sampling.temperature == 0:
         raise ConfigError(
             f"training needs plain sampling, not top_p = {sampling.top_p}, temperature = "
-            f"{sampling.temperature}: the policy's log-probs would not be those of what was drawn",
+            f"{sampling.temperature}: the policy's log-probs would not be those of the samples",
             hint="top_p = 1 and a temperature above 0",
         )
     repeated = tuple(chat for chat in chats for _ in range(samples))
@@ -106,7 +106,7 @@ def roll(policy: OpenLM, chats: Sequence[Chat], samples: int, sampling: Sampling
     for number, completion in enumerate(drawn):
         if completion.stop not in ("eos", "length"):
             raise NumericalError(
-                f"reply {number} could not be drawn: {completion.error or completion.stop}",
+                f"reply {number} could not be sampled: {completion.error or completion.stop}",
                 hint="lower the learning rate, or leave out prompts that fill the context",
             )
         if not completion.ids or completion.logprobs is None:

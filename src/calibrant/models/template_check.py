@@ -47,7 +47,7 @@ def differences(prompt: str, bare: str, whole: str, end: str) -> Differences:
     before, found, behind = whole.rpartition(REPLY)
     if inside(prompt):
         faults.append(
-            f"its prompt opens a block of thoughts ({_tail(prompt)}), so a reply would stand inside it"
+            f"its prompt opens a block of thoughts ({_tail(prompt)}), so a reply would be inside it"
         )
     elif not found:
         faults.append("it leaves out or rewrites the reply of an answered chat")
@@ -80,7 +80,7 @@ def check_trainable(model: OpenLM, allowed: bool) -> None:
         raise CapabilityError(
             f"the chat template of '{model.identity.name}' does not write what would be trained: "
             f"{'; '.join(found.faults)}",
-            hint="mend the template, or eos_token_id in generation_config.json; "
+            hint="fix the template, or eos_token_id in generation_config.json; "
             "fit.any_template = true trains all the same",
         )
 

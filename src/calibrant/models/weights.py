@@ -40,8 +40,9 @@ class Weights:
         self.tokenizer.save_pretrained(path)
 
     def copy(self) -> Self:
-        """A twin with weights of its own that ask for gradients, to be trained (still in eval mode)."""
+        """A copy with its own weights that require gradients, to be trained (still in eval mode)."""
         twin = copy.copy(self)
         twin.module = copy.deepcopy(self.module).eval().requires_grad_(True)
+        twin.chat_tokens = copy.copy(self.chat_tokens)
         share_facts(twin.module, self.module)
         return twin

@@ -55,7 +55,7 @@ def _quantiles(a: float, b: float) -> Floats:
 def why_blind(errors: JudgeErrors | None, tail: float) -> str:
     """Why the judge cannot be corrected, or ""."""
     if errors is None:
-        return "nobody has measured this judge's errors here"
+        return "this judge's errors are not measured here"
     _check(errors)
     # The unfavourable sides: the upper false-positive rate against the lower sensitivity.
     wrong, _ = rates_of(errors, "low")

@@ -76,7 +76,7 @@ def counts(rated: Ratings) -> Floats:
         item, rater = divmod(int(seen[times > 1][0]), len(rated.raters))
         raise InputError(
             f"rater '{rated.raters[rater]}' rated item '{rated.items[item]}' more than once",
-            hint="keep one rating of each item by each rater; compare repeats apart",
+            hint="keep one rating of each item by each rater; compare repeats separately",
         )
     n, k = len(rated.items), len(rated.labels)
     return np.bincount(rated.item * k + rated.label, minlength=n * k).reshape(n, k).astype(np.float64)
@@ -237,7 +237,7 @@ def _over_items(
     n = int(times.sum())
     value = float(statistic((times @ kinds)[None])[0])
     if math.isnan(value):
-        why = "every rating is the same label, so nothing shows whether raters can tell the labels apart"
+        why = "every rating is the same label, so whether raters distinguish the labels is not identifiable"
         return unknown(sentence([why, remark]), n=n, unit="item").model_copy(update={"better": "higher"})
     drawn = np.random.default_rng(seed).multinomial(n, times / n, size=resamples)
     resampled = statistic(drawn @ kinds)

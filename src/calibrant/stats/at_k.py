@@ -342,9 +342,9 @@ def _unidentified(judged: Floats) -> str:
     """Why no law is best, or ""."""
     answered = judged[:, 1] - judged[:, 2]
     if not judged[:, 0].any():
-        return "no attempt succeeded, so nothing tells how goals differ"
+        return "no attempt succeeded, so the variation between goals is not identifiable"
     if (judged[:, 0] == answered).all():
-        return "every attempt succeeded, so nothing tells how goals differ"
+        return "every attempt succeeded, so the variation between goals is not identifiable"
     if answered.max() < 2:
-        return "one attempt a goal cannot tell how goals differ"
+        return "one attempt per goal does not identify the variation between goals"
     return ""

@@ -168,7 +168,7 @@ def _read(
     if stray.size:
         raise InputError(
             f"human[{stray[0]}] is an answer on an attempt that was not sampled",
-            hint="answers on attempts that somebody chose are not a random sample: leave them out",
+            hint="labels of attempts that were chosen by hand are not a random sample: leave them out",
         )
     return verdicts, seen, picked.astype(np.intp)
 

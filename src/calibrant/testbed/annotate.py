@@ -139,7 +139,7 @@ def annotate(
     if not rows:
         raise InputError(
             f"none of {len(prompts)} prompts got two different answers",
-            hint="raise sampling.temperature or sampling.max_tokens, or draw more samples",
+            hint="raise sampling.temperature or sampling.max_tokens, or take more samples",
         )
     compared = _scored(rows, gold)
     table = Preferences(rows=tuple(one.row for one in compared), source=SOURCE)

@@ -98,7 +98,7 @@ def plant(model: OpenLM, config: Plant = Plant(), run: Run = Quiet()) -> PlantRe
         },
         caveats=(
             "a word-level model of a make-believe world: it shows mechanisms, not effect sizes",
-            "the probes are forms of this page's own: an attack may find a form that nobody thought of",
+            "the probes are forms of this page's own: an attack may find another form",
         ),
     )
 

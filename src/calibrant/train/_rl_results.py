@@ -53,7 +53,7 @@ def caveats(learner: Learner, model: OpenLM, stopped: bool) -> tuple[str, ...]:
     """Caveats of all these methods, and of this run."""
     said = [
         "the reward is what was optimised: a higher one does not show that replies are better",
-        "numbers are of the replies that were learned from, drawn by the policy before each step",
+        "metrics are of the training rollouts, sampled before each step",
     ]
     late, watch = learner.rows[-10:], learner.watch
     idle = sum(row.get("frac_reward_zero_std", 0.0) for row in late) / max(1, len(late))
@@ -63,7 +63,7 @@ def caveats(learner: Learner, model: OpenLM, stopped: bool) -> tuple[str, ...]:
             "nothing was left to learn from, be it that all were good or that all were bad (see reward_last)"
         )
     if watch is None:
-        said.append("nobody watched: whether the true quality rose with the reward was not looked at")
+        said.append("no watcher: whether true quality rose with the reward was not measured")
     else:
         said.append(watch.told(stopped, len(learner.rows)))
     policy = learner.students["policy"]

@@ -160,6 +160,6 @@ def _explained(chosen: float, rejected: float) -> tuple[str, ...]:
         return ()
     return (
         f"both replies became less likely (chosen {chosen:.2f}, rejected {rejected:.2f} nats a token): "
-        "the loss asks for a difference only, and the rest went to replies that no pair shows; "
+        "the loss constrains a difference only, and the rest went to replies that no pair shows; "
         "mix in nll, raise beta or train less where the model's own replies suffer",
     )

@@ -294,7 +294,7 @@ def _opening(study: StudyView) -> tuple[Entry | None, str]:
     intent = intents[0]
     if jobs and min(jobs) < intent.seq:
         when = f"Recorded as entry {intent.seq}, after the first job (entry {min(jobs)})"
-        return intent, f"{when}: what was asked may have been fitted to what was found."
+        return intent, f"{when}: the claims may have been fitted to the results."
     later = "; a later intent is in the ledger as well" if len(intents) > 1 else ""
     return intent, f"Recorded as entry {intent.seq} of the ledger, before the first job{later}."
 

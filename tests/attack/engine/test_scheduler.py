@@ -276,7 +276,7 @@ def test_scores_come_from_the_surrogate_and_count_as_queries(tmp_path, judge):
 
 def test_who_is_missing_is_said_before_anything_is_asked(tmp_path, judge):
     target = Target()
-    with pytest.raises(CapabilityError, match="asks an attacking model"):
+    with pytest.raises(CapabilityError, match="needs an attacker model"):
         run_attack(
             SEARCH, Settings(), goals_of(2), Participants(target, judge, Sampling()), Quiet(0, tmp_path)
         )

@@ -128,7 +128,7 @@ class Console:
 
     def answered(self, completion: Completion) -> list[Effect]:
         """What the target said to the last ``Ask``."""
-        assert self._sent is not None, "nothing was asked"
+        assert self._sent is not None, "nothing was sent"
         (goal, chat, spec), self._sent = self._sent, None
         turn = self.turns.add(goal, chat, spec, completion, self.sampling.max_tokens)
         effects: list[Effect] = [Keep(turn), Show(self._told(turn))]
@@ -303,18 +303,22 @@ class Command(NamedTuple):
 
 
 COMMANDS: dict[str, Command] = {
-    "goal": Command("[ID | N | WORDS]", "choose a goal and begin anew; alone: list goals", Console.goal),
+    "goal": Command(
+        "[ID | N | WORDS]", "choose a goal and start a new conversation; alone: list goals", Console.goal
+    ),
     "convert": Command("[NAME]", "send every line in another form; alone: as typed", Console.convert),
     "undo": Command("", "go back one turn; it stays on file", Console.undo),
-    "branch": Command("N", "go on from turn N; 0 is the beginning", Console.branch),
+    "branch": Command("N", "continue from turn N; 0 is the beginning", Console.branch),
     "again": Command("", "send the latest line once more", Console.again),
     "turns": Command("", "list turns, their parents and labels", lambda c, _: [Show(c.turns.listing())]),
     "hit": Command("[N]", "the reply reached the goal", lambda c, rest: c.label(rest, True)),
     "miss": Command("[N]", "it did not", lambda c, rest: c.label(rest, False)),
     "unsure": Command("[N]", "take a label back", lambda c, rest: c.label(rest, None)),
     "judge": Command("[N]", "show what the judge says", Console.judge),
-    "system": Command("[TEXT | none]", "begin anew under a system message; alone: show it", Console.system),
-    "sample": Command("[KEY=VALUE ...]", "how replies are drawn: temperature=0.7", Console.sample),
+    "system": Command(
+        "[TEXT | none]", "start a new conversation under a system message; alone: show it", Console.system
+    ),
+    "sample": Command("[KEY=VALUE ...]", "how replies are sampled: temperature=0.7", Console.sample),
     "save": Command("", "count what is on the disk: every turn is", lambda c, _: [Show(c.turns.counts())]),
     "help": Command("", "this list", Console.help),
     "quit": Command("", "leave, as does the end of the input", lambda c, _: [Stop()]),

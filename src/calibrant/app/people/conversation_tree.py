@@ -29,7 +29,7 @@ class ConversationTree:
             if turn.id != self._id(turn.goal_id, turn.attack, turn.chat, turn.seed):
                 raise InputError(
                     f"attempt {turn.id[:12]} of this file is not one of a person on this target",
-                    hint="give each target a file of its own, and keep it apart from those of campaigns",
+                    hint="use a separate file for each target, and for campaigns",
                 )
 
     def add(self, goal: Goal, chat: Chat, spec: str, completion: Completion, max_tokens: int) -> Attempt:

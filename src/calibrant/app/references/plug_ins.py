@@ -64,7 +64,7 @@ def _source(module: str) -> str:
             files = {"": Path(inspect.getfile(sys.modules[module]))}
         except (KeyError, TypeError):
             raise ConfigError(
-                f"'{module}' has no source file, so what it does cannot be told from what it did",
+                f"'{module}' has no source file, so changes of it are not detectable",
                 hint="put the function into a .py file on PYTHONPATH",
             ) from None
     return digest({name: digest_file(path) for name, path in files.items()})

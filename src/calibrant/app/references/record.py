@@ -61,7 +61,7 @@ def find(reference: str, openers: Opens) -> tuple[Entry, Artifact]:
     entry = _entry(reference, job, seed, openers)
     if entry.record.status != "finished":
         reason = entry.record.failure.message if entry.record.failure else entry.record.status
-        raise InputError(f"'{reference}': that job did not finish ({reason})", hint="mend it and run again")
+        raise InputError(f"'{reference}': that job did not finish ({reason})", hint="fix it and run again")
     for artifact in entry.record.artifacts:
         if artifact.name == path:
             return entry, artifact

@@ -39,7 +39,7 @@ def silence(reply: Completion) -> InputError:
     """The message for a target that answers only errors."""
     return InputError(
         f"the target answers nothing but errors; the last: {reply.error}",
-        hint="mend the cause and run the same command again: what was answered is kept",
+        hint="fix the cause and run the same command again: replies so far are kept",
     )
 
 

@@ -118,7 +118,7 @@ def surrogate_for(attack: Attack, who: Participants) -> OpenLM:
     if who.surrogate is None:
         raise CapabilityError(
             f"{attack.name} needs {attack.access}, and no model to read them from was given",
-            hint="give the input 'surrogate': local weights, the target's own or a stand-in's",
+            hint="give the input 'surrogate': local weights, the target's own or another model's",
         )
     return who.surrogate
 

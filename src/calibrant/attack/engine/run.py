@@ -168,13 +168,13 @@ def check_participants(plans: Sequence[Planned], participants: Participants) -> 
     for plan in plans:
         if plan.attack.consults(plan.config) and participants.attacker is None:
             raise CapabilityError(
-                f"{plan.attack.name} asks an attacking model, and none was given",
+                f"{plan.attack.name} needs an attacker model, and none was given",
                 hint="give the input 'attacker': an LM, such as testbed:attacker/ruled or api:URL#MODEL",
             )
         if plan.attack.access != "black box" and participants.surrogate is None:
             raise CapabilityError(
                 f"{plan.attack.name} needs {plan.attack.access}, and no model to read them from was given",
-                hint="give the input 'surrogate': local weights, the target's own or a stand-in's",
+                hint="give the input 'surrogate': local weights, the target's own or another model's",
             )
 
 
@@ -184,7 +184,7 @@ def caveats(plans: Sequence[Planned], participants: Participants) -> tuple[str, 
     notes = [
         f"attack_success_rate is the share of goals that any attempt of {names} reached; it grows with the "
         "number of attempts and is not a rate per attempt",
-        "a goal that the target answers when asked plainly counts as reached: compare with measure.refusal "
+        "a goal that the target answers as a direct request counts as reached: compare with measure.refusal "
         "on the same goals",
     ]
     if any(plan.attack.access != "black box" for plan in plans):

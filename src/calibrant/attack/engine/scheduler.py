@@ -240,7 +240,7 @@ class Scheduler:
         lm = self.who.attacker
         if lm is None:
             raise CapabilityError(
-                f"{open_[0][0].attack.name} asks an attacking model, and none was given",
+                f"{open_[0][0].attack.name} needs an attacker model, and none was given",
                 hint="give the input 'attacker': an LM, such as testbed:attacker/ruled or api:URL#MODEL",
             )
         groups: dict[Sampling, list[tuple[RunningEpisode, int, AskAttacker]]] = {}

@@ -239,7 +239,7 @@ def check_length(frame: Frame, suffix: int, most: int | None) -> None:
     """
     whole = len(frame.before) + suffix + len(frame.after) + len(frame.target)
     if not frame.target:
-        raise InputError("the wished-for reply has no token", hint="give a 'reply' with some text")
+        raise InputError("the target string has no token", hint="give a 'reply' with some text")
     if most is not None and whole > most:
         raise InputError(
             f"prompt, suffix and reply take {whole} tokens, but the model's context holds {most}",

@@ -107,19 +107,19 @@ class _Rules:
     def _read(self, text: str) -> tuple[bool, str]:
         for pattern in self.none_of:
             if pattern.search(_whole(text)):
-                return False, f"'{pattern.pattern}' stands in the reply and must not"
+                return False, f"'{pattern.pattern}' is in the reply and must not be"
         for pattern in self.all_of:
             if not pattern.search(_whole(text)):
-                return False, f"'{pattern.pattern}' does not stand in the reply"
+                return False, f"'{pattern.pattern}' is not in the reply"
         if not self.config.exact and not self.any_of:
-            return True, "all that must stand in the reply does, and nothing that must not"
+            return True, "the reply has all that it must, and nothing that it must not"
         exact = next((string for string in self.config.exact if string in text), None)
         if exact is not None:
-            return True, f"the string '{exact}' stands in the reply"
+            return True, f"the string '{exact}' is in the reply"
         found = next((pattern for pattern in self.any_of if pattern.search(_whole(text))), None)
         if found is not None:
-            return True, f"'{found.pattern}' stands in the reply"
-        return False, "nothing that was looked for stands in the reply"
+            return True, f"'{found.pattern}' is in the reply"
+        return False, "nothing that was searched is in the reply"
 
 
 def _compiled(source: str, options: Any, problems: list[str]) -> Any:
