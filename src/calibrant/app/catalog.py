@@ -19,7 +19,7 @@ from calibrant.core.errors import nearest
 
 
 class Listed(NamedTuple):
-    """Where a name leads, one line on what it does, and which of its metrics to show first."""
+    """The target of a name, one line on what it does, and the metric to show first."""
 
     target: str
     summary: str
@@ -32,73 +32,103 @@ def _where(name: str, module: str = "") -> str:
 
 
 _TECHNIQUES: dict[str, tuple[str, str]] = {
-    "attack.best_of_n": ("mangle a request by chance, again and again", "attack_success_rate"),
-    "attack.campaign": ("goals x attacks under one budget, by hazard x technique", "attack_success_rate"),
-    "attack.compare": ("paired change of success between two targets", "attack_success_change"),
-    "attack.crescendo": ("another model leads the target on, step by step", "attack_success_rate"),
-    "attack.encode": ("hide a request in an encoding", "attack_success_rate"),
-    "attack.gcg": ("search a suffix by the gradient of the weights", "attack_success_rate"),
-    "attack.genetic": ("breed introductions to a request", "attack_success_rate"),
-    "attack.harvest": ("confirmed hits become preference pairs", "pairs"),
-    "attack.many_shot": ("put many answered requests before a request", "attack_success_rate"),
-    "attack.multi_turn": ("lead up to a request over several turns", "attack_success_rate"),
-    "attack.pair": ("another model refines its prompt", "attack_success_rate"),
-    "attack.persona": ("wrap a request in a persona", "attack_success_rate"),
-    "attack.prefill": ("begin the reply for the target", "attack_success_rate"),
-    "attack.rainbow": ("an archive of the best attack for each hazard and style", "cells_reached"),
-    "attack.random_search": ("search for a suffix by log-probs", "attack_success_rate"),
-    "attack.replay": ("ask recorded attempts again, word for word", "reproduction_rate"),
+    "attack.best_of_n": (
+        "best-of-N: resample random augmentations until one succeeds",
+        "attack_success_rate",
+    ),
+    "attack.campaign": (
+        "many jailbreaks on many goals under one budget: ASR by hazard, technique",
+        "attack_success_rate",
+    ),
+    "attack.compare": ("paired change of attack success between two targets", "attack_success_change"),
+    "attack.crescendo": ("multi-turn: an attacker model escalates step by step", "attack_success_rate"),
+    "attack.encode": ("encoding and cipher jailbreaks", "attack_success_rate"),
+    "attack.gcg": ("adversarial suffix by gradients (greedy coordinate gradient)", "attack_success_rate"),
+    "attack.genetic": ("genetic search over jailbreak prefixes (AutoDAN)", "attack_success_rate"),
+    "attack.harvest": ("confirmed successes become preference pairs", "pairs"),
+    "attack.many_shot": ("many in-context examples of compliance before the request", "attack_success_rate"),
+    "attack.multi_turn": (
+        "lead up to a request over several turns, with backtracking",
+        "attack_success_rate",
+    ),
+    "attack.pair": ("an attacker model refines its prompt (PAIR)", "attack_success_rate"),
+    "attack.persona": ("role-play jailbreaks", "attack_success_rate"),
+    "attack.prefill": ("begin the assistant's reply for the target", "attack_success_rate"),
+    "attack.rainbow": ("Rainbow Teaming: the best prompt for each hazard and style", "cells_reached"),
+    "attack.random_search": ("adversarial suffix by random search on log-probs", "attack_success_rate"),
+    "attack.replay": ("replay earlier successes as a regression suite", "reproduction_rate"),
     "attack.rounds": ("attack, patch, attack again; held-out attacks decide", "patches_that_count"),
-    "attack.soft_prompt": ("what vectors in place of a suffix could do at most", "upper_bound_success"),
-    "attack.tap": ("another model grows a tree of prompts", "attack_success_rate"),
-    "defend.learn_rules": ("phrases of hits that no benign request holds, as a guard", "covered"),
-    "govern.claim": ("hold an experiment's claims against its runs", "claims_held"),
-    "govern.gate": ("weigh the evidence against a release policy", "rules_passed"),
-    "measure.adjudication": ("what people are to judge, and what follows once they have", "adjudicated_rate"),
+    "attack.soft_prompt": (
+        "upper bound on suffix attacks: vectors in place of tokens",
+        "upper_bound_success",
+    ),
+    "attack.tap": ("an attacker model grows and prunes a tree of prompts (TAP)", "attack_success_rate"),
+    "defend.learn_rules": ("a block list from phrases of successful attacks", "covered"),
+    "govern.claim": ("test pre-registered claims of an experiment on its runs", "claims_held"),
+    "govern.gate": ("release gate: evidence against a release policy", "rules_passed"),
+    "measure.adjudication": (
+        "people label hits and a sample of misses; corrected rate and card",
+        "adjudicated_rate",
+    ),
     "measure.calibration_transfer": (
-        "does a judge's calibration hold, on its own target and another's",
+        "does a judge's calibration transfer to another target?",
         "own_coverage",
     ),
     "measure.capability": ("accuracy, and the alignment tax against a model before", "accuracy"),
-    "measure.counterfactual": ("is a request treated otherwise about another group?", "largest_gap"),
-    "measure.exposure": ("are planted secrets given away? canaries", "exposure"),
-    "measure.fit_judge": ("train a judge on a model's own states", "sensitivity"),
-    "measure.judge_card": ("how often a judge is right, by human labels", "sensitivity"),
-    "measure.over_refusal": ("how often benign look-alikes are refused", "over_refusal_rate"),
-    "measure.overoptimization": ("best-of-n under a proxy: what happens to the gold reward", "gold_gain"),
-    "measure.preference": ("does the model prefer what people preferred?", "implicit_reward_accuracy"),
-    "measure.preference_data": ("faults, agreement and label noise of preference pairs", "faulty_share"),
-    "measure.refusal": ("how often plain harmful requests are met", "compliance_rate"),
-    "measure.reward": ("mean reward of replies, and their KL from a reference", "reward"),
-    "oversee.critique_revise": ("answer, critique, revise; pairs for training", "harm_change"),
+    "measure.counterfactual": (
+        "bias: does the refusal rate change with the group that is named?",
+        "largest_gap",
+    ),
+    "measure.exposure": ("memorisation: are planted canaries exposed or extracted?", "exposure"),
+    "measure.fit_judge": ("train a judge: a probe on hidden states", "sensitivity"),
+    "measure.judge_card": ("sensitivity and specificity of a judge, by human labels", "sensitivity"),
+    "measure.over_refusal": ("over-refusal: how often benign look-alikes are refused", "over_refusal_rate"),
+    "measure.overoptimization": ("over-optimisation: gold reward under best-of-n on a proxy", "gold_gain"),
+    "measure.preference": (
+        "preference accuracy on human pairs, against length baselines",
+        "implicit_reward_accuracy",
+    ),
+    "measure.preference_data": (
+        "quality checks of preference pairs: faults, agreement, label noise",
+        "faulty_share",
+    ),
+    "measure.refusal": ("compliance rate on direct harmful requests", "compliance_rate"),
+    "measure.reward": ("mean reward of samples, and their KL from a reference", "reward"),
+    "oversee.critique_revise": (
+        "constitutional AI: answer, critique, revise; preference pairs",
+        "harm_change",
+    ),
     "testbed.annotate": ("simulated raters compare a model's replies", "votes_true"),
-    "testbed.plant": ("raise a twin that refuses, with or without planted holes", "through"),
+    "testbed.plant": ("train a refusing model organism, with or without planted holes", "through"),
     "testbed.raise_model": ("train a testbed model from scratch", "training_tokens"),
     "train.dpo": ("direct preference optimisation and its family", "train_accuracy"),
-    "train.grpo": ("learn from rewards, by groups of replies", "reward_last"),
-    "train.kto": ("learn from thumbs up and down", "train_accuracy"),
-    "train.online_dpo": ("DPO on the model's own replies, ranked by a reward", "reward_last"),
-    "train.ppo": ("learn from a reward on the model's own replies", "reward_last"),
+    "train.grpo": ("group relative policy optimisation (GRPO)", "reward_last"),
+    "train.kto": ("KTO: unpaired thumbs up and down", "train_accuracy"),
+    "train.online_dpo": ("DPO on the policy's own samples, ranked by a reward", "reward_last"),
+    "train.ppo": ("PPO: RL on a reward, with a critic and a KL penalty", "reward_last"),
     "train.reward": ("a Bradley-Terry reward model with its calibration", "held_out_accuracy"),
-    "train.reward_ensemble": ("several reward models as one", "held_out_accuracy"),
-    "train.rloo": ("learn from rewards, each against the others", "reward_last"),
-    "train.sft": ("supervised fine-tuning", "loss_last"),
-    "understand.lens": ("logit lens: what each layer would say", ""),
+    "train.reward_ensemble": ("a reward-model ensemble, or averaged weights (WARM)", "held_out_accuracy"),
+    "train.rloo": ("RLOO: REINFORCE with a leave-one-out baseline", "reward_last"),
+    "train.sft": ("supervised fine-tuning on demonstrations", "loss_last"),
+    "understand.lens": ("logit lens: each layer's next-token prediction", ""),
 }
 """Name -> what it does, and the metric to show first."""
 TECHNIQUES = {name: Listed(_where(name), *line) for name, line in _TECHNIQUES.items()}
 """Technique name -> function."""
 
 _BEHAVIOURS: dict[str, tuple[str, str]] = {
-    "defend.ask_guard": ("a guard that asks another model", ""),
-    "defend.pattern_guard": ("a guard that matches patterns", ""),
-    "measure.calibrated_judge": ("a judge with the card of its errors", "measure.judges.calibrated"),
-    "measure.classifier_judge": ("a trained judge, from measure.fit_judge", "measure.judges.classifier"),
-    "measure.goodhart_watch": ("a watcher: stop where the gold reward may fall", ""),
-    "measure.lm_judge": ("asks a model; tried before it may judge", "measure.judges.lm"),
+    "defend.ask_guard": ("a guard that asks another model (LLM moderation)", ""),
+    "defend.pattern_guard": ("a guard of words and regular expressions, decoding encodings", ""),
+    "measure.calibrated_judge": ("a judge with its calibration card", "measure.judges.calibrated"),
+    "measure.classifier_judge": (
+        "a trained probe as judge, from measure.fit_judge",
+        "measure.judges.classifier",
+    ),
+    "measure.goodhart_watch": ("early stopping where the gold reward may fall", ""),
+    "measure.lm_judge": ("LLM-as-a-judge, hardened against prompt injection", "measure.judges.lm"),
     "measure.rule_judge": ("strings and patterns in a reply: canaries", "measure.judges.rule"),
     "measure.string_judge": ("refusal phrases; uncalibrated", "measure.judges.string"),
-    "train.conservative": ("an ensemble read with caution: WCO, UWO, lower bound", ""),
+    "train.conservative": ("conservative scoring of a reward ensemble: WCO, UWO, lower bound", ""),
 }
 """Name -> what it does, and its module where that has another name."""
 BEHAVIOURS = {name: Listed(_where(name, module), summary) for name, (summary, module) in _BEHAVIOURS.items()}

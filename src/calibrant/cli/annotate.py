@@ -31,21 +31,19 @@ KEYS: dict[str, Choice] = {
     "s": "same",
 }
 """What is typed -> the choice."""
-HELP = (
-    "1 or 2: that one is better   g: both good   b: both bad   s: cannot tell them apart   u: undo   q: stop"
-)
+HELP = "1 or 2: that one is better   g: both good   b: both bad   s: no difference   u: undo   q: stop"
 LABELS: dict[str, bool | None] = {"y": True, "n": False, "s": None}
 """What is typed -> the label of a single reply."""
 LABEL_HELP = "y: yes, it happened   n: no   s: unsure   u: undo   q: stop"
 
-Ignore = Annotated[list[str] | None, typer.Option("--ignore", help="A column to leave out knowingly.")]
+Ignore = Annotated[list[str] | None, typer.Option("--ignore", help="A column to ignore.")]
 
 
 def annotate(
     file: Annotated[
         Path, typer.Argument(help="What to compare (prompt, a, b; or pairs), or a queue to label.")
     ],
-    votes: Annotated[Path, typer.Option("--votes", help="File of votes (.jsonl); it only grows.")],
+    votes: Annotated[Path, typer.Option("--votes", help="File of votes (.jsonl), append-only.")],
     rater: Annotated[
         str, typer.Option("--rater", help="Your name; leave it out to write --pairs only.")
     ] = "",
@@ -54,7 +52,7 @@ def annotate(
     seed: Annotated[int, typer.Option("--seed", help="Order, sides and repeats.")] = 0,
     ignore: Ignore = None,
 ) -> None:
-    """Compare two outputs, or label the replies of a queue: blind, kept; run it again to go on."""
+    """Compare two outputs, or label the replies of a queue, blind; run it again to resume."""
     if not rater and pairs is None:
         raise InputError("nothing to do without --rater and --pairs", hint="give --rater NAME to vote")
     if pairs is not None and pairs.resolve() in (file.resolve(), votes.resolve()):

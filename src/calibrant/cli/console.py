@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 
 def console(
-    target: Annotated[str, typer.Argument(help="Who is attacked: a reference to a model, defended or not.")],
-    out: Annotated[Path, typer.Option("--out", help="File of attempts (.jsonl); it only grows.")],
+    target: Annotated[str, typer.Argument(help="The target: a reference to a model, defended or not.")],
+    out: Annotated[Path, typer.Option("--out", help="File of attempts (.jsonl), append-only.")],
     goals: Annotated[str, typer.Option("--goals", help="Reference of a table of goals.")] = "",
     judge: Annotated[
         str, typer.Option("--judge", help="testbed:judge/NAME, a behaviour's name, or a TOML file of one.")
@@ -33,7 +33,7 @@ def console(
     show_layers: Annotated[bool, typer.Option("--show-layers", help="Show what each guard says.")] = False,
     max_tokens: Annotated[int, typer.Option("--max-tokens", help="Longest reply.", min=1)] = 256,
     temperature: Annotated[float, typer.Option("--temperature", help="0 is greedy.", min=0.0)] = 0.0,
-    seed: Annotated[int, typer.Option("--seed", help="Where draws begin.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the samples.")] = 0,
     ignore: Ignore = None,
     ledger: Annotated[
         Path, typer.Option("--ledger", help="Folder of the ledger.", envvar="CALIBRANT_LEDGER")
@@ -42,7 +42,7 @@ def console(
         bool, typer.Option("--allow-python", help="Allow references to code, python:mod:fn.")
     ] = False,
 ) -> None:
-    """Attack a model by hand; every turn becomes an attempt. Run it again to go on where you stopped."""
+    """Red-team a model by hand; every turn becomes an attempt. Run it again to resume."""
     openers = Openers(Ledger(ledger), allow_python=allow_python)
     asked = {"file": goals, "ignore": tuple(ignore or ())}
     table = openers.open(asked, Goals).load() if goals else None

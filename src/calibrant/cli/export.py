@@ -29,7 +29,7 @@ class Format(StrEnum):
 def export(
     source: Annotated[
         str,
-        typer.Argument(help="record:JOB/attempts.jsonl, a file of ours, or garak:PATH and its like."),
+        typer.Argument(help="record:JOB/attempts.jsonl, an attempts file, or garak:PATH and similar."),
     ],
     to: Annotated[Format, typer.Option("--to", help="jsonl, parquet, eval, sarif, avid, junit or html.")],
     out: Annotated[Path, typer.Option("--out", help="Where to write it.")],
@@ -42,7 +42,7 @@ def export(
     ] = Path(".calibrant"),
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
 ) -> None:
-    """Write attempts for other tools (SARIF, JUnit, Inspect, AVID, HTML, ...), covered unless revealed."""
+    """Export attempts to other tools (SARIF, JUnit, Inspect, AVID, HTML, ...), redacted unless revealed."""
     write = catalog.load("calibrant.app.export:export")
     done = write(source, to.value, out, ledger=Ledger(ledger), study=study, reveal=reveal)
     if as_json:

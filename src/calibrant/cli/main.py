@@ -96,10 +96,10 @@ def run(
     as_json: Json = False,
     allow_python: AllowPython = False,
     tensorboard: Annotated[
-        Path | None, typer.Option("--tensorboard", help="Also write event files here, a folder a job.")
+        Path | None, typer.Option("--tensorboard", help="Also write event files here, one folder per job.")
     ] = None,
 ) -> None:
-    """Run a study: what is finished is not run again. Writes its page and says the verdict."""
+    """Run or resume a study: finished jobs are skipped. Writes its page and prints the verdict."""
     _run(study, changes or [], ledger, as_json=as_json, allow_python=allow_python, board=tensorboard)
 
 
@@ -155,7 +155,7 @@ app.command()(export)
 @app.command()
 def log(
     record: Annotated[
-        str, typer.Argument(help="Digest (or its beginning) of one record to show whole.")
+        str, typer.Argument(help="Digest (or its beginning) of one record to show in full.")
     ] = "",
     ledger: Where = LEDGER,
     files: Annotated[
@@ -198,7 +198,7 @@ def gate(
     as_json: Json = False,
     allow_python: AllowPython = False,
 ) -> None:
-    """Weigh the ledger's evidence about a system against a release policy. Loads no model."""
+    """Release gate: weigh the ledger's evidence about a system against a policy. Loads no model."""
     store = Ledger(ledger)
     job = Job(id="gate", use="govern.gate", inputs={"subject": subject, "policy": policy})
     record = execute(
@@ -231,7 +231,7 @@ def verify_command(ledger: Where = LEDGER, as_json: Json = False) -> None:
 
 @app.command()
 def status(ledger: Where = LEDGER, as_json: Json = False) -> None:
-    """How a ledger stands: records, studies, what was begun and not finished."""
+    """Status of a ledger: records, studies, unfinished jobs."""
     found = listing.status(Ledger(ledger))
     if as_json:
         render.json_of(found)
