@@ -50,12 +50,7 @@ class Crescendo(Frozen):
 
 @technique(version=3)
 def crescendo(
-    target: LM,
-    goals: Goals,
-    judge: Judge,
-    attacker: LM,
-    config: Crescendo = Crescendo(),
-    run: Run = Quiet(),
+    target: LM, goals: Goals, judge: Judge, attacker: LM, config: Crescendo = Crescendo(), run: Run = Quiet()
 ) -> AttackResult:
     """Let ``attacker`` escalate to every goal in small steps.
 

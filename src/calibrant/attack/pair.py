@@ -63,12 +63,7 @@ class Pair(Frozen):
 
 @technique(version=3)
 def pair(
-    target: LM,
-    goals: Goals,
-    judge: Judge,
-    attacker: LM,
-    config: Pair = Pair(),
-    run: Run = Quiet(),
+    target: LM, goals: Goals, judge: Judge, attacker: LM, config: Pair = Pair(), run: Run = Quiet()
 ) -> AttackResult:
     """Let ``attacker`` refine prompts for every goal.
 

@@ -58,12 +58,7 @@ class ReplayResult(Result):
 
 @technique(version=3)
 def replay(
-    target: LM,
-    attempts: Attempts,
-    goals: Goals,
-    judge: Judge,
-    config: Replay = Replay(),
-    run: Run = Quiet(),
+    target: LM, attempts: Attempts, goals: Goals, judge: Judge, config: Replay = Replay(), run: Run = Quiet()
 ) -> ReplayResult:
     """Ask the recorded chats again.
 
@@ -79,7 +74,7 @@ def replay(
             hint="give the goals that the attempts were made for",
         )
     caveats = [
-        "the words are those of the record: an attacker who adapts to this target may still get through",
+        "the words are those of the record: an attacker who adapts to this target may still get through"
     ]
     if not past:
         return ReplayResult(
@@ -88,11 +83,7 @@ def replay(
         )
     requests = [
         Request(
-            goal=by_id[a.goal_id],
-            chat=a.chat,
-            attack=a.attack,
-            config={"replayed": a.id},
-            access=a.access,
+            goal=by_id[a.goal_id], chat=a.chat, attack=a.attack, config={"replayed": a.id}, access=a.access
         )
         for a in past
     ]

@@ -61,12 +61,7 @@ class Tap(Frozen):
 
 @technique(version=3)
 def tap(
-    target: LM,
-    goals: Goals,
-    judge: Judge,
-    attacker: LM,
-    config: Tap = Tap(),
-    run: Run = Quiet(),
+    target: LM, goals: Goals, judge: Judge, attacker: LM, config: Tap = Tap(), run: Run = Quiet()
 ) -> AttackResult:
     """Let ``attacker`` grow a tree of prompts for every goal.
 

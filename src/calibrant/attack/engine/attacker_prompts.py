@@ -55,8 +55,7 @@ ON_TOPIC = (
 AGAIN = "Your last answer could not be read. Keep to the form, with one PROMPT and no other text."
 
 _HEADING = re.compile(
-    r"^[ \t*_#`]*(improvement|prompt|tried|reply|score)[ \t*_`]*:[ \t*_`]*",
-    re.IGNORECASE | re.MULTILINE,
+    r"^[ \t*_#`]*(improvement|prompt|tried|reply|score)[ \t*_`]*:[ \t*_`]*", re.IGNORECASE | re.MULTILINE
 )
 _FENCE = re.compile(r"\A```[a-z]*\n(.*)\n```\Z", re.DOTALL | re.IGNORECASE)
 _MARKER = re.compile(r"[<\[](?=\S)")

@@ -24,15 +24,7 @@ from calibrant.attack.engine.budget import NOTHING, BudgetTracker, Spent
 from calibrant.attack.engine.cache import AttemptCache
 from calibrant.attack.engine.counts import Counts
 from calibrant.attack.engine.episodes import Participants, RunningEpisode, key_of, surrogate_for
-from calibrant.attack.engine.protocol import (
-    AskAttacker,
-    AskTarget,
-    Compute,
-    Computed,
-    Move,
-    Response,
-    Score,
-)
+from calibrant.attack.engine.protocol import AskAttacker, AskTarget, Compute, Computed, Move, Response, Score
 from calibrant.core import Attempt, CapabilityError, Chat, Completion, Cost, Run, Sampling, outcome_of
 from calibrant.core.digest import plain
 from calibrant.evals.judging import tokens, verdicts
