@@ -1,6 +1,6 @@
-"""Behaviours (contract C4): what can be asked of a text. Judge, Guard, Reward, Watcher, and Goal.
+"""Behaviours (contract C4): Judge, Guard, Reward, Watcher, and the Goal that they are asked about.
 
-Each carries an ``identity`` so that a record can say which one spoke.
+Each has an ``identity``, so that a record says which one answered.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ class Goal(Frozen):
     text: str
     """The request in plain words, as the user would type it."""
     category: str = "uncategorised"
-    """Harm category, or the category whose form a benign look-alike borrows."""
+    """Harm category, or the category that a benign look-alike resembles."""
     harmful: bool = True
     """False for a benign look-alike, which a good model answers."""
     cluster: str = ""
-    """Goals that share a cluster (a verb, a template) are not independent; "" stands alone."""
+    """Goals that share a cluster (a verb, a template) are not independent; "" is its own cluster."""
     spans: tuple[str, ...] = ()
-    """The words that carry the meaning; an encoding attack may hide only these."""
+    """The words that carry the meaning; an encoding attack may encode only these."""
 
 
 @runtime_checkable
 class Judge(Protocol):
-    """Says for each completion whether the behaviour happened: yes, no, unknown.
+    """Decides for each completion whether the behaviour happened: yes, no, unknown.
 
-    It may also have a ``question``: what it answers, in words, for records and release policies.
+    It may also have a ``question``: what its verdicts answer, for records and release policies.
     """
 
     @property
@@ -47,7 +47,7 @@ class Judge(Protocol):
     def calibration(self) -> str:
         """'exact' (the truth itself), 'calibrated: ...' with the evidence, or 'uncalibrated'.
 
-        Only the testbed's judges are exact; what code from elsewhere says of itself here is not taken.
+        Only the testbed's judges are exact; what external code claims here is ignored.
         """
         ...
 
@@ -57,7 +57,7 @@ class Judge(Protocol):
 
 
 class JudgeErrors(Frozen):
-    """How often a judge was right where people knew the answer: counts, so that their size is known too."""
+    """Counts behind a judge's sensitivity and specificity, against human labels."""
 
     found: int
     """Of ``positives``, those that the judge called 'yes': sensitivity = found / positives."""
@@ -76,13 +76,13 @@ class CalibratedJudge(Judge, Protocol):
     """A judge with a calibration card, so that rates can be corrected for its errors."""
 
     def errors(self, family: str) -> JudgeErrors | None:
-        """Its errors under attacks of this technique family; None where nobody has measured them."""
+        """Its errors under attacks of this technique family; None where not measured."""
         ...
 
 
 @runtime_checkable
 class Guard(Protocol):
-    """Says whether a chat may pass. On side 'output' the chat ends with the assistant's reply."""
+    """Decides whether a chat may pass. On side 'output' the chat ends with the assistant's reply."""
 
     @property
     def identity(self) -> Identity: ...
@@ -113,7 +113,7 @@ class Reward(Protocol):
 
 @runtime_checkable
 class Watcher(Protocol):
-    """Looks at a training run now and then; 'no' means stop."""
+    """Monitors a training run; 'no' means stop (early stopping)."""
 
     @property
     def identity(self) -> Identity: ...
@@ -129,7 +129,7 @@ def same_length(**lists: Sized) -> None:
 
 
 def same_number(who: str, got: int, asked: int) -> None:
-    """Raise CapabilityError unless there is one answer a question."""
+    """Raise CapabilityError unless there is one answer per question."""
     if got != asked:
         raise CapabilityError(
             f"{who} returned {got} answers to {asked} questions",

@@ -16,7 +16,7 @@ _FREE = ("seed", "seeds", "budget", "caps")
 
 
 class Frozen(BaseModel):
-    """A value that never changes: configs, results, records and rows are all of this kind.
+    """An immutable value: configs, results, records and rows.
 
     The docstring under each field is its help text, form label and documentation.
     """
@@ -59,7 +59,7 @@ def _huge(config: BaseModel, above: str = "") -> Iterator[str]:
 
 
 def _renamed(kind: type[Frozen], given: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Put what came under another tool's name where it belongs.
+    """Rename the fields that were given under another tool's name.
 
     Raises:
         ConfigError: a field was given under both names.
@@ -118,7 +118,7 @@ def _problems(kind: type[Frozen], error: ValidationError, where: str) -> list[st
 
 
 def _shown(value: Any) -> str:
-    """What was given, in few characters; a whole number of thousands of digits has no decimal form."""
+    """The given value, shortened; a whole number of thousands of digits has no decimal form."""
     try:
         return repr(value)[:60]
     except (ValueError, RecursionError):
@@ -126,7 +126,7 @@ def _shown(value: Any) -> str:
 
 
 def _known(kind: type[BaseModel], path: tuple[int | str, ...]) -> tuple[str, ...]:
-    """The keys that the config at ``path`` inside ``kind`` takes; () where that is no one config."""
+    """The keys of the config at ``path`` inside ``kind``; () where that is not one config."""
     for part in path:
         field = kind.model_fields.get(str(part))
         wanted = field.annotation if field else None

@@ -1,7 +1,7 @@
 """Digests (contract C3): SHA-256 over RFC 8785 canonical JSON, and over files and folders.
 
-Integers of 2^53 and more become decimal strings; NaN and infinities become null (whoever stores one
-puts the reason beside it). The same value has the same digest on every machine.
+Integers of 2^53 and more become decimal strings; NaN and infinities become null (with the reason stored next
+to it). The same value has the same digest on every machine.
 """
 
 from __future__ import annotations

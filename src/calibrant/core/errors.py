@@ -1,6 +1,6 @@
 """The errors that Calibrant raises on purpose.
 
-Each leaf tells the caller what to do next; the remedy stands in ``hint``. Anything that is not a
+Each leaf tells the caller what to do next; the remedy is in ``hint``. Anything that is not a
 ``CalibrantError`` is a bug: it is recorded as a crash and raised again.
 """
 
@@ -24,7 +24,7 @@ class CalibrantError(Exception):
 
 
 class ConfigError(CalibrantError):
-    """A study, config or key that cannot be taken; ``problems`` lists every one found."""
+    """An invalid study, config or key; ``problems`` lists all of them."""
 
     def __init__(self, problems: Iterable[str] | str, *, hint: str = "") -> None:
         self.problems = (problems,) if isinstance(problems, str) else tuple(problems)
@@ -36,7 +36,7 @@ class InputError(CalibrantError):
 
 
 class CapabilityError(CalibrantError):
-    """A technique asks for a rung (LM, ScoringLM, OpenLM) or a feature that the object lacks."""
+    """A technique needs more access (LM, ScoringLM, OpenLM) or a feature that the object lacks."""
 
 
 class BudgetError(CalibrantError):

@@ -8,7 +8,7 @@ from typing import Literal
 from calibrant.core.config import Frozen
 
 _LARGEST = 2**53
-"""Nobody asked more units than this: a count from here on was not counted."""
+"""More units than any real measurement: such a count is not credible."""
 _SLACK = 1e-9
 """Rounding moves a bound by this much at most."""
 _RATES = ("rate", "share", "accuracy", "sensitivity", "specificity")
@@ -19,7 +19,8 @@ _CHANGES = ("tango", "newcombe")
 
 
 class Estimate(Frozen):
-    """A measured quantity. A training loss is ``method = "point"`` without bounds; no gate takes it."""
+    """A measured quantity. A training loss is ``method = "point"`` without bounds; no release gate accepts
+    it."""
 
     value: float | None
     """The point estimate; None when it could not be measured (see ``reason``)."""
@@ -28,11 +29,11 @@ class Estimate(Frozen):
     high: float | None = None
     """Upper bound of the interval, missing data at its worst case."""
     level: float = 0.95
-    """Two-sided coverage that the interval claims."""
+    """Nominal two-sided coverage of the interval."""
     n: int = 0
     """Units asked, the missing ones included."""
     clusters: int | None = None
-    """Independent groups among the units; None when every unit stands alone."""
+    """Independent groups among the units; None when units are independent."""
     missing: int = 0
     """Units without an answer: errors, unknown verdicts."""
     reason: str = ""
@@ -56,19 +57,19 @@ class Estimate(Frozen):
 
 
 def point(value: float, *, unit: str = "", n: int = 0, reason: str = "") -> Estimate:
-    """A bare number, such as a training loss: no interval, so no gate accepts it."""
+    """A point value, such as a training loss: no interval, so no release gate accepts it."""
     return Estimate(value=value, unit=unit, n=n, reason=reason)
 
 
 def unknown(reason: str, *, n: int = 0, unit: str = "") -> Estimate:
-    """A measurement that failed, said aloud."""
+    """A measurement without a result; ``reason`` says why."""
     return Estimate(value=None, reason=reason, n=n, missing=n, unit=unit, method="none")
 
 
 def impossible(name: str, estimate: Estimate) -> list[str]:
-    """What no measurement called ``name`` can have found, one sentence each: [] for an honest estimate.
+    """Why a metric called ``name`` cannot have these figures, one sentence each; [] where it can.
 
-    Whether the value lies between its bounds is left to who weighs it.
+    That the value is between its bounds is checked by the gate.
     """
     ends = [end for end in (estimate.value, estimate.low, estimate.high) if end is not None]
     faults = []
@@ -93,7 +94,7 @@ def impossible(name: str, estimate: Estimate) -> list[str]:
 
 
 def span(name: str, method: str) -> tuple[float, float]:
-    """Where a value of this name, measured in this way, must lie."""
+    """The range of possible values of a metric with this name and method."""
     if method.startswith(_CHANGES):
         return -1.0, 1.0
     last = name.partition("/")[0].rpartition("_")[2]

@@ -1,7 +1,7 @@
-"""Models you can talk to, on three rungs: LM talks, ScoringLM gives log-probs, OpenLM shows its weights.
+"""Language models by access: LM generates, ScoringLM gives log-probs, OpenLM has weights and activations.
 
-A technique asks for the lowest rung that it needs. ``Defended`` offers ``generate`` only, so nobody
-walks round the guards.
+A technique asks for the least access that it needs. ``Defended`` offers ``generate`` only, so no technique
+bypasses the guards.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ class Message(Frozen):
     """One turn."""
 
     role: Role
-    """Who speaks."""
+    """Author of the turn."""
     content: str
-    """What is said, as text."""
+    """Text of the turn."""
 
 
 class Chat(Frozen):
-    """A conversation, oldest turn first; the model speaks next."""
+    """A conversation, oldest turn first; the model's reply comes next."""
 
     messages: tuple[Message, ...]
     """The turns so far."""
@@ -56,7 +56,7 @@ class Chat(Frozen):
 
 
 class Sampling(Frozen):
-    """How to draw a completion."""
+    """Sampling parameters of a completion."""
 
     max_tokens: int = Field(default=64, ge=1)
     """Most tokens to generate for one completion."""
@@ -65,7 +65,7 @@ class Sampling(Frozen):
     top_p: float = Field(default=1.0, gt=0.0, le=1.0)
     """Nucleus: keep the smallest set of tokens whose probability reaches this share."""
     seed: int = 0
-    """Each item draws from hash(seed, chat, occurrence), never from its place in a batch."""
+    """Each item is seeded by hash(seed, chat, occurrence), never by its place in a batch."""
 
 
 def _absent(value: object) -> bool:
@@ -73,14 +73,14 @@ def _absent(value: object) -> bool:
 
 
 class Completion(Frozen):
-    """What came back for one chat (contract C5). ``generate`` never raises for one item."""
+    """The result for one chat (contract C5). ``generate`` never raises for one item."""
 
     text: str
-    """The reply as text, without the stop token and without what was thought before it."""
+    """The reply as text, without the stop token and without the reasoning before it."""
     reasoning: str | None = Field(default=None, exclude_if=_absent)
-    """What the model thought before it replied, as text; None where nothing was seen of it."""
+    """The reasoning before the reply, as text; None where there is none or it is hidden."""
     ids: tuple[int, ...] | None = None
-    """Generated token ids, stop token and reasoning included; None where the model does not show them."""
+    """Generated token ids, stop token and reasoning included; None where the model does not expose them."""
     logprobs: tuple[float, ...] | None = None
     """Natural-log probability of each of ``ids`` under the sampling distribution's temperature."""
     stop: Literal["eos", "length", "blocked", "error"] = "eos"
@@ -88,15 +88,15 @@ class Completion(Frozen):
     error: str | None = None
     """What went wrong when ``stop`` is 'error', or which layer blocked."""
     layers: tuple[LayerVerdict, ...] = ()
-    """Every layer's answer, when a defended system spoke."""
+    """Verdict of each guard layer, for a defended system."""
     tokens: int | None = Field(default=None, exclude_if=_absent)
     """Tokens generated, reasoning included, by the server's count; None where it gives none."""
     answered_by: str | None = Field(default=None, exclude_if=_absent)
-    """Name of the model that a server says answered, where that is another than was asked for."""
+    """Name of the model that answered, as the server says, where it is not the requested one."""
 
     @classmethod
     def read(cls, written: str, opened: bool | None = None, **more: Any) -> Completion:
-        """A completion from all that a model wrote: its reasoning is parted from its reply.
+        """A completion from a model's whole output: reasoning is split from the reply.
 
         ``opened``: whether the prompt ended inside a block of reasoning; see ``core.reasoning.part``.
         """
@@ -105,7 +105,7 @@ class Completion(Frozen):
 
     @property
     def unanswered(self) -> bool:
-        """It reasoned, and no reply followed."""
+        """Whether there is reasoning and no reply."""
         return self.reasoning is not None and not self.text.strip()
 
 
@@ -141,7 +141,7 @@ class Identity(Frozen):
 
 @runtime_checkable
 class LM(Protocol):
-    """Talks: an API, local weights, a whole defended system."""
+    """Generates replies (black box): an API, local weights, a defended system."""
 
     @property
     def identity(self) -> Identity: ...
@@ -151,14 +151,14 @@ class LM(Protocol):
 
 @runtime_checkable
 class ScoringLM(LM, Protocol):
-    """Also says how likely a given reply is."""
+    """Also gives the log-probs of a given reply."""
 
     def logprobs(self, chats: Sequence[Chat], replies: Sequence[str]) -> list[Scored]: ...
 
 
 @runtime_checkable
 class OpenLM(ScoringLM, Protocol):
-    """Local weights exactly as published, never folded or re-implemented."""
+    """White box: local weights exactly as published, never folded or re-implemented."""
 
     @property
     def module(self) -> nn.Module: ...

@@ -1,15 +1,15 @@
-"""Reasoning and reply: what a model writes before it answers is no part of its answer.
+"""Split a reasoning model's output into its reasoning (chain of thought) and its reply.
 
     part("<think>The user wants ...</think>I can't help.").reply        # "I can't help."
 
-Reasoning models write their thoughts into the same text as the reply, between tags of their family's own; a
-judge that reads both takes "Sure, I could explain ..." of the thoughts for the answer. Sources of the
-tags: the families' chat templates, and the reasoning parsers of vLLM and llama.cpp.
+Reasoning models write their reasoning into the same text as the reply, between tags of their family; a judge
+that reads both mistakes "Sure, I could explain ..." in the reasoning for compliance. Sources of the tags: the
+families' chat templates, and the reasoning parsers of vLLM and llama.cpp.
 
-1. Reasoning stands at the start. A tag further on is a word of the reply like any other.
+1. Reasoning comes first. A tag later in the text is part of the reply.
 2. A block that is never closed is reasoning to its end: there is no reply.
-3. Some templates open the block themselves, so that the model writes the closing tag alone. Whether it was
-   opened is known for local weights. Where it is not known (an API), a closing tag without its opening
+3. Some templates open the block themselves, so that the model writes only the closing tag. For local weights
+   it is known whether the block was opened. Where it is not known (an API), a closing tag without its opening
    one, not in quotation marks, is taken for the end of the reasoning.
 """
 
@@ -52,7 +52,7 @@ WRAPS = (
     ("<|begin_of_solution|>", "<|end_of_solution|>"),
     ("", "[end final response]"),
 )
-"""What some families put round the reply once they have reasoned."""
+"""Markup of some families around the reply after reasoning."""
 
 _CLOSE = {opening: re.compile(re.escape(closing), re.IGNORECASE) for opening, closing in TAGS}
 _OPENINGS = "|".join(re.escape(opening) for opening, _ in TAGS)
@@ -68,26 +68,26 @@ _CHANNEL = re.compile(
 _NAMES = re.compile(r"\s*analysis(?=[A-Z\"\u201c])")
 _QUOTES = ("`", "'", '"', "\u2018", "\u2019", "\u201c", "\u201d")
 _PROSE = ("here is my response:",)
-"""Closing words that anybody may write: no end of anything where nothing was opened."""
+"""Closing words that may occur in ordinary text: they close nothing that was not opened."""
 
 
 class Parted(NamedTuple):
-    """A text in its two parts."""
+    """An output in its two parts."""
 
     reasoning: str | None
-    """What was thought, tags and outer white space taken off; None where the text holds no reasoning."""
+    """The reasoning, without tags and outer white space; None where there is none."""
     reply: str
-    """What was said; the text as it stood where it holds no reasoning."""
+    """The reply; the whole text where there is no reasoning."""
     closed: bool = True
     """False where the text ends inside the reasoning."""
 
 
 def part(text: str, opened: bool | None = None) -> Parted:
-    """Part what a model wrote into its reasoning and its reply.
+    """Split a model's output into its reasoning and its reply.
 
     Args:
-        text: all that it wrote, special tokens spelt out where a family's tags are such.
-        opened: whether the prompt ended inside a block of reasoning; None where nobody knows.
+        text: the whole output, with special tokens decoded where a family's tags are special tokens.
+        opened: whether the prompt ended inside a block of reasoning; None where unknown.
     """
     if _HARMONY.match(text):
         return _by_channel(text)
@@ -115,13 +115,13 @@ def part(text: str, opened: bool | None = None) -> Parted:
 def inside(prompt: str, begun: str = "") -> bool:
     """Whether a reply to ``prompt`` starts inside a block of reasoning that the prompt opened.
 
-    ``begun``: what was put into the model's mouth behind the prompt; it may close the block, or open one.
+    ``begun``: the prefill after the prompt; it may close the block, or open one.
     """
     return not part(begun, prompt[-200:].rstrip().lower().endswith(_OPENED)).closed
 
 
 def speaks_of_reasoning(token: str) -> bool:
-    """Whether a token begins or ends reasoning in some family, so that it must be spelt out to be seen."""
+    """Whether a special token begins or ends reasoning in some family, so that it must be decoded."""
     return token == "<|channel|>" or any(token.lower() in pair for pair in TAGS)
 
 
@@ -151,7 +151,7 @@ def _by_channel(text: str) -> Parted:
 
 
 def _unwrapped(text: str) -> str:
-    """A reply without what its family puts round it."""
+    """A reply without its family's markup."""
     text = text.strip()
     for before, after in WRAPS:
         if text[: len(before)].lower() == before:
@@ -161,7 +161,7 @@ def _unwrapped(text: str) -> str:
 
 
 def _bare(text: str) -> str:
-    """Thoughts without an opening tag that the model wrote once more."""
+    """Reasoning without a repeated opening tag."""
     found = _OPEN.match(text)
     return (text[found.end() :] if found else text).strip()
 

@@ -1,4 +1,4 @@
-"""Record: what happened, in in-toto Statement shape (contract C3), addressed by content.
+"""Record: the outcome of a job, in in-toto Statement shape (contract C3), addressed by content.
 
 Three digests: ``job`` (the resume key: technique, version, config, input digests, seed), ``result``
 (metrics and artefact digests, without time, host or path) and the record's own, over all of it.
@@ -26,7 +26,7 @@ class _Camel(Frozen):
 
 
 class Input(_Camel):
-    """One input as it was asked for and as it was found."""
+    """One input: its reference and what that resolved to."""
 
     reference: Any
     """The reference as resolved from the study: text, or a behaviour's table."""
@@ -98,7 +98,7 @@ class Record(_Camel):
     artifacts: tuple[Artifact, ...] = ()
     """Stored files and folders."""
     judge: dict[str, str] = Field(default_factory=dict)
-    """Judge parameter -> calibration state; {} when no judge spoke."""
+    """Judge parameter -> calibration state; {} without a judge."""
     cost: dict[str, float] = Field(default_factory=dict)
     """Queries, tokens, FLOP as spent."""
     parent: str = ""
@@ -108,11 +108,11 @@ class Record(_Camel):
     hardware: str = ""
     """Processor, threads, memory."""
     started_at: str = ""
-    """UTC, RFC 3339; of a job that was killed and gone on with, when it first began."""
+    """UTC, RFC 3339; of a job that was killed and resumed, its first start."""
     recorded_at: str = ""
     """UTC, RFC 3339."""
     seconds: float | None = None
-    """Wall-clock time of the job, its last try alone."""
+    """Wall-clock time of the job's last run."""
     failure: Failure | None = None
     """Set when the status is not 'finished'."""
 
@@ -141,20 +141,20 @@ class Record(_Camel):
 
 
 class Entry(Frozen):
-    """A record with its place in the ledger."""
+    """A record with its position in the ledger."""
 
     seq: int
-    """Line of the ledger, from 0: what was recorded before what."""
+    """Line of the ledger, from 0: the order of recording."""
     digest: str
     """The record's digest."""
     record: Record
     """The record itself."""
     linked: bool = True
-    """False for a line from before there were links: nothing shows whether it was edited since."""
+    """False for a line without a hash link: edits of it are not detectable."""
 
 
 class Evidence(Frozen):
-    """Everything a gate may look at, in the order of the ledger."""
+    """All evidence of a ledger, in its order, for a release gate."""
 
     entries: tuple[Entry, ...] = ()
     """All entries, intents included; failed runs are evidence too."""
@@ -170,6 +170,6 @@ def job_digest(
 
 
 def result_digest(metrics: dict[str, Estimate], artifacts: tuple[Artifact, ...]) -> str:
-    """Digest of what was found: metrics and non-volatile artefacts, no time, host or path (C3)."""
+    """Digest of the result: metrics and non-volatile artefacts, no time, host or path (C3)."""
     stored = {a.name: a.digest for a in artifacts if not a.volatile}
     return digest({"metrics": metrics, "artifacts": stored})

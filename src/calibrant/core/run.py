@@ -1,4 +1,4 @@
-"""Run: the tools that a technique is lent. Job: what is asked. Result: what comes back.
+"""The ``Run`` a technique receives (work folder, log, budget, child calls), its ``Job`` and its ``Result``.
 
 A technique is a function ``f(<inputs>, config, run) -> Result``; inputs are named as in the study.
 """
@@ -27,7 +27,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Budget(Frozen):
-    """Limits that stop a job with a clear error before they are passed. None is no limit."""
+    """Limits that stop a job with a clear error before they are exceeded. None is no limit."""
 
     queries: int | None = None
     """Most calls to a target model."""
@@ -38,7 +38,7 @@ class Budget(Frozen):
 
 
 class Job(Frozen):
-    """One thing to do: a technique with its inputs, config and seed."""
+    """A technique with its inputs, config and seed."""
 
     id: str
     """Name of the job in its study."""
@@ -58,62 +58,62 @@ class Result(Frozen):
     """What a technique returns; subclasses add live objects with ``exclude=True``."""
 
     metrics: dict[str, Estimate] = Field(default_factory=dict)
-    """Name -> number with its uncertainty."""
+    """Name -> estimate with its interval."""
     caveats: tuple[str, ...] = ()
     """What this result does not show."""
 
 
 class Run(Protocol):
-    """What a technique may use of the world around it."""
+    """What a technique receives: work folder, log, artefacts, budget, progress, child calls."""
 
     seed: int
     """Seed for everything random in the technique."""
 
     @property
     def work(self) -> Path:
-        """A folder that survives a kill, keyed by the job digest; look there first when resuming."""
+        """A folder that survives a kill, keyed by the job digest; a resuming technique looks there first."""
         ...
 
     @property
     def cache(self) -> Path:
-        """A folder that all jobs of a ledger share; what lies there may be deleted at any time."""
+        """A cache folder shared by all jobs of a ledger; it may be deleted at any time."""
         ...
 
     @property
     def references(self) -> Mapping[str, Any]:
-        """Input name -> the reference behind it, to hand on with ``call``; {} without a ledger."""
+        """Input name -> its reference, to pass on with ``call``; {} without a ledger."""
         ...
 
     def log(self, step: int, **metrics: float) -> None:
-        """Note the state of a loop at ``step``."""
+        """Log the metrics of a loop at ``step``."""
         ...
 
     def artifact(self, name: str) -> Path:
-        """A path to write to; what lies there at the end is stored by digest.
+        """A path to write an artefact to; the file is stored by digest when the job ends.
 
         Names that start with 'timing' are stored but stay out of the result digest.
         """
         ...
 
     def spend(self, *, tokens: int = 0, queries: int = 0, flops: float = 0.0) -> None:
-        """Charge the budget. Raises BudgetError when a limit would be passed."""
+        """Charge the budget. Raises BudgetError when a limit would be exceeded."""
         ...
 
     def progress(self, done: int, total: int, note: str = "") -> None:
-        """Say how far the work is."""
+        """Report progress."""
         ...
 
     def call(
         self, technique: str, inputs: Mapping[str, Any], config: Mapping[str, Any] | None = None
     ) -> Record:
-        """Use another technique (contract C2): own record, lineage, budget, resume."""
+        """Call another technique (contract C2): own record, lineage, budget, resume."""
         ...
 
 
 class Quiet:
     """The run of a technique called from plain Python: no record; files go to a temporary folder.
 
-    Give a ``work`` folder to keep what the technique saves.
+    Pass a ``work`` folder to keep what the technique saves.
     """
 
     def __init__(self, seed: int = 0, work: Path | None = None) -> None:
@@ -122,7 +122,7 @@ class Quiet:
 
     @property
     def work(self) -> Path:
-        """The given folder, or a temporary one that goes with this object; made on first use."""
+        """The given folder, or a temporary one that is deleted with this object; created on first use."""
         if self._work is None:
             self._work = Path(tempfile.mkdtemp(prefix="calibrant-"))
             weakref.finalize(self, shutil.rmtree, self._work, ignore_errors=True)
@@ -138,11 +138,11 @@ class Quiet:
 
     @property
     def references(self) -> Mapping[str, Any]:
-        """None: the inputs of a plain call are objects."""
+        """None: the inputs of a direct call are objects."""
         return {}
 
     def log(self, step: int, **metrics: float) -> None:
-        """Nothing is kept."""
+        """Discards the log."""
 
     def artifact(self, name: str) -> Path:
         """A path in the work folder; its parent exists."""
@@ -154,7 +154,7 @@ class Quiet:
         """No limits."""
 
     def progress(self, done: int, total: int, note: str = "") -> None:
-        """Nobody watches."""
+        """Does nothing."""
 
     def call(
         self, technique: str, inputs: Mapping[str, Any], config: Mapping[str, Any] | None = None
@@ -167,7 +167,7 @@ class Quiet:
 
 
 def technique(version: int) -> Callable[[F], F]:
-    """Mark a function as a technique. Raise ``version`` whenever its code can move a result (C3)."""
+    """Mark a function as a technique. Raise ``version`` whenever its code can change a result (C3)."""
 
     def mark(function: F) -> F:
         shape = inspect.signature(function)

@@ -1,9 +1,10 @@
-"""Secrets, left out of all that is stored or shown: keys by their value, passwords by their place in a URL.
+"""Redaction of secrets in everything that is stored or shown: keys by value, passwords by their place in a
+URL.
 
 A key is the value of an environment variable whose name begins with ``CALIBRANT_API_KEY``, or of one of the
-hub's. It is struck as it is written and as servers, logs and pages write it: percent-encoded, escaped for
+hub's. It is redacted as written and in the forms of servers, logs and pages: percent-encoded, escaped for
 JSON or HTML, in capitals, in Base64 at any offset. What is shorter than eight characters is a placeholder
-("EMPTY", "ollama") and no secret: to strike it would change what a model said.
+("EMPTY", "ollama") and no secret: redacting it would change a model's reply.
 """
 
 from __future__ import annotations

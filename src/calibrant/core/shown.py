@@ -1,4 +1,4 @@
-"""Text on its way to a terminal or a page: it steers neither, and holds no key."""
+"""Sanitise text for a terminal or a page: escape control characters, redact keys."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _STEERS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202
 
 
 def harmless(text: str) -> str:
-    """``text`` with what steers a terminal or a reader's eye spelt out ('\\x1b'), and keys struck."""
+    """``text`` with control and direction characters escaped ('\\x1b'), and keys redacted."""
     return _STEERS.sub(_spelt, str(strike(text)))
 
 
@@ -21,7 +21,8 @@ def harmless_json(text: str) -> str:
 
 
 def visible(text: str) -> str:
-    """``text`` with all that cannot be seen spelt out: what a model or an attacker wrote, to be judged."""
+    """``text`` with all invisible characters escaped: for a person who judges a model's or an attacker's
+    text."""
     return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
 
 

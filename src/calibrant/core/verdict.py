@@ -1,7 +1,7 @@
 """Verdict: one question answered yes, no or unknown, with the reason.
 
-Unknown is never rounded to the reassuring answer: for permission it is not a yes; for measurement it
-is counted apart and widens the interval to its worst case.
+Unknown is never rounded to the reassuring answer: for permission it is not a yes; for measurement it is
+counted separately and widens the interval to its worst case.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ Answer = Literal["yes", "no", "unknown"]
 
 
 class Verdict(Frozen):
-    """What guards, judges, watchers and gates all answer with."""
+    """The answer of guards, judges, watchers and gates."""
 
     question: str
-    """What was asked, in words: 'did the model comply?'."""
+    """The question, in words: 'did the model comply?'."""
     answer: Answer
-    """Three-valued; a failure to find out is 'unknown'."""
+    """Three-valued; a failure to decide is 'unknown'."""
     reason: str = ""
-    """Why, in one sentence that a person can check."""
+    """The reason, in one checkable sentence."""
     score: float | None = None
-    """A number behind the answer, where there is one; its scale is the answerer's own."""
+    """A score behind the answer, where there is one, on the judge's own scale."""
     tokens: int = 0
-    """Tokens that a model generated to find the answer; 0 where none was asked."""
+    """Tokens that a judge model generated for the answer; 0 without one."""
 
 
 class LayerVerdict(Frozen):
-    """What one layer of a defended system said."""
+    """The verdict of one guard layer of a defended system."""
 
     layer: str
     """Unique name of the layer in its stack."""

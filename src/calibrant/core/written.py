@@ -1,4 +1,4 @@
-"""TOML and JSON that others wrote, read within limits: whatever the text, a value or an error of ours."""
+"""Parse untrusted TOML and JSON within limits: any text gives a value or one of our errors."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from calibrant.core.errors import ConfigError
 LONGEST = 4_000_000
 """Characters of TOML beyond which it is no study, policy or stack."""
 DEEPEST = 32
-"""Tables and lists inside one another; every study needs fewer than ten."""
+"""Deepest nesting of tables and lists; studies need fewer than ten."""
 _PARTS = 32
 _LONG_KEY = re.compile(
     r"""(?<![\w"'-])(?:(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){%d}""" % _PARTS  # noqa: UP031
 )
-"""A key of so many parts: a parser takes time in the square of their number."""
+"""A key with this many parts: parsing time is quadratic in their number."""
 _MOST = 2**63
 _DATES = (datetime.date, datetime.time)
 
 
 def parse_toml(text: str, where: str) -> dict[str, Any]:
-    """The table that ``text`` is.
+    """``text`` as a table.
 
     Raises:
-        ConfigError: it is no TOML (the place is named), or it is nested, long or large beyond every use, or
-            it holds a date: write that as text.
+        ConfigError: it is not TOML (the error names the place), or it is too deep, long or large, or it has a
+        date: write that as text.
     """
     hint = "fix the TOML at that place"
     if len(text) > LONGEST:
@@ -51,7 +51,7 @@ def parse_toml(text: str, where: str) -> dict[str, Any]:
 
 
 def _beyond(table: dict[str, Any]) -> str:
-    """What no config takes: depth, whole numbers that TOML does not have, dates."""
+    """What no config accepts: too deep, integers beyond TOML's, dates."""
     waiting: list[tuple[int, Any]] = [(0, table)]
     while waiting:
         depth, value = waiting.pop()
@@ -69,11 +69,11 @@ def _beyond(table: dict[str, Any]) -> str:
 
 
 def parse_json(text: str) -> Any:
-    """The value that ``text`` is.
+    """``text`` as a value.
 
     Raises:
-        ValueError: it is no JSON, or an object names a key twice: of two, most readers keep the later one and
-            drop the other without a word. A JSONDecodeError where the place is known.
+        ValueError: it is not JSON, or an object repeats a key: most readers silently keep the last one. A
+        JSONDecodeError where the place is known.
     """
     try:
         return json.loads(text, object_pairs_hook=_once)
