@@ -1,4 +1,4 @@
-"""Old names, valid for one release: an import by an old name works, and warns with the new one."""
+"""Old module and class names, valid for one release: importing one works, and warns with the new name."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Floor 4: the catalogue, the openers, the one door (execute) and studies."""
+"""The catalogue, references, execution of techniques, and studies."""

@@ -1,4 +1,4 @@
-"""The catalogue: technique and behaviour names with where they live. The only dynamic import is here.
+"""The catalogue: names of techniques and behaviours, and their modules. The only dynamic import is here.
 
 Names are literal, so ``calibrant ls`` needs no torch. Other packages add theirs by entry points in the
 groups 'calibrant.techniques' and 'calibrant.behaviours'.

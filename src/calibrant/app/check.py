@@ -1,4 +1,4 @@
-"""What can be said about a job or a study before anything is loaded: every problem at once."""
+"""Check a job or a study before anything is loaded: all problems at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A record's stored files, copied out of the ledger: a queue to label, a trained model, attempts."""
+"""Copy a record's stored files out of the ledger: a queue to label, a trained model, attempts."""
 
 from __future__ import annotations
 

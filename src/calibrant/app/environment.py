@@ -1,4 +1,4 @@
-"""What a record says about where and when it was made."""
+"""Versions, hardware and time of a run, for its record."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one door: command line, web and Python all run a technique through ``execute``.
+"""``execute``: the one way in which command line, web and Python run a technique.
 
 It opens the inputs, recognises a finished job by its digest, lends the technique a run, and writes the
 record, whatever happens: expected failures become failed records; a bug is recorded as crashed and

@@ -1,4 +1,4 @@
-"""From attempts to a file for another tool: gather, count, cover, write whole or not at all."""
+"""Export attempts to a file for another tool: gather, redact, write atomically."""
 
 from __future__ import annotations
 

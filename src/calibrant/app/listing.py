@@ -1,4 +1,4 @@
-"""What there is and what was done, as plain data: for the command line and for programs."""
+"""Catalogue, records and status as plain data, for the command line and for programs."""
 
 from __future__ import annotations
 

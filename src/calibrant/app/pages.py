@@ -1,4 +1,4 @@
-"""From a study's records to its page: gather what the page shows, and write it."""
+"""From a study's records to its HTML page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Run a study: what is not finished runs, the rest is found in the ledger, and the gates give the verdict."""
+"""Run a study: unfinished jobs run, finished ones come from the ledger, the gates give the verdict."""
 
 from __future__ import annotations
 

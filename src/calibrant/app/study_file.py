@@ -1,4 +1,4 @@
-"""A study as its TOML file writes it: a list of jobs, what is given, and what was intended.
+"""Parse a study's TOML file: jobs, [given], [intent], [verdict], figures.
 
 [given]   what a user swaps on the command line: given.model=./mine
 [intent]  use, hazards, tax_margin, policy: recorded before the first job

@@ -1,4 +1,4 @@
-"""TensorBoard event files of what jobs log, as they run: ``calibrant run STUDY --tensorboard DIR``.
+"""TensorBoard event files of the logs of jobs: ``calibrant run STUDY --tensorboard DIR``.
 
 One folder a job and seed. The ledger does not need them, and they may be deleted at any time. Loaded through
 the catalogue, since it needs torch and the extra ``tensorboard``.

@@ -1,4 +1,4 @@
-"""The verdict of a study: of the policy that it registered, on its own system, or not a pass.
+"""The verdict of a study: its registered policy on its own system, else not a pass.
 
 A gate answers what it is asked. Whether the right thing was asked is looked at here: the policy must be the
 one of [intent], and the system must come from the study's own model: be it, stand before it as guards, or

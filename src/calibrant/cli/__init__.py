@@ -1,1 +1,1 @@
-"""Floor 5: the command line: parse and render, no logic."""
+"""The command line: parse and render, no logic."""

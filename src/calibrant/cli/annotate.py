@@ -1,5 +1,4 @@
-"""`calibrant annotate`: a person compares two outputs, or labels single replies. Works with piped input
-too."""
+"""`calibrant annotate`: compare two outputs, or label single replies. Works with piped input too."""
 
 from __future__ import annotations
 

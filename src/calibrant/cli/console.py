@@ -1,4 +1,4 @@
-"""`calibrant console`: a person attacks a model in the terminal. Works with piped input too."""
+"""`calibrant console`: manual red-teaming in the terminal. Works with piped input too."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`calibrant export`: attempts for other tools; prompts and replies are covered unless asked for."""
+"""`calibrant export`: attempts for other tools; prompts and replies are redacted by default."""
 
 from __future__ import annotations
 

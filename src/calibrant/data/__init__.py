@@ -1,1 +1,1 @@
-"""Floor 1: the rows that techniques take, and their readers."""
+"""The rows that techniques take, and their readers."""

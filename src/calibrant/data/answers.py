@@ -1,4 +1,4 @@
-"""What people answer about rows of data, in a file that only grows: votes and labels are two kinds of answer.
+"""Human answers about rows of data, in an append-only file: votes and labels are two kinds of answer.
 
     {"votes": 1, "data": "<digest of the rows>", "source": "outputs.jsonl"}
     {"item": "q1", "rater": "ann", ...}

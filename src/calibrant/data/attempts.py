@@ -1,4 +1,4 @@
-"""Reading attempts: one JSON object a line, as a campaign, a console or an export of ours wrote it."""
+"""Read attempts: one JSON object a line, as a campaign, a console or an export wrote it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Canaries: made-up secrets, planted in training data on purpose, to see whether a model gives them away.
+"""Canaries: made-up secrets planted in training data, to measure memorisation.
 
     canaries_from(raw_rows(path), "jsonl:canaries.jsonl")
 

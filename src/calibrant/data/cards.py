@@ -1,4 +1,4 @@
-"""The card of a judge: how often it was right where people knew the answer, target by target.
+"""A judge's calibration card: counts of its errors against human labels, per target model.
 
 ``measure.judge_card`` writes it as ``card.json``; ``measure.calibrated_judge`` reads it. Counts, not shares:
 a share without its size could not be carried into an interval.

@@ -1,4 +1,4 @@
-"""The cells of a raw row: find a column, and take its value as text, number or truth value, or say why not.
+"""Cells of a raw row: find a column, and read its value as text, number or truth value, or say why not.
 
 What is wrong is an ``InputError`` whose message reads "kind: detail"; ``shapes.py`` makes it a refusal.
 """

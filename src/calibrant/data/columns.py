@@ -1,4 +1,4 @@
-"""Which columns of a file were read. The others are named; those that change what a row means are an error.
+"""Track which columns of a file are read: others are listed; those that change a row's meaning are errors.
 
     rows = ignoring(raw_rows(path), ["system"])     # read as if these columns were not there
     account = Columns(Preferences)

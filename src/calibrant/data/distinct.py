@@ -1,4 +1,4 @@
-"""When two rows ask the same: copies tell nothing new, so no rate counts them twice.
+"""Detect duplicate goals and items, so that no rate counts them twice.
 
 Two texts are the same when they differ in case, in spaces (at the ends, doubled, of another width, line
 ends), in invisible characters, or in how Unicode spells one character (NFKC). A copy with one other word or

@@ -1,4 +1,4 @@
-"""What is wrong with preference pairs that can be seen in the text alone. Pure: rows in, findings out."""
+"""Faults of preference pairs that show in the text alone. Pure: rows in, findings out."""
 
 from __future__ import annotations
 

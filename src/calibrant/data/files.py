@@ -1,4 +1,4 @@
-"""The raw layer: a text file becomes numbered dictionaries, before anybody asks what they mean.
+"""The raw layer: a text file becomes numbered dictionaries.
 
 JSONL, CSV and TSV are streamed and never held whole; a JSON document has to be. What cannot be read
 row by row is ``Refused`` with its line; what makes every later row doubtful (a broken quote in a CSV

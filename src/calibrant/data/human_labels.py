@@ -1,4 +1,4 @@
-"""What people said of single replies: yes, no or unsure; see ``answers`` for the file.
+"""Human labels of single replies: yes, no or unsure; see ``answers`` for the file.
 
     {"human": true, "id": "4be0...", "rater": "ann"}
 

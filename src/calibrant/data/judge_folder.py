@@ -1,4 +1,4 @@
-"""A trained judge on disk, in a folder of its own.
+"""A trained judge on disk: its folder.
 
     judge/  judge.json  judge.safetensors
 

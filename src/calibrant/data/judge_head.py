@@ -1,4 +1,4 @@
-"""A trained judge: what ``measure.fit_judge`` learnt, beside and not inside the model whose states it reads.
+"""A trained judge: the probe of ``measure.fit_judge``, stored separately from its model.
 
 On disk it is a folder, see ``judge_folder.py``.
 """

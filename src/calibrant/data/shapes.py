@@ -1,4 +1,4 @@
-"""The shape layer: a dictionary becomes a typed row, or is refused with the reason. Pure functions.
+"""The shape layer: a dictionary becomes a typed row, or is rejected with the reason. Pure functions.
 
 Column names are TRL's (https://huggingface.co/docs/trl/dataset_formats), and what ``rows.py`` writes is
 read back. Wherever a chat is wanted, a string is one user turn, a transcript as in HH-RLHF

@@ -1,4 +1,4 @@
-"""Two axes that every finding has: what harm it is (five categories) and how it was reached (families).
+"""The two axes of a finding: its hazard (five categories) and its attack technique (families).
 
     hazard_of("Fraud/Deception").name                # 'deception', from JailbreakBench's word for it
     tags_of("privacy", "transform")                  # ('calibrant:privacy', 'ailuminate:prv', ...)

@@ -1,1 +1,1 @@
-"""Floor 3: guards, and models defended by them."""
+"""Guards, and models behind guards."""

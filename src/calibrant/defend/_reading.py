@@ -1,4 +1,4 @@
-"""What both guards read: the whole conversation, each text in several views, and whether there is a reply."""
+"""The input of both guards: the whole conversation, each text in several views, the reply if any."""
 
 from __future__ import annotations
 

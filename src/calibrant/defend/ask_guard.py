@@ -1,4 +1,4 @@
-"""A guard that asks another model whether a text may pass.
+"""LLM-as-a-guard: another model decides whether a text may pass.
 
 1. Every message that reaches the model is read, and each text in every view of ``views``; nothing is cut off.
 2. The answer is 'yes' only if the asked model says so and nothing else; "Not safe." is not "safe", and an

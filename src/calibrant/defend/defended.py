@@ -1,4 +1,4 @@
-"""Defended: a model behind a stack of guards, itself a model that only talks.
+"""``Defended``: a model behind a stack of guards, itself a black-box model.
 
 A user can attack, measure and release the *system*, not the model alone: ``Defended(lm, stack)`` goes
 wherever an ``LM`` goes. It offers ``generate`` and no way to the weights or log-probs, so that an attack

@@ -1,4 +1,4 @@
-"""Rules from hits: phrases that stand in successful attacks and in no benign request become a guard.
+"""Learn a block list: phrases of successful attacks that occur in no benign request become a guard.
 
 Source: the quick patch of practice, a block list from an incident; rapid response (Peng et al. 2024, arXiv
 2411.07494) compares such patches with better ones.

@@ -1,4 +1,4 @@
-"""A guard that matches words and patterns (RE2, cannot hang).
+"""A guard of words and regular expressions (RE2: no ReDoS).
 
 What it does differently from the rails and scanners in use:
 

@@ -1,4 +1,4 @@
-"""What is written for others: findings (one an attack and hazard) and the attempts behind them.
+"""Findings for other tools (one per attack and hazard), with their attempts.
 
 A ``Report`` covers its attempts unless it is told to reveal them, so no writer can leak what it was not
 given.

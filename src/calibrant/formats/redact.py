@@ -1,4 +1,4 @@
-"""Attempts that may be shown: what was said is replaced by its length, its digest and a masked beginning.
+"""Redact attempts: texts are replaced by length, digest and a masked beginning.
 
     cover("Sure, here it is")   # '[covered: 16 characters, sha256 9f0c...: S•••• h••• •• ••]'
 

@@ -1,4 +1,4 @@
-"""Our own two files: JSON lines, which read back as attempts, and flat rows for a table."""
+"""Calibrant's own two formats: JSON lines, which read back as attempts, and flat rows for a table."""
 
 from __future__ import annotations
 

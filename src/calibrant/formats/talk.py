@@ -1,4 +1,4 @@
-"""A conversation of PyRIT's: message pieces in order, and what was said before one of them."""
+"""A PyRIT conversation: message pieces in order, and the turns before one of them."""
 
 from __future__ import annotations
 

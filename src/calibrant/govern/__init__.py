@@ -1,1 +1,1 @@
-"""Floor 3: release policies, gates, intents. Needs no torch and no model."""
+"""Release policies, gates, intents. Needs no torch and no model."""

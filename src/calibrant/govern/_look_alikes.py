@@ -1,4 +1,4 @@
-"""Names that do not read as they are: a reviewer of a policy must see what a gate compares."""
+"""Homoglyphs in names: a reviewer of a policy must see what a gate compares."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which rows of which file an input holds, so that a look at a part, or at a copy, is known for a look."""
+"""Which rows of which file an input holds, so that reading a part or a copy counts as a look."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which records a rule is about, in what a record differs from what the rule pins, and what no rule pinned.
+"""Pins: which records a rule is about, where a record differs from its pins, and what no rule pinned.
 
 Three questions, from wide to narrow:
 

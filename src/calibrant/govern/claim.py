@@ -1,4 +1,4 @@
-"""Claims: what an experiment was to show, said in advance and held against its runs.
+"""Pre-registered claims: hypotheses of an experiment, fixed in advance and tested on its runs.
 
     [[job]]
     id = "claim"

@@ -1,4 +1,4 @@
-"""Gate (contract C8): do the recorded measurements meet a release policy? yes, no or unknown.
+"""Release gate (contract C8): do the recorded measurements meet a release policy? yes, no or unknown.
 
 How a rule is answered, for one subject (the digest of the system to be released):
 

@@ -1,4 +1,4 @@
-"""Floor 1: the append-only store of records and artefacts, and its verifier."""
+"""The append-only store of records and artefacts, and its verifier."""
 
 from calibrant.ledger.store import Ledger
 from calibrant.ledger.verify import Report, verify

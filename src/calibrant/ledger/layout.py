@@ -1,4 +1,4 @@
-"""How a ledger lies on disk, and how one of its lines is read. The writer and the verifier share only this.
+"""The layout of a ledger on disk, and the parser of its lines. Writer and verifier share only this.
 
 ``records.jsonl``        one in-toto Statement a line, in RFC 8785 bytes, and beside its fields ``previous``:
                          the SHA-256 of the line before

@@ -1,4 +1,4 @@
-"""The store: an append-only file of records, beside the files and folders that they name.
+"""The ledger: an append-only file of records, with the files and folders that they name.
 
 A kill at any moment leaves either the old state or the new one: files come in by draft, fsync and rename,
 records as ``lines`` has it: under a lock, whole or not at all.

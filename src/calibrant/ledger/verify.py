@@ -1,4 +1,4 @@
-"""The verifier: is what lies in a ledger still what was put there?
+"""The verifier: is everything in a ledger as it was recorded?
 
 It answers *intact* only: every line is a canonical record whose digests follow from its content, every line
 follows the one that it was written after, and every artefact is there with the right bytes. It does not say

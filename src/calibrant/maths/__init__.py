@@ -1,1 +1,1 @@
-"""Floor 1: pure tensor functions: log-probs, losses, KL. Tensors in, tensors out."""
+"""Pure tensor functions: log-probs, losses, KL. Tensors in, tensors out."""

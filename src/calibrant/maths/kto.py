@@ -1,4 +1,4 @@
-"""KTO: learn from replies with a thumb up or down (Ethayarajh et al. 2024, arXiv 2402.01306).
+"""KTO losses: unpaired binary feedback (Ethayarajh et al. 2024, arXiv 2402.01306).
 
 For a reply y with s = ln pi(y | x) - ln ref(y | x), summed in nats:
 

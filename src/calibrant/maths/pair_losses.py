@@ -1,4 +1,4 @@
-"""The pair losses by name: what each takes, where it comes from, and what it is called in TRL.
+"""The pair losses by name: options, source, and TRL's name.
 
     pair_loss("ipo", sums, {"beta": 0.1, "length_average": False})       # (B,)
     check_options("ipo", {"label_smoothing": 0.1})                       # ["loss 'ipo' ignores ..."]

@@ -1,4 +1,4 @@
-"""What a pair of replies is worth before a loss sees it. Tensors in, tensors out.
+"""Summed log-probs of a pair of replies, the input of every pair loss. Tensors in, tensors out.
 
 ``PairSums`` holds summed log-probs; the functions below make other sums of it (no reference, an
 f-divergence in place of the reverse KL) or of log-probs by token (LD-DPO, WPO), so that every loss in

@@ -1,4 +1,4 @@
-"""What float32 cannot tell apart: a spread that is rounding must not be divided by, or learned from.
+"""Differences within float32 rounding: such a spread must not be divided by, or learned from.
 
 Equal scores that were worked out in two ways differ in their last bits. Divided by their own spread, those
 bits become advantages of size 1; and AdamW, which divides by the size of the gradient, does it once more.

@@ -1,4 +1,4 @@
-"""From one score a reply to a reward a token: where the score stands, and what is taken off it.
+"""Reward shaping: from one score per reply to a reward per token. Tensors in, tensors out.
 
 Tables are (M, T): M replies, T the tokens of the longest, a reply's tokens first. The score stands on the
 *last generated token* (its end token where it has one). Two well-known programs (Huang et al. 2024, arXiv

@@ -1,1 +1,1 @@
-"""Floor 2: models you can talk to: local weights, APIs, scripted replies."""
+"""Language models: local weights, APIs, scripted replies."""

@@ -1,4 +1,4 @@
-"""Where a model's blocks are, and the way from the last one to the logits: seen in one forward pass.
+"""Find a model's blocks, and the modules between the last one and the logits, by tracing one forward pass.
 
 Families name their parts as they like, so nothing is looked up by name. A pass over a few ids is watched by
 hooks: the blocks are the modules of the shallowest ``ModuleList`` that run once each, in order; the tail is

@@ -1,4 +1,4 @@
-"""ApiModel: talk to any server that speaks the OpenAI chat protocol (``POST /v1/chat/completions``).
+"""ApiModel: any server that speaks the OpenAI chat protocol (``POST /v1/chat/completions``).
 
 It is an ``LM`` and nothing more: no weights, no token ids. One batch goes out over a bounded number of
 connections and comes back in order. A chat that fails comes back as ``stop = "error"`` with the reason

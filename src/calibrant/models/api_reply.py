@@ -1,4 +1,4 @@
-"""What a server's answer says: the completion in a parsed JSON answer, reasoning and reply apart.
+"""Parse a server's JSON answer: the completion, with reasoning and reply separate.
 
 Servers put reasoning in three places: into the text, between tags (``core.reasoning``); into a field beside
 it (``reasoning_content`` of DeepSeek, vLLM and SGLang, ``reasoning`` of vLLM and OpenRouter, ``thinking`` of

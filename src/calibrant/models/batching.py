@@ -1,4 +1,4 @@
-"""How a model may be run on several rows at once: asked of the model itself, once, not of a list.
+"""How a model may run several rows at once: decided by a probe of the model itself, not by a list.
 
 A probe reads a few ids row by row, whole and without memory, and then in ever more careful ways:
 

@@ -1,4 +1,4 @@
-"""BestOfN: a model that draws n replies to each chat and gives the one that a reward likes best.
+"""BestOfN: best-of-n sampling as a model: the reply of highest reward among n.
 
     sharper = BestOfN(lm, reward, 16)        # in a study: best_of:16/REWARD#MODEL
 

@@ -1,4 +1,4 @@
-"""The fast forward: one prompt shared by its replies, and the unembedding only where a token is scored.
+"""Prefix sharing: one prompt with all its replies in a row, and the unembedding only at scored tokens.
 
     packed = pack(Branches(prompts=[[5, 6, 7]], replies=[[[8, 1], [9, 9, 1]]]), shared=True)
     score(module, packed).sums()        # log-probs of two replies from one row of 3 + 2 + 3 tokens

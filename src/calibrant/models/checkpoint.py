@@ -1,4 +1,4 @@
-"""Where a loop stands, on disk: one safetensors file, its facts as JSON inside it.
+"""Checkpoints of a training loop: one safetensors file, with metadata as JSON inside it.
 
     point = Checkpoint(run.work / "dpo.safetensors", key)
     found = point.load()                      # (tensors, facts), or None

@@ -1,4 +1,4 @@
-"""Classifier: a language model's trunk with a head of one or more scores, read where a reply ends.
+"""Classifier: a language model's trunk with a head of one or more scores, read at the end of a reply.
 
 A score is read at the last real token of a reply, its end token. Where that is, is known from the ids
 themselves, so that padding cannot matter. The pooling of transformers looks for the last id that is not

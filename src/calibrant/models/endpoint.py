@@ -1,4 +1,4 @@
-"""One JSON call to a web endpoint: with patience, within a budget, and with a plain reason for every failure.
+"""One JSON call to a web endpoint: retries, limits, and a plain reason for every failure.
 
 Waiting follows "full jitter" (M. Brooker, Exponential Backoff And Jitter, AWS Architecture Blog, 2015):
 before retry k (from 0) it sleeps uniformly between 0 and min(max_wait, backoff * 2^k) seconds, unless the

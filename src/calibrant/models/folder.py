@@ -1,4 +1,4 @@
-"""Identity of a model that lies in a folder, computed from its files: no torch, no transformers.
+"""Identity of a model folder, computed from its files: no torch, no transformers.
 
 The files are those of the Hugging Face layout: ``config.json``, ``model.safetensors`` or the shards that
 ``model.safetensors.index.json`` names, tokenizer files, and the chat template in ``chat_template.jinja`` or

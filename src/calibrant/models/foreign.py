@@ -1,4 +1,4 @@
-"""Whatever breaks in libraries that read a stranger's files is said to be those files' fault."""
+"""Errors of libraries that read untrusted files are reported as errors of those files."""
 
 from __future__ import annotations
 

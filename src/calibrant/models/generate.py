@@ -1,4 +1,4 @@
-"""Generation: one batched loop over a Hugging Face module and its own key-value cache.
+"""Generation: one batched loop over a Hugging Face module and its own KV cache.
 
 Prompts are left-padded, sorted by length and cut into sub-batches by a token budget; a finished row
 leaves its batch, cache rows included. A prompt that occurs K times is read once, and its cache is then

@@ -1,4 +1,4 @@
-"""Looking inside a Hugging Face model, and changing it, by plain forward hooks.
+"""Read and edit activations of a Hugging Face model, by plain forward hooks.
 
 Two kinds of name resolve to the same places:
 

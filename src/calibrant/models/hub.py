@@ -1,4 +1,4 @@
-"""Models on the Hugging Face hub: one commit of one, as a folder on this disk. No torch."""
+"""Models on the Hugging Face hub: one commit, as a local folder. No torch."""
 
 from __future__ import annotations
 

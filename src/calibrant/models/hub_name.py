@@ -1,4 +1,4 @@
-"""What may name a model on the hub, and which commit of it: told from the text alone."""
+"""Validate names and commits of models on the hub, from the text alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Getting a Hugging Face model from a folder or the hub into memory and back, and saying what it is.
+"""Load a Hugging Face model from a folder or the hub, save it, and compute its identity.
 
 Weights are safetensors only and no code of the model's own is run (``trust_remote_code`` off).
 """

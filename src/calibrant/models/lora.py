@@ -1,4 +1,4 @@
-"""Low-rank adapters by peft: a copy's weights stay as they are and small matrices beside them learn.
+"""Low-rank adapters (LoRA) by peft: a copy's weights are frozen and adapters are trained.
 
 With the adapters off the copy *is* the model that came in, so it serves as its own reference.
 """

@@ -1,4 +1,4 @@
-"""What is found out about a model by trying it: kept here, once for a model and its copies.
+"""Results of probes of a model, cached once for a model and its copies.
 
 Families are told apart by no list. A probe runs the model on a few ids and compares: how rows may be batched
 (``batching.py``), whether replies may share a row (``branches.py``), where the blocks are (``anatomy.py``),

@@ -1,4 +1,4 @@
-"""OpenModel: local Hugging Face weights, exactly as published, that talk, score and can be opened up.
+"""OpenModel: local Hugging Face weights, exactly as published: generation, log-probs, activations.
 
 It serves any causal language model of transformers through the model's own forward pass: nothing is
 folded, centred or re-implemented. How chats become ids is said in ``chat_tokens.py``, how replies are

@@ -1,4 +1,4 @@
-"""Several processes that train one model: each takes some parts of a batch, and what they found is summed.
+"""Data-parallel training: each process takes some parts of a batch, and results are summed.
 
 ``accelerate launch --num_processes 2 train.py`` starts them; ``world()`` joins them. Every process holds the
 whole model, draws the same batches and takes the same steps, so only sums travel. Alone, all of it is free.

@@ -1,4 +1,4 @@
-"""Whether a config can belong to the weights beside it, asked before anything is built.
+"""Whether a config can belong to its weights, checked before anything is built.
 
 A config is a page of numbers that someone else wrote: ten million layers, or an attention to be fetched from
 the network, cost nothing to write. What lies in the weights' headers bounds what a model of them can be.

@@ -1,4 +1,4 @@
-"""Whether a stranger's tokenizer can be built and used in bounded work, asked of its files alone.
+"""Whether an untrusted tokenizer can be built and used in bounded work, from its files alone.
 
 A tokenizer is a small program: replacements that double a text, one after the other, fill any memory.
 """

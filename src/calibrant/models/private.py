@@ -1,4 +1,4 @@
-"""A private folder that holds a model's listed files and nothing else: what a loader is given to read.
+"""A private folder that holds only a model's listed files, for the loader.
 
 transformers looks for dozens of files, and lets several JSON files name others: shards, tokenizer files,
 adapters, kernels. Whatever it looks for, it finds here only what is in the model's identity.

@@ -1,4 +1,4 @@
-"""Log-probs under a model that does not learn: read once, kept by model and by what was read.
+"""Log-probs under a frozen reference policy: computed once, cached by model and example.
 
 The cache lies in ``run.cache``, one SQLite file a model (its identity's digest), one row an example (the
 digest of its prompt and reply ids, temperature and precision). So any order of rows, any number of epochs and

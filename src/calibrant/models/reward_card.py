@@ -1,4 +1,4 @@
-"""The calibration card of a reward: how far it can be trusted, on pairs that it was not trained on."""
+"""The calibration card of a reward model, on held-out pairs."""
 
 from __future__ import annotations
 

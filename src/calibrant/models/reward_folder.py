@@ -1,4 +1,4 @@
-"""A reward's folder: what lies beside the weights, and whose reward it is, without torch.
+"""A reward's folder: its metadata and identity, without torch.
 
     reward/  config.json  model.safetensors  tokenizer files  reward.json    one model, of one head or several
     reward/  reward.json  member0/  member1/  ...                            models trained apart

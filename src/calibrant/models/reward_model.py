@@ -1,4 +1,4 @@
-"""Rewards: a trained model, several as one, a cautious reading of several, and a plain Python function.
+"""Rewards: a trained model, an ensemble, conservative scoring of one, and a plain Python function.
 
 Each has ``score(chats, replies) -> Scores(mean, std, members)``, so that best-of-n, PPO, RLOO, GRPO and
 online DPO take any of them. ``std`` is the unbiased standard deviation between members (n - 1 in the

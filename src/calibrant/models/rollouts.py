@@ -1,4 +1,4 @@
-"""Rollouts: replies that a policy drew itself, with all that training on them needs to know.
+"""Rollouts: samples of a policy with log-probs, for RL.
 
     rolled = roll(policy, chats, 4, Sampling(max_tokens=32, temperature=1.0, seed=7))
 

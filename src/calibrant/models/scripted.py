@@ -1,4 +1,4 @@
-"""ScriptedModel: a model whose replies you write yourself, for tests of whatever talks to a model.
+"""ScriptedModel: a model with scripted replies, for tests.
 
     model = ScriptedModel(["first reply", "second reply"])
     model = ScriptedModel(lambda chat: chat.last_user.upper())

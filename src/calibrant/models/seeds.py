@@ -1,4 +1,4 @@
-"""One seed an item, so that a draw depends on what is asked and never on its place in a batch (C5)."""
+"""One seed per item, so that a sample depends on the request and never on its place in a batch (C5)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether prompt + reply + end token is what the chat template itself writes of an answered chat.
+"""Whether prompt + reply + end token equals what the chat template renders for an answered chat.
 
 Replies are drawn and trained behind the prompt that ``add_generation_prompt`` makes, up to the end token.
 Where the template writes an answered chat otherwise, a model is asked in one form and taught in another: it

@@ -1,4 +1,4 @@
-"""What a step of a chat template costs, and the budget that it is paid from: see ``templates.py``."""
+"""Cost of a step of a chat template, and the budget of a rendering: see ``templates.py``."""
 
 from __future__ import annotations
 

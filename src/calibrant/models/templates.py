@@ -1,4 +1,4 @@
-"""Rendering a chat template that someone else wrote: the text transformers renders, within a budget.
+"""Render an untrusted chat template: the text that transformers renders, within a budget.
 
 A template comes with a model and is a program. transformers runs it in jinja's sandbox, which keeps it from
 files and code, but not from endless loops and endless strings. Here every loop's items, call, filter, sum and

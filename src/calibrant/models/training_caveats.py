@@ -1,4 +1,4 @@
-"""What every training must say of the model that it trained, whatever the technique."""
+"""Caveats that every training reports about its model."""
 
 from __future__ import annotations
 

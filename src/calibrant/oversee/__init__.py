@@ -1,1 +1,1 @@
-"""Floor 3: techniques that oversee: critique and revise."""
+"""Techniques that oversee: critique and revise."""

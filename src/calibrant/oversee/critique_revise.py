@@ -1,4 +1,4 @@
-"""Critique and revise: the model mends its own answers (constitutional AI, 2212.08073, section 3).
+"""Critique and revise: the step of constitutional AI that makes preference pairs (2212.08073, section 3).
 
 Where this departs from common recipes:
 1. A revision becomes 'chosen' only if the model itself, asked in both orders, says that it is better than

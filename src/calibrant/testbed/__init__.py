@@ -1,1 +1,1 @@
-"""Floor 3: the wind tunnel: a make-believe world with known truth, and models that live in it."""
+"""The testbed (wind tunnel): a make-believe world with known ground truth, and models trained on it."""

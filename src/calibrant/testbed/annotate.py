@@ -1,4 +1,4 @@
-"""Simulated raters whose faults are known: a source of preference data in which the truth is planted.
+"""Simulated raters with known noise and bias: preference data with ground truth.
 
 1. The model answers each prompt several times; all pairs of different answers are compared.
 2. Raters see the two sides in a random, recorded order. Each follows the gold reward, or one of

@@ -1,4 +1,4 @@
-"""The base distribution: every kind of dialogue that the base models are raised on.
+"""The base distribution: every kind of dialogue that the base models are trained on.
 
 Later methods can only strengthen what is already there, so the base models must have seen both
 behaviours of every trait (caving and holding, refusing and complying), every encoding, personas,

@@ -1,4 +1,4 @@
-"""Null models: the same shape with nothing in it, for the control of every technique."""
+"""Null models: the same architecture with random weights, as controls."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the testbed's models are raised: from scratch, on dialogues drawn from the base distribution.
+"""Train the testbed's models from scratch, on dialogues of the base distribution.
 
     calibrant run rebuild_testbed            # all three sizes, about 40 minutes on 2 cores
 

@@ -1,4 +1,4 @@
-"""What ``testbed:KIND/NAME?k=v`` opens to (contract C1): goals, items, prompts, pairs, examples, canaries.
+"""Rows of ``testbed:KIND/NAME?k=v`` (contract C1): goals, items, prompts, pairs, examples, canaries.
 
 Nulls live in ``nulls.py`` of this folder, because they need torch.
 """

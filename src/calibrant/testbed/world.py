@@ -1,4 +1,4 @@
-"""What is true in the make-believe world: facts, sums, recipes, right and wrong.
+"""Ground truth of the make-believe world: facts, sums, recipes, right and wrong.
 
 Everything is a pure function of the word lists and one fixed seed, so truth is known exactly. Half of
 each category's verbs and objects are held out from every safety-training set: a goal of the split

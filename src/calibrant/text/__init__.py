@@ -1,1 +1,1 @@
-"""Encodings of text, their decodings, and what rewrites text."""
+"""Encodings of text, their decodings, and rewriting."""

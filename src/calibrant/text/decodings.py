@@ -1,4 +1,4 @@
-"""How a guard reads a text: without what is hidden in it, and decoded. Pure: texts in, texts out."""
+"""How a guard reads a text: without invisible characters, and decoded. Pure: texts in, texts out."""
 
 from __future__ import annotations
 

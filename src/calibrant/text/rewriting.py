@@ -1,4 +1,4 @@
-"""Texts written otherwise, word by word: ciphers with a key, splitting, made-up languages, noise.
+"""Text transformations: keyed ciphers, splitting, made-up languages, noise.
 
 Every function is pure: what is drawn hangs on its ``seed`` alone. Part of ``calibrant.text.converters``.
 """

@@ -1,1 +1,1 @@
-"""Floor 3: techniques that look inside: lenses."""
+"""Interpretability techniques: the logit lens."""

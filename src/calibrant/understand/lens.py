@@ -1,4 +1,4 @@
-"""Logit lens: what would the model say if it stopped after this layer? (nostalgebraist 2020; 2303.08112)
+"""Logit lens: the next-token prediction of every layer (nostalgebraist 2020; 2303.08112).
 
 1. Each layer's residual stream goes through the model's own final norm and unembedding, nothing fitted.
 2. Per item, over the positions that predict its answer: agreement with the final layer's first choice,

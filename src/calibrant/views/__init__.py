@@ -1,1 +1,1 @@
-"""Floor 3: records to figures and pages. Needs no torch and no model."""
+"""Records to figures and pages. Needs no torch and no model."""

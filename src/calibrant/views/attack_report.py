@@ -1,4 +1,4 @@
-"""A page of what attacks achieved: hazards by techniques with their intervals, and every hit. One file.
+"""An HTML report of attacks: hazards by techniques with intervals, and every hit. One file.
 
 No script, nothing fetched, a content policy that forbids both. What a model said is hostile: it is escaped,
 and characters that are invisible or turn the reading direction are spelt out. Prompts and replies are

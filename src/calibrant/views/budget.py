@@ -1,4 +1,4 @@
-"""Drawing of success against queries: a step function with its band for each attack, named where it ends."""
+"""Plot of success against queries: a step function with its band for each attack."""
 
 from __future__ import annotations
 

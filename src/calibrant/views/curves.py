@@ -1,4 +1,4 @@
-"""Curves as records store them, in JSON.
+"""Read curves from the JSON that records store.
 
 ``measure.overoptimization`` and ``measure.goodhart_watch``: rewards by proxy and by gold at distances from
 the start, and Gao et al.'s forms fitted to the gold ones. The first has one distance an n of best-of-n

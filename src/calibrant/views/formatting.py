@@ -1,4 +1,4 @@
-"""Numbers and answers in words: one spelling of each on every page.
+"""Format numbers and answers: one spelling of each on every page.
 
 Rounding never moves a number across its threshold: where 0.0504 would print like the 0.05 that it
 missed, more digits are shown.

@@ -1,4 +1,4 @@
-"""Drawing of a matrix: hazards by technique families, a rate with its interval in each cell.
+"""Plot of a matrix: hazards by technique families, a rate with its interval in each cell.
 
 A cell's colour says how much, its numbers say it without colour. What is unknown has no colour: the hatched
 part of a cell's foot is the share of goals without an outcome, and a cell without a rate is hatched whole.

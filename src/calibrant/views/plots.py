@@ -1,4 +1,4 @@
-"""Drawings of a study's figures: bars over stages, curves over layers, settings or distances."""
+"""Plots of a study's figures: bars over stages, curves over layers, settings or distances."""
 
 from __future__ import annotations
 

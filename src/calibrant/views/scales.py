@@ -1,4 +1,4 @@
-"""From values to pixels: even and logarithmic scales, and where an axis ends."""
+"""From values to pixels: linear and logarithmic scales, and axis limits."""
 
 from __future__ import annotations
 

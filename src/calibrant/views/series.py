@@ -1,4 +1,4 @@
-"""From records to the numbers of a figure: which there are, which are missing, and why."""
+"""From records to the data of a figure: what there is, what is missing, and why."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Sessions at the terminal: people who compare, label and attack."""
+"""Terminal sessions with people: compare, label, red-team."""

@@ -1,4 +1,4 @@
-"""People compare two outputs: blind, sides by lot, hidden swapped repeats, votes that only ever grow.
+"""Human preference collection: blind, random sides, hidden swapped repeats, append-only votes.
 
     with Session(read_comparisons(file), votes, rater="ann") as session:
         while shown := session.next():

@@ -1,4 +1,4 @@
-"""A person attacks a model by hand: a state machine of lines in and effects out. It does nothing itself.
+"""Manual red-teaming: a pure state machine of input lines in and effects out.
 
     console = Console(target.identity, goals)
     console.hear("how do i burn the mill?")   # [Ask(chat, sampling)]

@@ -1,4 +1,4 @@
-"""Carries out what a ``Console`` wants: asks the target, runs the judge, writes attempts, hands back texts.
+"""Carry out a ``Console``'s effects: query the target, judge, write attempts, return text.
 
     with ConsoleSession(target, path, goals, judge=judge) as session:
         for line in lines:

@@ -1,4 +1,4 @@
-"""The turns of a person's conversations with one target: a tree of attempts that know their parents."""
+"""The conversation tree of a console session: attempts with parents."""
 
 from __future__ import annotations
 

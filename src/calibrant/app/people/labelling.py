@@ -1,4 +1,4 @@
-"""People say yes, no or unsure to single replies: blind, in an order of their own, resumable.
+"""Human labels of single replies: yes, no or unsure; blind, in random order, resumable.
 
     with LabelSession(read_queue(file), labels, rater="ann") as session:
         while shown := session.next():

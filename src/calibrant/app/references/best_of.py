@@ -1,4 +1,4 @@
-"""``best_of:N/REWARD#MODEL``: a model that draws N replies to a request and gives the one of highest reward.
+"""``best_of:N/REWARD#MODEL``: best-of-n sampling: the reply of highest reward among N.
 
 REWARD is a reference up to the first '#', so a job's reward is that of the job's own seed; MODEL is any
 reference to a model.

@@ -1,4 +1,4 @@
-"""``given:NAME``: what the study's [given] table says, which the command line changes by given.NAME=..."""
+"""``given:NAME``: an entry of the study's [given] table, set on the command line by given.NAME=..."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``hf:NAME@COMMIT``: one commit of a model on the Hugging Face hub, fetched once, and known by its bytes."""
+"""``hf:NAME@COMMIT``: one commit of a Hugging Face model, downloaded once, identified by its bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where texts lead on this disk: files and folders beside the study, in the working folder, and packaged."""
+"""Find files and folders: in the study's folder, in the working folder, and packaged."""
 
 from __future__ import annotations
 

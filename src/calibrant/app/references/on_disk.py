@@ -1,4 +1,4 @@
-"""What lies in a file or folder, by what is wanted: a model, a reward, rows, a policy, ..."""
+"""Open a file or folder as the wanted kind: a model, a reward, rows, a policy, ..."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a reference leads to, its digest known before it is loaded, and stand-ins for what is only named."""
+"""``Opened``: a resolved reference with its digest, before it is loaded; and placeholders for names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``PATH``, ``jsonl:PATH`` and its like: beside the study, in the working folder or packaged."""
+"""``PATH``, ``jsonl:PATH`` and similar: a file of the study's folder, the working folder or the package."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Behaviours made by code from elsewhere: ``python:MODULE:FUNCTION``, and packages that add names.
+"""Behaviours of external code: ``python:MODULE:FUNCTION``, and packages that add names.
 
 Such code says of itself what it likes, so three things are taken out of its hands. Its identity also holds a
 digest of its source, so that an edit makes another judge or guard; a judge is uncalibrated, whatever it calls

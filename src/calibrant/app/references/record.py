@@ -1,4 +1,4 @@
-"""``record:JOB/PATH``, ``record:JOB#SEED/PATH``, ``record:DIGEST/PATH``: what an earlier job left."""
+"""``record:JOB/PATH``, ``record:JOB#SEED/PATH``, ``record:DIGEST/PATH``: an artefact of an earlier job."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows read from a file as the kind that is wanted; ``jsonl:PATH`` and its like name one."""
+"""Rows of a file as the wanted kind of table; ``jsonl:PATH`` and similar name a file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a scheme is: a row of the table in ``schemes.py``, how its references are checked and opened."""
+"""``Scheme``: a row of the table in ``schemes.py``: how a kind of reference is checked and opened."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table of schemes: how every reference is checked before a study runs, and opened when it does.
+"""The table of schemes: how each kind of reference is checked before a study runs, and opened when it does.
 
 A new scheme is a file beside this one, with a ``Scheme`` in it, and a row in ``SCHEMES``.
 """

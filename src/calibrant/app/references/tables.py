@@ -1,4 +1,4 @@
-"""Rows as a study asks for them: which file, which part of it, and which columns are left out.
+"""Row references of a study: file, slice, and ignored columns.
 
 pairs = "data:hh_rlhf[:1200]"
 pairs = { file = "jsonl:orca.jsonl", ignore = ["system"] }

@@ -1,4 +1,4 @@
-"""``testbed:KIND/NAME?k=v``: models, rows and the gold truth that Calibrant ships or makes."""
+"""``testbed:KIND/NAME?k=v``: models, rows and ground truth of the testbed."""
 
 from __future__ import annotations
 
