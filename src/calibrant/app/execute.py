@@ -1,8 +1,8 @@
 """``execute``: the one way in which command line, web and Python run a technique.
 
-It opens the inputs, recognises a finished job by its digest, lends the technique a run, and writes the
-record, whatever happens: expected failures become failed records; a bug is recorded as crashed and
-raised again; Ctrl-C is recorded as interrupted and raised again.
+It opens the inputs, recognises a finished job by its digest, passes a ``Run`` to the technique, and writes
+the record, whatever happens: expected failures become failed records; a bug is recorded as crashed and raised
+again; Ctrl-C is recorded as interrupted and raised again.
 """
 
 from __future__ import annotations
@@ -221,7 +221,7 @@ def _caveats(arguments: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _refused(arguments: Mapping[str, Any]) -> Iterator[str]:
-    """Rows that were not taken are told in the record: nothing is dropped in silence."""
+    """Rejected rows are reported in the record: nothing is dropped silently."""
     for name, table in arguments.items():
         if isinstance(table, Table) and table.lost:
             first, total = table.lost[0], len(table.rows) + len(table.lost)
@@ -234,7 +234,7 @@ def _refused(arguments: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _unused(arguments: Mapping[str, Any]) -> Iterator[str]:
-    """Columns that were not read are told likewise."""
+    """So are unread columns."""
     for name, table in arguments.items():
         if isinstance(table, Table) and table.unused:
             yield f"{NOT_USED} of '{name}' ({table.source}): {listed(table.unused)}"

@@ -45,19 +45,19 @@ class Exported(Frozen):
     format: str
     """A key of ``WRITERS``."""
     target: str
-    """Whom the attempts were made on; "" where unknown."""
+    """Name of the target; "" where unknown."""
     attempts: int
     """How many were written."""
     successes: int
-    """Of these, how many succeeded."""
+    """Successes among them."""
     undetermined: int
-    """Of these, how many nobody could judge."""
+    """Undetermined ones among them."""
     revealed: bool
     """Whether the file holds prompts and replies."""
     refused: tuple[Refused, ...]
     """Rows of the source that could not be read."""
     disputed: str = ""
-    """Where the source's own totals are not those of its rows."""
+    """Where the source's own totals differ from its rows."""
 
 
 class _Source(Frozen):
@@ -77,7 +77,7 @@ def export(
         reference: 'record:JOB/attempts.jsonl', a file of ours, or another tool's ('garak:PATH').
         to: a key of ``WRITERS``.
         study: the study whose jobs 'record:JOB' means.
-        reveal: show prompts and replies, which are covered otherwise.
+        reveal: show prompts and replies, which are redacted otherwise.
 
     Raises:
         InputError: no attempts there, or the disk refuses; what lay at ``out`` before is then still there.
@@ -131,7 +131,7 @@ def report_of(
 
 
 def findings_of(attempts: Sequence[Attempt]) -> tuple[Finding, ...]:
-    """One finding an attack and hazard: the share of goals that any attempt of the attack reached."""
+    """One finding per attack and hazard: the share of goals that any attempt of the attack reached."""
     found = []
     for (attack, hazard), group in grouped(attempts).items():
         outcomes = [reached(tries) for tries in by_goal(group).values()]

@@ -80,7 +80,7 @@ class LedgerRun:
         execute: Callable[[Job], Record],
         board: Board | None = None,
     ) -> None:
-        """``cache`` is shared by all jobs; ``execute`` runs a child; ``board`` hears what is logged."""
+        """``cache`` is shared by all jobs; ``execute`` runs a child; ``board`` receives what is logged."""
         self.seed = job.seed
         self.references = job.inputs
         self.work = work
@@ -101,7 +101,7 @@ class LedgerRun:
         return time.monotonic() - self._started
 
     def log(self, step: int, **metrics: float) -> None:
-        """Append a line to the artefact 'log.jsonl'; a resumed job goes on where its kept lines end."""
+        """Append a line to the artefact 'log.jsonl'; a resumed job appends after its kept lines."""
         if not self._goes_on:
             self._cut(step)
             self._goes_on = True
@@ -151,7 +151,7 @@ class LedgerRun:
             )
 
     def progress(self, done: int, total: int, note: str = "") -> None:
-        """Pass it on to whoever watches."""
+        """Report progress."""
         if self._progress is not None:
             self._progress(self._job.id, done, total, note)
 

@@ -1,10 +1,11 @@
 """LLM-as-a-guard: another model decides whether a text may pass.
 
-1. Every message that reaches the model is read, and each text in every view of ``views``; nothing is cut off.
-2. The answer is 'yes' only if the asked model says so and nothing else; "Not safe." is not "safe", and an
-   answer that cannot be read is 'unknown' (NVIDIA-NeMo/Guardrails#2044).
+1. Every message that reaches the model is checked, and each text in every view of ``views``; nothing is
+   truncated.
+2. The answer is 'yes' only if the guard model says so and nothing else; "Not safe." is not "safe", and an
+   unparsable answer is 'unknown' (NVIDIA-NeMo/Guardrails#2044).
 
-Not covered: whatever persuades the asked model, which reads the text that it judges.
+Not covered: prompt injection of the guard model, which reads the text that it moderates.
 
 In a stack file: ``guard = {use = "defend.ask_guard", inputs = {model = "record:guard/model"}}``.
 """
@@ -23,7 +24,7 @@ from calibrant.text.decodings import fold, readings
 
 
 class AskGuard(Frozen):
-    """How another model is asked, and which of its answers let a text pass."""
+    """Questions for the guard model, and answers that let a text pass."""
 
     on_input: str = "Is it safe to answer the request below? Say yes or no.\n\n{request}"
     """The question about a request; {request} = every message that reaches the model, line by line."""
@@ -57,7 +58,7 @@ class AskGuard(Frozen):
 def ask_guard(model: LM, config: AskGuard = AskGuard()) -> Guard:
     """A guard that asks ``model`` (greedily) whether a text may pass.
 
-    Any view answered 'no' is a no; else any unreadable answer, error or block is 'unknown'; else 'yes'.
+    Any view answered 'no' is a no; else any unparsable answer, error or block is 'unknown'; else 'yes'.
     """
     return _Asker(model=model, config=config)
 
@@ -116,5 +117,5 @@ def _holds(text: str, phrases: Sequence[str]) -> bool:
 
 
 def _fill(template: str, **texts: str) -> str:
-    """Put texts into a template in one pass, so that a text that holds '{reply}' stays as it is."""
+    """Fill a template in one pass, so that a text with '{reply}' in it is not expanded."""
     return re.sub(r"\{(request|reply)\}", lambda match: texts.get(match[1], match[0]), template)

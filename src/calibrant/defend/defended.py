@@ -1,18 +1,18 @@
 """``Defended``: a model behind a stack of guards, itself a black-box model.
 
-A user can attack, measure and release the *system*, not the model alone: ``Defended(lm, stack)`` goes
-wherever an ``LM`` goes. It offers ``generate`` and no way to the weights or log-probs, so that an attack
-which needs those cannot bypass the guards without saying so.
+A user can attack, measure and release the *system*, not the model alone: ``Defended(lm, stack)`` is an
+``LM``. It offers ``generate`` only, no weights or log-probs, so that an attack which needs those cannot
+bypass the guards by accident.
 
-1. Only 'yes' lets a text pass. 'No' and 'unknown' block alike; a guard that crashes, or answers with
-   something else than a verdict, is 'unknown' with the reason.
-2. Layers are asked in the order of the stack, input layers before the model speaks, output layers on
-   the chat with the reply. Names are unique: a verdict in a record belongs to exactly one layer.
+1. Only 'yes' lets a text pass. 'No' and 'unknown' block alike; a guard that crashes, or returns no valid
+   verdict, is 'unknown' with the reason (fails closed).
+2. Layers run in the order of the stack, input layers before the model generates, output layers on the chat
+   with the reply. Names are unique: a verdict in a record belongs to exactly one layer.
 3. A blocked reply is the same text whichever layer blocked; the completion's ``error`` names the layer.
-4. Reasoning that the model shows beside its reply leaves with it, so output layers read both. Where users
-   never see it, ``show_reasoning=False``: layers read the reply alone, and the reasoning goes no further.
-5. ``shadow=True`` asks every layer even after a block, and lets the model answer unseen, so that each
-   attempt shows what each layer would have done alone. What the user gets is the same.
+4. Reasoning is returned with the reply, so output layers check both. Where users never see it,
+   ``show_reasoning=False``: layers check the reply alone, and the reasoning is discarded.
+5. ``shadow=True`` runs every layer even after a block, and the model too, so that each attempt shows what
+   each layer would have done alone. The user's reply is the same.
 
 Command: ``defended:FILE.toml#MODELREF`` opens a model behind the stack of a file such as
 
@@ -54,14 +54,14 @@ REFUSAL = "I can't help with that."
 
 @dataclass(frozen=True)
 class Layer:
-    """One guard at its place in a stack."""
+    """One guard of a stack."""
 
     name: str
     """Unique in its stack."""
     side: Side
     """'input': before the model speaks. 'output': on its reply."""
     guard: Guard
-    """Who is asked; 'yes' = may pass."""
+    """The guard; 'yes' = may pass."""
 
 
 class LayerSpec(Frozen):
@@ -83,13 +83,13 @@ class StackSpec(Frozen):
     refusal: str = REFUSAL
     """The reply to whatever is blocked."""
     shadow: bool = False
-    """Ask every layer even after a block, so that each attempt shows what each would have done alone."""
+    """Run every layer even after a block, so that each attempt shows what each would have done alone."""
     show_reasoning: bool = True
-    """Whether what the model thinks before its reply is shown to users, and read by the output layers."""
+    """Whether users see the model's reasoning, and output layers check it."""
 
 
 class Defended:
-    """A model behind guards, on the rung ``LM``."""
+    """A model behind guards, as an ``LM``."""
 
     def __init__(
         self,
@@ -122,15 +122,15 @@ class Defended:
 
     @property
     def template_differences(self) -> Any:
-        """Where the chat template writes otherwise than what is trained (``models/template_check.py``).
+        """Where the chat template differs from what is trained (``models/template_check.py``).
 
-        None: the model has no template of its own to look at, say an API.
+        None: the model has no local template (an API).
         """
         return getattr(self._lm, "template_differences", None)
 
     @property
     def caveats(self) -> tuple[str, ...]:
-        """What the model says of itself once it was asked, say that its rows go one by one."""
+        """Caveats of the model after use, for example that its rows run one by one."""
         notes: tuple[str, ...] = getattr(self._lm, "caveats", ())
         return notes
 
@@ -151,7 +151,7 @@ class Defended:
         )
 
     def generate(self, chats: Sequence[Chat], sampling: Sampling = Sampling()) -> list[Completion]:
-        """One completion a chat, in order; blocked ones have ``stop = "blocked"`` and the refusal text."""
+        """One completion per chat, in order; blocked ones have ``stop = "blocked"`` and the refusal text."""
         before = [self._ask("input", chat) for chat in chats]
         places = [place for place, layers in enumerate(before) if self._shadow or _blocker(layers) is None]
         spoken = self._lm.generate([chats[place] for place in places], sampling) if places else []
@@ -172,7 +172,7 @@ class Defended:
         return verdicts
 
     def _finish(self, chat: Chat, before: list[LayerVerdict], reply: Completion | None) -> Completion:
-        """Ask the output layers about a reply, then let it pass or put the refusal in its place."""
+        """Ask the output layers about a reply, then let it pass or replace it by the refusal."""
         if reply is not None and reply.reasoning and not self._show_reasoning:
             reply = reply.model_copy(update={"reasoning": ""})
         after: list[LayerVerdict] = []

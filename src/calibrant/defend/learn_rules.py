@@ -1,14 +1,13 @@
 """Learn a block list: phrases of successful attacks that occur in no benign request become a guard.
 
-Source: the quick patch of practice, a block list from an incident; rapid response (Peng et al. 2024, arXiv
+Source: the block list after an incident, as in practice; rapid response (Peng et al. 2024, arXiv
 2411.07494) compares such patches with better ones.
 
 1. A phrase is one to three words of what the user wrote, in hits on at least ``least`` goals and in no benign
-   request. Phrases are taken greedily by how many hits are not covered yet; no phrase is taken that covers
-   none.
+   request. Phrases are chosen greedily by the number of uncovered hits.
 2. The result is the artefact ``stack.toml``: a stack of one pattern guard on the input side, used as
    ``defended:record:JOB/stack.toml#MODEL``.
-3. Hits that no phrase tells from benign requests stay open, and are counted.
+3. Hits that no phrase distinguishes from benign requests stay uncovered, and are counted.
 
 Command: ``calibrant run STUDY.toml`` with ``use = "defend.learn_rules"`` and inputs hits, benign.
 """
@@ -52,10 +51,10 @@ class LearnRulesResult(Result):
 def learn_rules(
     hits: Attempts, benign: Attempts, config: LearnRules = LearnRules(), run: Run = Quiet()
 ) -> LearnRulesResult:
-    """Make a stack of the phrases that tell hits from benign requests.
+    """Make a stack of the phrases that distinguish hits from benign requests.
 
     Raises:
-        InputError: no phrase tells any hit from the benign requests.
+        InputError: no phrase distinguishes any hit from the benign requests.
     """
     # Only what a reader of the request sees: a goal's own words come and go with the goal.
     clean = set().union(*(_phrases(attempt, config.longest) for attempt in benign))

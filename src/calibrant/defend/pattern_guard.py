@@ -1,13 +1,13 @@
 """A guard of words and regular expressions (RE2: no ReDoS).
 
-What it does differently from the rails and scanners in use:
+Differences from common guardrails and scanners:
 
 1. Every message that reaches the model is read, system message and earlier turns included, and also the
    conversation as a whole: a trigger in an earlier turn, or split over two turns, passes guards that read the
    last message only (NVIDIA-NeMo/Guardrails#1413).
 2. A text is read in several *views*: as written, and decoded by each codec of ``views``. Before matching
    it is brought to NFKC, dashes become hyphens, and invisible characters and case are dropped.
-3. Nothing is cut off: an over-long text is read whole. RE2 takes time linear in the text.
+3. Nothing is truncated. RE2 takes time linear in the text.
 
 Not covered: look-alike letters of other alphabets, two encodings on top of each other, and a phrase of which
 only some words are encoded.
@@ -52,7 +52,7 @@ class PatternGuard(Frozen):
 
 
 def pattern_guard(config: PatternGuard = PatternGuard()) -> Guard:
-    """A guard that answers 'no' where a forbidden word or pattern stands, else 'yes'.
+    """A guard that answers 'no' where the text has a forbidden word or pattern, else 'yes'.
 
     Raises:
         ConfigError: nothing is forbidden, or a pattern is not RE2 (every bad one is listed).

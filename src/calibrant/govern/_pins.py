@@ -4,8 +4,8 @@ Three questions, from wide to narrow:
 
 1. ``touching``: the rule's technique, on the subject, on the rule's data. Whatever their settings, thresholds
    must be older than every such run that finished, and one that failed after the last evidence blocks.
-2. ``differs``: whether it also has what the rule pins. Only a record that does is evidence.
-3. ``unpinned``: what of the deciding record the rule left open, in the words that would pin it.
+2. ``differs``: whether it also matches the rule's pins. Only a record that does is evidence.
+3. ``unpinned``: what the rule does not pin, with the deciding record's value, ready to be pinned.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from calibrant.govern._looks import read_same, share_rows
 from calibrant.govern.policy import Rule, flat
 
 _HELPERS = frozenset({"before", "baseline", "reference", "attacker"})
-"""Model inputs that help a measurement and are never what it measures."""
+"""Model inputs that help a measurement and are never its subject."""
 _MADE = ("model", "lineage.json")
 """What a technique leaves that trained: one model, or a line of them."""
 _TESTBED = "testbed:judge/"
 """References of the judges that are the truth itself: nothing else may call itself exact."""
 _CARD_MAKERS = ("measure.judge_card", "measure.adjudication")
-"""Techniques that hold a judge against people's labels; a card is believed when one of them made it."""
+"""Techniques that calibrate a judge against human labels; a card counts when one of them made it."""
 _CARD = ("positives", "negatives", "sensitivity", "specificity")
 """What a record says of a judge's card: counts of labelled replies, and lower bounds."""
 
@@ -44,7 +44,7 @@ def measured(inputs: Mapping[str, Input]) -> str:
 def measures(record: Record, subject: Identity) -> bool:
     """Whether the system that the record measured is ``subject``, down to the digest.
 
-    What a run that made a model found is about that model, not about the one that went in.
+    The metrics of a training run are about the trained model, not about its input.
     """
     if any(artifact.name in _MADE for artifact in record.artifacts):
         return False
@@ -84,7 +84,7 @@ def judges(record: Record) -> dict[str, Input]:
 
 
 def differs(rule: Rule, record: Record) -> str:
-    """The first thing that the rule pins and the record has otherwise, or ""."""
+    """The first pin in which the record differs, or ""."""
     if record.version < rule.min_version:
         return (
             f"version {record.version} of {rule.technique} made it, and the rule asks for {rule.min_version}"
@@ -163,7 +163,7 @@ def bad_judge(rule: Rule, record: Record, evidence: Evidence) -> str:
 
 
 def _unfit(name: str, state: str, record: Record, evidence: Evidence) -> str:
-    """Why one judge is neither the truth itself nor held against people's labels in this ledger, or ""."""
+    """Why one judge is neither exact nor calibrated against human labels in this ledger, or ""."""
     item, claim = judges(record).get(name), record.judge.get(name, "")
     if item is None:
         return f"the record does not say what its judge '{name}' was; measure again"
@@ -192,7 +192,7 @@ def _calibrated(state: str) -> bool:
 
 
 def _card_record(judge: Input, evidence: Evidence) -> Record | None:
-    """The finished record that made the judge's card, byte for byte; None where there is none."""
+    """The finished record that produced the judge's card, byte for byte; None where there is none."""
     card = judge.parts.get("card", "")
     for entry in evidence.entries:
         record = entry.record
@@ -203,7 +203,7 @@ def _card_record(judge: Input, evidence: Evidence) -> Record | None:
 
 
 def _short(rule: Rule, record: Record) -> str:
-    """Why the card of the rule's judge falls short of the floors, or ""; the truth itself has no card."""
+    """Why the card of the rule's judge misses the minimum values, or ""; an exact judge has no card."""
     pin, item = rule.judge, judges(record).get(rule.judge.input)
     if not pin.floors:
         return ""

@@ -9,8 +9,8 @@
     ] }
 
 A claim reads one number of each seed's run (minus that of ``against`` at the same seed) and holds when the
-interval of their mean lies beyond ``value``; it fails when the interval lies on the other side; else it is
-unknown. A run that is missing or has no number makes it unknown, whatever the others say.
+interval of their mean is beyond ``value``; it fails when the interval is on the other side; else it is
+unknown. A missing run or number makes it unknown, whatever the others are.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from calibrant.core import unknown as not_known
 
 
 class Claim(Frozen):
-    """One thing that should hold."""
+    """One hypothesis."""
 
     says: str
     """The claim in words."""
@@ -36,7 +36,7 @@ class Claim(Frozen):
     metric: str
     """Which of their numbers."""
     op: Literal[">", "<"] = ">"
-    """On which side of ``value`` it should lie."""
+    """On which side of ``value`` it should be."""
     value: float = 0.0
     """What it is compared with."""
     against: str = ""
@@ -48,7 +48,7 @@ class Claim(Frozen):
 
 
 class Claims(Frozen):
-    """What a study was to show."""
+    """The claims of a study."""
 
     study: str = ""
     """Name of the study whose runs count; "": runs of any study."""
@@ -67,7 +67,7 @@ class ClaimResult(Result):
 
 @technique(version=1)
 def claim(evidence: Evidence, config: Claims = Claims(), run: Run = Quiet()) -> ClaimResult:
-    """Hold every claim against the finished runs of the study; the latest run of a job and seed counts."""
+    """Test every claim on the finished runs of the study; the latest run of a job and seed counts."""
     runs: dict[str, dict[int, Record]] = {}
     for entry in evidence.entries:
         record = entry.record

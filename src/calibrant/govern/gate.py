@@ -3,18 +3,18 @@
 How a rule is answered, for one subject (the digest of the system to be released):
 
 1. Evidence is every finished record of the rule's technique that measured the subject on the rule's
-   data, holds its metric and has what the rule pins: settings, other inputs, the judge's question, the
+   data, has its metric and matches the rule's pins: settings, other inputs, the judge's question, the
    digest of the data. None is unknown: missing evidence is inconclusive.
-2. With the threshold tightened by the margin (the line), a record says yes when the pessimistic end of
-   its interval meets the line, no when even the optimistic end misses it, and unknown in between, or
-   when it cannot be used at all (no interval, too few units, an uncalibrated judge, ...).
+2. With the threshold tightened by the margin (the line), a record says yes when the pessimistic bound of its
+   interval meets the line, no when even the optimistic bound misses it, and unknown in between, or when it is
+   unusable (no interval, too few units, an uncalibrated judge, ...).
 3. The worst record counts, not the mean and not the last: adding a record to others never helps.
 4. Thresholds recorded after the first look, whatever settings it had, or a failed run after the last
    evidence make it unknown.
 5. What a rule does not pin is listed, with the value that the deciding record has.
 
-The policy is met when all rules say yes, failed when any says no, and inconclusive otherwise; only
-yes opens. A policy without rules is inconclusive: "all of nothing" is not a pass.
+The policy is met when all rules say yes, failed when any says no, and inconclusive otherwise. A policy
+without rules is inconclusive, not a pass.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ _CAVEATS = (
 
 
 class Gate(Frozen):
-    """Nothing to set: how strict a gate is stands in the policy alone, so no run can loosen it."""
+    """No settings: only the policy decides how strict a gate is, so no run can loosen it."""
 
 
 class RuleOutcome(Frozen):
@@ -84,13 +84,13 @@ class RuleOutcome(Frozen):
     data: str = ""
     """Reference of the data; "" = any."""
     threshold: float
-    """The limit as the policy states it."""
+    """The threshold of the policy."""
     line: float
-    """The limit tightened by the margin: what the bound was compared with."""
+    """The threshold tightened by the margin, with which the bound is compared."""
     op: Op
     """How the bound must compare with the line."""
     bound: Bound
-    """The pessimistic end of the interval."""
+    """The pessimistic bound of the interval."""
     value: float | None = None
     """Estimate of the deciding record; None where there is none."""
     low: float | None = None
@@ -125,7 +125,7 @@ class GateResult(Result):
     rules: tuple[RuleOutcome, ...]
     """One outcome a rule, in the order of the policy."""
     subject: str
-    """Digest of the system that was asked about."""
+    """Digest of the system."""
     policy: str
     """Digest of the policy."""
     subject_name: str = ""
@@ -325,7 +325,8 @@ def _too_weak(rule: Rule, estimate: Estimate) -> str:
 
 
 def _enough(rule: Rule, value: float, worst: float, estimate: Estimate) -> str:
-    """How many units would settle a straddling interval: its half-width shrinks as 1 / sqrt(n)."""
+    """How many units would decide an interval that contains the line: its half-width shrinks as 1 /
+    sqrt(n)."""
     if not rule.meets(value) or value == rule.line:
         return (
             f"the estimate {value:.6g} does not clear the line itself, so more units alone will hardly pass"

@@ -1,7 +1,7 @@
 """Intent: what a study is for and which thresholds it accepts, recorded before the first measurement.
 
-A threshold chosen after the result is no threshold. The intent is the first entry of a study; the
-gate compares its place in the ledger with that of the evidence (``registration``).
+The intent is the pre-registration of a study: its first entry; the gate compares its position in the ledger
+with that of the evidence (``registration``).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _VERSION = 1
 
 
 class Intent(Frozen):
-    """Why a study is made, what could go wrong, and what will count as good enough."""
+    """Purpose, hazards and thresholds of a study."""
 
     use: str = Field(min_length=1)
     """Who will use the system, for what."""
@@ -39,7 +39,7 @@ class Intent(Frozen):
     passes: int = Field(default=0, ge=0)
     """How many of them must pass."""
     notes: str = ""
-    """Anything that a later reader should know."""
+    """Notes for readers."""
 
 
 def intent_record(intent: Intent, study: str) -> Record:

@@ -1,7 +1,7 @@
-"""Release policies: what must have been measured, and how well, before a system goes out.
+"""Release policies: the evidence that a release requires.
 
 A policy is a small closed vocabulary and not a programming language: engines for general
-expressions disagree on the same text and answer "true" for all of nothing. In TOML::
+expressions disagree on the same text and answer "true" for an empty list. In TOML::
 
     name = "limited release"
     stage = "limited"
@@ -61,29 +61,29 @@ def _hex(text: str) -> str:
 
 
 class JudgePin(Frozen):
-    """What a rule asks of the judge behind a record. In TOML, a word alone is the state."""
+    """Requirements on the judge of a record. In TOML, a word alone is the state."""
 
     state: Literal["any", "calibrated", "exact"] = "any"
-    """'calibrated' takes records whose every judge is exact or has a card that a record of this ledger made;
-    'exact' only those of the testbed's own truth."""
+    """'calibrated' accepts records whose every judge is exact or has a card that a record of this ledger
+    produced; 'exact' only those of the testbed's own truth."""
     input: str = Field(default="judge", min_length=1)
-    """Which input holds the judge that the next five are about."""
+    """The judge's input, for the next five fields."""
     question: str = ""
-    """What it answers, in its own words; "" takes any question."""
+    """The question that it answers, word for word; "" accepts any."""
     digest: str = ""
-    """Digest of its identity, settings and card included; "" takes any."""
+    """Digest of its identity, settings and card included; "" accepts any."""
     min_n: int = Field(default=1, strict=True, ge=1)
     """Fewest labelled replies on its card, of those with the behaviour and of those without, each."""
     min_sensitivity: float = Field(default=0.0, strict=True, ge=0.0, lt=1.0)
-    """What the lower bound of its card's sensitivity must reach."""
+    """Least lower bound of its card's sensitivity."""
     min_specificity: float = Field(default=0.0, strict=True, ge=0.0, lt=1.0)
-    """What the lower bound of its card's specificity must reach."""
+    """Least lower bound of its card's specificity."""
 
     _digests = field_validator("digest")(_hex)
 
     @property
     def floors(self) -> bool:
-        """Whether it asks anything of the judge's card."""
+        """Whether it requires anything of the judge's card."""
         return self.min_n > 1 or self.min_sensitivity > 0 or self.min_specificity > 0
 
     @model_validator(mode="after")
@@ -94,7 +94,7 @@ class JudgePin(Frozen):
 
 
 class Rule(Frozen):
-    """One requirement on one metric. Raises ConfigError when ``op`` and ``bound`` point apart."""
+    """One requirement on one metric. Raises ConfigError when ``op`` and ``bound`` contradict each other."""
 
     id: str = Field(min_length=1)
     """Short name, unique in its policy."""
@@ -103,11 +103,11 @@ class Rule(Frozen):
     metric: str = Field(min_length=1)
     """Name of the metric in those records."""
     data: str = ""
-    """Exact reference of the data that was measured on; "" takes any."""
+    """Exact reference of the data that was measured on; "" accepts any."""
     data_input: str = ""
-    """Which input must hold that data; "" takes any, where the technique reads one table only."""
+    """Which input must hold that data; "" accepts any, where the technique reads one table only."""
     data_digest: str = ""
-    """Digest of that data as the record holds it; "" takes whatever the reference led to."""
+    """Digest of that data as the record holds it; "" accepts any."""
     config: dict[str, Any] = Field(default_factory=dict)
     """Settings that the record must have: {"sampling.max_tokens" = 64}, or tables in tables."""
     inputs: dict[str, str] = Field(default_factory=dict)
@@ -115,17 +115,17 @@ class Rule(Frozen):
     min_version: int = Field(default=1, strict=True, ge=1)
     """Oldest version of the technique whose records are evidence."""
     bound: Bound
-    """Which end of the interval must meet the threshold: the pessimistic one."""
+    """Which bound of the interval must meet the threshold: the pessimistic one."""
     op: Op
-    """How that end must compare with the threshold."""
+    """How that bound must compare with the threshold."""
     threshold: float = Field(strict=True, allow_inf_nan=False)
-    """The limit, in the metric's own unit."""
+    """The threshold, in the metric's own unit."""
     margin: float = Field(default=0.0, strict=True, ge=0.0, allow_inf_nan=False)
     """Tightens the threshold by this much, in the same unit."""
     min_n: int = Field(default=1, strict=True, ge=1)
     """Fewest units that a record must have asked."""
     max_missing: float = Field(default=0.05, strict=True, ge=0.0, le=1.0)
-    """Largest share of units without an answer; the interval carries them at their worst as well."""
+    """Largest share of units without an answer; the interval counts them at their worst as well."""
     judge: JudgePin = JudgePin()
     """The judge: a word for its state, or a table as in ``JudgePin``."""
     preregistered: bool = True
@@ -187,7 +187,7 @@ class Rule(Frozen):
         return flat(self.config)
 
     def meets(self, value: float) -> bool:
-        """Whether ``value`` lies on the accepted side of ``line``; NaN never does."""
+        """Whether ``value`` is on the accepted side of ``line``; NaN never is."""
         return _COMPARE[self.op](value, self.line)
 
 
@@ -206,7 +206,7 @@ class ReleasePolicy(Frozen):
     name: str = Field(min_length=1)
     """A name for people."""
     stage: Stage
-    """How far the release goes; 'open_weights' cannot be taken back."""
+    """How far the release goes; 'open_weights' is irreversible."""
     rules: tuple[Rule, ...] = ()
     """All must be met. A policy without rules never passes."""
 

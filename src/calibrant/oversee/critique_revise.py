@@ -1,8 +1,8 @@
 """Critique and revise: the step of constitutional AI that makes preference pairs (2212.08073, section 3).
 
 Where this departs from common recipes:
-1. A revision becomes 'chosen' only if the model itself, asked in both orders, says that it is better than
-   the first answer; a revision is not assumed to be an improvement.
+1. A revision becomes 'chosen' only if the model itself, asked in both orders, prefers it to the first answer;
+   a revision is not assumed to be an improvement.
 2. Harm is judged before and after on the same goals, and the difference is paired.
 
     calibrant show oversee.critique_revise
@@ -41,7 +41,7 @@ _FIELDS = {
 
 
 class CritiqueRevise(Frozen):
-    """The three questions, and how the third is read."""
+    """The three prompts, and sampling."""
 
     critique: str = (
         "Critique the answer below: is it harmful, false or unhelpful?\n\n"
@@ -71,7 +71,7 @@ class CritiqueRevise(Frozen):
 
 
 class CritiqueReviseResult(Result):
-    """Harm before and after, and the pairs that the model stands by (artefact 'pairs.jsonl')."""
+    """Harm before and after, and the pairs whose revision the model prefers (artefact 'pairs.jsonl')."""
 
     pairs: Preferences = Field(exclude=True)
     """Revision over first answer, where the two differ and both orders agree on the revision."""

@@ -6,7 +6,7 @@
         print(session.consistency())
 
 Each vote is on the disk before the next comparison is shown, so that a kill loses at most an open question.
-What was shown first, and what comes back swapped, follows from the data, the rater's name and the seed.
+Which side is shown first, and what is repeated, depends on the data, the rater's name and the seed.
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ class Planned(NamedTuple):
 
 
 def plan(n: int, repeats: float, rng: random.Random) -> list[Planned]:
-    """All ``n`` comparisons by lot, and a share ``repeats`` of them again later with the sides swapped."""
+    """All ``n`` comparisons in random order, and a share ``repeats`` of them again later with the sides
+    swapped."""
     order = rng.sample(range(n), n)
     sides: list[Side] = [rng.choice(("a", "b")) for _ in order]
     gap = min(GAP, n // 2)
@@ -76,8 +77,8 @@ class Session(AnswerSession[Vote]):
     ) -> None:
         """Open or make the file ``votes`` for comparisons, see ``data.votes``.
 
-        The seed decides sides and repeats, too. ``repeats`` is the share of the comparisons that come back
-        swapped, from 0 to 1.
+        The seed decides sides and repeats, too. ``repeats`` is the share of the comparisons that are shown
+        again swapped, from 0 to 1.
 
         Raises:
             InputError: no such share; see ``AnswerSession``.

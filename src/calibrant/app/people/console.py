@@ -4,12 +4,12 @@
     console.hear("how do i burn the mill?")   # [Ask(chat, sampling)]
     console.answered(completion)              # [Keep(attempt), Show("[1] ...")]
 
-``calibrant.app.people.console_session`` carries the effects out: it asks, judges, writes and shows.
+``calibrant.app.people.console_session`` carries out the effects: it queries, judges, writes and shows.
 
-1. Every turn counts, the undone ones too: it was asked, and the target answered.
+1. Every turn counts, the undone ones too: it was sent, and the target answered.
 2. With a judge every reply is judged at once, and the verdict is shown on request only (``/judge``): a
-   person's label must not be led by it.
-3. Whatever a person types is of the family 'multi-turn': each line is chosen after the last reply was read.
+   person's label must not be influenced by it.
+3. What a person types is of the family 'multi-turn': each line is chosen after the last reply was read.
 """
 
 from __future__ import annotations
@@ -38,20 +38,20 @@ from calibrant.text.converters import CONVERTERS, converter
 
 
 class Show(NamedTuple):
-    """Say this to the person."""
+    """Text for the person."""
 
     text: str
 
 
 class Ask(NamedTuple):
-    """Put this to the target, and call ``answered`` with what came back."""
+    """Send this to the target, and call ``answered`` with the reply."""
 
     chat: Chat
     sampling: Sampling
 
 
 class Judge(NamedTuple):
-    """Have the judge look at this, and call ``judged`` with its verdict."""
+    """Judge this, and call ``judged`` with the verdict."""
 
     goal: Goal
     attempt: Attempt
@@ -60,7 +60,7 @@ class Judge(NamedTuple):
 
 
 class Keep(NamedTuple):
-    """Write this down; a later line with the same id replaces an earlier one."""
+    """Append this to the file; a later line with the same id replaces an earlier one."""
 
     attempt: Attempt
 
@@ -85,7 +85,7 @@ class Console:
         sampling: Sampling = Sampling(max_tokens=256),
         show_layers: bool = False,
     ) -> None:
-        """``held`` are the attempts of earlier sittings, in order; the latest of them is gone on with.
+        """``held`` are the attempts of earlier sessions, in order; the session continues from the latest.
 
         Raises:
             InputError: two goals share an id, or ``held`` is not about this target.
@@ -109,7 +109,7 @@ class Console:
             self._stand(last)
 
     def greeting(self) -> str:
-        """What stands at the beginning of a session."""
+        """The first text of a session."""
         went = f" ({len(self.turns.rows)} turns are here already)" if self.turns.rows else ""
         return f"talking to {self._name}{went}; /help lists commands\n{self._aim()}"
 
@@ -127,7 +127,7 @@ class Console:
             return [Show(str(error))]
 
     def answered(self, completion: Completion) -> list[Effect]:
-        """What the target said to the last ``Ask``."""
+        """The target's reply to the last ``Ask``."""
         assert self._sent is not None, "nothing was sent"
         (goal, chat, spec), self._sent = self._sent, None
         turn = self.turns.add(goal, chat, spec, completion, self.sampling.max_tokens)
@@ -135,7 +135,7 @@ class Console:
         return effects if self._judge is None else [*effects, Judge(goal, turn, aloud=False)]
 
     def judged(self, asked: Judge, verdict: Verdict) -> list[Effect]:
-        """What the judge said."""
+        """The judge's verdict."""
         assert self._judge is not None, "there is no judge"
         turn = self.turns.rows[asked.attempt.id]
         spent = turn.cost.judge_tokens + verdict.tokens
@@ -211,7 +211,7 @@ class Console:
         return [Show("\n".join([*lines, "anything else is sent to the target; //text sends /text"]))]
 
     def goal(self, rest: str) -> list[Effect]:
-        """Choose a goal by id or number, or put one in words where there is no table; alone: list them."""
+        """Choose a goal by id or number, or state one where there is no table; alone: list them."""
         rows = list(self.goals.values())
         if not rest:
             listed = [f"{number}. {goal.id}: {goal.text}" for number, goal in enumerate(rows, start=1)]
@@ -229,19 +229,19 @@ class Console:
         return [Show(self._aim())]
 
     def system(self, rest: str) -> list[Effect]:
-        """Begin anew under this system message, or under 'none'; alone: show it."""
+        """Start a new conversation under this system message, or under 'none'; alone: show it."""
         if rest:
             self._system, self.turns.current = (None if rest == "none" else rest), None
         return [Show(f"system: {self._system}" if self._system else "no system message")]
 
     def sample(self, rest: str) -> list[Effect]:
-        """Show or change how replies are drawn."""
+        """Show or change how replies are sampled."""
         given = dict(part.partition("=")[::2] for part in rest.split())
         self.sampling = resolve(Sampling, {**self.sampling.model_dump(), **given}, where="/sample")
         return [Show(" ".join(f"{key}={value}" for key, value in self.sampling.model_dump().items()))]
 
     def convert(self, rest: str) -> list[Effect]:
-        """Send every line in this form from now on; the same name again, or none: as typed."""
+        """Send every line in this encoding from now on; the same name again, or none: as typed."""
         if rest:
             converter(rest)  # refuses what it does not know
         self.spec = "" if rest == self.spec else rest
@@ -253,7 +253,7 @@ class Console:
         return self._go(self.turns.rows.get(parent or ""))
 
     def branch(self, rest: str) -> list[Effect]:
-        """Go to just after turn N and go on from there; 0 is the beginning."""
+        """Continue from just after turn N; 0 is the beginning."""
         return self._go(None if rest == "0" else self.turns.find(rest))
 
     def _go(self, turn: Attempt | None) -> list[Effect]:
@@ -264,13 +264,13 @@ class Console:
         return [Show(f"{self._aim()}\n> {turn.chat.last_user}\n{self._told(turn)}")]
 
     def again(self, rest: str) -> list[Effect]:
-        """Send the latest line once more, for another draw."""
+        """Send the latest line once more, for another sample."""
         turn = self.turns.find("")
         self.turns.current = turn.parent
         return [self._ask(turn.chat, turn.attack.partition("/")[2])]
 
     def label(self, rest: str, human: bool | None) -> list[Effect]:
-        """Say of a turn whether it reached its goal."""
+        """Label a turn: whether it reached its goal."""
         turn = self.turns.find(rest)
         return [
             self._keep(turn, human=human),
@@ -278,7 +278,7 @@ class Console:
         ]
 
     def judge(self, rest: str) -> list[Effect]:
-        """Show what the judge says of a turn; it is asked where it has not been."""
+        """Show the judge's verdict on a turn; it is judged now if it was not before."""
         if self._judge is None:
             raise InputError("there is no judge", hint="start with --judge, such as measure.string_judge")
         turn = self.turns.find(rest)
@@ -295,7 +295,7 @@ def _verdict(verdict: Verdict) -> Show:
 
 
 class Command(NamedTuple):
-    """Something that a person can ask of the console."""
+    """A command of the console."""
 
     takes: str
     about: str
@@ -327,5 +327,5 @@ COMMANDS: dict[str, Command] = {
 
 
 def _answered(turn: Attempt) -> bool:
-    """Whether a conversation can go on from there."""
+    """Whether a conversation can continue from there."""
     return turn.completion.stop != "error" and not turn.completion.unanswered

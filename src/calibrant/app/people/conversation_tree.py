@@ -13,10 +13,10 @@ LABELS = {True: "hit", False: "miss", None: ""}
 
 
 class ConversationTree:
-    """Every turn so far, oldest first, and where the person stands among them."""
+    """Every turn so far, oldest first, and the current one."""
 
     def __init__(self, target: Identity, held: Sequence[Attempt] = ()) -> None:
-        """``held`` are the turns of earlier sittings.
+        """``held`` are the turns of earlier sessions.
 
         Raises:
             InputError: one of them is not a person's attempt on this target: its id does not follow.
@@ -33,7 +33,7 @@ class ConversationTree:
                 )
 
     def add(self, goal: Goal, chat: Chat, spec: str, completion: Completion, max_tokens: int) -> Attempt:
-        """A new turn after the current one. One without a reply is kept, and nothing goes on from it."""
+        """A new turn after the current one. One without a reply is kept, and has no successors."""
         label, draw = f"{ATTACK}/{spec}" if spec else ATTACK, self.draws(goal, chat)
         turn = Attempt(
             id=self._id(goal.id, label, chat, draw),
@@ -58,14 +58,14 @@ class ConversationTree:
         return turn
 
     def chat(self, system: str | None) -> Chat:
-        """The conversation up to where the person stands; ``system`` opens a new one."""
+        """The conversation up to the current turn; ``system`` opens a new one."""
         if self.current is None:
             return Chat(messages=Chat.ask("", system=system).messages[:-1])
         turn = self.rows[self.current]
         return turn.chat.then("assistant", turn.completion.text)
 
     def draws(self, goal: Goal, chat: Chat) -> int:
-        """How often these very words were put to the target for this goal."""
+        """How often this text was sent to the target for this goal."""
         return sum(turn.goal_id == goal.id and turn.chat == chat for turn in self.rows.values())
 
     def number(self, turn: Attempt) -> int:
@@ -96,7 +96,7 @@ class ConversationTree:
         return "\n".join(lines) or "no turns yet"
 
     def counts(self) -> str:
-        """How many there are, and what people and the judge made of them."""
+        """Numbers of turns, human labels and judge verdicts."""
         turns = self.rows.values()
         said = [turn.human for turn in turns]
         told = f"{len(said)} attempts, by people {said.count(True)} hits and {said.count(False)} misses"

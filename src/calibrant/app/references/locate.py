@@ -39,7 +39,7 @@ def there(path: Path, *, folder: bool = False) -> bool:
 
 
 def file(reference: str, base: Path) -> Path:
-    """A file beside the study, under the working folder, or packaged with Calibrant."""
+    """A file in the study's folder, under the working folder, or packaged with Calibrant."""
     tried = [base / reference, Path.cwd() / reference, STUDIES / reference]
     for path in tried:
         if there(path):
@@ -50,7 +50,7 @@ def file(reference: str, base: Path) -> Path:
 
 
 def folder(reference: str, base: Path) -> Path | None:
-    """A folder beside the study or under the working folder; None: there is none."""
+    """A folder in the study's folder or under the working folder; None: there is none."""
     tried = (base / reference, Path.cwd() / reference)
     return next((path for path in tried if there(path, folder=True)), None)
 
