@@ -236,8 +236,7 @@ def status(ledger: Where = LEDGER, as_json: Json = False) -> None:
     if as_json:
         render.json_of(found)
     else:
-        for key, value in found.items():
-            render.OUT.print(f"{key}: {value}", markup=False)
+        render.status(found)
 
 
 @app.callback(invoke_without_command=True)

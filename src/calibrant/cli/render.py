@@ -79,6 +79,20 @@ def log(rows: list[dict[str, Any]]) -> None:
     OUT.print(table)
 
 
+def status(found: dict[str, Any]) -> None:
+    """`calibrant status`."""
+    last = found["last"] or {}
+    lines = {
+        "ledger": found["ledger"],
+        "records": f"{found['records']}" + "".join(f", {n} {name}" for name, n in found["by_status"].items()),
+        "studies": ", ".join(found["studies"]) or "none",
+        "unfinished": ", ".join(found["unfinished"]) or "none",
+        "last": " ".join(last[key] for key in ("digest", "job", "status", "recorded_at") if last) or "none",
+    }
+    for key, value in lines.items():
+        OUT.print(f"{key}: {value}", markup=False)
+
+
 def outcome(done: Outcome, gates: list[tuple[int, dict[str, Any]]], page: str) -> None:
     """`calibrant run`: what each job found, why a gate did not pass, the verdict, and where the page is."""
     for job, entry in done.runs:
