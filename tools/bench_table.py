@@ -28,9 +28,16 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         return "No full run yet: `make bench` makes one.\n"
     lines = [_line(HEAD), _line(["---"] * len(HEAD))]
     lines += [_line(_cells(row)) for row in rows]
-    ran = sorted({", ".join(f"{name} {found}" for name, found in row["versions"].items()) for row in rows})
     note = "Ratio: the peer's time over ours, or limit over measured; above 1 is better for us. Memory alike."
-    return "\n".join([*lines, "", note, f"Ran with {'; '.join(ran)}.", ""])
+    return "\n".join([*lines, "", note, _ran_with([row["versions"] for row in rows]), ""])
+
+
+def _ran_with(versions: Sequence[dict[str, Any]]) -> str:
+    """What all rows ran with, once, and then what some ran with besides."""
+    written = [[f"{name} {found}" for name, found in one.items()] for one in versions]
+    shared = [item for item in written[0] if all(item in one for one in written)]
+    others = sorted({item for one in written for item in one if item not in shared})
+    return f"Ran with {', '.join(shared)}" + (f"; by race: {', '.join(others)}." if others else ".")
 
 
 def replaced(text: str, body: str) -> str:
