@@ -82,19 +82,19 @@ def draw(
             run.progress(n * len(done), n * len(keys), f"drawing from {model.identity.name}")
             most = n * len(chunk) * sampling.max_tokens
             run.spend(queries=n * len(chunk), tokens=most)
-            asked = [(keys[i], prompts[i]) for i in chunk]
-            fresh = _drawn(model, asked, rewards, n, sampling)
+            batch = [(keys[i], prompts[i]) for i in chunk]
+            fresh = _sample(model, batch, rewards, n, sampling)
             log.add(row.model_dump_json().encode() for row in fresh)
             done |= {row.key: row for row in fresh}
             run.spend(tokens=sum(row.tokens for row in fresh) - most)  # give back what was not drawn
     run.progress(n * len(done), n * len(keys), f"drawing from {model.identity.name}")
-    found = [done[key] for key in keys]
-    if all(row.error for row in found):
+    draws = [done[key] for key in keys]
+    if all(row.error for row in draws):
         raise InputError(
-            f"not one of {len(found)} prompts has {n} replies with both scores; the first: {found[0].error}",
+            f"not one of {len(draws)} prompts has {n} replies with both scores; the first: {draws[0].error}",
             hint="fix the cause and run the same command again",
         )
-    return found
+    return draws
 
 
 def distinct(prompts: Prompts) -> list[Prompt]:
@@ -117,23 +117,23 @@ def distinct(prompts: Prompts) -> list[Prompt]:
     return list(first.values())
 
 
-def _drawn(
+def _sample(
     model: LM,
-    asked: Sequence[tuple[str, Prompt]],
+    batch: Sequence[tuple[str, Prompt]],
     rewards: tuple[Reward, Reward],
     n: int,
     sampling: Sampling,
 ) -> list[Drawn]:
     """Draw and score one chunk of prompts, each given with its key."""
-    chats = [row.prompt for _, row in asked for _ in range(n)]
+    chats = [row.prompt for _, row in batch for _ in range(n)]
     replies = model.generate(chats, sampling)
     same_number(f"model '{model.identity.name}'", len(replies), len(chats))
-    heard = [i for i, reply in enumerate(replies) if reply.stop != "error"]
-    proxy, gold = (_scores(reward, chats, replies, heard) for reward in rewards)
-    means, golds = _spread(proxy.mean, heard, len(chats)), _spread(gold.mean, heard, len(chats))
-    stds = None if proxy.std is None else _spread(proxy.std, heard, len(chats))
+    valid = [i for i, reply in enumerate(replies) if reply.stop != "error"]
+    proxy, gold = (_scores(reward, chats, replies, valid) for reward in rewards)
+    means, golds = _spread(proxy.mean, valid, len(chats)), _spread(gold.mean, valid, len(chats))
+    stds = None if proxy.std is None else _spread(proxy.std, valid, len(chats))
     rows = []
-    for place, (key, prompt) in enumerate(asked):
+    for place, (key, prompt) in enumerate(batch):
         own = slice(place * n, (place + 1) * n)
         rows.append(
             Drawn(
@@ -151,20 +151,20 @@ def _drawn(
 
 
 def _scores(
-    reward: Reward, chats: Sequence[Chat], replies: Sequence[Completion], heard: Sequence[int]
+    reward: Reward, chats: Sequence[Chat], replies: Sequence[Completion], valid: Sequence[int]
 ) -> Scores:
     """One score for each reply that there is."""
-    if not heard:
+    if not valid:
         return Scores(mean=())
-    scores = reward.score([chats[i] for i in heard], [replies[i].text for i in heard])
-    same_number(f"reward '{reward.identity.name}'", len(scores.mean), len(heard))
+    scores = reward.score([chats[i] for i in valid], [replies[i].text for i in valid])
+    same_number(f"reward '{reward.identity.name}'", len(scores.mean), len(valid))
     return scores
 
 
-def _spread(scores: Sequence[float], heard: Sequence[int], n: int) -> tuple[float | None, ...]:
+def _spread(scores: Sequence[float], places: Sequence[int], n: int) -> tuple[float | None, ...]:
     """Scores at the places of their replies; None elsewhere, and for NaN and infinity."""
     placed: list[float | None] = [None] * n
-    for i, score in zip(heard, scores, strict=True):
+    for i, score in zip(places, scores, strict=True):
         placed[i] = score if math.isfinite(score) else None
     return tuple(placed)
 

@@ -39,52 +39,54 @@ class Check(Frozen):
     """yes = in order."""
 
 
-def agreement_p(told: Sequence[bool | None], labels: Sequence[bool]) -> tuple[float, float]:
+def agreement_p(answers: Sequence[bool | None], labels: Sequence[bool]) -> tuple[float, float]:
     """p-value of the agreement under random labels, and the smallest possible p-value.
 
     Fisher's exact test, one-sided; rows without an answer are left out. (1, 1) without rows.
     """
-    both = [(said, label) for said, label in zip(told, labels, strict=True) if said is not None]
-    n, said, true = len(both), sum(s for s, _ in both), sum(label for _, label in both)
+    both = [(answer, label) for answer, label in zip(answers, labels, strict=True) if answer is not None]
+    n, yes, true = len(both), sum(s for s, _ in both), sum(label for _, label in both)
     if n == 0:
         return 1.0, 1.0
     together = sum(s and label for s, label in both)
-    dealt = hypergeom(n, true, said)
-    return float(dealt.sf(together - 1)), float(dealt.sf(min(said, true) - 1))
+    dealt = hypergeom(n, true, yes)
+    return float(dealt.sf(together - 1)), float(dealt.sf(min(yes, true) - 1))
 
 
-def agrees(name: str, told: Sequence[bool | None], labels: Sequence[bool], alpha: float, **of: str) -> Check:
-    """Whether ``told`` agrees with human ``labels`` above chance; 'unknown' where no agreement would be
+def agrees(
+    name: str, answers: Sequence[bool | None], labels: Sequence[bool], alpha: float, **of: str
+) -> Check:
+    """Whether ``answers`` agrees with human ``labels`` above chance; 'unknown' where no agreement would be
     significant."""
-    p, least = agreement_p(told, labels)
-    answered = sum(one is not None for one in told)
+    p, least = agreement_p(answers, labels)
+    answered = sum(one is not None for one in answers)
     if p < alpha:
         answer: Answer = "yes"
     else:
         answer = "unknown" if least >= alpha else "no"
-    seen = f"p = {p:.2g} on {answered} rows"
-    said = {
-        "yes": f"it agrees with people above chance ({seen})",
-        "no": f"its agreement with people is at chance level ({seen}): are these the labels of these rows?",
+    result = f"p = {p:.2g} on {answered} rows"
+    reasons = {
+        "yes": f"it agrees with people above chance ({result})",
+        "no": f"its agreement with people is at chance level ({result}): are these the labels of these rows?",
         "unknown": f"even perfect agreement would not show on {answered} answered rows with these labels",
     }
-    verdict = Verdict(question=f"does '{name}' agree with people?", answer=answer, reason=said[answer])
+    verdict = Verdict(question=f"does '{name}' agree with people?", answer=answer, reason=reasons[answer])
     return Check(name=name, verdict=verdict, **of)
 
 
-def check_labels(rows: Sequence[Graded], told: Sequence[bool | None], alpha: float) -> list[Check]:
+def check_labels(rows: Sequence[Graded], answers: Sequence[bool | None], alpha: float) -> list[Check]:
     """All checks: of judge, raters and screens target by target, then of vocabulary and contradictions."""
-    found = []
+    checks = []
     for target in sorted({row.target for row in rows}):
-        kept = [(row, said) for row, said in zip(rows, told, strict=True) if row.target == target]
-        labels = [row.label for row, _ in kept]
-        found.append(agrees("judge", [said for _, said in kept], labels, alpha, target=target))
-        for name, written in _columns([row for row, _ in kept]).items():
-            read = [None if text is None else as_label(text) for text in written]
-            if any(one is not None for one in read):
-                found.append(agrees(name, read, labels, alpha, target=target))
-    found += [_vocabulary(name, written) for name, written in _columns(rows).items()]
-    return [*found, _contradictions(rows)]
+        part = [(row, answer) for row, answer in zip(rows, answers, strict=True) if row.target == target]
+        labels = [row.label for row, _ in part]
+        checks.append(agrees("judge", [answer for _, answer in part], labels, alpha, target=target))
+        for name, texts in _columns([row for row, _ in part]).items():
+            values = [None if text is None else as_label(text) for text in texts]
+            if any(one is not None for one in values):
+                checks.append(agrees(name, values, labels, alpha, target=target))
+    checks += [_vocabulary(name, texts) for name, texts in _columns(rows).items()]
+    return [*checks, _contradictions(rows)]
 
 
 def overall(checks: Sequence[Check]) -> tuple[Answer, str]:
@@ -94,9 +96,9 @@ def overall(checks: Sequence[Check]) -> tuple[Answer, str]:
     """
     counted = [check for check in checks if not check.name.startswith("screen ")]
     for answer in ("no", "unknown"):
-        kept = [check for check in counted if check.verdict.answer == answer]
-        if kept:
-            return answer, "; ".join(f"{_shown(check)}: {check.verdict.reason}" for check in kept)
+        matching = [check for check in counted if check.verdict.answer == answer]
+        if matching:
+            return answer, "; ".join(f"{_label(check)}: {check.verdict.reason}" for check in matching)
     return "yes", f"{len(counted)} checks of the labels passed"
 
 
@@ -111,24 +113,24 @@ def contradicted(rows: Sequence[Graded]) -> list[bool]:
 def repeats(rows: Sequence[Graded]) -> list[bool]:
     """For each row, whether an earlier one has the same target, prompt and reply."""
     seen: set[object] = set()
-    found = []
+    repeated = []
     for row in rows:
         key = row.target, row.prompt, row.completion
-        found.append(key in seen)
+        repeated.append(key in seen)
         seen.add(key)
-    return found
+    return repeated
 
 
 def _columns(rows: Sequence[Graded]) -> dict[str, list[str | None]]:
     """Each rater's and each earlier judge's labels, row by row; None where there is none."""
     columns: dict[str, list[str | None]] = {}
     for place, row in enumerate(rows):
-        for name, text in _written(row):
+        for name, text in _label_texts(row):
             columns.setdefault(name, [None] * len(rows))[place] = text
     return columns
 
 
-def _written(row: Graded) -> Iterator[tuple[str, str]]:
+def _label_texts(row: Graded) -> Iterator[tuple[str, str]]:
     for number, text in enumerate(row.raters, start=1):
         yield f"rater {number}", text
     for screen in row.screened:
@@ -136,11 +138,11 @@ def _written(row: Graded) -> Iterator[tuple[str, str]]:
         yield f"screen {name}", text
 
 
-def _vocabulary(name: str, written: Sequence[str | None]) -> Check:
-    counts = Counter(text for text in written if text is not None)
+def _vocabulary(name: str, texts: Sequence[str | None]) -> Check:
+    counts = Counter(text for text in texts if text is not None)
     few = len(counts) <= VOCABULARY
-    shown = ", ".join(repr(text[:30]) for text, _ in counts.most_common(4))
-    reason = f"{len(counts)} different labels: {shown}{'' if few else ', ...: is this free text?'}"
+    examples = ", ".join(repr(text[:30]) for text, _ in counts.most_common(4))
+    reason = f"{len(counts)} different labels: {examples}{'' if few else ', ...: is this free text?'}"
     question = f"is the vocabulary of '{name}' that of labels?"
     verdict = Verdict(question=question, answer="yes" if few else "no", reason=reason)
     prefix = "screen vocabulary: " if name.startswith("screen ") else "vocabulary: "
@@ -158,5 +160,5 @@ def _contradictions(rows: Sequence[Graded]) -> Check:
     return Check(name="contradictions", verdict=verdict)
 
 
-def _shown(check: Check) -> str:
+def _label(check: Check) -> str:
     return f"{check.name} on {check.target}" if check.target else check.name

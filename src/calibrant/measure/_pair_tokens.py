@@ -23,14 +23,14 @@ class Sides(NamedTuple):
 def tokenised(model: OpenLM, pairs: Preferences, run: Run) -> list[Sides]:
     """Ids of every pair; the tokens are charged to the budget."""
     end = ChatTokens(model.tokenizer).end_id
-    found = []
+    rows = []
     for at, row in enumerate(pairs.rows):
         replies = [[*model.reply_ids(text), end] for text in (row.chosen, row.rejected)]
         sides = Sides(row, model.prompt_ids(row.prompt), *replies)
         run.spend(tokens=2 * len(sides.prompt) + len(sides.chosen) + len(sides.rejected))
         run.progress(at + 1, len(pairs.rows), "tokenising")
-        found.append(sides)
-    return found
+        rows.append(sides)
+    return rows
 
 
 def merges(model: OpenLM, sides: list[Sides]) -> Iterator[Finding]:

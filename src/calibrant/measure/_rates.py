@@ -77,29 +77,29 @@ def reply_caveats(replies: Sequence[Completion], max_tokens: int) -> tuple[str, 
     cut = sum(reply.stop == "length" for reply in replies) - filtered
     lost = sum(reply.unanswered for reply in replies)
     thought = sum(bool(reply.reasoning) and not reply.unanswered for reply in replies)
-    said = []
+    caveats = []
     if cut:
-        said.append(
+        caveats.append(
             f"{cut} of {n} replies were cut at max_tokens = {max_tokens}: what they would have gone "
             "on to say was not judged"
         )
     if filtered:
-        said.append(
+        caveats.append(
             f"{filtered} of {n} replies were cut by a content filter of the endpoint: what came through "
             "was judged"
         )
     if lost:
-        said.append(
+        caveats.append(
             f"{lost} of {n} replies never came: the model was still reasoning, which counts as unknown; "
             "a higher max_tokens gives it room to answer"
         )
     if thought:
-        said.append(f"{thought} of {n} replies came after reasoning, which is kept and was not judged")
+        caveats.append(f"{thought} of {n} replies came after reasoning, which is kept and was not judged")
     others = sorted({reply.answered_by for reply in replies if reply.answered_by})
     if others:
         n_others = sum(bool(reply.answered_by) for reply in replies)
-        said.append(
+        caveats.append(
             f"{n_others} of {n} replies came from another model than was asked for, as the server says: "
             f"{', '.join(others[:3])}"
         )
-    return tuple(said)
+    return tuple(caveats)

@@ -61,25 +61,25 @@ def errors(counts: Counts, level: float) -> Errors:
     share, p = counts.hits / n, counts.hits_yes / max(hits, 1)
     q = counts.rest_yes / max(rest, 1)
     less, more = _Drawn(counts, "low", "high", seed=0), _Drawn(counts, "high", "low", seed=1)
-    found = []
+    estimates = []
     for formula, ends in (
         (_sensitivity, ((less.low_share, less), (more.high_share, more))),
         (_specificity, ((less.high_share, less), (more.low_share, more))),
     ):
         value = formula(*(np.array([x]) for x in (share, p, q)))[0]
         low, high = (formula(h, side.p, side.q) for h, side in ends)
-        found.append(_estimate(float(value), low, high, counts, level))
-    return Errors(*found)
+        estimates.append(_estimate(float(value), low, high, counts, level))
+    return Errors(*estimates)
 
 
-def equivalent(found: Errors, counts: Counts) -> tuple[int, int, int, int]:
+def equivalent(rates: Errors, counts: Counts) -> tuple[int, int, int, int]:
     """Counts (found, positives, cleared, negatives) whose exact intervals are at least as wide as those
     found.
 
     A card holds counts; these are equivalent to the weighted sample. 0 of 0 where there is none.
     """
     most = min(_MOST, counts.hits + counts.rest)
-    return (*_whole(found.sensitivity, most), *_whole(found.specificity, most))
+    return (*_whole(rates.sensitivity, most), *_whole(rates.specificity, most))
 
 
 class _Drawn:
@@ -141,17 +141,17 @@ def _estimate(value: float, low: Floats, high: Floats, counts: Counts, level: fl
     )
 
 
-def _whole(found: Estimate, most: int) -> tuple[int, int]:
-    """The largest (yes, n) with yes / n near the value whose exact interval holds that of ``found``."""
-    if found.value is None or found.low is None or found.high is None:
+def _whole(estimate: Estimate, most: int) -> tuple[int, int]:
+    """The largest (yes, n) with yes / n near the value whose exact interval holds that of ``estimate``."""
+    if estimate.value is None or estimate.low is None or estimate.high is None:
         return 0, 0
     n = np.arange(1, most + 1, dtype=np.float64)
-    yes = np.round(found.value * n)
-    tail = (1 - found.level) / 2
+    yes = np.round(estimate.value * n)
+    tail = (1 - estimate.level) / 2
     with np.errstate(invalid="ignore"):
         low = np.where(yes == 0, 0.0, betaincinv(yes, n - yes + 1, tail))
         high = np.where(yes == n, 1.0, betainccinv(yes + 1, n - yes, tail))
-    wide = np.flatnonzero((low <= found.low + 1e-12) & (high >= found.high - 1e-12))
+    wide = np.flatnonzero((low <= estimate.low + 1e-12) & (high >= estimate.high - 1e-12))
     if not wide.size:
         return 0, 0
     return int(yes[wide[-1]]), int(n[wide[-1]])

@@ -103,9 +103,10 @@ def adjudication(
     judge = _judge(attempts.rows, config.judge)
     judged = [_judged(attempt, judge) for attempt in attempts]
     picked = _picks(attempts.rows, judged, config.sample, run.seed)
-    said = _said(attempts, labels, picked)
+    human = _labels(attempts, labels, picked)
     cases = [
-        Case(a, j, p, said.get(a.id) if p else None) for a, j, p in zip(attempts, judged, picked, strict=True)
+        Case(a, j, p, human.get(a.id) if p else None)
+        for a, j, p in zip(attempts, judged, picked, strict=True)
     ]
     queue = _queue(cases, goals, run.seed)
     run.artifact("queue.jsonl").write_bytes(b"".join(queue_line(queued) for queued in queue))
@@ -119,16 +120,16 @@ def adjudication(
     )
 
 
-def _judge(attempts: Sequence[Attempt], wanted: str) -> str:
+def _judge(attempts: Sequence[Attempt], prefix: str) -> str:
     """Digest of the chosen judge."""
     known = sorted({judge for attempt in attempts for judge in attempt.verdicts})
-    kept = [judge for judge in known if judge.startswith(wanted)]
-    if len(kept) == 1:
-        return kept[0]
+    matching = [judge for judge in known if judge.startswith(prefix)]
+    if len(matching) == 1:
+        return matching[0]
     if not known:
         return ""  # attempts of other tools may bring an outcome and no verdict
     raise InputError(
-        f"{len(kept) or 'none'} of the judges {', '.join(j[:12] for j in known)} is meant by '{wanted}'",
+        f"{len(matching) or 'none'} of the judges {', '.join(j[:12] for j in known)} is meant by '{prefix}'",
         hint="set 'judge' to the beginning of one digest",
     )
 
@@ -146,40 +147,42 @@ def _picks(attempts: Sequence[Attempt], judged: Sequence[bool | None], sample: i
     order."""
     failures = sorted(
         (digest(["sample", seed, a.id]), place)
-        for place, (a, said) in enumerate(zip(attempts, judged, strict=True))
-        if said is False
+        for place, (a, answer) in enumerate(zip(attempts, judged, strict=True))
+        if answer is False
     )
     drawn = {place for _, place in failures[:sample]}
-    return [said is not False or place in drawn for place, said in enumerate(judged)]
+    return [answer is not False or place in drawn for place, answer in enumerate(judged)]
 
 
-def _said(attempts: Attempts, labels: HumanLabels | None, picked: Sequence[bool]) -> dict[str, bool | None]:
+def _labels(attempts: Attempts, labels: HumanLabels | None, picked: Sequence[bool]) -> dict[str, bool | None]:
     """Human labels by attempt; blocked attempts are a no.
 
     Raises:
         InputError: most labels are on attempts that are not in the queue.
     """
-    said = {a.id: False if a.completion.stop == "blocked" else a.human for a in attempts}
+    human = {a.id: False if a.completion.stop == "blocked" else a.human for a in attempts}
     if labels is None:
-        return said
-    told = consensus(labels)
+        return human
+    answers = consensus(labels)
     queue = {a.id for a, p in zip(attempts, picked, strict=True) if p}
-    strays = [name for name in told if name not in queue]
+    strays = [name for name in answers if name not in queue]
     if strays:
         raise InputError(
-            f"{len(strays)} of {len(told)} labels are on replies that this queue does not hold, "
+            f"{len(strays)} of {len(answers)} labels are on replies that this queue does not hold, "
             f"the first is '{strays[0][:12]}'",
             hint="give the attempts, seed and settings that the queue was sampled with",
         )
-    return said | told
+    return human | answers
 
 
 def _queue(cases: Sequence[Case], goals: Goals | None, seed: int) -> tuple[Queued, ...]:
     """Blind and in random order; missing replies cannot be labelled."""
     words = {goal.id: goal.text for goal in goals} if goals is not None else {}
-    shown = [c.attempt for c in cases if c.picked and c.attempt.completion.stop not in ("blocked", "error")]
-    shown.sort(key=lambda attempt: digest(["order", seed, attempt.id]))
-    return tuple(_queued(attempt, words) for attempt in shown)
+    attempts = [
+        c.attempt for c in cases if c.picked and c.attempt.completion.stop not in ("blocked", "error")
+    ]
+    attempts.sort(key=lambda attempt: digest(["order", seed, attempt.id]))
+    return tuple(_queued(attempt, words) for attempt in attempts)
 
 
 def _queued(attempt: Attempt, words: Mapping[str, str]) -> Queued:
@@ -199,13 +202,13 @@ def _metrics(cases: Sequence[Case], level: float) -> dict[str, Estimate]:
     by_judge = rate(
         [case.judged for case in cases], clusters=goals, level=level, better="lower", unit="attempt"
     )
-    found = errors(_counts(cases), level)
+    rates = errors(_counts(cases), level)
     open_ones = [case.human is None for case in cases if case.picked]
     return {
         "adjudicated_rate": adjudicated,
         "judge_rate": by_judge,
-        "sensitivity": found.sensitivity,
-        "specificity": found.specificity,
+        "sensitivity": rates.sensitivity,
+        "specificity": rates.specificity,
         "unlabelled_share": rate(open_ones, level=level, better="lower", unit="attempt")
         if open_ones
         else unknown("the queue is empty", n=len(cases), unit="attempt"),
@@ -216,15 +219,15 @@ def _counts(cases: Sequence[Case]) -> Counts:
     """Human labels of the judge's yes and no; its unknowns do not enter its errors."""
     hits = [case.human for case in cases if case.judged is True]
     rest = [case for case in cases if case.judged is False]
-    seen = [case.human for case in rest if case.picked]
+    labels = [case.human for case in rest if case.picked]
     return Counts(
         hits=len(hits),
         hits_yes=sum(one is True for one in hits),
         hits_no=sum(one is False for one in hits),
         rest=len(rest),
-        rest_yes=sum(one is True for one in seen),
-        rest_no=sum(one is False for one in seen),
-        rest_open=sum(one is None for one in seen),
+        rest_yes=sum(one is True for one in labels),
+        rest_no=sum(one is False for one in labels),
+        rest_open=sum(one is None for one in labels),
     )
 
 
@@ -247,7 +250,7 @@ def _card(cases: Sequence[Case], judge: str, attempts: Attempts, config: Adjudic
         )
     open_ones = sum(case.human is None for case in cases if case.picked)
     whole = any(row.positives for row in rows) and any(row.negatives for row in rows)
-    said = (
+    reason = (
         f"{open_ones} of the picked attempts have no label"
         if open_ones
         else "every picked attempt is labelled"
@@ -259,7 +262,7 @@ def _card(cases: Sequence[Case], judge: str, attempts: Attempts, config: Adjudic
         source=attempts.source,
         rows=tuple(rows),
         integrity="yes" if whole else "unknown",
-        integrity_reason=said if whole else f"people's labels do not yet show both errors; {said}",
+        integrity_reason=reason if whole else f"people's labels do not yet show both errors; {reason}",
     )
 
 
@@ -271,15 +274,15 @@ def _agreement(labels: HumanLabels | None, level: float, n: int) -> Estimate:
 
 
 def _caveats(cases: Sequence[Case], labels: HumanLabels | None, config: Adjudication) -> tuple[str, ...]:
-    said = []
+    caveats = []
     if labels is not None and labels.simulated:
-        said.append("the labels are simulated: they say nothing about people")
+        caveats.append("the labels are simulated: they say nothing about people")
     if not any(case.human is not None for case in cases if case.judged is not True):
-        said.append("there are no labels of the judge's negatives, which may hide anything")
+        caveats.append("there are no labels of the judge's negatives, which may hide anything")
     if not config.target:
-        said.append("the card names no target: set 'target' before you use it elsewhere")
+        caveats.append("the card names no target: set 'target' before you use it elsewhere")
     return (
-        *said,
+        *caveats,
         "people see what the judge saw, and can share errors on hard cases",
         "the card's counts are those whose exact intervals are at least as wide as the two-phase ones",
     )

@@ -87,13 +87,13 @@ def calibration_transfer(
         InputError: no rows, two tables with one target, or a target with fewer than four replies.
     """
     rows = _joined([table for table in (labels, second, third) if table is not None])
-    told = [answer_of(verdict) for verdict in judge_rows(judge, rows, run)]
+    answers = [answer_of(verdict) for verdict in judge_rows(judge, rows, run)]
     cases = {
-        target: [Case(r.label, said) for r, said in zip(rows, told, strict=True) if r.target == target]
+        target: [Case(r.label, answer) for r, answer in zip(rows, answers, strict=True) if r.target == target]
         for target in sorted({row.target for row in rows})
     }
-    metrics = error_rates(rows, told, config.level)
-    drawn: dict[str, list[Split]] = {}
+    metrics = error_rates(rows, answers, config.level)
+    by_target: dict[str, list[Split]] = {}
     for place, (target, own) in enumerate(cases.items()):
         if len(own) < 4:
             raise InputError(f"target '{target}' has {len(own)} replies", hint="halves need four at least")
@@ -103,13 +103,13 @@ def calibration_transfer(
             splits.append(_split(own, others, f"{run.seed}/{target}/{number}", config.level))
             run.progress(place * config.splits + number + 1, len(cases) * config.splits, target)
         metrics |= _about(target, own, splits, config, run.seed)
-        drawn[target] = splits
-    whole = [split for splits in drawn.values() for split in splits]
+        by_target[target] = splits
+    whole = [split for splits in by_target.values() for split in splits]
     metrics["raw_coverage"] = _coverage(whole, [split.raw for split in whole], config.level)
     metrics["own_coverage"] = _coverage(whole, [split.own for split in whole], config.level)
     metrics["human_agreement"] = human_agreement(rows, config.level)
-    kept = {target: [_plain(split) for split in splits] for target, splits in drawn.items()}
-    run.artifact("splits.json").write_bytes(canonical(kept) + b"\n")
+    stored = {target: [_plain(split) for split in splits] for target, splits in by_target.items()}
+    run.artifact("splits.json").write_bytes(canonical(stored) + b"\n")
     return CalibrationTransferResult(
         metrics=metrics,
         caveats=(
@@ -147,20 +147,20 @@ def _joined(tables: Sequence[GradedReplies]) -> list[Graded]:
 
 
 def _split(cases: Sequence[Case], others: dict[str, JudgeErrors], seed: str, level: float) -> Split:
-    drawn = random.Random(seed).sample(list(cases), len(cases))
-    half = len(drawn) // 2
-    calibrate, test = drawn[:half], drawn[half:]
-    said = [case.said for case in test]
+    shuffled = random.Random(seed).sample(list(cases), len(cases))
+    half = len(shuffled) // 2
+    calibrate, test = shuffled[:half], shuffled[half:]
+    answers = [case.said for case in test]
     return Split(
         human=sum(case.label for case in test) / len(test),
-        raw=rate(said, level=level, better="none", unit="reply"),
-        own=_corrected(said, errors_of(calibrate), level),
-        borrowed={name: _corrected(said, errors, level) for name, errors in others.items()},
+        raw=rate(answers, level=level, better="none", unit="reply"),
+        own=_corrected(answers, errors_of(calibrate), level),
+        borrowed={name: _corrected(answers, errors, level) for name, errors in others.items()},
     )
 
 
-def _corrected(said: Sequence[bool | None], errors: JudgeErrors, level: float) -> Estimate:
-    return _of_counts(Counts(said.count(True), len(said), said.count(None)), errors, level)
+def _corrected(answers: Sequence[bool | None], errors: JudgeErrors, level: float) -> Estimate:
+    return _of_counts(Counts(answers.count(True), len(answers), answers.count(None)), errors, level)
 
 
 @lru_cache(maxsize=4096)
@@ -173,52 +173,52 @@ def _about(
     target: str, cases: Sequence[Case], splits: Sequence[Split], config: CalibrationTransfer, seed: int
 ) -> dict[str, Estimate]:
     """All metrics of one target."""
-    labels, said = [case.label for case in cases], [case.said for case in cases]
-    found = {
+    labels, answers = [case.label for case in cases], [case.said for case in cases]
+    metrics = {
         f"human_rate/{target}": rate(labels, level=config.level, better="none", unit="reply"),
-        f"judge_rate/{target}": rate(said, level=config.level, better="none", unit="reply"),
+        f"judge_rate/{target}": rate(answers, level=config.level, better="none", unit="reply"),
         f"own_rate/{target}": _middle([split.own for split in splits], len(cases)),
         f"raw_coverage/{target}": _coverage(splits, [split.raw for split in splits], config.level),
         f"own_coverage/{target}": _coverage(splits, [split.own for split in splits], config.level),
     }
     for name in splits[0].borrowed:
-        lent = [split.borrowed[name] for split in splits]
-        found[f"borrowed_rate/{target} from {name}"] = _middle(lent, len(cases))
-        found[f"borrowed_coverage/{target} from {name}"] = _coverage(splits, lent, config.level)
-    p, _ = agreement_p(said, labels)
-    found[f"agreement_p/{target}"] = Estimate(value=p, n=len(cases), unit="p-value", method="fisher exact")
+        borrowed = [split.borrowed[name] for split in splits]
+        metrics[f"borrowed_rate/{target} from {name}"] = _middle(borrowed, len(cases))
+        metrics[f"borrowed_coverage/{target} from {name}"] = _coverage(splits, borrowed, config.level)
+    p, _ = agreement_p(answers, labels)
+    metrics[f"agreement_p/{target}"] = Estimate(value=p, n=len(cases), unit="p-value", method="fisher exact")
     flagged = []
     for number in range(config.splits):
         moved = random.Random(f"{seed}/{target}/shuffle {number}").sample(labels, len(labels))
-        flagged.append(agrees("judge", said, moved, config.alpha).verdict.answer == "no")
-    found[f"shuffled_flagged/{target}"] = rate(flagged, level=config.level, better="higher", unit="shuffle")
-    return found
+        flagged.append(agrees("judge", answers, moved, config.alpha).verdict.answer == "no")
+    metrics[f"shuffled_flagged/{target}"] = rate(flagged, level=config.level, better="higher", unit="shuffle")
+    return metrics
 
 
 def _coverage(splits: Sequence[Split], intervals: Sequence[Estimate], level: float) -> Estimate:
     """Share of the splits whose interval covers the human rate."""
-    held = [
+    covers = [
         one.low is not None and one.high is not None and one.low <= split.human <= one.high
         for split, one in zip(splits, intervals, strict=True)
     ]
-    return rate(held, level=level, better="higher", unit="split", null_value=level)
+    return rate(covers, level=level, better="higher", unit="split", null_value=level)
 
 
-def _middle(found: Sequence[Estimate], n: int) -> Estimate:
+def _middle(estimates: Sequence[Estimate], n: int) -> Estimate:
     """Median over the splits of value, lower and upper bound; unknown values are left out of the first."""
-    values = [one.value for one in found if one.value is not None]
-    lost = len(found) - len(values)
-    low = statistics.median(0.0 if one.low is None else one.low for one in found)
-    high = statistics.median(1.0 if one.high is None else one.high for one in found)
+    values = [one.value for one in estimates if one.value is not None]
+    lost = len(estimates) - len(values)
+    low = statistics.median(0.0 if one.low is None else one.low for one in estimates)
+    high = statistics.median(1.0 if one.high is None else one.high for one in estimates)
     middle = statistics.median(values) if values else None
     return Estimate(
         value=None if middle is None else min(high, max(low, middle)),
         low=low,
         high=high,
-        level=found[0].level,
+        level=estimates[0].level,
         n=n,
-        reason=f"unknown in {lost} of {len(found)} splits: {found[0].reason}" if lost else "",
-        method=f"median over {len(found)} splits of {found[0].method}",
+        reason=f"unknown in {lost} of {len(estimates)} splits: {estimates[0].reason}" if lost else "",
+        method=f"median over {len(estimates)} splits of {estimates[0].method}",
         unit="reply",
     )
 

@@ -124,11 +124,11 @@ def matches(reply: str, answer: str, how: str) -> bool:
     'exact': equal, case, white space and final punctuation aside. 'contains': the reply contains the answer
     as a phrase, not inside a longer word or number ("3" is not in "13", "-3" or "3.5").
     """
-    said, right = _plain(reply), _plain(answer)
+    text, right = _plain(reply), _plain(answer)
     if how == "exact":
-        return said == right
+        return text == right
     edge = r"(?<!\w)(?<!\d[.,])" + (r"(?<!-)" if right[0].isdigit() else "")
-    return re.search(rf"{edge}{re.escape(right)}(?!\w)(?![.,]\d)", said) is not None
+    return re.search(rf"{edge}{re.escape(right)}(?!\w)(?![.,]\d)", text) is not None
 
 
 def losses(before: Sequence[bool | None], after: Sequence[bool | None]) -> dict[str, Estimate]:

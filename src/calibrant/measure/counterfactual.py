@@ -92,11 +92,11 @@ def counterfactual(
     Raises:
         InputError: shared ids, or no goal names exactly one of the groups.
     """
-    found = counterfactuals(goals, config.groups)
+    swapped = counterfactuals(goals, config.groups)
     requests = [
         Request(goal=goal, chat=Chat.ask(goal.text), attack=f"counterfactual/{group}")
         for group in config.groups
-        for goal in found.goals[group]
+        for goal in swapped.goals[group]
     ]
     attempts = [_blocked(a, config.behaviour) for a in ask(model, requests, judge, config.sampling, run)]
     write_attempts(attempts, run)
@@ -105,7 +105,7 @@ def counterfactual(
         group: [HIT[a.outcome] for a in attempts[place * size : (place + 1) * size]]
         for place, group in enumerate(config.groups)
     }
-    clusters = [goal.cluster for goal in found.goals[config.groups[0]]]
+    clusters = [goal.cluster for goal in swapped.goals[config.groups[0]]]
     return CounterfactualResult(
         metrics={
             **{
@@ -114,7 +114,7 @@ def counterfactual(
             },
             **gaps(answers, _pairs(config), clusters),
         },
-        caveats=(*_caveats(found, len(goals), config), *judge_caveats(judge)),
+        caveats=(*_caveats(swapped, len(goals), config), *judge_caveats(judge)),
         attempts=tuple(attempts),
     )
 
@@ -141,7 +141,7 @@ def counterfactuals(goals: Goals, groups: Sequence[str]) -> Swapped:
         raise InputError(f"two goals share the id '{twice}'", hint="give each goal an id of its own")
     either = "|".join(re.escape(group) for group in sorted(groups, key=len, reverse=True))
     pattern = re.compile(rf"(?<!\w)(?:{either})(?!\w)", re.IGNORECASE)
-    made: dict[str, list[Goal]] = {group: [] for group in groups}
+    by_group: dict[str, list[Goal]] = {group: [] for group in groups}
     seen: set[str] = set()
     mixed = same = 0
     for goal in goals:
@@ -154,13 +154,13 @@ def counterfactuals(goals: Goals, groups: Sequence[str]) -> Swapped:
         else:
             seen.add(template)
             for group in groups:
-                made[group].append(_about(goal, group, pattern))
+                by_group[group].append(_about(goal, group, pattern))
     if not seen:
         raise InputError(
             f"none of {len(ids)} goals names exactly one of the groups {', '.join(groups)}",
             hint="set config.groups to words of the goals, spelt as there",
         )
-    return Swapped(made, mixed, same)
+    return Swapped(by_group, mixed, same)
 
 
 def gaps(
@@ -174,35 +174,37 @@ def gaps(
         sides = answers[a], answers[b]
         name = f"{a}~{b}"
         note = f"McNemar p = {p:.3g}, Holm over {len(pairs)}: {adjusted:.3g} (clusters not used)"
-        found = difference(*sides, clusters=clusters, better="none", unit="goal")
-        reason = f"{found.reason}; {note}" if found.reason else note
-        metrics[f"difference/{name}"] = found.model_copy(update={"reason": reason})
-        metrics[f"holm_p/{name}"] = point(adjusted, n=found.n, reason=note)
+        gap = difference(*sides, clusters=clusters, better="none", unit="goal")
+        reason = f"{gap.reason}; {note}" if gap.reason else note
+        metrics[f"difference/{name}"] = gap.model_copy(update={"reason": reason})
+        metrics[f"holm_p/{name}"] = point(adjusted, n=gap.n, reason=note)
         level = 1 - (1 - LEVEL) / len(pairs)
         wide.append(difference(*sides, clusters=clusters, level=level, better="none", unit="goal"))
     return metrics | {"largest_gap": _largest(wide, pairs)}
 
 
-def _largest(found: Sequence[Estimate], pairs: Sequence[tuple[str, str]]) -> Estimate:
+def _largest(estimates: Sequence[Estimate], pairs: Sequence[tuple[str, str]]) -> Estimate:
     """Largest absolute difference, between bounds that hold for all pairs together.
 
     Where every true difference lies in its interval, the largest is at least the largest distance of an
     interval from 0, and at most the farthest end of any.
     """
-    ends = [(one.low, one.high) for one in found if one.low is not None and one.high is not None]
+    ends = [(one.low, one.high) for one in estimates if one.low is not None and one.high is not None]
     nearest = [max(low, -high, 0.0) for low, high in ends]
     farthest = [max(high, -low) for low, high in ends]
-    known = [(abs(one.value), pair) for one, pair in zip(found, pairs, strict=True) if one.value is not None]
+    known = [
+        (abs(one.value), pair) for one, pair in zip(estimates, pairs, strict=True) if one.value is not None
+    ]
     value, (a, b) = max(known) if known else (None, ("", ""))
     return Estimate(
         value=value,
         low=max(nearest),
         high=max(farthest),
-        n=found[0].n,
-        clusters=found[0].clusters,
-        missing=max(one.missing for one in found),
+        n=estimates[0].n,
+        clusters=estimates[0].clusters,
+        missing=max(one.missing for one in estimates),
         reason=f"between {a} and {b}" if known else "no pair was answered on both sides",
-        method=f"{found[0].method}, bonferroni over {len(pairs)}",
+        method=f"{estimates[0].method}, bonferroni over {len(pairs)}",
         unit="goal",
         better="lower",
         null_value=0.0,
@@ -232,15 +234,15 @@ def _blocked(attempt: Attempt, behaviour: str) -> Attempt:
     return attempt
 
 
-def _caveats(found: Swapped, total: int, config: Counterfactual) -> tuple[str, ...]:
-    asked = len(found.goals[config.groups[0]])
-    said = [
-        f"{asked} of {total} goals name one of the groups and were asked; the others say nothing about bias",
+def _caveats(swapped: Swapped, total: int, config: Counterfactual) -> tuple[str, ...]:
+    n = len(swapped.goals[config.groups[0]])
+    caveats = [
+        f"{n} of {total} goals name one of the groups and were asked; the others say nothing about bias",
         "a difference shows that the word matters to the model, not why, and only in these requests",
         f"outcome 'success' in attempts.jsonl means that the judge says {config.behaviour}",
     ]
-    if found.mixed:
-        said.append(f"{found.mixed} goals name more than one of the groups and were left out")
-    if found.same:
-        said.append(f"{found.same} goals come to the same requests as another and were left out")
-    return tuple(said)
+    if swapped.mixed:
+        caveats.append(f"{swapped.mixed} goals name more than one of the groups and were left out")
+    if swapped.same:
+        caveats.append(f"{swapped.same} goals come to the same requests as another and were left out")
+    return tuple(caveats)

@@ -125,7 +125,7 @@ def exposure(
             f"none of {len(ids)} canaries was planted",
             hint="set 'times' to how often each was put into the data",
         )
-    found = []
+    results = []
     with Lines(run.work / "canaries.jsonl") as log:
         done = {line.key: line.row for line in replay(log, _Kept.model_validate_json, "a canary's ranks")}
         for number, canary in enumerate(canaries):
@@ -135,10 +135,10 @@ def exposure(
             if key not in done:
                 done[key] = _look(model, canary, config, run)
                 log.add([json.dumps({"key": key, "row": plain(done[key])}).encode()])
-            found.append(done[key])
-    rows = "".join(json.dumps(plain(row)) + "\n" for row in found)
+            results.append(done[key])
+    rows = "".join(json.dumps(plain(row)) + "\n" for row in results)
     run.artifact("canaries.jsonl").write_text(rows, encoding="utf-8")
-    return ExposureResult(metrics=_metrics(found), caveats=_caveats(found), found=tuple(found))
+    return ExposureResult(metrics=_metrics(results), caveats=_caveats(results), found=tuple(results))
 
 
 def ranked(own: float, others: Sequence[float], canary: Canary) -> Found:
@@ -248,14 +248,14 @@ def _ask(model: ScoringLM, canary: Canary, sampling: Sampling) -> Completion:
 def _extracted(canary: Canary, reply: Completion) -> bool | None:
     if reply.stop == "error":
         return None
-    written = re.match(rf"\s*{re.escape(canary.spoken)}(?!\w)", reply.text)
-    return reply.stop != "blocked" and written is not None
+    match = re.match(rf"\s*{re.escape(canary.spoken)}(?!\w)", reply.text)
+    return reply.stop != "blocked" and match is not None
 
 
-def _metrics(found: Sequence[Found]) -> dict[str, Estimate]:
+def _metrics(results: Sequence[Found]) -> dict[str, Estimate]:
     """By set of canaries: those planted, each number of times by itself, and the controls."""
-    planted = [row for row in found if row.times]
-    sets = {"": planted, "/control": [row for row in found if not row.times]}
+    planted = [row for row in results if row.times]
+    sets = {"": planted, "/control": [row for row in results if not row.times]}
     counts = sorted({row.times for row in planted})
     for times in counts if len(counts) > 1 else ():
         sets[f"/planted_{times}"] = [row for row in planted if row.times == times]
@@ -284,23 +284,23 @@ def _mean(rows: Sequence[Found]) -> Estimate:
     )
 
 
-def _caveats(found: Sequence[Found]) -> tuple[str, ...]:
-    said = [
+def _caveats(rows: Sequence[Found]) -> tuple[str, ...]:
+    caveats = [
         "only the planted canaries were looked for: other secrets in the data may be worse off",
         "p-values assume that every secret was drawn uniformly at random from its space",
     ]
-    drawn = sum(row.scored < row.space - 1 for row in found)
-    if drawn:
-        said.append(
-            f"{drawn} of {len(found)} exposures rest on a sample of the space and a fitted skew-normal law; "
+    sampled = sum(row.scored < row.space - 1 for row in rows)
+    if sampled:
+        caveats.append(
+            f"{sampled} of {len(rows)} exposures rest on a sample of the space and a fitted skew-normal law; "
             "canaries.jsonl holds bounds without that law"
         )
-    controls = [row.p for row in found if not row.times]
+    controls = [row.p for row in rows if not row.times]
     if not controls:
-        said.append("there are no controls (times = 0), which would show that the ranks can be trusted")
+        caveats.append("there are no controls (times = 0), which would show that the ranks can be trusted")
     elif combined(controls) < 0.05:
-        said.append(
+        caveats.append(
             f"canaries that were never planted look exposed (p = {combined(controls):.3g}): their secrets "
             "were not drawn by lot, or stand in the data after all"
         )
-    return tuple(said)
+    return tuple(caveats)

@@ -71,8 +71,8 @@ class Fitted(NamedTuple):
 
     def odds(self, x: Floats) -> Floats:
         """Log-odds of rows (N, D)."""
-        found: Floats = ((x - self.mean) / self.std) @ self.weight + self.bias
-        return found
+        log_odds: Floats = ((x - self.mean) / self.std) @ self.weight + self.bias
+        return log_odds
 
 
 @technique(version=1)
@@ -87,19 +87,19 @@ def fit_judge(
     """
     check_rows(labels.rows, labels.source)
     site = config.site or middle_site(model)
-    found = _features(model, labels.rows, site, config.pool, run)
-    kept = [i for i, row in enumerate(found) if row is not None]
-    rows = [labels.rows[i] for i in kept]
-    x = np.array([found[i] for i in kept], np.float64).reshape(len(kept), -1)
+    vectors = _features(model, labels.rows, site, config.pool, run)
+    usable = [i for i, row in enumerate(vectors) if row is not None]
+    rows = [labels.rows[i] for i in usable]
+    x = np.array([vectors[i] for i in usable], np.float64).reshape(len(usable), -1)
     y = np.array([row.label for row in rows], np.bool_)
     parts = folds(rows, config.folds, run.seed)
-    said: list[bool | None] = [None] * len(labels)
+    answers: list[bool | None] = [None] * len(labels)
     for part in range(config.folds):
         inside = parts != part
         threshold = _threshold(x[inside], y[inside], parts[inside], config)
         fitted = fit(x[inside], y[inside], config.l2)
         for place in np.flatnonzero(~inside):
-            said[kept[place]] = bool(fitted.odds(x[place : place + 1])[0] >= threshold)
+            answers[usable[place]] = bool(fitted.odds(x[place : place + 1])[0] >= threshold)
     threshold = float(expit(_threshold(x, y, parts, config)))
     whole = fit(x, y, config.l2)
     head = JudgeHead(
@@ -117,7 +117,7 @@ def fit_judge(
         bias=whole.bias,
     )
     write_head(head, run.artifact("judge"))
-    metrics = error_rates(labels.rows, said, config.level)
+    metrics = error_rates(labels.rows, answers, config.level)
     metrics["threshold"] = point(head.threshold, unit="probability", n=len(rows))
     metrics["left_out"] = point(1 - len(rows) / len(labels), unit="share of rows", n=len(labels))
     return FitJudgeResult(
@@ -171,9 +171,9 @@ def youden(scores: Floats, y: NDArray[np.bool_]) -> float:
     order = np.unique(scores)
     cuts = np.concatenate([[order[0] - 1], (order[:-1] + order[1:]) / 2, [order[-1] + 1]])
     yes, no = np.sort(scores[y]), np.sort(scores[~y])
-    found = 1 - np.searchsorted(yes, cuts) / len(yes)
-    cleared = np.searchsorted(no, cuts) / len(no)
-    best = np.flatnonzero(found + cleared >= (found + cleared).max() - 1e-12)
+    sensitivity = 1 - np.searchsorted(yes, cuts) / len(yes)
+    specificity = np.searchsorted(no, cuts) / len(no)
+    best = np.flatnonzero(sensitivity + specificity >= (sensitivity + specificity).max() - 1e-12)
     return float(cuts[best[np.argmin(np.abs(cuts[best]))]])
 
 
@@ -187,11 +187,11 @@ def _threshold(x: Floats, y: NDArray[np.bool_], parts: NDArray[np.intp], config:
 
 
 def _features(model: OpenLM, rows: Sequence[Graded], site: str, pool: Pool, run: Run) -> list[Floats | None]:
-    found: list[Floats | None] = []
+    vectors: list[Floats | None] = []
     for start in range(0, len(rows), CHUNK):
         chunk = rows[start : start + CHUNK]
         run.spend(tokens=sum(length(model, row.prompt, row.completion) for row in chunk))
         chats, replies = [row.prompt for row in chunk], [row.completion for row in chunk]
-        found += features(model, chats, replies, site, pool)
-        run.progress(len(found), len(rows), "reading replies")
-    return found
+        vectors += features(model, chats, replies, site, pool)
+        run.progress(len(vectors), len(rows), "reading replies")
+    return vectors

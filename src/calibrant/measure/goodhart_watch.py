@@ -141,9 +141,9 @@ class GoodhartWatch:
         last = self.looks[-1]
         if last.slope.value is None:
             return _verdict("unknown", f"step {last.step}: {last.slope.reason}")
-        told = [look.slope for look in self.looks if look.slope.value is not None]
+        slopes = [look.slope for look in self.looks if look.slope.value is not None]
         run = 0
-        while run < len(told) and self._against(told[-1 - run]):
+        while run < len(slopes) and self._against(slopes[-1 - run]):
             run += 1
         where = f"step {last.step}, sqrt(KL) = {last.sqrt_kl:.2f}: the slope of {self._by} is {last.slope}"
         if run >= self._config.patience:
@@ -167,7 +167,7 @@ class GoodhartWatch:
 
     def write(self, path: Path) -> None:
         """Store looks, both fits and the verdict as JSON: all that a figure needs."""
-        found = {
+        content = {
             "gold": self._by,
             "config": self._config.model_dump(mode="json"),
             "looks": self.state()["looks"],
@@ -177,7 +177,7 @@ class GoodhartWatch:
             },
             "verdict": self.verdict().model_dump(mode="json"),
         }
-        path.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        path.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
     def _judged(self, chats: Sequence[Chat], texts: Sequence[str], scores: Scores) -> Estimate:
         """Mean gold over the replies, prompts as clusters; unknown where a single score is missing."""

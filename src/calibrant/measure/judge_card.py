@@ -75,23 +75,23 @@ def judge_card(
     """
     check_rows(labels.rows, labels.source)
     verdicts = judge_rows(judge, labels.rows, run)
-    told = [answer_of(verdict) for verdict in verdicts]
-    checks = check_labels(labels.rows, told, config.alpha)
+    answers = [answer_of(verdict) for verdict in verdicts]
+    checks = check_labels(labels.rows, answers, config.alpha)
     integrity, why = overall(checks)
     card = JudgeCard(
         judge=judge.identity.digest,
         name=judge.identity.name,
         labels=labels.digest,
         source=labels.source,
-        rows=tuple(_rows(labels.rows, told)),
+        rows=tuple(_rows(labels.rows, answers)),
         integrity=integrity,
         integrity_reason=why,
         human_agreement=human_agreement(labels.rows, config.level),
     )
     write_card(card, run.artifact("card.json"))
     run.artifact("integrity.jsonl").write_bytes(b"".join(canonical(check) + b"\n" for check in checks))
-    metrics = error_rates(labels.rows, told, config.level)
-    metrics |= _about_labels(labels.rows, told, checks, card, config.level)
+    metrics = error_rates(labels.rows, answers, config.level)
+    metrics |= _about_labels(labels.rows, answers, checks, card, config.level)
     if before is not None:
         metrics |= drift(before, card, config.level)
     return JudgeCardResult(
@@ -110,21 +110,21 @@ def error_rates(rows: Sequence[Graded], told: Sequence[bool | None], level: floa
         families = sorted({row.family for row, _ in own})
         for family in families if len(families) > 1 else ():
             parts[f"/{target}/{family}"] = [pair for pair in own if pair[0].family == family]
-    found = {}
+    metrics = {}
     for name, part in parts.items():
-        found[f"sensitivity{name}"] = _right([said for row, said in part if row.label], level, "reply")
-        missed = [None if said is None else not said for row, said in part if not row.label]
-        found[f"specificity{name}"] = _right(missed, level, "reply")
-    return found
+        metrics[f"sensitivity{name}"] = _right([answer for row, answer in part if row.label], level, "reply")
+        missed = [None if answer is None else not answer for row, answer in part if not row.label]
+        metrics[f"specificity{name}"] = _right(missed, level, "reply")
+    return metrics
 
 
 def human_agreement(rows: Sequence[Graded], level: float) -> Estimate:
     """Probability that two raters of a reply agree; unreadable labels are left out."""
     triples = [
-        (row.id, f"rater {number}", "yes" if read else "no")
+        (row.id, f"rater {number}", "yes" if label else "no")
         for row in rows
         for number, text in enumerate(row.raters, start=1)
-        if (read := as_label(text)) is not None
+        if (label := as_label(text)) is not None
     ]
     if len({rater for _, rater, _ in triples}) < 2:
         return unknown("the labels do not say what each of two raters answered", n=len(rows), unit="reply")
@@ -134,36 +134,36 @@ def human_agreement(rows: Sequence[Graded], level: float) -> Estimate:
 def drift(before: JudgeCard, after: JudgeCard, level: float) -> dict[str, Estimate]:
     """Change of sensitivity and specificity, ``after`` minus ``before``, on every target that both cards
     know."""
-    found = {}
+    metrics = {}
     for target in sorted(set(before.targets) & set(after.targets)):
         old, new = before.errors(target=target), after.errors(target=target)
         if old is not None and new is not None:
-            found[f"sensitivity_change/{target}"] = _change(_se(old), _se(new), level)
-            found[f"specificity_change/{target}"] = _change(_sp(old), _sp(new), level)
-    if not found:
+            metrics[f"sensitivity_change/{target}"] = _change(_se(old), _se(new), level)
+            metrics[f"specificity_change/{target}"] = _change(_sp(old), _sp(new), level)
+    if not metrics:
         why = f"the older card speaks of {', '.join(before.targets)}, this one of {', '.join(after.targets)}"
-        found["sensitivity_change"] = found["specificity_change"] = unknown(why, n=1, unit="reply")
-    return found
+        metrics["sensitivity_change"] = metrics["specificity_change"] = unknown(why, n=1, unit="reply")
+    return metrics
 
 
-def _rows(rows: Sequence[Graded], told: Sequence[bool | None]) -> list[CardRow]:
-    both = list(zip(rows, told, strict=True))
-    made = []
+def _rows(rows: Sequence[Graded], answers: Sequence[bool | None]) -> list[CardRow]:
+    both = list(zip(rows, answers, strict=True))
+    result = []
     for target, family in sorted({(row.target, row.family) for row in rows}):
-        part = [(row.label, said) for row, said in both if (row.target, row.family) == (target, family)]
-        answered = [(label, said) for label, said in part if said is not None]
-        made.append(
+        part = [(row.label, answer) for row, answer in both if (row.target, row.family) == (target, family)]
+        answered = [(label, answer) for label, answer in part if answer is not None]
+        result.append(
             CardRow(
                 target=target,
                 family=family,
-                found=sum(label and said for label, said in answered),
+                found=sum(label and answer for label, answer in answered),
                 positives=sum(label for label, _ in answered),
-                cleared=sum(not label and not said for label, said in answered),
+                cleared=sum(not label and not answer for label, answer in answered),
                 negatives=sum(not label for label, _ in answered),
                 undetermined=len(part) - len(answered),
             )
         )
-    return made
+    return result
 
 
 def _right(outcomes: Sequence[bool | None], level: float, unit: str) -> Estimate:
@@ -174,21 +174,21 @@ def _right(outcomes: Sequence[bool | None], level: float, unit: str) -> Estimate
 
 def _about_labels(
     rows: Sequence[Graded],
-    told: Sequence[bool | None],
+    answers: Sequence[bool | None],
     checks: Sequence[Check],
     card: JudgeCard,
     level: float,
 ) -> dict[str, Estimate]:
     failed = sum(check.verdict.answer == "no" for check in checks)
-    found = {
-        "undetermined_rate": rate([t is None for t in told], level=level, better="lower", unit="reply"),
+    metrics = {
+        "undetermined_rate": rate([t is None for t in answers], level=level, better="lower", unit="reply"),
         "positive_rate": rate([row.label for row in rows], level=level, better="none", unit="reply"),
         "duplicate_share": rate(repeats(rows), level=level, better="lower", unit="reply"),
         "checks_failed": point(failed, unit=f"of {len(checks)} checks", n=len(checks)),
     }
     if card.human_agreement is not None:
-        found["human_agreement"] = card.human_agreement
-    return found
+        metrics["human_agreement"] = card.human_agreement
+    return metrics
 
 
 def _se(errors: JudgeErrors) -> tuple[int, int]:
@@ -223,18 +223,18 @@ def _change(before: tuple[int, int], after: tuple[int, int], level: float) -> Es
 
 
 def _caveats(card: JudgeCard, before: JudgeCard | None, checks: Sequence[Check]) -> tuple[str, ...]:
-    said = []
+    caveats = []
     if card.integrity != "yes":
-        said.append(f"the labels are not to be relied on ({card.integrity}): {card.integrity_reason}")
-    said += [
+        caveats.append(f"the labels are not to be relied on ({card.integrity}): {card.integrity_reason}")
+    caveats += [
         f"{check.name} on {check.target or 'all rows'}: {check.verdict.reason}"
         for check in checks
         if check.name.startswith("screen ") and check.verdict.answer == "no"
     ]
     if before is not None and before.judge != card.judge:
-        said.append(f"the older card is of another judge, '{before.name}': a change may be the judge's")
+        caveats.append(f"the older card is of another judge, '{before.name}': a change may be the judge's")
     return (
-        *said,
+        *caveats,
         "a judge's errors are not transportable: they hold for these targets and attacks and for no others",
         "people can be wrong together, and then the judge is held against their common error",
     )

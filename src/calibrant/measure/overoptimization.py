@@ -141,15 +141,15 @@ def _metrics(curves: _Curves, fit: GaoFit, missing: int) -> dict[str, Estimate]:
     else:
         flat = "proxy" if proxy_sd == 0 else "gold"
         metrics["gap_at_n"] = unknown(f"the {flat} gives every reply the same score", n=len(gold) + missing)
-    read = {
+    estimates = {
         "gold_slope_end": fit.slope,
         "peak_sqrt_kl": fit.peak_sqrt_kl,
         "peak_gold_gain": fit.peak_gain,
         "gold_loss_from_peak": fit.loss_from_peak,
     }
-    for name, found in read.items():
-        lost = missing if found.value is not None else len(gold) + missing
-        metrics[name] = found.model_copy(update={"n": len(gold) + missing, "missing": lost})
+    for name, estimate in estimates.items():
+        lost = missing if estimate.value is not None else len(gold) + missing
+        metrics[name] = estimate.model_copy(update={"n": len(gold) + missing, "missing": lost})
     metrics["fit_r2"] = (
         unknown("the gold curve is flat")
         if fit.r2 is None
@@ -160,10 +160,10 @@ def _metrics(curves: _Curves, fit: GaoFit, missing: int) -> dict[str, Estimate]:
 
 def _mean(values: Floats, missing: int, better: Any = "higher", null_value: float | None = None) -> Estimate:
     """Mean over prompts, the missing ones counted; with few prompts an end may stay open, then both do."""
-    told = [*values.tolist(), *[None] * missing]
-    found = mean(told, better=better, unit="prompt", null_value=null_value)
+    scores = [*values.tolist(), *[None] * missing]
+    value = mean(scores, better=better, unit="prompt", null_value=null_value)
     return (
-        found if None not in (found.low, found.high) else found.model_copy(update={"low": None, "high": None})
+        value if None not in (value.low, value.high) else value.model_copy(update={"low": None, "high": None})
     )
 
 
@@ -171,8 +171,8 @@ def _store(run: Run, drawn: Sequence[Drawn], curves: _Curves, fits: dict[Form, G
     """Write ``curve.json``, all that a figure needs, and ``samples.parquet``, a row a reply."""
 
     def ends(table: Floats) -> dict[str, list[float | None]]:
-        found = [_mean(column, 0) for column in table.T]
-        return {name: [getattr(e, name) for e in found] for name in ("value", "low", "high")}
+        estimates = [_mean(column, 0) for column in table.T]
+        return {name: [getattr(e, name) for e in estimates] for name in ("value", "low", "high")}
 
     curve = {
         "n": curves.ns,

@@ -64,13 +64,13 @@ def preference(
     metrics["longer_wins"] = _accuracy(lengths)
     metrics["dropped_for_length"] = dropped(pairs, rows)
     verdict = judge(metrics)
-    said = f"{'supported' if verdict.answer == 'yes' else 'not supported'}: {verdict.reason}"
+    summary = f"{'supported' if verdict.answer == 'yes' else 'not supported'}: {verdict.reason}"
     run.artifact("verdict.json").write_text(json.dumps(verdict.model_dump(mode="json"), indent=2) + "\n")
     return PreferenceResult(
         metrics=metrics,
         verdict=verdict,
         caveats=(
-            said,
+            summary,
             "preferring a written reply is not the same as writing one like it",
             "length is counted in characters; other surface cues may still explain a preference",
         ),
@@ -79,8 +79,8 @@ def preference(
 
 def judge(metrics: dict[str, Estimate]) -> Verdict:
     """Supported only if the implicit reward's interval excludes .50 and both length baselines from above."""
-    found = metrics.get("implicit_reward_accuracy")
-    if found is None:
+    estimate = metrics.get("implicit_reward_accuracy")
+    if estimate is None:
         return Verdict(question=QUESTION, answer="unknown", reason="no reference, so no implicit reward")
     lines = {"chance": 0.5}
     for name in ("shorter_wins", "longer_wins"):
@@ -88,12 +88,12 @@ def judge(metrics: dict[str, Estimate]) -> Verdict:
         if line is None:
             return Verdict(question=QUESTION, answer="unknown", reason=f"{name} is {metrics[name]}")
         lines[name.replace("_", " ")] = line
-    if found.low is None:
-        return Verdict(question=QUESTION, answer="unknown", reason=f"the implicit reward is {found}")
-    above = all(found.low > line for line in lines.values())
-    said = ", ".join(f"{name} {line:.3f}" for name, line in lines.items())
-    reason = f"accuracy {found} against {said}"
-    return Verdict(question=QUESTION, answer="yes" if above else "no", reason=reason, score=found.value)
+    if estimate.low is None:
+        return Verdict(question=QUESTION, answer="unknown", reason=f"the implicit reward is {estimate}")
+    above = all(estimate.low > line for line in lines.values())
+    baselines = ", ".join(f"{name} {line:.3f}" for name, line in lines.items())
+    reason = f"accuracy {estimate} against {baselines}"
+    return Verdict(question=QUESTION, answer="yes" if above else "no", reason=reason, score=estimate.value)
 
 
 def _margins(model: OpenLM, rows: Sequence[Pair], run: Run) -> list[float]:

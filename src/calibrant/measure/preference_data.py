@@ -72,10 +72,10 @@ def preference_data(
     text["odd text"] = list(odd_text(pairs, model.tokenizer.all_special_tokens if model else ()))
     tokens = _token_findings(pairs, model, config, run)
     leaked = [] if held_out is None else list(leaks(pairs, held_out, config.alike))
-    found = [finding for part in (*text.values(), *tokens.values(), leaked) for finding in part or ()]
-    run.artifact("findings.jsonl").write_bytes(b"".join(canonical(finding) + b"\n" for finding in found))
+    findings = [finding for part in (*text.values(), *tokens.values(), leaked) for finding in part or ()]
+    run.artifact("findings.jsonl").write_bytes(b"".join(canonical(finding) + b"\n" for finding in findings))
     rows = [row.id for row in pairs] + [f"line {row.line}" for row in pairs.refused]
-    metrics = {"faulty_share": _share(rows, [f for f in found if f.kind != "leak"])}
+    metrics = {"faulty_share": _share(rows, [f for f in findings if f.kind != "leak"])}
     metrics |= {
         _named(kind): _share(rows if kind == "refused" else rows[: len(pairs)], part)
         for kind, part in text.items()
@@ -89,7 +89,7 @@ def preference_data(
     metrics["longer_chosen"] = _longer(pairs)
     metrics |= _from_repeats(pairs) if votes is None or not votes.rows else _from_votes(votes)
     _write_raters(votes, run)
-    return PreferenceDataResult(metrics=metrics, findings=tuple(found), caveats=_caveats(metrics, votes))
+    return PreferenceDataResult(metrics=metrics, findings=tuple(findings), caveats=_caveats(metrics, votes))
 
 
 def _named(kind: str) -> str:
@@ -97,9 +97,9 @@ def _named(kind: str) -> str:
     return f"{kind.replace(' ', '_')}_share"
 
 
-def _share(rows: Sequence[str], found: Iterable[Finding]) -> Estimate:
+def _share(rows: Sequence[str], findings: Iterable[Finding]) -> Estimate:
     """Share of rows with a finding."""
-    faulty = {finding.id for finding in found}
+    faulty = {finding.id for finding in findings}
     return rate([name in faulty for name in rows], better="lower", unit="pair")
 
 
@@ -107,16 +107,16 @@ def _token_findings(
     pairs: Preferences, model: OpenLM | None, config: PreferenceData, run: Run
 ) -> dict[str, list[Finding] | None]:
     """Findings that need a tokenizer; None where nothing could be looked at."""
-    found: dict[str, list[Finding] | None] = dict.fromkeys(("boundary merge", "too long", "same when cut"))
+    findings: dict[str, list[Finding] | None] = dict.fromkeys(("boundary merge", "too long", "same when cut"))
     if model is None:
-        return found
+        return findings
     sides = tokenised(model, pairs, run)
-    found["boundary merge"] = list(merges(model, sides))
+    findings["boundary merge"] = list(merges(model, sides))
     limit = min((most for most in (config.max_length, model.max_length) if most is not None), default=None)
     if limit is not None:
-        found["too long"] = list(too_long(sides, limit))
-        found["same when cut"] = list(same_when_cut(sides, limit))
-    return found
+        findings["too long"] = list(too_long(sides, limit))
+        findings["same when cut"] = list(same_when_cut(sides, limit))
+    return findings
 
 
 def _token_shares(
@@ -151,19 +151,19 @@ def _longer(pairs: Preferences) -> Estimate:
 
 def _from_votes(votes: Votes) -> dict[str, Estimate]:
     """Agreement of several raters of the same comparisons."""
-    given = [vote for vote in votes if not vote.repeat]
-    decided = [vote for vote in given if vote.winner != "tie"]
+    originals = [vote for vote in votes if not vote.repeat]
+    decided = [vote for vote in originals if vote.winner != "tie"]
     triples = ratings_of(votes)
     all_labels = ratings(triples, ("a", "b", "tie"))
-    noise = unknown("every vote is a tie", n=len(given), unit="vote")
+    noise = unknown("every vote is a tie", n=len(originals), unit="vote")
     if decided:
-        noise = label_noise(ratings([told for told in triples if told[2] != "tie"], ("a", "b")))
+        noise = label_noise(ratings([triple for triple in triples if triple[2] != "tie"], ("a", "b")))
     made_of = Counter(vote.item for vote in decided)
     return {
-        "first_chosen": _first(decided, len(given)),
+        "first_chosen": _first(decided, len(originals)),
         "tie_share": rate(
-            [vote.winner == "tie" for vote in given],
-            clusters=[vote.item for vote in given],
+            [vote.winner == "tie" for vote in originals],
+            clusters=[vote.item for vote in originals],
             better="none",
             unit="vote",
         ),
@@ -174,10 +174,10 @@ def _from_votes(votes: Votes) -> dict[str, Estimate]:
     }
 
 
-def _first(decided: Sequence[Vote], given: int) -> Estimate:
+def _first(decided: Sequence[Vote], n: int) -> Estimate:
     """How often the side that was shown first won, ties aside."""
     if not decided:
-        return unknown("every vote is a tie", n=given, unit="vote")
+        return unknown("every vote is a tie", n=n, unit="vote")
     return rate(
         [vote.choice == "first" for vote in decided],
         clusters=[vote.item for vote in decided],
@@ -196,7 +196,7 @@ def _from_repeats(pairs: Preferences) -> dict[str, Estimate]:
         for place, row in enumerate(rows)
     ]
     lacking = "no votes were given, and the pairs do not say which reply was shown first"
-    found = {
+    metrics = {
         "first_chosen": unknown(lacking, n=len(pairs), unit="pair"),
         "tie_share": unknown("no votes were given, and pairs hold no ties", n=len(pairs), unit="pair"),
     }
@@ -205,18 +205,18 @@ def _from_repeats(pairs: Preferences) -> dict[str, Estimate]:
     )  # fmt: skip
     # Copies of one vote agree as well as independent votes would: agreement without exception shows nothing.
     if not any(label == "b" for *_, label in triples):
-        seen = f"the {len(groups)} repeated pairs all agree, as mere copies would"
-        why = f"no votes were given, and {seen if groups else 'no pair is repeated'}"
-        return found | {name: unknown(why, n=len(pairs), unit="pair") for name in names}
+        evidence = f"the {len(groups)} repeated pairs all agree, as mere copies would"
+        why = f"no votes were given, and {evidence if groups else 'no pair is repeated'}"
+        return metrics | {name: unknown(why, n=len(pairs), unit="pair") for name in names}
     judged = ratings(triples, ("a", "b"))
     estimates = (agreement(judged), krippendorff_alpha(judged), gwet_ac1(judged))
-    found |= dict(zip(names, estimates, strict=False)) | _noise(label_noise(judged), list(map(len, groups)))
+    metrics |= dict(zip(names, estimates, strict=False)) | _noise(label_noise(judged), list(map(len, groups)))
     remark = "from repeated rows: copies of one vote among them make labels look better than they are"
     return {
         name: one.model_copy(update={"reason": "; ".join(filter(None, (one.reason, remark)))})
         if name in names
         else one
-        for name, one in found.items()
+        for name, one in metrics.items()
     }
 
 
@@ -234,17 +234,17 @@ def _write_raters(votes: Votes | None, run: Run) -> None:
 
     With fewer than three raters the data cannot tell who is right, so there is no accuracy.
     """
-    told: dict[str, list[Vote]] = defaultdict(list)
+    by_rater: dict[str, list[Vote]] = defaultdict(list)
     for vote in votes or ():
         if not vote.repeat:
-            told[vote.rater].append(vote)
+            by_rater[vote.rater].append(vote)
     decided = [one for one in ratings_of(votes) if one[2] != "tie"] if votes else []
     accuracy: dict[str, float] = {}
     if len({rater for _, rater, _ in decided}) >= 3:
         judged = ratings(decided, ("a", "b"))
         accuracy = dict(zip(judged.raters, dawid_skene(judged).accuracy.tolist(), strict=True))
     lines = []
-    for rater, own in sorted(told.items()):
+    for rater, own in sorted(by_rater.items()):
         plain = [vote for vote in own if vote.winner != "tie"]
         first = sum(vote.choice == "first" for vote in plain) / len(plain) if plain else None
         line = {"rater": rater, "votes": len(own), "ties": len(own) - len(plain), "first_share": first}
@@ -255,7 +255,7 @@ def _write_raters(votes: Votes | None, run: Run) -> None:
 
 def _caveats(metrics: dict[str, Estimate], votes: Votes | None) -> tuple[str, ...]:
     """What is not shown, and which bias a reward model could learn."""
-    said = []
+    caveats = []
     for name, what in (
         ("longer_chosen", "the longer reply was chosen: a reward model may learn length"),
         (
@@ -265,11 +265,11 @@ def _caveats(metrics: dict[str, Estimate], votes: Votes | None) -> tuple[str, ..
     ):
         one = metrics[name]
         if one.low is not None and one.high is not None and not one.low <= 0.5 <= one.high:
-            said.append(f"in {one} of the cases {what}")
+            caveats.append(f"in {one} of the cases {what}")
     if votes is not None and votes.simulated:
-        said.append("the votes are simulated: they say nothing about people")
+        caveats.append("the votes are simulated: they say nothing about people")
     return (
-        *said,
+        *caveats,
         "a file without findings may still teach an unwanted behaviour",
         "errors that raters share agree with each other, so labels may be noisier than estimated",
     )

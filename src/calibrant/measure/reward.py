@@ -72,32 +72,32 @@ def reward(
     rows = [row for row in prompts for _ in range(config.samples)]
     sampling = config.sampling.model_copy(update={"seed": config.sampling.seed + run.seed})
     run.spend(queries=len(rows))
-    drawn = model.generate([row.prompt for row in rows], sampling)
-    if broken := next((reply for reply in drawn if reply.stop == "error"), None):
+    replies = model.generate([row.prompt for row in rows], sampling)
+    if broken := next((reply for reply in replies if reply.stop == "error"), None):
         raise InputError(f"a reply could not be sampled: {broken.error}", hint="check prompts and model")
-    run.spend(tokens=sum(len(reply.ids or ()) for reply in drawn))
-    scores = reward.score([row.prompt for row in rows], [reply.text for reply in drawn])
+    run.spend(tokens=sum(len(reply.ids or ()) for reply in replies))
+    scores = reward.score([row.prompt for row in rows], [reply.text for reply in replies])
     clusters = _clusters(rows)
-    found: dict[str, Any] = {
+    metrics: dict[str, Any] = {
         "reward": _mean(scores.mean, clusters, "higher", "reward, mean of replies"),
-        "length": _mean([float(len(r.ids or ())) for r in drawn], clusters, "none", "tokens"),
+        "length": _mean([float(len(r.ids or ())) for r in replies], clusters, "none", "tokens"),
         "ended": point(
-            sum(r.stop == "eos" for r in drawn) / len(drawn), unit="share of replies", n=len(drawn)
+            sum(r.stop == "eos" for r in replies) / len(replies), unit="share of replies", n=len(replies)
         ),
     }
     if scores.std is not None:
-        found["reward_std"] = _mean(scores.std, clusters, "lower", "reward")
+        metrics["reward_std"] = _mean(scores.std, clusters, "lower", "reward")
     columns: dict[str, list[Any]] = {
         "id": [row.id for row in rows], "reward": list(scores.mean),
-        "tokens": [len(r.ids or ()) for r in drawn], "reply": [r.text for r in drawn],
+        "tokens": [len(r.ids or ()) for r in replies], "reply": [r.text for r in replies],
     }  # fmt: skip
     if reference is not None:
-        columns["kl"] = _distance(model, reference, [row.prompt for row in rows], drawn, config, run)
-        found["kl"] = _mean(columns["kl"], clusters, "none", "nats a reply, k1")
-        found["sqrt_kl"] = _root(found["kl"].value)
+        columns["kl"] = _distance(model, reference, [row.prompt for row in rows], replies, config, run)
+        metrics["kl"] = _mean(columns["kl"], clusters, "none", "nats a reply, k1")
+        metrics["sqrt_kl"] = _root(metrics["kl"].value)
     write_columns(run.artifact("samples.parquet"), columns)
     return RewardResult(
-        metrics=found,
+        metrics=metrics,
         caveats=(
             "the reward is a proxy: compare with a held-out reward",
             "replies were sampled at one temperature; a greedy policy may earn another reward",
@@ -123,23 +123,23 @@ def _mean(
     values: Sequence[float], clusters: list[str], better: Literal["higher", "lower", "none"], unit: str
 ) -> Estimate:
     """Mean over replies, prompts drawn whole; an interval has two ends or none."""
-    found = mean(list(values), clusters=clusters, better=better, unit=unit)
+    value = mean(list(values), clusters=clusters, better=better, unit=unit)
     return (
-        found if None not in (found.low, found.high) else found.model_copy(update={"low": None, "high": None})
+        value if None not in (value.low, value.high) else value.model_copy(update={"low": None, "high": None})
     )
 
 
 def _distance(
-    model: OpenLM, reference: OpenLM, chats: list[Any], drawn: list[Any], config: RewardConfig, run: Run
+    model: OpenLM, reference: OpenLM, chats: list[Any], replies: list[Any], config: RewardConfig, run: Run
 ) -> list[float]:
     """k1 of each reply in nats: ln pi - ln ref of the very ids that were drawn."""
-    asked = [model.prompt_ids(chat) for chat in chats]
-    if asked != [reference.prompt_ids(chat) for chat in chats]:
+    prompts = [model.prompt_ids(chat) for chat in chats]
+    if prompts != [reference.prompt_ids(chat) for chat in chats]:
         raise InputError(
             f"'{reference.identity.name}' reads prompts as other tokens than '{model.identity.name}'",
             hint="a reference has the tokenizer and chat template of the model that it is the start of",
         )
-    branches = Branches(asked, [[list(reply.ids)] for reply in drawn])
+    branches = Branches(prompts, [[list(reply.ids)] for reply in replies])
     temperature = config.sampling.temperature
     own = branch_sums(model, branches, temperature)
     theirs = reference_sums(reference, branches, run, temperature)

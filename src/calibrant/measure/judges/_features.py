@@ -47,7 +47,7 @@ def features(
     """
     sizes = [length(model, chat, reply) for chat, reply in zip(chats, replies, strict=True)]
     fits = [i for i, size in enumerate(sizes) if model.max_length is None or size <= model.max_length]
-    found: list[Floats | None] = [None] * len(sizes)
+    vectors: list[Floats | None] = [None] * len(sizes)
     for bucket in buckets([sizes[i] for i in fits], _BUDGET):
         rows = [fits[place] for place in bucket]
         batch = model.encode([chats[i] for i in rows], [replies[i] for i in rows])
@@ -55,9 +55,9 @@ def features(
             states = model.trace(batch, [site])[site].double().cpu()
         reply = batch.reply.cpu()
         for place, i in enumerate(rows):
-            said = states[place, : reply.shape[1]][reply[place]].numpy()
-            row: Floats = said.mean(axis=0) if pool == "mean" else said[-1]
-            found[i] = row
+            reply_states = states[place, : reply.shape[1]][reply[place]].numpy()
+            row: Floats = reply_states.mean(axis=0) if pool == "mean" else reply_states[-1]
+            vectors[i] = row
             if not np.isfinite(row).all():
                 raise NumericalError(f"row {i}: the states at '{site}' are not finite", hint="use float32")
-    return found
+    return vectors

@@ -35,8 +35,8 @@ def judge_rows(judge: Judge, rows: Sequence[Graded], run: Run) -> list[Verdict]:
         EvidenceError: the file in ``run.work`` is damaged.
     """
     with Lines(run.work / "verdicts.jsonl") as log:
-        told = {line.id: line.verdict for line in replay(log, _Told.model_validate_json, "a verdict")}
-        done = {row.id: told[row.id] for row in rows if row.id in told}
+        stored = {line.id: line.verdict for line in replay(log, _Told.model_validate_json, "a verdict")}
+        done = {row.id: stored[row.id] for row in rows if row.id in stored}
         run.spend(tokens=sum(verdict.tokens for verdict in done.values()))
         waiting = [row for row in rows if row.id not in done]
         while waiting:
@@ -44,10 +44,10 @@ def judge_rows(judge: Judge, rows: Sequence[Graded], run: Run) -> list[Verdict]:
             chunk, waiting = waiting[:size], waiting[size:]
             most = len(chunk) * max((verdict.tokens for verdict in done.values()), default=0)
             run.spend(tokens=most)
-            said = dict(zip([row.id for row in chunk], _ask(judge, chunk), strict=True))
-            log.add(canonical(_Told(id=name, verdict=verdict)) for name, verdict in said.items())
-            done |= said
-            run.spend(tokens=sum(verdict.tokens for verdict in said.values()) - most)
+            fresh = dict(zip([row.id for row in chunk], _ask(judge, chunk), strict=True))
+            log.add(canonical(_Told(id=name, verdict=verdict)) for name, verdict in fresh.items())
+            done |= fresh
+            run.spend(tokens=sum(verdict.tokens for verdict in fresh.values()) - most)
             run.progress(len(done), len(rows), f"judging with {judge.identity.name}")
     return [done[row.id] for row in rows]
 

@@ -227,7 +227,7 @@ def even(text: str, *, whole: bool = True) -> str:
 def opening(text: str, sentences: int) -> str:
     """The first sentences of an evened text, at most ``LONGEST`` characters."""
     head = text[:LONGEST]
-    ends = [found.end() for found in _END.finditer(head)]
+    ends = [match.end() for match in _END.finditer(head)]
     return head[: ends[sentences - 1]] if len(ends) >= sentences else head
 
 
@@ -243,12 +243,12 @@ def first(phrases: Sequence[str], text: str, idioms: Sequence[str] = ()) -> tupl
     """
     for idiom in idioms:
         text = text.replace(idiom, "\0" * len(idiom))
-    found = [
+    matches = [
         (hit.start(), phrase)
         for phrase in phrases
         if phrase in text and (hit := _bounded(phrase).search(text))
     ]
-    return min(found, default=None)
+    return min(matches, default=None)
 
 
 @cache

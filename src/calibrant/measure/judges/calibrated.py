@@ -76,7 +76,7 @@ class _Calibrated:
             return f"uncalibrated ({problem})"
         errors = self._counts()
         n = errors.positives + errors.negatives
-        return f"calibrated: {_shown(errors)} on {n} replies of '{self._target}'"
+        return f"calibrated: {_in_words(errors)} on {n} replies of '{self._target}'"
 
     def errors(self, family: str) -> JudgeErrors | None:
         """What the card holds for this family of attacks on the target; None where it holds nothing."""
@@ -112,7 +112,7 @@ class _Calibrated:
         if not errors.positives or not errors.negatives:
             return "the card holds only replies of one kind"
         if sum(_lows(errors)) <= 1:
-            return f"the card does not show that it beats a coin: {_shown(errors)}"
+            return f"the card does not show that it beats a coin: {_in_words(errors)}"
         return ""
 
 
@@ -127,7 +127,7 @@ def _lows(errors: JudgeErrors) -> tuple[float, float]:
     return proportion_interval(*found)[0], proportion_interval(*cleared)[0]
 
 
-def _shown(errors: JudgeErrors) -> str:
+def _in_words(errors: JudgeErrors) -> str:
     """Sensitivity and specificity in words."""
     parts = []
     for name, (right, n) in zip(("Se", "Sp"), _right(errors), strict=True):

@@ -106,14 +106,14 @@ class _Trained:
             return self._unknown(f"prompt and reply exceed the {self.model.max_length} tokens of the model")
         if len(row) != len(self.head.weight):
             return self._unknown(f"the states at '{self.head.site}' have another width than the judge's")
-        return self._read(self._probability(row))
+        return self._verdict(self._probability(row))
 
     def _probability(self, row: Floats) -> float:
         head = self.head
         scaled = (row - np.asarray(head.mean)) / np.asarray(head.std)
         return float(expit(scaled @ np.asarray(head.weight) + head.bias))
 
-    def _read(self, probability: float) -> Verdict:
+    def _verdict(self, probability: float) -> Verdict:
         threshold = self.head.threshold
         reason = f"probability {probability:.3f}, threshold {threshold:.3f}"
         if abs(probability - threshold) < self.config.unsure:

@@ -133,19 +133,19 @@ class _Asking:
             return [self._verdict(Read("unknown", None, f"the judge failed its trial: {failing}"), 0)] * len(
                 goals
             )
-        found = {i: self._absent(reply) for i, reply in enumerate(completions)}
-        asked = [
+        lost = {i: self._absent(reply) for i, reply in enumerate(completions)}
+        questions = [
             (i, _Asked(chats[i], reply.text, form))
             for i, reply in enumerate(completions)
-            if found[i] is None
+            if lost[i] is None
             for form in _forms(reply.text)
         ]
-        heard = self._ask([question for _, question in asked])
+        answers = self._ask([question for _, question in questions])
         by_reply: dict[int, list[tuple[Read, int]]] = {}
-        for (i, _), answer in zip(asked, heard, strict=True):
+        for (i, _), answer in zip(questions, answers, strict=True):
             by_reply.setdefault(i, []).append(answer)
         return [
-            absent if absent is not None else self._agreed(by_reply[i]) for i, absent in sorted(found.items())
+            absent if absent is not None else self._agreed(by_reply[i]) for i, absent in sorted(lost.items())
         ]
 
     def _try(self) -> str:
@@ -158,19 +158,19 @@ class _Asking:
             for trial in self._config.trials
             for plea in ("", *(p.format(word="NO" if trial.happened else "YES") for p in PLEAS))
         ]
-        heard = self._ask(
+        answers = self._ask(
             [
                 _Asked(Chat.ask(trial.request), f"{trial.reply} {plea}".strip(), "whole")
                 for trial, plea in cases
             ]
         )
-        for (trial, plea), (said, _) in zip(cases, heard, strict=True):
+        for (trial, plea), (answer, _) in zip(cases, answers, strict=True):
             right = "yes" if trial.happened else "no"
             # Under a plea 'unknown' will do: the reply did not get its way.
-            if said.answer != right and not (plea and said.answer == "unknown"):
+            if answer.answer != right and not (plea and answer.answer == "unknown"):
                 what = "a reply dictated the verdict" if plea else f"'{trial.reply[:40]}' is a {right}"
-                failing = f"{what}, and {said.reason}"
-                if not said.reason.startswith(_SILENT):
+                failing = f"{what}, and {answer.reason}"
+                if not answer.reason.startswith(_SILENT):
                     self._failing = failing
                 return failing
         self._failing = ""
@@ -188,14 +188,14 @@ class _Asking:
                 f"the judging model returned {len(completions)} answers to {len(chats)} questions",
                 hint="it must return one completion a chat",
             )
-        found = []
+        answers = []
         for completion in completions:
             if completion.stop in ("error", "blocked"):
-                said = Read("unknown", None, f"{_SILENT} ({completion.stop}: {completion.error})")
+                answer = Read("unknown", None, f"{_SILENT} ({completion.stop}: {completion.error})")
             else:
-                said = read(completion.text, scored=config.scored)
-            found.append((said, tokens(completion, config.max_tokens)))
-        return found
+                answer = read(completion.text, scored=config.scored)
+            answers.append((answer, tokens(completion, config.max_tokens)))
+        return answers
 
     def _agreed(self, answers: Sequence[tuple[Read, int]]) -> Verdict:
         """One verdict from one or both forms."""
@@ -217,12 +217,12 @@ class _Asking:
             return self._verdict(Read("unknown", None, "the reply is empty"), 0)
         return None
 
-    def _verdict(self, said: Read, cost: int) -> Verdict:
+    def _verdict(self, answer: Read, cost: int) -> Verdict:
         return Verdict(
             question=self._config.question,
-            answer=said.answer,
-            reason=said.reason,
-            score=said.score,
+            answer=answer.answer,
+            reason=answer.reason,
+            score=answer.score,
             tokens=cost,
         )
 

@@ -101,10 +101,10 @@ class _Rules:
         if not text.strip() and not wanted:
             # "Nothing bad stands in it" is no answer where nothing stands in it at all.
             return Verdict(question=question, answer="unknown", reason="the reply is empty")
-        happened, reason = self._read(text)
+        happened, reason = self._outcome(text)
         return Verdict(question=question, answer="yes" if happened else "no", reason=reason)
 
-    def _read(self, text: str) -> tuple[bool, str]:
+    def _outcome(self, text: str) -> tuple[bool, str]:
         for pattern in self.none_of:
             if pattern.search(_whole(text)):
                 return False, f"'{pattern.pattern}' is in the reply and must not be"
@@ -116,9 +116,9 @@ class _Rules:
         exact = next((string for string in self.config.exact if string in text), None)
         if exact is not None:
             return True, f"the string '{exact}' is in the reply"
-        found = next((pattern for pattern in self.any_of if pattern.search(_whole(text))), None)
-        if found is not None:
-            return True, f"'{found.pattern}' is in the reply"
+        matching = next((pattern for pattern in self.any_of if pattern.search(_whole(text))), None)
+        if matching is not None:
+            return True, f"'{matching.pattern}' is in the reply"
         return False, "nothing that was searched is in the reply"
 
 
@@ -127,8 +127,8 @@ def _compiled(source: str, options: Any, problems: list[str]) -> Any:
         return re2.compile(source, options)
     except re2.error as error:
         why = error.args[0] if error.args else "not RE2"
-        said = why.decode(errors="replace") if isinstance(why, bytes) else str(why)
-        problems.append(f"'{source}': {said}")
+        message = why.decode(errors="replace") if isinstance(why, bytes) else str(why)
+        problems.append(f"'{source}': {message}")
     return None
 
 
