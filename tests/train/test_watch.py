@@ -47,4 +47,4 @@ def test_an_unknown_is_not_told_as_a_yes(model, answers, good, said):
     assert float(watch.good["weight"]) == (start if answers == ["no"] else good)
     if stopped:
         assert float(student.module.weight.detach()) == float(watch.good["weight"])
-    assert said in watch.told(stopped, len(answers))
+    assert said in watch.caveat(stopped, len(answers))

@@ -29,8 +29,8 @@ class Values(NamedTuple):
     def table(self, lengths: Tensor, width: int, *, after: bool) -> Tensor:
         """(M, width) values by position; ``after`` puts the last one after the reply, where there is room."""
         place = torch.arange(width, device=lengths.device)[None]
-        found = pad(self.before, (0, width - self.before.shape[1]))
-        return torch.where(place == lengths[:, None], self.after[:, None], found) if after else found
+        table = pad(self.before, (0, width - self.before.shape[1]))
+        return torch.where(place == lengths[:, None], self.after[:, None], table) if after else table
 
 
 def open_critic(
@@ -75,8 +75,8 @@ def values(critic: RewardModel, packed: Packed) -> Values:
     """Values of the replies in ``packed``; gradients as the caller set them. One pass of the trunk."""
     both = replace(packed, before=torch.cat([packed.before, packed.last]))
     raw = critic.classifier.head(states(critic.classifier.backbone, both)).squeeze(-1).float()
-    found, tokens = (raw - critic.means[0]) / critic.scales[0], len(packed.targets)
-    return Values(spread(found[:tokens], packed), found[tokens:])
+    scaled, tokens = (raw - critic.means[0]) / critic.scales[0], len(packed.targets)
+    return Values(spread(scaled[:tokens], packed), scaled[tokens:])
 
 
 @torch.no_grad()

@@ -52,7 +52,7 @@ class Experience(Round):
     def summary(self) -> dict[str, float]:
         """What is logged of the round before learning; keys are TRL's where the numbers are."""
         tokens, scores = self.mask.sum(), self.rolled.scores
-        kept = {
+        means = {
             "objective/scores": self.rolled.rewards.mean(),
             "objective/kl": self.k1.mean(),
             "kl_per_token": self.k1.sum() / tokens,
@@ -66,8 +66,8 @@ class Experience(Round):
             "ended": self.rolled.ended.float().mean(),
         }
         if scores is not None and scores.std is not None:
-            kept["disagreement"] = torch.tensor(scores.std).mean()
-        numbers = {name: float(value) for name, value in kept.items()}
+            means["disagreement"] = torch.tensor(scores.std).mean()
+        numbers = {name: float(value) for name, value in means.items()}
         return {name: value for name, value in numbers.items() if value == value} | {"kl_coef": self.coef}
 
 

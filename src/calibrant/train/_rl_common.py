@@ -49,8 +49,8 @@ def key(
     config: Rounds, run: Run, model: OpenLM, prompts: Prompts, reward: Reward, watcher: Watcher | None
 ) -> str:
     """What a checkpoint belongs to."""
-    seen = [prompts.digest, model.identity.digest, reward.identity.digest]
-    return digest([config, run.seed, *seen, watcher.identity.digest if watcher else ""])
+    digests = [prompts.digest, model.identity.digest, reward.identity.digest]
+    return digest([config, run.seed, *digests, watcher.identity.digest if watcher else ""])
 
 
 def with_room(model: OpenLM, prompts: Prompts, max_tokens: int) -> list[Prompt]:
@@ -63,13 +63,13 @@ def with_room(model: OpenLM, prompts: Prompts, max_tokens: int) -> list[Prompt]:
     if not prompts.rows:
         raise InputError(f"{where}: there are no rows", hint="check the data, or what was skipped")
     most = model.max_length
-    kept = [row for row in prompts if most is None or len(model.prompt_ids(row.prompt)) + max_tokens <= most]
-    if not kept:
+    rows = [row for row in prompts if most is None or len(model.prompt_ids(row.prompt)) + max_tokens <= most]
+    if not rows:
         raise InputError(
             f"{where}: none of {len(prompts)} prompts leaves room for {max_tokens} tokens within {most}",
             hint="lower max_tokens, or take a model with a longer context",
         )
-    return kept
+    return rows
 
 
 def cycle(n: int, size: int, step: int, seed: int) -> list[int]:
@@ -82,8 +82,8 @@ def cycle(n: int, size: int, step: int, seed: int) -> list[int]:
 
 def sampling(config: Rounds, seed: int, step: int) -> Sampling:
     """Sampling of a step's replies: a different seed each step, the same one when a step is repeated."""
-    drawn = int(digest(["rollouts", seed, step]), 16) % 2**31
-    return Sampling(max_tokens=config.max_tokens, temperature=config.temperature, seed=drawn)
+    step_seed = int(digest(["rollouts", seed, step]), 16) % 2**31
+    return Sampling(max_tokens=config.max_tokens, temperature=config.temperature, seed=step_seed)
 
 
 def draw(
@@ -91,8 +91,8 @@ def draw(
 ) -> tuple[list[int], Rollouts]:
     """Numbers of the prompts of ``step``, and their sampled replies."""
     picked = cycle(len(rows), config.batch_size, step, seed)
-    asked = [rows[i].prompt for i in picked]
-    return picked, roll(policy, asked, config.samples, sampling(config, seed, step))
+    chats = [rows[i].prompt for i in picked]
+    return picked, roll(policy, chats, config.samples, sampling(config, seed, step))
 
 
 def minibatches(prompts: int, config: Rounds, seed: int, step: int) -> list[list[int]]:
@@ -100,12 +100,12 @@ def minibatches(prompts: int, config: Rounds, seed: int, step: int) -> list[list
 
     With fewer prompts than minibatches, some are empty and left out.
     """
-    found, parts = [], config.minibatches
+    batches, parts = [], config.minibatches
     for epoch in range(config.epochs):
         order = random.Random(f"minibatches/{seed}/{step}/{epoch}").sample(range(prompts), prompts)
         edges = [prompts * i // parts for i in range(parts + 1)]
-        found += [order[start:stop] for start, stop in pairwise(edges) if stop > start]
-    return found
+        batches += [order[start:stop] for start, stop in pairwise(edges) if stop > start]
+    return batches
 
 
 def clips(clip: float | None, clip_high: float | None) -> tuple[float, float]:
@@ -122,10 +122,10 @@ def judged(reward: Reward, rolled: Rollouts) -> Rollouts:
         NumericalError: a score is NaN or infinite.
     """
     scores, name = reward.score(rolled.chats, rolled.texts), reward.identity.name
-    for what, found in (("scores", scores.mean), ("standard deviations", scores.std)):
-        if found is not None and len(found) != len(rolled):
+    for what, numbers in (("scores", scores.mean), ("standard deviations", scores.std)):
+        if numbers is not None and len(numbers) != len(rolled):
             raise InputError(
-                f"the reward '{name}' gave {len(found)} {what} for {len(rolled)} replies",
+                f"the reward '{name}' gave {len(numbers)} {what} for {len(rolled)} replies",
                 hint="return one number a reply, in the same order",
             )
     for number, value in enumerate(scores.mean):
@@ -164,10 +164,10 @@ def cuts(rolled: Rollouts, prompts: Sequence[int], shared: bool, budget: int | N
     """
     if budget is None:
         return [list(prompts)]
-    asked, answered = rolled.of(prompts)
+    prompt_ids, reply_ids = rolled.of(prompts)
     costs = [
         padded_tokens(Branches([prompt], [replies]), shared=shared)
-        for prompt, replies in zip(asked, answered, strict=True)
+        for prompt, replies in zip(prompt_ids, reply_ids, strict=True)
     ]
     return [[prompts[i] for i in rows] for rows in buckets(costs, budget)]
 
@@ -181,8 +181,8 @@ def read(module: nn.Module, rolled: Rollouts, bf16: bool = False) -> Tensor:
     for part in cuts(rolled, everything, shared, PASS[device.type == "cpu"]):
         packed = pack(rolled.of(part), shared=shared, device=device)
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            found = score(module, packed, temperature=rolled.temperature).padded()
-        table[rolled.rows(part), : found.shape[1]] = found.float()
+            logprobs = score(module, packed, temperature=rolled.temperature).padded()
+        table[rolled.rows(part), : logprobs.shape[1]] = logprobs.float()
     return table
 
 
@@ -232,7 +232,7 @@ class ExampleLog:
     def note(self, step: int, prompts: Sequence[int], rolled: Rollouts, **columns: Tensor) -> None:
         """Keep a step: ``prompts`` are the numbers of its prompts, ``columns`` hold (M,) numbers."""
         spelt = [text.encode("utf-8", "replace") for text in rolled.texts]
-        found = {
+        entry = {
             "step": torch.full((len(rolled),), step),
             "prompt": torch.tensor(prompts).repeat_interleave(rolled.samples),
             "text_bytes": torch.tensor([len(text) for text in spelt]),
@@ -242,8 +242,8 @@ class ExampleLog:
             **columns,
         }
         if rolled.scores is not None and rolled.scores.std is not None:
-            found["disagreement"] = torch.tensor(rolled.scores.std)
-        for name, value in found.items():
+            entry["disagreement"] = torch.tensor(rolled.scores.std)
+        for name, value in entry.items():
             self.columns.setdefault(name, []).append(value.cpu())
         letters = torch.frombuffer(bytearray(b"".join(spelt)) or bytearray(1), dtype=torch.uint8)
         self.columns.setdefault("text", []).append(letters[: sum(map(len, spelt))].clone())
@@ -264,8 +264,8 @@ class ExampleLog:
         for n in table.pop("text_bytes").tolist():
             texts.append(letters[at : at + n].decode())
             at += n
-        asked = [rows[i] for i in table.pop("prompt").tolist()]
-        columns = {"step": table.pop("step").tolist(), "id": [row.id for row in asked]}
-        columns |= {"prompt": [row.prompt.last_user for row in asked], "reply": texts}
+        prompts = [rows[i] for i in table.pop("prompt").tolist()]
+        columns = {"step": table.pop("step").tolist(), "id": [row.id for row in prompts]}
+        columns |= {"prompt": [row.prompt.last_user for row in prompts], "reply": texts}
         columns |= {name: table[name].tolist() for name in sorted(table)}
         write_columns(run.artifact("examples.parquet"), columns)

@@ -44,7 +44,7 @@ class GroupRound(Round):
         """What is logged of the round before learning; keys are TRL's where the numbers are."""
         tokens, scores = self.mask.sum(), self.rolled.scores
         surprise = -masked_sum(self.old, self.mask)
-        kept = {
+        means = {
             "reward": self.rolled.rewards.mean(),
             "reward_std": self.rolled.rewards.std(),
             "frac_reward_zero_std": alike(self.grouped).double().mean(),
@@ -56,8 +56,8 @@ class GroupRound(Round):
             "ended": self.rolled.ended.float().mean(),
         }
         if scores is not None and scores.std is not None:
-            kept["disagreement"] = torch.tensor(scores.std).mean()
-        return {name: float(value) for name, value in kept.items()} | {"kl_coef": self.coef}
+            means["disagreement"] = torch.tensor(scores.std).mean()
+        return {name: float(value) for name, value in means.items()} | {"kl_coef": self.coef}
 
 
 def known(
@@ -81,7 +81,7 @@ def logprobs(module: nn.Module, rolled: Rollouts, part: Sequence[int], like: Ten
 
 
 def learn(
-    student: Student, found: GroupRound, batches: list[list[int]], term: Term, longest: int = 1
+    student: Student, round_: GroupRound, batches: list[list[int]], term: Term, longest: int = 1
 ) -> dict[str, float]:
     """Take one optimiser step on each batch of prompts; returns the means of their metrics.
 
@@ -92,29 +92,29 @@ def learn(
         term: the share of a part.
         longest: most tokens of a reply, for losses that divide by it.
     """
-    shared, seen = not shares(student.module), dict[str, list[float]]()
+    shared, logged = not shares(student.module), dict[str, list[float]]()
     for number, chosen in enumerate(batches):
-        parts = cuts(found.rolled, chosen, shared, student.fit.micro_tokens)
-        mine = found.rolled.rows(chosen)
-        tokens = max(1, int(found.mask[mine].sum()))  # none where every reply of the step is masked
+        parts = cuts(round_.rolled, chosen, shared, student.fit.micro_tokens)
+        mine = round_.rolled.rows(chosen)
+        tokens = max(1, int(round_.mask[mine].sum()))  # none where every reply of the step is masked
         loss = partial(term, Window(tokens, len(mine), longest, len(parts)))
         for name, value in descend(student, parts, loss, f"update {number} of a round").items():
-            seen.setdefault(name, []).append(value)
-    means = {name: sum(values) / len(values) for name, values in seen.items()}
-    if "logprob_mismatch" in seen:  # the first update met the very weights that drew
-        means["logprob_mismatch"] = seen["logprob_mismatch"][0]
+            logged.setdefault(name, []).append(value)
+    means = {name: sum(values) / len(values) for name, values in logged.items()}
+    if "logprob_mismatch" in logged:  # the first update met the very weights that drew
+        means["logprob_mismatch"] = logged["logprob_mismatch"][0]
     return means | {"updates": len(batches), "lr": student.lr}
 
 
 def moved(
-    found: GroupRound, rows: Sequence[int], new: Tensor, out: PerToken, advantages: Tensor, window: Window
+    round_: GroupRound, rows: Sequence[int], new: Tensor, out: PerToken, advantages: Tensor, window: Window
 ) -> dict[str, Tensor]:
     """Parts of an update's logged metrics: clip fractions below and above, and the KL of pi from pi_old.
 
     ``new`` is (m, T); ``out`` and ``advantages`` are (m, T), or (m, 1) for ratios of whole replies.
     """
-    mask, old = found.mask[rows], found.old[rows]
-    drawn, apart = found.rolled.behaviour[rows].to(old.device), new.detach() - old
+    mask, old = round_.mask[rows], round_.old[rows]
+    behaviour, apart = round_.rolled.behaviour[rows].to(old.device), new.detach() - old
     whole = out.clipped.shape[1] == 1 < new.shape[1]
     of = torch.ones_like(out.clipped) if whole else mask
     units = window._replace(tokens=window.sequences) if whole else window
@@ -123,5 +123,5 @@ def moved(
         **{f"clip_ratio/{side}_mean": token_mean(c.float(), of, units) for side, c in sides.items()},
         "clip_ratio/region_mean": token_mean(out.clipped.float(), of, units),
         "policy/approxkl_avg": token_mean(0.5 * apart**2, mask, window),
-        "logprob_mismatch": token_mean((new.detach() - drawn).abs(), mask, window),
+        "logprob_mismatch": token_mean((new.detach() - behaviour).abs(), mask, window),
     }

@@ -71,8 +71,8 @@ def old_and_reference(student: Student, rolled: Rollouts, model: OpenLM, old: Ol
     """
     rescored = old == "rescored" or (old == "auto" and (student.fit.bf16 or is_half(student.module)))
     device = next(student.module.parameters()).device
-    found = read(student.module, rolled, student.fit.bf16) if rescored else rolled.behaviour.to(device)
-    return found, read(model.module, rolled, student.fit.bf16) if student.moved else found
+    logprobs = read(student.module, rolled, student.fit.bf16) if rescored else rolled.behaviour.to(device)
+    return logprobs, read(model.module, rolled, student.fit.bf16) if student.moved else logprobs
 
 
 Loss = Callable[[list[int]], tuple[Tensor, Mapping[str, Tensor]]]
@@ -86,15 +86,15 @@ def descend(student: Student, parts: Sequence[list[int]], loss: Loss, where: str
         NumericalError: the loss or the gradient norm is NaN or infinite; the step is not taken.
     """
     student.optimiser.zero_grad(set_to_none=True)
-    wanted = [p for p in student.module.parameters() if p.requires_grad]
-    device, sums = wanted[0].device, dict[str, Tensor]()
+    params = [p for p in student.module.parameters() if p.requires_grad]
+    device, sums = params[0].device, dict[str, Tensor]()
     for part in parts:
         with torch.autocast(device.type, torch.bfloat16, enabled=student.fit.bf16):
-            value, shown = loss(part)
+            value, stats = loss(part)
         value.backward()  # type: ignore[no-untyped-call]
-        for name, share in {"loss": value, **shown}.items():
+        for name, share in {"loss": value, **stats}.items():
             sums[name] = sums.get(name, torch.zeros((), device=device)) + share.detach()
-    sums["grad_norm"] = nn.utils.clip_grad_norm_(wanted, student.fit.clip)
+    sums["grad_norm"] = nn.utils.clip_grad_norm_(params, student.fit.clip)
     row = dict(zip(sums, torch.stack([value.double() for value in sums.values()]).tolist(), strict=True))
     for name in ("loss", "grad_norm"):
         if not math.isfinite(row[name]):
@@ -140,15 +140,15 @@ class Watch:
             student.put(self.good)
         return self.verdict.answer == "no"
 
-    def told(self, stopped: bool, steps: int) -> str:
+    def caveat(self, stopped: bool, steps: int) -> str:
         """The caveat of a run of ``steps``: what was seen of the weights that it leaves, and what was not."""
         of_them = {"yes": "of which it said 'yes'", "unknown": "of which it could not tell ('unknown')"}
-        kept = of_them.get(self.good_answer, "as it came in, of which it said 'no' at once")
+        verdict = of_them.get(self.good_answer, "as it came in, of which it said 'no' at once")
         if stopped and self.verdict is not None:
             why = f"the watcher stopped the run at step {self.seen} ({self.verdict.reason})"
-            return f"{why}; the model is that of step {self.good_step}, {kept}"
+            return f"{why}; the model is that of step {self.good_step}, {verdict}"
         return (
-            f"the watcher looked last at step {self.seen} of {steps}, at weights {kept}; "
+            f"the watcher looked last at step {self.seen} of {steps}, at weights {verdict}; "
             "what came after it has not seen"
         )
 
@@ -198,7 +198,7 @@ class Learner:
         return self.watch.stops(step, policy, self.students["policy"], rolled)
 
     def finish(
-        self, step: int, of: int, found: Round, row: dict[str, float], kept: Checkpoint, run: Run
+        self, step: int, of: int, round_: Round, row: dict[str, float], checkpoint: Checkpoint, run: Run
     ) -> None:
         """End a step: update the KL coefficient, log ``row``, save a checkpoint if it is time, report
         progress.
@@ -206,15 +206,15 @@ class Learner:
         The last of the ``of`` steps of a run that was saved before is saved, too: what follows a long run
         must not cost it again.
         """
-        nats, lengths = found.k1.sum(), found.rolled.lengths
+        nats, lengths = round_.k1.sum(), round_.rolled.lengths
         self.controller = self.controller.after(float(nats), len(lengths), int(lengths.sum()))
         self.rows.append(row)
         run.log(step, **row)
-        if kept.due() or (step + 1 == of and kept.path.exists()):
-            self.save(kept, step + 1)
-        run.progress(step + 1, of, f"reward {float(found.rolled.rewards.mean()):.3f}")
+        if checkpoint.due() or (step + 1 == of and checkpoint.path.exists()):
+            self.save(checkpoint, step + 1)
+        run.progress(step + 1, of, f"reward {float(round_.rolled.rewards.mean()):.3f}")
 
-    def save(self, kept: Checkpoint, step: int) -> None:
+    def save(self, checkpoint: Checkpoint, step: int) -> None:
         """Write a checkpoint; ``step`` is the next one."""
         tensors = prefixed("examples", self.examples.tensors())
         facts: dict[str, Any] = {
@@ -231,22 +231,22 @@ class Learner:
             tensors |= prefixed(f"{name}/adamw", state)
         if self.watch is not None:
             tensors |= prefixed("good", self.watch.good)
-            told: Any = getattr(self.watch.watcher, "state", dict)()
+            watcher_state: Any = getattr(self.watch.watcher, "state", dict)()
             looks = {"good": self.watch.good_step, "answer": self.watch.good_answer, "seen": self.watch.seen}
-            facts["watch"] = {**looks, "state": told}
-        kept.save(tensors, facts)
+            facts["watch"] = {**looks, "state": watcher_state}
+        checkpoint.save(tensors, facts)
 
-    def resume(self, kept: Checkpoint, run: Run) -> int:
+    def resume(self, checkpoint: Checkpoint, run: Run) -> int:
         """Restore the last checkpoint, and charge its cost; returns the next step.
 
         First it reports, as progress, where half precision is slow.
         """
         for student in self.students.values():
             announce(student.fit.bf16, next(student.module.parameters()).device, run, 1)
-        found = kept.load()
-        if found is None:
+        contents = checkpoint.load()
+        if contents is None:
             return 0
-        tensors, facts = found
+        tensors, facts = contents
         self.controller = self.controller.restored(facts["controller"])
         self.moments = Moments.restored(facts["moments"])
         self.rows = facts["rows"]
@@ -256,10 +256,10 @@ class Learner:
             restore_optimiser(student.optimiser, under(f"{name}/adamw", tensors), facts[name]["optimiser"])
             student.moved = facts[name]["moved"]
         if self.watch is not None:
-            told = facts["watch"]
-            self.watch.good, self.watch.good_step = under("good", tensors), told["good"]
-            self.watch.seen, self.watch.good_answer = told["seen"], told["answer"]
-            getattr(self.watch.watcher, "restore", lambda state: None)(told["state"])
+            looks = facts["watch"]
+            self.watch.good, self.watch.good_step = under("good", tensors), looks["good"]
+            self.watch.seen, self.watch.good_answer = looks["seen"], looks["answer"]
+            getattr(self.watch.watcher, "restore", lambda state: None)(looks["state"])
         self.spend(facts["spent"], run)
         return int(facts["step"])
 

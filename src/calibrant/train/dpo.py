@@ -90,8 +90,8 @@ def dpo(model: OpenLM, pairs: Preferences, config: DPO = DPO(), run: Run = Quiet
     def loss(part: list[int], whole: list[int]) -> Share:
         some = Branches([prompts[i] for i in part], [both.replies[i] for i in part])
         packed = pack(some, shared=not alone, device=device)
-        found = score(policy.module, packed).sums().view(-1, 2)
-        sums = PairSums(found[:, 0], found[:, 1], *reference[:, part], *tokens[:, part])
+        logps = score(policy.module, packed).sums().view(-1, 2)
+        sums = PairSums(logps[:, 0], logps[:, 1], *reference[:, part], *tokens[:, part])
         each = pair_loss(config.loss, sums, config.options)
         if config.nll:
             each = each + config.nll * chosen_nll(sums)

@@ -143,22 +143,22 @@ def grpo(
     student = Student(policy.module, config.fit)
     learner = Learner({"policy": student}, config.kl.controller(), watched(watcher, student))
     stopped = False
-    kept = Checkpoint(run.work / "grpo.safetensors", key(config, run, model, prompts, reward, watcher))
-    for step in range(learner.resume(kept, run), config.steps):
+    store = Checkpoint(run.work / "grpo.safetensors", key(config, run, model, prompts, reward, watcher))
+    for step in range(learner.resume(store, run), config.steps):
         picked, drawn = draw(policy, rows, config, step, run.seed)
         learner.spend(drawn.tokens * (1 + config.epochs), run)
-        found = group.known(learner, judged(reward, drawn), model, config.shaping, config.old_logprobs)
-        advantages = _advantages(found, config)
-        learner.examples.note(step, picked, found.rolled, **found.columns(), advantage=advantages)
-        if stopped := learner.stops(step, policy, found.rolled, every=config.watch_every):
+        round_ = group.known(learner, judged(reward, drawn), model, config.shaping, config.old_logprobs)
+        advantages = _advantages(round_, config)
+        learner.examples.note(step, picked, round_.rolled, **round_.columns(), advantage=advantages)
+        if stopped := learner.stops(step, policy, round_.rolled, every=config.watch_every):
             break
         student.pace(step, config.steps)
         batches = minibatches(len(picked), config, run.seed, step)
-        lesson = found.only_ended() if config.mask_truncated else found
+        lesson = round_.only_ended() if config.mask_truncated else round_
         term = _term(student, lesson, advantages, config)
         with learner.learning():
-            shown = group.learn(student, lesson, batches, term, longest=config.max_tokens)
-        learner.finish(step, config.steps, found, {**found.summary(), **shown}, kept, run)
+            stats = group.learn(student, lesson, batches, term, longest=config.max_tokens)
+        learner.finish(step, config.steps, round_, {**round_.summary(), **stats}, store, run)
     return GRPOResult(
         model=saved("grpo", model, policy, learner, rows, run),
         metrics=metrics(
@@ -168,25 +168,25 @@ def grpo(
     )
 
 
-def _advantages(found: group.GroupRound, config: GRPO) -> Tensor:
+def _advantages(round_: group.GroupRound, config: GRPO) -> Tensor:
     """(M,) float32: r_i less the mean of the prompt's scores, over their spread."""
     scale, unbiased, eps = config.scale, config.unbiased, config.eps
-    return group_normalised(found.grouped, scale=scale, unbiased=unbiased, eps=eps).flatten().float()
+    return group_normalised(round_.grouped, scale=scale, unbiased=unbiased, eps=eps).flatten().float()
 
 
-def _term(student: Student, found: group.GroupRound, advantages: Tensor, config: GRPO) -> group.Term:
+def _term(student: Student, round_: group.GroupRound, advantages: Tensor, config: GRPO) -> group.Term:
     """The loss of an update: clipped ratios of tokens, the KL, and how they are averaged."""
     low, high = clips(config.clip, config.clip_high)
 
     def term(window: Window, part: list[int]) -> tuple[Tensor, Mapping[str, Tensor]]:
-        rows = found.rolled.rows(part)
-        mask, old, credit = found.mask[rows], found.old[rows], advantages[rows, None]
-        new = group.logprobs(student.module, found.rolled, part, old)
+        rows = round_.rolled.rows(part)
+        mask, old, credit = round_.mask[rows], round_.old[rows], advantages[rows, None]
+        new = group.logprobs(student.module, round_.rolled, part, old)
         out = clipped_surrogate(new, old, credit.expand_as(new), low=low, high=high)
         each = out.loss
-        if found.coef and student.moved:  # before the first step the KL and its gradient are 0
-            each = each + found.coef * PENALTIES[config.kl.estimator](new, found.reference[rows])
+        if round_.coef and student.moved:  # before the first step the KL and its gradient are 0
+            each = each + round_.coef * PENALTIES[config.kl.estimator](new, round_.reference[rows])
         share = AGGREGATIONS[config.aggregation](each, mask, window)
-        return share, group.moved(found, rows, new, out, credit, window)
+        return share, group.moved(round_, rows, new, out, credit, window)
 
     return term

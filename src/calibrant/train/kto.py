@@ -120,24 +120,24 @@ def kto(model: OpenLM, replies: LabelledReplies, config: KTO = KTO(), run: Run =
     mismatched = {b: _Mismatched(row.replies, row.reference.to(device)) for b, row in mismatched.items()}
     tokens = torch.tensor([len(answer) for answer in answers], device=device)
     longest: dict[int, list[list[int]]] = {}  # of each row: the longest reply that it ever borrows
-    for batch, found in mismatched.items():
-        for i, reply in zip(batch, found.replies, strict=True):
+    for batch, row in mismatched.items():
+        for i, reply in zip(batch, row.replies, strict=True):
             if reply is not None:
                 longest[i] = [max([reply, *longest.get(i, [])], key=len)]
     apart: tuple[list[int], Tensor] = [], torch.empty(0)  # a batch that comes in parts, and its sums of y'
 
     def loss(part: list[int], whole: list[int]) -> Share:
         nonlocal apart
-        asked, given = [prompts[i] for i in part], [answers[i] for i in part]
+        inputs, outputs = [prompts[i] for i in part], [answers[i] for i in part]
         other = mismatched[tuple(whole)]
         if len(part) == len(whole):
-            own, found = _together(policy.module, asked, given, other.replies, not alone)
+            own, borrowed = _together(policy.module, inputs, outputs, other.replies, not alone)
         else:
-            own, _ = _together(policy.module, asked, given, [None] * len(part), not alone)
+            own, _ = _together(policy.module, inputs, outputs, [None] * len(part), not alone)
             if apart[0] is not whole:
                 apart = whole, _apart(policy, [prompts[i] for i in whole], other.replies, config.fit)
-            found = apart[1]
-        kl_ratios = found - other.reference
+            borrowed = apart[1]
+        kl_ratios = borrowed - other.reference
         z0 = reference_point(kl_ratios[other.places])
         ratios = own - reference[part]
         each = kto_loss(ratios, labels[part], z0, config.beta, weights)
@@ -195,8 +195,8 @@ def _partners(
 
     # Seeded by the batch itself, so that a run that goes on from a checkpoint draws the same.
     rng = random.Random(f"kto/{seed}/{batch}")
-    found = mismatch([tuple(prompts[i]) for i in batch], [tuple(answers[i]) for i in batch], rng, fits)
-    return [None if partner is None else batch[partner] for partner in found]
+    partners = mismatch([tuple(prompts[i]) for i in batch], [tuple(answers[i]) for i in batch], rng, fits)
+    return [None if partner is None else batch[partner] for partner in partners]
 
 
 def _reference(
@@ -209,26 +209,26 @@ def _reference(
 ) -> tuple[Tensor, dict[tuple[int, ...], _Mismatched]]:
     """ln ref of every reply (n,), and what each batch borrows; a prompt is read once for all its replies."""
     # For each prompt: the replies that are read behind it, and their places there.
-    wanted: list[dict[int, int]] = [{i: 0} for i in range(len(prompts))]
+    positions: list[dict[int, int]] = [{i: 0} for i in range(len(prompts))]
     for batch, row in partners.items():
         for i, j in zip(batch, row, strict=True):
             if j is not None:
-                wanted[i].setdefault(j, len(wanted[i]))
-    texts = Branches(prompts, [[answers[j] for j in places] for places in wanted])
+                positions[i].setdefault(j, len(positions[i]))
+    texts = Branches(prompts, [[answers[j] for j in places] for places in positions])
     sums = reference_sums(model, texts, run, bf16=bf16).tolist()
-    first = list(accumulate(map(len, wanted), initial=0))
+    first = list(accumulate(map(len, positions), initial=0))
 
     def known(i: int, j: int | None) -> float:
-        return float("nan") if j is None else sums[first[i] + wanted[i][j]]
+        return float("nan") if j is None else sums[first[i] + positions[i][j]]
 
-    found = {
+    by_batch = {
         batch: _Mismatched(
             [None if j is None else answers[j] for j in row],
             torch.tensor([known(i, j) for i, j in zip(batch, row, strict=True)]),
         )
         for batch, row in partners.items()
     }
-    return torch.tensor([sums[place] for place in first[:-1]]), found
+    return torch.tensor([sums[place] for place in first[:-1]]), by_batch
 
 
 def _together(
@@ -257,8 +257,8 @@ def _apart(
     device = next(policy.module.parameters()).device
     # Weights that this pass casts without a gradient must not be found by the passes that learn.
     with torch.autocast(device.type, torch.bfloat16, enabled=how.bf16, cache_enabled=False):
-        found = iter(branch_sums(policy, some, bf16=how.bf16, most=how.micro_tokens).tolist())
-    return torch.tensor([torch.nan if b is None else next(found) for b in borrowed], device=device)
+        sums = iter(branch_sums(policy, some, bf16=how.bf16, most=how.micro_tokens).tolist())
+    return torch.tensor([torch.nan if b is None else next(sums) for b in borrowed], device=device)
 
 
 def _metrics(
@@ -269,7 +269,7 @@ def _metrics(
     What a batch of one label cannot show (its margin, say) is left out, not taken for 0.
     """
     margin = (noted["reward"] - beta * noted["z0"]) * (2 * noted["desirable"].float() - 1)
-    found = {
+    metrics = {
         "rewards/accuracies": ((margin > 0).float() + 0.5 * (margin == 0).float()).sum() / len(whole),
         "kl": noted["z0"].sum() / len(whole),
     }
@@ -277,12 +277,12 @@ def _metrics(
         rows, tokens = sum(up is label for up, _ in whole), sum(n for up, n in whole if up is label)
         if rows:
             mine = (noted["desirable"] == label).float()
-            found[f"rewards/{side}"] = (mine * noted["reward"]).sum() / rows
-            found[f"logps/{side}"] = (mine * noted["logp"]).sum() / rows
-            found[f"{side}_drift_per_token"] = (mine * noted["reward"]).sum() / beta / tokens
-    if "rewards/chosen" in found and "rewards/rejected" in found:
-        found["rewards/margins"] = found["rewards/chosen"] - found["rewards/rejected"]
-    return found
+            metrics[f"rewards/{side}"] = (mine * noted["reward"]).sum() / rows
+            metrics[f"logps/{side}"] = (mine * noted["logp"]).sum() / rows
+            metrics[f"{side}_drift_per_token"] = (mine * noted["reward"]).sum() / beta / tokens
+    if "rewards/chosen" in metrics and "rewards/rejected" in metrics:
+        metrics["rewards/margins"] = metrics["rewards/chosen"] - metrics["rewards/rejected"]
+    return metrics
 
 
 def _last(steps: Sequence[Mapping[str, float]], name: str, unit: str) -> Estimate:
@@ -295,15 +295,17 @@ def _last(steps: Sequence[Mapping[str, float]], name: str, unit: str) -> Estimat
 
 def _caveats(up: int, down: int, weights: tuple[float, float], idle: float, alone: str) -> tuple[str, ...]:
     """What the result does not show, and what the reader must know of the data."""
-    said = [
+    caveats = [
         "accuracy on training replies shows that they were learned, not that behaviour generalises",
         "where labels of like replies contradict each other, KTO goes with the majority",
     ]
     if not (up and down):
-        said.append(f"every reply is {'desirable' if up else 'undesirable'}: nothing says what to do instead")
+        caveats.append(
+            f"every reply is {'desirable' if up else 'undesirable'}: nothing says what to do instead"
+        )
     elif not BAND[0] * 0.999 <= weights[0] * up / (weights[1] * down) <= BAND[1] * 1.001:
         share = weights[0] * up / (weights[1] * down)
-        said.append(f"the weights put lambda_D n_D / (lambda_U n_U) at {share:.3g}, outside of [1, 4/3]")
+        caveats.append(f"the weights put lambda_D n_D / (lambda_U n_U) at {share:.3g}, outside of [1, 4/3]")
     if idle:
-        said.append(f"{idle:.0%} of the replies had none to borrow, so that z0 rests on fewer or is 0")
-    return (*said, *row_caveats(alone))
+        caveats.append(f"{idle:.0%} of the replies had none to borrow, so that z0 rests on fewer or is 0")
+    return (*caveats, *row_caveats(alone))

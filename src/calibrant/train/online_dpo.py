@@ -103,25 +103,27 @@ def online_dpo(
     student = Student(policy.module, config.fit)
     learner = Learner({"policy": student}, FixedKL(0.0), watched(watcher, student))
     stopped = False
-    kept = Checkpoint(run.work / "online_dpo.safetensors", key(config, run, model, prompts, reward, watcher))
+    store = Checkpoint(run.work / "online_dpo.safetensors", key(config, run, model, prompts, reward, watcher))
     shaping = Shaping(missing_end=config.missing_end)
-    for step in range(learner.resume(kept, run), config.steps):
+    for step in range(learner.resume(store, run), config.steps):
         picked, drawn = draw(policy, rows, config, step, run.seed)
         learner.spend(drawn.tokens * (1 + config.epochs), run)
-        found = group.known(learner, judged(reward, drawn), model, shaping)
-        best, worst = _ranked(found)
-        learner.examples.note(step, picked, found.rolled, **found.columns(), side=_sides(found, best, worst))
-        if stopped := learner.stops(step, policy, found.rolled, every=config.watch_every):
+        round_ = group.known(learner, judged(reward, drawn), model, shaping)
+        best, worst = _ranked(round_)
+        learner.examples.note(
+            step, picked, round_.rolled, **round_.columns(), side=_sides(round_, best, worst)
+        )
+        if stopped := learner.stops(step, policy, round_.rolled, every=config.watch_every):
             break
         student.pace(step, config.steps)
-        lesson, shown = _pairs(found, best, worst), {"updates": 0.0, "lr": student.lr}
+        lesson, stats = _pairs(round_, best, worst), {"updates": 0.0, "lr": student.lr}
         if best:
             batches = minibatches(len(best), config, run.seed, step)
             with learner.learning():
-                shown = group.learn(student, lesson, batches, _term(student, lesson, config))
-            shown["objective/scores_margin"] = float(-lesson.grouped.diff().mean())
-        row = {**found.summary(), "pairs": float(len(best)), **shown}
-        learner.finish(step, config.steps, found, row, kept, run)
+                stats = group.learn(student, lesson, batches, _term(student, lesson, config))
+            stats["objective/scores_margin"] = float(-lesson.grouped.diff().mean())
+        row = {**round_.summary(), "pairs": float(len(best)), **stats}
+        learner.finish(step, config.steps, round_, row, store, run)
     return OnlineDPOResult(
         model=saved("online_dpo", model, policy, learner, rows, run),
         metrics=metrics(
@@ -136,40 +138,40 @@ def online_dpo(
     )
 
 
-def _ranked(found: group.GroupRound) -> tuple[list[int], list[int]]:
+def _ranked(round_: group.GroupRound) -> tuple[list[int], list[int]]:
     """Numbers of the best and of the worst reply to each prompt whose replies differ in score."""
-    scores = found.grouped
-    told = (~alike(scores)).nonzero().flatten()
-    best, worst = (told * scores.shape[1] + at[told] for at in (scores.argmax(1), scores.argmin(1)))
+    scores = round_.grouped
+    prompts = (~alike(scores)).nonzero().flatten()
+    best, worst = (prompts * scores.shape[1] + at[prompts] for at in (scores.argmax(1), scores.argmin(1)))
     return best.tolist(), worst.tolist()
 
 
-def _sides(found: group.GroupRound, best: list[int], worst: list[int]) -> Tensor:
+def _sides(round_: group.GroupRound, best: list[int], worst: list[int]) -> Tensor:
     """(M,) 1 for a chosen reply, -1 for a rejected one, 0 for one that is in no pair."""
-    side = torch.zeros(len(found.rolled), dtype=torch.int64)
+    side = torch.zeros(len(round_.rolled), dtype=torch.int64)
     side[best], side[worst] = 1, -1
     return side
 
 
-def _pairs(found: group.GroupRound, best: list[int], worst: list[int]) -> group.GroupRound:
+def _pairs(round_: group.GroupRound, best: list[int], worst: list[int]) -> group.GroupRound:
     """The round of the pairs alone: two replies a prompt, the chosen one first."""
-    rolled, k = found.rolled, found.rolled.samples
+    rolled, k = round_.rolled, round_.rolled.samples
     rows = [row for pair in zip(best, worst, strict=True) for row in pair]
-    asked, answered = rolled.branches
+    prompt_ids, reply_ids = rolled.branches
     prompts = [row // k for row in best]
-    replies = [[answered[row // k][row % k] for row in pair] for pair in zip(best, worst, strict=True)]
+    replies = [[reply_ids[row // k][row % k] for row in pair] for pair in zip(best, worst, strict=True)]
     pairs = replace(
         rolled,
         chats=tuple(rolled.chats[row] for row in rows),
         texts=tuple(rolled.texts[row] for row in rows),
-        branches=Branches([asked[i] for i in prompts], replies),
+        branches=Branches([prompt_ids[i] for i in prompts], replies),
         ended=rolled.ended[rows],
         behaviour=rolled.behaviour[rows],
         scores=None,
         kl=None,
     )
     return group.GroupRound(
-        pairs, found.mask[rows], found.old[rows], found.reference[rows], found.shaped[rows], found.coef
+        pairs, round_.mask[rows], round_.old[rows], round_.reference[rows], round_.shaped[rows], round_.coef
     )
 
 
@@ -188,11 +190,11 @@ def _term(student: Student, lesson: group.GroupRound, config: OnlineDPO) -> grou
             each = each + config.nll * chosen_nll(sums)
         good, bad = implicit_rewards(sums, beta)
         right = (good > bad).float() + 0.5 * (good == bad).float()
-        shown = {
+        stats = {
             "rewards/chosen": good, "rewards/rejected": bad, "rewards/margins": good - bad,
             "rewards/accuracies": right, "logps/chosen": sums.policy_chosen.detach(),
             "logps/rejected": sums.policy_rejected.detach(),
         }  # fmt: skip
-        return each.sum() / pairs, {name: value.sum() / pairs for name, value in shown.items()}
+        return each.sum() / pairs, {name: value.sum() / pairs for name, value in stats.items()}
 
     return term

@@ -80,18 +80,18 @@ def ppo(
     policy = adapted(model.copy(), config.lora, run.seed)
     critic = open_critic(model, reward, config.critic, config.head_scale, run.seed)
     learner = _start(policy, critic, watcher, config)
-    kept = Checkpoint(run.work / "ppo.safetensors", key(config, run, model, prompts, reward, watcher))
+    store = Checkpoint(run.work / "ppo.safetensors", key(config, run, model, prompts, reward, watcher))
     stopped = False
-    for step in range(learner.resume(kept, run), config.steps):
+    for step in range(learner.resume(store, run), config.steps):
         picked, drawn = draw(policy, rows, config, step, run.seed)
         learner.spend(drawn.tokens * (1 + config.epochs), run)
-        found = experience(learner, judged(reward, drawn), model, critic, config)
-        learner.examples.note(step, picked, found.rolled, **found.columns())
-        if stopped := learner.stops(step, policy, found.rolled, every=config.watch_every):
+        round_ = experience(learner, judged(reward, drawn), model, critic, config)
+        learner.examples.note(step, picked, round_.rolled, **round_.columns())
+        if stopped := learner.stops(step, policy, round_.rolled, every=config.watch_every):
             break
         with learner.learning():
-            shown = learn(learner, found, critic, config, run.seed, step)
-        learner.finish(step, config.steps, found, {**found.summary(), **shown}, kept, run)
+            stats = learn(learner, round_, critic, config, run.seed, step)
+        learner.finish(step, config.steps, round_, {**round_.summary(), **stats}, store, run)
     tuned = saved("ppo", model, policy, learner, rows, run)
     critic.save(run.artifact("critic"), RewardCard(kind="single", members=1, normaliser=critic.normaliser))
     return PPOResult(
@@ -115,7 +115,7 @@ def _start(policy: OpenLM, critic: RewardModel, watcher: Watcher | None, config:
 
 def _metrics(rows: Sequence[Mapping[str, float]]) -> dict[str, Estimate]:
     """Metrics of the first and of the last 10 steps of the log."""
-    found = {"steps": point(len(rows), unit="steps taken")}
+    metrics = {"steps": point(len(rows), unit="steps taken")}
     for name, column, unit, some in (
         ("reward_first", "objective/scores", "reward, first 10 steps", rows[:10]),
         ("reward_last", "objective/scores", "reward, last 10 steps", rows[-10:]),
@@ -126,5 +126,5 @@ def _metrics(rows: Sequence[Mapping[str, float]]) -> dict[str, Estimate]:
     ):
         numbers = [row[column] for row in some if column in row]
         mean = sum(numbers) / max(1, len(numbers))
-        found[name] = point(mean, unit=unit) if numbers else unknown(f"no step showed {column}", unit=unit)
-    return found
+        metrics[name] = point(mean, unit=unit) if numbers else unknown(f"no step showed {column}", unit=unit)
+    return metrics

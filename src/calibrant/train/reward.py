@@ -116,15 +116,15 @@ def reward(
     task = prepared(model, pairs, ties, config)
     classifier = Classifier.from_lm(model, config.heads, run.seed)
     steps = descend(classifier, task, config, run.seed, run)
-    made = RewardModel(classifier, normaliser(classifier, task))
-    found = calibration(made, held_out_rows(model, held_out, config))
+    reward_model = RewardModel(classifier, normaliser(classifier, task))
+    figures = calibration(reward_model, held_out_rows(model, held_out, config))
     kind: Literal["heads", "single"] = "heads" if config.heads > 1 else "single"
-    card = RewardCard(kind=kind, members=config.heads, calibration=found)
-    saved = stored(made, run.artifact("reward"), card, f"reward on {model.identity.name}")
+    card = RewardCard(kind=kind, members=config.heads, calibration=figures)
+    saved = stored(reward_model, run.artifact("reward"), card, f"reward on {model.identity.name}")
     return RewardResult(
         reward=saved,
         metrics={
-            **found,
+            **figures,
             "loss_last": point(last(steps, "loss"), unit="nats, mean of the last 10 steps"),
             "train_accuracy": point(last(steps, "accuracy"), unit="share of pairs, last 10 steps"),
             "train_margin": point(last(steps, "margin"), unit="log-odds, last 10 steps"),
@@ -176,9 +176,9 @@ def prepared(model: OpenLM, pairs: Preferences, ties: Preferences | None, config
             "ties are impossible with margin = 0, and ties were given",
             hint=f"leave margin out ({TIE_MARGIN} is taken), or set it above 0",
         )
-    kept = [fitting(model, t, lambda row: [row.chosen, row.rejected], config.max_length)
+    fitted = [fitting(model, t, lambda row: [row.chosen, row.rejected], config.max_length)
             for t in (pairs, ties) if t is not None]  # fmt: skip
-    won, tied = kept[0], kept[1] if ties is not None else []
+    won, tied = fitted[0], fitted[1] if ties is not None else []
     everything = Preferences(rows=(*pairs.rows, *(ties.rows if ties is not None else ())))
     margin = (TIE_MARGIN if ties is not None else 0.0) if config.margin is None else config.margin
     return Task(
@@ -244,20 +244,22 @@ def normaliser(classifier: Classifier, task: Task) -> Normaliser:
     )
 
 
-def stored(made: RewardModel, folder: Path, card: RewardCard, name: str) -> RewardModel:
+def stored(reward_model: RewardModel, folder: Path, card: RewardCard, name: str) -> RewardModel:
     """Save as ``folder`` and return it under that folder's identity, with the card as it was written."""
-    classifier = made.classifier
+    classifier = reward_model.classifier
     whole = card.model_copy(
         update={
-            "normaliser": made.normaliser,
+            "normaliser": reward_model.normaliser,
             "end_id": classifier.chat_tokens.end_id,
             "template": classifier.identity.parts["template"],
         }
     )
-    made.save(folder, whole)
+    reward_model.save(folder, whole)
     inner = folder_identity(folder, name=name).model_copy(update={"kind": "reward"})
     trained = Classifier(classifier.module, classifier.tokenizer, identity=inner)
-    return RewardModel(trained, made.normaliser, identity=reward_identity(folder, name=name), card=whole)
+    return RewardModel(
+        trained, reward_model.normaliser, identity=reward_identity(folder, name=name), card=whole
+    )
 
 
 def held_out_rows(model: OpenLM, held_out: Preferences | None, config: RewardConfig) -> list[Pair]:
@@ -271,11 +273,11 @@ def caveats(task: Task, classifier: Classifier, held_out: Preferences | None, bf
     """What a reward does not show."""
     alone = shares(classifier.module)
     rows = held_out.rows if held_out is not None else ()
-    seen = [row for row in rows if digest(row.prompt) in task.prompts]
+    shared = [row for row in rows if digest(row.prompt) in task.prompts]
     return (
         "a reward is known where its pairs were: what training against it finds elsewhere may only look good",
         "accuracy is agreement with labels, so what the labels got wrong counts as right",
-        *([f"{len(seen)} held-out pairs have a prompt that training pairs have, too"] if seen else []),
+        *([f"{len(shared)} held-out pairs have a prompt that training pairs have, too"] if shared else []),
         *row_caveats(alone),
         *training_caveats(bf16, classifier.module),
     )
@@ -288,16 +290,16 @@ def _compared(
     rows = [*won, *tied]
     prompts, first = tokenised(model, [row.prompt for row in rows], [row.chosen for row in rows])
     _, second = tokenised(model, [row.prompt for row in rows], [row.rejected for row in rows])
-    found: dict[Any, Comparison] = {}
+    units: dict[Any, Comparison] = {}
     for number, row in enumerate(rows):
         key = tuple(prompts[number]) if by_prompt else number
-        unit = found.setdefault(key, Comparison(row.id, prompts[number], [], [], []))
+        unit = units.setdefault(key, Comparison(row.id, prompts[number], [], [], []))
         for reply in (first[number], second[number]):
             if reply not in unit.replies:
                 unit.replies.append(reply)
         places = unit.replies.index(first[number]), unit.replies.index(second[number])
         (unit.better if number < len(won) else unit.equal).append(places)
-    return list(found.values())
+    return list(units.values())
 
 
 def _flat(some: Sequence[Comparison]) -> tuple[list[list[int]], list[list[int]]]:
@@ -333,11 +335,11 @@ def _weights(units: int, config: RewardConfig, seed: int) -> Tensor:
 def _noted(chosen: Tensor, rejected: Tensor, wins: int) -> dict[str, Tensor]:
     """Shares of what is logged every step, of (P, K) scores; a batch has ``wins`` pairs that are no ties."""
     gaps = (chosen - rejected).mean(1)
-    found = {
+    metrics = {
         "accuracy": ((gaps > 0).float() + 0.5 * (gaps == 0).float()).sum() / wins,
         "margin": gaps.sum() / wins,
         "mean_reward": ((chosen + rejected) / 2).mean(1).sum() / wins,
     }
     if chosen.shape[1] > 1:
-        found["disagreement"] = (chosen - rejected).std(1).sum() / wins
-    return found
+        metrics["disagreement"] = (chosen - rejected).std(1).sum() / wins
+    return metrics

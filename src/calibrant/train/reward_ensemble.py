@@ -88,20 +88,20 @@ def reward_ensemble(
     task = prepared(model, pairs, ties, each)
     trained = [_trained(model, task, member, run) for member in _members(each, config, run.seed)]
     rows, name = held_out_rows(model, held_out, each), f"{config.kind} rewards on {model.identity.name}"
-    made = [RewardModel(c, normaliser(c, task)) for c in _joined([c for c, _ in trained], config.kind)]
+    models = [RewardModel(c, normaliser(c, task)) for c in _joined([c for c, _ in trained], config.kind)]
     saved: RewardModel | Ensemble
     if config.kind == "independent":
-        found = calibration(Ensemble(made), rows)
-        saved = _saved(made, [calibration(m, rows) for m in made], found, run.artifact("reward"), name)
+        figures = calibration(Ensemble(models), rows)
+        saved = _saved(models, [calibration(m, rows) for m in models], figures, run.artifact("reward"), name)
     else:
-        found = calibration(made[0], rows)
-        card = RewardCard(kind="heads" if together else "warm", members=config.members, calibration=found)
-        saved = stored(made[0], run.artifact("reward"), card, name)
+        figures = calibration(models[0], rows)
+        card = RewardCard(kind="heads" if together else "warm", members=config.members, calibration=figures)
+        saved = stored(models[0], run.artifact("reward"), card, name)
     numbers = {n: sum(notes[n] for _, notes in trained) / len(trained) for n in _LOGGED}
     return RewardResult(
         reward=saved,
         metrics={
-            **found,
+            **figures,
             "loss_last": point(numbers["loss"], unit="nats, last 10 steps, mean of members"),
             "train_accuracy": point(
                 numbers["accuracy"], unit="share of pairs, last 10 steps, mean of members"
@@ -110,7 +110,7 @@ def reward_ensemble(
             "dropped_for_length": task.dropped,
         },
         caveats=(
-            *caveats(task, made[0].classifier, held_out, each.fit.bf16),
+            *caveats(task, models[0].classifier, held_out, each.fit.bf16),
             "members share their data and their trunk, so they can agree and be wrong together",
         ),
     )
@@ -121,13 +121,13 @@ def averaged(classifiers: Sequence[Classifier]) -> Classifier:
 
     Only meaningful for weights with the same initialisation, heads included.
     """
-    made = classifiers[0].copy()
+    average = classifiers[0].copy()
     states = [classifier.module.state_dict() for classifier in classifiers]
     with torch.no_grad():
-        for name, tensor in made.module.state_dict().items():
+        for name, tensor in average.module.state_dict().items():
             tensor.copy_(torch.stack([state[name].double() for state in states]).mean(0))
-    made.module.requires_grad_(False)
-    return made
+    average.module.requires_grad_(False)
+    return average
 
 
 class _Member(NamedTuple):
@@ -145,27 +145,27 @@ class _Member(NamedTuple):
 def _members(each: RewardConfig, config: RewardEnsemble, seed: int) -> list[_Member]:
     if config.kind == "shared_trunk":
         return [_Member(0, 1, each, seed, seed)]
-    found = []
+    members = []
     for number in range(config.members):
         own = random.Random(f"reward member/{seed}/{number}").getrandbits(31)
         lr = each.fit.lr * config.lr_spread ** (2 * number / (config.members - 1) - 1)
         rated = each.model_copy(update={"fit": each.fit.model_copy(update={"lr": lr})})
-        found.append(_Member(number, config.members, rated, seed if config.kind == "warm" else own, own))
-    return found
+        members.append(_Member(number, config.members, rated, seed if config.kind == "warm" else own, own))
+    return members
 
 
 def _trained(model: OpenLM, task: Task, member: _Member, run: Run) -> tuple[Classifier, dict[str, float]]:
     """One trained model and its last numbers; taken from ``run.work`` where an earlier try finished it."""
     classifier = Classifier.from_lm(model, member.config.heads, member.start)
     member_run = _MemberRun(run, member, steps=task.steps(member.config))
-    kept = Checkpoint(member_run.work / "finished.safetensors", digest([task.key, *member]))
-    found = kept.load()
-    if found is None:
+    checkpoint = Checkpoint(member_run.work / "finished.safetensors", digest([task.key, *member]))
+    contents = checkpoint.load()
+    if contents is None:
         steps = descend(classifier, task, member.config, member.order, member_run)
         facts = {"spent": member_run.spent, **{name: last(steps, name) for name in _LOGGED}}
-        kept.save(classifier.module.state_dict(), facts)
+        checkpoint.save(classifier.module.state_dict(), facts)
     else:
-        tensors, facts = found
+        tensors, facts = contents
         classifier.module.load_state_dict(tensors)
         run.spend(tokens=int(facts["spent"]))
     if (member_run.work / _EXAMPLES).is_file():
@@ -179,19 +179,19 @@ def _joined(classifiers: list[Classifier], kind: str) -> list[Classifier]:
 
 
 def _saved(
-    made: Sequence[RewardModel],
+    models: Sequence[RewardModel],
     cards: Sequence[dict[str, Any]],
-    found: dict[str, Any],
+    figures: dict[str, Any],
     folder: Path,
     name: str,
 ) -> Ensemble:
     """Write separately trained models, each with its own card, as one reward."""
-    card = RewardCard(kind="independent", members=len(made), calibration=found)
+    card = RewardCard(kind="independent", members=len(models), calibration=figures)
     members = [
         stored(
             member, inside, RewardCard(kind="single", members=1, calibration=own), f"{name}, {inside.name}"
         )
-        for member, inside, own in zip(made, member_folders(folder, card), cards, strict=True)
+        for member, inside, own in zip(models, member_folders(folder, card), cards, strict=True)
     ]
     write_card(folder, card)
     return Ensemble(members, identity=reward_identity(folder, name=name))
@@ -218,8 +218,8 @@ class _MemberRun:
         self.spent += tokens
 
     def progress(self, done: int, total: int, note: str = "") -> None:
-        said = f"member {self._member.number + 1} of {self._member.of}, {note}"
-        self._run.progress(self._before + done, self._member.of * total, said)
+        message = f"member {self._member.number + 1} of {self._member.of}, {note}"
+        self._run.progress(self._before + done, self._member.of * total, message)
 
     def call(
         self, technique: str, inputs: Mapping[str, Any], config: Mapping[str, Any] | None = None

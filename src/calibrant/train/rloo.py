@@ -125,21 +125,21 @@ def rloo(
     student = Student(policy.module, config.fit)
     learner = Learner({"policy": student}, config.kl.controller(), watched(watcher, student))
     stopped = False
-    kept = Checkpoint(run.work / "rloo.safetensors", key(config, run, model, prompts, reward, watcher))
-    for step in range(learner.resume(kept, run), config.steps):
+    store = Checkpoint(run.work / "rloo.safetensors", key(config, run, model, prompts, reward, watcher))
+    for step in range(learner.resume(store, run), config.steps):
         picked, drawn = draw(policy, rows, config, step, run.seed)
         learner.spend(drawn.tokens * (1 + config.epochs), run)
-        found = group.known(learner, judged(reward, drawn), model, config.shaping, config.old_logprobs)
-        advantages = _advantages(found, config)
-        learner.examples.note(step, picked, found.rolled, **found.columns(), advantage=advantages)
-        if stopped := learner.stops(step, policy, found.rolled, every=config.watch_every):
+        round_ = group.known(learner, judged(reward, drawn), model, config.shaping, config.old_logprobs)
+        advantages = _advantages(round_, config)
+        learner.examples.note(step, picked, round_.rolled, **round_.columns(), advantage=advantages)
+        if stopped := learner.stops(step, policy, round_.rolled, every=config.watch_every):
             break
         student.pace(step, config.steps)
         batches = minibatches(len(picked), config, run.seed, step)
-        term = _term(student, found, advantages, config)
+        term = _term(student, round_, advantages, config)
         with learner.learning():
-            shown = group.learn(student, found, batches, term)
-        learner.finish(step, config.steps, found, {**found.summary(), **shown}, kept, run)
+            stats = group.learn(student, round_, batches, term)
+        learner.finish(step, config.steps, round_, {**round_.summary(), **stats}, store, run)
     return RLOOResult(
         model=saved("rloo", model, policy, learner, rows, run),
         metrics=metrics(learner, len(rows), len(prompts)),
@@ -147,23 +147,23 @@ def rloo(
     )
 
 
-def _advantages(found: group.GroupRound, config: RLOO) -> Tensor:
+def _advantages(round_: group.GroupRound, config: RLOO) -> Tensor:
     """(M,) float32: R_i less the mean of the prompt's other R_j."""
-    nats = masked_sum(ESTIMATORS[config.kl.estimator](found.old, found.reference), found.mask)
-    advantages = leave_one_out((found.shaped - found.coef * nats).view(-1, config.samples)).flatten()
+    nats = masked_sum(ESTIMATORS[config.kl.estimator](round_.old, round_.reference), round_.mask)
+    advantages = leave_one_out((round_.shaped - round_.coef * nats).view(-1, config.samples)).flatten()
     if config.normalise_advantages:
         advantages = group_normalised(advantages[None], scale="group").flatten()
     return advantages.float()
 
 
-def _term(student: Student, found: group.GroupRound, advantages: Tensor, config: RLOO) -> group.Term:
+def _term(student: Student, round_: group.GroupRound, advantages: Tensor, config: RLOO) -> group.Term:
     """The loss of an update: its sum over the replies of a part, over the replies of the update."""
     low, high = clips(config.clip, config.clip_high)
 
     def term(window: Window, part: list[int]) -> tuple[Tensor, Mapping[str, Tensor]]:
-        rows = found.rolled.rows(part)
-        mask, old, credit = found.mask[rows], found.old[rows], advantages[rows, None]
-        new = group.logprobs(student.module, found.rolled, part, old)
+        rows = round_.rolled.rows(part)
+        mask, old, credit = round_.mask[rows], round_.old[rows], advantages[rows, None]
+        new = group.logprobs(student.module, round_.rolled, part, old)
         if config.ratio == "sequence":
             sums = masked_sum(new, mask)[:, None], masked_sum(old, mask)[:, None]
             out, counts = clipped_surrogate(*sums, credit, low=low, high=high), torch.ones_like(credit).bool()
@@ -171,6 +171,6 @@ def _term(student: Student, found: group.GroupRound, advantages: Tensor, config:
             out, counts = clipped_surrogate(new, old, credit.expand_as(new), low=low, high=high), mask
         # Tokens of a reply are summed, never averaged, so that at ratio 1 both kinds have one gradient.
         share = constant(out.loss, counts, window)
-        return share, group.moved(found, rows, new, out, credit, window)
+        return share, group.moved(round_, rows, new, out, credit, window)
 
     return term

@@ -66,10 +66,10 @@ def sft(model: OpenLM, examples: Examples, config: SFT = SFT(), run: Run = Quiet
 
     def loss(part: list[int], whole: list[int]) -> Share:
         some = Branches([prompts[i] for i in part], [[replies[i]] for i in part])
-        found = score(policy.module, pack(some, shared=False, device=device))
-        sums = found.sums()
+        scores = score(policy.module, pack(some, shared=False, device=device))
+        sums = scores.sums()
         return Share(
-            -sums.sum() / sum(len(replies[i]) for i in whole), {}, {"logp": sums, "tokens": found.lengths}
+            -sums.sum() / sum(len(replies[i]) for i in whole), {}, {"logp": sums, "tokens": scores.lengths}
         )
 
     plan = Plan(
