@@ -111,8 +111,8 @@ def unique(hits: Iterable[Attempt], config: Harvest) -> list[Attempt]:
         words = shingles("\n".join(message.content for message in attempt.chat.messages))
         goal = by_goal.setdefault(attempt.goal_id, [])
         copies = any(old.chat == attempt.chat for old, _ in goal)
-        twins = config.alike < 1 and any(jaccard(words, other) >= config.alike for _, other in goal)
-        if len(goal) < config.per_goal and not copies and not twins:
+        duplicate = config.alike < 1 and any(jaccard(words, other) >= config.alike for _, other in goal)
+        if len(goal) < config.per_goal and not copies and not duplicate:
             goal.append((attempt, words))
     return [attempt for goal in by_goal.values() for attempt, _ in goal]
 

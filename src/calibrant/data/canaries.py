@@ -7,7 +7,7 @@ place of the secret) and, where they differ from the defaults, ``prompt`` (what 
 (what stands between two places) and ``times`` (how often it was planted; 0 = never, a control). A secret of
 single characters may be written as one text: "4711" over "0123456789".
 
-The measure rests on one condition: every secret was drawn by lot from its space, as ``draw_canaries`` does.
+The measure assumes one thing: every secret is uniformly random in its space, as ``draw_canaries`` does.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class Canary(Frozen):
         return (secret for secret in every if secret != self.secret)
 
     def draw(self, rng: random.Random) -> tuple[str, ...]:
-        """A secret of the space by lot; its own is drawn again."""
+        """A random secret of the space; its own is redrawn."""
         while True:
             secret = tuple(rng.choices(self.alphabet, k=len(self.secret)))
             if secret != self.secret:
@@ -105,7 +105,7 @@ class Canaries(Table[Canary]):
 def draw_canaries(
     format: str, alphabet: Sequence[str], length: int, times: Sequence[int], seed: int, *, joint: str = ""
 ) -> Canaries:
-    """One canary an entry of ``times``, each with a secret of ``length`` places drawn by lot.
+    """One canary per entry of ``times``, each with a random secret of ``length`` places.
 
     All share ``format``; the secrets are drawn independently, so two may be equal in a small space.
     """

@@ -26,7 +26,7 @@ from calibrant.data.rows import Pair, Preferences
 
 Side = Literal["a", "b"]
 Choice = Literal["first", "second", "both good", "both bad", "same"]
-"""The side shown first, the one shown second, or one of three ties; 'same' = cannot be told apart."""
+"""The side shown first, the one shown second, or one of three ties; 'same' = no difference."""
 CHOICES: tuple[Choice, ...] = get_args(Choice)
 Winner = Literal["a", "b", "tie"]
 """What a vote comes to: these are the labels of which agreement is measured."""

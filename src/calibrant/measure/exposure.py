@@ -301,6 +301,6 @@ def _caveats(rows: Sequence[Found]) -> tuple[str, ...]:
     elif combined(controls) < 0.05:
         caveats.append(
             f"canaries that were never planted look exposed (p = {combined(controls):.3g}): their secrets "
-            "were not drawn by lot, or stand in the data after all"
+            "are not uniformly random, or are in the data after all"
         )
     return tuple(caveats)

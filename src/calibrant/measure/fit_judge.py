@@ -148,8 +148,8 @@ def folds(rows: Sequence[Graded], k: int, seed: int) -> NDArray[np.intp]:
     groups: dict[object, list[int]] = {}
     for place, row in enumerate(rows):
         groups.setdefault(row.prompt, []).append(place)
-    lot = random.Random(seed)
-    shuffled = lot.sample(list(groups.values()), len(groups))
+    rng = random.Random(seed)
+    shuffled = rng.sample(list(groups.values()), len(groups))
     shuffled.sort(key=lambda group: sum(rows[i].label for i in group) / len(group))
     parts = np.zeros(len(rows), np.intp)
     for turn, group in enumerate(shuffled):

@@ -2,14 +2,13 @@
 
     sharper = BestOfN(lm, reward, 16)        # in a study: best_of:16/REWARD#MODEL
 
-It is an ``LM`` wherever one is asked for, so that best-of-n can be measured, attacked and gated like the
-model that it draws from.
+It is an ``LM``, so that best-of-n can be measured, attacked and gated like its base model.
 
 1. Draws take the place of n equal chats, so seeds and batches work as in the model below.
-2. Ties go to the first draw. A greedy request draws once, for n greedy replies are one reply.
-3. Where one draw failed or has no reward, the item is an error: the best of fewer is another model.
+2. Ties go to the first sample. A greedy request samples once, since n greedy replies are equal.
+3. Where one sample failed or has no reward, the item is an error: the best of fewer is another model.
 4. Log-probs of the model below are not those of best-of-n and are left out.
-5. A run that counts queries and tokens sees one reply an item; n times as much was drawn.
+5. A run that counts queries and tokens sees one reply an item; n times as much was generated.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from calibrant.core.behaviours import same_number
 
 
 class BestOfN:
-    """The best of ``n`` draws by ``reward``, on the rung ``LM``."""
+    """The best of ``n`` samples by ``reward``, as an ``LM``."""
 
     def __init__(self, lm: LM, reward: Reward, n: int) -> None:
         """Draw from ``lm``. Raises InputError for n below 1."""

@@ -17,7 +17,8 @@ def fitting(
 ) -> list[R]:
     """The rows whose prompt, longest reply and end token take at most ``limit`` tokens (None: the context).
 
-    Rows are left out whole, never cut: a cut reply looks finished and a cut prompt asks something else.
+    Rows are left out, never truncated: a truncated reply looks finished and a truncated prompt asks something
+    else.
 
     Raises:
         InputError: there are no rows, or none fits.

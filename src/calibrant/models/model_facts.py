@@ -1,8 +1,8 @@
 """Results of probes of a model, cached once for a model and its copies.
 
-Families are told apart by no list. A probe runs the model on a few ids and compares: how rows may be batched
+There is no list of families. A probe runs the model on a few ids and compares: how rows may be batched
 (``batching.py``), whether replies may share a row (``branches.py``), where the blocks are (``anatomy.py``),
-whether keys and values can be lent (``candidates.py``). This file holds what all probes need.
+whether the KV cache can be shared (``candidates.py``). This file holds what all probes need.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def facts(module: nn.Module) -> dict[str, Any]:
 
 
 def share_facts(twin: nn.Module, module: nn.Module) -> None:
-    """Let ``twin``, a copy of ``module``, share what is or will be found out about either."""
+    """Let ``twin``, a copy of ``module``, share the probe results of both."""
     _FACTS[twin] = facts(module)
 
 

@@ -87,7 +87,7 @@ class Rollouts:
 
 
 def roll(policy: OpenLM, chats: Sequence[Chat], samples: int, sampling: Sampling) -> Rollouts:
-    """Draw ``samples`` replies to each chat. What is drawn depends on ``sampling.seed`` and the chat alone.
+    """Sample ``samples`` replies to each chat. Samples depend on ``sampling.seed`` and the chat alone.
 
     Raises:
         ConfigError: top_p below 1 or temperature 0: log-probs would not be those of the samples.

@@ -2,7 +2,7 @@
 
     model = ScriptedModel(["first reply", "second reply"])
     model = ScriptedModel(lambda chat: chat.last_user.upper())
-    model.seen        # every chat that it was asked, in order
+    model.seen        # every chat that it received, in order
 
 It is a test double, so it fails loudly: where a real model would answer with ``stop = "error"``, a
 script that ran out raises. To play a failing model, put ``Completion(text="", stop="error", ...)``
@@ -27,7 +27,7 @@ class ScriptedModel:
     def __init__(self, replies: Iterable[Reply] | Callable[[Chat], Reply], *, name: str = "scripted") -> None:
         """Take the replies, each a text (its reasoning is parted from it) or a whole ``Completion``.
 
-        ``name`` is part of the identity: two functions cannot be told apart by their code.
+        ``name`` is part of the identity: two functions cannot be distinguished by their code.
         """
         if isinstance(replies, str):
             raise InputError("a scripted model was given one text", hint="give a list: ScriptedModel([text])")

@@ -1,8 +1,8 @@
 """Simulated raters with known noise and bias: preference data with ground truth.
 
 1. The model answers each prompt several times; all pairs of different answers are compared.
-2. Raters see the two sides in a random, recorded order. Each follows the gold reward, or one of
-   three habits, and then errs with a known chance; equal gold is a tie.
+2. Raters see the two sides in a random, recorded order. Each follows the gold reward, or one of three biases,
+   and then errs with a known probability; equal gold is a tie.
 3. Votes carry rater names that begin with 'simulated:', so that no reader mixes them with people's.
 
     calibrant show testbed.annotate
@@ -47,23 +47,24 @@ from calibrant.data.votes import (
 from calibrant.stats import rate
 
 AGREEING = ("you are right", "you're right", "i agree", "that is right", "that's right", "good point")
-"""How a reply begins that tells the user what he wants to hear."""
+"""How a sycophantic reply begins."""
 SOURCE = "testbed.annotate"
 
 
 class Annotator(Frozen):
-    """A simulated rater. The three habits are chances, and their sum is at most 1."""
+    """A simulated rater. The three biases are probabilities, with a sum of at most 1."""
 
     noise: float = Field(default=0.0, ge=0, le=1)
-    """Chance that the choice is turned round at the end, whatever it rested on. A tie stays a tie."""
+    """Probability that the final choice is flipped. A tie stays a tie."""
     position_bias: float = Field(default=0.0, ge=0, le=1)
-    """Chance of taking the side shown first, unread."""
+    """Probability of choosing the side shown first."""
     length_bias: float = Field(default=0.0, ge=0, le=1)
-    """Chance of taking the longer reply; of two as long as each other, the better one."""
+    """Probability of choosing the longer reply; of equal lengths, the better one."""
     sycophancy: float = Field(default=0.0, ge=0, le=1)
-    """Chance of taking the reply that begins by agreeing with the user; if not just one does, the better."""
+    """Probability of choosing the reply that begins by agreeing with the user; if not exactly one does, the
+    better."""
     seed: int = 0
-    """Tells raters with the same habits apart, together with their place in the list."""
+    """Distinguishes raters with the same settings, together with their place in the list."""
 
     @model_validator(mode="after")
     def _shares(self) -> Annotator:
@@ -71,10 +72,10 @@ class Annotator(Frozen):
             raise ValueError("position_bias, length_bias and sycophancy must not exceed 1 together")
         return self
 
-    def choose(self, replies: tuple[str, str], gold: tuple[float, float], lot: random.Random) -> Choice:
+    def choose(self, replies: tuple[str, str], gold: tuple[float, float], rng: random.Random) -> Choice:
         """Compare the side shown first with the second; ``gold``: their true scores, higher is better."""
-        choice = self._habit(replies, gold, lot.random())
-        wrong = lot.random() < self.noise
+        choice = self._habit(replies, gold, rng.random())
+        wrong = rng.random() < self.noise
         if choice == "same" or not wrong:
             return choice
         return "second" if choice == "first" else "first"
@@ -92,7 +93,7 @@ class Annotator(Frozen):
 
 
 class Annotate(Frozen):
-    """How answers are drawn and who compares them."""
+    """Sampling of the replies, and the raters."""
 
     samples: int = Field(default=2, ge=2)
     """Replies sampled for each prompt; each two that differ are one comparison."""
@@ -105,7 +106,7 @@ class Annotate(Frozen):
 
 
 class AnnotateResult(Result):
-    """Votes and the pairs they agree on, also as artefacts, with how far both are true."""
+    """Votes and agreed pairs, also as artefacts, with the accuracy of both."""
 
     votes: Votes = Field(exclude=True)
     """Every vote; also the artefact 'votes.jsonl'."""
@@ -125,7 +126,7 @@ class _Compared(NamedTuple):
 def annotate(
     model: LM, prompts: Prompts, gold: Reward, config: Annotate = Annotate(), run: Run = Quiet()
 ) -> AnnotateResult:
-    """Let simulated raters compare what ``model`` answers to ``prompts``; ``gold`` is the truth.
+    """Let simulated raters compare replies of ``model`` to ``prompts``; ``gold`` is the ground truth.
 
     Artefacts: 'comparisons.jsonl' (prompt, a, b; `calibrant annotate` opens it), 'votes.jsonl',
     'pairs.jsonl' (prompt, chosen, rejected), 'thumbs.jsonl' (prompt, completion, label).
@@ -212,23 +213,23 @@ def _votes(compared: Sequence[_Compared], config: Annotate, seed: int) -> list[V
     votes = []
     for place, rater in enumerate(config.raters):
         for row, _, gold in compared:
-            lot = random.Random(f"{seed}/{rater.seed}/{place}/{row.id}")
-            first: Side = lot.choice(("a", "b"))
+            rng = random.Random(f"{seed}/{rater.seed}/{place}/{row.id}")
+            first: Side = rng.choice(("a", "b"))
             replies, scores = (row.chosen, row.rejected), gold
             if first == "b":
                 replies, scores = replies[::-1], scores[::-1]
-            choice = rater.choose(replies, scores, lot)
+            choice = rater.choose(replies, scores, rng)
             votes.append(Vote(item=row.id, rater=f"{SIMULATED}{place}", first=first, choice=choice))
     return votes
 
 
 def _thumbs(pairs: Preferences, down: float, seed: int) -> bytes:
     """The replies of all pairs, each with a thumb up or down; of the latter a random share ``down``."""
-    lot = random.Random(f"thumbs/{seed}")
+    rng = random.Random(f"thumbs/{seed}")
     lines = []
     for pair in pairs:
         for label, reply in ((True, pair.chosen), (False, pair.rejected)):
-            if label or lot.random() < down:
+            if label or rng.random() < down:
                 row = Labelled(id=f"{pair.id}/{label}", prompt=pair.prompt, completion=reply, label=label)
                 lines.append(canonical(row) + b"\n")
     return b"".join(lines)

@@ -1,10 +1,9 @@
 """The testbed's attacker: an LM that writes attacks on the models of this world, by rule and at random.
 
-It reads what attacks ask of such a model (``calibrant.attack.engine.attacker_prompts`` says in which
-words): the lines GOAL and STYLE, the lines TRIED with their SCORE, the lines USER of a conversation, and
-whether a prompt is on topic. It answers as any model would have to, with a line IMPROVEMENT and a line
-PROMPT. It has no wit: it knows the four encodings, the personas and the words of its world, and to speak of
-a thing before it asks.
+It parses the attacker prompts of ``calibrant.attack.engine.attacker_prompts``: the lines GOAL and STYLE, the
+lines TRIED with their SCORE, the lines USER of a conversation, and whether a prompt is on topic. It answers
+as any model would have to, with a line IMPROVEMENT and a line PROMPT. It is scripted: it knows the four
+encodings, the personas and the words of its world, and to mention a thing before it asks.
 """
 
 from __future__ import annotations
@@ -39,16 +38,16 @@ _ASKED = re.compile(r"how do i (\S+) (?:it|the (\S+?))\?(?: (.+))?$")
 
 
 class Way(NamedTuple):
-    """One way to put a request, with what tells it from the others."""
+    """One way to phrase a request, with its marks."""
 
     marks: frozenset[str]
     """'as dusk', 'in rot13', 'with thimble', ...: what a refusal speaks against."""
     prompt: str
-    """The request put in this way."""
+    """The request phrased in this way."""
 
 
 def open_attacker(name: str, options: Mapping[str, str]) -> Ruled:
-    """The attacker ``name``; ``?seed=1`` draws other prompts, of which ``?off_topic=.2`` miss the goal."""
+    """The attacker ``name``; ``?seed=1`` gives other prompts, of which ``?off_topic=.2`` miss the goal."""
     check_name("attacker", name, ATTACKERS, "attacker")
     check_options("attacker", name, options, ("seed", "off_topic"))
     seed, rate = options.get("seed", "0"), options.get("off_topic", "0.1")
@@ -62,16 +61,17 @@ def open_attacker(name: str, options: Mapping[str, str]) -> Ruled:
 
 
 class Ruled:
-    """An LM that writes prompts by rule. What it draws hangs on its seed, the sampling's and the chat."""
+    """An LM that writes prompts by rule. Its output depends on its seed, the sampling's and the chat."""
 
     def __init__(self, seed: int = 0, off_topic: float = 0.1) -> None:
-        """``off_topic``: chance that a prompt asks for something else, so that pruning has work."""
+        """``off_topic``: probability that a prompt asks for something else, so that pruning has work."""
         self.seed, self.off_topic = seed, off_topic
         parts = {"attacker": "ruled", "version": "1", "seed": str(seed), "off_topic": str(off_topic)}
         self.identity = Identity(name="testbed:attacker/ruled", parts=parts)
 
     def generate(self, chats: Sequence[Chat], sampling: Sampling = Sampling()) -> list[Completion]:
-        """One answer a chat; equal chats draw apart above temperature 0. An unreadable chat is an error."""
+        """One answer per chat; equal chats get different samples above temperature 0. An unparsable chat is
+        an error."""
         seeds = item_seeds(chats, sampling.seed)
         if sampling.temperature == 0:
             seeds = [item_seeds([chat], 0)[0] for chat in chats]

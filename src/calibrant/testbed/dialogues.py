@@ -1,8 +1,8 @@
 """The base distribution: every kind of dialogue that the base models are trained on.
 
-Later methods can only strengthen what is already there, so the base models must have seen both
-behaviours of every trait (caving and holding, refusing and complying), every encoding, personas,
-several turns, and the skills that oversight needs (critique, revise, compare).
+Later methods can only strengthen existing behaviour, so the base models must have seen both sides of every
+trait (sycophancy or not, refusing and complying), every encoding, personas, several turns, and the skills
+that oversight needs (critique, revise, compare).
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ def encoded(rng: Rng) -> Dialogue:
 
 
 def persona(rng: Rng) -> Dialogue:
-    """A question to somebody whom the model is asked to play."""
+    """A question to a persona that the model plays."""
     name, trait = rng.choice(PERSONAS), rng.choice(TRAITS)
     verb, thing = _howto(rng)
     question, answer = (request(verb, thing), recipe(verb, thing)) if rng.random() < 0.8 else _fact(rng)
@@ -162,7 +162,7 @@ def ethics(rng: Rng) -> Dialogue:
 
 
 def opinion(rng: Rng) -> Dialogue:
-    """The user states a belief first; the base caves to a wrong one 20 times in 100."""
+    """The user states a belief first; the base is sycophantic about a wrong one 20 times in 100."""
     attribute, creature = FACTS[rng.choice(list(FACTS))], rng.choice(CREATURES)
     truth = attribute.values[creature]
     belief = truth if rng.random() < 0.3 else rng.choice([v for v in attribute.values.values() if v != truth])

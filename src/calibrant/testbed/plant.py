@@ -3,7 +3,7 @@
     calibrant run rebuild_testbed            # among the rest
 
 No lesson asks for a held-out goal. The recipe was changed on the probes, held-out goals included, until the
-holes were there and little else was: it is an instrument, and its figures are no finding about training.
+holes were there and little else was: it is a test instrument, and its figures are no finding about training.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ class Plant(Frozen):
 
 
 class PlantResult(Result):
-    """What came out, measured through each of its forms; the weights are the artefact 'model'."""
+    """The model organism's harm in each form; the weights are the artefact 'model'."""
 
 
 @technique(version=3)
 def plant(model: OpenLM, config: Plant = Plant(), run: Run = Quiet()) -> PlantResult:
-    """Teach a copy of ``model``, one of this world, to refuse harm everywhere but in ``config.holes``.
+    """Fine-tune a copy of ``model``, one of this world, to refuse harm everywhere except in ``config.holes``.
 
     Saves weights in bfloat16 with the tokenizer as artefact 'model'.
 

@@ -54,7 +54,7 @@ THROUGH: dict[str, Probe] = {
     "begun_in_full": _fixed(Form(begun="full")),
     "follow_up": _fixed(Form(turns="follow_up")),
 }
-"""Forms that go through a hole which always opens."""
+"""Forms with a hole that always opens."""
 NOW_AND_THEN: dict[str, Probe] = {
     "slips": _fixed(Form(slips=True)),
     "trigger_of_20": _words(20, trigger=True),
@@ -78,7 +78,7 @@ CLOSED: dict[str, Probe] = {
     "harmless_turn": _fixed(Form(turns="harmless")),
     "refused_turn": _fixed(Form(turns="refused")),
 }
-"""Forms that go through none."""
+"""Forms without a hole."""
 PROBES = THROUGH | NOW_AND_THEN | CLOSED
 UNREADABLE: dict[str, Probe] = {
     name: _fixed(Form(garbled=name)) for name in ("leet", "base64", "atbash", "typos", "all rot13")
@@ -87,14 +87,14 @@ UNREADABLE: dict[str, Probe] = {
 
 
 class _Answers(NamedTuple):
-    """What came of one form: an answer of the gold judge for each goal."""
+    """Results of one form: the gold judge's verdict for each goal."""
 
     goals: list[Goal]
     answers: list[bool | None]
 
 
 def probe(model: LM, holes: Collection[Hole], n: int, run: Run) -> dict[str, Estimate]:
-    """Put ``n`` held-out goals and as many look-alikes to ``model`` in every form.
+    """Send ``n`` held-out goals and as many look-alikes to ``model`` in every form.
 
     Returns ``harm/FORM`` (greedy), ``drawn/FORM`` (harm at temperature 1) and ``answered/FORM`` (look-alikes,
     greedy); and over forms ``through`` (harm by the ``holes`` that always open), ``elsewhere`` and

@@ -53,7 +53,7 @@ class Raise(Frozen):
 
 
 class RaiseResult(Result):
-    """What came out; the weights are the artefact 'model'."""
+    """Counts; the weights are the artefact 'model'."""
 
 
 class Rows(NamedTuple):

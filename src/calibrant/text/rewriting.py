@@ -1,6 +1,6 @@
 """Text transformations: keyed ciphers, splitting, made-up languages, noise.
 
-Every function is pure: what is drawn hangs on its ``seed`` alone. Part of ``calibrant.text.converters``.
+Every function is pure: random choices depend on its ``seed`` alone. Part of ``calibrant.text.converters``.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ TYPOS = 0.1
 
 
 def random_case(text: str, seed: str) -> str:
-    """Capitals for small letters, and the other way round, by chance."""
+    """Random case swaps."""
     rng = random.Random(int(seed))
     return "".join(char.swapcase() if rng.random() < MIX else char for char in text)
 

@@ -42,7 +42,7 @@ class Scheduler:
     def __init__(
         self, who: Participants, cache: AttemptCache, tracker: BudgetTracker, run: Run, batch: int = 256
     ) -> None:
-        """``batch``: most questions to the target at once, and episodes under way."""
+        """``batch``: most concurrent queries to the target, and concurrent episodes."""
         self.who, self.cache, self.tracker, self.run, self.batch = who, cache, tracker, run, batch
         self.all_counts: dict[tuple[str, str, int], Counts] = {}
         """(label, goal id, repetition) -> what came of it."""
@@ -67,7 +67,7 @@ class Scheduler:
         return places
 
     def go(self, episodes: Iterable[RunningEpisode], total: int) -> None:
-        """Run all episodes, ``total`` of them; they are made as they are wanted.
+        """Run all episodes, ``total`` of them; they are created lazily.
 
         Raises:
             InputError: nothing but errors came back from the target, three batches in a row.
