@@ -392,6 +392,22 @@ def test_one_who_waits_writes_to_the_file_that_has_the_name_then(path: Path) -> 
     assert waited == [THREE, TWO] == found(path)
 
 
+def test_one_who_waits_begins_the_file_anew_where_the_first_left_none(path: Path) -> None:
+    first = Lines(path)
+
+    def second() -> None:
+        with Lines(path, wait=True) as lines:
+            lines.add([TWO])
+
+    thread = threading.Thread(target=second)
+    thread.start()
+    thread.join(0.2)
+    assert thread.is_alive()
+    first.close()
+    thread.join(60)
+    assert found(path) == [TWO]
+
+
 @pytest.mark.parametrize("how", ["append", "cut", "replace", "remove"])
 def test_a_file_that_another_program_changed_takes_no_line(path: Path, how: str) -> None:
     with Lines(path) as lines:

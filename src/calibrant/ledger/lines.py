@@ -254,8 +254,9 @@ def _locked(path: Path, wait: bool) -> FileIO:
         if not stat.S_ISREG(state.st_mode):
             raise InputError(f"{path} is not a file", hint="name a file on a disk")
         fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        if os.path.samestat(state, path.stat()):
-            return file
+        with suppress(FileNotFoundError):  # the one before had no line to add, and took the name away
+            if os.path.samestat(state, path.stat()):
+                return file
     except BlockingIOError:
         file.close()
         raise InputError(

@@ -98,3 +98,10 @@ def test_another_queue_or_a_simulated_rater_is_refused(path):
         LabelSession(QUEUE, path, "simulated:x")
     with LabelSession(QUEUE, path, "ann"), pytest.raises(InputError, match="is being written by another"):
         LabelSession(QUEUE, path, "bo")
+
+
+def test_a_file_of_nothing_but_a_byte_order_mark_is_refused_and_left(path):
+    path.write_bytes(b"\xef\xbb\xbf")
+    with pytest.raises(InputError, match="does not say what it is about"):
+        LabelSession(QUEUE, path, "ann")
+    assert path.read_bytes() == b"\xef\xbb\xbf"
