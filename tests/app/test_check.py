@@ -181,3 +181,24 @@ def test_given_things_that_lead_to_each_other_are_a_problem_and_no_end(study, va
     given = f'[given]\nmodel = "{value}"\nother = "given:model"\n[verdict]\ngate = "gate"\n'
     said = " ".join(check_study(study(f"{given}{REFUSAL}{gate}")))
     assert "given.model has no value" in said or "too many references inside one another" in said
+
+
+STACK = """
+[[layer]]
+name = "{0}"
+side = "input"
+guard = {{ use = "defend.ask_guard", inputs = {{ model = "given:{1}" }} }}
+"""
+
+
+def test_references_that_lead_round_or_double_are_looked_at_once(study, tmp_path):
+    """Through a guard and through the model behind it: 2^16 ways from the last to the first."""
+    (tmp_path / "round.toml").write_text(STACK.format("a", "round"))
+    steps = ['round = "defended:round.toml#given:round"', 'm0 = "testbed:model/base"']
+    for step in range(1, 17):
+        (tmp_path / f"s{step}.toml").write_text(STACK.format("a", f"m{step - 1}"))
+        steps.append(f'm{step} = "defended:s{step}.toml#given:m{step - 1}"')
+    given = "\n".join(["[given]", *steps])
+    assert check_study(study(given + REFUSAL.replace("given:model", "given:m16")), files=True) == []
+    [problem] = check_study(study(given + REFUSAL.replace("given:model", "given:round")), files=True)
+    assert problem == "job plain: 'given:round': too many references inside one another"

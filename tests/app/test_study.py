@@ -460,3 +460,20 @@ def test_what_failed_again_after_it_was_weighed_is_weighed_again(tmp_path):
     assert Openers(ledger).open("ledger:", Evidence).digest == weighed, "the same result again is no news"
     add("b", "failed", "4")
     assert Openers(ledger).open("ledger:", Evidence).digest != weighed
+
+
+@pytest.mark.parametrize(
+    ("text", "change"),
+    [
+        ("given = 5", "given.x=1"),
+        ("given = [1]", "given.x=1"),
+        ('[[job]]\nid = ["a"]', "plain.seed=1"),
+        ('[[job]]\nid = "a"\nconfig = 5', "a.x=1"),
+        ('[[job]]\nid = "a"\nconfig = "x"', "a.x.y=1"),
+    ],
+)
+def test_a_change_to_what_is_no_table_is_a_problem(tmp_path, text, change):
+    path = tmp_path / "odd.toml"
+    path.write_text(f'name = "odd"\n{text}\n')
+    with pytest.raises(ConfigError, match=r"no job|has no fields"):
+        load_study(str(path), [change])

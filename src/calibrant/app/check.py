@@ -49,7 +49,7 @@ def check_study(study: Study, *, allow_python: bool = False, files: bool = False
         if job.id in before:
             problems.append(f"two jobs are called '{job.id}'")
         problems += _job_problems(job)
-        for problem in _input_problems(_Look(study, job, before, allow_python, files, [])):
+        for problem in _input_problems(_Look(study, job, before, allow_python, files, [], {})):
             where.setdefault(problem, []).append(job.id)
         before[job.id] = job
     # One missing thing may be wanted by many jobs: it is told once.
@@ -102,6 +102,9 @@ def _verdict_problems(study: Study, jobs: Mapping[str, StudyJob]) -> Iterator[st
         yield from misdirected(study)
 
 
+_LOOKING = object()
+
+
 class _Look(NamedTuple):
     """Looks at the inputs of one job of a study, and notes every problem."""
 
@@ -111,19 +114,30 @@ class _Look(NamedTuple):
     allow_python: bool
     files: bool
     problems: list[str]
+    seen: dict[tuple[str, Any], Any]
+    """Reference and what is wanted of it -> what its row found, or that it still looks."""
     where: str = ""
     """What stands before each problem."""
 
     def check(self, reference: Any, wanted: Any, where: str = "") -> Any:
-        """What the reference's row finds, None where it may not look; a problem is noted after ``where``."""
-        inner = self._replace(where=self.where + where)
+        """What the reference's row finds, None where it may not look; a problem is noted after ``where``.
+
+        A reference is looked at once, however many others lead to it: their number may double at each step.
+        """
+        inner, key = self._replace(where=self.where + where), (repr(reference), wanted)
         try:
-            row, parsed = schemes.read(reference, wanted, self.study.base, self.study.given)
-            return row.check(parsed, inner)
+            if self.seen.get(key) is _LOOKING:
+                raise too_deep(reference)
+            if key not in self.seen:
+                self.seen[key] = _LOOKING
+                row, parsed = schemes.read(reference, wanted, self.study.base, self.study.given)
+                self.seen[key] = row.check(parsed, inner)
+            return self.seen[key]
         except CalibrantError as error:
             self.problems.extend(inner.where + line for line in _lines(error))
         except RecursionError:
             self.problems.append(inner.where + too_deep(reference).message)
+        self.seen[key] = None
         return None
 
 

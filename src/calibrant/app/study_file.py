@@ -200,23 +200,24 @@ def _apply(table: dict[str, Any], change: str) -> None:
         raise ConfigError(f"'{change}' is no change", hint="write KEY=VALUE, as in given.model=./mine")
     value = _value(text)
     first, *rest = key.split(".")
-    jobs = {job.get("id"): job for job in table.get("job", [])}
-    if first == "given" and len(rest) == 1:
-        if rest[0] not in table.get("given", {}):
+    jobs = {str(job.get("id")): job for job in table.get("job", [])}
+    given = table.get("given", {})
+    if first == "given" and len(rest) == 1 and isinstance(given, dict):
+        if rest[0] not in given:
             raise ConfigError(
-                f"'{key}': the study has no given '{rest[0]}'{nearest(rest[0], table.get('given', {}))}",
-                hint=f"given: {', '.join(table.get('given', {})) or 'nothing'}",
+                f"'{key}': the study has no given '{rest[0]}'{nearest(rest[0], given)}",
+                hint=f"given: {', '.join(given) or 'nothing'}",
             )
-        table["given"][rest[0]] = value
+        given[rest[0]] = value
         return
     if first not in jobs or not rest:
         raise ConfigError(
-            f"'{key}': no job '{first}'{nearest(first, [str(j) for j in jobs])}",
+            f"'{key}': no job '{first}'{nearest(first, jobs)}",
             hint="write given.NAME=VALUE, or JOB.FIELD=VALUE for a field of a job's config",
         )
     own = rest[0] in ("seed", "seeds", "budget", "inputs")
-    target = jobs[first] if own else jobs[first].setdefault("config", {})
-    for part in rest[:-1]:
+    target, path = jobs[first], rest if own else ["config", *rest]
+    for part in path[:-1]:
         target = target.setdefault(part, {})
         if not isinstance(target, dict):
             raise ConfigError(f"'{key}': '{part}' has no fields", hint=f"write {first}.{part}=VALUE")
