@@ -16,6 +16,8 @@ _RATES = ("rate", "share", "accuracy", "sensitivity", "specificity")
 _SHARES = ("clopper-pearson", "wilson", "korn-graubard", "rogan-gladen", "two-phase")
 _CHANGES = ("tango", "newcombe")
 """Methods whose bounds are shares, and differences of two shares."""
+_INVERTED = ", inverted"
+"""End of a method that finds what it costs to reach a share: its bounds are costs."""
 
 
 class Estimate(Frozen):
@@ -98,6 +100,6 @@ def span(name: str, method: str) -> tuple[float, float]:
     if method.startswith(_CHANGES):
         return -1.0, 1.0
     last = name.partition("/")[0].rpartition("_")[2]
-    if last in _RATES or any(share in method for share in _SHARES):
+    if last in _RATES or (not method.endswith(_INVERTED) and any(share in method for share in _SHARES)):
         return 0.0, 1.0
     return -math.inf, math.inf

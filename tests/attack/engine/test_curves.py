@@ -9,6 +9,7 @@ import pytest
 from calibrant.attack.engine.counts import Counts
 from calibrant.attack.engine.curves import drawn, medians, success_curves
 from calibrant.core import Goal
+from calibrant.core.estimate import impossible
 from calibrant.data.rows import Goals
 from calibrant.stats.survival import success_curve
 
@@ -91,6 +92,18 @@ def test_a_median_with_one_open_end_is_a_bare_number_that_says_why():
     found = medians(success_curves(goals_of(3), all_counts))["queries_to_success/persona"]
     assert (found.value, found.low, found.high, found.method) == (2, None, None, "point")
     assert "nothing limits the cost from above" in found.reason
+
+
+def test_a_median_of_more_than_one_query_is_no_share_beyond_one():
+    goals = goals_of(80, lambda number: f"c{number % 8}")
+    all_counts = tallies_of(*[{"queries": 2, "first": 2} for _ in range(80)])
+    for name, found in medians(success_curves(goals, all_counts)).items():
+        assert (found.value, found.low, found.high) == (2, 2, 2)
+        assert impossible(name, found) == []
+        rate = "attack_success_rate/persona"
+        assert impossible(rate, found) == [
+            f"metric '{rate}' is impossible: 2 to 2 reaches beyond 0 to 1, where such a share lies"
+        ]
 
 
 def test_figures_get_few_points_with_both_ends():
