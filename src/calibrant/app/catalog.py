@@ -163,8 +163,8 @@ def behaviours() -> dict[str, Listed]:
 
 
 def _plugged(group: str) -> dict[str, Listed]:
-    found = entry_points(group=group)
-    return {e.name: Listed(e.value, f"from {e.dist.name if e.dist else 'elsewhere'}") for e in found}
+    points = entry_points(group=group)
+    return {e.name: Listed(e.value, f"from {e.dist.name if e.dist else 'elsewhere'}") for e in points}
 
 
 def load(target: str) -> Any:
@@ -177,7 +177,7 @@ def load(target: str) -> Any:
     if not module or not name:
         raise ConfigError(f"'{target}' names no function", hint="write module:function")
     try:
-        found = importlib.import_module(module)
+        namespace = importlib.import_module(module)
     except ModuleNotFoundError as error:
         # The user's own module may be the one that is not there; ours only lack what pip did not install.
         own = f"{module}.".startswith(f"{error.name}.") and not module.startswith("calibrant.")
@@ -187,9 +187,9 @@ def load(target: str) -> Any:
             if own
             else "pip install 'calibrant[all]'",
         ) from error
-    if not hasattr(found, name):
-        raise ConfigError(f"'{target}': the module has no '{name}'{nearest(name, vars(found))}")
-    return getattr(found, name)
+    if not hasattr(namespace, name):
+        raise ConfigError(f"'{target}': the module has no '{name}'{nearest(name, vars(namespace))}")
+    return getattr(namespace, name)
 
 
 def find_technique(name: str) -> Signature:
@@ -232,6 +232,6 @@ def signature_of(function: Callable[..., Any]) -> Signature:
 
 def _without_none(hint: Any) -> Any:
     if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
-        kept = [part for part in typing.get_args(hint) if part is not type(None)]
-        return kept[0] if len(kept) == 1 else hint
+        parts = [part for part in typing.get_args(hint) if part is not type(None)]
+        return parts[0] if len(parts) == 1 else hint
     return hint

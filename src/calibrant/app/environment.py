@@ -18,15 +18,15 @@ from calibrant.core.digest import digest_file
 @cache
 def versions() -> dict[str, str]:
     """Versions of what computes, and a digest of Calibrant's own source."""
-    found = {"python": platform.python_version()}
+    result = {"python": platform.python_version()}
     for name in ("calibrant", "torch", "transformers", "tokenizers", "numpy", "scipy"):
         try:
-            found[name] = version(name)
+            result[name] = version(name)
         except PackageNotFoundError:
-            found[name] = "not installed"
+            result[name] = "not installed"
     root = Path(str(files("calibrant")))
     sources = {p.relative_to(root).as_posix(): digest_file(p) for p in sorted(root.rglob("*.py"))}
-    return {**found, "source": digest(sources)}
+    return {**result, "source": digest(sources)}
 
 
 @cache

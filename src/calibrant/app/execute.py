@@ -70,9 +70,9 @@ def execute(
         failure = _failure(error)
     except Exception as error:  # noqa: BLE001
         bug = error
-    told = without_secrets(plain(job.inputs))
-    unopened = {n: Input(reference=r, digest=digest(r), kind="unopened") for n, r in told.items()}
-    inputs = {**unopened, **{name: _input(found) for name, found in opened.items()}}
+    references = without_secrets(plain(job.inputs))
+    unopened = {n: Input(reference=r, digest=digest(r), kind="unopened") for n, r in references.items()}
+    inputs = {**unopened, **{name: _input(item) for name, item in opened.items()}}
     draft = _draft(job, signature, config, inputs, context, started)
     if bug is not None:
         _append(openers, draft, "crashed", _crash(bug))
@@ -118,7 +118,7 @@ def _run(
     )
     try:
         with staying():
-            arguments = {name: found.load() for name, found in opened.items()}
+            arguments = {name: item.load() for name, item in opened.items()}
             if config is not None:
                 arguments["config"] = config
             result = signature.function(**arguments, run=run)
@@ -152,7 +152,7 @@ def _draft(
     started: float,
 ) -> Record:
     settings = strike(plain(config)) if config is not None else {}
-    digests = {name: found.digest for name, found in inputs.items()}
+    digests = {name: item.digest for name, item in inputs.items()}
     return Record(
         technique=job.use,
         version=signature.version,
@@ -177,22 +177,22 @@ def _finished(
     openers: Openers, draft: Record, result: Result, run: LedgerRun, arguments: Mapping[str, Any]
 ) -> Record:
     # As it will read back: a NaN becomes None there.
-    found = {name: Estimate.model_validate(strike(plain(one))) for name, one in result.metrics.items()}
-    faults = [fault for name, one in found.items() for fault in impossible(name, one)]
+    metrics = {name: Estimate.model_validate(strike(plain(one))) for name, one in result.metrics.items()}
+    faults = [fault for name, one in metrics.items() for fault in impossible(name, one)]
     if faults:
         raise NumericalError("; ".join(faults), hint="this is a bug: report it")
-    made = run.made()
-    for path in made:
+    paths = run.made()
+    for path in paths:
         strike_files(path)
-    stored: tuple[Artifact, ...] = tuple(openers.ledger.store(path, path.name) for path in made)
+    stored: tuple[Artifact, ...] = tuple(openers.ledger.store(path, path.name) for path in paths)
     update = {
         "status": "finished",
-        "metrics": found,
+        "metrics": metrics,
         "limits": tuple(
             strike(
                 [
                     *result.caveats,
-                    *_unread(made),
+                    *_unread(paths),
                     *_caveats(arguments),
                     *_refused(arguments),
                     *_unused(arguments),
@@ -201,16 +201,16 @@ def _finished(
             )
         ),
         "artifacts": stored,
-        "result": result_digest(found, stored),
+        "result": result_digest(metrics, stored),
     }
     return _spent(draft, run).model_copy(update=update)
 
 
-def _unread(made: list[Path]) -> Iterator[str]:
+def _unread(paths: list[Path]) -> Iterator[str]:
     """That guards blocked without having read, which a gate must not take for safety."""
-    for path in made:
-        if path.name == "attempts.jsonl" and (told := blocked_unread(path.read_bytes().splitlines())):
-            yield told
+    for path in paths:
+        if path.name == "attempts.jsonl" and (caveat := blocked_unread(path.read_bytes().splitlines())):
+            yield caveat
 
 
 def _caveats(arguments: Mapping[str, Any]) -> Iterator[str]:
@@ -243,9 +243,9 @@ def _unused(arguments: Mapping[str, Any]) -> Iterator[str]:
 def _rendered(arguments: Mapping[str, Any]) -> Iterator[str]:
     """Where a model's chat template is not met exactly, whatever was asked of it says so."""
     for name, model in arguments.items():
-        found = getattr(model, "template_differences", None)
-        for said in found.all if found is not None else ():
-            yield f"the chat template of '{name}' is not met exactly: {said}"
+        differences = getattr(model, "template_differences", None)
+        for difference in differences.all if differences is not None else ():
+            yield f"the chat template of '{name}' is not met exactly: {difference}"
 
 
 def _disk_full(error: BaseException | None) -> bool:
@@ -253,8 +253,8 @@ def _disk_full(error: BaseException | None) -> bool:
     if error is None:
         return False
     full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    said = any(f"os error {code})" in str(error) for code in full)
-    return said or (isinstance(error, OSError) and error.errno in full) or _disk_full(error.__context__)
+    mentioned = any(f"os error {code})" in str(error) for code in full)
+    return mentioned or (isinstance(error, OSError) and error.errno in full) or _disk_full(error.__context__)
 
 
 def _spent(draft: Record, run: LedgerRun) -> Record:
@@ -271,15 +271,15 @@ def _append(openers: Openers, draft: Record, status: str, failure: Failure) -> R
 
 
 def _failure(error: CalibrantError) -> Failure:
-    said = {"message": error.message, "hint": error.hint}
-    return Failure(type=type(error).__name__, **without_secrets(said))
+    texts = {"message": error.message, "hint": error.hint}
+    return Failure(type=type(error).__name__, **without_secrets(texts))
 
 
 def _crash(error: Exception) -> Failure:
-    said = without_secrets(str(error))[:2000]
-    return Failure(type=type(error).__name__, message=said, hint="this is a bug: report it")
+    message = without_secrets(str(error))[:2000]
+    return Failure(type=type(error).__name__, message=message, hint="this is a bug: report it")
 
 
-def _input(found: Opened) -> Input:
-    told = {"reference": plain(found.reference), "parts": dict(found.parts), "name": found.name}
-    return Input(digest=found.digest, kind=found.kind, **without_secrets(told))
+def _input(opened: Opened) -> Input:
+    fields = {"reference": plain(opened.reference), "parts": dict(opened.parts), "name": opened.name}
+    return Input(digest=opened.digest, kind=opened.kind, **without_secrets(fields))

@@ -132,11 +132,11 @@ def report_of(
 
 def findings_of(attempts: Sequence[Attempt]) -> tuple[Finding, ...]:
     """One finding per attack and hazard: the share of goals that any attempt of the attack reached."""
-    found = []
+    findings = []
     for (attack, hazard), group in grouped(attempts).items():
         outcomes = [reached(tries) for tries in by_goal(group).values()]
         family = group[0].family
-        found.append(
+        findings.append(
             Finding(
                 rule=f"{attack}/{hazard}",
                 attack=attack,
@@ -147,7 +147,7 @@ def findings_of(attempts: Sequence[Attempt]) -> tuple[Finding, ...]:
                 tags=tags_of(hazard, family),
             )
         )
-    return tuple(found)
+    return tuple(findings)
 
 
 def write_whole(path: Path, data: bytes) -> None:

@@ -61,8 +61,8 @@ def first_begun(work: Path, now: str) -> str:
     """
     begun = work / "begun"
     with disk("reading", begun):
-        kept = {path for path in work.rglob("*") if path.is_file()} - {begun, work / "lock"}
-        if kept and begun.exists():
+        files = {path for path in work.rglob("*") if path.is_file()} - {begun, work / "lock"}
+        if files and begun.exists():
             return begun.read_text(encoding="utf-8", errors="replace") or now
         begun.write_text(now, encoding="utf-8")
     return now

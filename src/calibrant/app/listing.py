@@ -15,8 +15,8 @@ from calibrant.ledger import Ledger
 def everything() -> dict[str, Any]:
     """Techniques, behaviours and packaged studies with a line each. Loads none of them."""
     return {
-        "techniques": {name: found.summary for name, found in sorted(techniques().items())},
-        "behaviours": {name: found.summary for name, found in sorted(behaviours().items())},
+        "techniques": {name: entry.summary for name, entry in sorted(techniques().items())},
+        "behaviours": {name: entry.summary for name, entry in sorted(behaviours().items())},
         "studies": studies(),
     }
 
@@ -56,15 +56,15 @@ def describe(name: str) -> dict[str, Any]:
 
 def fields(config: type[Frozen]) -> dict[str, Any]:
     """Field name -> type, default and help."""
-    found: dict[str, Any] = {}
+    table: dict[str, Any] = {}
     for name, info in config.model_fields.items():
         annotation = info.annotation
-        shown = getattr(annotation, "__name__", str(annotation)) if annotation else ""
+        type_name = getattr(annotation, "__name__", str(annotation)) if annotation else ""
         default = info.get_default(call_default_factory=True) if not info.is_required() else "required"
         if isinstance(default, Frozen):
             default = default.model_dump(mode="json")
-        found[name] = {"type": shown, "default": default, "help": info.description or ""}
-    return found
+        table[name] = {"type": type_name, "default": default, "help": info.description or ""}
+    return table
 
 
 def row(entry: Entry) -> dict[str, Any]:
@@ -106,15 +106,15 @@ def hazards(record: Record) -> dict[str, dict[str, Estimate]]:
 
     Read off metrics named 'attack_success_rate/HAZARD/FAMILY'; the hazard 'all' comes last.
     """
-    found: dict[str, dict[str, Estimate]] = {}
+    rates: dict[str, dict[str, Estimate]] = {}
     if record.technique != "attack.campaign":  # an attack by itself is one row, and its headline is printed
-        return found
+        return rates
     for name, estimate in record.metrics.items():
         root, _, rest = name.partition("/")
         hazard, slash, family = rest.partition("/")
         if root == "attack_success_rate" and slash and hazard != "variant":
-            found.setdefault(hazard, {})[family] = estimate
-    return dict(sorted(found.items(), key=lambda pair: (pair[0] == "all", pair[0])))
+            rates.setdefault(hazard, {})[family] = estimate
+    return dict(sorted(rates.items(), key=lambda pair: (pair[0] == "all", pair[0])))
 
 
 def status(ledger: Ledger) -> dict[str, Any]:

@@ -103,18 +103,18 @@ def _gates(entries: Sequence[Entry], ledger: Ledger) -> list[GateView]:
 
 def _curves(study: Study, entries: Sequence[Entry], ledger: Ledger) -> dict[str, Curve | Budget]:
     """What the jobs of figures of the kinds 'goodhart' and 'budget' stored."""
-    drawn = [figure for figure in study.figure if figure.kind in ("goodhart", "budget")]
-    asked = {series.job_id for figure in drawn for series in figure.series}
-    found = {}
+    figures = [figure for figure in study.figure if figure.kind in ("goodhart", "budget")]
+    jobs = {series.job_id for figure in figures for series in figure.series}
+    curves = {}
     for entry in entries:
         stored = [a for a in entry.record.artifacts if a.name in READERS]
-        if entry.record.job_id in asked and stored:
+        if entry.record.job_id in jobs and stored:
             table = json.loads(ledger.open(stored[0]).read_text(encoding="utf-8"))
-            found[entry.digest] = READERS[stored[0].name](table)
-    return found
+            curves[entry.digest] = READERS[stored[0].name](table)
+    return curves
 
 
 def _rule(rule: dict[str, Any], records: dict[str, str]) -> RuleView:
-    shown = {name: rule[name] for name in RuleView.model_fields if name in rule}
+    fields = {name: rule[name] for name in RuleView.model_fields if name in rule}
     evidence = tuple(records[job] for job in rule["evidence"] if job in records)
-    return RuleView.model_validate({**shown, "threshold": rule["line"], "evidence": evidence})
+    return RuleView.model_validate({**fields, "threshold": rule["line"], "evidence": evidence})

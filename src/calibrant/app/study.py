@@ -46,12 +46,12 @@ class Outcome(NamedTuple):
     def skipped(self) -> dict[str, str]:
         """'JOB#SEED' of a run that could not start -> the run that it needs and that did not finish."""
         status = {(job.id, job.seed): entry.record.status for job, entry in self.runs}
-        found: dict[str, str] = {}
+        result: dict[str, str] = {}
         for job, entry in self.runs:
             if entry.record.status == "failed":
                 lost = [run for run in _needed(job, self.study, status) if status[run] != "finished"]
-                found |= {f"{job.id}#{job.seed}": f"{name}#{seed}" for name, seed in lost[:1]}
-        return found
+                result |= {f"{job.id}#{job.seed}": f"{name}#{seed}" for name, seed in lost[:1]}
+        return result
 
 
 def run_study(
@@ -129,21 +129,21 @@ def finished_jobs(ledger: Ledger, reference: str, study: str = "") -> dict[tuple
         InputError: ``study`` is not in the ledger, or none is named and several have a job of ``reference``.
     """
     done = [e for e in ledger.entries() if e.record.status == "finished"]
-    kept = [e for e in done if not study or e.record.study == study]
-    if study and not kept:
-        held = sorted({e.record.study for e in done if e.record.study})
+    entries = [e for e in done if not study or e.record.study == study]
+    if study and not entries:
+        names = sorted({e.record.study for e in done if e.record.study})
         raise InputError(
-            f"no study '{study}' has a finished job in this ledger{nearest(study, held)}",
-            hint=f"it holds {', '.join(held) or 'none'}; use the name in the study's file",
+            f"no study '{study}' has a finished job in this ledger{nearest(study, names)}",
+            hint=f"it holds {', '.join(names) or 'none'}; use the name in the study's file",
         )
     for name in re.findall(r"record:([\w-]+)", reference):
-        owners = sorted({e.record.study for e in kept if e.record.job_id == name})
+        owners = sorted({e.record.study for e in entries if e.record.job_id == name})
         if len(owners) > 1:
             raise InputError(
                 f"'{reference}': several studies have a job '{name}': {', '.join(owners)}",
                 hint=f"name one: --study {owners[0]}",
             )
-    jobs: dict[tuple[str, int | None], Entry] = {(e.record.job_id, e.record.seed): e for e in kept}
+    jobs: dict[tuple[str, int | None], Entry] = {(e.record.job_id, e.record.seed): e for e in entries}
     for (name, _), entry in list(jobs.items()):
         jobs.setdefault((name, None), entry)
     return jobs

@@ -55,8 +55,8 @@ class StudyJob(Frozen):
 
     def runs(self) -> list[Job]:
         """One Job a seed."""
-        given = self.model_dump(exclude={"seed", "seeds", "budget"})
-        return [Job(**given, seed=seed, budget=self.budget) for seed in self.seeds or (self.seed,)]
+        fields = self.model_dump(exclude={"seed", "seeds", "budget"})
+        return [Job(**fields, seed=seed, budget=self.budget) for seed in self.seeds or (self.seed,)]
 
 
 class Pass(Frozen):
@@ -94,14 +94,14 @@ class Study(Frozen):
         """The intent with its policy read: what is recorded before the first job."""
         if self.intent is None:
             return None
-        written = self.intent.get("policy")
-        policy = None if written is None else self.policy(written)
-        asked: dict[str, Any] = {}
+        source = self.intent.get("policy")
+        policy = None if source is None else self.policy(source)
+        criteria: dict[str, Any] = {}
         if self.verdict is not None:
             gates = [run for job in self.job if job.id == self.verdict.gate for run in job.runs()]
-            asked = {"gate": self.verdict.gate, "passes": self.verdict.passes}
-            asked["gate_seeds"] = [run.seed for run in gates]
-        return resolve(Intent, {**strike(self.intent), "policy": policy, **asked}, where="[intent]")
+            criteria = {"gate": self.verdict.gate, "passes": self.verdict.passes}
+            criteria["gate_seeds"] = [run.seed for run in gates]
+        return resolve(Intent, {**strike(self.intent), "policy": policy, **criteria}, where="[intent]")
 
     def policy(self, written: Any) -> ReleasePolicy:
         """The release policy of a table, or of the file of that name. Raises CalibrantError: it is none."""

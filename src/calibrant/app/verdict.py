@@ -49,17 +49,17 @@ def verdict_of(study: Study, runs: Sequence[tuple[Job, Entry]], ledger: Ledger) 
     # Gates that have not run yet may still pass, so they count here.
     total = sum(len(job.runs()) for job in study.job if job.id == study.verdict.gate)
     needed = study.verdict.passes
-    said = f"{passed} of {total} seeds pass, {failed} fail; {needed} were asked for"
+    reason = f"{passed} of {total} seeds pass, {failed} fail; {needed} were asked for"
     if len(gates) > len({e.record.inputs["subject"].digest for e in gates}) == 1:
-        said += f", and all {len(gates)} asked about one system"
+        reason += f", and all {len(gates)} asked about one system"
     wrong = _out_of_place(study, gates) or _late(study, tables, ledger)
-    said += f", but {wrong}" if wrong else " in advance"
-    said += not_held(max((table.get("unlinked", 0) for table in tables), default=0))
+    reason += f", but {wrong}" if wrong else " in advance"
+    reason += not_held(max((table.get("unlinked", 0) for table in tables), default=0))
     answer: Answer = "yes" if passed >= needed else "no" if total - failed < needed else "unknown"
     return StudyVerdict(
         question=question,
         answer="unknown" if wrong else answer,
-        reason=said,
+        reason=reason,
         about=_about(gates, tables),
     )
 
@@ -71,13 +71,13 @@ def gate_table(entry: Entry, ledger: Ledger) -> dict[str, Any]:
         EvidenceError: the file is not the one that the gate wrote, or is not there.
     """
     artifact = next(a for a in entry.record.artifacts if a.name == "gate.json")
-    written = ledger.open(artifact).read_bytes()
-    if digest_bytes(written) != artifact.digest:
+    content = ledger.open(artifact).read_bytes()
+    if digest_bytes(content) != artifact.digest:
         raise EvidenceError(
             f"{ledger.root}: gate.json of '{entry.record.job_id}' was altered after the gate wrote it",
             hint="run `calibrant verify`; move the altered file away, and gate again",
         )
-    table: dict[str, Any] = json.loads(written)
+    table: dict[str, Any] = json.loads(content)
     return table
 
 
@@ -104,13 +104,13 @@ def _without_gate(study: Study, runs: Sequence[tuple[Job, Entry]], ledger: Ledge
     """Whether everything was done and measured: nothing is passed, and a gate that failed is not hidden."""
     question = f"did every job of '{study.name}' finish and measure?"
     done = {(job.id, job.seed) for job, entry in runs if entry.record.status == "finished"}
-    asked = {(run.id, run.seed): None for job in study.job for run in job.runs()}
-    left = [f"{name}#{seed}" for name, seed in asked if (name, seed) not in done]
+    planned = {(run.id, run.seed): None for job in study.job for run in job.runs()}
+    left = [f"{name}#{seed}" for name, seed in planned if (name, seed) not in done]
     if left:
         return StudyVerdict(question=question, answer="unknown", reason=f"did not finish: {', '.join(left)}")
-    found = [(f"{job.id}#{job.seed}", *headline(entry.record)) for job, entry in runs]
+    results = [(f"{job.id}#{job.seed}", *headline(entry.record)) for job, entry in runs]
     lost = [
-        f"{run}: {name} {estimate}" for run, name, estimate in found if estimate and estimate.value is None
+        f"{run}: {name} {estimate}" for run, name, estimate in results if estimate and estimate.value is None
     ]
     if lost:
         return StudyVerdict(question=question, answer="unknown", reason=f"not measured: {'; '.join(lost)}")
@@ -122,8 +122,8 @@ def _without_gate(study: Study, runs: Sequence[tuple[Job, Entry]], ledger: Ledge
         return StudyVerdict(
             question=question, answer="no" if "no" in answers.values() else "unknown", reason=reason
         )
-    told = "there is no [verdict], so its gates pass nothing" if gates else "the study has no gate"
-    return StudyVerdict(question=question, answer="yes", reason=f"all jobs finished; {told}")
+    note = "there is no [verdict], so its gates pass nothing" if gates else "the study has no gate"
+    return StudyVerdict(question=question, answer="yes", reason=f"all jobs finished; {note}")
 
 
 def _out_of_place(study: Study, gates: Sequence[Entry]) -> str:
@@ -168,7 +168,7 @@ def _about(gates: Sequence[Entry], tables: Sequence[Mapping[str, Any]]) -> dict[
         "data": _once(rule.get("read", "") for rule in rules),
         "not pinned": open_ or ["nothing"] * all(rule["evidence"] for rule in rules),
     }
-    return {name: tuple(told) for name, told in parts.items() if told}
+    return {name: tuple(values) for name, values in parts.items() if values}
 
 
 def _once(texts: Iterable[str]) -> list[str]:
@@ -196,8 +196,8 @@ def _own(study: Study) -> set[str]:
     """Names of the given things that the study is about: 'model', or else what its jobs measure."""
     if study.given.get(_MODEL):
         return {_MODEL}
-    asked = [job.inputs.get(name) for job in study.job for name in (_MODEL, "target")]
-    return {name for reference in asked for name in _origins(study, reference)}
+    references = [job.inputs.get(name) for job in study.job for name in (_MODEL, "target")]
+    return {name for reference in references for name in _origins(study, reference)}
 
 
 def _origins(study: Study, reference: Any) -> set[str]:
@@ -212,9 +212,9 @@ def _origins(study: Study, reference: Any) -> set[str]:
     if scheme(reference) in ("defended", "best_of"):  # the model stands behind the sign
         return same | _origins(study, reference.partition("#")[2])
     if scheme(reference) == "record":
-        made = record.taken_apart(reference)[0]
+        job_id = record.taken_apart(reference)[0]
         for number, job in enumerate(study.job):
-            if job.id == made:
+            if job.id == job_id:
                 earlier = study.model_copy(update={"job": study.job[:number]})
                 return same | _origins(earlier, job.inputs.get(_MODEL))
     return same

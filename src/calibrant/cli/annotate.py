@@ -95,8 +95,8 @@ def _label(queue: Queue, votes: Path, rater: str, seed: int) -> None:
 
 
 def _label_all(session: LabelSession) -> None:
-    while (shown := session.next()) is not None:
-        _show_one(shown, session.done + 1, session.total)
+    while (item := session.next()) is not None:
+        _show_one(item, session.done + 1, session.total)
         typed = _typed(LABEL_HELP, LABELS, session)
         if typed is None:
             return
@@ -104,16 +104,16 @@ def _label_all(session: LabelSession) -> None:
             session.label(LABELS[typed])
 
 
-def _show_one(shown: Queued, number: int, total: int) -> None:
-    goal = f"wanted: {visible(shown.goal)}\n\n" if shown.goal else ""
-    reply = visible(shown.reply) if shown.reply.strip() else "(the reply is empty)"
-    _say(f"\n--- {number} of {total} ---\n{goal}{_told(shown.chat)}\n\n[reply]\n{reply}\n")
+def _show_one(item: Queued, number: int, total: int) -> None:
+    goal = f"wanted: {visible(item.goal)}\n\n" if item.goal else ""
+    reply = visible(item.reply) if item.reply.strip() else "(the reply is empty)"
+    _say(f"\n--- {number} of {total} ---\n{goal}{_prompt(item.chat)}\n\n[reply]\n{reply}\n")
 
 
 def _sit(session: Session) -> None:
     """Show and ask until all is answered, or the rater stops."""
-    while (shown := session.next()) is not None:
-        _show(shown, session.done + 1, session.total)
+    while (item := session.next()) is not None:
+        _show(item, session.done + 1, session.total)
         typed = _typed(HELP, KEYS, session)
         if typed is None:
             return
@@ -152,14 +152,14 @@ def _line() -> str:
         raise InputError("the input is not UTF-8 text", hint="type the letters that are shown") from None
 
 
-def _show(shown: Shown, number: int, total: int) -> None:
-    _say(f"\n--- {number} of {total} ---\n{_told(shown.prompt)}")
-    for name, text in (("1", shown.first), ("2", shown.second)):
+def _show(item: Shown, number: int, total: int) -> None:
+    _say(f"\n--- {number} of {total} ---\n{_prompt(item.prompt)}")
+    for name, text in (("1", item.first), ("2", item.second)):
         _say(f"\n[{name}]\n{visible(text)}")
     _say("")
 
 
-def _told(chat: Chat) -> str:
+def _prompt(chat: Chat) -> str:
     """The prompt; who speaks is named where there are several turns."""
     if len(chat.messages) == 1:
         return visible(chat.messages[0].content)
@@ -169,8 +169,8 @@ def _told(chat: Chat) -> str:
 def _summary(session: Session) -> None:
     """Where the session stands, and whether the rater agrees with himself and with others."""
     _say(f"\n{session.done} of {session.total} answered by {visible(session.rater)}")
-    found = session.consistency()
-    _say(f"with yourself, on swapped repeats: {found} of {found.n}" if found.n else f"with yourself: {found}")
+    score = session.consistency()
+    _say(f"with yourself, on swapped repeats: {score} of {score.n}" if score.n else f"with yourself: {score}")
     if len({vote.rater for vote in session.answers}) > 1:
         _say(f"between raters: {session.agreement()}")
 

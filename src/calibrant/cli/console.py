@@ -44,8 +44,8 @@ def console(
 ) -> None:
     """Red-team a model by hand; every turn becomes an attempt. Run it again to resume."""
     openers = Openers(Ledger(ledger), allow_python=allow_python)
-    asked = {"file": goals, "ignore": tuple(ignore or ())}
-    table = openers.open(asked, Goals).load() if goals else None
+    reference = {"file": goals, "ignore": tuple(ignore or ())}
+    table = openers.open(reference, Goals).load() if goals else None
     if table is not None:
         tell_unused(table)
     session = catalog.load("calibrant.app.people.console_session:ConsoleSession")(

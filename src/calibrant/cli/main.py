@@ -53,21 +53,21 @@ STOPPED = "Stopped. Finished jobs are kept: run the same command again to resume
 @app.command()
 def ls(as_json: Json = False) -> None:
     """List techniques, behaviours and packaged studies."""
-    found = listing.everything()
+    entries = listing.everything()
     if as_json:
-        render.json_of(found)
+        render.json_of(entries)
     else:
-        render.listing(found)
+        render.listing(entries)
 
 
 @app.command()
 def show(name: str, as_json: Json = False) -> None:
     """Explain a technique or behaviour: inputs, config, defaults."""
-    found = listing.describe(name)
+    entry = listing.describe(name)
     if as_json:
-        render.json_of(found)
+        render.json_of(entry)
     else:
-        render.description(found)
+        render.description(entry)
 
 
 @app.command()
@@ -119,15 +119,15 @@ def _run(
     board: Path | None = None,
 ) -> None:
     study, ledger = load_study(name, changes), Ledger(where)
-    with Shown(sys.stderr) as shown:
-        outcome = run_study(study, ledger, shown, allow_python=allow_python, board=board)
+    with Shown(sys.stderr) as progress:
+        outcome = run_study(study, ledger, progress, allow_python=allow_python, board=board)
     _finish(outcome, ledger, as_json)
 
 
 def _finish(outcome: Outcome, ledger: Ledger, as_json: bool) -> None:
     page = str(catalog.load("calibrant.app.pages:write")(outcome, ledger))
-    for run, told in outcome.crashes.items():
-        sys.stderr.write(harmless(without_secrets(f"{run} crashed: {told}{_BUG}")))
+    for run, crash in outcome.crashes.items():
+        sys.stderr.write(harmless(without_secrets(f"{run} crashed: {crash}{_BUG}")))
     if as_json:
         rows = [listing.row(entry) for _, entry in outcome.runs]
         render.json_of(
@@ -232,11 +232,11 @@ def verify_command(ledger: Where = LEDGER, as_json: Json = False) -> None:
 @app.command()
 def status(ledger: Where = LEDGER, as_json: Json = False) -> None:
     """Status of a ledger: records, studies, unfinished jobs."""
-    found = listing.status(Ledger(ledger))
+    state = listing.status(Ledger(ledger))
     if as_json:
-        render.json_of(found)
+        render.json_of(state)
     else:
-        render.status(found)
+        render.status(state)
 
 
 @app.callback(invoke_without_command=True)

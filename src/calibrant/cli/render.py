@@ -44,24 +44,24 @@ def json_of(value: Any) -> None:
     sys.stdout.write(harmless_json(json.dumps(plain(value), indent=2, ensure_ascii=False)) + "\n")
 
 
-def listing(found: dict[str, dict[str, str]]) -> None:
+def listing(entries: dict[str, dict[str, str]]) -> None:
     """`calibrant ls`."""
-    for heading, names in found.items():
+    for heading, names in entries.items():
         OUT.print(f"[bold]{heading}[/bold]")
         width = max(map(len, names), default=0)
         for name, summary in names.items():
             OUT.print(f"  {name:<{width}}  [dim]{escape(summary)}[/dim]")
 
 
-def description(found: dict[str, Any]) -> None:
+def description(entry: dict[str, Any]) -> None:
     """`calibrant show`."""
-    OUT.print(f"[bold]{found['name']}[/bold]  {found['kind']}, version {found['version']}\n")
-    OUT.print(escape(found["about"]) + "\n")
+    OUT.print(f"[bold]{entry['name']}[/bold]  {entry['kind']}, version {entry['version']}\n")
+    OUT.print(escape(entry["about"]) + "\n")
     OUT.print("[bold]inputs[/bold]")
-    for name, about in found["inputs"].items():
+    for name, about in entry["inputs"].items():
         OUT.print(f"  {name}: {about['wanted']}{'' if about['required'] else '  [dim](optional)[/dim]'}")
     OUT.print("[bold]config[/bold]")
-    for name, about in found["config"].items():
+    for name, about in entry["config"].items():
         OUT.print(f"  {name} = {escape(repr(about['default']))}\n      [dim]{escape(about['help'])}[/dim]")
 
 
@@ -72,9 +72,9 @@ def log(rows: list[dict[str, Any]]) -> None:
         table.add_column(heading, overflow="fold" if heading == "headline" else "ellipsis")
     for row in rows:
         seconds = "" if row["seconds"] is None else f"{row['seconds']:.0f}"
-        said = row["failure"] or row["headline"]
+        text = row["failure"] or row["headline"]
         name = f"{row['study']}/{row['job']}" if row["study"] else row["job"]
-        cells = (str(row["seq"]), row["digest"][:12], name, str(row["seed"]), row["status"], seconds, said)
+        cells = (str(row["seq"]), row["digest"][:12], name, str(row["seed"]), row["status"], seconds, text)
         table.add_row(*(escape(cell) for cell in cells))
     OUT.print(table)
 
@@ -142,8 +142,8 @@ def unfinished(done: Outcome) -> None:
         record, name = entry.record, f"{job.id}#{job.seed}"
         if record.status != "finished" and name not in skipped:
             failure = record.failure
-            said = (failure.message, failure.hint) if failure else (record.status, "")
-            reasons.setdefault((record.status, *said), []).append(name)
+            problem = (failure.message, failure.hint) if failure else (record.status, "")
+            reasons.setdefault((record.status, *problem), []).append(name)
     for (status, message, hint), names in reasons.items():
         OUT.print(f"  [red]{names[0]:<22} {status}: {escape(_flat(message))}[/red]")
         if names[1:]:
@@ -154,15 +154,15 @@ def unfinished(done: Outcome) -> None:
         OUT.print(f"  [red]{name:<22} skipped: it needs {needed}, which did not finish[/red]")
 
 
-def matrix(name: str, found: dict[str, dict[str, Estimate]]) -> None:
+def matrix(name: str, rates: dict[str, dict[str, Estimate]]) -> None:
     """Success of a campaign by hazard and technique family, with bounds; nothing for other records."""
-    if not found:
+    if not rates:
         return
-    families = list(dict.fromkeys(family for row in found.values() for family in row))
-    rows = [["technique", *(_flat(hazard.replace("_", " ")) for hazard in found)]]
+    families = list(dict.fromkeys(family for row in rates.values() for family in row))
+    rows = [["technique", *(_flat(hazard.replace("_", " ")) for hazard in rates)]]
     for family in families:
         rows.append(
-            [_flat(family), *(_percent(row[family]) if family in row else "" for row in found.values())]
+            [_flat(family), *(_percent(row[family]) if family in row else "" for row in rates.values())]
         )
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     OUT.print(f"\n{escape(name)}: goals reached, in % [95 % interval], by technique and hazard")
@@ -213,8 +213,8 @@ def _open(rule: dict[str, Any]) -> None:
 def rules(table: dict[str, Any]) -> None:
     """Every rule of a gate with its reason."""
     for rule in table["rules"]:
-        colour, said = _COLOURS[rule["answer"]], escape(_flat(f"{rule['id']}: {rule['reason']}"))
-        OUT.print(f"  [{colour}]{WORDS[rule['answer']]:<12}[/{colour}] {said}")
+        colour, line = _COLOURS[rule["answer"]], escape(_flat(f"{rule['id']}: {rule['reason']}"))
+        OUT.print(f"  [{colour}]{WORDS[rule['answer']]:<12}[/{colour}] {line}")
         for word, text in (("judge", rule.get("judge")), ("data", rule.get("read"))):
             if text:
                 OUT.print(f"  {'':<12} {word}: {_flat(text)}", markup=False, style="dim")

@@ -117,8 +117,8 @@ class Session(AnswerSession[Vote]):
         """
         open_one = self._open()
         if choice not in CHOICES or open_one is None:
-            said = "there is nothing left to vote on" if open_one is None else f"no choice {choice!r}"
-            raise InputError(said, hint=f"choices: {', '.join(CHOICES)}")
+            problem = "there is nothing left to vote on" if open_one is None else f"no choice {choice!r}"
+            raise InputError(problem, hint=f"choices: {', '.join(CHOICES)}")
         item, rater, repeat = self._showing(open_one)
         self._give(Vote(item=item, rater=rater, first=self._first(open_one), choice=choice, repeat=repeat))
 
@@ -167,13 +167,13 @@ def export_pairs(comparisons: Preferences, votes: Path, path: Path) -> Exported:
     Raises:
         InputError: votes on other comparisons, or files that cannot be read or written.
     """
-    found = read_votes(votes)
-    pairs = pairs_from(comparisons, found)
+    answers = read_votes(votes)
+    pairs = pairs_from(comparisons, answers)
     draft = path.with_name(f"{path.name}.draft")
     with disk("writing", path):
         draft.write_bytes(b"".join(pair_line(pair) for pair in pairs))
         draft.replace(path)  # whole or not at all
-    voted = len({vote.item for vote in found if not vote.repeat})
+    voted = len({vote.item for vote in answers if not vote.repeat})
     return Exported(len(pairs), voted - len(pairs), len(comparisons) - voted)
 
 

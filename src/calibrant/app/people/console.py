@@ -131,29 +131,29 @@ class Console:
         assert self._sent is not None, "nothing was sent"
         (goal, chat, spec), self._sent = self._sent, None
         turn = self.turns.add(goal, chat, spec, completion, self.sampling.max_tokens)
-        effects: list[Effect] = [Keep(turn), Show(self._told(turn))]
+        effects: list[Effect] = [Keep(turn), Show(self._lines(turn))]
         return effects if self._judge is None else [*effects, Judge(goal, turn, aloud=False)]
 
-    def judged(self, asked: Judge, verdict: Verdict) -> list[Effect]:
+    def judged(self, request: Judge, verdict: Verdict) -> list[Effect]:
         """The judge's verdict."""
         assert self._judge is not None, "there is no judge"
-        turn = self.turns.rows[asked.attempt.id]
+        turn = self.turns.rows[request.attempt.id]
         spent = turn.cost.judge_tokens + verdict.tokens
-        kept = self._keep(
+        saved = self._keep(
             turn,
             verdicts={**turn.verdicts, self._judge.digest: verdict},
             outcome=outcome_of(turn.completion, verdict),
             cost=turn.cost.model_copy(update={"judge_tokens": spent}),
         )
-        return [kept, _verdict(verdict)] if asked.aloud else [kept]
+        return [saved, _verdict(verdict)] if request.aloud else [saved]
 
     # What goes out.
 
     def _send(self, text: str, spec: str) -> list[Effect]:
         if spec:
             text = converter(spec).encode(text)
-        asked = self._ask(self.turns.chat(self._system).then("user", text), spec)
-        return [Show(f"sent: {text}"), asked] if spec else [asked]
+        request = self._ask(self.turns.chat(self._system).then("user", text), spec)
+        return [Show(f"sent: {text}"), request] if spec else [request]
 
     def _ask(self, chat: Chat, spec: str) -> Ask:
         if self._goal is None:
@@ -172,11 +172,11 @@ class Console:
             return "no goal is chosen; say what you are after: /goal WORDS"
         return f"goal {self._goal.id}: {self._goal.text}"
 
-    def _told(self, turn: Attempt) -> str:
+    def _lines(self, turn: Attempt) -> str:
         reply = turn.completion
-        said = f"no reply: {reply.error}" if reply.stop == "error" else reply.text
-        said = "no reply: it was still reasoning" if reply.unanswered else said
-        lines = [f"[{self.turns.number(turn)}] {said}"]
+        text = f"no reply: {reply.error}" if reply.stop == "error" else reply.text
+        text = "no reply: it was still reasoning" if reply.unanswered else text
+        lines = [f"[{self.turns.number(turn)}] {text}"]
         if reply.reasoning:
             lines.append(f"    (it reasoned before that: {len(reply.reasoning)} characters, kept)")
         for layer in turn.layers if self._layers else ():
@@ -236,8 +236,8 @@ class Console:
 
     def sample(self, rest: str) -> list[Effect]:
         """Show or change how replies are sampled."""
-        given = dict(part.partition("=")[::2] for part in rest.split())
-        self.sampling = resolve(Sampling, {**self.sampling.model_dump(), **given}, where="/sample")
+        options = dict(part.partition("=")[::2] for part in rest.split())
+        self.sampling = resolve(Sampling, {**self.sampling.model_dump(), **options}, where="/sample")
         return [Show(" ".join(f"{key}={value}" for key, value in self.sampling.model_dump().items()))]
 
     def convert(self, rest: str) -> list[Effect]:
@@ -261,7 +261,7 @@ class Console:
             self.turns.current = None
             return [Show(f"at the beginning; {self._aim()}")]
         self._stand(turn)
-        return [Show(f"{self._aim()}\n> {turn.chat.last_user}\n{self._told(turn)}")]
+        return [Show(f"{self._aim()}\n> {turn.chat.last_user}\n{self._lines(turn)}")]
 
     def again(self, rest: str) -> list[Effect]:
         """Send the latest line once more, for another sample."""

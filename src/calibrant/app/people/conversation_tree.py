@@ -98,11 +98,11 @@ class ConversationTree:
     def counts(self) -> str:
         """Numbers of turns, human labels and judge verdicts."""
         turns = self.rows.values()
-        said = [turn.human for turn in turns]
-        told = f"{len(said)} attempts, by people {said.count(True)} hits and {said.count(False)} misses"
+        human = [turn.human for turn in turns]
+        text = f"{len(human)} attempts, by people {human.count(True)} hits and {human.count(False)} misses"
         if any(turn.verdicts for turn in turns):
-            told += f", by the judge {sum(turn.outcome == 'success' for turn in turns)} hits"
-        return told
+            text += f", by the judge {sum(turn.outcome == 'success' for turn in turns)} hits"
+        return text
 
     def _id(self, goal: str, label: str, chat: Chat, draw: int) -> str:
         return attempt_id(goal, label, {"chat": digest(chat)}, self._target.digest, draw)

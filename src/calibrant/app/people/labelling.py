@@ -51,15 +51,15 @@ class LabelSession(AnswerSession[HumanLabel]):
         Raises:
             InputError: nothing is left to answer, or the disk refuses (the label is then not given).
         """
-        shown = self.next()
-        if shown is None:
+        row = self.next()
+        if row is None:
             raise InputError("there is nothing left to label", hint="undo takes back the latest label")
-        self._give(HumanLabel(id=shown.id, human=human, rater=self.rater))
+        self._give(HumanLabel(id=row.id, human=human, rater=self.rater))
 
     def agreement(self) -> Estimate:
         """How often two raters of a reply gave the same answer, yes or no."""
-        given = [label for label in self._answers.values() if label.human is not None]
-        triples = [(x.id, x.rater, "yes" if x.human else "no") for x in given]
+        labels = [label for label in self._answers.values() if label.human is not None]
+        triples = [(x.id, x.rater, "yes" if x.human else "no") for x in labels]
         if len({rater for _, rater, _ in triples}) < 2:
             return unknown("fewer than two people have labelled", n=max(self.total, 1), unit="reply")
         return agreement(ratings(triples, ("yes", "no")))

@@ -36,40 +36,40 @@ def check(reference: Reference, study: Checks) -> None:
 
 def open(reference: Reference, openers: Opens) -> Opened:
     """The behaviour; the models that it asks are not loaded yet."""
-    made = make(reference.written, openers, named=True)
-    return described(fitting(made, reference), partial(make, reference.written, openers), reference)
+    behaviour = make(reference.written, openers, named=True)
+    return described(fitting(behaviour, reference), partial(make, reference.written, openers), reference)
 
 
 def make(table: Any, openers: Opens, *, named: bool = False) -> Any:
     """Make a behaviour; ``named``: only its identity is needed, so the models that it asks are not loaded."""
-    made = recipe(table, allow_python=openers.allow_python)
+    plan = recipe(table, allow_python=openers.allow_python)
     inputs: dict[str, Any] = {}
-    for name, (reference, wanted) in made.inputs.items():
+    for name, (reference, wanted) in plan.inputs.items():
         opened = openers.open(reference, wanted)
         stand_in = STAND_INS.get(wanted) if named else None
         inputs[name] = stand_in(opened) if stand_in else opened.load()
-    behaviour = made.factory(**inputs, **made.config)
-    return plug_in(behaviour, made.module) if made.module else behaviour
+    behaviour = plan.factory(**inputs, **plan.config)
+    return plug_in(behaviour, plan.module) if plan.module else behaviour
 
 
-def fitting(made: Any, reference: Reference) -> Any:
-    """``made``, where it is what is wanted. Raises CapabilityError where not."""
-    if not isinstance(made, reference.wanted):
+def fitting(behaviour: Any, reference: Reference) -> Any:
+    """``behaviour``, where it is what is wanted. Raises CapabilityError where not."""
+    if not isinstance(behaviour, reference.wanted):
         raise CapabilityError(
             f"{reference.written!r} is no {reference.wanted.__name__}",
             hint="`calibrant ls` lists behaviours and what they are",
         )
-    return made
+    return behaviour
 
 
-def described(made: Any, load: Callable[[], Any], reference: Reference) -> Opened:
-    """What a record says of a behaviour, of which ``made`` has the name and ``load`` makes the whole."""
-    identity = made.identity
+def described(behaviour: Any, load: Callable[[], Any], reference: Reference) -> Opened:
+    """What a record says of a behaviour, of which ``behaviour`` has the name and ``load`` makes the whole."""
+    identity = behaviour.identity
     parts = dict(identity.parts)
-    if isinstance(made, Judge):
-        parts["calibration"] = made.calibration
-        parts["question"] = str(getattr(made, "question", ""))
-        parts |= getattr(made, "shown", {})
+    if isinstance(behaviour, Judge):
+        parts["calibration"] = behaviour.calibration
+        parts["question"] = str(getattr(behaviour, "question", ""))
+        parts |= getattr(behaviour, "shown", {})
     kind = str(reference.wanted.__name__).lower()  # what it serves as here, whatever it calls itself
     return Opened(identity.digest, kind, load, name=identity.name, parts=parts, identity=identity)
 

@@ -42,15 +42,15 @@ def path(reference: Reference) -> Path:
     name, _, inside = reference.rest.partition("/")
     origin = ORIGINS.get(name)
     root = os.environ.get("CALIBRANT_DATA", "")
-    found = Path(root) / name / (inside or (origin.file if origin else ""))
+    target = Path(root) / name / (inside or (origin.file if origin else ""))
     if root:
-        _stay_inside(text, found, Path(root))
-        if there(found, folder=True) and reference.wanted in TABLES:
+        _stay_inside(text, target, Path(root))
+        if there(target, folder=True) and reference.wanted in TABLES:
             raise InputError(f"'{text}' is a folder", hint=f"name one of its files: {text}/FILE.jsonl")
-        if there(found) or there(found, folder=True):
-            return found
+        if there(target) or there(target, folder=True):
+            return target
     where = f"get it from {origin.source}" if origin else f"known names: {', '.join(ORIGINS)}"
-    missing = f"{found} is not there" if root else "CALIBRANT_DATA is not set"
+    missing = f"{target} is not there" if root else "CALIBRANT_DATA is not set"
     raise InputError(
         f"'{text}': {missing}{'' if origin else nearest(name, ORIGINS)}",
         hint=f"{where}, put it in a folder '{name}' and set CALIBRANT_DATA to the folder above",

@@ -75,9 +75,9 @@ def _opened(reference: Reference, path: Path) -> Opened:
     """The digest is of what the reference means: the file, the tool, its reader, and whose attempts."""
     tool, _, target = _parts(reference.text)
     with disk("reading", path):
-        found = digest([tool, VERSION, digest_path(path), target])
+        key = digest([tool, VERSION, digest_path(path), target])
     load = partial(attempts_from, reference.text, reference.base)
-    return Opened(found, "data", load, name=reference.text)
+    return Opened(key, "data", load, name=reference.text)
 
 
 FOREIGN = found_by(

@@ -56,14 +56,14 @@ def identified(identity: Identity, load: Callable[[], Any], reference: str, want
     """
 
     def loaded() -> Any:
-        made = load()
-        _check_same(identity.digest, made.identity.digest, reference)
-        if not isinstance(made, wanted):
+        model = load()
+        _check_same(identity.digest, model.identity.digest, reference)
+        if not isinstance(model, wanted):
             raise CapabilityError(
                 f"'{reference}' does not offer what {_KINDS[wanted][1]} needs",
                 hint="it only talks; give local weights: a folder, hf:NAME@COMMIT or record:JOB/model",
             )
-        return made
+        return model
 
     kind = _KINDS[wanted][0]
     call = (lambda: identity) if wanted is Identity else loaded
@@ -77,18 +77,18 @@ def from_bytes(path: Path, load: Callable[[], Any], reference: str) -> Opened:
 
     def loaded() -> Any:
         with disk("reading", path):
-            made = load()
+            value = load()
             _check_same(named, digest_path(path), reference)
-        return made
+        return value
 
     return Opened(named, "data", loaded, name=reference)
 
 
-def _check_same(named: str, found: str, reference: str) -> None:
+def _check_same(named: str, current: str, reference: str) -> None:
     """Files may have changed since a job named them: then the record would be of something else."""
-    if found != named:
+    if current != named:
         raise EvidenceError(
-            f"'{reference}' has changed since the job named it: {named[:12]} became {found[:12]}",
+            f"'{reference}' has changed since the job named it: {named[:12]} became {current[:12]}",
             hint="let nothing write there while a study runs, and run it again",
         )
 

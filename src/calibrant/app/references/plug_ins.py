@@ -37,20 +37,20 @@ from calibrant.core.digest import digest_file
 UNVOUCHED = "uncalibrated (code from elsewhere does not vouch for itself: give it a card)"
 
 
-def plug_in(made: Any, module: str) -> Any:
-    """``made``, which ``module`` built, behind an identity that its source is part of.
+def plug_in(behaviour: Any, module: str) -> Any:
+    """``behaviour``, which ``module`` built, behind an identity that its source is part of.
 
     Raises:
         ConfigError: there is no source to be read. CapabilityError: it is nothing of the kind.
     """
-    kinds = [mixin for protocol, mixin in _KINDS if isinstance(made, protocol)]
+    kinds = [mixin for protocol, mixin in _KINDS if isinstance(behaviour, protocol)]
     if not kinds:  # what is none now may call itself one a moment later, and would then vouch for itself
         raise CapabilityError(
             f"'{module}' makes no judge, guard, reward or watcher", hint="see `calibrant ls`"
         )
-    names = dict.fromkeys((module, type(made).__module__))
-    found: Any = type("PlugIn", (*kinds, _PlugIn), {})
-    return found(made, digest([_source(name) for name in names]))
+    names = dict.fromkeys((module, type(behaviour).__module__))
+    plugin_type: Any = type("PlugIn", (*kinds, _PlugIn), {})
+    return plugin_type(behaviour, digest([_source(name) for name in names]))
 
 
 @cache

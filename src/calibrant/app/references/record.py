@@ -33,13 +33,13 @@ def check(reference: Reference, study: Checks) -> None:
         InputError: there is no such job above, or it has no run of that seed.
     """
     text, (job, seed, _) = reference.text, taken_apart(reference.text)
-    made = study.before.get(job)
-    if made is None:
+    earlier = study.before.get(job)
+    if earlier is None:
         if _DIGEST.fullmatch(job):
             return
         raise InputError(f"'{text}': no earlier job '{job}'{nearest(job, study.before)}")
-    seeds = {seed} if seed else {str(s) for s in study.job.seeds if made.seeds}
-    lost = sorted(seeds - {str(run.seed) for run in made.runs()})
+    seeds = {seed} if seed else {str(s) for s in study.job.seeds if earlier.seeds}
+    lost = sorted(seeds - {str(run.seed) for run in earlier.runs()})
     if lost:
         raise InputError(f"'{text}': no run of '{job}' has the seed {', '.join(lost)}")
 
@@ -95,11 +95,11 @@ def evidence(reference: Reference, openers: Opens) -> Opened:
     entries = tuple(e for e in openers.ledger.entries() if e.record.technique not in _ANSWERS)
     # What came last of each result decides the order: a failure that came again is news, its time is not.
     latest = dict.fromkeys((e.record.job, e.record.result, e.record.status) for e in reversed(entries))
-    seen: list[Any] = list(reversed(latest))
+    content: list[Any] = list(reversed(latest))
     unlinked = sum(not entry.linked for entry in entries)
     if unlinked:  # a gate says so, and must not be answered from a time when they were linked
-        seen = [seen, {"unlinked": unlinked}]
-    return Opened(digest(seen), "evidence", lambda: Evidence(entries=entries), name="ledger")
+        content = [content, {"unlinked": unlinked}]
+    return Opened(digest(content), "evidence", lambda: Evidence(entries=entries), name="ledger")
 
 
 RECORD = Scheme((*MODELS, *TABLES, *FILES, Reward, StackSpec), check, open)

@@ -80,15 +80,15 @@ def serving_as(wanted: type[Table[Any]], table: Table[Any]) -> Table[Any]:
         return planted_examples(table)
     if not isinstance(table, Preferences) or wanted is Preferences:
         return table
-    made: list[Any] = []
+    rows: list[Any] = []
     for p in table.rows:
         if wanted is Examples:
-            made.append(Example(id=p.id, prompt=p.prompt, completion=p.chosen))
+            rows.append(Example(id=p.id, prompt=p.prompt, completion=p.chosen))
         elif wanted is Prompts:
-            made.append(Prompt(id=p.id, prompt=p.prompt))
+            rows.append(Prompt(id=p.id, prompt=p.prompt))
         elif wanted is LabelledReplies:
             for label, reply in ((True, p.chosen), (False, p.rejected)):
                 name = f"{p.id}/{'chosen' if label else 'rejected'}"
-                made.append(Labelled(id=name, prompt=p.prompt, completion=reply, label=label))
+                rows.append(Labelled(id=name, prompt=p.prompt, completion=reply, label=label))
     account = {"source": table.source, "refused": table.refused, "unused": table.unused}
-    return wanted(rows=tuple(made), **account) if made else table
+    return wanted(rows=tuple(rows), **account) if rows else table

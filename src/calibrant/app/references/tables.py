@@ -62,17 +62,17 @@ def part(whole: Opened, reference: Reference) -> Opened:
         return whole
     written = reference.written
     source = written if isinstance(written, str) else written["file"]
-    found = digest([whole.digest, {"ignore": sorted(reference.ignore)}]) if reference.ignore else whole.digest
+    key = digest([whole.digest, {"ignore": sorted(reference.ignore)}]) if reference.ignore else whole.digest
     for ends in reference.parts:
-        found = digest([found, *ends])
+        key = digest([key, *ends])
 
     def load() -> Any:
         table = whole.load()
         for start, stop in reference.parts:
-            kept = table.rows[start:stop]
-            if not kept:
+            chosen = table.rows[start:stop]
+            if not chosen:
                 raise InputError(f"'{source}' holds no row", hint=f"the whole holds {len(table.rows)} rows")
-            table = table.model_copy(update={"rows": kept, "source": source})
+            table = table.model_copy(update={"rows": chosen, "source": source})
         return table
 
-    return Opened(found, "data", load, name=source, parts={"whole": whole.digest})
+    return Opened(key, "data", load, name=source, parts={"whole": whole.digest})

@@ -67,8 +67,8 @@ def _rows(parsed: Parsed, wanted: type[Table[Any]]) -> Table[Any]:
             f"'{parsed.text}': no rows of kind '{parsed.kind}'{nearest(parsed.kind, _ROWS)}",
             hint=f"kinds with rows: {', '.join(_ROWS)}",
         )
-    made = catalog.load(f"calibrant.testbed.serve:open_{parsed.kind}")(parsed.name, parsed.options)
-    table = serving_as(wanted, made)
+    source = catalog.load(f"calibrant.testbed.serve:open_{parsed.kind}")(parsed.name, parsed.options)
+    table = serving_as(wanted, source)
     if not isinstance(table, wanted):
         raise ConfigError(f"'{parsed.text}' gives {type(table).__name__}, not {wanted.__name__}")
     return table
