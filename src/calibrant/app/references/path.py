@@ -27,7 +27,7 @@ def path(reference: Reference) -> Path:
         raise InputError(
             f"'{text}' is no model: {'unknown scheme' if ':' in text else 'no such folder'}{reference.guess}",
             hint="a folder with config.json, hf:NAME@COMMIT, api:URL#MODEL, testbed:model/NAME, "
-            "record:JOB/model",
+            "record:JOB/model, best_of:N/REWARD#MODEL, defended:FILE#MODEL",
         )
     if folder is None and wanted is Reward:
         raise InputError(
