@@ -72,16 +72,16 @@ class _Call:
 
 def anatomy(module: nn.Module) -> Anatomy:
     """What was seen in ``module``, a causal language model; looked for once, shared with its copies."""
-    told = facts(module)
-    if "anatomy" not in told:
+    known = facts(module)
+    if "anatomy" not in known:
         with muted(module), torch.no_grad():
             try:
-                told["anatomy"] = _look(module)
+                known["anatomy"] = _look(module)
             except FOREIGN as error:
-                said = " ".join(f"{type(error).__name__}: {error}".split())[:160]
-                told["anatomy"] = Anatomy(reason=f"it cannot read a row of ids ({said})")
-    found: Anatomy = told["anatomy"]
-    return found
+                message = " ".join(f"{type(error).__name__}: {error}".split())[:160]
+                known["anatomy"] = Anatomy(reason=f"it cannot read a row of ids ({message})")
+    result: Anatomy = known["anatomy"]
+    return result
 
 
 def _look(module: nn.Module) -> Anatomy:
@@ -108,11 +108,11 @@ def _look(module: nn.Module) -> Anatomy:
     last = blocks[-1]
     after = [call for call in calls if call.begins > last.ends]
     tail = [c.path for c in after if not any(o.begins < c.begins and c.ends < o.ends for o in after)]
-    found = Anatomy(tuple(call.path for call in blocks), tuple(tail))
+    result = Anatomy(tuple(call.path for call in blocks), tuple(tail))
     try:
-        return _fitted(module, found, last.output, logits)
+        return _fitted(module, result, last.output, logits)
     except FOREIGN:
-        return replace(found, reason="what runs after its last block is no chain of modules")
+        return replace(result, reason="what runs after its last block is no chain of modules")
 
 
 def _begin(calls: list[_Call], clock: Iterator[int], path: str, *_: Any) -> None:
@@ -130,13 +130,13 @@ def _blocks(module: nn.Module, calls: list[_Call]) -> list[_Call]:
     runs: dict[str, list[_Call]] = {}
     for call in calls:
         runs.setdefault(call.path, []).append(call)
-    found = []
+    candidates = []
     for path, child in module.named_modules():
         if isinstance(child, nn.ModuleList) and len(child):
             some = [runs.get(f"{path}.{i}", []) for i in range(len(child))]
             if all(len(run) == 1 for run in some) and _in_order([run[0] for run in some]):
-                found.append((path.count("."), -len(child), [run[0] for run in some]))
-    return min(found, key=lambda entry: entry[:2])[2] if found else []
+                candidates.append((path.count("."), -len(child), [run[0] for run in some]))
+    return min(candidates, key=lambda entry: entry[:2])[2] if candidates else []
 
 
 def _in_order(run: list[_Call]) -> bool:

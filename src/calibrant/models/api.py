@@ -94,7 +94,7 @@ class ApiModel:
                     payload = self._payload(Chat.ask("Hello"), 0, Sampling(max_tokens=1))
                     self._endpoint.call(client, _CHAT, payload, tokens=1)
             except EndpointError as error:
-                raise InputError(f"{self!r} cannot be used: {self._said(error)}", hint=error.hint) from None
+                raise InputError(f"{self!r} cannot be used: {self._reason(error)}", hint=error.hint) from None
         if names and self._model not in names:
             raise InputError(
                 f"{self._endpoint.url} has no model '{self._model}'{nearest(self._model, names)}",
@@ -112,8 +112,8 @@ class ApiModel:
         match listing:
             case {"data": [*rows]}:
                 return {str(row["id"]) for row in rows if isinstance(row, dict) and "id" in row}
-        said = self._endpoint.quote(complaint(listing) or "another kind of answer")
-        raise EndpointError(f"GET /models gave no list of models: {said}")
+        answer = self._endpoint.quote(complaint(listing) or "another kind of answer")
+        raise EndpointError(f"GET /models gave no list of models: {answer}")
 
     def _payload(self, chat: Chat, seed: int, sampling: Sampling) -> dict[str, Any]:
         payload: dict[str, Any] = {
@@ -131,9 +131,11 @@ class ApiModel:
             reply = self._endpoint.call(client, _CHAT, payload, tokens=sampling.max_tokens)
             return self._named(reply, read_reply(reply, self._endpoint.quote))
         except EndpointError as error:
-            return Completion(text="", stop="blocked" if error.blocked else "error", error=self._said(error))
+            return Completion(
+                text="", stop="blocked" if error.blocked else "error", error=self._reason(error)
+            )
 
-    def _said(self, error: EndpointError) -> str:
+    def _reason(self, error: EndpointError) -> str:
         """The reason; where a key was refused or missing, with the name of its variable."""
         if error.status not in (401, 403):
             return error.message

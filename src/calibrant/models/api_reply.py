@@ -32,12 +32,12 @@ def read_reply(reply: Any, quote: Callable[[object], str] = quote) -> Completion
         case {"choices": [{"message": {**told}, **choice}, *_]}:
             message = {str(name): value for name, value in told.items()}
         case _:
-            said = quote(complaint(reply) or "it says nothing of use")
-            return Completion(text="", stop="error", error=f"the answer has no choices: {said}")
+            text = quote(complaint(reply) or "it says nothing of use")
+            return Completion(text="", stop="error", error=f"the answer has no choices: {text}")
     reason = quote(choice.get("finish_reason"))[:40]
     written, thought, odd = _content(message)
     calls = _calls(message)
-    found = Completion.read(
+    result = Completion.read(
         "\n".join(filter(None, (written, *calls))),
         opened=False if thought else None,  # a server that knows its own tags leaves none in the text
         tokens=completion_tokens(reply),
@@ -45,42 +45,42 @@ def read_reply(reply: Any, quote: Callable[[object], str] = quote) -> Completion
         stop=_STOPS.get(reason, "eos"),
     )
     if thought:
-        inline = found.reasoning
-        found = found.model_copy(update={"reasoning": f"{thought}\n\n{inline}" if inline else thought})
+        inline = result.reasoning
+        result = result.model_copy(update={"reasoning": f"{thought}\n\n{inline}" if inline else thought})
     if reason == "content_filter":
         # Whoever asked has read what came through, so that is judged, as a reply that was cut.
-        stop = "length" if found.text.strip() else "blocked"
-        return found.model_copy(update={"stop": stop, "error": FILTERED})
+        stop = "length" if result.text.strip() else "blocked"
+        return result.model_copy(update={"stop": stop, "error": FILTERED})
     wrong = f"the reply holds a part of another kind: {quote(odd)[:40]}" if odd else ""
-    if not wrong and not found.text and found.reasoning is None:
+    if not wrong and not result.text and result.reasoning is None:
         wrong = f"the reply is empty or no text (finish_reason '{reason}')"
     if not wrong and (reason not in _STOPS or (reason == "tool_calls" and not calls)):
         wrong = f"unknown finish_reason '{reason}'"
-    return found.model_copy(update={"stop": "error", "error": wrong}) if wrong else found
+    return result.model_copy(update={"stop": "error", "error": wrong}) if wrong else result
 
 
 def _content(message: Mapping[str, Any]) -> tuple[str, str, str]:
     """Text; reasoning in fields and parts of its own; the kind of a part that is neither, or ""."""
     content = message.get("content")
     parts = content if isinstance(content, list) else [content]
-    said, thoughts, odd = [], [_field(message)], ""
+    texts, thoughts, odd = [], [_field(message)], ""
     for part in parts:
         kind = part.get("type") if isinstance(part, dict) else None
         if isinstance(part, str) or kind in _TEXTS:
-            said.append(_words(part))
+            texts.append(_words(part))
         elif kind in _THOUGHTS:
             thoughts.append(_words(part))
         elif part is not None:
             odd = odd or str(kind or type(part).__name__)
-    text = "".join(said) or _words(message.get("refusal"))
+    text = "".join(texts) or _words(message.get("refusal"))
     return text, "\n\n".join(filter(None, thoughts)), odd
 
 
 def _field(message: Mapping[str, Any]) -> str:
     """Reasoning beside the content: the first field that holds any, else OpenRouter's list of details."""
     for name in _FIELDS:
-        if found := _words(message.get(name)):
-            return found
+        if text := _words(message.get(name)):
+            return text
     return _words(message.get("reasoning_details"))
 
 
@@ -108,16 +108,16 @@ def _calls(message: Mapping[str, Any]) -> list[str]:
             for call in calls:
                 match call:
                     case {"function": {"name": str(name), **rest}}:
-                        given = rest.get("arguments", "")
-                        shown = given if isinstance(given, str) else json.dumps(given)
-                        lines.append(_words(f"[calls the tool {name} with {shown}]"))
+                        arguments = rest.get("arguments", "")
+                        text = arguments if isinstance(arguments, str) else json.dumps(arguments)
+                        lines.append(_words(f"[calls the tool {name} with {text}]"))
     return lines
 
 
-def _logprobs(found: Any) -> tuple[float, ...] | None:
+def _logprobs(content: Any) -> tuple[float, ...] | None:
     """One log-prob a token, or None where any is missing or no usable number."""
     values: list[float] = []
-    match found:
+    match content:
         case {"content": [*tokens]}:
             for token in tokens:
                 match token:

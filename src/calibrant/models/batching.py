@@ -77,9 +77,9 @@ class Batching:
 
     def caveats(self, name: str) -> tuple[str, ...]:
         """In words, where the model ``name`` is slower than others."""
-        said = ([_SAID[self.way]] if self.way in _SAID else []) + ([] if self.padded else [_PADDED])
-        said += [_FAR.format(self.reach)] if self.reach else []
-        return tuple(f"slower than it could be: of '{name}', {what}" for what in said)
+        notes = ([_SAID[self.way]] if self.way in _SAID else []) + ([] if self.padded else [_PADDED])
+        notes += [_FAR.format(self.reach)] if self.reach else []
+        return tuple(f"slower than it could be: of '{name}', {what}" for what in notes)
 
 
 def batching(module: nn.Module) -> Batching:
@@ -88,12 +88,12 @@ def batching(module: nn.Module) -> Batching:
     Raises:
         CapabilityError: it cannot read a plain row of ids, or sees the tokens that follow.
     """
-    told = facts(module)
-    if "batching" not in told:
+    known = facts(module)
+    if "batching" not in known:
         with muted(module), torch.no_grad():
-            told["batching"] = _probe(module)
-    found: Batching = told["batching"]
-    return found
+            known["batching"] = _probe(module)
+    result: Batching = known["batching"]
+    return result
 
 
 def memory_name(module: nn.Module) -> str:
@@ -183,12 +183,12 @@ def _probe(module: nn.Module) -> Batching:
     if not close(whole[:1, :4], short):
         raise not_causal(module)
     padded = _tried(partial(_reads, module, both, whole))
-    found = Batching("again", positions=False, padded=padded, reach=reach(module))
+    result = Batching("again", positions=False, padded=padded, reach=reach(module))
     for way, positions, lengths in _TRIED:
-        how = replace(found, way=way, positions=positions)
+        how = replace(result, way=way, positions=positions)
         if all(_tried(partial(_draws, module, how, both, whole, some)) for some in lengths):
             return how
-    return found
+    return result
 
 
 def _tried(attempt: Callable[[], bool]) -> bool:
@@ -202,8 +202,8 @@ def _tried(attempt: Callable[[], bool]) -> bool:
 def _whole(module: nn.Module, ids: Tensor, mask: Tensor | None = None) -> Tensor:
     """Logits (B, T, V) without memory."""
     model: Any = module
-    given = {} if mask is None else {"attention_mask": mask}
-    logits: Tensor = model(input_ids=ids, **given, **accepted(module, use_cache=False)).logits
+    masked = {} if mask is None else {"attention_mask": mask}
+    logits: Tensor = model(input_ids=ids, **masked, **accepted(module, use_cache=False)).logits
     return logits
 
 
@@ -211,8 +211,8 @@ def _reads(module: nn.Module, both: Tensor, whole: Tensor) -> bool:
     """Whether a row padded on the right, under a mask, has the numbers that it has alone."""
     mask = torch.ones_like(both)
     mask[1, 4:] = 0
-    found = _whole(module, both * mask, mask)
-    return close(found[0], whole[0]) and close(found[1, :4], whole[1, :4])
+    logits = _whole(module, both * mask, mask)
+    return close(logits[0], whole[0]) and close(logits[1, :4], whole[1, :4])
 
 
 def _draws(module: nn.Module, how: Batching, both: Tensor, whole: Tensor, lengths: list[int]) -> bool:

@@ -56,13 +56,13 @@ class BestOfN:
             CapabilityError: the model or the reward returned the wrong number of answers.
         """
         n = self.n if sampling.temperature > 0 else 1
-        asked = [chat for chat in chats for _ in range(n)]
-        drawn = self._lm.generate(asked, sampling)
-        same_number(f"model '{self._lm.identity.name}'", len(drawn), len(asked))
-        heard = [(chat, reply) for chat, reply in zip(asked, drawn, strict=True) if reply.stop != "error"]
-        scores, why = self._scores([chat for chat, _ in heard], [reply.text for _, reply in heard])
-        told = iter(scores)
-        scored = [math.nan if reply.stop == "error" else next(told) for reply in drawn]
+        repeated = [chat for chat in chats for _ in range(n)]
+        drawn = self._lm.generate(repeated, sampling)
+        same_number(f"model '{self._lm.identity.name}'", len(drawn), len(repeated))
+        valid = [(chat, reply) for chat, reply in zip(repeated, drawn, strict=True) if reply.stop != "error"]
+        scores, why = self._scores([chat for chat, _ in valid], [reply.text for _, reply in valid])
+        values = iter(scores)
+        scored = [math.nan if reply.stop == "error" else next(values) for reply in drawn]
         starts = range(0, len(drawn), n)
         return [_best(drawn[start : start + n], scored[start : start + n], why) for start in starts]
 
@@ -82,9 +82,9 @@ def _best(draws: Sequence[Completion], scores: Sequence[float], why: str) -> Com
     """The first of the draws that score highest, or an error where one has no score."""
     for number, (reply, score) in enumerate(zip(draws, scores, strict=True), start=1):
         if math.isnan(score):
-            said = f"it failed: {reply.error}" if reply.stop == "error" else why
+            message = f"it failed: {reply.error}" if reply.stop == "error" else why
             return Completion(
-                text="", stop="error", error=f"draw {number} of {len(draws)} cannot be compared: {said}"
+                text="", stop="error", error=f"draw {number} of {len(draws)} cannot be compared: {message}"
             )
     best = max(range(len(draws)), key=lambda i: scores[i])  # max keeps the first of equals
     return draws[best].model_copy(update={"logprobs": None})

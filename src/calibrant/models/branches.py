@@ -101,15 +101,15 @@ def tokenised(
     model: OpenLM, prompts: Sequence[Chat], replies: Sequence[str]
 ) -> tuple[list[list[int]], list[list[int]]]:
     """Ids of prompts and of replies, end token included, as ``model.encode`` joins them."""
-    asked: list[list[int]] = []
-    answered: list[list[int]] = []
+    prompt_ids: list[list[int]] = []
+    reply_ids: list[list[int]] = []
     for start in range(0, len(prompts), _ROWS):
         batch = model.encode(prompts[start : start + _ROWS], replies[start : start + _ROWS])
         scored = batch.reply.sum(1).tolist()
         for row, whole, n in zip(batch.ids.tolist(), batch.mask.sum(1).tolist(), scored, strict=True):
-            asked.append(row[: whole - n])
-            answered.append(row[whole - n : whole])
-    return asked, answered
+            prompt_ids.append(row[: whole - n])
+            reply_ids.append(row[whole - n : whole])
+    return prompt_ids, reply_ids
 
 
 def pack(branches: Branches, *, shared: bool, device: torch.device | str = "cpu") -> Packed:
@@ -178,11 +178,11 @@ def score(module: nn.Module, packed: Packed, *, temperature: float = 1.0, entrop
     if _plain_head(module):
         head: Any = unembedding(module)
         hidden = states(_backbone(module), packed)
-        found = head_logprobs(hidden, head.weight, head.bias, packed.targets, temperature, entropy)
+        scores = head_logprobs(hidden, head.weight, head.bias, packed.targets, temperature, entropy)
     else:
         logits = module(**_arguments(module, packed)).logits.flatten(0, 1)[packed.before]
-        found = logits_logprobs(logits, packed.targets, temperature)
-    return Scored(found[0], packed.owner, packed.lengths, found[1] if entropy else None)
+        scores = logits_logprobs(logits, packed.targets, temperature)
+    return Scored(scores[0], packed.owner, packed.lengths, scores[1] if entropy else None)
 
 
 def states(backbone: nn.Module, packed: Packed) -> Tensor:
@@ -229,23 +229,23 @@ def shares(module: nn.Module) -> str:
 def _sight(segments: Tensor) -> Tensor:
     """(B, 1, T, T) who may look at whom; padding looks at itself, since a softmax over nothing is NaN."""
     width = segments.shape[1]
-    asks, asked = segments[:, :, None], segments[:, None, :]
+    asks, others = segments[:, :, None], segments[:, None, :]
     causal = torch.ones(width, width, dtype=torch.bool, device=segments.device).tril()
-    same = (asked == asks) | (asked == 0)
-    seen = causal & same & (asked >= 0)
-    return (seen | torch.eye(width, dtype=torch.bool, device=segments.device))[:, None]
+    same = (others == asks) | (others == 0)
+    visible = causal & same & (others >= 0)
+    return (visible | torch.eye(width, dtype=torch.bool, device=segments.device))[:, None]
 
 
 def _backbone(module: nn.Module) -> nn.Module:
     """The part below the head; the module itself where it has none."""
-    found: nn.Module = getattr(module, "base_model", module)
-    return found
+    backbone: nn.Module = getattr(module, "base_model", module)
+    return backbone
 
 
 def _arguments(module: nn.Module, packed: Packed) -> dict[str, Any]:
-    given = accepted(module, attention_mask=packed.mask, use_cache=False)
+    arguments = accepted(module, attention_mask=packed.mask, use_cache=False)
     if packed.mask is not None or facts(module).get("positions", True):
-        given |= accepted(module, position_ids=packed.positions)
+        arguments |= accepted(module, position_ids=packed.positions)
     far = reach(module)
     if far is not None:
         lengths = packed.positions.amax(1) + 1
@@ -254,7 +254,7 @@ def _arguments(module: nn.Module, packed: Packed) -> dict[str, Any]:
                 f"{type(module).__name__} counts otherwise beyond {far} tokens, in a whole batch at once",
                 hint=f"keep prompt and reply within {far} tokens: max_length = {far}",
             )
-    return {"input_ids": packed.ids, **given}
+    return {"input_ids": packed.ids, **arguments}
 
 
 def _hidden(backbone: nn.Module, packed: Packed) -> Tensor:
@@ -265,15 +265,15 @@ def _hidden(backbone: nn.Module, packed: Packed) -> Tensor:
             f"{type(backbone).__name__} shows no hidden states below its head",
             hint="take a model of another family, whose base_model is its trunk",
         )
-    found: Tensor = out.flatten(0, 1)
-    return found
+    hidden: Tensor = out.flatten(0, 1)
+    return hidden
 
 
 def _read(module: nn.Module, packed: Packed) -> Tensor:
     """(B T, ...) what the probe compares: last hidden states, or logits where the family shows no others."""
     out = _backbone(module)(**_arguments(_backbone(module), packed))
-    found: Tensor = out.logits if getattr(out, "last_hidden_state", None) is None else out.last_hidden_state
-    return found.flatten(0, 1)
+    values: Tensor = out.logits if getattr(out, "last_hidden_state", None) is None else out.last_hidden_state
+    return values.flatten(0, 1)
 
 
 def _plain_head(module: nn.Module) -> bool:

@@ -87,12 +87,12 @@ class ChatTokens:
     def prompts(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of prompt texts: never two BOS, and never empty, since a model needs one token to begin."""
         start = [] if self.tokenizer.chat_template else self._prefix
-        found = []
+        rows = []
         for ids in self._ids(texts):
             whole = ids if ids[: len(start)] == start else [*start, *ids]
-            found.append(whole or [self._first_id()])
-            self._check(found[-1][: max(1, len(start))])  # the rest was checked when it was spelt
-        return found
+            rows.append(whole or [self._first_id()])
+            self._check(rows[-1][: max(1, len(start))])  # the rest was checked when it was spelt
+        return rows
 
     def replies(self, texts: Sequence[str], opens: Sequence[bool]) -> list[list[int]]:
         """Ids of reply texts, without the end token; ``opens`` marks those that begin a text.
@@ -116,10 +116,10 @@ class ChatTokens:
         text = self.text(ids, opens=self.opens(chat))
         if not self._marks:
             return part(text, opened)
-        found = part(self._decode(ids, skip_special_tokens=False), opened)
-        if found.reasoning is None:
+        parts = part(self._decode(ids, skip_special_tokens=False), opened)
+        if parts.reasoning is None:
             return Parted(None, text)
-        return found._replace(reasoning=self._plain(found.reasoning), reply=self._plain(found.reply))
+        return parts._replace(reasoning=self._plain(parts.reasoning), reply=self._plain(parts.reply))
 
     def opens(self, chat: Chat) -> bool:
         """Whether the reply to ``chat`` is the first text of the sequence: a plain, empty prompt."""
@@ -131,10 +131,10 @@ class ChatTokens:
             return []
         options = {"add_special_tokens": False, "return_attention_mask": False, **options}
         with no_panic("the tokenizer gives up on a text"):
-            found: list[list[int]] = self.tokenizer(list(texts), **options)["input_ids"]
-        for ids in found:
+            rows: list[list[int]] = self.tokenizer(list(texts), **options)["input_ids"]
+        for ids in rows:
             self._check(ids)
-        return found
+        return rows
 
     def _check(self, ids: Sequence[int]) -> None:
         """Refuse ids that the model has no embedding for: tokens that were added without one."""
@@ -201,9 +201,9 @@ class ChatTokens:
     def _end_of_turn(self) -> int:
         """The stop token that the chat template writes after a reply, else the tokenizer's own."""
         if self.tokenizer.chat_template:
-            asked = Chat.ask("a")
-            answered = self._render(asked.then("assistant", "b"), add_generation_prompt=False)
-            prompt, whole = self._ids([self._render(asked, add_generation_prompt=True), answered])
+            question = Chat.ask("a")
+            answered = self._render(question.then("assistant", "b"), add_generation_prompt=False)
+            prompt, whole = self._ids([self._render(question, add_generation_prompt=True), answered])
             for token in whole[len(prompt) :]:
                 if token in self.stop_ids:
                     return token

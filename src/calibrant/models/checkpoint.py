@@ -50,9 +50,9 @@ class Checkpoint:
         draft = self.path.with_suffix(".draft")
         # Tensors that share memory (tied weights, views) would be refused or stored whole.
         apart = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-        told = {"key": self.key, "facts": json.dumps(facts)}
+        metadata = {"key": self.key, "facts": json.dumps(facts)}
         try:
-            save_file(apart, draft, metadata=told)
+            save_file(apart, draft, metadata=metadata)
             with draft.open("rb") as file:
                 os.fsync(file.fileno())
             draft.replace(self.path)
@@ -70,13 +70,13 @@ class Checkpoint:
             return None
         try:
             with safe_open(self.path, framework="pt") as file:
-                told = file.metadata() or {}
-                if told.get("key") != self.key:
+                metadata = file.metadata() or {}
+                if metadata.get("key") != self.key:
                     return None
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (SafetensorError, OSError):
             return None
-        return tensors, json.loads(told["facts"])
+        return tensors, json.loads(metadata["facts"])
 
     def clear(self) -> None:
         """Remove the file."""

@@ -217,11 +217,11 @@ class Classifier(Weights):
         hidden = last_states(self.backbone, packed)
         exact = hidden if hidden.dtype == torch.float64 else hidden.float()
         with torch.autocast(exact.device.type, enabled=False):  # differences of scores are small
-            found = exact @ self.head.weight.to(exact.dtype).T
+            scores = exact @ self.head.weight.to(exact.dtype).T
             if self.head.bias is not None:
-                found = found + self.head.bias
-        order = torch.tensor([i for group in groups for i in group], device=found.device)
-        return found[order.argsort()]
+                scores = scores + self.head.bias
+        order = torch.tensor([i for group in groups for i in group], device=scores.device)
+        return scores[order.argsort()]
 
     def tokens(self, prompts: Sequence[list[int]], replies: Sequence[list[int]]) -> int:
         """Tokens that ``read`` passes through the trunk, padding included."""
@@ -236,17 +236,17 @@ class Classifier(Weights):
         """
         rows = [(tuple(prompt), tuple(reply)) for prompt, reply in zip(prompts, replies, strict=True)]
         different = list(dict.fromkeys(rows))  # a tie must be a tie, whatever the last bits
-        asked, said = ([list(row[side]) for row in different] for side in (0, 1))
+        prefixes, answers = ([list(row[side]) for row in different] for side in (0, 1))
         scores = torch.zeros(len(different), self.heads)
-        groups, apart = _groups(asked, said), bool(shares(self.module))
+        groups, apart = _groups(prefixes, answers), bool(shares(self.module))
         costs = [
-            len(asked[group[0]]) * (len(group) if apart else 1) + sum(len(said[i]) for i in group)
+            len(prefixes[group[0]]) * (len(group) if apart else 1) + sum(len(answers[i]) for i in group)
             for group in groups
         ]
         for some in buckets(costs, _CPU if self.device.type == "cpu" else self.token_budget):
             part = [i for number in some for i in groups[number]]
-            found = self.read([asked[i] for i in part], [said[i] for i in part])
-            scores[torch.tensor(part)] = found.float().cpu()
+            values = self.read([prefixes[i] for i in part], [answers[i] for i in part])
+            scores[torch.tensor(part)] = values.float().cpu()
         places = {row: number for number, row in enumerate(different)}
         scores = scores[torch.tensor([places[row] for row in rows], dtype=torch.int64)]
         odd = (~torch.isfinite(scores).all(1)).nonzero()

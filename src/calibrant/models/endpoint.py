@@ -195,9 +195,9 @@ class Endpoint:
         """What a failure below HTTP means."""
         unreachable = isinstance(caught, (httpx.ConnectError, httpx.ConnectTimeout))
         what = f"cannot reach {self.url}" if unreachable else f"lost the connection to {self.url}"
-        said = self.quote(caught)
+        message = self.quote(caught)
         error = EndpointError(
-            f"{what}: {type(caught).__name__}{f', {said}' if said else ''}",
+            f"{what}: {type(caught).__name__}{f', {message}' if message else ''}",
             hint="see that the server runs and that host and port are right",
         )
         error.retry, error.billed = True, not unreachable
@@ -210,12 +210,12 @@ class Endpoint:
             answer = json.loads(raw)
         except (ValueError, RecursionError):
             answer = None
-        said = self.quote(complaint(answer) or raw)
+        message = self.quote(complaint(answer) or raw)
         hint = _HINTS.get(status, "read what the server says")
         if 300 <= status < 400:  # never followed: a key is for one address
             there = self.quote(without_secrets(response.headers.get("location", "nowhere")))
-            said, hint = f"it sends to {there}", "name that address, if the key may go there"
-        error = EndpointError(f"HTTP {status}: {said}", hint=hint, status=status)
+            message, hint = f"it sends to {there}", "name that address, if the key may go there"
+        error = EndpointError(f"HTTP {status}: {message}", hint=hint, status=status)
         error.wait = retry_after(response.headers)
         match answer:
             case {"error": {"code": "content_filter"}}:
@@ -266,11 +266,11 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 
     A date is read against the server's own ``Date``, so that a wrong clock here does no harm.
     """
-    given = headers.get("retry-after", "").strip()
-    if given.isascii() and given.isdigit():
-        return min(float(given), _LONGEST_WAIT)
+    value = headers.get("retry-after", "").strip()
+    if value.isascii() and value.isdigit():
+        return min(float(value), _LONGEST_WAIT)
     try:
-        delta = parsedate_to_datetime(given) - parsedate_to_datetime(headers.get("date", ""))
+        delta = parsedate_to_datetime(value) - parsedate_to_datetime(headers.get("date", ""))
     except (ValueError, TypeError, OverflowError):
         return None
     return min(max(0.0, delta.total_seconds()), _LONGEST_WAIT)

@@ -120,10 +120,10 @@ def rate(config: Fit, step: int, total: int) -> float:
 
 def adamw(module: nn.Module, config: Fit) -> torch.optim.AdamW:
     """AdamW over what of ``module`` asks for gradients; decay on matrices only."""
-    wanted = [p for p in module.parameters() if p.requires_grad]
+    params = [p for p in module.parameters() if p.requires_grad]
     groups = [
-        {"params": [p for p in wanted if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in wanted if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [p for p in params if p.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in params if p.ndim < 2], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, config.beta2), eps=config.eps)
 
@@ -168,8 +168,8 @@ def fit(module: nn.Module, plan: Plan, loss: Loss, config: Fit, run: Run) -> lis
     announce(config.bf16, next(module.parameters()).device, run, len(plan.batches))
     with training(module, config.recompute):
         optimiser = adamw(module, config)
-        kept = Checkpoint(run.work / "fit.safetensors", _key(module, plan, config))
-        start = _resume(kept, module, optimiser, steps)
+        store = Checkpoint(run.work / "fit.safetensors", _key(module, plan, config))
+        start = _resume(store, module, optimiser, steps)
         for step, batch in enumerate(plan.batches):
             run.spend(tokens=sum(plan.costs[i] for i in batch) if plan.costs else 0)
             if step < start:
@@ -178,19 +178,19 @@ def fit(module: nn.Module, plan: Plan, loss: Loss, config: Fit, run: Run) -> lis
                 group["lr"] = rate(config, step, len(plan.batches))
             optimiser.zero_grad(set_to_none=True)
             parts = _parts(batch, plan, config.micro_tokens, place.size)
-            found = _shares(module, parts[place.rank :: place.size], batch, loss, config.bf16)
-            row = _together(module, found, config.clip, step, place)
+            shares = _shares(module, parts[place.rank :: place.size], batch, loss, config.bf16)
+            row = _together(module, shares, config.clip, step, place)
             optimiser.step()
             steps.rows.append({**row, "lr": rate(config, step, len(plan.batches))})
             if place.first:
                 run.log(step, **steps.rows[-1])
             if plan.names:
-                steps.note(step, parts, found, place)
-            if place.first and kept.due():
-                _save(kept, module, optimiser, steps, step + 1)
+                steps.note(step, parts, shares, place)
+            if place.first and store.due():
+                _save(store, module, optimiser, steps, step + 1)
             run.progress(step + 1, len(plan.batches), f"loss {row['loss']:.3f}")
-        if kept.path.exists() and place.first:  # a long run: what follows must not cost it again
-            _save(kept, module, optimiser, steps, len(plan.batches))
+        if store.path.exists() and place.first:  # a long run: what follows must not cost it again
+            _save(store, module, optimiser, steps, len(plan.batches))
     if plan.names and place.first:
         steps.write(run, plan.names)
     return steps.rows
@@ -219,9 +219,9 @@ class _Steps:
     rows: list[dict[str, float]] = field(default_factory=list)
     columns: dict[str, list[Tensor]] = field(default_factory=dict)
 
-    def note(self, step: int, parts: list[list[int]], found: list[Share], place: World) -> None:
+    def note(self, step: int, parts: list[list[int]], results: list[Share], place: World) -> None:
         """Keep the numbers of every example of this step, those of other processes included."""
-        mine = [{name: value.cpu() for name, value in share.rows.items()} for share in found]
+        mine = [{name: value.cpu() for name, value in share.rows.items()} for share in results]
         for rank, shares in enumerate(everyone(mine, place)):
             for part, columns in zip(parts[rank :: place.size], shares, strict=True):
                 numbers = {"step": torch.full((len(part),), step), "example": torch.tensor(part)}
@@ -271,38 +271,38 @@ def _shares(
 ) -> list[Share]:
     """The shares of these parts, detached; their gradients are added up on the parameters."""
     kind = next(module.parameters()).device.type
-    found = []
+    shares = []
     for part in parts:
         with torch.autocast(kind, torch.bfloat16, enabled=bf16):
             share = loss(part, batch)
         if share.loss.requires_grad:
             share.loss.backward()  # type: ignore[no-untyped-call]
         rows = {name: value.detach().float() for name, value in share.rows.items()}
-        found.append(Share(share.loss.detach(), share.metrics, rows))
-    return found
+        shares.append(Share(share.loss.detach(), share.metrics, rows))
+    return shares
 
 
 def _together(
-    module: nn.Module, found: list[Share], clip: float, step: int, place: World
+    module: nn.Module, shares: list[Share], clip: float, step: int, place: World
 ) -> dict[str, float]:
     """Add up shares and gradients, clip, and bring the numbers to the host in one piece."""
-    wanted = [p for p in module.parameters() if p.requires_grad]
-    device = wanted[0].device
+    params = [p for p in module.parameters() if p.requires_grad]
+    device = params[0].device
     # A process without a part still has to say which numbers it adds nothing to.
     names = next(
-        names for names in everyone(list(found[0].metrics) if found else None, place) if names is not None
+        names for names in everyone(list(shares[0].metrics) if shares else None, place) if names is not None
     )
     sums = torch.zeros(1 + len(names), dtype=torch.float64, device=device)
-    for share in found:
+    for share in shares:
         values = [share.loss, *(share.metrics[name] for name in names)]
         sums += torch.stack([torch.as_tensor(value, device=device).detach().double() for value in values])
     if place.size > 1:
-        for parameter in wanted:
+        for parameter in params:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-        add_up([p.grad for p in wanted if p.grad is not None], place)
+        add_up([p.grad for p in params if p.grad is not None], place)
         add_up([sums], place)
-    norm = nn.utils.clip_grad_norm_(wanted, clip)
+    norm = nn.utils.clip_grad_norm_(params, clip)
     value, *metrics, size = torch.cat([sums, norm.detach().double()[None].to(device)]).tolist()
     for name, number in (("loss", value), ("gradient norm", size)):
         if not math.isfinite(number):
@@ -315,13 +315,13 @@ def _together(
 
 def _blocks(module: nn.Module) -> list[Any]:
     """Layers that transformers can compute again."""
-    found = [child for child in module.modules() if isinstance(child, GradientCheckpointingLayer)]
-    if not found:
+    blocks = [child for child in module.modules() if isinstance(child, GradientCheckpointingLayer)]
+    if not blocks:
         raise CapabilityError(
             f"{type(module).__name__} has no layers that can be computed again",
             hint="leave fit.recompute out",
         )
-    return found
+    return blocks
 
 
 def _key(module: nn.Module, plan: Plan, config: Fit) -> str:
@@ -331,22 +331,22 @@ def _key(module: nn.Module, plan: Plan, config: Fit) -> str:
 
 
 def _save(
-    kept: Checkpoint, module: nn.Module, optimiser: torch.optim.Optimizer, steps: _Steps, step: int
+    store: Checkpoint, module: nn.Module, optimiser: torch.optim.Optimizer, steps: _Steps, step: int
 ) -> None:
-    wanted = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    weights = {name: p for name, p in module.named_parameters() if p.requires_grad}
     tensors, facts = optimiser_state(optimiser)
-    kept.save(
-        {**prefixed("weights", wanted), **prefixed("adamw", tensors), **prefixed("rows", steps.table())},
+    store.save(
+        {**prefixed("weights", weights), **prefixed("adamw", tensors), **prefixed("rows", steps.table())},
         {"step": step, "adamw": facts, "log": steps.rows},
     )
 
 
-def _resume(kept: Checkpoint, module: nn.Module, optimiser: torch.optim.Optimizer, steps: _Steps) -> int:
+def _resume(store: Checkpoint, module: nn.Module, optimiser: torch.optim.Optimizer, steps: _Steps) -> int:
     """Put back what the last checkpoint holds; the step to go on from."""
-    found = kept.load()
-    if found is None:
+    contents = store.load()
+    if contents is None:
         return 0
-    tensors, facts = found
+    tensors, facts = contents
     weights: dict[str, Any] = dict(module.named_parameters())
     with torch.no_grad():
         for name, tensor in under("weights", tensors).items():

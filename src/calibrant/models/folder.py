@@ -89,9 +89,9 @@ def check_folder(path: str | Path) -> Path:
         )
     if not any((folder / file).is_file() for file in (WEIGHTS, INDEX)):
         pickles = sorted(f.name for pattern in _PICKLES for f in folder.glob(pattern))
-        found = f"only pickled weights ({', '.join(pickles)})" if pickles else "no weights"
+        content = f"only pickled weights ({', '.join(pickles)})" if pickles else "no weights"
         raise InputError(
-            f"'{folder}' holds {found}; Calibrant opens {WEIGHTS}, or the shards of {INDEX}, only",
+            f"'{folder}' holds {content}; Calibrant opens {WEIGHTS}, or the shards of {INDEX}, only",
             hint="convert on a machine that trusts the file: model.save_pretrained(folder)",
         )
     if not any((folder / file).is_file() for file in TOKENIZERS):
@@ -143,12 +143,12 @@ def read_object(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > _LONGEST:
             raise ValueError(f"longer than {_LONGEST} bytes")
-        found = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"'{path}' is not a JSON object: {error}", hint="save the model again") from None
-    if not isinstance(found, dict):
+    if not isinstance(value, dict):
         raise InputError(f"'{path}' is not a JSON object", hint="save the model again")
-    return found
+    return value
 
 
 def is_plain(name: Any) -> bool:
@@ -178,8 +178,8 @@ def _weights(folder: Path) -> list[str]:
 
 def _present(folder: Path, patterns: tuple[str, ...]) -> list[str]:
     """Names of the regular files that match one of ``patterns``."""
-    found = {file for pattern in patterns for file in folder.glob(pattern) if file.is_file()}
-    return sorted(file.relative_to(folder).as_posix() for file in found)
+    files = {file for pattern in patterns for file in folder.glob(pattern) if file.is_file()}
+    return sorted(file.relative_to(folder).as_posix() for file in files)
 
 
 def _digest(folder: Path, names: list[str]) -> str:
@@ -204,5 +204,5 @@ def _template(folder: Path) -> str:
         except UnicodeDecodeError as error:
             raise InputError(f"'{own}' is not UTF-8: {error}", hint="save the tokenizer again") from None
     config = folder / TOKENIZER_CONFIG
-    found = (read_object(config).get("chat_template") or "") if config.is_file() else ""
-    return found if isinstance(found, str) else json.dumps(found, sort_keys=True)
+    template = (read_object(config).get("chat_template") or "") if config.is_file() else ""
+    return template if isinstance(template, str) else json.dumps(template, sort_keys=True)

@@ -26,8 +26,8 @@ def foreign(what: str, hint: str, hide: tuple[str, str] = ("", "")) -> Iterator[
     except BaseException as error:
         if not isinstance(error, Exception) and not _is_panic(error):
             raise
-        said = str(error).strip() or type(error).__name__
-        raise InputError(f"{what}: {said.replace(*hide)[:500]}", hint=hint) from error
+        message = str(error).strip() or type(error).__name__
+        raise InputError(f"{what}: {message.replace(*hide)[:500]}", hint=hint) from error
 
 
 @contextmanager

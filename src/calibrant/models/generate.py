@@ -77,7 +77,7 @@ def draw(
     Raises:
         CapabilityError: the model is no left-to-right language model.
     """
-    found: dict[int, Drawn] = {}
+    results: dict[int, Drawn] = {}
     if not requests:
         return []
     how = batching(module)
@@ -86,8 +86,8 @@ def draw(
     for batch in buckets(costs, budget, ways):
         some, taken = [requests[i] for i in batch], replace(how, way=ways[batch[0]][0])
         drawn = _draw_batch(module, taken, some, sampling, stop_ids)
-        found.update(zip(batch, drawn, strict=True))
-    return [found[i] for i in range(len(requests))]
+        results.update(zip(batch, drawn, strict=True))
+    return [results[i] for i in range(len(requests))]
 
 
 def choose(logits: Tensor, sampling: Sampling, uniforms: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -105,11 +105,11 @@ def choose(logits: Tensor, sampling: Sampling, uniforms: Tensor | None) -> tuple
         token = logits.argmax(-1)
     else:
         logits = logits.double() / sampling.temperature
-        kept = nucleus(logits.softmax(-1), sampling.top_p)
+        probs = nucleus(logits.softmax(-1), sampling.top_p)
         # The cumulative sum runs in the order of the vocabulary: float noise in a sort cannot move it.
-        cumulative = kept.cumsum(-1)
+        cumulative = probs.cumsum(-1)
         token = torch.searchsorted(cumulative, uniforms[:, None] * cumulative[:, -1:], right=True)
-        last = (kept > 0).long().cumsum(-1).argmax(-1)  # u close to 1 may round past the last kept token
+        last = (probs > 0).long().cumsum(-1).argmax(-1)  # u close to 1 may round past the last kept token
         token = torch.minimum(token.squeeze(-1), last)
     return token, logits.gather(-1, token[:, None]).squeeze(-1) - logits.logsumexp(-1)
 
@@ -137,7 +137,7 @@ def _draw_batch(
     lengths = torch.zeros(count, dtype=torch.long, device=device)
     codes = torch.zeros(count, dtype=torch.long, device=device)
     live = torch.arange(count, device=device)
-    width, kept = ids.shape[1], None
+    width, memory = ids.shape[1], None
     first, alike = _prompts(requests, device)
     positions = (mask[:, :width].cumsum(-1) - 1).clamp(min=0)
     # Without padding no mask is passed: attention then takes its fast causal path.
@@ -145,9 +145,9 @@ def _draw_batch(
     for step in range(steps):
         rows = first if step == 0 and alike is not None else slice(None)
         seen = mask[rows, : width + step] if padded else None
-        kept, logits = advance(module, how, ids[rows], seen, positions[rows], kept)
+        memory, logits = advance(module, how, ids[rows], seen, positions[rows], memory)
         if step == 0 and alike is not None:
-            kept, logits = select(kept, alike), logits[alike]
+            memory, logits = select(memory, alike), logits[alike]
         token, logprob = choose(logits, sampling, None if uniforms is None else uniforms[live, step])
         broken = ~logits.amax(-1).isfinite()  # amax carries a NaN; one masked token at -inf is no fault
         ended = torch.isin(token, stops) & ~broken
@@ -160,7 +160,7 @@ def _draw_batch(
             if not len(stay):
                 break
             live, mask, positions, token = live[stay], mask[stay], positions[stay], token[stay]
-            kept = select(kept, stay)
+            memory = select(memory, stay)
         ids = torch.cat([ids, token[:, None]], 1) if how.way == "again" else token[:, None]
         positions = positions[:, -1:] + 1
     return _collect(tokens, logprobs, lengths, codes)

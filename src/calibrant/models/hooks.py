@@ -44,24 +44,24 @@ class Place:
 
 def places(module: nn.Module) -> dict[str, Place]:
     """Every TransformerLens name that this model has, with its place; {} for an unknown anatomy."""
-    seen = anatomy(module)
-    if not seen.blocks:
+    layout = anatomy(module)
+    if not layout.blocks:
         return {}
     paths = {child: path for path, child in module.named_modules()}
-    found = {"hook_embed": Place(paths[module.get_input_embeddings()])}  # type: ignore[operator]
-    parts = _named(module, seen)
-    for i, path in enumerate(seen.blocks):
+    result = {"hook_embed": Place(paths[module.get_input_embeddings()])}  # type: ignore[operator]
+    parts = _named(module, layout)
+    for i, path in enumerate(layout.blocks):
         name = f"blocks.{i}"
         attention, mlp = _added(module.get_submodule(path)) if parts else (None, None)
-        found[f"{name}.hook_resid_pre"] = Place(path, before=True)
+        result[f"{name}.hook_resid_pre"] = Place(path, before=True)
         if attention is not None:
-            found[f"{name}.hook_attn_out"] = Place(paths[attention])
+            result[f"{name}.hook_attn_out"] = Place(paths[attention])
         if mlp is not None:
-            found[f"{name}.hook_mlp_out"] = Place(paths[mlp])
-        found[f"{name}.hook_resid_post"] = Place(path)
-    if last := seen.final(module):
-        found["ln_final.hook_normalized"] = Place(last)
-    return found
+            result[f"{name}.hook_mlp_out"] = Place(paths[mlp])
+        result[f"{name}.hook_resid_post"] = Place(path)
+    if last := layout.final(module):
+        result["ln_final.hook_normalized"] = Place(last)
+    return result
 
 
 def sites(module: nn.Module) -> tuple[str, ...]:
@@ -141,17 +141,17 @@ def captured(module: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tens
 
     Tensors are the live ones, not copies: gradients flow through them where the caller enabled them.
     """
-    found: dict[str, Tensor] = {}
+    activations: dict[str, Tensor] = {}
 
     def keep(site: str) -> Change:
         def note(value: Tensor) -> Tensor:
-            found[site] = value
+            activations[site] = value
             return value
 
         return note
 
     with edited(module, {site: keep(site) for site in names}):
-        yield found
+        yield activations
 
 
 def unembed(module: nn.Module, hidden: Tensor) -> Tensor:
@@ -162,13 +162,13 @@ def unembed(module: nn.Module, hidden: Tensor) -> Tensor:
     Raises:
         CapabilityError: no way from the last block to the logits was found that gives the model's own.
     """
-    seen = anatomy(module)
-    if seen.reason:
+    layout = anatomy(module)
+    if layout.reason:
         raise CapabilityError(
-            f"no logit lens for {type(module).__name__}: {seen.reason}",
+            f"no logit lens for {type(module).__name__}: {layout.reason}",
             hint="apply the final norm and the unembedding by hand, by their module paths",
         )
-    return seen.unembed(module, hidden)
+    return layout.unembed(module, hidden)
 
 
 def reads_all_logits(module: nn.Module, names: Sequence[str]) -> bool:
@@ -182,11 +182,11 @@ def _child(parent: nn.Module, names: Sequence[str]) -> Any:
     return next((getattr(parent, name) for name in names if hasattr(parent, name)), None)
 
 
-def _named(module: nn.Module, seen: Anatomy) -> bool:
+def _named(module: nn.Module, layout: Anatomy) -> bool:
     """Whether the family names its parts as those do whose blocks add up from attention and MLP."""
     body: Any = getattr(module, "base_model", module)
     layers, norm = _child(body, _LAYERS), _child(body, _NORMS)
-    return norm is not None and layers is not None and module.get_submodule(seen.blocks[0]) is layers[0]
+    return norm is not None and layers is not None and module.get_submodule(layout.blocks[0]) is layers[0]
 
 
 def _added(layer: nn.Module) -> tuple[nn.Module | None, nn.Module | None]:

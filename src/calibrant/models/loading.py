@@ -155,8 +155,8 @@ def embeddings(module: nn.Module) -> int | None:
 
 def context_length(module: nn.Module) -> int | None:
     """Most tokens that the model reads at once; None where the config sets no limit."""
-    found = getattr(module.config, "max_position_embeddings", None)
-    return None if found is None or int(found) < 1 else int(found)
+    limit = getattr(module.config, "max_position_embeddings", None)
+    return None if limit is None or int(limit) < 1 else int(limit)
 
 
 def token_ids(found: Any) -> tuple[int, ...]:
@@ -182,10 +182,10 @@ def _digest_weights(module: nn.Module) -> str:
 @contextmanager
 def _no_progress_bars() -> Iterator[None]:
     """Keep transformers from drawing on the terminal, and leave its setting as it was."""
-    shown = _bars.is_progress_bar_enabled()
+    enabled = _bars.is_progress_bar_enabled()
     _bars.disable_progress_bar()
     try:
         yield
     finally:
-        if shown:
+        if enabled:
             _bars.enable_progress_bar()

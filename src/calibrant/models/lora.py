@@ -129,13 +129,13 @@ def _linear(module: nn.Module, wanted: Any) -> list[str]:
 
 def _more_than_linear(module: nn.Module, layers: list[nn.Module]) -> set[nn.Module]:
     """Those of ``layers`` that give more than a tensor: routers, which are linear layers by descent."""
-    odd, found = [child for child in layers if type(child) not in (nn.Linear, Conv1D)], set[nn.Module]()
+    odd, nonlinear = [child for child in layers if type(child) not in (nn.Linear, Conv1D)], set[nn.Module]()
     if not odd:
-        return found
+        return nonlinear
 
     def note(child: nn.Module, _: Any, output: Any) -> None:
         if not isinstance(output, torch.Tensor):
-            found.add(child)
+            nonlinear.add(child)
 
     handles = [child.register_forward_hook(note) for child in odd]
     try:
@@ -143,7 +143,7 @@ def _more_than_linear(module: nn.Module, layers: list[nn.Module]) -> set[nn.Modu
     finally:
         for handle in handles:
             handle.remove()
-    return found
+    return nonlinear
 
 
 @torch.no_grad()

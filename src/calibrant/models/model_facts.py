@@ -84,8 +84,8 @@ def first_tensor(output: Any) -> Tensor | None:
 
 def unembedding(module: nn.Module) -> nn.Module | None:
     """The layer from hidden states to logits, as the family names it; None where it names none."""
-    found: nn.Module | None = getattr(module, "get_output_embeddings", lambda: None)()
-    return found
+    layer: nn.Module | None = getattr(module, "get_output_embeddings", lambda: None)()
+    return layer
 
 
 def not_causal(module: nn.Module) -> CapabilityError:

@@ -127,8 +127,8 @@ class OpenModel(Weights):
     @property
     def caveats(self) -> tuple[str, ...]:
         """Where the model is slower than others, as far as it has been asked: see ``batching.py``."""
-        found = facts(self.module).get("batching")
-        return () if found is None else found.caveats(self.identity.name)
+        probe = facts(self.module).get("batching")
+        return () if probe is None else probe.caveats(self.identity.name)
 
     def prompt_ids(self, chat: Chat) -> list[int]:
         """Ids of the prompt that ``chat`` makes, start-of-sequence token included."""
@@ -165,18 +165,18 @@ class OpenModel(Weights):
         budget = min(self.token_budget, _LOGITS // int(config.vocab_size))
         if self.device.type == "cpu":
             budget = min(budget, _CPU_SCORING)
-        found: dict[int, Scored] = {}
+        results: dict[int, Scored] = {}
         how = batching(self.module) if chats else None
         for rows in buckets(lengths, budget, [how.reads(n) for n in lengths] if how else ()):
             some = [answers[i] for i in rows]
-            found.update(zip(rows, self._score([prompts[i] for i in rows], some), strict=True))
-        for i, scored in found.items():
+            results.update(zip(rows, self._score([prompts[i] for i in rows], some), strict=True))
+        for i, scored in results.items():
             if any(value != value for value in scored.logprobs):
                 raise NumericalError(
                     f"row {i}: the log-probs of the reply are NaN",
                     hint="load the model in float32, and check its weights",
                 )
-        return [found[i] for i in range(len(chats))]
+        return [results[i] for i in range(len(chats))]
 
     def generate(self, chats: Sequence[Chat], sampling: Sampling = Sampling()) -> list[Completion]:
         """One completion a chat; an item that cannot be served comes back with ``stop='error'``.
@@ -184,30 +184,30 @@ class OpenModel(Weights):
         Greedy log-probs are those of temperature 1. Draws depend on the seed, the chat and how many
         equal chats came before it in the call, never on the batch.
         """
-        found: dict[int, Completion] = {}
+        results: dict[int, Completion] = {}
         texts: dict[int, str] = {}
         for i, chat in enumerate(chats):
             try:
                 texts[i] = self.chat_tokens.prompt_text(chat)
             except InputError as error:
-                found[i] = Completion(text="", stop="error", error=str(error))
+                results[i] = Completion(text="", stop="error", error=str(error))
         prompts, broken = self._prompts(texts)
-        found.update({i: Completion(text="", stop="error", error=str(e)) for i, e in broken.items()})
+        results.update({i: Completion(text="", stop="error", error=str(e)) for i, e in broken.items()})
         requests: dict[int, Request] = {}
         seeds = item_seeds(chats, sampling.seed) if sampling.temperature > 0 else [0] * len(chats)
         for i, ids in prompts.items():
             room = sampling.max_tokens if self.max_length is None else self.max_length - len(ids)
             if room < 0:
-                found[i] = Completion(text="", stop="error", error=str(self._too_long(i, len(ids))))
+                results[i] = Completion(text="", stop="error", error=str(self._too_long(i, len(ids))))
             elif room == 0:
-                found[i] = Completion(text="", ids=(), logprobs=(), stop="length")
+                results[i] = Completion(text="", ids=(), logprobs=(), stop="length")
             else:
                 requests[i] = Request(ids, min(room, sampling.max_tokens), seeds[i])
         stops = self.chat_tokens.stop_ids
         drawn = draw(self.module, list(requests.values()), sampling, stops, self.token_budget)
         for i, result in zip(requests, drawn, strict=True):
-            found[i] = self._completion(texts[i], chats[i], result)
-        return [found[i] for i in range(len(chats))]
+            results[i] = self._completion(texts[i], chats[i], result)
+        return [results[i] for i in range(len(chats))]
 
     def sites(self) -> tuple[str, ...]:
         """Names for ``trace`` and ``edit``: TransformerLens names, then module paths."""
@@ -220,9 +220,9 @@ class OpenModel(Weights):
             CapabilityError: an unknown site, or one that the pass never went through.
         """
         keep = 0 if hooks.reads_all_logits(self.module, sites) else 1
-        with hooks.captured(self.module, sites) as found:
+        with hooks.captured(self.module, sites) as activations:
             self._logits(batch, keep=keep)
-        return found
+        return activations
 
     def edit(self, changes: Mapping[str, hooks.Change]) -> AbstractContextManager[None]:
         """Change activations in every pass inside a ``with`` block; see ``hooks.edited``."""
@@ -239,13 +239,13 @@ class OpenModel(Weights):
         except InputError as error:
             if len(texts) == 1:
                 return {}, dict.fromkeys(texts, error)
-        found: dict[int, list[int]] = {}
+        ids: dict[int, list[int]] = {}
         broken: dict[int, InputError] = {}
         for i, text in texts.items():
             good, bad = self._prompts({i: text})
-            found |= good
+            ids |= good
             broken |= bad
-        return found, broken
+        return ids, broken
 
     def _pieces(
         self, chats: Sequence[Chat], replies: Sequence[str] | None
@@ -313,10 +313,10 @@ class OpenModel(Weights):
         error = None
         if drawn.stop == "error":
             error = f"the logits became NaN or infinite at token {len(drawn.ids) + 1} of the reply"
-        found = self.chat_tokens.parted(spelt, prompt, chat)
+        parts = self.chat_tokens.parted(spelt, prompt, chat)
         return Completion(
-            text=found.reply,
-            reasoning=found.reasoning,
+            text=parts.reply,
+            reasoning=parts.reasoning,
             ids=drawn.ids,
             logprobs=drawn.logprobs,
             stop=drawn.stop,

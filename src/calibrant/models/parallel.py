@@ -52,6 +52,6 @@ def everyone(value: Any, world: World) -> list[Any]:
     """What each process holds, by rank; small Python values only."""
     if world.size == 1:
         return [value]
-    found: list[Any] = [None] * world.size
-    dist.all_gather_object(found, value)
-    return found
+    values: list[Any] = [None] * world.size
+    dist.all_gather_object(values, value)
+    return values

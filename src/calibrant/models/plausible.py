@@ -126,19 +126,19 @@ def _read_header(path: Path) -> Held:
             )
         text = file.read(length)
     try:
-        found = json.loads(text)
-        spans = [entry["data_offsets"] for name, entry in found.items() if name != "__metadata__"]
-        held = sum(end - start for start, end in spans)
+        header = json.loads(text)
+        spans = [entry["data_offsets"] for name, entry in header.items() if name != "__metadata__"]
+        total = sum(end - start for start, end in spans)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise InputError(
             f"'{path}' has no safetensors header: {error}", hint="save the model again"
         ) from None
-    if held != size - 8 - length:
+    if total != size - 8 - length:
         raise InputError(
-            f"'{path}' should hold {held} bytes of tensors, but has {size - 8 - length}",
+            f"'{path}' should hold {total} bytes of tensors, but has {size - 8 - length}",
             hint="it may have been cut off: fetch or save it again",
         )
-    return Held(len(spans), held)
+    return Held(len(spans), total)
 
 
 def _check_config(config: dict[str, Any], where: str) -> None:

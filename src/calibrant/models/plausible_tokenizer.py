@@ -29,8 +29,8 @@ def check_tokenizer(folder: Path) -> None:
             _check_program(path)
     for name, key in ((TOKENIZER_CONFIG, "added_tokens_decoder"), ("added_tokens.json", "")):
         if (folder / name).is_file():
-            found = read_object(folder / name)
-            table = found.get(key) or {} if key else found
+            content = read_object(folder / name)
+            table = content.get(key) or {} if key else content
             if not isinstance(table, Mapping):
                 raise InputError(f"'{folder / name}': '{key}' is no table", hint="save the tokenizer again")
             for number in table if key else table.values():
@@ -42,18 +42,18 @@ def check_tokenizer(folder: Path) -> None:
 
 
 def _check_program(path: Path) -> None:
-    found = read_object(path)
+    content = read_object(path)
     longer, more = 1.0, 0
-    for step in _steps([found.get(part) for part in ("normalizer", "pre_tokenizer", "decoder")]):
+    for step in _steps([content.get(part) for part in ("normalizer", "pre_tokenizer", "decoder")]):
         longer *= _growth(step)
         more += len(str(step.get("prepend") or "")) + len(str(step.get("append") or ""))
-    processor = found.get("post_processor")
+    processor = content.get("post_processor")
     pieces = len(json.dumps(processor)) // 8 if processor else 0
     if longer > 10 * _GROWTH or more > _GROWTH or pieces > 10 * _GROWTH:
         raise InputError(
             f"'{path}' lengthens a text out of all measure", hint="take a tokenizer from where you trust"
         )
-    model = found.get("model")
+    model = content.get("model")
     words = model.get("vocab") if isinstance(model, Mapping) else None
     if max((len(word) for word in _words(words)), default=0) > _LONGEST:
         raise InputError(

@@ -45,15 +45,15 @@ def announce(bf16: bool, device: torch.device, run: Run, steps: int) -> None:
 def caveats(bf16: bool, before: nn.Module, after: nn.Module | None = None) -> Sequence[str]:
     """What half precision did to a training from ``before`` to ``after`` (None: no weights to compare)."""
     device = next(before.parameters()).device
-    said = [slow(bf16, device)] if slow(bf16, device) else []
+    notes = [slow(bf16, device)] if slow(bf16, device) else []
     if is_half(before):
         kind = next(str(p.dtype).removeprefix("torch.") for p in before.parameters() if p.dtype in HALF)
-        shown = f"; {_moved(before, after):.2%} of the weights moved" if after is not None else ""
-        said.append(
-            f"the weights are {kind}: an update that is small against its weight is lost in rounding{shown}; "
+        share = f"; {_moved(before, after):.2%} of the weights moved" if after is not None else ""
+        notes.append(
+            f"the weights are {kind}: an update that is small against its weight is lost in rounding{share}; "
             "open the model in float32 to keep small steps"
         )
-    return said
+    return notes
 
 
 def _moved(before: nn.Module, after: nn.Module) -> float:

@@ -32,25 +32,25 @@ def private_folder(folder: Path) -> Iterator[Path]:
         InputError: one of these two is no JSON object, or names a tokenizer file outside the folder.
     """
     with tempfile.TemporaryDirectory(prefix="calibrant-") as room:
-        made = Path(room) / "model"
+        copy = Path(room) / "model"
         for name in (name for part in model_files(folder).values() for name in part):
-            place = made / name
+            place = copy / name
             place.parent.mkdir(parents=True, exist_ok=True)
             if name in _NAMES_FILES:
                 place.write_text(json.dumps(_without_files(folder / name)), encoding="utf-8")
             else:
                 place.symlink_to((folder / name).resolve())
-        yield made
+        yield copy
 
 
 def _without_files(path: Path) -> dict[str, Any]:
     """A tokenizer's settings without those that name files or hand it parts."""
-    found = read_object(path)
-    versions = found.get(_VERSIONS)
+    settings = read_object(path)
+    versions = settings.get(_VERSIONS)
     if versions is not None and not (isinstance(versions, list) and all(map(is_plain, versions))):
         raise InputError(
             f"'{path}': '{_VERSIONS}' is no list of names of files in that folder",
             hint="save the tokenizer again",
         )
-    dropped = {key for key in found if key in _ARGUMENTS or key.endswith(("_file", "_path", "_dir"))}
-    return {key: value for key, value in found.items() if key not in dropped}
+    dropped = {key for key in settings if key in _ARGUMENTS or key.endswith(("_file", "_path", "_dir"))}
+    return {key: value for key, value in settings.items() if key not in dropped}

@@ -42,19 +42,19 @@ def reference_sums(
     how = f"{temperature!r} bf16" if bf16 else repr(temperature)
     keys = [_key(prompt, reply, how) for prompt, replies in zip(*branches, strict=True) for reply in replies]
     store = run.cache / "reference" / f"{model.identity.digest}.sqlite"
-    found = _read(store, keys)
-    wanted, missing = _missing(branches, keys, found)
+    sums = _read(store, keys)
+    unread, missing = _missing(branches, keys, sums)
     if missing:
-        fresh = branch_sums(model, wanted, temperature, bf16).tolist()
+        fresh = branch_sums(model, unread, temperature, bf16).tolist()
         for key, value in zip(missing, fresh, strict=True):
             if value != value or abs(value) == float("inf"):
                 raise NumericalError(
                     f"a log-prob under the reference '{model.identity.name}' is {value}",
                     hint="load the model in float32, and check its weights",
                 )
-            found[key] = value
+            sums[key] = value
         _write(store, dict(zip(missing, fresh, strict=True)))
-    return torch.tensor([found[key] for key in keys])
+    return torch.tensor([sums[key] for key in keys])
 
 
 @torch.inference_mode()
@@ -86,14 +86,14 @@ def branch_sums(
     return sums
 
 
-def _missing(branches: Branches, keys: Sequence[str], found: dict[str, float]) -> tuple[Branches, list[str]]:
+def _missing(branches: Branches, keys: Sequence[str], sums: dict[str, float]) -> tuple[Branches, list[str]]:
     """What still has to be read, prompts kept together, with its keys in order."""
     wanted: dict[str, None] = {}  # in order; a pair that occurs twice is read once
     left = Branches([], [])
     ahead = iter(keys)
     for prompt, group in zip(*branches, strict=True):
         fresh = {key: reply for key, reply in zip(islice(ahead, len(group)), group, strict=True)
-                 if key not in found and key not in wanted}  # fmt: skip
+                 if key not in sums and key not in wanted}  # fmt: skip
         if fresh:
             left.prompts.append(prompt)
             left.replies.append(list(fresh.values()))
@@ -109,16 +109,16 @@ def _key(prompt: Sequence[int], reply: Sequence[int], how: str) -> str:
 def _read(store: Path, keys: Sequence[str]) -> dict[str, float]:
     if not store.is_file():
         return {}
-    found: dict[str, float] = {}
+    sums: dict[str, float] = {}
     try:
         with closing(sqlite3.connect(store, timeout=60)) as base:
             for start in range(0, len(keys), _ASK):
                 some = keys[start : start + _ASK]
                 marks = ",".join("?" * len(some))
-                found.update(base.execute(f"select key, total from sums where key in ({marks})", some))
+                sums.update(base.execute(f"select key, total from sums where key in ({marks})", some))
     except sqlite3.DatabaseError as error:
         raise InputError(f"{store}: {error}", hint="delete the file: it is a cache") from error
-    return found
+    return sums
 
 
 def _write(store: Path, fresh: dict[str, float]) -> None:

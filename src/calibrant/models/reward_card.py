@@ -30,7 +30,7 @@ def calibration(made: RewardModel | Ensemble, rows: Sequence[Pair]) -> dict[str,
     each = np.array(scores.members or (scores.mean,)) * np.array(scales)[:, None]
     margins = (each[:, :half] - each[:, half:]).mean(0).tolist()
     clusters = [digest(chat) for chat in chats]
-    found = {
+    metrics = {
         "held_out_accuracy": pair_accuracy(margins, clusters=clusters),
         "ece": calibration_error(margins, clusters=clusters),
         "brier": brier(margins, clusters=clusters),
@@ -38,26 +38,26 @@ def calibration(made: RewardModel | Ensemble, rows: Sequence[Pair]) -> dict[str,
         "length_slope": length_slope(margins, _longer(made, rows), clusters=clusters),
     }
     if scores.std is not None:
-        found["disagreement"] = mean(
+        metrics["disagreement"] = mean(
             scores.std, clusters=clusters + clusters, better="none", unit="standard deviation between members"
         )
-    return found
+    return metrics
 
 
-def _models(made: RewardModel | Ensemble) -> list[RewardModel]:
-    if isinstance(made, RewardModel):
-        return [made]
-    return [member for member in made.rewards if isinstance(member, RewardModel)]
+def _models(reward: RewardModel | Ensemble) -> list[RewardModel]:
+    if isinstance(reward, RewardModel):
+        return [reward]
+    return [member for member in reward.rewards if isinstance(member, RewardModel)]
 
 
-def _scales(made: RewardModel | Ensemble) -> list[float]:
+def _scales(reward: RewardModel | Ensemble) -> list[float]:
     """What each member's score is multiplied by to be in log-odds again."""
-    return [scale for model in _models(made) for scale in model.scales]
+    return [scale for model in _models(reward) for scale in model.scales]
 
 
-def _longer(made: RewardModel | Ensemble, rows: Sequence[Pair]) -> list[float]:
+def _longer(reward: RewardModel | Ensemble, rows: Sequence[Pair]) -> list[float]:
     """Tokens by which each chosen reply is longer."""
-    model, chats = _models(made)[0].classifier, [row.prompt for row in rows]
+    model, chats = _models(reward)[0].classifier, [row.prompt for row in rows]
     chosen = model.ids(chats, [row.chosen for row in rows])[1]
     rejected = model.ids(chats, [row.rejected for row in rows])[1]
     return [float(len(good) - len(bad)) for good, bad in zip(chosen, rejected, strict=True)]

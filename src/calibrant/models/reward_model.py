@@ -64,15 +64,15 @@ class RewardModel:
             InputError: the normaliser has not one finite mean and one std above 0 for every head.
         """
         self.classifier, self.normaliser, self.card = classifier, normaliser, card
-        given = normaliser or Normaliser(mean=(0.0,) * classifier.heads, std=(1.0,) * classifier.heads)
-        fits = len(given.mean) == len(given.std) == classifier.heads
-        if not fits or min(given.std) <= 0 or not np.isfinite([*given.mean, *given.std]).all():
+        scaling = normaliser or Normaliser(mean=(0.0,) * classifier.heads, std=(1.0,) * classifier.heads)
+        fits = len(scaling.mean) == len(scaling.std) == classifier.heads
+        if not fits or min(scaling.std) <= 0 or not np.isfinite([*scaling.mean, *scaling.std]).all():
             raise InputError(
-                f"a normaliser with means {given.mean} and deviations {given.std} does not fit "
+                f"a normaliser with means {scaling.mean} and deviations {scaling.std} does not fit "
                 f"{classifier.heads} heads",
                 hint="give each head one mean and one standard deviation above 0",
             )
-        self.means, self.scales = given.mean, given.std
+        self.means, self.scales = scaling.mean, scaling.std
         parts = {**classifier.identity.parts, "normaliser": normaliser_part(normaliser)}
         parts |= {"read_at": POOLED} if classifier.pooled else {}
         self.identity = identity or Identity(name=classifier.identity.name, kind="reward", parts=parts)
@@ -114,8 +114,8 @@ class Ensemble:
     def score(self, chats: Sequence[Chat], replies: Sequence[str]) -> Scores:
         """Mean, deviation and scores of all members."""
         same_length(chats=chats, replies=replies)
-        found = [reward.score(chats, replies) for reward in self.rewards]
-        return _combined(np.array([row for scores in found for row in (scores.members or (scores.mean,))]))
+        results = [reward.score(chats, replies) for reward in self.rewards]
+        return _combined(np.array([row for scores in results for row in (scores.members or (scores.mean,))]))
 
 
 class Conservative:
@@ -153,16 +153,16 @@ class Conservative:
         Raises:
             CapabilityError: the reward has no members to be cautious about.
         """
-        found = self.reward.score(chats, replies)
+        scores = self.reward.score(chats, replies)
         if self.objective == "mean":
-            return found
-        members = found.members
+            return scores
+        members = scores.members
         if members is None or len(members) < 2:
             raise CapabilityError(
                 f"'{self.reward.identity.name}' has no members, so '{self.objective}' has nothing to read",
                 hint="take an ensemble: train.reward_ensemble, heads of train.reward, or Ensemble([...])",
             )
-        return found.model_copy(update={"mean": tuple(self._read(np.array(members)).tolist())})
+        return scores.model_copy(update={"mean": tuple(self._read(np.array(members)).tolist())})
 
     def _read(self, members: NDArray[np.float64]) -> NDArray[np.float64]:
         """The objective (N,) of scores (M, N)."""
@@ -217,26 +217,26 @@ class PythonReward:
         if not replies:
             return Scores(mean=())
         try:
-            found = [float(value) for value in self.fn(chats, replies)]
+            values = [float(value) for value in self.fn(chats, replies)]
         except Exception as error:
             raise InputError(
                 f"the reward function '{self.identity.name}' failed on {len(replies)} replies: "
                 f"{type(error).__name__}: {error}",
                 hint="it takes a list of Chat and a list of replies, and returns one number a reply",
             ) from error
-        if len(found) != len(replies):
+        if len(values) != len(replies):
             raise InputError(
-                f"the reward function '{self.identity.name}' gave {len(found)} scores for "
+                f"the reward function '{self.identity.name}' gave {len(values)} scores for "
                 f"{len(replies)} replies",
                 hint="return one number a reply, in the same order",
             )
-        for row, value in enumerate(found):
+        for row, value in enumerate(values):
             if not np.isfinite(value):
                 raise NumericalError(
                     f"row {row}: the reward '{self.identity.name}' gave {value}",
                     hint="find out why the score broke",
                 )
-        return Scores(mean=tuple(found))
+        return Scores(mean=tuple(values))
 
 
 def open_reward(
@@ -263,14 +263,14 @@ def open_reward(
             f"{classifier.chat_tokens.end_id}",
             hint="tokenizer and weights must come from the same save",
         )
-    made = RewardModel(classifier, card.normaliser if card else None, card=card)
-    _check_same(identity, made.identity, folder)
-    made.identity = identity
-    return made
+    model = RewardModel(classifier, card.normaliser if card else None, card=card)
+    _check_same(identity, model.identity, folder)
+    model.identity = identity
+    return model
 
 
-def _check_same(told: Identity, read: Identity, folder: Path) -> None:
-    if told.digest != read.digest:
+def _check_same(named: Identity, current: Identity, folder: Path) -> None:
+    if named.digest != current.digest:
         raise InputError(
             f"a file in '{folder}' was changed while the reward was opened",
             hint="wait until whatever writes there has finished, then open it again",

@@ -66,8 +66,8 @@ class Rollouts:
     @property
     def tokens(self) -> int:
         """Tokens of all prompts and replies, a prompt counted once."""
-        asked, answered = self.branches
-        return sum(map(len, asked)) + sum(map(len, chain.from_iterable(answered)))
+        prompts, replies = self.branches
+        return sum(map(len, prompts)) + sum(map(len, chain.from_iterable(replies)))
 
     @property
     def rewards(self) -> Tensor:
@@ -78,8 +78,8 @@ class Rollouts:
 
     def of(self, prompts: Sequence[int]) -> Branches:
         """The branches of some of the prompts, by number."""
-        asked, answered = self.branches
-        return Branches([asked[i] for i in prompts], [answered[i] for i in prompts])
+        prompt_ids, reply_ids = self.branches
+        return Branches([prompt_ids[i] for i in prompts], [reply_ids[i] for i in prompts])
 
     def rows(self, prompts: Sequence[int]) -> list[int]:
         """Numbers (0 to M - 1) of the replies to some of the prompts, in the order of ``of(prompts)``."""

@@ -75,11 +75,11 @@ def check_trainable(model: OpenLM, allowed: bool) -> None:
     Raises:
         CapabilityError: says what differs.
     """
-    found: Differences = getattr(model, "template_differences", Differences())
-    if found.faults and not allowed:
+    result: Differences = getattr(model, "template_differences", Differences())
+    if result.faults and not allowed:
         raise CapabilityError(
             f"the chat template of '{model.identity.name}' does not write what would be trained: "
-            f"{'; '.join(found.faults)}",
+            f"{'; '.join(result.faults)}",
             hint="fix the template, or eos_token_id in generation_config.json; "
             "fit.any_template = true trains all the same",
         )

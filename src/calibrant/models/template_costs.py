@@ -158,9 +158,9 @@ def guarded(name: str, fn: Callable[..., Any]) -> Callable[..., Any]:
         spend(1 + weigh(value) + weight(rest))
         check_whole(value, *rest)
         _check_filter(name, value, rest)
-        made = fn(*before, value, *after, **kwargs)
-        spend(size(made))
-        return made
+        result = fn(*before, value, *after, **kwargs)
+        spend(size(result))
+        return result
 
     return run
 

@@ -73,21 +73,21 @@ def _compiled(template: str) -> Template:
 def _environment() -> Bounded:
     """An environment with the settings, filters and functions that transformers gives to templates."""
     theirs = _transformers._compile_jinja_template("").environment
-    made = Bounded(
+    environment = Bounded(
         trim_blocks=True,
         lstrip_blocks=True,
         extensions=[type(extension) for extension in theirs.extensions.values()],
         finalize=costs.printed,
     )
-    kept = {name: fn for name, fn in theirs.filters.items() if name not in _NOT_OFFERED}
-    made.filters = {name: costs.guarded(name, fn) for name, fn in kept.items()}
-    made.filters.update({_EACH: costs.each, _JOIN: costs.joined, _WEIGH: costs.weighed})
-    made.filters.update({_SLICE: costs.sliced, _TICK: costs.tick})
-    tests: dict[str, Any] = made.tests
+    filters = {name: fn for name, fn in theirs.filters.items() if name not in _NOT_OFFERED}
+    environment.filters = {name: costs.guarded(name, fn) for name, fn in filters.items()}
+    environment.filters.update({_EACH: costs.each, _JOIN: costs.joined, _WEIGH: costs.weighed})
+    environment.filters.update({_SLICE: costs.sliced, _TICK: costs.tick})
+    tests: dict[str, Any] = environment.tests
     tests.update({name: costs.guarded(name, fn) for name, fn in tests.items() if name not in _FREE_TESTS})
-    made.globals = {name: fn for name, fn in theirs.globals.items() if name != "lipsum"}
-    made.globals["strftime_now"] = costs.plain_format(theirs.globals["strftime_now"])
-    return made
+    environment.globals = {name: fn for name, fn in theirs.globals.items() if name != "lipsum"}
+    environment.globals["strftime_now"] = costs.plain_format(theirs.globals["strftime_now"])
+    return environment
 
 
 class Bounded(ImmutableSandboxedEnvironment):
@@ -124,22 +124,22 @@ class Bounded(ImmutableSandboxedEnvironment):
         if isinstance(__obj, costs.METHODS):
             args = costs.gathered(__obj, args)
             costs.check_method(__obj, (*args, *kwargs.values()))
-        made = super().call(__context, __obj, *args, **kwargs)
-        costs.spend(costs.size(made))
-        return made
+        result = super().call(__context, __obj, *args, **kwargs)
+        costs.spend(costs.size(result))
+        return result
 
     def getitem(self, obj: Any, argument: Any) -> Any:  # noqa: D102
         costs.spend(1 + costs.weight(argument))
         return super().getitem(obj, argument)
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:  # noqa: D102
-        found = super().wrap_str_format(value)
-        if found is None:
+        formatter = super().wrap_str_format(value)
+        if formatter is None:
             return None
 
         def paid(*args: Any, **kwargs: Any) -> str:
             costs.pay_format(value.__self__, (args, kwargs))
-            return found(*args, **kwargs)
+            return formatter(*args, **kwargs)
 
         return paid
 

@@ -16,12 +16,12 @@ def training_caveats(bf16: bool, before: nn.Module, after: nn.Module | None = No
     """Half precision and experts, from ``before`` to ``after`` (None: no weights to compare)."""
     config: Any = before.config
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
-    asked = [f"{name} = {value:g}" for name in _ROUTER if (value := getattr(text, name, None))]
+    settings = [f"{name} = {value:g}" for name in _ROUTER if (value := getattr(text, name, None))]
     router = (
-        f"the config asks for a router loss ({', '.join(asked)}), which was left out: nothing kept the "
+        f"the config asks for a router loss ({', '.join(settings)}), which was left out: nothing kept the "
         "experts evenly used"
     )
-    return (*precision.caveats(bf16, before, after), *([router] if asked else []))
+    return (*precision.caveats(bf16, before, after), *([router] if settings else []))
 
 
 def row_caveats(alone: str) -> tuple[str, ...]:
