@@ -29,8 +29,8 @@ def read_reply(reply: Any, quote: Callable[[object], str] = quote) -> Completion
     answer fit for a message.
     """
     match reply:
-        case {"choices": [{"message": {**told}, **choice}, *_]}:
-            message = {str(name): value for name, value in told.items()}
+        case {"choices": [{"message": {**fields}, **choice}, *_]}:
+            message = {str(name): value for name, value in fields.items()}
         case _:
             text = quote(complaint(reply) or "it says nothing of use")
             return Completion(text="", stop="error", error=f"the answer has no choices: {text}")
