@@ -28,7 +28,7 @@ MODULES: dict[str, str] = {
     "app.tables": "app.references.tables",
     "app.turns": "app.people.conversation_tree",
     "app.vote_file": "app.people.answer_file",
-    "attack.asking": "attack.engine.batching",
+    "attack.asking": "attack.engine.calls",
     "attack.converse": "attack.engine.conversations",
     "attack.curves": "attack.engine.curves",
     "attack.drive": "attack.engine.run",

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 from pydantic import Field
 
-from calibrant.attack.engine.batching import silence
 from calibrant.attack.engine.budget import BudgetTracker, Caps, Prices
 from calibrant.attack.engine.cache import AttemptCache
+from calibrant.attack.engine.calls import silence
 from calibrant.attack.engine.episodes import Participants, episodes
 from calibrant.attack.engine.metrics import check_goals, findings, spent_metrics, variant_rates
 from calibrant.attack.engine.protocol import Attack

@@ -19,9 +19,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from calibrant.attack.engine.batching import Sweep, asked_of, once, parameters, plain_cost, silence, timeless
 from calibrant.attack.engine.budget import NOTHING, BudgetTracker, Spent
 from calibrant.attack.engine.cache import AttemptCache
+from calibrant.attack.engine.calls import Sweep, asked_of, once, parameters, plain_cost, silence, timeless
 from calibrant.attack.engine.counts import Counts
 from calibrant.attack.engine.episodes import Participants, RunningEpisode, key_of, surrogate_for
 from calibrant.attack.engine.protocol import AskAttacker, AskTarget, Compute, Computed, Move, Response, Score
