@@ -146,4 +146,12 @@ class Moved(MetaPathFinder, Loader):
 
 
 def _forward(module: str, name: str) -> Any:
-    return find(module, name)
+    return _public(module) if name == "__all__" else find(module, name)
+
+
+def _public(module: str) -> list[str]:
+    """What a star import takes from an old module."""
+    here = [name for old, _, name in (key.partition(":") for key in NAMES) if old == module]
+    return sorted(
+        {*here, *(name for name in vars(import_module(f"calibrant.{MODULES[module]}")) if name[0] != "_")}
+    )

@@ -64,3 +64,10 @@ def test_the_warning_points_at_the_line_that_imports():
     code = "import warnings; warnings.simplefilter('always')\n\nfrom calibrant.attack.moves import Attack\n"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr.startswith("<string>:3: DeprecationWarning: calibrant.attack.moves.Attack is now")
+
+
+def test_a_star_import_takes_the_old_and_the_new_names():
+    names: dict[str, object] = {}
+    with pytest.warns(DeprecationWarning, match="is now calibrant"):
+        exec("from calibrant.attack.moves import *", names)
+    assert {"Walk", "Ask", "Attack", "Tools"} <= names.keys()
