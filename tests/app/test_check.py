@@ -202,3 +202,10 @@ def test_references_that_lead_round_or_double_are_looked_at_once(study, tmp_path
     assert check_study(study(given + REFUSAL.replace("given:model", "given:m16")), files=True) == []
     [problem] = check_study(study(given + REFUSAL.replace("given:model", "given:round")), files=True)
     assert problem == "job plain: 'given:round': too many references inside one another"
+
+
+def test_a_behaviour_of_another_kind_is_a_problem_before_anything_runs(study):
+    guard = '{ use = "defend.ask_guard", inputs = { model = "given:model" } }'
+    given = '[given]\nmodel = "testbed:model/base"\n'
+    [problem] = check_study(study(given + REFUSAL.replace('"testbed:judge/harmful"', guard)), files=True)
+    assert "is no Judge" in problem

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_type_hints
 
 from calibrant.app import catalog
 from calibrant.app.references.opened import STAND_INS, Opened
@@ -29,9 +29,17 @@ class Recipe(NamedTuple):
 
 
 def check(reference: Reference, study: Checks) -> None:
-    """The table, and the references among its inputs. Raises ConfigError, see ``recipe``."""
-    for inner, wanted in recipe(reference.written, allow_python=study.allow_python).inputs.values():
+    """The table, and the references among its inputs.
+
+    Raises:
+        ConfigError: see ``recipe``. CapabilityError: Calibrant's own, and of another kind than wanted.
+    """
+    plan = recipe(reference.written, allow_python=study.allow_python)
+    for inner, wanted in plan.inputs.values():
         study.check(inner, wanted)
+    gives = get_type_hints(plan.factory).get("return")
+    if not plan.module and gives in BEHAVIOURS and gives is not reference.wanted:
+        raise _of_another_kind(reference)
 
 
 def open(reference: Reference, openers: Opens) -> Opened:
@@ -55,11 +63,15 @@ def make(table: Any, openers: Opens, *, named: bool = False) -> Any:
 def fitting(behaviour: Any, reference: Reference) -> Any:
     """``behaviour``, where it is what is wanted. Raises CapabilityError where not."""
     if not isinstance(behaviour, reference.wanted):
-        raise CapabilityError(
-            f"{reference.written!r} is no {reference.wanted.__name__}",
-            hint="`calibrant ls` lists behaviours and what they are",
-        )
+        raise _of_another_kind(reference)
     return behaviour
+
+
+def _of_another_kind(reference: Reference) -> CapabilityError:
+    return CapabilityError(
+        f"{reference.written!r} is no {reference.wanted.__name__}",
+        hint="`calibrant ls` lists behaviours and what they are",
+    )
 
 
 def described(behaviour: Any, load: Callable[[], Any], reference: Reference) -> Opened:
