@@ -95,5 +95,5 @@ def test_the_attacker_is_told_to_escalate(goals, judge):
 
 
 def test_without_an_attacker_it_says_so(goals, judge):
-    with pytest.raises(CapabilityError, match="attacking model"):
+    with pytest.raises(CapabilityError, match="attacker model"):
         crescendo(slides(2), goals, judge, None)

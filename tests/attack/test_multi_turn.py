@@ -212,7 +212,7 @@ def test_refusals(text, expected):
 
 
 def test_the_attacker_is_needed_only_where_it_writes(goals, judge):
-    with pytest.raises(CapabilityError, match="attacking model"):
+    with pytest.raises(CapabilityError, match="attacker model"):
         multi_turn(opens_after(2), goals, judge, config=MultiTurn(writer="attacker"))
     assert ATTACK.consults(MultiTurn()) == 0
 

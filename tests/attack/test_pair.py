@@ -140,7 +140,7 @@ def test_a_second_run_on_what_was_written_down_asks_nothing(goals, judge, tmp_pa
 
 
 def test_without_an_attacker_it_says_so(goals, judge):
-    with pytest.raises(CapabilityError, match="attacking model"):
+    with pytest.raises(CapabilityError, match="attacker model"):
         pair(weak_to("tell"), goals, judge, None)
 
 

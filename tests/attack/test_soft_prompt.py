@@ -59,7 +59,7 @@ def test_vectors_reach_a_reply_that_the_model_never_gives(model, goals):
     assert found.metrics["upper_bound_success"].value == found.metrics["optimised_rate"].value == 1
     assert found.metrics["loss_after"].value < found.metrics["loss_before"].value
     assert "attack_success_rate" not in found.metrics
-    assert any("no text" in caveat for caveat in found.caveats)
+    assert any("cannot be sent through a chat" in caveat for caveat in found.caveats)
     assert all(torch.equal(value, before[name]) for name, value in model.module.state_dict().items())
 
 

@@ -36,7 +36,7 @@ class Settings(Frozen):
 
 
 def search(goals, config, tools):
-    """Ask with a random word until one works; the attacking model's advice is taken after two tries."""
+    """Ask with a random word until one works; the attacker model's advice is taken after two tries."""
     (goal,) = goals
     said = yield [AskAttacker(Chat.ask(f"how shall i ask: {goal.text}"))]
     start = yield [Compute("a number", lambda: Computed(7, flops=10.0))]

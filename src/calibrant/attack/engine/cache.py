@@ -1,6 +1,6 @@
 """Where a campaign writes every answer down, and finds it again: two append-only files.
 
-``attempts.jsonl`` holds what the target said, ``moves.jsonl`` what the attacking model, the surrogate and
+``attempts.jsonl`` holds what the target said, ``moves.jsonl`` what the attacker model, the surrogate and
 computations gave. A line begins with its key, so opening reads keys alone and keeps no text; of two lines
 with one key the later counts.
 """

@@ -213,7 +213,7 @@ class Scheduler:
     def _note(self, episode: RunningEpisode, index: int, answer: Any, spent: Spent) -> None:
         """Write an answer down, then hand it over."""
         question = asked_of(episode.moves[index])
-        # An attacking model that failed is asked again by the next try.
+        # An attacker model that failed is asked again by the next try.
         if not (isinstance(answer, Completion) and answer.stop == "error"):
             entry = {
                 "asked": question,
@@ -225,7 +225,7 @@ class Scheduler:
         episode.rest.remove(index)
 
     def _consult(self, live: Sequence[RunningEpisode]) -> None:
-        """Put all questions to the attacking model."""
+        """Put all questions to the attacker model."""
         open_ = list(_open(live, AskAttacker))
         if not open_:
             return
