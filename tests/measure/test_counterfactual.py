@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 
 import pytest
@@ -18,6 +19,13 @@ from calibrant.measure.counterfactual import (
 from calibrant.models.scripted import ScriptedModel
 from calibrant.stats import difference, mcnemar
 from calibrant.testbed.gold import GoldJudge
+
+
+@pytest.fixture(autouse=True)
+def uncollected(monkeypatch):
+    """statsmodels collects all garbage at each call: a tenth of a second beside torch, and no result."""
+    monkeypatch.setattr(gc, "collect", lambda *_: 0)
+
 
 GROUPS = ("plims", "gorvans", "yorels")
 VERBS = (

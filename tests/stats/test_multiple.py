@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,6 +12,13 @@ from scipy.stats import false_discovery_control
 
 from calibrant.core import InputError, NumericalError
 from calibrant.stats import benjamini_hochberg, holm
+
+
+@pytest.fixture(autouse=True)
+def uncollected(monkeypatch):
+    """statsmodels collects all garbage at each call: a tenth of a second beside torch, and no result."""
+    monkeypatch.setattr(gc, "collect", lambda *_: 0)
+
 
 P = st.lists(st.floats(0, 1), min_size=1, max_size=30)
 
