@@ -326,11 +326,21 @@ def test_a_resumed_log_goes_on_where_its_kept_lines_end(tmp_path):
 
 def test_a_job_that_another_process_runs_is_left_alone(openers, ledger):
     failed = execute(job(config={"then": "input"}), openers)
-    with (ledger.work(failed.job) / "lock").open("w") as lock:
+    with ledger.work(failed.job).with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(InputError, match="being run by another process"):
             execute(job(config={"then": "input"}), openers)
     assert CALLS == [0]
+
+
+def test_a_job_that_another_process_finishes_meanwhile_is_not_run_again(openers, ledger, monkeypatch):
+    once = execute(job(), openers)
+    answers = [None]  # what the ledger said before the lock was held
+    find = ledger.find
+    monkeypatch.setattr(ledger, "find", lambda digest: answers.pop() if answers else find(digest))
+    assert execute(job(), openers) == once and not answers
+    assert CALLS == [0]
+    assert not list((ledger.root / "work").iterdir())
 
 
 def test_refused_rows_are_told_in_the_record(openers, tmp_path):

@@ -150,8 +150,10 @@ def test_two_processes_do_not_run_one_job_at_once(start, counts, tmp_path):
     first = start("run", study, "--ledger", root)
     assert wait_for(lambda: lines(trace), first)
     second = start("run", study, "--ledger", root)
-    _, err = second.communicate(timeout=WATCHDOG)
-    first.communicate(timeout=WATCHDOG)
-    assert first.returncode == 0 and verify(root).verdict.answer == "yes"
-    assert second.returncode == 0 or "being run by another process" in err
-    assert len(set(finished(root))) == 4
+    _, second_error = second.communicate(timeout=WATCHDOG)
+    _, first_error = first.communicate(timeout=WATCHDOG)
+    assert verify(root).verdict.answer == "yes"
+    # Either may come upon a job that the other runs; the other goes on to the end.
+    refused = [e for p, e in ((first, first_error), (second, second_error)) if p.returncode != 0]
+    assert len(refused) < 2 and all("being run by another process" in error for error in refused)
+    assert len(finished(root)) == len(set(finished(root))) == 4 and lines(trace) != []

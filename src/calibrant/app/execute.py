@@ -79,15 +79,16 @@ def execute(
         raise bug
     if failure is not None:
         return _append(openers, draft, "failed", failure)
-    done = openers.ledger.find(draft.job)
-    if done is not None:
-        # A kill between the record and the tidying up leaves the work folder.
-        openers.ledger.clear_work(draft.job)
-        return done.record
-    work = openers.ledger.work(draft.job)
-    with alone(work, job):
-        draft = draft.model_copy(update={"started_at": first_begun(work, draft.started_at)})
-        return _run(job, signature, config, opened, openers, draft, progress, context.board)
+    ledger = openers.ledger
+    if (done := ledger.find(draft.job)) is None:
+        with alone(work := ledger.work(draft.job), job):
+            if (done := ledger.find(draft.job)) is None:  # no other process has finished it meanwhile
+                ledger.work(draft.job)
+                draft = draft.model_copy(update={"started_at": first_begun(work, draft.started_at)})
+                return _run(job, signature, config, opened, openers, draft, progress, context.board)
+    # A kill between the record and the tidying up leaves the work folder.
+    ledger.clear_work(draft.job)
+    return done.record
 
 
 def _open(job: Job, signature: Signature, openers: Openers, opened: dict[str, Opened]) -> None:

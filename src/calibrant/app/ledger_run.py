@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import shutil
 import time
@@ -14,6 +13,7 @@ from typing import Any, NamedTuple, Protocol
 from calibrant.core import BudgetError, InputError, Job, Record
 from calibrant.core.digest import plain
 from calibrant.ledger.layout import disk
+from calibrant.ledger.lines import locked
 
 Progress = Callable[[str, int, int, str], None]
 """Called with job id, done, total and a note."""
@@ -39,19 +39,20 @@ class Context(NamedTuple):
 def alone(work: Path, job: Job) -> Iterator[None]:
     """Hold the job's work folder: a second process in it would mix up half-made files.
 
+    The lock lies beside the folder: nobody who asks for it may keep the folder from being removed.
+
     Raises:
         InputError: another process holds it, or the disk refuses.
     """
-    with disk("making", work):
-        lock = (work / "lock").open("w")
+    path = work.with_suffix(".lock")
+    held = InputError(f"job '{job.id}' is being run by another process", hint="wait for it, then run again")
+    with disk("making", path):
+        lock = locked(path, held)
     with lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(
-                f"job '{job.id}' is being run by another process", hint="wait for it, then run again"
-            ) from None
-        yield
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def first_begun(work: Path, now: str) -> str:
@@ -61,7 +62,7 @@ def first_begun(work: Path, now: str) -> str:
     """
     begun = work / "begun"
     with disk("reading", begun):
-        files = {path for path in work.rglob("*") if path.is_file()} - {begun, work / "lock"}
+        files = {path for path in work.rglob("*") if path.is_file()} - {begun}
         if files and begun.exists():
             return begun.read_text(encoding="utf-8", errors="replace") or now
         begun.write_text(now, encoding="utf-8")

@@ -124,7 +124,7 @@ def status(ledger: Ledger) -> dict[str, Any]:
     for entry in entries:
         counts[entry.record.status] = counts.get(entry.record.status, 0) + 1
     work = ledger.root / "work"
-    begun = sorted(path.name for path in work.iterdir()) if work.is_dir() else []
+    begun = sorted(path.name for path in work.iterdir() if path.is_dir()) if work.is_dir() else []
     return {
         "ledger": str(ledger.root),
         "records": len(entries),

@@ -59,7 +59,7 @@ class Lines(AbstractContextManager["Lines"]):
         self.path, self._aside, self._key = path, aside, key
         self._synced, self._made = True, not os.path.lexists(path)
         with disk("opening", path):
-            self._file = _locked(path, wait)
+            self._file = locked(path, _held(path), wait=wait)
         try:
             with disk("reading", path):
                 size = os.fstat(self._file.fileno()).st_size
@@ -246,8 +246,15 @@ def _damaged(path: Path, number: int, line: bytes, what: str, error: Exception) 
     )
 
 
-def _locked(path: Path, wait: bool) -> FileIO:
-    """The file that has this name when the lock is held: another may have been put there meanwhile."""
+def locked(path: Path, held: InputError, *, wait: bool = False) -> FileIO:
+    """The file that has this name when the lock is held: another may have been put there meanwhile.
+
+    Whoever holds it may take the name away. With ``wait`` it is waited for.
+
+    Raises:
+        InputError: ``held`` where another holds it, or not a file.
+        OSError: the disk refuses.
+    """
     file = path.open("a+b", buffering=0)
     try:
         state = os.fstat(file.fileno())
@@ -259,15 +266,19 @@ def _locked(path: Path, wait: bool) -> FileIO:
                 return file
     except BlockingIOError:
         file.close()
-        raise InputError(
-            f"{path} is being written by another process or session",
-            hint="wait until that one is done, or give each writer a file of its own",
-        ) from None
+        raise held from None
     except BaseException:
         file.close()
         raise
     file.close()
-    return _locked(path, wait)
+    return locked(path, held, wait=wait)
+
+
+def _held(path: Path) -> InputError:
+    return InputError(
+        f"{path} is being written by another process or session",
+        hint="wait until that one is done, or give each writer a file of its own",
+    )
 
 
 def _unended(handle: int, size: int) -> bytes:

@@ -170,9 +170,10 @@ class Ledger:
         return self.root / "cache"
 
     def clear_work(self, job: str) -> None:
-        """Remove the job's work folder, if there is one."""
+        """Remove the work folder of a finished job, and the lock beside it, if they are there."""
         path = self._work(job)
         with disk("removing", path), suppress(FileNotFoundError):
+            path.with_suffix(".lock").unlink(missing_ok=True)
             shutil.rmtree(path)
 
     def _work(self, job: str) -> Path:
