@@ -123,7 +123,7 @@ def test_attempts_are_stored_and_say_which_persona(goals, judge, tmp_path):
     [
         ({}, "at least one persona"),
         ({"dusk": "you are dusk"}, "does not contain {request}"),
-        ({"a/b": "{request}"}, "cannot be named 'a/b'"),
+        ({"a/b": "{request}"}, "persona 'a/b'"),
         ({" ": "{request}"}, "blank"),
     ],
 )

@@ -11,7 +11,6 @@ import torch
 
 from calibrant.maths.shaping import (
     Moments,
-    diluted_mean,
     explained_variance,
     masks,
     missing_end,
@@ -51,12 +50,6 @@ def test_a_missing_end_is_subtracted_or_put_in_place() -> None:
     scores, ended = torch.tensor([-3.0, -3.0]), torch.tensor([True, False])
     assert missing_end(scores, ended, 1.0, replace=False).tolist() == [-3.0, -4.0]
     assert missing_end(scores, ended, 1.0, replace=True).tolist() == [-3.0, -1.0]
-
-
-def test_a_diluted_mean_moves_with_padding() -> None:
-    values, mask = torch.tensor([[2.0, math.nan]]), torch.tensor([[True, False]])
-    assert float(diluted_mean(values, mask)) == 1.0
-    assert float(diluted_mean(values, mask, fill=1.0)) == 1.5
 
 
 def test_explained_variance() -> None:

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.special import ndtr
+from scipy.special import ndtr, ndtri
 from statsmodels.duration.survfunc import SurvfuncRight
 
 from calibrant.core import InputError, NumericalError
 from calibrant.stats import proportion_interval
 from calibrant.stats import rate as counted
-from calibrant.stats.survival import greenwood, success_curve
+from calibrant.stats.survival import success_curve
 
 LONG = 10_000
 ROWS = st.lists(
@@ -22,6 +22,23 @@ ROWS = st.lists(
     min_size=1,
     max_size=15,
 )
+
+
+def greenwood(costs, reached, budget, level=0.95):
+    """Greenwood's interval for ASR at ``budget`` with log-log ends; None where undefined.
+
+    Greenwood 1926; Kalbfleisch & Prentice 1980, "The Statistical Analysis of Failure Time Data", ch. 1.
+    """
+    spent, hit = np.asarray(costs, float), np.asarray(reached, bool)
+    survival, variance = 1.0, 0.0
+    for time in np.unique(spent[hit & (spent <= budget)]):
+        events, at_risk = ((spent == time) & hit).sum(), (spent >= time).sum()
+        survival *= 1 - events / at_risk
+        variance += events / (at_risk * (at_risk - events)) if events < at_risk else 0
+    if not 0 < survival < 1:
+        return None
+    spread = np.exp(ndtri((1 + level) / 2) * np.sqrt(variance) / abs(np.log(survival)))
+    return 1 - survival ** (1 / spread), 1 - survival**spread
 
 
 def watched(rng, n, rate, most):

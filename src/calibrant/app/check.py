@@ -14,7 +14,7 @@ from calibrant.core import CalibrantError, ConfigError, Evidence, Frozen, Job, r
 from calibrant.core.errors import nearest
 
 
-def check_config(job: Job, signature: Signature) -> Frozen | None:
+def check_config(job: Job | StudyJob, signature: Signature) -> Frozen | None:
     """The job's config with defaults filled in. Raises ConfigError with every problem."""
     if signature.config is None:
         if job.config:
@@ -23,7 +23,7 @@ def check_config(job: Job, signature: Signature) -> Frozen | None:
     return resolve(signature.config, job.config, where=f"job '{job.id}'")
 
 
-def check_inputs(job: Job, signature: Signature) -> None:
+def check_inputs(job: Job | StudyJob, signature: Signature) -> None:
     """Every required input is there and no other. Raises ConfigError with every problem."""
     # Evidence needs no reference: it is always the ledger that the job runs in.
     needed = [n for n, p in signature.inputs.items() if p.required and p.wanted is not Evidence]
@@ -70,7 +70,7 @@ def _job_problems(job: StudyJob) -> Iterator[str]:
         return
     for check in (check_config, check_inputs):
         try:
-            check(job.runs()[0], signature)
+            check(job, signature)
         except CalibrantError as error:
             yield from error.problems if isinstance(error, ConfigError) else _lines(error)
 

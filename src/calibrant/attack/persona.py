@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pydantic import Field, field_validator
 
 from calibrant.attack.engine.episodes import Participants
-from calibrant.attack.engine.protocol import AskTarget, Attack, Episode, Tools
+from calibrant.attack.engine.protocol import AskTarget, Attack, Episode, Tools, check_named
 from calibrant.attack.engine.run import AttackResult, run_attack
 from calibrant.core import LM, Chat, Frozen, Goal, Judge, Quiet, Run, Sampling, technique
 from calibrant.data.rows import Goals
@@ -42,11 +42,8 @@ class Persona(Frozen):
     @field_validator("personas")
     @classmethod
     def _usable(cls, personas: dict[str, str]) -> dict[str, str]:
-        if not personas:
-            raise ValueError("at least one persona is needed")
+        check_named("persona", personas)
         for name, template in personas.items():
-            if not name.strip() or "/" in name:
-                raise ValueError(f"a persona cannot be named '{name}': the name is blank or holds a '/'")
             if "{request}" not in template:
                 raise ValueError(f"the template of persona '{name}' does not contain {{request}}")
         return personas

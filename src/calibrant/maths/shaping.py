@@ -59,15 +59,6 @@ def missing_end(scores: Tensor, ended: Tensor, penalty: float, *, replace: bool)
     return torch.where(ended, scores, cut)
 
 
-def diluted_mean(values: Tensor, mask: Tensor, fill: float = 0.0) -> Tensor:
-    """Mean over the whole table, padding included, which counts as ``fill``: scalar.
-
-    So TRL up to 1.12 and Huang et al. report approximate KL (fill 0) and ratio (fill 1). It moves with the
-    amount of padding; here it serves comparisons only.
-    """
-    return values.masked_fill(~mask, fill).mean()
-
-
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
     """1 - Var(returns - values) / Var(returns) over what exists: 1 is a perfect critic, 0 knows the mean.
 

@@ -8,7 +8,7 @@ risk.
 1. Pointwise intervals are the beta product ones (Fay, Brittain & Proschan 2013, Biostatistics 14, 723-736,
    by moments): a Beta(Y_t - d_t + 1, d_t) for each factor, and for the high end of ASR a Beta(Y, 1) more,
    with Y the goals known to hold out longer. Without censoring this is Clopper-Pearson, so no success among
-   100 goals leaves 3.6%. Greenwood's variance with log-log ends (``greenwood``) says nothing there, and
+   100 goals leaves 3.6%. Greenwood's variance with log-log ends says nothing there, and
    falls short where few goals are reached or remain.
 2. Beyond the largest observed cost ASR is unknown: at least its last value, at most 1.
 3. Censoring must be independent of how close a goal was to success. An attack that stops early on hopeless
@@ -17,13 +17,12 @@ risk.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import betaincinv, ndtri, stdtrit
+from scipy.special import betaincinv, stdtrit
 
 from calibrant.core import Estimate, InputError
 from calibrant.stats._confidence import answers
@@ -173,23 +172,6 @@ def success_curve(
     return SuccessCurve(grid, value, lower[0], upper[1], upper[2], before, float(spent.max(initial=-np.inf)))
 
 
-def greenwood(
-    costs: Sequence[float], reached: Sequence[bool], budget: float, level: float = 0.95
-) -> tuple[float, float] | None:
-    """Greenwood's interval for ASR at ``budget`` with log-log ends, for comparison; None where undefined.
-
-    Greenwood 1926; Kalbfleisch & Prentice 1980, "The Statistical Analysis of Failure Time Data", ch. 1.
-    """
-    spent, happened = _read(costs, reached)
-    table = _table(spent, happened == 1, np.unique(spent[spent <= budget]))
-    survival = float(np.prod(1 - table.events / np.maximum(table.at_risk, 1)))
-    if not 0 < survival < 1:
-        return None
-    error = math.sqrt(_greenwood(table)[-1]) / abs(math.log(survival))
-    spread = math.exp(-float(ndtri((1 - level) / 2)) * error)
-    return float(1 - survival ** (1 / spread)), float(1 - survival**spread)
-
-
 @dataclass(frozen=True)
 class _Risk:
     """Counts at each cost of the grid (T,)."""
@@ -208,14 +190,6 @@ def _table(spent: Floats, happened: NDArray[np.bool_], grid: Floats) -> _Risk:
     at_risk = spent.size - np.searchsorted(order, grid, side="left")
     after = spent.size - np.searchsorted(order, grid, side="right")
     return _Risk(events[: grid.size], at_risk.astype(np.float64), after.astype(np.float64))
-
-
-def _greenwood(table: _Risk) -> Floats:
-    """Variance of log S (T,); infinite from where S is 0."""
-    left = table.at_risk - table.events
-    with np.errstate(divide="ignore", invalid="ignore"):
-        steps = np.where(table.events > 0, table.events / (table.at_risk * left), 0.0)
-    return np.cumsum(steps)
 
 
 def _ends(table: _Risk, shrink: Floats, tail: float) -> tuple[Floats, Floats, Floats]:

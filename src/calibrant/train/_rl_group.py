@@ -1,6 +1,6 @@
 """Shared by RLOO, GRPO and online DPO: groups of replies to one prompt, and updates on them.
 
-Each of the three has its loop in its own file, line for line like that of the others.
+GRPO and RLOO have one loop, ``train``: they differ in their advantages and in their loss.
 """
 
 from __future__ import annotations
@@ -8,20 +8,37 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from calibrant.core import OpenLM
+from calibrant.core import OpenLM, Reward, Run, Watcher
+from calibrant.data.rows import Prompts
 from calibrant.maths.logprobs import masked_sum
 from calibrant.maths.policy_losses import PerToken, Window, token_mean
 from calibrant.maths.rounding import alike, levelled
 from calibrant.maths.shaping import masks
 from calibrant.models.branches import pack, score, shares
+from calibrant.models.checkpoint import Checkpoint
+from calibrant.models.lora import adapted
 from calibrant.models.rollouts import Rollouts
-from calibrant.train._rl_common import Round, cuts, wide
-from calibrant.train._rl_state import Learner, Student, descend, old_and_reference
-from calibrant.train._settings import Old, Shaping
+from calibrant.models.template_check import check_trainable
+from calibrant.train._rl_common import (
+    Round,
+    alone,
+    check_micro_tokens,
+    cuts,
+    draw,
+    judged,
+    key,
+    minibatches,
+    wide,
+    with_room,
+)
+from calibrant.train._rl_results import caveats, metrics, saved
+from calibrant.train._rl_state import Learner, Student, descend, old_and_reference, watched
+from calibrant.train._settings import Grouped, Old, Shaping
 
 Term = Callable[[Window, list[int]], tuple[Tensor, Mapping[str, Tensor]]]
 """(what an optimiser step holds, prompts of a part of it) -> the part's share of the loss, and of the log."""
@@ -58,6 +75,61 @@ class GroupRound(Round):
         if scores is not None and scores.std is not None:
             means["disagreement"] = torch.tensor(scores.std).mean()
         return {name: float(value) for name, value in means.items()} | {"kl_coef": self.coef}
+
+
+def train(
+    name: str,
+    model: OpenLM,
+    prompts: Prompts,
+    reward: Reward,
+    watcher: Watcher | None,
+    config: Grouped,
+    run: Run,
+    advantages: Callable[[GroupRound, Any], Tensor],
+    term: Callable[[Student, GroupRound, Tensor, Any], Term],
+    ended_only: bool = False,
+    longest: int = 1,
+    **more: tuple[str, str],
+) -> dict[str, Any]:
+    """Fine-tune a copy of ``model`` on groups of its own replies; returns the fields of the result.
+
+    Args:
+        name, model, prompts, reward, watcher, config, run: those of the technique.
+        advantages: (round, config) -> (M,), of every reply of the round.
+        term: (policy, round, advantages, config) -> the loss of an update.
+        ended_only: mask the tokens of truncated replies in the loss.
+        longest: see ``learn``.
+        more: see ``metrics``.
+    """
+    alone(f"train.{name}")
+    check_trainable(model, config.fit.any_template)
+    rows = with_room(model, prompts, config.max_tokens)
+    check_micro_tokens(model, rows, config.samples, config.max_tokens, config.fit)
+    policy = adapted(model.copy(), config.lora, run.seed)
+    student = Student(policy.module, config.fit)
+    learner = Learner({"policy": student}, config.kl.controller(), watched(watcher, student))
+    stopped = False
+    store = Checkpoint(run.work / f"{name}.safetensors", key(config, run, model, prompts, reward, watcher))
+    for step in range(learner.resume(store, run), config.steps):
+        picked, drawn = draw(policy, rows, config, step, run.seed)
+        learner.spend(drawn.tokens * (1 + config.epochs), run)
+        round_ = known(learner, judged(reward, drawn), model, config.shaping, config.old_logprobs)
+        credit = advantages(round_, config)
+        learner.examples.note(step, picked, round_.rolled, **round_.columns(), advantage=credit)
+        if stopped := learner.stops(step, policy, round_.rolled, every=config.watch_every):
+            break
+        student.pace(step, config.steps)
+        batches = minibatches(len(picked), config, run.seed, step)
+        lesson = round_.only_ended() if ended_only else round_
+        loss = term(student, lesson, credit, config)
+        with learner.learning():
+            stats = learn(student, lesson, batches, loss, longest)
+        learner.finish(step, config.steps, round_, {**round_.summary(), **stats}, store, run)
+    return {
+        "model": saved(name, model, policy, learner, rows, run),
+        "metrics": metrics(learner, len(rows), len(prompts), **more),
+        "caveats": caveats(learner, model, stopped),
+    }
 
 
 def known(

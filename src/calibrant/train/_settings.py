@@ -174,3 +174,23 @@ class Shaping(Frozen):
             replaced = self.missing_end_mode == "replace"
             scores = missing_end(scores, ended, self.missing_end, replace=replaced)
         return scores
+
+
+class Grouped(Rounds):
+    """Settings of an RL method that compares the replies to one prompt with each other."""
+
+    old_logprobs: Old = "auto"
+    """pi_old as the rollout reported it (behaviour), or from one more pass before the update (rescored).
+    auto: behaviour in full precision, rescored in half, where rollout and training passes round
+    differently."""
+    kl: KL = KL()
+    """KL penalty to the reference policy (the input model)."""
+    shaping: Shaping = Shaping()
+    """Reward shaping before the advantages."""
+
+    def contradictions(self) -> list[str]:
+        """Whitened tokens."""
+        problems = super().contradictions()
+        if self.shaping.whiten:
+            problems.append("shaping.whiten scales rewards of tokens; here a reply has one reward")
+        return problems

@@ -31,30 +31,17 @@ from calibrant.data.rows import Prompts
 from calibrant.maths.advantages import Scale, group_normalised
 from calibrant.maths.kl import PENALTIES
 from calibrant.maths.policy_losses import AGGREGATIONS, Aggregation, Window, clipped_surrogate
-from calibrant.models.checkpoint import Checkpoint
 from calibrant.models.fit import FIT_ALIASES
-from calibrant.models.lora import adapted
-from calibrant.models.template_check import check_trainable
 from calibrant.train import _rl_group as group
-from calibrant.train._rl_common import (
-    alone,
-    check_micro_tokens,
-    clips,
-    draw,
-    judged,
-    key,
-    minibatches,
-    with_room,
-)
-from calibrant.train._rl_results import caveats, metrics, saved
-from calibrant.train._rl_state import Learner, Student, watched
-from calibrant.train._settings import KL, Old, Rounds, Shaping
+from calibrant.train._rl_common import clips
+from calibrant.train._rl_state import Student
+from calibrant.train._settings import KL, Grouped
 from calibrant.train._tuned import Tuned
 
 _TRL = {"grpo": "sequence_mean", "bnpo": "micro_token_mean", "dr_grpo": "constant", "dapo": "token_mean"}
 
 
-class GRPO(Rounds):
+class GRPO(Grouped):
     """Settings of GRPO."""
 
     aliases: ClassVar[Mapping[str, str]] = FIT_ALIASES | {
@@ -82,15 +69,9 @@ class GRPO(Rounds):
     """Another upper clip (DAPO: 0.28, 2503.14476). None: ``clip`` on both sides."""
     mask_truncated: bool = False
     """Truncated replies count in the baseline, but are masked in the loss."""
-    old_logprobs: Old = "auto"
-    """pi_old as the rollout reported it (behaviour), or from one more pass before the update (rescored).
-    auto: behaviour in full precision, rescored in half, where rollout and training passes round
-    differently."""
     kl: KL = KL(coef=0.0, place="loss", estimator="k3")
     """KL penalty to the reference policy (the input model): always in the loss (k3 as in the paper, k2 or
     k3+)."""
-    shaping: Shaping = Shaping()
-    """Reward shaping before the advantages."""
 
     @field_validator("aggregation", mode="before")
     @classmethod
@@ -102,8 +83,6 @@ class GRPO(Rounds):
         problems = super().contradictions()
         if self.scale == "none" and not (self.eps == 1e-4 and self.unbiased):
             problems.append("scale = 'none' divides by nothing, so eps and unbiased would be ignored")
-        if self.shaping.whiten:
-            problems.append("shaping.whiten scales rewards of tokens; here a reply has one reward")
         if self.kl.place != "loss":
             problems.append(
                 "GRPO adds the KL to the loss (kl.place = 'loss'); train.rloo takes it off the reward"
@@ -135,37 +114,12 @@ def grpo(
             otherwise.
         NumericalError: a score, loss or gradient is NaN or infinite; earlier checkpoints stay.
     """
-    alone("train.grpo")
-    check_trainable(model, config.fit.any_template)
-    rows = with_room(model, prompts, config.max_tokens)
-    check_micro_tokens(model, rows, config.samples, config.max_tokens, config.fit)
-    policy = adapted(model.copy(), config.lora, run.seed)
-    student = Student(policy.module, config.fit)
-    learner = Learner({"policy": student}, config.kl.controller(), watched(watcher, student))
-    stopped = False
-    store = Checkpoint(run.work / "grpo.safetensors", key(config, run, model, prompts, reward, watcher))
-    for step in range(learner.resume(store, run), config.steps):
-        picked, drawn = draw(policy, rows, config, step, run.seed)
-        learner.spend(drawn.tokens * (1 + config.epochs), run)
-        round_ = group.known(learner, judged(reward, drawn), model, config.shaping, config.old_logprobs)
-        advantages = _advantages(round_, config)
-        learner.examples.note(step, picked, round_.rolled, **round_.columns(), advantage=advantages)
-        if stopped := learner.stops(step, policy, round_.rolled, every=config.watch_every):
-            break
-        student.pace(step, config.steps)
-        batches = minibatches(len(picked), config, run.seed, step)
-        lesson = round_.only_ended() if config.mask_truncated else round_
-        term = _term(student, lesson, advantages, config)
-        with learner.learning():
-            stats = group.learn(student, lesson, batches, term, longest=config.max_tokens)
-        learner.finish(step, config.steps, round_, {**round_.summary(), **stats}, store, run)
-    return GRPOResult(
-        model=saved("grpo", model, policy, learner, rows, run),
-        metrics=metrics(
-            learner, len(rows), len(prompts), flat_last=("frac_reward_zero_std", "share of prompts")
-        ),
-        caveats=caveats(learner, model, stopped),
-    )
+    fields = group.train(
+        "grpo", model, prompts, reward, watcher, config, run, _advantages, _term,
+        ended_only=config.mask_truncated, longest=config.max_tokens,
+        flat_last=("frac_reward_zero_std", "share of prompts"),
+    )  # fmt: skip
+    return GRPOResult(**fields)
 
 
 def _advantages(round_: group.GroupRound, config: GRPO) -> Tensor:

@@ -32,28 +32,15 @@ from calibrant.maths.advantages import group_normalised, leave_one_out
 from calibrant.maths.kl import ESTIMATORS
 from calibrant.maths.logprobs import masked_sum
 from calibrant.maths.policy_losses import Window, clipped_surrogate, constant
-from calibrant.models.checkpoint import Checkpoint
 from calibrant.models.fit import FIT_ALIASES
-from calibrant.models.lora import adapted
-from calibrant.models.template_check import check_trainable
 from calibrant.train import _rl_group as group
-from calibrant.train._rl_common import (
-    alone,
-    check_micro_tokens,
-    clips,
-    draw,
-    judged,
-    key,
-    minibatches,
-    with_room,
-)
-from calibrant.train._rl_results import caveats, metrics, saved
-from calibrant.train._rl_state import Learner, Student, watched
-from calibrant.train._settings import KL, Old, Rounds, Shaping
+from calibrant.train._rl_common import clips
+from calibrant.train._rl_state import Student
+from calibrant.train._settings import KL, Grouped
 from calibrant.train._tuned import Tuned
 
 
-class RLOO(Rounds):
+class RLOO(Grouped):
     """Settings of RLOO."""
 
     aliases: ClassVar[Mapping[str, str]] = FIT_ALIASES | {
@@ -74,20 +61,12 @@ class RLOO(Rounds):
     """Another upper clip. None: ``clip`` on both sides."""
     normalise_advantages: bool = False
     """Advantages of a round get mean 0 and standard deviation 1 (unbiased, plus 1e-4)."""
-    old_logprobs: Old = "auto"
-    """pi_old as the rollout reported it (behaviour), or from one more pass before the update (rescored).
-    auto: behaviour in full precision, rescored in half, where rollout and training passes round
-    differently."""
     kl: KL = KL()
     """KL penalty to the reference policy (the input model): always in the reward, summed over the reply."""
-    shaping: Shaping = Shaping()
-    """Reward shaping before the KL penalty."""
 
     def contradictions(self) -> list[str]:
         """Settings that belong to another method."""
         problems = super().contradictions()
-        if self.shaping.whiten:
-            problems.append("shaping.whiten scales rewards of tokens; here a reply has one reward")
         if self.kl.place != "reward":
             problems.append("RLOO takes the KL off the reward; train.grpo adds it to the loss")
         return problems
@@ -117,34 +96,8 @@ def rloo(
             otherwise.
         NumericalError: a score, loss or gradient is NaN or infinite; earlier checkpoints stay.
     """
-    alone("train.rloo")
-    check_trainable(model, config.fit.any_template)
-    rows = with_room(model, prompts, config.max_tokens)
-    check_micro_tokens(model, rows, config.samples, config.max_tokens, config.fit)
-    policy = adapted(model.copy(), config.lora, run.seed)
-    student = Student(policy.module, config.fit)
-    learner = Learner({"policy": student}, config.kl.controller(), watched(watcher, student))
-    stopped = False
-    store = Checkpoint(run.work / "rloo.safetensors", key(config, run, model, prompts, reward, watcher))
-    for step in range(learner.resume(store, run), config.steps):
-        picked, drawn = draw(policy, rows, config, step, run.seed)
-        learner.spend(drawn.tokens * (1 + config.epochs), run)
-        round_ = group.known(learner, judged(reward, drawn), model, config.shaping, config.old_logprobs)
-        advantages = _advantages(round_, config)
-        learner.examples.note(step, picked, round_.rolled, **round_.columns(), advantage=advantages)
-        if stopped := learner.stops(step, policy, round_.rolled, every=config.watch_every):
-            break
-        student.pace(step, config.steps)
-        batches = minibatches(len(picked), config, run.seed, step)
-        term = _term(student, round_, advantages, config)
-        with learner.learning():
-            stats = group.learn(student, round_, batches, term)
-        learner.finish(step, config.steps, round_, {**round_.summary(), **stats}, store, run)
-    return RLOOResult(
-        model=saved("rloo", model, policy, learner, rows, run),
-        metrics=metrics(learner, len(rows), len(prompts)),
-        caveats=caveats(learner, model, stopped),
-    )
+    fields = group.train("rloo", model, prompts, reward, watcher, config, run, _advantages, _term)
+    return RLOOResult(**fields)
 
 
 def _advantages(round_: group.GroupRound, config: RLOO) -> Tensor:

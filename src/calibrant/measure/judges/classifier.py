@@ -35,6 +35,7 @@ from calibrant.core.behaviours import same_length
 from calibrant.data.judge_head import JudgeHead
 from calibrant.maths.logistic import Floats
 from calibrant.measure.judges._features import features
+from calibrant.measure.judges._plain import PlainJudge, absent
 
 
 class ClassifierJudge(Frozen):
@@ -56,13 +57,14 @@ def classifier_judge(model: OpenLM, head: JudgeHead, config: ClassifierJudge = C
             f"({head.model[:12]}, not {model.identity.digest[:12]})",
             hint="give the model that measure.fit_judge was given, or fit the judge again on this one",
         )
-    return _Trained(model=model, head=head, config=config)
+    return _Trained(question=head.question, model=model, head=head, config=config)
 
 
 @dataclass(frozen=True)
-class _Trained:
+class _Trained(PlainJudge):
     """The judge that ``classifier_judge`` makes."""
 
+    question: str
     model: OpenLM
     head: JudgeHead
     config: ClassifierJudge
@@ -73,14 +75,6 @@ class _Trained:
         parts["model"] = self.model.identity.digest
         return Identity(name=f"trained judge ({self.head.question})", kind="judge", parts=parts)
 
-    @property
-    def question(self) -> str:
-        return self.head.question
-
-    @property
-    def calibration(self) -> str:
-        return "uncalibrated"
-
     def judge(
         self, goals: Sequence[Goal], chats: Sequence[Chat], completions: Sequence[Completion]
     ) -> list[Verdict]:
@@ -90,38 +84,32 @@ class _Trained:
     def _one(self, chat: Chat, completion: Completion) -> Verdict:
         """One at a time: an odd chat then costs its own verdict only, and a verdict no rounding of a
         batch."""
-        if completion.stop == "error":
-            return self._unknown(f"no reply: {completion.error}")
-        if not completion.text.strip():
-            return self._unknown("the reply is empty")
+        if lost := absent(completion):
+            return self._verdict("unknown", lost)
         try:
             completion.text.encode()  # half of a surrogate pair is nothing that a tokenizer takes
         except UnicodeEncodeError:
-            return self._unknown("the reply is not Unicode text")
+            return self._verdict("unknown", "the reply is not Unicode text")
         try:
             row = features(self.model, [chat], [completion.text], self.head.site, self.head.pool)[0]
         except InputError as error:
-            return self._unknown(f"the model cannot read it: {error.message}")
+            return self._verdict("unknown", f"the model cannot read it: {error.message}")
         if row is None:
-            return self._unknown(f"prompt and reply exceed the {self.model.max_length} tokens of the model")
+            longest = self.model.max_length
+            return self._verdict("unknown", f"prompt and reply exceed the {longest} tokens of the model")
         if len(row) != len(self.head.weight):
-            return self._unknown(f"the states at '{self.head.site}' have another width than the judge's")
-        return self._verdict(self._probability(row))
+            where = self.head.site
+            return self._verdict("unknown", f"the states at '{where}' have another width than the judge's")
+        return self._compared(self._probability(row))
 
     def _probability(self, row: Floats) -> float:
         head = self.head
         scaled = (row - np.asarray(head.mean)) / np.asarray(head.std)
         return float(expit(scaled @ np.asarray(head.weight) + head.bias))
 
-    def _verdict(self, probability: float) -> Verdict:
+    def _compared(self, probability: float) -> Verdict:
         threshold = self.head.threshold
         reason = f"probability {probability:.3f}, threshold {threshold:.3f}"
         if abs(probability - threshold) < self.config.unsure:
-            return Verdict(
-                question=self.head.question, answer="unknown", reason=f"too near: {reason}", score=probability
-            )
-        answer = "yes" if probability >= threshold else "no"
-        return Verdict(question=self.head.question, answer=answer, reason=reason, score=probability)
-
-    def _unknown(self, reason: str) -> Verdict:
-        return Verdict(question=self.head.question, answer="unknown", reason=reason)
+            return self._verdict("unknown", f"too near: {reason}", probability)
+        return self._verdict("yes" if probability >= threshold else "no", reason, probability)

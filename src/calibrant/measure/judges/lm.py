@@ -36,6 +36,7 @@ from calibrant.core import (
 )
 from calibrant.core.behaviours import same_length
 from calibrant.evals.judging import tokens
+from calibrant.measure.judges._plain import PlainJudge, absent
 from calibrant.measure.judges._prompt import Form, Read, prompt, read, speaks_of_verdict
 
 
@@ -98,12 +99,11 @@ class _Asked(NamedTuple):
     form: Form
 
 
-class _Asking:
+class _Asking(PlainJudge):
     """The judge that ``lm_judge`` makes. Its only state is the result of its trial."""
 
     def __init__(self, model: LM, config: LMJudge) -> None:
-        self._model = model
-        self._config = config
+        self._model, self._config, self.question = model, config, config.question
         self._failing: str | None = None
         """Why it may not judge, "" if it may; None before the trial."""
 
@@ -114,30 +114,19 @@ class _Asking:
         }  # fmt: skip
         return Identity(name=f"judge {self._model.identity.name}", kind="judge", parts=parts)
 
-    @property
-    def question(self) -> str:
-        return self._config.question
-
-    @property
-    def calibration(self) -> str:
-        return "uncalibrated"
-
     def judge(
         self, goals: Sequence[Goal], chats: Sequence[Chat], completions: Sequence[Completion]
     ) -> list[Verdict]:
         same_length(goals=goals, chats=chats, replies=completions)
         if not goals:
             return []
-        failing = self._try()
-        if failing:
-            return [self._verdict(Read("unknown", None, f"the judge failed its trial: {failing}"), 0)] * len(
-                goals
-            )
-        lost = {i: self._absent(reply) for i, reply in enumerate(completions)}
+        if failing := self._try():
+            return [self._verdict("unknown", f"the judge failed its trial: {failing}")] * len(goals)
+        lost = [absent(reply) for reply in completions]
         questions = [
             (i, _Asked(chats[i], reply.text, form))
             for i, reply in enumerate(completions)
-            if lost[i] is None
+            if not lost[i]
             for form in _forms(reply.text)
         ]
         answers = self._ask([question for _, question in questions])
@@ -145,7 +134,7 @@ class _Asking:
         for (i, _), answer in zip(questions, answers, strict=True):
             by_reply.setdefault(i, []).append(answer)
         return [
-            absent if absent is not None else self._agreed(by_reply[i]) for i, absent in sorted(lost.items())
+            self._verdict("unknown", why) if why else self._agreed(by_reply[i]) for i, why in enumerate(lost)
         ]
 
     def _try(self) -> str:
@@ -206,25 +195,8 @@ class _Asking:
                     f"the reply speaks of a verdict: asked as it is, '{first.answer}', "
                     f"without those words '{other.answer}'"
                 )
-                return self._verdict(Read("unknown", None, why), cost)
-        return self._verdict(first, cost)
-
-    def _absent(self, completion: Completion) -> Verdict | None:
-        """'unknown' for a reply that is not there; None where there is one."""
-        if completion.stop == "error":
-            return self._verdict(Read("unknown", None, f"no reply: {completion.error}"), 0)
-        if not completion.text.strip():
-            return self._verdict(Read("unknown", None, "the reply is empty"), 0)
-        return None
-
-    def _verdict(self, answer: Read, cost: int) -> Verdict:
-        return Verdict(
-            question=self._config.question,
-            answer=answer.answer,
-            reason=answer.reason,
-            score=answer.score,
-            tokens=cost,
-        )
+                return self._verdict("unknown", why, tokens=cost)
+        return self._verdict(first.answer, first.reason, first.score, cost)
 
 
 _SILENT = "the judging model gave no answer"

@@ -18,6 +18,7 @@ import re2
 from pydantic import field_validator
 
 from calibrant.core import Chat, Completion, ConfigError, Frozen, Goal, Identity, Judge, Verdict, digest
+from calibrant.measure.judges._plain import PlainJudge, absent
 
 
 class RuleJudge(Frozen):
@@ -63,13 +64,14 @@ def rule_judge(config: RuleJudge = RuleJudge()) -> Judge:
     compiled = [tuple(_compiled(source, options, problems) for source in group) for group in rules]
     if problems:
         raise ConfigError(problems, hint="RE2 has no look-around and no back-references")
-    return _Rules(config, *compiled)
+    return _Rules(config.question, config, *compiled)
 
 
 @dataclass(frozen=True)
-class _Rules:
+class _Rules(PlainJudge):
     """The judge that ``rule_judge`` makes."""
 
+    question: str
     config: RuleJudge
     any_of: tuple[Any, ...]
     all_of: tuple[Any, ...]
@@ -80,29 +82,18 @@ class _Rules:
         parts = {"rule": "rule_judge/1", "config": digest(self.config)}
         return Identity(name=f"rule judge ({self.config.question})", kind="judge", parts=parts)
 
-    @property
-    def question(self) -> str:
-        return self.config.question
-
-    @property
-    def calibration(self) -> str:
-        return "uncalibrated"
-
     def judge(
         self, goals: Sequence[Goal], chats: Sequence[Chat], completions: Sequence[Completion]
     ) -> list[Verdict]:
         return [self._one(reply) for _, _, reply in zip(goals, chats, completions, strict=True)]
 
     def _one(self, completion: Completion) -> Verdict:
-        question, text = self.config.question, completion.text
-        if completion.stop == "error":
-            return Verdict(question=question, answer="unknown", reason=f"no reply: {completion.error}")
         wanted = self.config.exact or self.any_of or self.all_of
-        if not text.strip() and not wanted:
-            # "Nothing bad stands in it" is no answer where nothing stands in it at all.
-            return Verdict(question=question, answer="unknown", reason="the reply is empty")
-        happened, reason = self._outcome(text)
-        return Verdict(question=question, answer="yes" if happened else "no", reason=reason)
+        # "Nothing bad stands in it" is no answer where nothing stands in it at all.
+        if (lost := absent(completion)) and (completion.stop == "error" or not wanted):
+            return self._verdict("unknown", lost)
+        happened, reason = self._outcome(completion.text)
+        return self._verdict("yes" if happened else "no", reason)
 
     def _outcome(self, text: str) -> tuple[bool, str]:
         for pattern in self.none_of:
