@@ -183,9 +183,12 @@ SLICE = ("gemma2", "opt", "deepseek_v3", "mamba", "rwkv", "lfm2", "bert")
 """A few of them, of different kinds of memory."""
 
 
-def build(name: str) -> OpenModel:
-    """A random model of a family, large weights, so that the likeliest token is likeliest by far."""
-    own = ZOO[name].config
+def build(name: str, **changes: Any) -> OpenModel:
+    """A random model of a family, large weights, so that the likeliest token is likeliest by far.
+
+    ``changes`` are made to its config.
+    """
+    own = ZOO[name].config | changes
     shape = {key: value for key, value in _SHAPE.items() if key not in _RENAMED.get(_sized(own), ())}
     config = AutoConfig.for_model(name.split(",")[0], **shape | own)
     auto: Any = AutoModelForCausalLM

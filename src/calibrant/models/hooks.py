@@ -1,15 +1,4 @@
-"""Read and edit activations of a Hugging Face model, by plain forward hooks.
-
-Two kinds of name resolve to the same places:
-
-- TransformerLens names (https://github.com/TransformerLensOrg/TransformerLens), i = 0, 1, ...:
-  ``hook_embed`` (token embedding), ``blocks.{i}.hook_resid_pre``, ``blocks.{i}.hook_attn_out`` and
-  ``blocks.{i}.hook_mlp_out`` (exactly what the block adds to the residual stream, so after the extra
-  norms of Gemma 2), ``blocks.{i}.hook_resid_post``, ``ln_final.hook_normalized``;
-- dotted module paths as in ``named_modules()``: ``model.layers.3.mlp``, whose output is meant.
-
-Everything is (B, T, D) and in the weights' own basis: nothing is folded or centred. So
-``ln_final.hook_normalized`` is what the unembedding reads, the final norm's weight included.
+"""Read and edit activations of a Hugging Face model at named sites (``sites.py``), by plain forward hooks.
 
 Where a module returns a tuple or a transformers output, its first tensor is meant; ``first_tensor`` and
 ``_with_first`` are the only places that know. A hook that never fires is an error, and every hook goes
@@ -20,81 +9,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
-from calibrant.core.errors import CapabilityError, InputError, nearest
-from calibrant.models.anatomy import Anatomy, anatomy
-from calibrant.models.model_facts import first_tensor, is_muted, unembedding
+from calibrant.core.errors import CapabilityError, InputError
+from calibrant.models.additions import Place
+from calibrant.models.anatomy import anatomy
+from calibrant.models.model_facts import first_tensor, is_muted
+from calibrant.models.sites import resolve
 
 Change = Callable[[Tensor], Tensor]
-_LAYERS, _ATTENTION = ("layers", "h"), ("self_attn", "attn", "attention")
-_NORMS = ("norm", "ln_f", "final_layer_norm")
-
-
-@dataclass(frozen=True)
-class Place:
-    """A module and the side of it that is meant."""
-
-    path: str
-    before: bool = False
-
-
-def places(module: nn.Module) -> dict[str, Place]:
-    """Every TransformerLens name that this model has, with its place; {} for an unknown anatomy."""
-    layout = anatomy(module)
-    if not layout.blocks:
-        return {}
-    paths = {child: path for path, child in module.named_modules()}
-    result = {"hook_embed": Place(paths[module.get_input_embeddings()])}  # type: ignore[operator]
-    parts = _named(module, layout)
-    for i, path in enumerate(layout.blocks):
-        name = f"blocks.{i}"
-        attention, mlp = _added(module.get_submodule(path)) if parts else (None, None)
-        result[f"{name}.hook_resid_pre"] = Place(path, before=True)
-        if attention is not None:
-            result[f"{name}.hook_attn_out"] = Place(paths[attention])
-        if mlp is not None:
-            result[f"{name}.hook_mlp_out"] = Place(paths[mlp])
-        result[f"{name}.hook_resid_post"] = Place(path)
-    if last := layout.final(module):
-        result["ln_final.hook_normalized"] = Place(last)
-    return result
-
-
-def sites(module: nn.Module) -> tuple[str, ...]:
-    """All names that a forward pass goes through: TransformerLens names, then module paths."""
-    idle = (nn.ModuleList, nn.ModuleDict, nn.Dropout, nn.Identity)
-    paths = (path for path, child in module.named_modules() if path and not isinstance(child, idle))
-    return (*places(module), *paths)
-
-
-def resolve(module: nn.Module, site: str) -> Place:
-    """The place that ``site`` names.
-
-    Raises:
-        CapabilityError: no such site in this model; the nearest name is given.
-    """
-    known = places(module)
-    if site in known:
-        return known[site]
-    modules = dict(module.named_modules())
-    if site and site in modules:
-        return Place(site)
-    raise CapabilityError(
-        f"'{site}' is no site of {type(module).__name__}{nearest(site, [*known, *modules])}",
-        hint="list the names with model.sites()",
-    )
 
 
 @contextmanager
 def edited(module: nn.Module, changes: Mapping[str, Change]) -> Iterator[None]:
-    """Apply ``changes`` at every forward pass inside the block: site -> function of the (B, T, D) tensor.
+    """Apply ``changes`` at every forward pass inside the block: site -> function of the tensor there.
 
-    The function must return a tensor of the same shape. During generation it sees the prompt
-    (left-padded) first and then one position a step. Blocks nest; the outer one's change comes first.
+    That is (B, T, D), or (B, T, heads, d_head) at ``hook_z``. The function must return a tensor of the same
+    shape. During generation it sees the prompt (left-padded) first and then one position a step. Blocks nest;
+    the outer one's change comes first.
 
     Raises:
         CapabilityError: an unknown site, or, on leaving, a change that was never applied.
@@ -122,7 +56,7 @@ def edited(module: nn.Module, changes: Mapping[str, Change]) -> Iterator[None]:
 
     try:
         for site, place in spots.items():
-            handles.append(_attach(module.get_submodule(place.path), place.before, counted(site)))
+            handles += _attach(module, place, counted(site))
         yield
     finally:
         for handle in handles:
@@ -171,53 +105,43 @@ def unembed(module: nn.Module, hidden: Tensor) -> Tensor:
     return layout.unembed(module, hidden)
 
 
-def reads_all_logits(module: nn.Module, names: Sequence[str]) -> bool:
-    """Whether one of the sites is the unembedding, so that logits are needed at every position."""
-    head = unembedding(module)
-    return any(module.get_submodule(resolve(module, site).path) is head for site in names)
+def _attach(module: nn.Module, place: Place, change: Change) -> list[Any]:
+    """Register ``change`` at the place; returns the handles."""
+    target, handles = module.get_submodule(place.path), []
+    shape: list[int] = []
 
+    def note_shape(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        stream = next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
+        shape[:] = stream.shape[:2]
 
-def _child(parent: nn.Module, names: Sequence[str]) -> Any:
-    """The first child of ``parent`` with one of ``names``, or None."""
-    return next((getattr(parent, name) for name in names if hasattr(parent, name)), None)
+    def changed(raw: Tensor) -> Tensor:
+        """``raw`` as the block goes on with it: the very tensor where nothing was changed."""
+        shown = raw.view(*shape, raw.shape[-1]) if place.flat else raw
+        shown = shown.view(*shown.shape[:-1], place.heads, -1) if place.heads else shown
+        shown = shown if place.scale == 1.0 else shown * place.scale
+        after = change(shown)
+        if after is shown and (shown is raw or not raw.requires_grad):  # gradients go through shown
+            return raw.clone() if place.overwritten else raw
+        after = after if place.scale == 1.0 else after / place.scale
+        return after.reshape(raw.shape)
 
-
-def _named(module: nn.Module, layout: Anatomy) -> bool:
-    """Whether the family names its parts as those do whose blocks add up from attention and MLP."""
-    body: Any = getattr(module, "base_model", module)
-    layers, norm = _child(body, _LAYERS), _child(body, _NORMS)
-    return norm is not None and layers is not None and module.get_submodule(layout.blocks[0]) is layers[0]
-
-
-def _added(layer: nn.Module) -> tuple[nn.Module | None, nn.Module | None]:
-    """The modules whose outputs a block adds to the residual stream: attention's and the MLP's.
-
-    Gemma 2 and OLMo 2 normalise both before adding; elsewhere ``post_attention_layernorm`` is the MLP's
-    input norm, and only its counterpart after the MLP tells the two apart.
-    """
-    if hasattr(layer, "post_feedforward_layernorm"):
-        return _child(layer, ("post_attention_layernorm",)), _child(layer, ("post_feedforward_layernorm",))
-    return _child(layer, _ATTENTION), _child(layer, ("mlp",))
-
-
-def _attach(module: nn.Module, before: bool, change: Change) -> Any:
-    """Register ``change`` on the module's first input or on its output."""
-    if before:
-
-        def enter(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
-            if args:
-                return (change(args[0]), *args[1:]), kwargs
-            name = next(key for key, value in kwargs.items() if isinstance(value, Tensor))
-            return args, {**kwargs, name: change(kwargs[name])}
-
-        return module.register_forward_pre_hook(enter, with_kwargs=True)
+    def enter(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+        if args:
+            return (changed(args[0]), *args[1:]), kwargs
+        name = next(key for key, value in kwargs.items() if isinstance(value, Tensor))
+        return args, {**kwargs, name: changed(kwargs[name])}
 
     def leave(_: nn.Module, __: Any, output: Any) -> Any:
         before = _first(output)
-        after = change(before)
+        after = changed(before)
         return output if after is before else _with_first(output, after)
 
-    return module.register_forward_hook(leave)
+    if place.flat:
+        block = module.get_submodule(place.flat)
+        handles.append(block.register_forward_pre_hook(note_shape, with_kwargs=True))
+    if place.before:
+        return [*handles, target.register_forward_pre_hook(enter, with_kwargs=True)]
+    return [*handles, target.register_forward_hook(leave)]
 
 
 def _first(output: Any) -> Tensor:

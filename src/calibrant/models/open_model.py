@@ -36,6 +36,8 @@ from calibrant.models.loading import (
 )
 from calibrant.models.model_facts import accepted, facts
 from calibrant.models.seeds import item_seeds
+from calibrant.models.sites import reads_all_logits
+from calibrant.models.sites import sites as site_names
 from calibrant.models.template_check import Differences
 from calibrant.models.weights import Weights
 
@@ -211,7 +213,7 @@ class OpenModel(Weights):
 
     def sites(self) -> tuple[str, ...]:
         """Names for ``trace`` and ``edit``: TransformerLens names, then module paths."""
-        return hooks.sites(self.module)
+        return site_names(self.module)
 
     def trace(self, batch: Batch, sites: Sequence[str]) -> dict[str, Tensor]:
         """Activations (B, T, D) at each site from one forward pass; gradients as the caller set them.
@@ -219,7 +221,7 @@ class OpenModel(Weights):
         Raises:
             CapabilityError: an unknown site, or one that the pass never went through.
         """
-        keep = 0 if hooks.reads_all_logits(self.module, sites) else 1
+        keep = 0 if reads_all_logits(self.module, sites) else 1
         with hooks.captured(self.module, sites) as activations:
             self._logits(batch, keep=keep)
         return activations
