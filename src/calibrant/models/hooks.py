@@ -1,7 +1,7 @@
 """Read and edit activations of a Hugging Face model at named sites (``sites.py``), by plain forward hooks.
 
 Where a module returns a tuple or a transformers output, its first tensor is meant; ``first_tensor`` and
-``_with_first`` are the only places that know. A hook that never fires is an error, and every hook goes
+``with_first`` are the only places that know. A hook that never fires is an error, and every hook goes
 when its block ends, also after an exception.
 """
 
@@ -134,7 +134,7 @@ def _attach(module: nn.Module, place: Place, change: Change) -> list[Any]:
     def leave(_: nn.Module, __: Any, output: Any) -> Any:
         before = _first(output)
         after = changed(before)
-        return output if after is before else _with_first(output, after)
+        return output if after is before else with_first(output, after)
 
     if place.flat:
         block = module.get_submodule(place.flat)
@@ -154,7 +154,7 @@ def _first(output: Any) -> Tensor:
     return value
 
 
-def _with_first(output: Any, value: Tensor) -> Any:
+def with_first(output: Any, value: Tensor) -> Any:
     """``output`` with its first tensor replaced."""
     if isinstance(output, Tensor):
         return value

@@ -1,0 +1,80 @@
+"""What a patch is: at which sites, positions and heads an activation is replaced by that of another run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from calibrant.core import InputError
+from calibrant.models.anatomy import anatomy
+from calibrant.models.sites import resolve
+
+
+class Edit(NamedTuple):
+    """One site's activation, replaced at some positions."""
+
+    site: str
+    """TransformerLens hook name or module path."""
+    positions: tuple[int, ...] | None = None
+    """Token positions, negative ones from the end; None: all of them."""
+    heads: tuple[int, ...] | None = None
+    """At ``attn.hook_z``: these heads; None: all of them."""
+
+
+Patch = tuple[Edit, ...]
+"""Edits that are made together in one run."""
+
+
+def first_block(module: nn.Module, patch: Patch) -> int:
+    """How many blocks run before a patch changes anything; all of them, where only the last norm is left."""
+    return min(_first(module, edit.site) for edit in patch)
+
+
+def _first(module: nn.Module, site: str) -> int:
+    blocks, place = anatomy(module).blocks, resolve(module, site)
+    for number, block in enumerate(blocks):
+        if place.path == block:
+            return number if place.before else number + 1
+        if place.path.startswith(f"{block}."):
+            return number
+    final = anatomy(module).tail
+    return len(blocks) if any(place.path == p or place.path.startswith(f"{p}.") for p in final) else 0
+
+
+def check(
+    module: nn.Module, patches: Sequence[Patch], sources: Mapping[str, Tensor], shape: tuple[int, int]
+) -> None:
+    """Refuse what cannot be run, before anything is.
+
+    Args:
+        module: the model.
+        patches: what is to be replaced.
+        sources: site -> by what.
+        shape: (N, T) of the ids that are patched.
+
+    Raises:
+        InputError: no patches, an empty one, a position or head out of range, one twice in a patch, a site
+            without a source, or a source of another shape.
+        CapabilityError: a site that the model does not have.
+    """
+    if not patches or not all(patches):
+        raise InputError("there is nothing to patch", hint="give at least one patch with one edit")
+    for edit in dict.fromkeys(edit for patch in patches for edit in patch):
+        heads, source = resolve(module, edit.site).heads, sources.get(edit.site)
+        if source is None:
+            raise InputError(f"no source for '{edit.site}'", hint="trace the other run at every patched site")
+        if source.shape[:2] != shape:
+            raise InputError(
+                f"'{edit.site}': the source has {source.shape[0]} prompts of {source.shape[1]} tokens, "
+                f"the run has {shape[0]} of {shape[1]}",
+                hint="both prompts of a pair must have the same number of tokens",
+            )
+        if wrong := [p for p in edit.positions or () if not -shape[1] <= p < shape[1]]:
+            raise InputError(f"a prompt of {shape[1]} tokens has no position {wrong[0]}", hint="count from 0")
+        if wrong := [h for h in edit.heads or () if not 0 <= h < heads]:
+            known = f"it has heads 0 to {heads - 1}" if heads else "heads are found at attn.hook_z"
+            raise InputError(f"'{edit.site}' has no head {wrong[0]}", hint=known)
+    if any(len(set(patch)) < len(patch) for patch in patches):
+        raise InputError("a patch has the same edit twice", hint="name each site and position once")

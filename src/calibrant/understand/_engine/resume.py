@@ -1,0 +1,59 @@
+"""Run a model from one of its blocks on, and only some of its logits, by its own code.
+
+The blocks below are asked as always, and give what they were handed; the last of them gives the stream of an
+earlier run. So masks, rotary angles and caches stay the family's own. Whether that is right for a family is
+not assumed: ``sweep`` compares.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from calibrant.models.hooks import with_first
+from calibrant.models.model_facts import first_tensor, unembedding
+
+
+@contextmanager
+def resumed(module: nn.Module, outputs: Mapping[str, Any], stream: Tensor | None) -> Iterator[None]:
+    """A block in which some blocks of the model do not run, and the last of them gives ``stream`` (R, T, D).
+
+    ``outputs``: path of each -> what it gave in an earlier run, whose form is kept.
+    """
+    skipped = [module.get_submodule(path) for path in outputs]
+    try:
+        for block, output in zip(skipped, outputs.values(), strict=True):
+            given = stream if block is skipped[-1] else None
+            vars(block)["forward"] = partial(_give, output, given)
+        yield
+    finally:
+        for block in skipped:
+            vars(block).pop("forward", None)
+
+
+def _give(output: Any, stream: Tensor | None, *args: Any, **kwargs: Any) -> Any:
+    handed = first_tensor((*args, *kwargs.values()))
+    value = stream if stream is not None else handed
+    assert value is not None  # a block is one by its stream
+    return with_first(output, value)
+
+
+@contextmanager
+def only_columns(module: nn.Module, columns: Tensor | None) -> Iterator[bool]:
+    """A block in which the unembedding gives the logits of these tokens alone; False where it cannot."""
+    head = unembedding(module)
+    if columns is None or type(head) is not nn.Linear:
+        yield False
+        return
+    weight = head.weight[columns]
+    bias = None if head.bias is None else head.bias[columns]
+    vars(head)["forward"] = lambda hidden: linear(hidden, weight, bias)
+    try:
+        yield True
+    finally:
+        vars(head).pop("forward", None)

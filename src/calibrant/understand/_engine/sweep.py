@@ -1,0 +1,224 @@
+"""Effects of many patches on one batch of prompts: each patch runs only the blocks from its own on.
+
+1. Prompts of one length, so there is no padding. The run that is patched (the base) goes through the model
+   once; its residual stream is kept where a patch begins.
+2. Patches that begin at the same block share forward passes, as rows of a batch; only the last position is
+   unembedded, and of it only the tokens that are read.
+3. One patch is also run in full, on every example. Where the two differ, the sweep goes on without skipping;
+   where rows of a batch disturb each other, one row at a time. ``Swept.how`` says which.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from calibrant.core import NumericalError, OpenLM
+from calibrant.models.anatomy import anatomy
+from calibrant.models.batching import batching
+from calibrant.models.hooks import captured, edited, with_first
+from calibrant.models.model_facts import accepted
+from calibrant.models.sites import resolve
+from calibrant.understand._engine.patches import Edit, Patch, check, first_block
+from calibrant.understand._engine.readers import Reader
+from calibrant.understand._engine.resume import only_columns, resumed
+
+How = Literal["from the patch on", "in full", "one row at a time"]
+_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8}  # of the largest logit; half precision: 5 %
+_TOKENS = 2048  # in one forward pass on a CPU: larger batches leave its caches
+_LOGITS = 2**27
+
+
+@dataclass(frozen=True)
+class Swept:
+    """What a sweep found."""
+
+    values: Tensor
+    """(P, N) float64: the reading of each example under each patch."""
+    base: Tensor
+    """(N,) float64: the reading without a patch."""
+    how: How
+    """How the passes were run."""
+    passes: int
+    """Rows of forward passes that were run."""
+
+
+def sweep(
+    model: OpenLM,
+    ids: Tensor,
+    sources: Mapping[str, Tensor],
+    patches: Sequence[Patch],
+    read: Reader,
+    progress: Callable[[int, int], None] | None = None,
+) -> Swept:
+    """The reading of every example under every patch.
+
+    Args:
+        model: local weights.
+        ids: (N, T) token ids of the run that is patched.
+        sources: site -> its activation (N, T, ...) in the other run.
+        patches: what is replaced, each in a run of its own.
+        read: what is read off the last position's logits.
+        progress: called with rows done and rows in all.
+
+    Raises:
+        InputError: see ``patches.check``.
+        CapabilityError: a site that the model does not have, or a model that is not causal.
+        NumericalError: a reading is NaN or infinite.
+    """
+    check(model.module, patches, sources, (ids.shape[0], ids.shape[1]))
+    batching(model.module)  # raises where the model is not causal
+    with torch.inference_mode():
+        run = _Sweep(model, ids, sources, patches, read, progress)
+        return run.swept()
+
+
+class _Sweep:
+    """One sweep under way."""
+
+    def __init__(
+        self,
+        model: OpenLM,
+        ids: Tensor,
+        sources: Mapping[str, Tensor],
+        patches: Sequence[Patch],
+        read: Reader,
+        progress: Callable[[int, int], None] | None,
+    ) -> None:
+        self.model, self.module, self.ids = model, model.module, ids
+        self.sources, self.patches, self.read, self.progress = sources, patches, read, progress
+        self.blocks = anatomy(self.module).blocks
+        self.outputs: dict[str, Any] = {}
+        self.kept: dict[int, list[Tensor]] = {}
+        self.starts = [first_block(self.module, patch) for patch in patches]
+        self.heads = {edit.site: resolve(self.module, edit.site).heads for patch in patches for edit in patch}
+        self.passes = 0
+        config: Any = self.module.config
+        width = int(config.vocab_size) if read.columns is None else len(read.columns)
+        self.room = max(1, min(_TOKENS // ids.shape[1], _LOGITS // width))
+
+    def swept(self) -> Swept:
+        base = torch.cat([self._base(examples) for examples in _parts(len(self.ids), self.room)])
+        self.streams = {start: torch.cat(parts) for start, parts in self.kept.items()}
+        values, how = self._checked()
+        done = 0
+        for start in sorted(set(self.starts)):
+            waiting = [p for p, s in enumerate(self.starts) if s == start]
+            rows = torch.cartesian_prod(torch.tensor(waiting), torch.arange(len(self.ids)))
+            for part in _parts(len(rows), 1 if how == "one row at a time" else self.room):
+                patches, examples = rows[part].T
+                values[patches, examples] = self._run(rows[part], 0 if how != "from the patch on" else start)
+                done += len(part)
+                if self.progress is not None:
+                    self.progress(done, values.numel())
+        if not values.isfinite().all() or not base.isfinite().all():
+            raise NumericalError(
+                "a patched run gives logits that are NaN or infinite", hint="load the model in float32"
+            )
+        return Swept(values, base, how, self.passes)
+
+    def _base(self, examples: Tensor) -> Tensor:
+        """Run the base; keep the stream where patches begin, and the form of what blocks give."""
+
+        def keep(path: str, _: Any, __: Any, output: Any) -> None:
+            self.outputs[path] = with_first(output, torch.empty(0))
+
+        begins = {start: self.blocks[start - 1] for start in self.starts if start}
+        handles = [
+            self.module.get_submodule(path).register_forward_hook(partial(keep, path)) for path in self.blocks
+        ]
+        try:
+            with captured(self.module, list(dict.fromkeys(begins.values()))) as streams:
+                reading = self._forward(examples)
+        finally:
+            for handle in handles:
+                handle.remove()
+        for start, path in begins.items():
+            self.kept.setdefault(start, []).append(streams[path])
+        return reading
+
+    def _checked(self) -> tuple[Tensor, How]:
+        """(P, N) to fill, and how: the patch that begins last is run both ways."""
+        values = torch.full((len(self.patches), len(self.ids)), torch.nan, dtype=torch.float64)
+        latest = max(range(len(self.patches)), key=lambda p: self.starts[p])
+        rows = torch.tensor([(latest, n) for n in range(len(self.ids))])
+        alone = torch.cat([self._run(row[None], 0) for row in rows])
+        ways: tuple[tuple[How, int], ...] = (("from the patch on", self.starts[latest]), ("in full", 0))
+        for how, start in ways:
+            if self._same(self._run(rows, start), alone):
+                return values, how
+        return values, "one row at a time"
+
+    def _same(self, one: Tensor, other: Tensor) -> bool:
+        tolerance = _TOLERANCE.get(next(self.module.parameters()).dtype, 0.05)
+        return bool(((one - other).abs() <= tolerance * max(self.largest, 1e-9)).all())
+
+    def _run(self, rows: Tensor, start: int) -> Tensor:
+        """Readings (R,) of patched runs that begin at block ``start``."""
+        patches, examples = rows.T
+        changes = {site: partial(_replaced, *where) for site, where in self._edits(patches, examples).items()}
+        stream = self.streams[start][examples] if start else None
+        self.passes += len(rows)
+        with (
+            resumed(self.module, {path: self.outputs[path] for path in self.blocks[:start]}, stream),
+            edited(self.module, changes),
+        ):
+            return self._forward(examples)
+
+    def _edits(self, patches: Tensor, examples: Tensor) -> dict[str, tuple[tuple[Tensor, ...], Tensor]]:
+        """Site -> where rows are replaced (rows, positions and perhaps heads), and by what."""
+        found: dict[str, tuple[list[int], list[int], list[int]]] = {}
+        length = self.ids.shape[1]
+        for row, patch in enumerate(patches.tolist()):
+            for edit in self.patches[patch]:
+                at = found.setdefault(edit.site, ([], [], []))
+                for position, head in _cells(edit, length, self.heads[edit.site]):
+                    at[0].append(row)
+                    at[1].append(position)
+                    at[2].append(head)
+        edits = {}
+        for site, lists in found.items():
+            where, *index = (torch.tensor(one, device=self.ids.device) for one in lists)
+            index = index if self.heads[site] else index[:1]
+            taken = examples.to(self.ids.device)[where]
+            edits[site] = ((where, *index), self.sources[site][(taken, *index)])
+        return edits
+
+    def _forward(self, examples: Tensor) -> Tensor:
+        """Readings (R,) float64 of the last position."""
+        ids = self.ids[examples]
+        options = accepted(
+            self.module, attention_mask=torch.ones_like(ids), logits_to_keep=1, use_cache=False
+        )
+        model: Any = self.module
+        with only_columns(self.module, self.read.columns) as narrow:
+            logits = model(input_ids=ids, **options).logits[:, -1]
+        if self.read.columns is not None and not narrow:
+            logits = logits[:, self.read.columns.to(logits.device)]
+        logits = logits.float() if logits.dtype != torch.float64 else logits
+        self.largest = float(logits.abs().max())
+        return self.read(logits, examples.to(logits.device)).double().cpu()
+
+
+def _parts(count: int, room: int) -> tuple[Tensor, ...]:
+    """0 ... count - 1 in parts of at most ``room``."""
+    return torch.arange(count).tensor_split(tuple(range(room, count, room)))
+
+
+def _cells(edit: Edit, length: int, heads: int) -> Iterator[tuple[int, int]]:
+    """(position, head) of an edit; head -1 at a site without heads."""
+    chosen = edit.heads if edit.heads is not None else range(heads) if heads else (-1,)
+    for position in range(length) if edit.positions is None else edit.positions:
+        for head in chosen:
+            yield position % length, head
+
+
+def _replaced(where: tuple[Tensor, ...], source: Tensor, value: Tensor) -> Tensor:
+    value = value.clone()
+    value[where] = source.to(value)
+    return value

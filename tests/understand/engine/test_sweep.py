@@ -1,0 +1,223 @@
+"""The sweep against one full forward pass a cell, on many families; what it refuses; what it spares."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from calibrant.core import CapabilityError, InputError, NumericalError
+from calibrant.models.open_model import OpenModel
+from calibrant.models.sites import places
+from calibrant.understand._engine.patches import Edit, Patch, first_block
+from calibrant.understand._engine.readers import LogitDifference, LogProb
+from calibrant.understand._engine.sweep import sweep
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "tools"))
+
+from zoo import ZOO, build
+
+SLICE = (
+    "llama", "qwen2", "qwen3", "gpt_neox", "gpt2", "gptj", "opt", "bloom", "falcon", "mpt", "gemma2",
+    "gemma3_text", "mistral", "mixtral", "phi", "olmo2", "gpt_bigcode", "deepseek_v3", "granite",
+)  # fmt: skip
+REFUSED = ("bert", "xlm", "xlnet")
+"""Encoders: what they say at a token changes with the tokens that follow."""
+CLEAN = torch.tensor([[5, 17, 60, 33, 9, 71], [9, 9, 80, 41, 3, 66], [12, 50, 7, 52, 19, 24]])
+CORRUPT = torch.tensor([[5, 18, 60, 33, 9, 71], [9, 44, 80, 41, 3, 66], [12, 50, 70, 52, 19, 24]])
+READ = LogitDifference([11, 22, 33], [44, 55, 66])
+
+
+def traced(lm: OpenModel, ids: torch.Tensor, names: list[str]) -> dict[str, torch.Tensor]:
+    with torch.no_grad():
+        return lm.trace(lm._pad([row.tolist() for row in ids], [[] for _ in ids]), names)
+
+
+def patches_of(lm: OpenModel) -> list[Patch]:
+    """Every kind of site, at one position, at all, at two together, in two blocks together."""
+    known = places(lm.module)
+    last = "blocks.1.hook_resid_post"
+    found: list[Patch] = [
+        (Edit("blocks.0.hook_resid_pre", (2,)),),
+        (Edit("blocks.1.hook_resid_pre", (-1,)),),
+        (Edit("blocks.1.hook_resid_pre", (1, 3)),),
+        (Edit(last, (-1,)),),
+        (Edit("blocks.0.hook_resid_post", (4,)), Edit("blocks.1.hook_resid_pre", (2,))),
+    ]
+    for i in (0, 1):
+        for site in (f"blocks.{i}.hook_attn_out", f"blocks.{i}.hook_mlp_out", f"blocks.{i}.hook_resid_mid"):
+            if site in known:
+                found += [(Edit(site, (3,)),), (Edit(site),)]
+        if (z := f"blocks.{i}.attn.hook_z") in known:
+            found += [(Edit(z, (5,), (2,)),), (Edit(z, None, (0, 3)),), (Edit(z, (1,)),)]
+    return found
+
+
+def one_by_one(
+    lm: OpenModel, ids: torch.Tensor, sources: dict[str, torch.Tensor], patch: Patch, read: LogitDifference
+) -> torch.Tensor:
+    """The slow reference: a full forward pass an example, all logits made."""
+    found = []
+    for n, row in enumerate(ids):
+
+        def change(edits: list[Edit], value: torch.Tensor, n: int = n) -> torch.Tensor:
+            value = value.clone()
+            for edit in edits:
+                for position in range(ids.shape[1]) if edit.positions is None else edit.positions:
+                    if edit.heads is None:
+                        value[0, position] = sources[edit.site][n, position]
+                    else:
+                        for head in edit.heads:
+                            value[0, position, head] = sources[edit.site][n, position, head]
+            return value
+
+        sites = {edit.site: [e for e in patch if e.site == edit.site] for edit in patch}
+        changes = {site: lambda value, edits=edits: change(edits, value) for site, edits in sites.items()}
+        with torch.no_grad(), lm.edit(changes):
+            logits = lm.forward(lm._pad([row.tolist()], [[]]))[:, -1].float()
+        columns = logits[:, read.columns] if read.columns is not None else logits
+        found.append(read(columns, torch.tensor([n])))
+    return torch.cat(found).double()
+
+
+@pytest.mark.parametrize("name", [n if n in SLICE else pytest.param(n, marks=pytest.mark.slow) for n in ZOO])
+def test_a_sweep_is_what_full_passes_give(name: str) -> None:
+    lm = build(name)
+    if name in REFUSED:
+        with pytest.raises(CapabilityError, match="no left-to-right language model"):
+            sweep(lm, CLEAN, {"hook_embed": torch.zeros(3, 6, 32)}, [(Edit("hook_embed"),)], READ)
+        return
+    patches = patches_of(lm)
+    sources = traced(lm, CORRUPT, list({edit.site for patch in patches for edit in patch}))
+    found = sweep(lm, CLEAN, sources, patches, READ)
+    for patch, values in zip(patches, found.values, strict=True):
+        expected = one_by_one(lm, CLEAN, sources, patch, READ)
+        torch.testing.assert_close(values, expected, rtol=1e-4, atol=2e-4, msg=f"{patch}, {found.how}")
+    assert (found.values - found.base).abs().max() > 1e-2
+    assert name not in SLICE or found.how == "from the patch on"
+
+
+def llama() -> OpenModel:
+    return build("llama", num_hidden_layers=5)
+
+
+def test_log_probs_are_read_off_all_logits() -> None:
+    lm = llama()
+    patch = (Edit("blocks.2.hook_attn_out", (3,)),)
+    sources = traced(lm, CORRUPT, ["blocks.2.hook_attn_out"])
+    found = sweep(lm, CLEAN, sources, [patch], LogProb([11, 22, 33]))
+    expected = one_by_one(lm, CLEAN, sources, patch, LogProb([11, 22, 33]))
+    torch.testing.assert_close(found.values[0], expected, rtol=1e-4, atol=1e-4)
+    assert (found.base < 0).all()
+
+
+def test_blocks_below_a_patch_do_not_run() -> None:
+    """Of 5 blocks, a patch at block 3 runs two; the base and the one full check run all five, a row each."""
+    lm, ran = llama(), [0] * 5
+    sources = traced(lm, CORRUPT, ["blocks.3.hook_resid_pre"])
+    for i, block in enumerate(lm.module.model.layers):
+        mlp = block.mlp
+        mlp.register_forward_hook(lambda *_, i=i: ran.__setitem__(i, ran[i] + 1))
+    patches = [(Edit("blocks.3.hook_resid_pre", (p,)),) for p in range(6)]
+    found = sweep(lm, CLEAN, sources, patches, READ)
+    full = 1 + len(CLEAN)  # the base, and each example's check
+    assert ran[:3] == [full] * 3 and ran[3:] == [full + 2] * 2  # the check resumed, and all patches at once
+    assert found.how == "from the patch on" and found.passes == 2 * len(CLEAN) + 6 * len(CLEAN)
+
+
+def test_first_blocks() -> None:
+    module = llama().module
+    starts = {
+        "hook_embed": 0, "blocks.0.hook_resid_pre": 0, "blocks.2.hook_resid_pre": 2,
+        "blocks.2.attn.hook_z": 2, "blocks.2.hook_resid_post": 3, "model.layers.4.mlp": 4,
+        "blocks.4.hook_resid_post": 5, "ln_final.hook_normalized": 5, "model.embed_tokens": 0, "model": 0,
+    }  # fmt: skip
+    assert {site: first_block(module, (Edit(site),)) for site in starts} == starts
+    assert first_block(module, (Edit("blocks.3.hook_mlp_out"), Edit("blocks.1.hook_resid_post"))) == 2
+
+
+def test_a_family_that_cannot_be_resumed_runs_in_full() -> None:
+    """A second way past the blocks: the last norm reads what the first block gave, too."""
+    lm = llama()
+    kept: list[torch.Tensor] = []
+    lm.module.model.layers[0].self_attn.register_forward_hook(lambda _, __, out: kept.append(out[0]))
+    lm.module.model.norm.register_forward_pre_hook(lambda _, args: (args[0] + kept[-1],))
+    sources = traced(lm, CORRUPT, ["blocks.2.hook_resid_pre"])
+    patches = [(Edit("blocks.2.hook_resid_pre", (p,)),) for p in (1, 5)]
+    found = sweep(lm, CLEAN, sources, patches, READ)
+    assert found.how == "in full"
+    for patch, values in zip(patches, found.values, strict=True):
+        expected = one_by_one(lm, CLEAN, sources, patch, READ)
+        torch.testing.assert_close(values, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_rows_that_disturb_each_other_run_alone() -> None:
+    lm = llama()
+    lm.module.model.layers[0].register_forward_hook(
+        lambda _, __, out: out - out.mean(0, keepdim=True) * (len(out) > 1)
+    )
+    sources = {"blocks.2.hook_resid_pre": torch.randn(3, 6, 32, generator=torch.Generator().manual_seed(0))}
+    patch = (Edit("blocks.2.hook_resid_pre", (1,)),)
+    found = sweep(lm, CLEAN, sources, [patch, (Edit("blocks.2.hook_resid_pre", (5,)),)], READ)
+    assert found.how == "one row at a time"
+    torch.testing.assert_close(
+        found.values[0], one_by_one(lm, CLEAN, sources, patch, READ), rtol=1e-4, atol=1e-4
+    )
+
+
+def state(lm: OpenModel) -> tuple[int, list[str]]:
+    modules = list(lm.module.modules())
+    hooks = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in modules)
+    return hooks, [name for name, m in lm.module.named_modules() if "forward" in vars(m)]
+
+
+def test_nothing_is_left_behind_not_even_after_an_error() -> None:
+    lm = llama()
+    before, sources = state(lm), traced(lm, CORRUPT, ["blocks.2.hook_resid_pre"])
+    patch = (Edit("blocks.2.hook_resid_pre", (1,)),)
+    sweep(lm, CLEAN, sources, [patch], READ)
+    assert state(lm) == before
+    with pytest.raises(NumericalError, match="NaN or infinite"):
+        sweep(
+            lm,
+            CLEAN,
+            {"blocks.2.hook_resid_pre": sources["blocks.2.hook_resid_pre"] * torch.nan},
+            [patch],
+            READ,
+        )
+
+    def breaks(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sweep(lm, CLEAN, sources, [patch], READ, breaks)
+    assert state(lm) == before
+
+
+SITE = "blocks.1.hook_resid_pre"
+
+
+@pytest.mark.parametrize(
+    ("patches", "shape", "error", "words"),
+    [
+        ([], (3, 6, 32), InputError, "nothing to patch"),
+        ([()], (3, 6, 32), InputError, "nothing to patch"),
+        ([(Edit(SITE, (6,)),)], (3, 6, 32), InputError, "no position 6"),
+        ([(Edit(SITE, (-7,)),)], (3, 6, 32), InputError, "no position -7"),
+        ([(Edit(SITE, (1,), (0,)),)], (3, 6, 32), InputError, "has no head 0"),
+        ([(Edit("blocks.1.attn.hook_z", (1,), (4,)),)], (3, 6, 4, 8), InputError, "has heads 0 to 3"),
+        ([(Edit(SITE, (1,)), Edit(SITE, (1,)))], (3, 6, 32), InputError, "same edit twice"),
+        ([(Edit(SITE, (1,)),)], (3, 5, 32), InputError, "of 5 tokens, the run has 3 of 6"),
+        ([(Edit("blocks.9.hook_resid_pre", (1,)),)], (3, 6, 32), CapabilityError, "no site"),
+        ([(Edit("blocks.1.hook_mlp_out", (1,)),)], None, InputError, "no source"),
+    ],
+)
+def test_what_cannot_be_run_is_refused_before_anything_is(patches, shape, error, words) -> None:
+    lm = llama()
+    places(lm.module)  # probes run the model, once
+    lm.module.model.layers[0].register_forward_pre_hook(lambda *_: pytest.fail("the model ran"))
+    site = patches[0][0].site if patches and patches[0] else SITE
+    with pytest.raises(error, match=words):
+        sweep(lm, CLEAN, {} if shape is None else {site: torch.zeros(shape)}, patches, READ)
