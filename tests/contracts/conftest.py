@@ -64,6 +64,8 @@ from calibrant.data.judge_head import JudgeHead
 from calibrant.data.readers import read_file
 from calibrant.data.rows import (
     Attempts,
+    Contrast,
+    Contrasts,
     Example,
     Examples,
     Goals,
@@ -407,6 +409,20 @@ def _items(shop: Workshop, place: int) -> Built:
     return shop.rows(Items, open_items("core", {}).rows[::40])
 
 
+def _contrasts(shop: Workshop, place: int) -> Built:
+    rows = [
+        Contrast(
+            id=str(a),
+            clean=Chat.ask(f"what is {a} plus 2?"),
+            corrupt=Chat.ask(f"what is {a} plus 4?"),
+            answer="b",
+            foil="c",
+        )
+        for a in range(4)
+    ]
+    return shop.rows(Contrasts, rows)
+
+
 def _graded(shop: Workshop, place: int) -> Built:
     """The pairs' replies with two raters each, and another target at each place."""
     path = shop.root / f"graded{place}.jsonl"
@@ -540,6 +556,7 @@ BUILDERS: dict[Any, Callable[[Workshop, int], Built]] = {
         Goals, open_goals("lookalikes", {"n": "6"}).rows, "lookalikes"
     ),
     Items: _items,
+    Contrasts: _contrasts,
     Canaries: _canaries,
     Prompts: lambda shop, place: shop.rows(Prompts, open_prompts("train", {"n": "6"}).rows),
     Preferences: lambda shop, place: shop.rows(Preferences, _pairs().rows),

@@ -111,6 +111,7 @@ _TECHNIQUES: dict[str, tuple[str, str]] = {
     "train.rloo": ("RLOO: REINFORCE with a leave-one-out baseline", "reward_last"),
     "train.sft": ("supervised fine-tuning on demonstrations", "loss_last"),
     "understand.lens": ("logit lens: each layer's next-token prediction", ""),
+    "understand.patch": ("activation patching, both ways: where is the answer carried?", ""),
 }
 """Name -> what it does, and the metric to show first."""
 TECHNIQUES = {name: Listed(_where(name), *line) for name, line in _TECHNIQUES.items()}

@@ -21,6 +21,7 @@ from calibrant.data import distinct
 from calibrant.data.columns import Columns, Seen
 from calibrant.data.files import RawRow, raw_rows
 from calibrant.data.rows import (
+    Contrasts,
     Examples,
     Goals,
     Items,
@@ -30,7 +31,7 @@ from calibrant.data.rows import (
     Refused,
     Table,
 )
-from calibrant.data.shapes import example_of, goal_of, item_of, labelled_of, pair_of, prompt_of
+from calibrant.data.shapes import contrast_of, example_of, goal_of, item_of, labelled_of, pair_of, prompt_of
 
 T = TypeVar("T", bound=Table[Any])
 
@@ -41,6 +42,7 @@ SHAPES: dict[type[Table[Any]], Callable[[int, dict[str, Any], str], Any]] = {
     LabelledReplies: labelled_of,
     Goals: goal_of,
     Items: item_of,
+    Contrasts: contrast_of,
 }
 """Kind of rows -> what makes one of them."""
 

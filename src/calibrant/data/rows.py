@@ -82,6 +82,23 @@ class Item(Frozen):
     """Compare whole replies (case and outer space aside), or look for the answer as a phrase."""
 
 
+class Contrast(Frozen):
+    """A prompt, a corrupted version of it, and what tells the two apart in the model's next token."""
+
+    id: str
+    """Stable name of the row."""
+    clean: Chat
+    """The prompt that ``answer`` follows."""
+    corrupt: Chat
+    """The same with a few tokens changed, of as many tokens, which ``answer`` does not follow."""
+    answer: str
+    """What comes next after the clean prompt; its first token is read. A leading blank counts."""
+    foil: str
+    """What to compare it with: the answer to the corrupted prompt, or any wrong one."""
+    cluster: str = ""
+    """Rows that share a template or a subject are not independent; "" is its own cluster."""
+
+
 class Graded(Frozen):
     """A reply with a human label, to calibrate a judge on."""
 
@@ -170,6 +187,10 @@ class Goals(Table[Goal]):
 
 class Items(Table[Item]):
     """Questions with answers, for capability."""
+
+
+class Contrasts(Table[Contrast]):
+    """Clean and corrupted prompts, for activation patching."""
 
 
 class GradedReplies(Table[Graded]):

@@ -22,7 +22,7 @@ from calibrant.core.errors import InputError, nearest
 from calibrant.core.lm import Chat, Message
 from calibrant.data.cells import Row, as_boolean, as_text, as_written, column, given, is_blank, shown
 from calibrant.data.columns import says_benign
-from calibrant.data.rows import Example, Item, Labelled, Pair, Prompt, Refused
+from calibrant.data.rows import Contrast, Example, Item, Labelled, Pair, Prompt, Refused
 
 R = TypeVar("R", bound=Frozen)
 
@@ -67,6 +67,11 @@ def goal_of(line: int, row: Row, stem: str = "row") -> Goal | Refused:
 def item_of(line: int, row: Row, stem: str = "row") -> Item | Refused:
     """Shape a question: question, prompt or chat; answer (text or a number); kind and match if given."""
     return _taken(_item, line, row, stem)
+
+
+def contrast_of(line: int, row: Row, stem: str = "row") -> Contrast | Refused:
+    """Shape a clean and a corrupted prompt: clean, corrupt, answer, foil; cluster if given."""
+    return _taken(_contrast, line, row, stem)
 
 
 def _taken(make: Callable[[str, Row], R], line: int, row: Row, stem: str) -> R | Refused:
@@ -162,6 +167,21 @@ def _item(name: str, row: Row) -> Item:
         kind="" if kind is None else as_written("kind", kind),
         match=match,
     )
+
+
+def _contrast(name: str, row: Row) -> Contrast:
+    cluster = given(row, "cluster", "template")
+    made = Contrast(
+        id=name,
+        clean=_prompt(row, "clean"),
+        corrupt=_prompt(row, "corrupt", "corrupted"),
+        answer=as_written(*column(row, "answer")),
+        foil=as_written(*column(row, "foil")),
+        cluster="" if cluster is None else as_written("cluster", cluster),
+    )
+    if made.clean == made.corrupt:
+        raise InputError("equal prompts: clean and corrupt are the same")
+    return made
 
 
 def _parted(chosen: tuple[Message, ...], rejected: tuple[Message, ...]) -> tuple[Chat, str, str]:

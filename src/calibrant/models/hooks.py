@@ -17,7 +17,7 @@ from calibrant.core.errors import CapabilityError, InputError
 from calibrant.models.additions import Place
 from calibrant.models.anatomy import anatomy
 from calibrant.models.model_facts import first_tensor, is_muted
-from calibrant.models.sites import resolve
+from calibrant.models.sites import located
 
 Change = Callable[[Tensor], Tensor]
 
@@ -35,7 +35,7 @@ def edited(module: nn.Module, changes: Mapping[str, Change]) -> Iterator[None]:
         InputError: a change returned something else than a tensor of the same shape.
     """
     fired = dict.fromkeys(changes, 0)
-    spots = {site: resolve(module, site) for site in changes}
+    spots = located(module, changes)
     handles = []
 
     def counted(site: str) -> Change:

@@ -14,7 +14,7 @@ All else is (B, T, D), and everything is in the weights' own basis: nothing is f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from torch import nn
 
@@ -56,22 +56,29 @@ def resolve(module: nn.Module, site: str) -> Place:
     Raises:
         CapabilityError: no such site in this model; the nearest name is given.
     """
-    known = places(module)
-    if site in known:
-        return known[site]
-    modules = dict(module.named_modules())
-    if site and site in modules:
-        return Place(site)
-    raise CapabilityError(
-        f"'{site}' is no site of {type(module).__name__}{nearest(site, [*known, *modules])}",
-        hint="list the names with model.sites()",
-    )
+    return located(module, [site])[site]
+
+
+def located(module: nn.Module, names: Iterable[str]) -> dict[str, Place]:
+    """The place of each site; see ``resolve``."""
+    known, modules, found = places(module), dict(module.named_modules()), dict[str, Place]()
+    for site in names:
+        if site in known:
+            found[site] = known[site]
+        elif site and site in modules:
+            found[site] = Place(site)
+        else:
+            raise CapabilityError(
+                f"'{site}' is no site of {type(module).__name__}{nearest(site, [*known, *modules])}",
+                hint="list the names with model.sites()",
+            )
+    return found
 
 
 def reads_all_logits(module: nn.Module, names: Sequence[str]) -> bool:
     """Whether one of the sites is the unembedding, so that logits are needed at every position."""
     head = unembedding(module)
-    return any(module.get_submodule(resolve(module, site).path) is head for site in names)
+    return any(module.get_submodule(place.path) is head for place in located(module, names).values())
 
 
 def _parts(module: nn.Module, blocks: int) -> Sequence[Parts]:

@@ -24,3 +24,11 @@ def check_options(kind: str, name: str, options: Mapping[str, str], allowed: Col
                 f"testbed:{kind}/{name}: unknown option '{key}'{nearest(key, allowed)}",
                 hint=f"options: {', '.join(allowed) or 'none'}",
             )
+
+
+def whole_option(key: str, options: Mapping[str, str], default: int) -> int:
+    """A whole number from 0 on. Raises InputError for anything else."""
+    text = options.get(key, str(default))
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise InputError(f"{key}={text} is not a whole number", hint=f"write ?{key}={default}")
+    return int(text)

@@ -17,7 +17,7 @@ from calibrant.core.errors import nearest
 from calibrant.data.rows import Table
 from calibrant.models.folder import check_folder
 
-_ROWS = ("goals", "items", "pairs", "prompts", "examples", "canaries")
+_ROWS = ("goals", "items", "pairs", "prompts", "examples", "canaries", "contrasts")
 """Kinds of rows: 'open_goals' of ``testbed/serve.py`` makes goals, and so on."""
 
 
@@ -67,7 +67,8 @@ def _rows(parsed: Parsed, wanted: type[Table[Any]]) -> Table[Any]:
             f"'{parsed.text}': no rows of kind '{parsed.kind}'{nearest(parsed.kind, _ROWS)}",
             hint=f"kinds with rows: {', '.join(_ROWS)}",
         )
-    source = catalog.load(f"calibrant.testbed.serve:open_{parsed.kind}")(parsed.name, parsed.options)
+    home = "circuits" if parsed.kind == "contrasts" else "serve"
+    source = catalog.load(f"calibrant.testbed.{home}:open_{parsed.kind}")(parsed.name, parsed.options)
     table = serving_as(wanted, source)
     if not isinstance(table, wanted):
         raise ConfigError(f"'{parsed.text}' gives {type(table).__name__}, not {wanted.__name__}")
@@ -88,10 +89,15 @@ def _behaviour(parsed: Parsed) -> Any:
 
 
 def _model(parsed: Parsed) -> Path | tuple[Identity, Callable[[], Any]]:
-    """The folder of a shipped model; a null or an attacker, which are made."""
+    """The folder of a shipped model; a null, a plant or an attacker, which are made."""
     if parsed.kind == "attacker":
         attacker = catalog.load("calibrant.testbed.attacker:open_attacker")(parsed.name, parsed.options)
         return attacker.identity, lambda: attacker
+    if parsed.kind == "plant":
+        identity = catalog.load("calibrant.testbed.circuits:plant_identity")(parsed.name, parsed.options)
+        return identity, lambda: catalog.load("calibrant.testbed.circuits:open_plant")(
+            parsed.name, parsed.options
+        )
     if parsed.kind == "null":
         seed = _option(parsed, "seed")
         if not (seed.isascii() and seed.isdigit() and len(seed) < 20):
@@ -102,8 +108,8 @@ def _model(parsed: Parsed) -> Path | tuple[Identity, Callable[[], Any]]:
         )
     if parsed.kind != "model":
         raise ConfigError(
-            f"'{parsed.text}' is no model{nearest(parsed.kind, ('model', 'null', 'attacker'))}",
-            hint="testbed:model/base, testbed:null/base?seed=0 or testbed:attacker/ruled",
+            f"'{parsed.text}' is no model{nearest(parsed.kind, ('model', 'null', 'plant', 'attacker'))}",
+            hint="testbed:model/base, testbed:null/base, testbed:plant/induction or testbed:attacker/ruled",
         )
     _option(parsed)
     known = {path.parent.name: path.parent for path in locate.WEIGHTS.glob("*/config.json")}

@@ -8,8 +8,9 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from calibrant.core import InputError
+from calibrant.models.additions import Place
 from calibrant.models.anatomy import anatomy
-from calibrant.models.sites import resolve
+from calibrant.models.sites import located
 
 
 class Edit(NamedTuple):
@@ -27,29 +28,37 @@ Patch = tuple[Edit, ...]
 """Edits that are made together in one run."""
 
 
-def first_block(module: nn.Module, patch: Patch) -> int:
-    """How many blocks run before a patch changes anything; all of them, where only the last norm is left."""
-    return min(_first(module, edit.site) for edit in patch)
+def places_of(module: nn.Module, patches: Sequence[Patch]) -> dict[str, Place]:
+    """The place of every site that is patched.
+
+    Raises:
+        CapabilityError: a site that the model does not have.
+    """
+    return located(module, dict.fromkeys(edit.site for patch in patches for edit in patch))
 
 
-def _first(module: nn.Module, site: str) -> int:
-    blocks, place = anatomy(module).blocks, resolve(module, site)
-    for number, block in enumerate(blocks):
+def first_block(module: nn.Module, place: Place) -> int:
+    """How many blocks run before a change there shows; all of them, where only the last norm is left."""
+    layout = anatomy(module)
+    for number, block in enumerate(layout.blocks):
         if place.path == block:
             return number if place.before else number + 1
         if place.path.startswith(f"{block}."):
             return number
-    final = anatomy(module).tail
-    return len(blocks) if any(place.path == p or place.path.startswith(f"{p}.") for p in final) else 0
+    behind = any(place.path == path or place.path.startswith(f"{path}.") for path in layout.tail)
+    return len(layout.blocks) if behind else 0
 
 
 def check(
-    module: nn.Module, patches: Sequence[Patch], sources: Mapping[str, Tensor], shape: tuple[int, int]
+    places: Mapping[str, Place],
+    patches: Sequence[Patch],
+    sources: Mapping[str, Tensor],
+    shape: tuple[int, int],
 ) -> None:
     """Refuse what cannot be run, before anything is.
 
     Args:
-        module: the model.
+        places: of every site.
         patches: what is to be replaced.
         sources: site -> by what.
         shape: (N, T) of the ids that are patched.
@@ -57,12 +66,11 @@ def check(
     Raises:
         InputError: no patches, an empty one, a position or head out of range, one twice in a patch, a site
             without a source, or a source of another shape.
-        CapabilityError: a site that the model does not have.
     """
     if not patches or not all(patches):
         raise InputError("there is nothing to patch", hint="give at least one patch with one edit")
     for edit in dict.fromkeys(edit for patch in patches for edit in patch):
-        heads, source = resolve(module, edit.site).heads, sources.get(edit.site)
+        heads, source = places[edit.site].heads, sources.get(edit.site)
         if source is None:
             raise InputError(f"no source for '{edit.site}'", hint="trace the other run at every patched site")
         if source.shape[:2] != shape:

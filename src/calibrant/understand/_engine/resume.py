@@ -7,13 +7,15 @@ not assumed: ``sweep`` compares.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
+from transformers import DynamicCache
 
 from calibrant.models.hooks import with_first
 from calibrant.models.model_facts import first_tensor, unembedding
@@ -41,6 +43,30 @@ def _give(output: Any, stream: Tensor | None, *args: Any, **kwargs: Any) -> Any:
     value = stream if stream is not None else handed
     assert value is not None  # a block is one by its stream
     return with_first(output, value)
+
+
+KeysAndValues = list[tuple[Tensor, Tensor]]
+"""(B, heads, T, d) of each layer."""
+
+
+class Past:
+    """Keys and values of earlier positions, for one forward pass, which adds to them."""
+
+    def __init__(
+        self, kept: KeysAndValues | None = None, examples: Tensor | None = None, length: int = 0
+    ) -> None:
+        """Empty, or the first ``length`` positions of ``examples`` (R,) of what a run kept."""
+        self.cache = DynamicCache([(k[examples, :, :length], v[examples, :, :length]) for k, v in kept or []])
+        """Of full layers: a sliding window is the mask's business."""
+
+
+def joined(runs: Sequence[Past]) -> KeysAndValues:
+    """What several passes kept, one after the other."""
+    layers: Any = zip(*(run.cache.layers for run in runs), strict=True)
+    return [
+        (torch.cat([part.keys for part in parts]), torch.cat([part.values for part in parts]))
+        for parts in layers
+    ]
 
 
 @contextmanager

@@ -1,34 +1,36 @@
-"""Effects of many patches on one batch of prompts: each patch runs only the blocks from its own on.
+"""Effects of many patches on one batch of prompts: each runs only what its patch can change.
 
 1. Prompts of one length, so there is no padding. The run that is patched (the base) goes through the model
-   once; its residual stream is kept where a patch begins.
-2. Patches that begin at the same block share forward passes, as rows of a batch; only the last position is
-   unembedded, and of it only the tokens that are read.
-3. One patch is also run in full, on every example. Where the two differ, the sweep goes on without skipping;
-   where rows of a batch disturb each other, one row at a time. ``Swept.how`` says which.
+   once; its residual stream is kept where a patch begins, and its keys and values.
+2. Patches that begin at the same block share forward passes, as rows of a batch: blocks below do not run, nor
+   do positions before the first patched one. Only the last position is unembedded, and of it only the tokens
+   that are read.
+3. One patch is also run in full, on every example. Where the two differ, the sweep goes on without skipping
+   positions, then without skipping blocks; where rows of a batch disturb each other, one row at a time.
+   ``Swept.how`` says which.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from calibrant.core import NumericalError, OpenLM
 from calibrant.models.anatomy import anatomy
-from calibrant.models.batching import batching
+from calibrant.models.batching import batching, memory_name
 from calibrant.models.hooks import captured, edited, with_first
-from calibrant.models.model_facts import accepted
-from calibrant.models.sites import resolve
-from calibrant.understand._engine.patches import Edit, Patch, check, first_block
+from calibrant.models.model_facts import FOREIGN, accepted
+from calibrant.understand._engine.patches import Edit, Patch, check, first_block, places_of
 from calibrant.understand._engine.readers import Reader
-from calibrant.understand._engine.resume import only_columns, resumed
+from calibrant.understand._engine.resume import Past, joined, only_columns, resumed
 
-How = Literal["from the patch on", "in full", "one row at a time"]
+How = Literal["from the patch on", "from its block on", "in full", "one row at a time"]
 _TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8}  # of the largest logit; half precision: 5 %
 _TOKENS = 2048  # in one forward pass on a CPU: larger batches leave its caches
 _LOGITS = 2**27
@@ -71,11 +73,32 @@ def sweep(
         CapabilityError: a site that the model does not have, or a model that is not causal.
         NumericalError: a reading is NaN or infinite.
     """
-    check(model.module, patches, sources, (ids.shape[0], ids.shape[1]))
+    check(places_of(model.module, patches), patches, sources, (ids.shape[0], ids.shape[1]))
     batching(model.module)  # raises where the model is not causal
     with torch.inference_mode():
         run = _Sweep(model, ids, sources, patches, read, progress)
         return run.swept()
+
+
+class _Whole(NamedTuple):
+    """Rows of one length: see ``core.lm.Batch``."""
+
+    ids: Tensor
+    mask: Tensor
+    reply: Tensor
+
+
+def traced(model: OpenLM, ids: Tensor, sites: Sequence[str], rows: int = 64) -> dict[str, Tensor]:
+    """Activations (N, T, ...) at each site, a few prompts at a time."""
+    parts: dict[str, list[Tensor]] = {site: [] for site in sites}
+    with torch.inference_mode():
+        for chunk in torch.split(ids, rows):
+            batch = _Whole(
+                chunk, torch.ones_like(chunk, dtype=torch.bool), torch.zeros_like(chunk, dtype=torch.bool)
+            )
+            for site, value in model.trace(batch, sites).items():
+                parts[site].append(value)
+    return {site: torch.cat(values) for site, values in parts.items()}
 
 
 class _Sweep:
@@ -95,25 +118,31 @@ class _Sweep:
         self.blocks = anatomy(self.module).blocks
         self.outputs: dict[str, Any] = {}
         self.kept: dict[int, list[Tensor]] = {}
-        self.starts = [first_block(self.module, patch) for patch in patches]
-        self.heads = {edit.site: resolve(self.module, edit.site).heads for patch in patches for edit in patch}
+        places = places_of(self.module, patches)
+        firsts = {site: first_block(self.module, place) for site, place in places.items()}
+        self.starts = [min(firsts[edit.site] for edit in patch) for patch in patches]
+        self.firsts = [
+            min(p for edit in patch for p, _ in _cells(edit, ids.shape[1], 0)) for patch in patches
+        ]
+        self.heads = {site: place.heads for site, place in places.items()}
+        self.past: list[tuple[Tensor, Tensor]] = []
         self.passes = 0
         config: Any = self.module.config
         width = int(config.vocab_size) if read.columns is None else len(read.columns)
-        self.room = max(1, min(_TOKENS // ids.shape[1], _LOGITS // width))
+        self.room = min(_TOKENS, ids.shape[1] * (_LOGITS // width))
 
     def swept(self) -> Swept:
-        base = torch.cat([self._base(examples) for examples in _parts(len(self.ids), self.room)])
+        parts = torch.split(torch.arange(len(self.ids)), max(1, self.room // self.ids.shape[1]))
+        base = torch.cat([self._base(examples) for examples in parts])
+        self._remember(parts)
         self.streams = {start: torch.cat(parts) for start, parts in self.kept.items()}
         values, how = self._checked()
         done = 0
         for start in sorted(set(self.starts)):
-            waiting = [p for p, s in enumerate(self.starts) if s == start]
-            rows = torch.cartesian_prod(torch.tensor(waiting), torch.arange(len(self.ids)))
-            for part in _parts(len(rows), 1 if how == "one row at a time" else self.room):
-                patches, examples = rows[part].T
-                values[patches, examples] = self._run(rows[part], 0 if how != "from the patch on" else start)
-                done += len(part)
+            for rows in self._batches(start, how):
+                patches, examples = rows.T
+                values[patches, examples] = self._run(rows, *self._skipped(rows, how))
+                done += len(rows)
                 if self.progress is not None:
                     self.progress(done, values.numel())
         if not values.isfinite().all() or not base.isfinite().all():
@@ -134,7 +163,7 @@ class _Sweep:
         ]
         try:
             with captured(self.module, list(dict.fromkeys(begins.values()))) as streams:
-                reading = self._forward(examples)
+                reading = self._forward(examples, 0, None)
         finally:
             for handle in handles:
                 handle.remove()
@@ -142,35 +171,68 @@ class _Sweep:
             self.kept.setdefault(start, []).append(streams[path])
         return reading
 
+    def _remember(self, parts: Sequence[Tensor]) -> None:
+        """Keys and values of the base, where they are needed and the family has some."""
+        if not max(self.firsts):
+            return
+        runs = []
+        with suppress(*FOREIGN):
+            for examples in parts:
+                runs.append(Past())
+                self._forward(examples, 0, runs[-1])
+            self.past = joined(runs)
+
     def _checked(self) -> tuple[Tensor, How]:
-        """(P, N) to fill, and how: the patch that begins last is run both ways."""
+        """(P, N) to fill, and how: the patch that begins last is run each way."""
         values = torch.full((len(self.patches), len(self.ids)), torch.nan, dtype=torch.float64)
-        latest = max(range(len(self.patches)), key=lambda p: self.starts[p])
+        latest = max(range(len(self.patches)), key=lambda p: (self.starts[p], self.firsts[p]))
         rows = torch.tensor([(latest, n) for n in range(len(self.ids))])
-        alone = torch.cat([self._run(row[None], 0) for row in rows])
-        ways: tuple[tuple[How, int], ...] = (("from the patch on", self.starts[latest]), ("in full", 0))
-        for how, start in ways:
-            if self._same(self._run(rows, start), alone):
-                return values, how
+        alone = torch.cat([self._run(row[None], 0, 0) for row in rows])
+        ways: tuple[How, ...] = ("from the patch on", "from its block on", "in full")
+        for how in ways if self.past or not max(self.firsts) else ways[1:]:
+            with suppress(*FOREIGN):
+                if self._same(self._run(rows, *self._skipped(rows, how)), alone):
+                    return values, how
         return values, "one row at a time"
+
+    def _skipped(self, rows: Tensor, how: How) -> tuple[int, int]:
+        """Blocks and positions that rows (R, 2) of one start do not need."""
+        if how not in ("from the patch on", "from its block on"):
+            return 0, 0
+        first = min(self.firsts[p] for p in rows[:, 0].tolist()) if how == "from the patch on" else 0
+        return self.starts[int(rows[0, 0])], first
+
+    def _batches(self, start: int, how: How) -> Iterator[Tensor]:
+        """Rows (R, 2): patch and example, those that begin at the earliest position first."""
+        waiting = sorted((p for p, s in enumerate(self.starts) if s == start), key=lambda p: self.firsts[p])
+        rows = torch.cartesian_prod(torch.tensor(waiting), torch.arange(len(self.ids)))
+        while len(rows):
+            length = self.ids.shape[1] - self._skipped(rows[:1], how)[1]
+            count = 1 if how == "one row at a time" else max(1, self.room // length)
+            yield rows[:count]
+            rows = rows[count:]
 
     def _same(self, one: Tensor, other: Tensor) -> bool:
         tolerance = _TOLERANCE.get(next(self.module.parameters()).dtype, 0.05)
         return bool(((one - other).abs() <= tolerance * max(self.largest, 1e-9)).all())
 
-    def _run(self, rows: Tensor, start: int) -> Tensor:
-        """Readings (R,) of patched runs that begin at block ``start``."""
+    def _run(self, rows: Tensor, start: int, first: int) -> Tensor:
+        """Readings (R,) of patched runs of the blocks from ``start`` and the positions from ``first`` on."""
         patches, examples = rows.T
-        changes = {site: partial(_replaced, *where) for site, where in self._edits(patches, examples).items()}
-        stream = self.streams[start][examples] if start else None
+        edits = self._edits(patches, examples, first)
+        changes = {site: partial(_replaced, *where) for site, where in edits.items()}
+        stream = self.streams[start][examples][:, first:] if start else None
+        past = Past(self.past, examples, first) if first else None
         self.passes += len(rows)
         with (
             resumed(self.module, {path: self.outputs[path] for path in self.blocks[:start]}, stream),
             edited(self.module, changes),
         ):
-            return self._forward(examples)
+            return self._forward(examples, first, past)
 
-    def _edits(self, patches: Tensor, examples: Tensor) -> dict[str, tuple[tuple[Tensor, ...], Tensor]]:
+    def _edits(
+        self, patches: Tensor, examples: Tensor, first: int
+    ) -> dict[str, tuple[tuple[Tensor, ...], Tensor]]:
         """Site -> where rows are replaced (rows, positions and perhaps heads), and by what."""
         found: dict[str, tuple[list[int], list[int], list[int]]] = {}
         length = self.ids.shape[1]
@@ -183,19 +245,22 @@ class _Sweep:
                     at[2].append(head)
         edits = {}
         for site, lists in found.items():
-            where, *index = (torch.tensor(one, device=self.ids.device) for one in lists)
-            index = index if self.heads[site] else index[:1]
+            where, places, which = (torch.tensor(one, device=self.ids.device) for one in lists)
+            heads = (which,) if self.heads[site] else ()
             taken = examples.to(self.ids.device)[where]
-            edits[site] = ((where, *index), self.sources[site][(taken, *index)])
+            edits[site] = ((where, places - first, *heads), self.sources[site][(taken, places, *heads)])
         return edits
 
-    def _forward(self, examples: Tensor) -> Tensor:
-        """Readings (R,) float64 of the last position."""
+    def _forward(self, examples: Tensor, first: int, past: Past | None) -> Tensor:
+        """Readings (R,) float64 of the last position; ids before ``first`` are in ``past``."""
         ids = self.ids[examples]
+        memory = {} if past is None else {memory_name(self.module): past.cache}
+        mask = torch.ones_like(ids)
         options = accepted(
-            self.module, attention_mask=torch.ones_like(ids), logits_to_keep=1, use_cache=False
+            self.module, attention_mask=mask, logits_to_keep=1, use_cache=bool(memory), **memory
         )
         model: Any = self.module
+        ids = ids[:, first:]
         with only_columns(self.module, self.read.columns) as narrow:
             logits = model(input_ids=ids, **options).logits[:, -1]
         if self.read.columns is not None and not narrow:
@@ -203,11 +268,6 @@ class _Sweep:
         logits = logits.float() if logits.dtype != torch.float64 else logits
         self.largest = float(logits.abs().max())
         return self.read(logits, examples.to(logits.device)).double().cpu()
-
-
-def _parts(count: int, room: int) -> tuple[Tensor, ...]:
-    """0 ... count - 1 in parts of at most ``room``."""
-    return torch.arange(count).tensor_split(tuple(range(room, count, room)))
 
 
 def _cells(edit: Edit, length: int, heads: int) -> Iterator[tuple[int, int]]:

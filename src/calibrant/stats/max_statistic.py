@@ -1,0 +1,52 @@
+"""Which of many correlated effects differ from 0: a sign-flip permutation test on the largest statistic."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from calibrant.core import InputError
+from calibrant.stats._sample import Floats, cluster_codes
+
+
+def max_sign_flip(
+    effects: ArrayLike, *, clusters: Sequence[str] | None = None, draws: int = 2000, seed: int = 0
+) -> Floats:
+    """p-values (C,) of C effects measured on the same N examples, corrected for looking at all of them.
+
+    The chance that *any* effect that is 0 gets a p of at most 5 % is 5 %, however the effects hang together
+    (Westfall & Young 1993; Nichols & Holmes 2002, Human Brain Mapping 15, 1-25). Each draw flips the signs of
+    whole examples, clusters together, at all effects alike; the statistic is |mean| over its standard error.
+    Under the null an effect is as likely to be x as -x. With k clusters no p is below 2^(1 - k).
+
+    Args:
+        effects: (C, N) one row an effect, one column an example.
+        clusters: (N,) names; examples of one cluster are flipped together.
+        draws: sign patterns; the observed one is one more.
+        seed: of the draws.
+
+    Raises:
+        InputError: effects that are no table, not finite, or fewer than 99 draws.
+    """
+    table = np.asarray(effects, np.float64)
+    if table.ndim != 2 or not table.size or not np.isfinite(table).all():
+        raise InputError(
+            "effects must be a table of finite numbers, a row an effect", hint="leave out what failed"
+        )
+    if draws < 99:
+        raise InputError(f"{draws} draws are too few for a p-value", hint="give 999 or more")
+    codes = cluster_codes(clusters, table.shape[1])
+    groups = np.arange(table.shape[1]) if codes is None else codes
+    count = int(groups.max()) + 1
+    sums = np.zeros((count, len(table)))
+    np.add.at(sums, groups, table.T)
+    squares = (sums**2).sum(0)
+    rng = np.random.default_rng(seed)
+    signs = np.vstack([np.ones(count), rng.choice((-1.0, 1.0), (draws, count))])
+    # Flips leave the sum of squares, so |t| rises with |sum| / root of it: no need of the variance.
+    largest = np.abs(signs @ sums) / np.sqrt(np.where(squares > 0, squares, np.inf))
+    observed, top = largest[0], largest.max(1)
+    found: Floats = (top[:, None] >= observed * (1 - 1e-12)).mean(0)
+    return found

@@ -1,0 +1,92 @@
+"""Clean and corrupted prompts as token ids, with the token that each example's answer begins with."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from calibrant.core import InputError, OpenLM
+from calibrant.data.rows import Contrast, Contrasts
+
+
+class Encoded(NamedTuple):
+    """Pairs of one length."""
+
+    rows: tuple[Contrast, ...]
+    clean: Tensor
+    """(N, T) ids."""
+    corrupt: Tensor
+    """(N, T) ids."""
+    answers: list[int]
+    """First token of each answer."""
+    foils: list[int]
+    """First token of each foil."""
+
+    @property
+    def clusters(self) -> list[str] | None:
+        """A name an example; None where no row has one."""
+        named = [row.cluster or f"\0{number}" for number, row in enumerate(self.rows)]
+        return named if any(row.cluster for row in self.rows) else None
+
+
+def encode(model: OpenLM, contrasts: Contrasts) -> Encoded:
+    """Tokenise the pairs.
+
+    Raises:
+        InputError: no pairs, one only, prompts of different lengths, a pair without a difference, an answer
+            or foil without a token, or two that begin with the same token.
+    """
+    rows = contrasts.rows
+    if len(rows) < 2:
+        raise InputError(
+            f"{len(rows)} pairs give no interval", hint="give at least two; 20 or more say something"
+        )
+    clean, corrupt = (
+        [model.prompt_ids(chat) for chat in chats]
+        for chats in zip(*((r.clean, r.corrupt) for r in rows), strict=True)
+    )
+    lengths = sorted({len(ids) for ids in (*clean, *corrupt)})
+    for row, one, other in zip(rows, clean, corrupt, strict=True):
+        if len(one) != len(other):
+            raise InputError(
+                f"pair '{row.id}': the clean prompt has {len(one)} tokens, the corrupted one {len(other)}",
+                hint="swap words of as many tokens: a patch goes to the position that it comes from",
+            )
+        if one == other:
+            raise InputError(f"pair '{row.id}': both prompts are the same tokens", hint="corrupt one of them")
+    if len(lengths) > 1:
+        raise InputError(
+            f"prompts of {lengths[0]} to {lengths[-1]} tokens: one position does not mean the same in all",
+            hint="split the file by length or template",
+        )
+    answers, foils = (
+        [_first(model, row, text) for row, text in texts]
+        for texts in ([(row, row.answer) for row in rows], [(row, row.foil) for row in rows])
+    )
+    for row, answer, foil in zip(rows, answers, foils, strict=True):
+        if answer == foil:
+            token = model.tokenizer.decode([answer])
+            raise InputError(
+                f"pair '{row.id}': answer and foil begin with the same token, {token!r}",
+                hint="choose a foil that differs in its first token",
+            )
+    device = next(model.module.parameters()).device
+    return Encoded(
+        rows, torch.tensor(clean, device=device), torch.tensor(corrupt, device=device), answers, foils
+    )
+
+
+def _first(model: OpenLM, row: Contrast, text: str) -> int:
+    """The first token of a text that follows the prompt; what it says must be how the text begins."""
+    ids = model.reply_ids(text)
+    if not ids:
+        raise InputError(f"pair '{row.id}': {text!r} has no token", hint="give a word")
+    begins = model.tokenizer.decode(ids[:1])
+    if not text.startswith(begins) and "\ufffd" not in begins:
+        raise InputError(
+            f"pair '{row.id}': the first token of {text!r} reads {begins!r} for this model",
+            hint="its tokenizer changes blanks or unknown words: write the answer as the model would",
+        )
+    return ids[0]
