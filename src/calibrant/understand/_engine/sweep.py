@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -26,6 +26,7 @@ from calibrant.models.anatomy import anatomy
 from calibrant.models.batching import batching, memory_name
 from calibrant.models.hooks import captured, edited, with_first
 from calibrant.models.model_facts import FOREIGN, accepted
+from calibrant.models.trace import whole_rows
 from calibrant.understand._engine.patches import Edit, Patch, check, first_block, places_of
 from calibrant.understand._engine.readers import Reader
 from calibrant.understand._engine.resume import Past, joined, only_columns, resumed
@@ -80,23 +81,12 @@ def sweep(
         return run.swept()
 
 
-class _Whole(NamedTuple):
-    """Rows of one length: see ``core.lm.Batch``."""
-
-    ids: Tensor
-    mask: Tensor
-    reply: Tensor
-
-
 def traced(model: OpenLM, ids: Tensor, sites: Sequence[str], rows: int = 64) -> dict[str, Tensor]:
     """Activations (N, T, ...) at each site, a few prompts at a time."""
     parts: dict[str, list[Tensor]] = {site: [] for site in sites}
     with torch.inference_mode():
         for chunk in torch.split(ids, rows):
-            batch = _Whole(
-                chunk, torch.ones_like(chunk, dtype=torch.bool), torch.zeros_like(chunk, dtype=torch.bool)
-            )
-            for site, value in model.trace(batch, sites).items():
+            for site, value in model.trace(whole_rows(chunk), sites).items():
                 parts[site].append(value)
     return {site: torch.cat(values) for site, values in parts.items()}
 
