@@ -7,7 +7,17 @@ import inspect
 
 import pytest
 
-from calibrant.core import Budget, CapabilityError, Job, Quiet, Result, point, technique
+from calibrant.core import (
+    Budget,
+    CapabilityError,
+    Estimate,
+    Job,
+    Quiet,
+    Result,
+    point,
+    technique,
+    unknown,
+)
 
 
 def test_artifacts_go_to_the_work_folder(tmp_path):
@@ -74,3 +84,18 @@ def test_live_objects_stay_out_of_the_record():
     assert Result.model_validate_json(result.model_dump_json()) == result
     job = Job(id="j", use="train.dpo", inputs={"model": "hf:x"}, budget=Budget(tokens=5))
     assert Job.model_validate_json(job.model_dump_json()) == job
+
+
+def test_a_result_shows_itself_in_a_notebook() -> None:
+    """As a table: an unknown with its reason, and nothing of it read as markup."""
+    result = Result(
+        metrics={
+            "asr": Estimate(value=0.25, low=0.1, high=0.4567891, n=40, unit="goal"),
+            "<b>odd</b>": unknown("no <judge>", n=3),
+        },
+        caveats=("holds for & on these prompts",),
+    )
+    html = result._repr_html_()
+    assert "<td>asr</td><td>0.25</td><td>0.1</td><td>0.4568</td><td>40</td><td>goal</td>" in html
+    assert "<td>&lt;b&gt;odd&lt;/b&gt;</td><td>unknown: no &lt;judge&gt;</td>" in html
+    assert "<li>holds for &amp; on these prompts</li>" in html and html.count("<tr>") == 3

@@ -11,6 +11,7 @@ import tempfile
 import weakref
 from collections.abc import Callable, Mapping
 from functools import wraps
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
@@ -61,6 +62,19 @@ class Result(Frozen):
     """Name -> estimate with its interval."""
     caveats: tuple[str, ...] = ()
     """What this result does not show."""
+
+    def _repr_html_(self) -> str:
+        """Metrics and caveats as a notebook shows them; an unknown one with its reason."""
+        head = "".join(f"<th>{name}</th>" for name in ("metric", "value", "low", "high", "n", "unit"))
+        rows = []
+        for name, one in self.metrics.items():
+            value = f"unknown: {one.reason or 'no reason given'}" if one.value is None else f"{one.value:.4g}"
+            ends = ["" if end is None else f"{end:.4g}" for end in (one.low, one.high)]
+            cells = (name, value, *ends, str(one.n or ""), one.unit)
+            rows.append("".join(f"<td>{escape(cell)}</td>" for cell in cells))
+        body = "".join(f"<tr>{row}</tr>" for row in rows)
+        notes = "".join(f"<li>{escape(caveat)}</li>" for caveat in self.caveats)
+        return f"<table><tr>{head}</tr>{body}</table><ul>{notes}</ul>"
 
 
 class Run(Protocol):
