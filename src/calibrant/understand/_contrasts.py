@@ -31,14 +31,16 @@ class Encoded(NamedTuple):
         return named if any(row.cluster for row in self.rows) else None
 
 
-def encode(model: OpenLM, contrasts: Contrasts) -> Encoded:
-    """Tokenise the pairs.
+def encode(model: OpenLM, contrasts: Contrasts, limit: int | None = None) -> Encoded:
+    """Tokenise the pairs; at most ``limit`` of them, evenly spread.
 
     Raises:
         InputError: no pairs, one only, prompts of different lengths, a pair without a difference, an answer
             or foil without a token, or two that begin with the same token.
     """
     rows = contrasts.rows
+    if limit is not None and len(rows) > limit:
+        rows = tuple(rows[i * len(rows) // limit] for i in range(limit))
     if len(rows) < 2:
         raise InputError(
             f"{len(rows)} pairs give no interval", hint="give at least two; 20 or more say something"

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 from transformers import DynamicCache
 
+from calibrant.models.batching import memory_name
 from calibrant.models.hooks import with_first
-from calibrant.models.model_facts import first_tensor, unembedding
+from calibrant.models.model_facts import accepted, first_tensor, unembedding
 
 
 @contextmanager
@@ -83,3 +84,21 @@ def only_columns(module: nn.Module, columns: Tensor | None) -> Iterator[bool]:
         yield True
     finally:
         vars(head).pop("forward", None)
+
+
+def last_logits(
+    module: nn.Module, ids: Tensor, columns: Tensor | None, first: int = 0, past: Past | None = None
+) -> Tensor:
+    """Logits of the last position: (R, V), or (R, len(columns)) of these tokens alone; float32 or float64.
+
+    ``ids`` (R, T) are whole prompts; those before ``first`` are in ``past`` and do not run.
+    """
+    memory = {} if past is None else {memory_name(module): past.cache}
+    mask = torch.ones_like(ids)
+    options = accepted(module, attention_mask=mask, logits_to_keep=1, use_cache=bool(memory), **memory)
+    model: Any = module
+    with only_columns(module, columns) as narrow:
+        logits: Tensor = model(input_ids=ids[:, first:], **options).logits[:, -1]
+    if columns is not None and not narrow:
+        logits = logits[:, columns.to(logits.device)]
+    return logits if logits.dtype == torch.float64 else logits.float()

@@ -23,13 +23,13 @@ from torch import Tensor
 
 from calibrant.core import NumericalError, OpenLM
 from calibrant.models.anatomy import anatomy
-from calibrant.models.batching import batching, memory_name
+from calibrant.models.batching import batching
 from calibrant.models.hooks import captured, edited, with_first
-from calibrant.models.model_facts import FOREIGN, accepted
+from calibrant.models.model_facts import FOREIGN
 from calibrant.models.trace import whole_rows
 from calibrant.understand._engine.patches import Edit, Patch, check, first_block, places_of
 from calibrant.understand._engine.readers import Reader
-from calibrant.understand._engine.resume import Past, joined, only_columns, resumed
+from calibrant.understand._engine.resume import Past, joined, last_logits, resumed
 
 How = Literal["from the patch on", "from its block on", "in full", "one row at a time"]
 _TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8}  # of the largest logit; half precision: 5 %
@@ -243,19 +243,7 @@ class _Sweep:
 
     def _forward(self, examples: Tensor, first: int, past: Past | None) -> Tensor:
         """Readings (R,) float64 of the last position; ids before ``first`` are in ``past``."""
-        ids = self.ids[examples]
-        memory = {} if past is None else {memory_name(self.module): past.cache}
-        mask = torch.ones_like(ids)
-        options = accepted(
-            self.module, attention_mask=mask, logits_to_keep=1, use_cache=bool(memory), **memory
-        )
-        model: Any = self.module
-        ids = ids[:, first:]
-        with only_columns(self.module, self.read.columns) as narrow:
-            logits = model(input_ids=ids, **options).logits[:, -1]
-        if self.read.columns is not None and not narrow:
-            logits = logits[:, self.read.columns.to(logits.device)]
-        logits = logits.float() if logits.dtype != torch.float64 else logits
+        logits = last_logits(self.module, self.ids[examples], self.read.columns, first, past)
         self.largest = float(logits.abs().max())
         return self.read(logits, examples.to(logits.device)).double().cpu()
 

@@ -1,0 +1,144 @@
+"""Effects of cells on pairs of prompts, both ways: shares with intervals, finds, and the artefact."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from calibrant.core import Estimate, OpenLM, Run, point, unknown
+from calibrant.stats import mean
+from calibrant.stats.max_statistic import max_sign_flip
+from calibrant.understand._cells import Cell, Cells
+from calibrant.understand._contrasts import Encoded
+from calibrant.understand._engine.patches import Patch
+from calibrant.understand._engine.readers import LogitDifference
+from calibrant.understand._engine.sweep import Swept, sweep, traced
+
+Floats = NDArray[np.float64]
+UNIT = "share of the corruption's effect"
+IDLE = "not testable: the interval of the corruption's effect holds 0"
+WAYS = ("denoise", "noise")
+
+
+@dataclass(frozen=True)
+class Effects:
+    """What each cell does to the reading of each pair."""
+
+    cells: Sequence[Cell]
+    pairs: Encoded
+    values: Floats
+    """(2, C, N) in the reading's unit: denoising, noising."""
+    clean: Floats
+    """(N,) the reading of the clean prompt."""
+    corrupt: Floats
+    """(N,) the reading of the corrupted prompt."""
+
+    @property
+    def total(self) -> Floats:
+        """(N,) the corruption's effect."""
+        return self.clean - self.corrupt
+
+    @cached_property
+    def testable(self) -> bool:
+        """Whether the corruption changes the answer: its mean effect has an interval that leaves out 0."""
+        whole = self._mean(self.total, "logits")
+        return whole.low is not None and whole.high is not None and not whole.low <= 0 <= whole.high
+
+    def share(self, effect: Floats) -> Estimate:
+        """Ratio of means, with the interval of its linearised values (delta method); effect is (N,)."""
+        if not self.testable:
+            return unknown(IDLE, n=effect.size, unit=UNIT)
+        ratio = float(effect.mean() / self.total.mean())
+        linear = ratio + (effect - ratio * self.total) / self.total.mean()
+        return self._mean(linear, UNIT, null_value=0.0)
+
+    def metrics(self, config: Cells, seed: int) -> tuple[dict[str, Estimate], Floats]:
+        """Metrics of all cells, and the corrected p-values (2, C)."""
+        count = len(self.cells)
+        flat = self.values.reshape(2 * count, -1)
+        chances = max_sign_flip(flat, clusters=self.pairs.clusters, seed=seed).reshape(2, count)
+        found = {
+            "total_effect": self._mean(self.total, "logits, answer less foil, clean less corrupted"),
+            "clean_right": self._right(self.clean),
+            "corrupt_right": self._right(self.corrupt),
+        }
+        shares = {
+            way: {cell.name: self.share(effect) for cell, effect in zip(self.cells, side, strict=True)}
+            for way, side in zip(WAYS, self.values, strict=True)
+        }
+        for side, way in enumerate(WAYS):
+            hits = sum(
+                one.value is not None and chance <= config.level and abs(one.value) >= config.floor
+                for one, chance in zip(shares[way].values(), chances[side], strict=True)
+            )
+            none = unknown(IDLE, n=count, unit="cells")
+            found[f"found/{way}"] = point(hits, unit="cells", n=count) if self.testable else none
+        for way in WAYS:
+            found |= {f"{way}/{name}": one for name, one in shares[way].items()}
+        return found, chances
+
+    def write(self, run: Run, chances: Floats) -> None:
+        """Artefact 'effects.json': every effect of every pair, in logits, and the corrected p-values."""
+        table = {
+            "pairs": [row.id for row in self.pairs.rows],
+            "total": _rounded(self.total),
+            "cells": [
+                {"cell": cell.name}
+                | {
+                    way: {"p": float(chances[side, at]), "effects": _rounded(self.values[side, at])}
+                    for side, way in enumerate(WAYS)
+                }
+                for at, cell in enumerate(self.cells)
+            ],
+        }
+        run.artifact("effects.json").write_text(json.dumps(table), encoding="utf-8")
+
+    def _right(self, reading: Floats) -> Estimate:
+        return self._mean((reading > 0).astype(np.float64), "pair", bounds=(0.0, 1.0))
+
+    def _mean(
+        self,
+        values: Floats,
+        unit: str,
+        bounds: tuple[float, float] | None = None,
+        null_value: float | None = None,
+    ) -> Estimate:
+        return mean(
+            values.tolist(),
+            clusters=self.pairs.clusters,
+            better="none",
+            unit=unit,
+            bounds=bounds,
+            null_value=null_value,
+        )
+
+
+def both_ways(model: OpenLM, pairs: Encoded, patches: Sequence[Patch], run: Run) -> tuple[Swept, Swept]:
+    """Sweeps of the corrupted run with clean activations, and of the clean run with corrupted ones."""
+    sites = list(dict.fromkeys(edit.site for patch in patches for edit in patch))
+    read = LogitDifference(pairs.answers, pairs.foils)
+
+    def one(ids: Tensor, other: Tensor, note: str) -> Swept:
+        sources = traced(model, other, sites)
+        found = sweep(model, ids, sources, patches, read, lambda done, total: run.progress(done, total, note))
+        run.spend(queries=found.passes)
+        return found
+
+    denoised = one(pairs.corrupt, pairs.clean, "into the corrupted run")
+    return denoised, one(pairs.clean, pairs.corrupt, "into the clean run")
+
+
+def effects_of(cells: Sequence[Cell], pairs: Encoded, denoised: Swept, noised: Swept) -> Effects:
+    """What two sweeps over the same cells found."""
+    effects = np.stack([(denoised.values - denoised.base).numpy(), (noised.base - noised.values).numpy()])
+    return Effects(cells, pairs, effects, noised.base.numpy(), denoised.base.numpy())
+
+
+def _rounded(values: Floats) -> list[float]:
+    return [round(float(value), 6) for value in values]

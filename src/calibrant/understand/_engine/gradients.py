@@ -1,0 +1,43 @@
+"""Gradients of a reading by the activations at sites: the ground of attribution patching."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from calibrant.core import NumericalError, OpenLM
+from calibrant.models.hooks import captured, edited
+from calibrant.understand._engine.readers import Reader
+from calibrant.understand._engine.resume import last_logits
+
+
+def gradients(
+    model: OpenLM, ids: Tensor, sites: Sequence[str], read: Reader, rows: int = 32
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The reading (N,) of each prompt, and its gradient (N, T, ...) by the activation at each site.
+
+    Weights stay as they are: the graph begins at the embedding. ``rows`` prompts at a time.
+
+    Raises:
+        CapabilityError: a site that the model does not have, or that never runs.
+        NumericalError: a gradient is NaN or infinite.
+    """
+    readings, parts = [], dict[str, list[Tensor]]((site, []) for site in sites)
+    for examples in torch.split(torch.arange(len(ids)), rows):
+        with (
+            torch.enable_grad(),
+            edited(model.module, {"hook_embed": lambda value: value.detach().requires_grad_()}),
+            captured(model.module, sites) as activations,
+        ):
+            reading = read(last_logits(model.module, ids[examples], read.columns), examples)
+        flows = torch.autograd.grad(reading.sum(), [activations[site] for site in sites])
+        readings.append(reading.detach().double().cpu())
+        for site, flow in zip(sites, flows, strict=True):
+            if not flow.isfinite().all():
+                raise NumericalError(
+                    f"the gradient at '{site}' is NaN or infinite", hint="load the model in float32"
+                )
+            parts[site].append(flow)
+    return torch.cat(readings), {site: torch.cat(flows) for site, flows in parts.items()}
