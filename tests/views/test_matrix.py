@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from importlib.resources import files
 
@@ -202,3 +203,19 @@ def test_a_page_holds_every_number_and_lets_nothing_hostile_through(record, ledg
     link = f'<a class="n" href="#r-{entries[0].digest[:12]}">0.123</a>'
     assert rows.count(link) == 4 and ">technique</th>" in rows and "<td>persona</td>" in rows
     assert "no record of job" in html
+
+
+def test_a_patch_sweep_is_a_matrix_of_layers_by_heads(record, ledger):
+    metrics = {"total_effect": share(3.0, 2.0, 4.0), "found/denoise": share(1.0)}
+    for layer, head in itertools.product((0, 1), (0, 1, 2)):
+        value = 0.9 if (layer, head) == (1, 2) else -0.01
+        metrics[f"denoise/layer_{layer}/head_{head}"] = share(value, -0.05, 1.05, unit="pair")
+        metrics[f"interaction/denoise/layer_{layer}/head_{head}"] = share(0.5)
+    given = spec("j", metric="denoise").model_copy(update={"axis": "head"})
+    entries = ledger([record("j", "understand.patch", metrics)])
+    found = lanes(given, entries)
+    assert [lane.label for lane in found] == ["layer 0", "layer 1"]
+    assert [[mark.column for mark in lane.marks] for lane in found] == [["head 0", "head 1", "head 2"]] * 2
+    svg = render(given, entries)
+    assert boxes(svg)[:6] == ["h0"] * 5 + ["h5"] and "20 pairs" in svg
+    assert "goals without" not in svg and "technique" not in svg

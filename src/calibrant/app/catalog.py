@@ -110,9 +110,9 @@ _TECHNIQUES: dict[str, tuple[str, str]] = {
     "train.reward_ensemble": ("a reward-model ensemble, or averaged weights (WARM)", "held_out_accuracy"),
     "train.rloo": ("RLOO: REINFORCE with a leave-one-out baseline", "reward_last"),
     "train.sft": ("supervised fine-tuning on demonstrations", "loss_last"),
-    "understand.attribute": ("attribution patching (AtP), audited by exact patching", ""),
+    "understand.attribute": ("attribution patching (AtP), audited by exact patching", "total_effect"),
     "understand.lens": ("logit lens: each layer's next-token prediction", ""),
-    "understand.patch": ("activation patching, both ways: where is the answer carried?", ""),
+    "understand.patch": ("activation patching, both ways: where is the answer carried?", "total_effect"),
 }
 """Name -> what it does, and the metric to show first."""
 TECHNIQUES = {name: Listed(_where(name), *line) for name, line in _TECHNIQUES.items()}

@@ -21,7 +21,7 @@ from calibrant.understand._engine.readers import LogitDifference
 from calibrant.understand._engine.sweep import Swept, sweep, traced
 
 Floats = NDArray[np.float64]
-UNIT = "share of the corruption's effect"
+UNIT = "pair"
 IDLE = "not testable: the interval of the corruption's effect holds 0"
 WAYS = ("denoise", "noise")
 
@@ -47,7 +47,7 @@ class Effects:
     @cached_property
     def testable(self) -> bool:
         """Whether the corruption changes the answer: its mean effect has an interval that leaves out 0."""
-        whole = self._mean(self.total, "logits")
+        whole = self._mean(self.total)
         return whole.low is not None and whole.high is not None and not whole.low <= 0 <= whole.high
 
     def share(self, effect: Floats) -> Estimate:
@@ -56,7 +56,7 @@ class Effects:
             return unknown(IDLE, n=effect.size, unit=UNIT)
         ratio = float(effect.mean() / self.total.mean())
         linear = ratio + (effect - ratio * self.total) / self.total.mean()
-        return self._mean(linear, UNIT, null_value=0.0)
+        return self._mean(linear, null_value=0.0)
 
     def metrics(self, config: Cells, seed: int) -> tuple[dict[str, Estimate], Floats]:
         """Metrics of all cells, and the corrected p-values (2, C)."""
@@ -64,7 +64,7 @@ class Effects:
         flat = self.values.reshape(2 * count, -1)
         chances = max_sign_flip(flat, clusters=self.pairs.clusters, seed=seed).reshape(2, count)
         found = {
-            "total_effect": self._mean(self.total, "logits, answer less foil, clean less corrupted"),
+            "total_effect": self._mean(self.total),
             "clean_right": self._right(self.clean),
             "corrupt_right": self._right(self.corrupt),
         }
@@ -100,12 +100,11 @@ class Effects:
         run.artifact("effects.json").write_text(json.dumps(table), encoding="utf-8")
 
     def _right(self, reading: Floats) -> Estimate:
-        return self._mean((reading > 0).astype(np.float64), "pair", bounds=(0.0, 1.0))
+        return self._mean((reading > 0).astype(np.float64), bounds=(0.0, 1.0))
 
     def _mean(
         self,
         values: Floats,
-        unit: str,
         bounds: tuple[float, float] | None = None,
         null_value: float | None = None,
     ) -> Estimate:
@@ -113,7 +112,7 @@ class Effects:
             values.tolist(),
             clusters=self.pairs.clusters,
             better="none",
-            unit=unit,
+            unit=UNIT,
             bounds=bounds,
             null_value=null_value,
         )

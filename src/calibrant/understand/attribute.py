@@ -30,7 +30,7 @@ from calibrant.models.batching import batching
 from calibrant.stats import mean
 from calibrant.understand._cells import Cell, Cells, cells_of
 from calibrant.understand._contrasts import encode
-from calibrant.understand._effects import IDLE, UNIT, WAYS, Effects, Floats, both_ways, effects_of
+from calibrant.understand._effects import IDLE, WAYS, Effects, Floats, both_ways, effects_of
 from calibrant.understand._engine.gradients import gradients
 from calibrant.understand._engine.readers import LogitDifference
 from calibrant.understand._engine.sweep import traced
@@ -115,17 +115,17 @@ def _figures(
 ) -> dict[str, Estimate]:
     """How far the gradient's effects are from the exact ones."""
     if not effects.testable:
-        return dict.fromkeys(("error", "rank_correlation", "missed"), unknown(IDLE, unit=UNIT))
+        return dict.fromkeys(("error", "rank_correlation", "missed"), unknown(IDLE, unit="cell"))
     whole, rest = float(effects.total.mean()), len(effects.cells) - len(top)
     pairs = {at: (effects.values[side, at].mean() / whole, one.mean() / whole) for at, one in truth.items()}
     error = float(np.mean([abs(guess - exact) for guess, exact in (pairs[at] for at in top)]))
     ranks = np.array([pairs[at] for at in drawn])
     same = len(drawn) < 3 or float(np.ptp(ranks, axis=0).min()) == 0
-    rank = unknown("the drawn cells are alike", n=len(drawn), unit="Spearman")
+    rank = unknown("the drawn cells are alike", n=len(drawn), unit="cell")
     if not same:
-        rank = point(float(spearmanr(ranks).statistic), unit="Spearman", n=len(drawn))
+        rank = point(float(spearmanr(ranks).statistic), unit="cell", n=len(drawn))
     return {
-        "error": point(error, unit=f"{UNIT}, mean distance from exact patching", n=len(top)),
+        "error": point(error, unit="cell", n=len(top)),
         "rank_correlation": rank,
         "missed": _missed([abs(pairs[at][1]) for at in drawn if at not in top], rest),
     }
@@ -134,10 +134,10 @@ def _figures(
 def _missed(outside: list[float], count: int) -> Estimate:
     """What ``count`` cells outside the strongest do in all, by the exact effects of those drawn."""
     if not count:
-        return point(0.0, unit=UNIT)
+        return point(0.0, unit="cell")
     if len(outside) < 2:
-        return unknown("too few cells outside the strongest were drawn: raise 'sample'", n=count, unit=UNIT)
-    one = mean(outside, better="lower", unit=f"{UNIT}, summed over {count} cells")
+        return unknown("too few cells outside the strongest were drawn: raise 'sample'", n=count, unit="cell")
+    one = mean(outside, better="lower", unit="cell")
     low, high = (None if end is None else max(0.0, end * count) for end in (one.low, one.high))
     value = None if one.value is None else one.value * count
     return one.model_copy(update={"value": value, "low": low, "high": high})

@@ -29,8 +29,8 @@ class Series(Frozen):
     metric: str
     """Metric name; for a lens the family, such as 'top1_agreement' for 'top1_agreement/layer_3'; for
     'goodhart' one of 'proxy' and 'gold'; for 'matrix' 'attack_success_rate', of whose
-    '<hazard>/<technique>' it shows every one; for 'budget' the same for every attack, or
-    'attack_success_rate/pair' for that one."""
+    '<hazard>/<technique>' it shows every one, or 'denoise', of whose '<layer>/<head>'; for 'budget'
+    'attack_success_rate' for every attack, or 'attack_success_rate/pair' for that one."""
     stage: str
     """Colour key: 'before', 'after', 'behind guards'."""
     at: float | None = None
@@ -49,9 +49,10 @@ class FigureSpec(Frozen):
     kind: Literal["intervals", "lens", "sweep", "goodhart", "matrix", "budget"] = "intervals"
     """'intervals': one row a label, one bar a stage. 'lens': curves over layers. 'sweep': curves over the
     settings ``at`` of several jobs. 'goodhart': proxy and gold over the distance, with the fitted form.
-    'matrix': a campaign's rates, hazards by technique families. 'budget': its success against queries."""
+    'matrix': a campaign's rates, hazards by technique families, or a patch sweep's shares, layers by heads.
+    'budget': a campaign's success against queries."""
     axis: str = ""
-    """What a sweep goes through: 'KL coefficient'."""
+    """What a sweep goes through: 'KL coefficient'; of a matrix, what its columns are: 'head'."""
     series: tuple[Series, ...] = ()
     """In the order of drawing; rows with one label are drawn together."""
     threshold: float | None = None
@@ -61,7 +62,7 @@ class FigureSpec(Frozen):
     def across(self) -> str:
         """What the horizontal axis is, "" where it is the measure itself."""
         names = {"lens": "layer", "goodhart": "√KL", "matrix": "technique", "budget": "queries"}
-        return self.axis if self.kind == "sweep" else names.get(self.kind, "")
+        return self.axis if self.kind == "sweep" else self.axis or names.get(self.kind, "")
 
     @property
     def limited(self) -> bool:

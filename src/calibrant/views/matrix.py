@@ -1,4 +1,4 @@
-"""Plot of a matrix: hazards by technique families, a rate with its interval in each cell.
+"""Plot of a matrix: hazards by technique families, or layers by heads; a number with its interval a cell.
 
 A cell's colour says how much, its numbers say it without colour. What is unknown has no colour: the hatched
 part of a cell's foot is the share of goals without an outcome, and a cell without a rate is hatched whole.
@@ -58,7 +58,7 @@ NARROW = Grid(350.0, 0.0, 40.0, (58.0, 110.0), 13.0)
 HEAD, TITLE, BETWEEN, KEY = 34.0, 28.0, 14.0, 44.0
 
 
-def draw_matrix(cells: Sequence[Lane], key: str, narrow: bool) -> Canvas:
+def draw_matrix(cells: Sequence[Lane], key: str, narrow: bool, across: str = "technique") -> Canvas:
     """A panel a series, rows of cells in it; the key to the colours stands below."""
     grid = NARROW if narrow else WIDE
     panels = [list(lanes) for _, lanes in groupby(cells, key=lambda lane: lane.series)]
@@ -74,8 +74,8 @@ def draw_matrix(cells: Sequence[Lane], key: str, narrow: bool) -> Canvas:
             series = lanes[0].series
             canvas.text(0, top + 12, f"{series.label}, {series.stage}", INK, 14, weight="bold")
             top += TITLE
-        _panel(canvas, grid, lanes, top, f"#{key[:-1]}-numbers")
-    _key(canvas, y, narrow)
+        _panel(canvas, grid, lanes, top, f"#{key[:-1]}-numbers", across)
+    _key(canvas, y, narrow, "goals" if across == "technique" else "units")
     return canvas
 
 
@@ -85,7 +85,7 @@ def _columns(lanes: Sequence[Lane]) -> list[str]:
     return sorted(names, key=lambda name: name == TOGETHER)
 
 
-def _panel(canvas: Canvas, grid: Grid, lanes: Sequence[Lane], y: float, numbers: str) -> None:
+def _panel(canvas: Canvas, grid: Grid, lanes: Sequence[Lane], y: float, numbers: str, across: str) -> None:
     for columns in grid.blocks(_columns(lanes)):
         wide = grid.cell_width(len(columns))
         for place, column in enumerate(columns):
@@ -102,7 +102,7 @@ def _panel(canvas: Canvas, grid: Grid, lanes: Sequence[Lane], y: float, numbers:
             for place, column in enumerate(columns if lane.name else ()):
                 marks = [mark for mark in lane.marks if mark.column == column]
                 corner = (grid.left + place * wide, y, wide - GAP, grid.row - GAP)
-                _cell(canvas, lane._replace(marks=tuple(marks)), corner, grid.size, numbers)
+                _cell(canvas, lane._replace(marks=tuple(marks)), corner, grid.size, numbers, across)
             y += grid.row
 
 
@@ -134,7 +134,12 @@ def _name(canvas: Canvas, grid: Grid, lane: Lane, y: float) -> None:
 
 
 def _cell(
-    canvas: Canvas, lane: Lane, corner: tuple[float, float, float, float], size: float, numbers: str
+    canvas: Canvas,
+    lane: Lane,
+    corner: tuple[float, float, float, float],
+    size: float,
+    numbers: str,
+    across: str,
 ) -> None:
     """One cell over all records: its worse end gives the colour."""
     x, y, wide, high = corner
@@ -160,7 +165,7 @@ def _cell(
         canvas.text(middle, y + high / 2 + 7, span, INK, size - 3.5, ha="center")
     if lane.marks:
         where = f"#{anchor(lane.marks[0].digest)}" if len(lane.marks) == 1 else numbers
-        shown = "\n".join(tip(lane, mark, "technique") for mark in lane.marks)
+        shown = "\n".join(tip(lane, mark, across) for mark in lane.marks)
         canvas.spot(x, y, wide, high, url=where, tip=shown)
 
 
@@ -206,7 +211,7 @@ def _hatch(canvas: Canvas, x: float, y: float, wide: float, high: float) -> None
         reach += 7.0
 
 
-def _key(canvas: Canvas, y: float, narrow: bool) -> None:
+def _key(canvas: Canvas, y: float, narrow: bool, units: str) -> None:
     """Colours from 0 to 1 with the numbers between them, and what a hatch means."""
     x, wide = (0.0, 30.0) if narrow else (WIDE.left, 42.0)
     for index, colour in enumerate(HEAT):
@@ -218,7 +223,7 @@ def _key(canvas: Canvas, y: float, narrow: bool) -> None:
         canvas.text(x + index * wide, y + 32, exact(edge), MUTED, 11, ha="center" if index else "left")
     x, y = (0.0, y + 44) if narrow else (x + len(HEAT) * wide + 30, y + 8)
     _hatch(canvas, x, y, 28, 12)
-    canvas.text(x + 36, y + 6, "unknown; at a foot, the share of goals without an outcome", MUTED, 11)
+    canvas.text(x + 36, y + 6, f"unknown; at a foot, the share of {units} without an outcome", MUTED, 11)
 
 
 def _wrapped(text: str, width: int) -> list[str]:

@@ -32,7 +32,7 @@ def draw(
     name = "narrow" if narrow else "wide"
     key = f"{key}{name[0]}"
     if spec.kind == "matrix":
-        canvas = draw_matrix(lanes, key, narrow)
+        canvas = draw_matrix(lanes, key, narrow, spec.across)
     elif spec.kind == "budget":
         canvas = draw_budget(spec, lanes, key, narrow)
     else:

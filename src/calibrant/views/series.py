@@ -98,6 +98,10 @@ def _cells(metrics: Mapping[str, Estimate], family: str) -> dict[tuple[str, str]
         if name == f"{family}/{hazard}/{technique}":
             rows.setdefault(hazard, hazard.replace("_", " "))
     cells = {}
+    if not techniques:  # of a sweep over a model's parts: denoise/layer_1/head_2
+        parts = [(name.split("/"), one) for name, one in metrics.items() if name.startswith(f"{family}/")]
+        named = {tuple(part): one for (_, *part), one in parts if len(part) == 2}
+        cells = {(_spelt(row), _spelt(column)): one for (row, column), one in named.items()}
     for hazard, row in rows.items() if techniques else ():
         names = {technique: f"{family}/{hazard}/{technique}" for technique in techniques}
         if len(techniques) > 1:
@@ -105,6 +109,10 @@ def _cells(metrics: Mapping[str, Estimate], family: str) -> dict[tuple[str, str]
         for column, name in names.items():
             cells[row, column] = metrics.get(name) or unknown(f"the record holds no metric '{name}'")
     return cells
+
+
+def _spelt(part: str) -> str:
+    return part.replace("_", " ")
 
 
 def _attacks(series: Series, entries: Sequence[Entry], curves: Mapping[str, Curve | Budget]) -> list[Lane]:
