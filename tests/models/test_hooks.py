@@ -208,3 +208,18 @@ def test_no_lens_where_logits_are_made_otherwise(tiny: Build) -> None:
                 unembed(module, torch.ones(32))
         else:
             assert torch.allclose(unembed(module, torch.ones(32)), plain * follows, atol=1e-6)
+
+
+def test_an_edit_between_attention_and_mlp_moves_the_stream_whatever_else_is_edited(tiny: Build) -> None:
+    """The sum is changed as it is when attention adds, also where an inner edit changes the block's input."""
+    lm = tiny()
+    batch = lm.encode(CHATS)
+    middle, before, after = (f"blocks.1.hook_resid_{part}" for part in ("mid", "pre", "post"))
+    with lm.edit({middle: torch.zeros_like, "blocks.1.hook_mlp_out": torch.zeros_like}):
+        assert lm.trace(batch, [after])[after].abs().max() < 1e-5
+        with lm.edit({before: lambda x: x + 3}):
+            assert lm.trace(batch, [after])[after].abs().max() < 1e-5
+    seen = []
+    with lm.edit({middle: lambda x: seen.append(x) or x}), lm.edit({before: lambda x: x + 3}):
+        found = lm.trace(batch, [before, "blocks.1.hook_attn_out"])
+    torch.testing.assert_close(seen[0], found[before] + found["blocks.1.hook_attn_out"])

@@ -86,6 +86,14 @@ def test_gradients_reach_the_cache(tiny):
             "was not kept",
         ),
         (lambda lm: run_with_hooks(lm, IDS, [("nowhere", lambda a, hook: a)]), CapabilityError, "is no site"),
+        (lambda lm: run_with_cache(lm, "hello"), InputError, "a str is no prompt"),
+        (lambda lm: run_with_cache(lm, IDS > 9), InputError, "torch.bool"),
+        (lambda lm: run_with_cache(lm, IDS[:0]), InputError, r"shape \(0, 4\)"),
+        (lambda lm: run_with_cache(lm, IDS + 10_000), InputError, "not in the vocabulary"),
+        (lambda lm: run_with_cache(lm, IDS.repeat(1, 20)), InputError, "80 tokens, but the context holds 64"),
+        (lambda lm: run_with_cache(lm, IDS, [None]), InputError, "no name of a site"),
+        (lambda lm: run_with_cache(lm, IDS, "hook_embed")[1][3], CapabilityError, "'3' was not kept"),
+        (lambda lm: run_with_hooks(lm, IDS, {"hook_embed": abs}), InputError, "is no hook"),
         (
             lambda lm: run_with_hooks(lm, IDS, [("hook_embed", lambda a, hook: a[:1])]),
             InputError,
@@ -96,3 +104,14 @@ def test_gradients_reach_the_cache(tiny):
 def test_what_cannot_be_run_is_refused(tiny, call, error, words):
     with pytest.raises(error, match=words):
         call(tiny())
+
+
+def test_hooks_may_stand_at_many_sites_and_be_called_as_transformerlens_does(tiny):
+    lm, told = tiny(), []
+
+    def note(act, *, hook):
+        told.append(hook.name)
+
+    run_with_hooks(lm, IDS, [(lambda name: name.endswith("mlp_out"), note)])
+    assert told == [f"blocks.{i}.hook_mlp_out" for i in range(3)]
+    assert ("mlp_out", 0) not in run_with_cache(lm, IDS, "hook_embed")[1]

@@ -9,7 +9,7 @@ import pytest
 
 from calibrant.core import InputError
 from calibrant.stats import proportion_interval
-from calibrant.stats.max_statistic import max_sign_flip
+from calibrant.stats.max_statistic import least_p, max_sign_flip
 
 
 def brute(effects):
@@ -76,3 +76,9 @@ def test_what_is_no_table_is_refused(table):
 def test_too_few_draws_are_refused():
     with pytest.raises(InputError, match="too few"):
         max_sign_flip([[1.0, 2.0]], draws=10)
+
+
+def test_few_units_are_enumerated_and_have_a_least_p():
+    table = np.array([[1.0, 1.0, 1.0, 1.0, 1.0]])
+    assert {float(max_sign_flip(table, seed=i)[0]) for i in range(20)} == {2 / 2**5} == {least_p(5)}
+    assert least_p(40, draws=1999) == 1 / 2000

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from calibrant.core import NumericalError, Quiet
+from calibrant.core import CapabilityError, NumericalError, Quiet
 from calibrant.testbed.circuits import INDUCTION, PREVIOUS, open_contrasts, open_plant, truth
 from calibrant.understand._engine.gradients import gradients
 from calibrant.understand._engine.patches import Edit
@@ -108,3 +108,25 @@ def test_a_gradient_that_is_no_number_is_an_error():
     lm.module.model.layers[1].mlp.down_proj.weight.data[0, 0] = torch.inf
     with pytest.raises(NumericalError, match="NaN or infinite"):
         gradients(lm, IDS, ["blocks.0.hook_resid_post"], READ)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_gradients_are_made_whatever_the_caller_switched_off(mode):
+    model, contrasts = open_plant("induction", {}), open_contrasts("induction", {"n": "8"})
+    with mode():
+        inside = attribute(model, contrasts, HEADS, Quiet())
+    outside = attribute(model, contrasts, HEADS, Quiet())
+    name = "denoise/layer_1/head_2"
+    assert inside.metrics[name].value == pytest.approx(outside.metrics[name].value)
+
+
+def test_a_model_of_inference_mode_is_refused():
+    with torch.inference_mode():
+        model = open_plant("induction", {})
+    with pytest.raises(CapabilityError, match="made in inference mode"):
+        attribute(model, open_contrasts("induction", {"n": "4"}), HEADS, Quiet())
+
+
+def test_what_was_counted_has_no_interval_but_itself():
+    missed = run({}, config=HEADS.model_copy(update={"sample": 100})).metrics["audit/missed/denoise"]
+    assert missed.method == "counted" and missed.low == missed.value == missed.high

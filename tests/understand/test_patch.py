@@ -126,7 +126,8 @@ def test_clusters_widen_the_interval():
 
 
 def pair(clean, corrupt, answer="w01", foil="w02"):
-    return Contrast(id="p", clean=Chat.ask(clean), corrupt=Chat.ask(corrupt), answer=answer, foil=foil)
+    name = f"{clean} {corrupt} {answer} {foil}"
+    return Contrast(id=name, clean=Chat.ask(clean), corrupt=Chat.ask(corrupt), answer=answer, foil=foil)
 
 
 GOOD = pair("w03 w04 w03", "w05 w04 w03")
@@ -135,8 +136,9 @@ GOOD = pair("w03 w04 w03", "w05 w04 w03")
 @pytest.mark.parametrize(
     ("rows", "words"),
     [
-        ([], "0 pairs give no interval"),
-        ([GOOD], "1 pairs give no interval"),
+        ([], "an interval needs two pairs, got 0"),
+        ([GOOD], "an interval needs two pairs, got 1"),
+        ([GOOD, GOOD], "two pairs are called"),
         ([GOOD, pair("w03 w04", "w05 w04 w03")], "the clean prompt has 2 tokens, the corrupted one 3"),
         ([GOOD, pair("w03 w04", "w05 w04")], "prompts of 2 to 3 tokens"),
         ([GOOD, pair("w03 x w03", "w03 y w03")], "both prompts are the same tokens"),
@@ -162,3 +164,36 @@ def test_a_family_without_the_site_is_refused_by_name():
     model.module.transformer.h[1].register_forward_hook(lambda _, __, out: out * 1.01)
     with pytest.raises(CapabilityError, match=r"has no attn\.hook_z"):
         patch(model, open_contrasts("induction", {"n": "4"}), HEADS, Quiet())
+
+
+def test_too_few_pairs_to_find_anything_say_so():
+    """Of five pairs no p is below 1/16; the shares are there, the count of finds is not."""
+    result = run({}, n=5)
+    assert share(result, "denoise", INDUCTION) > 0.9
+    assert "no p-value can be below 0.062" in result.metrics["found/denoise"].reason
+
+
+def test_one_cluster_has_no_interval_and_that_is_the_reason():
+    contrasts = open_contrasts("induction", {"n": "12"})
+    rows = tuple(row.model_copy(update={"cluster": "one"}) for row in contrasts.rows)
+    result = patch(open_plant("induction", {}), Contrasts(rows=rows), HEADS, Quiet())
+    assert "has no interval" in result.metrics["denoise/layer_1/head_2"].reason
+
+
+def test_swapped_answers_are_pointed_out():
+    contrasts = open_contrasts("induction", {"n": "12"})
+    rows = tuple(row.model_copy(update={"answer": row.foil, "foil": row.answer}) for row in contrasts.rows)
+    result = patch(open_plant("induction", {}), Contrasts(rows=rows), HEADS, Quiet())
+    assert result.metrics["total_effect"].value < 0 and any("swapped" in c for c in result.caveats)
+
+
+def test_prompts_beyond_the_context_are_refused():
+    long = " ".join(["w03"] * 20)
+    rows = tuple(pair(f"{long} w0{i}", f"{long} w1{i}") for i in range(4, 7))
+    with pytest.raises(InputError, match="21 tokens, but the model's context holds 16"):
+        patch(open_plant("induction", {}), Contrasts(rows=rows), HEADS, Quiet())
+
+
+def test_one_interaction_is_refused():
+    with pytest.raises(ConfigError, match="none to interact with"):
+        resolve(Patching, {"interactions": 1})

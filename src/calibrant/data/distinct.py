@@ -14,7 +14,7 @@ from calibrant.core.behaviours import Goal
 from calibrant.core.config import Frozen
 from calibrant.core.errors import InputError
 from calibrant.core.lm import Chat
-from calibrant.data.rows import Goals, Item
+from calibrant.data.rows import Contrast, Goals, Item
 
 
 def normal(text: str) -> str:
@@ -31,11 +31,13 @@ def normal_chat(chat: Chat) -> tuple[tuple[str, str], ...]:
 
 
 def asks(row: Frozen) -> object | None:
-    """What a goal or an item asks, equal for copies; None for rows whose copies are no fault."""
+    """What a goal, an item or a contrast asks, equal for copies; None for rows whose copies are no fault."""
     if isinstance(row, Goal):
         return normal(row.text), row.harmful
     if isinstance(row, Item):
         return normal_chat(row.chat), normal(row.answer)
+    if isinstance(row, Contrast):
+        return normal_chat(row.clean), normal_chat(row.corrupt), row.answer, row.foil
     return None
 
 

@@ -43,6 +43,8 @@ class Place(NamedTuple):
     """Path of the block that reshaped (B, T, D) to (B T, D) before this."""
     overwritten: bool = False
     """A later step of the pass writes into the same memory."""
+    onto: str = ""
+    """Path of the block whose input it is added to: the sum of the two is shown, and changed."""
 
 
 class Parts(NamedTuple):
@@ -154,7 +156,7 @@ def _parts(module: nn.Module, block: _Pass, scales: Sequence[float]) -> Parts:
         return Parts()
     return Parts(
         _place(module, block, a, scale),
-        _middle(block, before, before + a.value.reshape_as(after) * scale),
+        _middle(block, before, before + a.value.reshape_as(after) * scale, _place(module, block, a, scale)),
         _place(module, block, m, scale),
         _heads(module, block, a),
     )
@@ -191,12 +193,15 @@ def _place(module: nn.Module, block: _Pass, output: _Output, scale: float) -> Pl
     )
 
 
-def _middle(block: _Pass, before: Tensor, middle: Tensor) -> Place | None:
-    """The first module that reads the stream behind attention; None where none does."""
-    for path, value in block.inputs:
+def _middle(block: _Pass, before: Tensor, middle: Tensor, attention: Place) -> Place | None:
+    """The stream behind attention, where a module reads it; None where none does.
+
+    The stream goes on beside the module that reads it, so a change is made to what attention adds.
+    """
+    for _, value in block.inputs:
         near = _like(value, middle) and _error(middle, (), 1.0, value.reshape_as(middle)) <= _ULPS
         if near and not torch.equal(value.reshape_as(before), before):
-            return Place(path, before=True, flat=block.path if value.ndim < 3 else "")
+            return attention._replace(onto=block.path)
     return None
 
 

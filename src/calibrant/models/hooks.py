@@ -108,20 +108,18 @@ def unembed(module: nn.Module, hidden: Tensor) -> Tensor:
 def _attach(module: nn.Module, place: Place, change: Change) -> list[Any]:
     """Register ``change`` at the place; returns the handles."""
     target, handles = module.get_submodule(place.path), []
-    shape: list[int] = []
-
-    def note_shape(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        stream = next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
-        shape[:] = stream.shape[:2]
+    stream: list[Tensor] = []
 
     def changed(raw: Tensor) -> Tensor:
         """``raw`` as the block goes on with it: the very tensor where nothing was changed."""
-        shown = raw.view(*shape, raw.shape[-1]) if place.flat else raw
+        shown = raw.view(*stream[0].shape[:2], raw.shape[-1]) if place.flat else raw
         shown = shown.view(*shown.shape[:-1], place.heads, -1) if place.heads else shown
         shown = shown if place.scale == 1.0 else shown * place.scale
+        shown = stream[0] + shown if place.onto else shown
         after = change(shown)
         if after is shown and (shown is raw or not raw.requires_grad):  # gradients go through shown
             return raw.clone() if place.overwritten else raw
+        after = after - stream[0] if place.onto else after
         after = after if place.scale == 1.0 else after / place.scale
         return after.reshape(raw.shape)
 
@@ -136,12 +134,26 @@ def _attach(module: nn.Module, place: Place, change: Change) -> list[Any]:
         after = changed(before)
         return output if after is before else with_first(output, after)
 
-    if place.flat:
-        block = module.get_submodule(place.flat)
-        handles.append(block.register_forward_pre_hook(note_shape, with_kwargs=True))
+    if block := place.flat or place.onto:
+        handles += _noted(module, module.get_submodule(block), stream)
     if place.before:
         return [*handles, target.register_forward_pre_hook(enter, with_kwargs=True)]
     return [*handles, target.register_forward_hook(leave)]
+
+
+def _noted(module: nn.Module, block: nn.Module, stream: list[Tensor]) -> list[Any]:
+    """Keep what enters a block in ``stream``, after all that others change there, whenever they came."""
+
+    def note(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        stream[:] = [next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))]
+
+    handle = block.register_forward_pre_hook(note, with_kwargs=True)
+
+    def last(*_: Any) -> None:
+        hooks: Any = block._forward_pre_hooks
+        hooks.move_to_end(handle.id)
+
+    return [handle, module.register_forward_pre_hook(last)]
 
 
 def _first(output: Any) -> Tensor:

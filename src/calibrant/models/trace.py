@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
+from inspect import signature
 from typing import Any, NamedTuple
 
 import torch
@@ -24,8 +25,8 @@ from calibrant.core.lm import Batch, OpenLM
 from calibrant.models.hooks import captured, edited
 from calibrant.models.sites import places
 
-Hook = Callable[[Tensor, "HookPoint"], Any]
-"""Called with an activation and where it is; returns another of its shape, or None to leave it."""
+Hook = Callable[..., Any]
+"""Called with an activation and its ``HookPoint``; returns another of its shape, or None to leave it."""
 Names = str | Sequence[str] | Callable[[str], bool] | None
 """One site, several, a choice among TransformerLens names, or None: every TransformerLens name."""
 _SHORT = {"z": "attn.hook_z", "embed": "hook_embed", "normalized": "ln_final.hook_normalized"}
@@ -41,7 +42,7 @@ class HookPoint(NamedTuple):
     def layer(self) -> int | None:
         """Its block; None outside of the blocks."""
         parts = self.name.split(".")
-        return int(parts[1]) if parts[0] == "blocks" else None
+        return int(parts[1]) if parts[0] == "blocks" and parts[1].isdigit() else None
 
 
 class ActivationCache(Mapping[str, Tensor]):
@@ -57,7 +58,7 @@ class ActivationCache(Mapping[str, Tensor]):
         Raises:
             CapabilityError: it was not kept.
         """
-        site = key if isinstance(key, str) else self._named(*key)
+        site = self._site(key)
         if site not in self._activations:
             raise CapabilityError(
                 f"'{site}' was not kept{nearest(site, self._activations)}",
@@ -65,13 +66,16 @@ class ActivationCache(Mapping[str, Tensor]):
             )
         return self._activations[site]
 
-    def _named(self, short: str, layer: int) -> str:
-        layers = [point.layer for point in map(HookPoint, self._activations) if point.layer is not None]
-        number = layer if layer >= 0 or not layers else max(layers) + 1 + layer
-        return f"blocks.{number}.{_SHORT.get(short, f'hook_{short}')}"
+    def _site(self, key: object) -> str:
+        if isinstance(key, tuple) and len(key) == 2 and isinstance(key[0], str) and type(key[1]) is int:
+            short, layer = key
+            layers = [point.layer for point in map(HookPoint, self._activations) if point.layer is not None]
+            number = layer if layer >= 0 or not layers else max(layers) + 1 + layer
+            return f"blocks.{number}.{_SHORT.get(short, f'hook_{short}')}"
+        return key if isinstance(key, str) else repr(key)
 
     def __contains__(self, key: object) -> bool:
-        return key in self._activations
+        return self._site(key) in self._activations
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._activations)
@@ -99,11 +103,11 @@ def run_with_cache(
         InputError: ids that are no table. CapabilityError: a site that the model does not have.
     """
     with capture(model, chosen(model, names_filter)) as activations:
-        logits = model.forward(_batch(prompts))
+        logits = model.forward(_batch(model, prompts))
     return logits, ActivationCache(activations)
 
 
-def run_with_hooks(model: OpenLM, prompts: Tensor | Batch, fwd_hooks: Sequence[tuple[str, Hook]]) -> Tensor:
+def run_with_hooks(model: OpenLM, prompts: Tensor | Batch, fwd_hooks: Sequence[tuple[Names, Hook]]) -> Tensor:
     """Logits (B, T, V) of a pass in which each hook may change the activation at its site.
 
     A hook is called with the activation and its ``HookPoint``, and returns a tensor of that shape, or None to
@@ -113,11 +117,14 @@ def run_with_hooks(model: OpenLM, prompts: Tensor | Batch, fwd_hooks: Sequence[t
         InputError: another shape is returned. CapabilityError: an unknown site, or one that never ran.
     """
     hooks: dict[str, list[Hook]] = {}
-    for site, hook in fwd_hooks:
-        hooks.setdefault(site, []).append(hook)
+    for pair in fwd_hooks:
+        if not isinstance(pair, tuple) or len(pair) != 2 or not callable(pair[1]):
+            raise InputError(f"{pair!r:.60} is no hook", hint="give a list of (site, function) pairs")
+        for site in chosen(model, pair[0]):
+            hooks.setdefault(site, []).append(pair[1])
     changes = {site: partial(_apply, HookPoint(site), some) for site, some in hooks.items()}
     with edited(model.module, changes):
-        return model.forward(_batch(prompts))
+        return model.forward(_batch(model, prompts))
 
 
 def capture(model: OpenLM, names: Sequence[str]) -> AbstractContextManager[dict[str, Tensor]]:
@@ -134,6 +141,8 @@ def chosen(model: OpenLM, names: Names) -> list[str]:
     if isinstance(names, str):
         return [names]
     if names is not None and not callable(names):
+        if wrong := [name for name in names if not isinstance(name, str)]:
+            raise InputError(f"{wrong[0]!r:.60} is no name of a site", hint="give texts, or a function")
         return list(names)
     known = [name for name in places(model.module) if names is None or names(name)]
     if not known:
@@ -158,21 +167,36 @@ def whole_rows(ids: Tensor) -> Batch:
     Raises:
         InputError: ids that are no table of whole numbers.
     """
-    if ids.ndim != 2 or ids.is_floating_point():
-        raise InputError(
-            f"ids of shape {tuple(ids.shape)} and type {ids.dtype}",
-            hint="give a table (B, T) of whole numbers, or model.encode(chats) for prompts of many lengths",
-        )
+    if ids.ndim != 2 or not ids.numel() or ids.is_floating_point() or ids.dtype == torch.bool:
+        raise InputError(f"ids of shape {tuple(ids.shape)} and type {ids.dtype}", hint=_TABLE)
     whole = torch.ones_like(ids, dtype=torch.bool)
     return _Prompts(ids, whole, ~whole)
 
 
-def _batch(prompts: Tensor | Batch) -> Batch:
-    return whole_rows(prompts) if isinstance(prompts, Tensor) else prompts
+_TABLE = "give a table (B, T) of whole numbers, or model.encode(chats) for prompts of many lengths"
+
+
+def _batch(model: OpenLM, prompts: Tensor | Batch) -> Batch:
+    """Ids that the model can read, as a batch.
+
+    Raises:
+        InputError: no batch, ids outside the vocabulary, or more than the context holds.
+    """
+    if not isinstance(prompts, Tensor) and not hasattr(prompts, "mask"):
+        raise InputError(f"a {type(prompts).__name__} is no prompt", hint=_TABLE)
+    batch = whole_rows(prompts) if isinstance(prompts, Tensor) else prompts
+    config: Any = model.module.config
+    words, length = int(config.vocab_size), batch.ids.shape[1]
+    if int(batch.ids.min()) < 0 or int(batch.ids.max()) >= words:
+        raise InputError(f"an id is not in the vocabulary of {words}", hint="take the model's own tokenizer")
+    if model.max_length is not None and length > model.max_length:
+        raise InputError(f"{length} tokens, but the context holds {model.max_length}", hint="shorten them")
+    return batch
 
 
 def _apply(point: HookPoint, hooks: Sequence[Hook], value: Tensor) -> Tensor:
     for hook in hooks:
-        changed = hook(value, point)
+        named = "hook" in signature(hook).parameters  # as TransformerLens calls them
+        changed = hook(value, hook=point) if named else hook(value, point)
         value = value if changed is None else changed
     return value

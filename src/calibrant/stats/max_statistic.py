@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -19,7 +20,8 @@ def max_sign_flip(
     The chance that *any* effect that is 0 gets a p of at most 5 % is 5 %, however the effects hang together
     (Westfall & Young 1993; Nichols & Holmes 2002, Human Brain Mapping 15, 1-25). Each draw flips the signs of
     whole examples, clusters together, at all effects alike; the statistic is |mean| over its standard error.
-    Under the null an effect is as likely to be x as -x. With k clusters no p is below 2^(1 - k).
+    Under the null an effect is as likely to be x as -x. Where there are no more than ``draws`` patterns, all
+    of them are taken. No p is below ``least_p``.
 
     Args:
         effects: (C, N) one row an effect, one column an example.
@@ -40,13 +42,21 @@ def max_sign_flip(
     codes = cluster_codes(clusters, table.shape[1])
     groups = np.arange(table.shape[1]) if codes is None else codes
     count = int(groups.max()) + 1
+    if 2**count <= draws:
+        signs = np.array(list(product((1.0, -1.0), repeat=count)))
+    else:
+        rng = np.random.default_rng(seed)
+        signs = np.vstack([np.ones(count), rng.choice((-1.0, 1.0), (draws, count))])
     sums = np.zeros((count, len(table)))
     np.add.at(sums, groups, table.T)
     squares = (sums**2).sum(0)
-    rng = np.random.default_rng(seed)
-    signs = np.vstack([np.ones(count), rng.choice((-1.0, 1.0), (draws, count))])
     # Flips leave the sum of squares, so |t| rises with |sum| / root of it: no need of the variance.
     largest = np.abs(signs @ sums) / np.sqrt(np.where(squares > 0, squares, np.inf))
     observed, top = largest[0], largest.max(1)
     found: Floats = (top[:, None] >= observed * (1 - 1e-12)).mean(0)
     return found
+
+
+def least_p(units: int, draws: int = 2000) -> float:
+    """The least p-value that ``max_sign_flip`` can give for so many examples, or clusters of them."""
+    return 2.0 ** (1 - units) if 2**units <= draws else 1 / (draws + 1)

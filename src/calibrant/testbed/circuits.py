@@ -80,7 +80,7 @@ def open_contrasts(name: str, options: Mapping[str, str]) -> Contrasts:
     how = options.get("corrupt", "earlier")
     if how not in _CORRUPT:
         raise InputError(f"corrupt={how} is no corruption", hint=f"one of: {', '.join(_CORRUPT)}")
-    rng = random.Random(f"contrasts/{options.get('seed', '0')}")
+    rng = random.Random(f"contrasts/{whole_option('seed', options, 0)}")
     rows = []
     for number in range(whole_option("n", options, 48)):
         words = rng.sample(range(WORDS), LENGTH)

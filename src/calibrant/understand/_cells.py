@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from calibrant.core import CapabilityError, Frozen, OpenLM
 from calibrant.models.anatomy import anatomy
+from calibrant.models.batching import batching
 from calibrant.models.sites import places
 from calibrant.understand._engine.patches import Edit
 
@@ -52,8 +53,9 @@ def cells_of(model: OpenLM, config: Cells, length: int) -> list[Cell]:
     """Every cell of prompts of ``length`` tokens, layer by layer.
 
     Raises:
-        CapabilityError: the model does not have the site.
+        CapabilityError: the model does not have the site, or is not causal.
     """
+    batching(model.module)  # raises where the model is not causal
     known, layers = places(model.module), len(anatomy(model.module).blocks)
     hook = _HOOKS.get(config.site, f"hook_{config.site}")
     sites = [(layer, site) for layer in range(layers) if (site := f"blocks.{layer}.{hook}") in known]
@@ -72,3 +74,13 @@ def cells_of(model: OpenLM, config: Cells, length: int) -> list[Cell]:
             head = "" if part is None else f"/head_{part[0]}"
             cells += [Cell(f"layer_{layer}{head}{name}", Edit(site, at, part)) for name, at in where.items()]
     return cells
+
+
+def left_out(model: OpenLM, cells: list[Cell]) -> list[str]:
+    """A caveat where only some layers have the site."""
+    layers, seen = len(anatomy(model.module).blocks), len({cell.name.partition("/")[0] for cell in cells})
+    return (
+        [f"{layers - seen} of {layers} layers do not have this site, and are left out"]
+        if seen < layers
+        else []
+    )

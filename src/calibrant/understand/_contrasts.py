@@ -42,9 +42,10 @@ def encode(model: OpenLM, contrasts: Contrasts, limit: int | None = None) -> Enc
     if limit is not None and len(rows) > limit:
         rows = tuple(rows[i * len(rows) // limit] for i in range(limit))
     if len(rows) < 2:
-        raise InputError(
-            f"{len(rows)} pairs give no interval", hint="give at least two; 20 or more say something"
-        )
+        raise InputError(f"an interval needs two pairs, got {len(rows)}", hint="20 or more say something")
+    if len({row.id for row in rows}) < len(rows):
+        twice = next(row.id for at, row in enumerate(rows) if row.id in {one.id for one in rows[:at]})
+        raise InputError(f"two pairs are called '{twice}'", hint="give each an id of its own")
     clean, corrupt = (
         [model.prompt_ids(chat) for chat in chats]
         for chats in zip(*((r.clean, r.corrupt) for r in rows), strict=True)
@@ -58,6 +59,11 @@ def encode(model: OpenLM, contrasts: Contrasts, limit: int | None = None) -> Enc
             )
         if one == other:
             raise InputError(f"pair '{row.id}': both prompts are the same tokens", hint="corrupt one of them")
+    if model.max_length is not None and lengths[-1] > model.max_length:
+        raise InputError(
+            f"a prompt has {lengths[-1]} tokens, but the model's context holds {model.max_length}",
+            hint="shorten the prompts; nothing is cut silently",
+        )
     if len(lengths) > 1:
         raise InputError(
             f"prompts of {lengths[0]} to {lengths[-1]} tokens: one position does not mean the same in all",

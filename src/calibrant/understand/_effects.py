@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from calibrant.core import Estimate, OpenLM, Run, point, unknown
 from calibrant.stats import mean
-from calibrant.stats.max_statistic import max_sign_flip
+from calibrant.stats.max_statistic import least_p, max_sign_flip
 from calibrant.understand._cells import Cell, Cells
 from calibrant.understand._contrasts import Encoded
 from calibrant.understand._engine.patches import Patch
@@ -45,24 +46,43 @@ class Effects:
         return self.clean - self.corrupt
 
     @cached_property
-    def testable(self) -> bool:
-        """Whether the corruption changes the answer: its mean effect has an interval that leaves out 0."""
+    def idle(self) -> str:
+        """Why nothing is testable: the corruption's mean effect must have an interval that leaves out 0."""
         whole = self._mean(self.total)
-        return whole.low is not None and whole.high is not None and not whole.low <= 0 <= whole.high
+        if whole.low is None or whole.high is None:
+            return f"not testable: the corruption's effect has no interval ({whole.reason})"
+        return IDLE if whole.low <= 0 <= whole.high else ""
+
+    @property
+    def testable(self) -> bool:
+        """Whether the corruption changes the answer beyond doubt."""
+        return not self.idle
+
+    @property
+    def notes(self) -> list[str]:
+        """Caveats of these pairs."""
+        notes = [self.idle] if self.idle else []
+        if self.testable and self.total.mean() < 0:
+            notes.append("the answer is likelier after the corrupted prompt: are answer and foil swapped?")
+        return notes
 
     def share(self, effect: Floats) -> Estimate:
         """Ratio of means, with the interval of its linearised values (delta method); effect is (N,)."""
         if not self.testable:
-            return unknown(IDLE, n=effect.size, unit=UNIT)
+            return unknown(self.idle, n=effect.size, unit=UNIT)
         ratio = float(effect.mean() / self.total.mean())
         linear = ratio + (effect - ratio * self.total) / self.total.mean()
         return self._mean(linear, null_value=0.0)
 
     def metrics(self, config: Cells, seed: int) -> tuple[dict[str, Estimate], Floats]:
         """Metrics of all cells, and the corrected p-values (2, C)."""
-        count = len(self.cells)
-        flat = self.values.reshape(2 * count, -1)
-        chances = max_sign_flip(flat, clusters=self.pairs.clusters, seed=seed).reshape(2, count)
+        count, clusters = len(self.cells), self.pairs.clusters
+        draws = min(100_000, max(2000, math.ceil(20 / config.level)))
+        chances = max_sign_flip(
+            self.values.reshape(2 * count, -1), clusters=clusters, draws=draws, seed=seed
+        ).reshape(2, count)
+        least = least_p(len(set(clusters)) if clusters else self.total.size, draws)
+        mute = f"no p-value can be below {least:.2g}: give more pairs" if least > config.level else self.idle
         found = {
             "total_effect": self._mean(self.total),
             "clean_right": self._right(self.clean),
@@ -77,8 +97,9 @@ class Effects:
                 one.value is not None and chance <= config.level and abs(one.value) >= config.floor
                 for one, chance in zip(shares[way].values(), chances[side], strict=True)
             )
-            none = unknown(IDLE, n=count, unit="cells")
-            found[f"found/{way}"] = point(hits, unit="cells", n=count) if self.testable else none
+            found[f"found/{way}"] = (
+                unknown(mute, n=count, unit="cells") if mute else point(hits, unit="cells", n=count)
+            )
         for way in WAYS:
             found |= {f"{way}/{name}": one for name, one in shares[way].items()}
         return found, chances

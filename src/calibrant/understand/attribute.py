@@ -8,7 +8,7 @@ patching takes a pass for each. It is a straight line drawn at one end of a curv
 or two paths cancel, it misses what is there. So the strongest cells, and some at random, are patched exactly:
 
 1. ``exact/...`` of the strongest, ``audit/error`` the mean distance of the two there.
-2. ``audit/rank_correlation`` over the cells drawn at random (Spearman).
+2. ``audit/rank_correlation`` over all cells that were patched exactly (Spearman).
 3. ``audit/missed`` what cells outside the strongest do by exact patching, summed, with its interval.
 
     calibrant show understand.attribute
@@ -26,11 +26,10 @@ from torch import Tensor
 
 from calibrant.core import Estimate, OpenLM, Quiet, Result, Run, point, technique, unknown
 from calibrant.data.rows import Contrasts
-from calibrant.models.batching import batching
 from calibrant.stats import mean
-from calibrant.understand._cells import Cell, Cells, cells_of
+from calibrant.understand._cells import Cell, Cells, cells_of, left_out
 from calibrant.understand._contrasts import encode
-from calibrant.understand._effects import IDLE, WAYS, Effects, Floats, both_ways, effects_of
+from calibrant.understand._effects import WAYS, Effects, Floats, both_ways, effects_of
 from calibrant.understand._engine.gradients import gradients
 from calibrant.understand._engine.readers import LogitDifference
 from calibrant.understand._engine.sweep import traced
@@ -42,7 +41,7 @@ class Attribution(Cells):
     top: int = Field(default=10, ge=1)
     """So many of the strongest cells are patched exactly."""
     sample: int = Field(default=20, ge=2)
-    """So many cells, drawn at random, are patched exactly, too."""
+    """So many of the other cells, drawn at random, are patched exactly, too."""
 
 
 class AttributionResult(Result):
@@ -61,7 +60,6 @@ def attribute(
         CapabilityError: the model has no such sites, or is not causal.
         NumericalError: a gradient or a patched run is NaN or infinite.
     """
-    batching(model.module)  # raises where the model is not causal
     pairs = encode(model, contrasts, config.limit)
     cells = cells_of(model, config, pairs.clean.shape[1])
     read, sites = LogitDifference(pairs.answers, pairs.foils), list(dict.fromkeys(c.edit.site for c in cells))
@@ -81,7 +79,7 @@ def attribute(
         "a gradient is the slope at one end: cells that saturate or cancel may read 0 (see audit/missed)",
         f"{len(cells)} cells in two directions: 'found' is corrected for looking at all, an interval is not",
     )
-    return AttributionResult(metrics=metrics, caveats=(*notes, *([] if effects.testable else [IDLE])))
+    return AttributionResult(metrics=metrics, caveats=(*notes, *effects.notes, *left_out(model, cells)))
 
 
 def _summed(product: Tensor, cell: Cell) -> Tensor:
@@ -96,7 +94,8 @@ def _audit(model: OpenLM, effects: Effects, config: Attribution, run: Run) -> di
     count = len(effects.cells)
     strength = np.abs(effects.values.mean(2)).max(0)
     top = np.argsort(-strength, kind="stable")[: config.top].tolist()
-    drawn = sorted(random.Random(run.seed).sample(range(count), min(config.sample, count)))
+    rest = [at for at in range(count) if at not in top]
+    drawn = sorted(random.Random(run.seed).sample(rest, min(config.sample, len(rest))))
     chosen = sorted({*top, *drawn})
     cells = [effects.cells[at] for at in chosen]
     exact = effects_of(
@@ -115,28 +114,27 @@ def _figures(
 ) -> dict[str, Estimate]:
     """How far the gradient's effects are from the exact ones."""
     if not effects.testable:
-        return dict.fromkeys(("error", "rank_correlation", "missed"), unknown(IDLE, unit="cell"))
-    whole, rest = float(effects.total.mean()), len(effects.cells) - len(top)
+        return dict.fromkeys(("error", "rank_correlation", "missed"), unknown(effects.idle, unit="cell"))
+    whole = float(effects.total.mean())
     pairs = {at: (effects.values[side, at].mean() / whole, one.mean() / whole) for at, one in truth.items()}
     error = float(np.mean([abs(guess - exact) for guess, exact in (pairs[at] for at in top)]))
-    ranks = np.array([pairs[at] for at in drawn])
-    same = len(drawn) < 3 or float(np.ptp(ranks, axis=0).min()) == 0
-    rank = unknown("the drawn cells are alike", n=len(drawn), unit="cell")
-    if not same:
-        rank = point(float(spearmanr(ranks).statistic), unit="cell", n=len(drawn))
+    ranks = np.array(list(pairs.values()))
+    rank = unknown("the cells are alike", n=len(ranks), unit="cell")
+    if len(ranks) > 2 and float(np.ptp(ranks, axis=0).min()) > 0:
+        rank = point(float(spearmanr(ranks).statistic), unit="cell", n=len(ranks))
+    outside = [float(abs(pairs[at][1])) for at in drawn]
     return {
         "error": point(error, unit="cell", n=len(top)),
         "rank_correlation": rank,
-        "missed": _missed([abs(pairs[at][1]) for at in drawn if at not in top], rest),
+        "missed": _missed(outside, len(effects.cells) - len(top)),
     }
 
 
 def _missed(outside: list[float], count: int) -> Estimate:
     """What ``count`` cells outside the strongest do in all, by the exact effects of those drawn."""
-    if not count:
-        return point(0.0, unit="cell")
-    if len(outside) < 2:
-        return unknown("too few cells outside the strongest were drawn: raise 'sample'", n=count, unit="cell")
+    if len(outside) == count:  # all of them: nothing is estimated
+        whole = sum(outside)
+        return Estimate(value=whole, low=whole, high=whole, n=count, unit="cell", method="counted")
     one = mean(outside, better="lower", unit="cell")
     low, high = (None if end is None else max(0.0, end * count) for end in (one.low, one.high))
     value = None if one.value is None else one.value * count

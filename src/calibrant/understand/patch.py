@@ -23,20 +23,27 @@ from __future__ import annotations
 from itertools import combinations
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from calibrant.core import Estimate, OpenLM, Quiet, Result, Run, technique
 from calibrant.data.rows import Contrasts
-from calibrant.understand._cells import Cells, cells_of
+from calibrant.understand._cells import Cells, cells_of, left_out
 from calibrant.understand._contrasts import encode
-from calibrant.understand._effects import IDLE, WAYS, Effects, both_ways, effects_of
+from calibrant.understand._effects import WAYS, Effects, both_ways, effects_of
 
 
 class Patching(Cells):
     """What is patched, and what counts as found."""
 
     interactions: int = Field(default=3, ge=0, le=8)
-    """So many of the strongest cells are also patched two at a time. 0: none."""
+    """So many of the strongest cells are also patched two at a time, so 2 or more. 0: none."""
+
+    @field_validator("interactions")
+    @classmethod
+    def _two_or_none(cls, count: int) -> int:
+        if count == 1:
+            raise ValueError("one cell has none to interact with: give 0, or 2 and more")
+        return count
 
 
 class PatchResult(Result):
@@ -60,16 +67,16 @@ def patch(
     denoised, noised = both_ways(model, pairs, [(cell.edit,) for cell in cells], run)
     effects = effects_of(cells, pairs, denoised, noised)
     metrics, chances = effects.metrics(config, run.seed)
-    if effects.testable and config.interactions > 1:
+    if effects.testable and config.interactions:
         metrics |= _interactions(model, effects, config.interactions, run)
     effects.write(run, chances)
     notes = [
         "patching shows where what the corruption changed is carried: what it leaves alone is not seen",
         f"{len(cells)} cells in two directions: 'found' is corrected for looking at all, an interval is not",
     ]
-    if denoised.how != "from the patch on":
+    if denoised.how in ("in full", "one row at a time"):
         notes.append(f"this family's patched runs were made {denoised.how}: skipping more gave other numbers")
-    return PatchResult(metrics=metrics, caveats=(*notes, *([] if effects.testable else [IDLE])))
+    return PatchResult(metrics=metrics, caveats=(*notes, *effects.notes, *left_out(model, cells)))
 
 
 def _interactions(model: OpenLM, effects: Effects, count: int, run: Run) -> dict[str, Estimate]:

@@ -226,3 +226,68 @@ def test_what_cannot_be_run_is_refused_before_anything_is(patches, shape, error,
     site = patches[0][0].site if patches and patches[0] else SITE
     with pytest.raises(error, match=words):
         sweep(lm, CLEAN, {} if shape is None else {site: torch.zeros(shape)}, patches, READ)
+
+
+@pytest.mark.parametrize(
+    "name", ["llama", "gpt2", *(pytest.param(n, marks=pytest.mark.slow) for n in RESUMED)]
+)
+def test_the_whole_stream_behind_attention_is_the_other_run(name: str) -> None:
+    """Put in whole, resid_mid makes one run the other: the stream goes on beside the MLP, too."""
+    lm = build(name)
+    site = "blocks.1.hook_resid_mid"
+    if site not in places(lm.module):
+        return  # a parallel block has none
+    found = sweep(lm, CLEAN, traced(lm, CORRUPT, [site]), [(Edit(site),)], READ)
+    other = sweep(lm, CORRUPT, traced(lm, CORRUPT, [site]), [(Edit(site),)], READ)
+    torch.testing.assert_close(found.values[0], other.base, rtol=1e-4, atol=2e-4)
+    assert (found.values[0] - found.base).abs().max() > 1e-3
+
+
+def test_hooks_and_edits_of_others_count_once() -> None:
+    """A model that is steered by somebody's hook is the model that is swept."""
+    lm = llama()
+    steer = torch.linspace(-2, 2, 32)
+    for hooked in range(4):
+        handle = lm.module.model.layers[hooked].register_forward_hook(lambda _, __, out: out + steer)
+        site = f"blocks.{hooked + 1}.hook_resid_pre"
+        sources = traced(lm, CORRUPT, [site])
+        patches: list[Patch] = [(Edit(site, (1,)),), (Edit(site, (5,)),)]
+        for found in (sweep(lm, CLEAN, sources, patches, READ),):
+            for patch, values in zip(patches, found.values, strict=True):
+                expected = one_by_one(lm, CLEAN, sources, patch, READ)
+                torch.testing.assert_close(values, expected, rtol=1e-4, atol=2e-4)
+        assert len(lm.module.model.layers[hooked]._forward_hooks) == 1
+        handle.remove()
+
+
+def test_forwards_of_others_are_used_and_put_back() -> None:
+    """accelerate and others set ``forward`` on a module."""
+    lm = llama()
+    block, head = lm.module.model.layers[1], lm.module.lm_head
+    plain, spoken = block.forward, head.forward
+    block.forward = lambda *args, **kwargs: plain(*args, **kwargs) * 1.5
+    head.forward = lambda hidden: spoken(hidden) * torch.linspace(0.5, 1.5, 100)
+    sources = traced(lm, CORRUPT, ["blocks.3.hook_resid_pre"])
+    patch = (Edit("blocks.3.hook_resid_pre", (2,)),)
+    before = lm.module(CLEAN).logits
+    found = sweep(lm, CLEAN, sources, [patch], READ)
+    torch.testing.assert_close(
+        found.values[0], one_by_one(lm, CLEAN, sources, patch, READ), rtol=1e-4, atol=2e-4
+    )
+    assert torch.equal(lm.module(CLEAN).logits, before)
+
+
+def test_a_hook_on_the_unembedding_sees_all_logits() -> None:
+    lm = llama()
+    seen = []
+    lm.module.lm_head.register_forward_hook(lambda _, __, out: seen.append(out.shape[-1]))
+    sweep(lm, CLEAN, traced(lm, CORRUPT, [SITE]), [(Edit(SITE, (2,)),)], READ)
+    assert set(seen) == {100}
+
+
+def test_a_model_in_training_mode_is_refused() -> None:
+    lm = llama()
+    sources = traced(lm, CORRUPT, [SITE])
+    lm.module.train()
+    with pytest.raises(CapabilityError, match="in training mode"):
+        sweep(lm, CLEAN, sources, [(Edit(SITE, (2,)),)], READ)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from calibrant.core import NumericalError, OpenLM
 from calibrant.models.hooks import captured, edited
+from calibrant.understand._engine.patches import check_still
 from calibrant.understand._engine.readers import Reader
 from calibrant.understand._engine.resume import last_logits
 
@@ -21,23 +22,25 @@ def gradients(
     Weights stay as they are: the graph begins at the embedding. ``rows`` prompts at a time.
 
     Raises:
-        CapabilityError: a site that the model does not have, or that never runs.
+        CapabilityError: a site that the model does not have or that never runs, or a model in training mode,
+            or one whose weights were made in inference mode.
         NumericalError: a gradient is NaN or infinite.
     """
+    check_still(model.module, gradients=True)
     readings, parts = [], dict[str, list[Tensor]]((site, []) for site in sites)
-    for examples in torch.split(torch.arange(len(ids)), rows):
-        with (
-            torch.enable_grad(),
-            edited(model.module, {"hook_embed": lambda value: value.detach().requires_grad_()}),
-            captured(model.module, sites) as activations,
-        ):
-            reading = read(last_logits(model.module, ids[examples], read.columns), examples)
-        flows = torch.autograd.grad(reading.sum(), [activations[site] for site in sites])
-        readings.append(reading.detach().double().cpu())
-        for site, flow in zip(sites, flows, strict=True):
-            if not flow.isfinite().all():
-                raise NumericalError(
-                    f"the gradient at '{site}' is NaN or infinite", hint="load the model in float32"
-                )
-            parts[site].append(flow)
+    with torch.inference_mode(False), torch.enable_grad():
+        for examples in torch.split(torch.arange(len(ids)), rows):
+            with (
+                edited(model.module, {"hook_embed": lambda value: value.detach().clone().requires_grad_()}),
+                captured(model.module, sites) as activations,
+            ):
+                reading = read(last_logits(model.module, ids[examples].clone(), read.columns), examples)
+            flows = torch.autograd.grad(reading.sum(), [activations[site] for site in sites])
+            readings.append(reading.detach().double().cpu())
+            for site, flow in zip(sites, flows, strict=True):
+                if not flow.isfinite().all():
+                    raise NumericalError(
+                        f"the gradient at '{site}' is NaN or infinite", hint="load the model in float32"
+                    )
+                parts[site].append(flow)
     return torch.cat(readings), {site: torch.cat(flows) for site, flows in parts.items()}

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from calibrant.core import InputError
+from calibrant.core import CapabilityError, InputError
 from calibrant.models.additions import Place
 from calibrant.models.anatomy import anatomy
 from calibrant.models.sites import located
@@ -86,3 +86,20 @@ def check(
             raise InputError(f"'{edit.site}' has no head {wrong[0]}", hint=known)
     if any(len(set(patch)) < len(patch) for patch in patches):
         raise InputError("a patch has the same edit twice", hint="name each site and position once")
+
+
+def check_still(module: nn.Module, *, gradients: bool = False) -> None:
+    """Refuse a model whose numbers change from pass to pass, or one that has no ``gradients``.
+
+    Raises:
+        CapabilityError: it is in training mode, or its weights were made in inference mode.
+    """
+    if any(child.training for child in module.modules()):
+        raise CapabilityError(
+            "the model is in training mode", hint="call model.module.eval(), without dropout"
+        )
+    if gradients and any(weight.is_inference() for weight in module.parameters()):
+        raise CapabilityError(
+            "the model's weights were made in inference mode, and have no gradients",
+            hint="load it outside of torch.inference_mode()",
+        )

@@ -7,6 +7,7 @@ not assumed: ``sweep`` compares.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -26,17 +27,27 @@ from calibrant.models.model_facts import accepted, first_tensor, unembedding
 def resumed(module: nn.Module, outputs: Mapping[str, Any], stream: Tensor | None) -> Iterator[None]:
     """A block in which some blocks of the model do not run, and the last of them gives ``stream`` (R, T, D).
 
-    ``outputs``: path of each -> what it gave in an earlier run, whose form is kept.
+    Nor do hooks that stand on them: the stream is what they left. ``outputs``: path of each -> what it gave
+    in an earlier run, whose form is kept.
     """
     skipped = [module.get_submodule(path) for path in outputs]
+    own = [{name: vars(block)[name] for name in _REPLACED if name in vars(block)} for block in skipped]
     try:
         for block, output in zip(skipped, outputs.values(), strict=True):
             given = stream if block is skipped[-1] else None
-            vars(block)["forward"] = partial(_give, output, given)
+            vars(block).update(
+                forward=partial(_give, output, given),
+                _forward_hooks=OrderedDict(),
+                _forward_pre_hooks=OrderedDict(),
+            )
         yield
     finally:
-        for block in skipped:
+        for block, before in zip(skipped, own, strict=True):
             vars(block).pop("forward", None)
+            vars(block).update(before)
+
+
+_REPLACED = ("forward", "_forward_hooks", "_forward_pre_hooks")
 
 
 def _give(output: Any, stream: Tensor | None, *args: Any, **kwargs: Any) -> Any:
@@ -74,7 +85,7 @@ def joined(runs: Sequence[Past]) -> KeysAndValues:
 def only_columns(module: nn.Module, columns: Tensor | None) -> Iterator[bool]:
     """A block in which the unembedding gives the logits of these tokens alone; False where it cannot."""
     head = unembedding(module)
-    if columns is None or type(head) is not nn.Linear:
+    if columns is None or type(head) is not nn.Linear or "forward" in vars(head) or head._forward_hooks:
         yield False
         return
     weight = head.weight[columns]

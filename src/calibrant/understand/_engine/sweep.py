@@ -27,7 +27,7 @@ from calibrant.models.batching import batching
 from calibrant.models.hooks import captured, edited, with_first
 from calibrant.models.model_facts import FOREIGN
 from calibrant.models.trace import whole_rows
-from calibrant.understand._engine.patches import Edit, Patch, check, first_block, places_of
+from calibrant.understand._engine.patches import Edit, Patch, check, check_still, first_block, places_of
 from calibrant.understand._engine.readers import Reader
 from calibrant.understand._engine.resume import Past, joined, last_logits, resumed
 
@@ -74,6 +74,7 @@ def sweep(
         CapabilityError: a site that the model does not have, or a model that is not causal.
         NumericalError: a reading is NaN or infinite.
     """
+    check_still(model.module)
     check(places_of(model.module, patches), patches, sources, (ids.shape[0], ids.shape[1]))
     batching(model.module)  # raises where the model is not causal
     with torch.inference_mode():
