@@ -23,19 +23,21 @@ Change = Callable[[Tensor], Tensor]
 
 
 @contextmanager
-def edited(module: nn.Module, changes: Mapping[str, Change]) -> Iterator[None]:
+def edited(
+    module: nn.Module, changes: Mapping[str, Change], places: Mapping[str, Place] | None = None
+) -> Iterator[None]:
     """Apply ``changes`` at every forward pass inside the block: site -> function of the tensor there.
 
     That is (B, T, D), or (B, T, heads, d_head) at ``hook_z``. The function must return a tensor of the same
     shape. During generation it sees the prompt (left-padded) first and then one position a step. Blocks nest;
-    the outer one's change comes first.
+    the outer one's change comes first. ``places``: of the sites, where they are known already.
 
     Raises:
         CapabilityError: an unknown site, or, on leaving, a change that was never applied.
         InputError: a change returned something else than a tensor of the same shape.
     """
     fired = dict.fromkeys(changes, 0)
-    spots = located(module, changes)
+    spots = located(module, changes) if places is None else {site: places[site] for site in changes}
     handles = []
 
     def counted(site: str) -> Change:

@@ -33,7 +33,7 @@ from calibrant.understand._engine.resume import Past, joined, last_logits, resum
 
 How = Literal["from the patch on", "from its block on", "in full", "one row at a time"]
 _TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8}  # of the largest logit; half precision: 5 %
-_TOKENS = 2048  # in one forward pass on a CPU: larger batches leave its caches
+_TOKENS = {"cpu": 256}  # in one forward pass: in small batches more rows begin late; elsewhere 16,384
 _LOGITS = 2**27
 
 
@@ -109,18 +109,18 @@ class _Sweep:
         self.blocks = anatomy(self.module).blocks
         self.outputs: dict[str, Any] = {}
         self.kept: dict[int, list[Tensor]] = {}
-        places = places_of(self.module, patches)
-        firsts = {site: first_block(self.module, place) for site, place in places.items()}
+        self.places = places_of(self.module, patches)
+        firsts = {site: first_block(self.module, place) for site, place in self.places.items()}
         self.starts = [min(firsts[edit.site] for edit in patch) for patch in patches]
         self.firsts = [
             min(p for edit in patch for p, _ in _cells(edit, ids.shape[1], 0)) for patch in patches
         ]
-        self.heads = {site: place.heads for site, place in places.items()}
+        self.heads = {site: place.heads for site, place in self.places.items()}
         self.past: list[tuple[Tensor, Tensor]] = []
         self.passes = 0
         config: Any = self.module.config
         width = int(config.vocab_size) if read.columns is None else len(read.columns)
-        self.room = min(_TOKENS, ids.shape[1] * (_LOGITS // width))
+        self.room = min(_TOKENS.get(ids.device.type, 16_384), ids.shape[1] * (_LOGITS // width))
 
     def swept(self) -> Swept:
         parts = torch.split(torch.arange(len(self.ids)), max(1, self.room // self.ids.shape[1]))
@@ -217,7 +217,7 @@ class _Sweep:
         self.passes += len(rows)
         with (
             resumed(self.module, {path: self.outputs[path] for path in self.blocks[:start]}, stream),
-            edited(self.module, changes),
+            edited(self.module, changes, self.places),
         ):
             return self._forward(examples, first, past)
 
