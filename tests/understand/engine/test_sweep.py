@@ -25,6 +25,8 @@ RESUMED = (
 )  # fmt: skip
 """Families that must run from the patch on; the others must be right, however they run."""
 SLICE = ("llama", "gpt2", "gpt_neox", "falcon", "gemma2", "mamba")
+PARALLEL = ("gpt_neox", "gptj", "falcon", "phi")
+"""Attention and MLP side by side: no stream between them."""
 REFUSED = ("bert", "xlm", "xlnet")
 """Encoders: what they say at a token changes with the tokens that follow."""
 CLEAN = torch.tensor([[5, 17, 60, 33, 9, 71], [9, 9, 80, 41, 3, 66], [12, 50, 7, 52, 19, 24]])
@@ -229,14 +231,13 @@ def test_what_cannot_be_run_is_refused_before_anything_is(patches, shape, error,
 
 
 @pytest.mark.parametrize(
-    "name", ["llama", "gpt2", *(pytest.param(n, marks=pytest.mark.slow) for n in RESUMED)]
+    "name",
+    ["gpt2", *(pytest.param(n, marks=pytest.mark.slow) for n in RESUMED if n not in (*PARALLEL, "gpt2"))],
 )
 def test_the_whole_stream_behind_attention_is_the_other_run(name: str) -> None:
     """Put in whole, resid_mid makes one run the other: the stream goes on beside the MLP, too."""
     lm = build(name)
     site = "blocks.1.hook_resid_mid"
-    if site not in places(lm.module):
-        return  # a parallel block has none
     found = sweep(lm, CLEAN, traced(lm, CORRUPT, [site]), [(Edit(site),)], READ)
     other = sweep(lm, CORRUPT, traced(lm, CORRUPT, [site]), [(Edit(site),)], READ)
     torch.testing.assert_close(found.values[0], other.base, rtol=1e-4, atol=2e-4)
@@ -291,3 +292,8 @@ def test_a_model_in_training_mode_is_refused() -> None:
     lm.module.train()
     with pytest.raises(CapabilityError, match="in training mode"):
         sweep(lm, CLEAN, sources, [(Edit(SITE, (2,)),)], READ)
+
+
+@pytest.mark.parametrize("name", PARALLEL)
+def test_a_parallel_block_has_no_stream_behind_attention(name: str) -> None:
+    assert "blocks.1.hook_resid_mid" not in places(build(name).module)
