@@ -1,55 +1,73 @@
 """Models with a circuit planted by hand: which heads do it is known by construction.
 
-``induction``: at the second occurrence of a word, say the word that followed its first. In a GPT-2 of
-transformers, nothing folded, two layers of six heads:
+``induction``: at the second occurrence of a word, say the word that followed its first. Two layers of six
+heads, in a class of transformers as it is (``?family=gpt2``, ``llama`` with GQA, ``neox`` with parallel
+blocks):
 
 - head 1 of layer 0 attends to the token before and copies its word to a subspace of its own;
 - head 2 of layer 1 looks there for the present word, and copies the word that it finds to the output;
-- ``?twin=1`` plants that head twice (head 3), each at half strength: redundancy;
+- ``?twin=1`` plants that head twice (head 3): redundancy; ``?share=.2`` is the part that the second one does;
+- ``?negative=1`` adds a third layer, whose head 4 takes back part of what was written;
 - head 0 of layer 1, a decoy, attends as the induction head does and writes nothing;
-- the others are noise, and ``?removed=1`` takes what the circuit writes away: a null that attends the same.
+- the others are noise.
+
+Nulls: ``?removed=1`` takes what the circuit writes away and leaves its attention; ``?null=random`` draws all
+weights, ``?null=permuted`` puts the numbers of every matrix in another order.
 
 Words, positions and outputs lie in random directions of the stream (``?seed=``), never along its axes, and
-every vector has mean 0 and much the same norm, so that LayerNorm changes little.
+every vector has mean 0 and much the same norm, so that the norms change little.
 """
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from calibrant.core import Chat, Identity, InputError
+from calibrant.data.planted import Planted
 from calibrant.data.rows import Contrast, Contrasts
 from calibrant.models.open_model import OpenModel
 from calibrant.testbed.checks import check_name, check_options, whole_option
+from calibrant.testbed.circuit_weights import (
+    CANVASES,
+    HEADS,
+    SLOTS,
+    WIDTH,
+    Canvas,
+    permuted_weights,
+    random_weights,
+)
 
 WORDS, LENGTH = 24, 12
 """Words, and words of a prompt."""
-HEADS, WIDTH = 6, 192
-PREVIOUS, INDUCTION, TWIN, DECOY = (0, 1), (1, 2), (1, 3), (1, 0)
+PREVIOUS, INDUCTION, TWIN, DECOY, NEGATIVE = (0, 1), (1, 2), (1, 3), (1, 0), (2, 4)
 """Layer and head."""
-_SHARP = 60.0  # score between what is attended to and all else, in nats, about
+NULLS = {"random": random_weights, "permuted": permuted_weights}
 _NOISE = 0.3  # size of what a noise head writes, beside vectors of size 1
+_TAKEN = 0.4  # part of the output that the negative head takes back
 _CORRUPT = ("earlier", "answer")
+_OPTIONS = ("seed", "family", "twin", "share", "negative", "removed", "null")
 
 
 def truth(options: Mapping[str, str]) -> tuple[tuple[int, int], ...]:
     """The planted heads, (layer, head) each."""
-    if options.get("removed") == "1":
+    if options.get("removed") == "1" or options.get("null"):
         return ()
-    return (PREVIOUS, INDUCTION, TWIN) if options.get("twin") == "1" else (PREVIOUS, INDUCTION)
+    twin = (TWIN,) if options.get("twin") == "1" or "share" in options else ()
+    return (PREVIOUS, INDUCTION, *twin, *((NEGATIVE,) if options.get("negative") == "1" else ()))
 
 
 def open_plant(name: str, options: Mapping[str, str]) -> OpenModel:
-    """``testbed:plant/induction``; ``?seed=1`` draws others, ``?twin=1``, ``?removed=1``."""
-    return OpenModel(_build(options), _tokenizer(), identity=plant_identity(name, options))
+    """``testbed:plant/induction``; ``?seed=1`` draws others, ``?family=llama``, ``?twin=1``, ..."""
+    identity = plant_identity(name, options)
+    return OpenModel(_build(options), _tokenizer(), identity=identity)
 
 
 def plant_identity(name: str, options: Mapping[str, str]) -> Identity:
@@ -59,14 +77,105 @@ def plant_identity(name: str, options: Mapping[str, str]) -> Identity:
         InputError: no such circuit or option.
     """
     check_name("plant", name, ("induction",), "circuit")
-    check_options("plant", name, options, ("seed", "twin", "removed"))
-    for key in ("twin", "removed"):
+    check_options("plant", name, options, _OPTIONS)
+    for key in ("twin", "removed", "negative"):
         if options.get(key, "0") not in ("0", "1"):
             raise InputError(
                 f"{key}={options[key]} is neither 0 nor 1", hint=f"write ?{key}=1, or leave it out"
             )
+    for key, known in (("family", CANVASES), ("null", NULLS)):
+        if key in options:
+            check_name(key, options[key], known)
+    _share(options)
     whole_option("seed", options, 0)
     return Identity(name=f"testbed:plant/{name}", parts={"plant": name, "version": "1", **options})
+
+
+def _share(options: Mapping[str, str]) -> float:
+    """The part that the second induction head does, 0 where there is none."""
+    text = options.get("share", "0.5" if options.get("twin") == "1" else "0")
+    try:
+        share = float(text)
+    except ValueError:
+        share = math.nan
+    if not 0 <= share < 1:
+        raise InputError(f"share={text} is no part of the whole", hint="write ?share=.2")
+    return share
+
+
+class CircuitPlants:
+    """``testbed:plants/induction``: every family, with one head, two, a negative one; and nulls.
+
+    ``?n=24`` pairs a case, as many held out.
+    """
+
+    def __init__(self, name: str, options: Mapping[str, str]) -> None:
+        """Raises InputError: no such plants or option."""
+        check_name("plants", name, ("induction",))
+        check_options("plants", name, options, ("n",))
+        self.pairs = whole_option("n", options, 24)
+        self.identity = Identity(
+            name=f"testbed:plants/{name}", parts={"plants": name, "version": "1", "n": str(self.pairs)}
+        )
+
+    def cases(self, seed: int) -> Iterator[Planted]:
+        """Twenty-seven models."""
+        for family in CANVASES:
+            for redundancy, options in _REDUNDANCY.items():
+                yield self._case(
+                    seed, {"family": family, "redundancy": redundancy, "corrupt": "earlier"}, options
+                )
+            point = {"family": family, "redundancy": "none", "corrupt": "answer"}
+            yield self._case(seed, point, {}, corrupt="answer")
+            for null, options in _NULLS.items():
+                yield self._case(seed, {"family": family, "kind": "null", "null": null}, options, null=null)
+
+    def _case(
+        self,
+        seed: int,
+        point: Mapping[str, str],
+        options: Mapping[str, str],
+        corrupt: str = "earlier",
+        null: str = "",
+    ) -> Planted:
+        chosen = {**options, "family": point["family"], "seed": str(seed)}
+        tables = [
+            open_contrasts(
+                "induction", {"n": str(self.pairs), "seed": str(2 * seed + part), "corrupt": corrupt}
+            )
+            for part in (0, 1)
+        ]
+        if null == "shuffled":
+            tables = [_shuffled(table) for table in tables]
+        heads = () if null else truth(chosen)
+        return Planted(point, open_plant("induction", chosen), tables[0], tables[1], heads, null)
+
+
+_REDUNDANCY: Mapping[str, Mapping[str, str]] = {
+    "none": {},
+    "equal": {"twin": "1"},
+    "third": {"share": "0.3"},
+    "tenth": {"share": "0.1"},
+    "negative": {"negative": "1"},
+}
+_NULLS: Mapping[str, Mapping[str, str]] = {
+    "removed": {"removed": "1"},
+    "random": {"null": "random"},
+    "permuted": {"null": "permuted"},
+    "shuffled": {},
+}
+
+
+def _shuffled(contrasts: Contrasts) -> Contrasts:
+    """Every pair with the answer and foil of the next: neither follows from either prompt."""
+    rows = contrasts.rows
+    moved = zip(rows, (*rows[1:], rows[0]), strict=True)
+    return Contrasts(
+        rows=tuple(
+            row.model_copy(update={"answer": other.answer, "foil": other.foil}) for row, other in moved
+        ),
+        source=f"{contrasts.source}, answers of other pairs",
+    )
 
 
 def open_contrasts(name: str, options: Mapping[str, str]) -> Contrasts:
@@ -118,43 +227,39 @@ def _tokenizer() -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<end>", unk_token="<end>")  # type: ignore[no-untyped-call]
 
 
-def _build(options: Mapping[str, str]) -> GPT2LMHeadModel:
-    generator = torch.Generator().manual_seed(whole_option("seed", options, 0))
-    config = GPT2Config(
-        vocab_size=WORDS + 1, n_positions=LENGTH + 4, n_embd=WIDTH, n_layer=2, n_head=HEADS, n_inner=8,
-        tie_word_embeddings=False, bos_token_id=None, eos_token_id=WORDS,
-    )  # fmt: skip
-    model = GPT2LMHeadModel(config)
-    basis = _basis(3 * (WORDS + 1) + config.n_positions, generator)
+def _build(options: Mapping[str, str]) -> Any:
+    seed = whole_option("seed", options, 0)
+    generator = torch.Generator().manual_seed(seed)
+    basis = _basis(3 * (WORDS + 1) + SLOTS, generator)
     word, before, output = (basis[i * (WORDS + 1) : (i + 1) * (WORDS + 1)] for i in range(3))
-    position = basis[3 * (WORDS + 1) :]
-    size = WIDTH // HEADS
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim > 1:
-                parameter.zero_()
-        model.transformer.wte.weight.copy_(word)
-        model.transformer.wpe.weight.copy_(position)
-        model.lm_head.weight.copy_(output * 1.2)
-        attentions = [block.attn for block in model.transformer.h]
-        for layer in (0, 1):
-            for head in range(HEADS):
-                _write(attentions[layer], head, *_noise(size, generator))
-        written = 0.0 if options.get("removed") == "1" else 1.0
-        shift = torch.roll(torch.eye(config.n_positions), -1, 0)  # a query at i wants the key of i - 1
-        sharp = math.sqrt(_SHARP * math.sqrt(size) / (WIDTH / 2))
-        _write(
-            attentions[0], PREVIOUS[1], _rows(shift @ position, size) * sharp, _rows(position, size) * sharp,
-            _rows(word, size), _rows(before, size) * written / math.sqrt(WIDTH / 2),
-        )  # fmt: skip
-        twins = (INDUCTION, TWIN) if options.get("twin") == "1" else (INDUCTION,)
-        for place in (*twins, DECOY):
-            strength = 0.0 if place == DECOY else written / len(twins)
-            _write(
-                attentions[1], place[1], _rows(word, size) * sharp * 1.2, _rows(before, size) * sharp * 1.2,
-                _rows(word, size), _rows(output, size) * strength / math.sqrt(WIDTH / 2),
-            )  # fmt: skip
-    return model
+    layers = 3 if options.get("negative") == "1" else 2
+    canvas = CANVASES[options.get("family", "gpt2")](layers, word, output, basis[3 * (WORDS + 1) :])
+    for layer in range(layers):
+        for head in range(HEADS):
+            canvas.write(layer, head, _noise(canvas.size, generator))
+    _plant(canvas, word, before, output, options)
+    if "null" in options:
+        NULLS[options["null"]](canvas.module, seed)
+    return canvas.module
+
+
+def _plant(canvas: Canvas, word: Tensor, before: Tensor, output: Tensor, options: Mapping[str, str]) -> None:
+    """Set the heads of the circuit."""
+    written, share = 0.0 if options.get("removed") == "1" else 1.0, _share(options)
+    query, key = canvas.back(1, 0)
+    value, told = canvas.rows(word), canvas.rows(before) * written / canvas.scale(0)
+    canvas.write(PREVIOUS[0], PREVIOUS[1], {"query": query, "key": key, "value": value, "output": told})
+    sharp = canvas.sharp(1) * 1.2
+    query, key = canvas.rows(word) * sharp, canvas.rows(before) * sharp
+    strengths = {INDUCTION: 1 - share, TWIN: share, DECOY: 0.0}
+    for (layer, head), strength in strengths.items():
+        if (layer, head) != TWIN or share:
+            told = canvas.rows(output) * written * strength / canvas.scale(1)
+            canvas.write(layer, head, {"query": query, "key": key, "value": value, "output": told})
+    if options.get("negative") == "1":
+        query, key = canvas.back(0, 2)
+        value, told = canvas.rows(output), canvas.rows(output) * -_TAKEN * written / canvas.scale(2)
+        canvas.write(*NEGATIVE, {"query": query, "key": key, "value": value, "output": told})
 
 
 def _basis(count: int, generator: torch.Generator) -> Tensor:
@@ -164,22 +269,8 @@ def _basis(count: int, generator: torch.Generator) -> Tensor:
     return vectors
 
 
-def _rows(vectors: Tensor, size: int) -> Tensor:
-    """(size, WIDTH): a map from the stream to a head that has one coordinate a vector."""
-    return torch.cat([vectors, torch.zeros(size - len(vectors), WIDTH)])
-
-
-def _noise(size: int, generator: torch.Generator) -> list[Tensor]:
-    """Queries, keys, values and outputs of a head that means nothing, of mean 0 in the stream."""
+def _noise(size: int, generator: torch.Generator) -> dict[str, Tensor]:
+    """A head that means nothing, and writes vectors of mean 0."""
     maps = [torch.randn(size, WIDTH, generator=generator) / math.sqrt(WIDTH) for _ in range(4)]
     maps[3] = (maps[3] - maps[3].mean(1, keepdim=True)) * _NOISE / math.sqrt(size)
-    return maps
-
-
-def _write(attention: Any, head: int, query: Tensor, key: Tensor, value: Tensor, output: Tensor) -> None:
-    """Set a head's maps (size, WIDTH) in GPT-2's joint matrices."""
-    size = WIDTH // HEADS
-    here = slice(head * size, (head + 1) * size)
-    for number, part in enumerate((query, key, value)):
-        attention.c_attn.weight[:, number * WIDTH + head * size : number * WIDTH + (head + 1) * size] = part.T
-    attention.c_proj.weight[here] = output
+    return dict(zip(("query", "key", "value", "output"), maps, strict=True))

@@ -14,6 +14,7 @@ from calibrant.app.references.rows import TABLES, serving_as
 from calibrant.app.references.scheme import BEHAVIOURS, MODELS, Reference, found_by
 from calibrant.core import ConfigError, Identity, InputError
 from calibrant.core.errors import nearest
+from calibrant.data.planted import Plants
 from calibrant.data.rows import Table
 from calibrant.models.folder import check_folder
 
@@ -43,6 +44,8 @@ def find(reference: Reference) -> Any:
     parsed = Parsed(reference.text, kind, name, dict(parse_qsl(query, keep_blank_values=True)))
     if reference.wanted in TABLES:
         return _rows(parsed, reference.wanted)
+    if reference.wanted is Plants:
+        return _plants(parsed)
     if reference.wanted in BEHAVIOURS:
         return behaviours.fitting(_behaviour(parsed), reference)
     return _model(parsed)
@@ -55,6 +58,8 @@ def make(reference: Reference, found: Any) -> Opened:
         return identified(identity, load, reference.text, reference.wanted)
     if isinstance(found, Path):
         return on_disk.read(reference, found)
+    if reference.wanted is Plants:
+        return Opened(found.identity.digest, "plants", lambda: found, name=found.identity.name)
     if reference.wanted in TABLES:
         return Opened(found.digest, "data", lambda: found, name=reference.text)
     return behaviours.described(found, lambda: found, reference)
@@ -73,6 +78,14 @@ def _rows(parsed: Parsed, wanted: type[Table[Any]]) -> Table[Any]:
     if not isinstance(table, wanted):
         raise ConfigError(f"'{parsed.text}' gives {type(table).__name__}, not {wanted.__name__}")
     return table
+
+
+def _plants(parsed: Parsed) -> Plants:
+    """Models with known circuits; none is built yet."""
+    if parsed.kind != "plants":
+        raise ConfigError(f"'{parsed.text}' is no set of plants", hint="testbed:plants/induction")
+    plants: Plants = catalog.load("calibrant.testbed.circuits:CircuitPlants")(parsed.name, parsed.options)
+    return plants
 
 
 def _behaviour(parsed: Parsed) -> Any:
@@ -132,4 +145,4 @@ def _option(parsed: Parsed, *known: str) -> str:
     return next(iter(parsed.options.values()), "0")
 
 
-TESTBED = found_by(find, make, (*MODELS, *TABLES, *BEHAVIOURS), columns=False)
+TESTBED = found_by(find, make, (*MODELS, *TABLES, *BEHAVIOURS, Plants), columns=False)
