@@ -52,9 +52,13 @@ class Canvas(ABC):
         self.always = words.sum(0)
         """(W,) reads 1 off every word."""
 
+    def power(self, layer: int) -> float:
+        """Square of ``scale``."""
+        return WIDTH / (self.parts + min(layer, 1))
+
     def scale(self, layer: int) -> float:
         """What a vector of norm 1 in the stream is to a head of ``layer``, about."""
-        return math.sqrt(WIDTH / (self.parts + min(layer, 1)))
+        return math.sqrt(self.power(layer))
 
     def rows(self, vectors: Tensor) -> Tensor:
         """(size, W): a map from the stream to a head, one coordinate a vector, where nothing turns."""
@@ -64,7 +68,7 @@ class Canvas(ABC):
 
     def sharp(self, layer: int) -> float:
         """Factor of queries and of keys that gives a score of ``SHARP``."""
-        return math.sqrt(SHARP * math.sqrt(self.size)) / self.scale(layer)
+        return math.sqrt(SHARP * math.sqrt(self.size) / self.power(layer))
 
     def back(self, step: int, layer: int) -> tuple[Tensor, Tensor]:
         """Query and key of a head that attends ``step`` tokens back."""
@@ -104,9 +108,9 @@ class GPT2(Canvas):
         with torch.no_grad():
             self.module.transformer.wpe.weight.copy_(positions)
 
-    def scale(self, layer: int) -> float:
+    def power(self, layer: int) -> float:
         """See ``Canvas``: positions and words share the norm, at each layer about alike."""
-        return math.sqrt(WIDTH / self.parts)
+        return WIDTH / self.parts
 
     def back(self, step: int, layer: int) -> tuple[Tensor, Tensor]:
         """See ``Canvas``: by the positions in the stream."""

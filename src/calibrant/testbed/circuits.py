@@ -249,8 +249,8 @@ def _plant(canvas: Canvas, word: Tensor, before: Tensor, output: Tensor, options
     query, key = canvas.back(1, 0)
     value, told = canvas.rows(word), canvas.rows(before) * written / canvas.scale(0)
     canvas.write(PREVIOUS[0], PREVIOUS[1], {"query": query, "key": key, "value": value, "output": told})
-    sharp = canvas.sharp(1) * 1.2
-    query, key = canvas.rows(word) * sharp, canvas.rows(before) * sharp
+    sharp = canvas.sharp(1)
+    query, key = canvas.rows(word) * sharp * 1.2, canvas.rows(before) * sharp * 1.2
     strengths = {INDUCTION: 1 - share, TWIN: share, DECOY: 0.0}
     for (layer, head), strength in strengths.items():
         if (layer, head) != TWIN or share:
