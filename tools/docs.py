@@ -24,9 +24,17 @@ from typer.main import get_command
 from calibrant.app import catalog, listing
 from calibrant.cli.main import app
 from calibrant.core.digest import plain
+from calibrant.understand._cards import rule_in_words, shipped_card
+from calibrant.understand._rule import Rule
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 BEGIN, END = "<!-- config -->", "<!-- /config -->"
+CARD = "<!-- card -->", "<!-- /card -->"
+RULINGS = {
+    "true": "the planted heads",
+    "false": "others, or one planted head and another",
+    "null": "any heads, on a null",
+}
 NOTE = "<!-- Made by `make docs` from the code: edit the code, not this page. -->"
 
 
@@ -45,7 +53,54 @@ def generated(docs: Path) -> tuple[dict[str, str], list[str]]:
             continue
         before, _, rest = text.partition(BEGIN)
         pages[path.name] = f"{before}{BEGIN}\n{config(name)}{END}{rest.partition(END)[2]}"
+    name = page("understand.calibrate")
+    if name in pages:
+        before, _, rest = pages[name].partition(CARD[0])
+        pages[name] = f"{before}{CARD[0]}\n{card()}{CARD[1]}{rest.partition(CARD[1])[2]}"
     return pages, problems
+
+
+def card() -> str:
+    """The shipped card of instruments, over the three classes of models."""
+    shipped = shipped_card()
+    cases = ("none", "equal", "third", "tenth", "negative")
+    points = [f"{case}/earlier" for case in cases] + ["none/answer"]
+    lines = [
+        f"{len(shipped.seeds)} draws of each case in each class ({len(shipped.null_seeds)} of nulls), "
+        f"{shipped.pairs} pairs. AUROC by case; then, over all cases but `answer`, planted heads found and "
+        "sweeps with a false find.",
+        "",
+        *_head("Instrument", *cases, "`answer`", "power", "false finds, planted", "false finds, nulls"),
+    ]
+    for name in dict.fromkeys(row.instrument for row in shipped.rows):
+        own = [row for row in shipped.rows if row.instrument == name]
+        curves = [[a for row in own if row.point.endswith(point) for a in row.auroc] for point in points]
+        shown = [row for row in own if not row.null and not row.point.endswith("answer")]
+        nulls = [row for row in own if row.null]
+        cells = [f"`{name}`", *(f"{sum(one) / len(one):.2f}" if one else "" for one in curves)]
+        cells.append(f"{sum(r.hits for r in shown) / max(1, sum(r.planted for r in shown)):.2f}")
+        cells += [
+            f"{sum(r.false_sweeps for r in part)} of {sum(r.cases for r in part)}" for part in (shown, nulls)
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    words = ("supported", "suggestive", "contradicted")
+    lines += ["", *_head("Claim", "judged", *words, "not testable")]
+    for kind, says in RULINGS.items():
+        for hidden in (False, True) if kind == "true" else (None,):
+            ruled = [
+                row
+                for row in shipped.rulings
+                if row.claim == kind and hidden in (None, row.point.endswith("answer"))
+            ]
+            counts = [sum(getattr(row, word) for row in ruled) for word in ("claims", *words)]
+            what = f"{says}, under the corruption that hides one" if hidden else says
+            lines.append(f"| {what} | {' | '.join(map(str, [*counts, counts[0] - sum(counts[1:])]))} |")
+    told = rule_in_words(shipped, Rule())
+    return "\n".join([*lines, "", f"{told[0].upper()}{told[1:]}."]) + "\n"
+
+
+def _head(*columns: str) -> list[str]:
+    return [f"| {' | '.join(columns)} |", f"| {' | '.join('---' for _ in columns)} |"]
 
 
 def names() -> list[str]:

@@ -59,8 +59,10 @@ from calibrant.data.cards import CardRow, JudgeCard, read_card, write_card
 from calibrant.data.files import raw_rows
 from calibrant.data.graded import graded_from
 from calibrant.data.human_labels import HumanLabel, HumanLabels, labels_from
+from calibrant.data.instrument_card import InstrumentCard, read_instrument_card
 from calibrant.data.judge_folder import read_head
 from calibrant.data.judge_head import JudgeHead
+from calibrant.data.planted import Plants
 from calibrant.data.readers import read_file
 from calibrant.data.rows import (
     Attempts,
@@ -90,10 +92,12 @@ from calibrant.models.open_model import OpenModel
 from calibrant.models.reward_model import open_reward
 from calibrant.models.scripted import ScriptedModel
 from calibrant.testbed.attacker import open_attacker
+from calibrant.testbed.circuits import CircuitPlants
 from calibrant.testbed.gold import GoldJudge, GoldReward
 from calibrant.testbed.raise_model import build_module
 from calibrant.testbed.serve import open_goals, open_items, open_pairs, open_prompts
 from calibrant.testbed.tokens import build_tokenizer
+from calibrant.understand._cards import shipped_card
 
 SEED = 3
 
@@ -210,6 +214,8 @@ KNOWN: dict[str, Known] = {
     "train.grpo": Known("a hundred rounds are many", config=ROUNDS | {"samples": 3}),
     "train.online_dpo": Known("a hundred rounds are many", config=ROUNDS | {"samples": 3}),
     "train.reward_ensemble": Known("two members are several", config={"members": 2}),
+    "understand.calibrate": Known("eight draws are many", config={"seeds": 2, "null_seeds": 2}),
+    "understand.triangulate": Known("a claim names cells", config={"cells": ["layer_0/head_0"]}),
     "testbed.plant": Known(
         "millions of tokens are many, and so are replies in forty forms",
         config={"tokens": 2000, "probes": 0, "fit": {"bf16": False}},
@@ -413,14 +419,20 @@ def _contrasts(shop: Workshop, place: int) -> Built:
     rows = [
         Contrast(
             id=str(a),
-            clean=Chat.ask(f"what is {a} plus 2?"),
-            corrupt=Chat.ask(f"what is {a} plus 4?"),
+            clean=Chat.ask(f"what is {a} plus {place}?"),
+            corrupt=Chat.ask(f"what is {a} plus {place + 4}?"),
             answer="b",
             foil="c",
         )
         for a in range(4)
     ]
-    return shop.rows(Contrasts, rows)
+    return shop.rows(Contrasts, rows, f"contrasts {place}")
+
+
+def _instruments(shop: Workshop, place: int) -> Built:
+    path = shop.root / "instruments.json"
+    shipped_card().write(path)
+    return Built(lambda: read_instrument_card(path), str(path))
 
 
 def _graded(shop: Workshop, place: int) -> Built:
@@ -545,6 +557,11 @@ BUILDERS: dict[Any, Callable[[Workshop, int], Built]] = {
     Attempts: _attempts,
     HumanLabels: _human_labels,
     JudgeCard: _card,
+    InstrumentCard: _instruments,
+    Plants: lambda shop, place: Built(
+        lambda: CircuitPlants("induction", {"n": "2", "family": "gpt2"}),
+        "testbed:plants/induction?n=2&family=gpt2",
+    ),
     JudgeHead: _head,
     "judging model": lambda shop, place: Built(lambda: ScriptedModel(_judging), "no reference: Python only"),
     LM: _model,

@@ -43,7 +43,10 @@ config = { batch_size = 8 }
 [[job]]
 id = "asked"
 use = "measure.refusal"
-inputs = { model = "record:trained/model", goals = "testbed:goals/heldout?n=5", judge = "testbed:judge/harmful" }
+[job.inputs]
+model = "record:trained/model"
+goals = "testbed:goals/heldout?n=5"
+judge = "testbed:judge/harmful"
 [[job]]
 id = "gate"
 use = "govern.gate"

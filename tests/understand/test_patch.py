@@ -91,6 +91,14 @@ def test_false_finds_are_rare_where_nothing_is_planted():
     assert hits <= 7
 
 
+def test_every_score_names_its_card():
+    heads = run({"family": "llama"}, n=8).caveats
+    for way in ("denoise", "noise"):
+        assert any(f"card of '{way}', nearest case llama/none/earlier: AUROC 1.00" in note for note in heads)
+    layers = run({}, n=8, config=Patching(site="attn_out", positions="all")).caveats
+    assert any("no card" in note and "attn_out" in note for note in layers)
+
+
 def test_positions_show_the_way_of_the_answer():
     """In layer 0 the changed word is all there is; after the last layer, the last position is."""
     contrasts = open_contrasts("induction", {"n": "200"})

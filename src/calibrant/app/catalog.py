@@ -111,8 +111,10 @@ _TECHNIQUES: dict[str, tuple[str, str]] = {
     "train.rloo": ("RLOO: REINFORCE with a leave-one-out baseline", "reward_last"),
     "train.sft": ("supervised fine-tuning on demonstrations", "loss_last"),
     "understand.attribute": ("attribution patching (AtP), audited by exact patching", "total_effect"),
+    "understand.calibrate": ("instruments on planted circuits and nulls: error rates, power", "rule/power"),
     "understand.lens": ("logit lens: each layer's next-token prediction", ""),
     "understand.patch": ("activation patching, both ways: where is the answer carried?", "total_effect"),
+    "understand.triangulate": ("a claim held against five families of instruments, by a rule", "supported"),
 }
 """Name -> what it does, and the metric to show first."""
 TECHNIQUES = {name: Listed(_where(name), *line) for name, line in _TECHNIQUES.items()}

@@ -106,21 +106,23 @@ def _share(options: Mapping[str, str]) -> float:
 class CircuitPlants:
     """``testbed:plants/induction``: every family, with one head, two, a negative one; and nulls.
 
-    ``?n=24`` pairs a case, as many held out.
+    ``?n=24`` pairs a case, as many held out; ``?family=gpt2`` has that class alone.
     """
 
     def __init__(self, name: str, options: Mapping[str, str]) -> None:
         """Raises InputError: no such plants or option."""
         check_name("plants", name, ("induction",))
-        check_options("plants", name, options, ("n",))
+        check_options("plants", name, options, ("n", "family"))
+        if "family" in options:
+            check_name("family", options["family"], CANVASES)
+        self.families = (options["family"],) if "family" in options else tuple(CANVASES)
         self.pairs = whole_option("n", options, 24)
-        self.identity = Identity(
-            name=f"testbed:plants/{name}", parts={"plants": name, "version": "1", "n": str(self.pairs)}
-        )
+        parts = {"plants": name, "version": "1", **options, "n": str(self.pairs)}
+        self.identity = Identity(name=f"testbed:plants/{name}", parts=parts)
 
     def cases(self, seed: int) -> Iterator[Planted]:
-        """Twenty-seven models."""
-        for family in CANVASES:
+        """Ten models a class."""
+        for family in self.families:
             for redundancy, options in _REDUNDANCY.items():
                 yield self._case(
                     seed, {"family": family, "redundancy": redundancy, "corrupt": "earlier"}, options
@@ -233,7 +235,8 @@ def _build(options: Mapping[str, str]) -> Any:
     basis = _basis(3 * (WORDS + 1) + SLOTS, generator)
     word, before, output = (basis[i * (WORDS + 1) : (i + 1) * (WORDS + 1)] for i in range(3))
     layers = 3 if options.get("negative") == "1" else 2
-    canvas = CANVASES[options.get("family", "gpt2")](layers, word, output, basis[3 * (WORDS + 1) :])
+    with torch.random.fork_rng(devices=[]):  # what the class draws first is overwritten
+        canvas = CANVASES[options.get("family", "gpt2")](layers, word, output, basis[3 * (WORDS + 1) :])
     for layer in range(layers):
         for head in range(HEADS):
             canvas.write(layer, head, _noise(canvas.size, generator))

@@ -27,6 +27,7 @@ from torch import Tensor
 from calibrant.core import Estimate, OpenLM, Quiet, Result, Run, point, technique, unknown
 from calibrant.data.rows import Contrasts
 from calibrant.stats import mean
+from calibrant.understand import _cards as cards
 from calibrant.understand._cells import Cell, Cells, cells_of, left_out
 from calibrant.understand._contrasts import encode
 from calibrant.understand._effects import WAYS, Effects, Floats, both_ways, effects_of
@@ -78,6 +79,7 @@ def attribute(
     notes = (
         "a gradient is the slope at one end: cells that saturate or cancel may read 0 (see audit/missed)",
         f"{len(cells)} cells in two directions: 'found' is corrected for looking at all, an interval is not",
+        *cards.notes(model, config.site, "gradient"),
     )
     return AttributionResult(metrics=metrics, caveats=(*notes, *effects.notes, *left_out(model, cells)))
 

@@ -27,6 +27,7 @@ from pydantic import Field, field_validator
 
 from calibrant.core import Estimate, OpenLM, Quiet, Result, Run, technique
 from calibrant.data.rows import Contrasts
+from calibrant.understand import _cards as cards
 from calibrant.understand._cells import Cells, cells_of, left_out
 from calibrant.understand._contrasts import encode
 from calibrant.understand._effects import WAYS, Effects, both_ways, effects_of
@@ -76,6 +77,7 @@ def patch(
     ]
     if denoised.how in ("in full", "one row at a time"):
         notes.append(f"this family's patched runs were made {denoised.how}: skipping more gave other numbers")
+    notes += cards.notes(model, config.site, *WAYS)
     return PatchResult(metrics=metrics, caveats=(*notes, *effects.notes, *left_out(model, cells)))
 
 

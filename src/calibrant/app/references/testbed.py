@@ -59,7 +59,15 @@ def make(reference: Reference, found: Any) -> Opened:
     if isinstance(found, Path):
         return on_disk.read(reference, found)
     if reference.wanted is Plants:
-        return Opened(found.identity.digest, "plants", lambda: found, name=found.identity.name)
+        identity = found.identity
+        return Opened(
+            identity.digest,
+            "plants",
+            lambda: found,
+            name=identity.name,
+            parts=identity.parts,
+            identity=identity,
+        )
     if reference.wanted in TABLES:
         return Opened(found.digest, "data", lambda: found, name=reference.text)
     return behaviours.described(found, lambda: found, reference)
@@ -72,7 +80,7 @@ def _rows(parsed: Parsed, wanted: type[Table[Any]]) -> Table[Any]:
             f"'{parsed.text}': no rows of kind '{parsed.kind}'{nearest(parsed.kind, _ROWS)}",
             hint=f"kinds with rows: {', '.join(_ROWS)}",
         )
-    home = "circuits" if parsed.kind == "contrasts" else "serve"
+    home = "contrasts" if parsed.kind == "contrasts" else "serve"
     source = catalog.load(f"calibrant.testbed.{home}:open_{parsed.kind}")(parsed.name, parsed.options)
     table = serving_as(wanted, source)
     if not isinstance(table, wanted):

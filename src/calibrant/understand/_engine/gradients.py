@@ -14,6 +14,11 @@ from calibrant.understand._engine.readers import Reader
 from calibrant.understand._engine.resume import last_logits
 
 
+def leaf(value: Tensor) -> Tensor:
+    """Where a graph begins: the value itself, which the model may go on to change in place."""
+    return value.detach().clone().requires_grad_().clone()
+
+
 def gradients(
     model: OpenLM, ids: Tensor, sites: Sequence[str], read: Reader, rows: int = 32
 ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -31,7 +36,7 @@ def gradients(
     with torch.inference_mode(False), torch.enable_grad():
         for examples in torch.split(torch.arange(len(ids)), rows):
             with (
-                edited(model.module, {"hook_embed": lambda value: value.detach().clone().requires_grad_()}),
+                edited(model.module, {"hook_embed": leaf}),
                 captured(model.module, sites) as activations,
             ):
                 reading = read(last_logits(model.module, ids[examples].clone(), read.columns), examples)

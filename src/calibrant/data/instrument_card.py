@@ -1,0 +1,118 @@
+"""A calibration card of instruments: what they find and miss where the truth is planted. Counts, not shares.
+
+``understand.calibrate`` writes it as ``instruments.json``; every score that a technique gives names the row
+of the nearest case.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, ValidationError
+
+from calibrant.core.config import Frozen
+from calibrant.core.digest import digest, plain
+from calibrant.core.errors import InputError
+
+
+class InstrumentRow(Frozen):
+    """One instrument at one point of the grid."""
+
+    instrument: str
+    """'denoise', 'noise', 'ablation', 'gradient', 'direct'."""
+    point: str
+    """'gpt2/none/earlier': class, redundancy, corruption; or 'gpt2/null/removed'."""
+    null: str = ""
+    """Kind of null; "": something is planted."""
+    cases: int = Field(ge=0)
+    """Models, each with its own weights and pairs."""
+    testable: int = Field(ge=0)
+    """Of ``cases``, those where the corruption changed the answer beyond doubt."""
+    planted: int = Field(ge=0)
+    """Planted cells of the testable cases."""
+    hits: int = Field(ge=0)
+    """Of ``planted``, those found."""
+    false_sweeps: int = Field(ge=0)
+    """Of ``cases``, those where a cell was found that is not planted."""
+    auroc: tuple[float, ...] = ()
+    """One a testable case: chance that a planted cell scores above another; () on a null."""
+    average_precision: tuple[float, ...] = ()
+    """One a testable case."""
+    agreeing: int = Field(default=0, ge=0)
+    """Of ``compared``, cells whose two intervals, on two sets of pairs, hold a common value."""
+    compared: int = Field(default=0, ge=0)
+    """Cells with an interval on both sets of pairs; 0: the instrument was not asked."""
+    stability: tuple[float, ...] = ()
+    """One a testable case: rank correlation of the cells' scores on two sets of pairs."""
+
+
+class RuleRow(Frozen):
+    """The rule of triangulation at one point of the grid."""
+
+    point: str
+    """As in ``InstrumentRow``."""
+    claim: Literal["true", "false", "null"]
+    """The planted cells; as many others, or some of each; anything on a null."""
+    claims: int = Field(ge=0)
+    """How many were judged."""
+    supported: int = Field(ge=0)
+    """Of ``claims``."""
+    suggestive: int = Field(default=0, ge=0)
+    """Of ``claims``."""
+    contradicted: int = Field(default=0, ge=0)
+    """Of ``claims``; what is left was not testable."""
+
+
+class InstrumentCard(Frozen):
+    """What is known of instruments and of the rule that combines them."""
+
+    version: Literal[1] = 1
+    """Of this format."""
+    plants: str
+    """Name of the plants."""
+    plants_digest: str
+    """Digest of their identity."""
+    seeds: tuple[int, ...]
+    """The draws of cases where something is planted."""
+    null_seeds: tuple[int, ...]
+    """The draws of nulls."""
+    pairs: int = Field(ge=0)
+    """Pairs a case."""
+    floor: float
+    """Least share that counted as found."""
+    level: float
+    """Chance of any false find in a sweep that was accepted."""
+    rule: dict[str, float]
+    """Thresholds of the rule."""
+    rows: tuple[InstrumentRow, ...]
+    """One an instrument and point."""
+    rulings: tuple[RuleRow, ...] = ()
+    """One a point and kind of claim."""
+
+    @property
+    def digest(self) -> str:
+        """Digest of the whole card."""
+        return digest(self)
+
+    def write(self, path: Path) -> None:
+        """Write ``instruments.json``: the same bytes wherever it is written."""
+        path.write_text(json.dumps(plain(self), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_instrument_card(path: Path) -> InstrumentCard:
+    """Read what ``InstrumentCard.write`` wrote.
+
+    Raises:
+        InputError: the file is no card.
+    """
+    try:
+        return InstrumentCard.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise InputError(
+            f"{path} is no card of instruments: {where or 'the file'}: {first['msg'].lower()}",
+            hint="understand.calibrate writes one: record:JOB/instruments.json",
+        ) from None

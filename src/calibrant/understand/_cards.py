@@ -1,0 +1,107 @@
+"""Reading a card of instruments: the row that is nearest to a model, and the rule's own errors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from importlib.resources import as_file, files
+
+from calibrant.core import Estimate, OpenLM, unknown
+from calibrant.data.instrument_card import InstrumentCard, InstrumentRow, read_instrument_card
+from calibrant.stats.proportion import proportion_interval
+from calibrant.understand._rule import Rule
+
+_CLASSES: Mapping[str, tuple[str, ...]] = {
+    "gpt2": ("gpt2", "opt", "gpt_neo", "gpt_bigcode", "biogpt", "xglm"),
+    "neox": ("gpt_neox", "gptj", "phi", "falcon", "codegen", "cohere", "gpt_neox_japanese", "stablelm"),
+}
+"""Class on the card -> model types that are built like it: positions in the stream; parallel blocks."""
+
+_WHAT = {"gradient": " (the mean of the slopes at both ends)"}
+
+
+@cache
+def shipped_card() -> InstrumentCard:
+    """The card that comes with this version: ``calibrant run calibration`` makes it again."""
+    with as_file(files("calibrant.understand") / "instruments.json") as path:
+        return read_instrument_card(path)
+
+
+def nearest_class(model: OpenLM) -> str:
+    """The class of planted models that is built most like ``model``; 'llama' where queries turn."""
+    config = getattr(model.module, "config", None)
+    kind = str(getattr(config, "model_type", ""))
+    return next((name for name, types in _CLASSES.items() if kind in types), "llama")
+
+
+def nearest_row(
+    card: InstrumentCard, model: OpenLM, instrument: str
+) -> tuple[InstrumentRow, list[InstrumentRow]]:
+    """The row of one planted circuit in the class nearest to ``model``, and that class's nulls."""
+    own = [row for row in card.rows if row.instrument == instrument]
+    mine = [row for row in own if row.point.startswith(f"{nearest_class(model)}/")] or own
+    return next(row for row in mine if not row.null), [row for row in mine if row.null]
+
+
+def in_words(card: InstrumentCard, model: OpenLM, instrument: str) -> str:
+    """One sentence on an instrument, for the caveats of a result."""
+    row, nulls = nearest_row(card, model, instrument)
+    false, cases = sum(one.false_sweeps for one in nulls), sum(one.cases for one in nulls)
+    high = proportion_interval(false, cases)[1]
+    auroc = sum(row.auroc) / len(row.auroc) if row.auroc else float("nan")
+    what = _WHAT.get(instrument, "")
+    return (
+        f"card of '{instrument}'{what}, nearest case {row.point}: AUROC {auroc:.2f}, "
+        + f"{row.hits} of {row.planted} planted heads found; "
+        + f"on nulls {false} of {cases} sweeps find any (at most {high:.1%})"
+    )
+
+
+def notes(model: OpenLM, site: str, *instruments: str) -> list[str]:
+    """What the shipped card says of each instrument, for the caveats of a result."""
+    if site != "z":
+        return [f"no card: instruments are calibrated on heads (z), not on {site}"]
+    return [in_words(shipped_card(), model, name) for name in instruments]
+
+
+def rule_errors(card: InstrumentCard, rule: Rule) -> dict[str, Estimate]:
+    """False-positive rate and power of the rule, over the whole grid; unknown under other thresholds."""
+    if any(card.rule.get(name) != getattr(rule, name) for name in ("floor", "part", "level", "families")):
+        judged = sum(row.claims for row in card.rulings)
+        other = unknown("the card was made with other thresholds of the rule", n=judged, unit="claim")
+        return {"rule/false_positive_rate": other, "rule/power": other}
+    false = [row for row in card.rulings if row.claim != "true"]
+    true = [row for row in card.rulings if row.claim == "true" and _above_floor(card, row.point)]
+    return {
+        "rule/false_positive_rate": _rate(
+            sum(r.supported for r in false), sum(r.claims for r in false), "lower"
+        ),
+        "rule/power": _rate(sum(r.supported for r in true), sum(r.claims for r in true), "higher"),
+    }
+
+
+def rule_in_words(card: InstrumentCard, rule: Rule) -> str:
+    """One sentence on the rule."""
+    errors = rule_errors(card, rule)
+    false, power = errors["rule/false_positive_rate"], errors["rule/power"]
+    if false.value is None or power.value is None:
+        return f"its errors are unknown ({false.reason})"
+    return (
+        f"on planted circuits and nulls it supports {round(false.value * false.n)} of {false.n} false claims "
+        f"(at most {false.high:.2%}), and {round(power.value * power.n)} of {power.n} true ones that show"
+    )
+
+
+def _above_floor(card: InstrumentCard, point: str) -> bool:
+    """Whether the corruption shows every planted cell there, each well above the least part."""
+    return not point.endswith("/answer")
+
+
+def _rate(hits: int, of: int, better: str) -> Estimate:
+    if not of:
+        return unknown("the card has no such claims", unit="claim")
+    low, high = proportion_interval(hits, of)
+    return Estimate(
+        value=hits / of, low=low, high=high, n=of, unit="claim", method="clopper-pearson",
+        better="lower" if better == "lower" else "higher",
+    )  # fmt: skip

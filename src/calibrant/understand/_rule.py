@@ -1,0 +1,154 @@
+"""The rule of triangulation, fixed in advance: what evidence makes a claim supported.
+
+A claim says that a set of cells carries the answer. It is
+
+- *not testable* where the corruption does not change the answer, or there are too few other sets to compare;
+- *supported* where three families of instruments or more are past their matched null (other sets of as many
+  cells, drawn at random) and beyond chance, at a false discovery rate over families; patching is one of
+  them, in both directions, and above the floor; pairs held out say the same; every cell does something by
+  itself; and no family contradicts in sign;
+- *contradicted* where the set carries less than the floor in both directions for sure, or where a family is
+  beyond chance on the other side;
+- else *suggestive*.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, NamedTuple
+
+import numpy as np
+from pydantic import Field
+
+from calibrant.core import Estimate, Frozen
+from calibrant.stats import mean
+from calibrant.stats.max_statistic import max_sign_flip
+from calibrant.stats.multiple import benjamini_hochberg
+from calibrant.understand._contrasts import Encoded
+from calibrant.understand._effects import Effects, Floats
+from calibrant.understand._evidence import FAMILIES, Evidence
+
+Finding = Literal["supported", "suggestive", "contradicted", "not testable"]
+WAYS = FAMILIES["interventional"]
+
+
+class Rule(Frozen):
+    """Thresholds, set before the first look."""
+
+    floor: float = Field(default=0.5, gt=0)
+    """Least share of the corruption's effect that the set must carry, by patching, in both directions."""
+    part: float = Field(default=0.05, ge=0)
+    """Least share that each cell must carry by itself, in one direction or the other."""
+    level: float = Field(default=0.05, gt=0, lt=1)
+    """False discovery rate over families, and level of every other test."""
+    families: int = Field(default=3, ge=2, le=len(FAMILIES))
+    """So many families must agree."""
+    sets: int = Field(default=40, ge=19)
+    """Other sets of as many cells that the claim is compared with."""
+
+
+class Line(NamedTuple):
+    """What one instrument says of the claim."""
+
+    share: float
+    """Of the corruption's effect."""
+    beyond_chance: float
+    """p-value: the signs of pairs flipped."""
+    beyond_others: float
+    """p-value: rank among the other sets."""
+
+
+class Ruling(NamedTuple):
+    """What the rule says, and why."""
+
+    finding: Finding
+    reasons: tuple[str, ...]
+    """What stands between the claim and 'supported'; [] where nothing does."""
+    lines: Mapping[str, Line]
+    families: tuple[str, ...]
+    """Families that speak for the claim."""
+
+
+def ruled(evidence: Evidence, heldout: Evidence, size: int, rule: Rule) -> Ruling:
+    """Judge a claim on ``size`` cells, on pairs where the corruption changes the answer.
+
+    Args:
+        evidence: row 0 is the set, then each of its ``size`` cells, then the other sets.
+        heldout: row 0 is the set, on other pairs.
+        rule: thresholds.
+    """
+    others = evidence.effects["denoise"].shape[0] - 1 - size
+    present = {family: [n for n in names if n in evidence.effects] for family, names in FAMILIES.items()}
+    present = {family: names for family, names in present.items() if names}
+    if len(present) / (1 + others) / rule.families > rule.level:  # the least that the correction leaves
+        return untestable(f"only {others} other sets of {size} cells: a p-value cannot be small enough")
+    lines = {name: _line(evidence, name, size) for name in evidence.effects}
+    chances = [max(max(lines[n][1:]) for n in names) for names in present.values()]
+    adjusted = dict(zip(present, benjamini_hochberg(chances), strict=True))
+    speaking = tuple(
+        family
+        for family, names in present.items()
+        if adjusted[family] <= rule.level and all(lines[n].share > 0 for n in names)
+    )
+    against = [n for n, x in lines.items() if x.beyond_chance <= rule.level and x.share < -rule.part]
+    doubts = [f"{name} is beyond chance on the other side" for name in against]
+    small = [way for way in WAYS if share_of(evidence, way, 0).value is None or lines[way].share < rule.floor]
+    if small:
+        doubts.append(f"the set carries less than {rule.floor:g} by {' and '.join(small)}")
+    if len(speaking) < rule.families or "interventional" not in speaking:
+        doubts.append(
+            f"families past their null: {', '.join(speaking) or 'none'} "
+            f"(needs {rule.families}, patching in both directions among them)"
+        )
+    doubts += [f"held-out pairs do not say so by {way}" for way in WAYS if not _repeats(heldout, way, rule)]
+    doubts += [f"cell {at + 1} of the claim does nothing by itself" for at in _idle(evidence, size, rule)]
+    if against or all(_below(evidence, way, rule.floor) for way in WAYS):
+        return Ruling("contradicted", tuple(doubts), lines, speaking)
+    return Ruling("suggestive" if doubts else "supported", tuple(doubts), lines, speaking)
+
+
+def untestable(*reasons: str) -> Ruling:
+    """The ruling where nothing can be said."""
+    return Ruling("not testable", reasons, {}, ())
+
+
+def _line(evidence: Evidence, name: str, size: int) -> Line:
+    effects = evidence.effects[name]
+    strength = np.abs(effects.mean(1))
+    others = strength[1 + size :]
+    rank = (1 + int((others >= strength[0]).sum())) / (1 + len(others))
+    chance = float(max_sign_flip(effects[:1], clusters=evidence.pairs.clusters)[0])
+    return Line(float(effects[0].mean() / evidence.total.mean()), chance, rank)
+
+
+def share_of(evidence: Evidence, name: str, row: int) -> Estimate:
+    """The share of a set with its interval, linearised."""
+    effect, total = evidence.effects[name][row], evidence.total
+    ratio = float(effect.mean() / total.mean())
+    linear: Floats = ratio + (effect - ratio * total) / total.mean()
+    return mean(linear.tolist(), clusters=evidence.pairs.clusters, better="none", unit="pair", null_value=0.0)
+
+
+def _below(evidence: Evidence, way: str, floor: float) -> bool:
+    high = share_of(evidence, way, 0).high
+    return high is not None and high < floor
+
+
+def _repeats(heldout: Evidence, way: str, rule: Rule) -> bool:
+    effects = heldout.effects[way][:1]
+    chance = float(max_sign_flip(effects, clusters=heldout.pairs.clusters)[0])
+    return chance <= rule.level and float(effects.mean() / heldout.total.mean()) >= rule.floor
+
+
+def _idle(evidence: Evidence, size: int, rule: Rule) -> list[int]:
+    """Cells of the claim that do nothing by themselves in either direction."""
+    table = np.concatenate([evidence.effects[way][1 : 1 + size] for way in WAYS])
+    chances = max_sign_flip(table, clusters=evidence.pairs.clusters).reshape(len(WAYS), size)
+    shares = np.abs(table.mean(1) / evidence.total.mean()).reshape(len(WAYS), size)
+    working = ((chances <= rule.level) & (shares >= rule.part)).any(0)
+    return [at for at in range(size) if not working[at]]
+
+
+def idle_reason(total: Floats, pairs: Encoded) -> str:
+    """Why nothing is testable on these pairs; "" where the corruption changes the answer."""
+    return Effects((), pairs, np.zeros((2, 0, total.size)), total, np.zeros_like(total)).idle

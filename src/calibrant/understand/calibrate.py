@@ -1,0 +1,356 @@
+"""Calibrate instruments on planted circuits and nulls: what each finds, misses and makes up; the rule, too.
+
+For every case of ``plants`` (a model whose circuit is known, or a null) and every seed:
+
+1. Each instrument scores each head; a head is found where its effect is beyond chance, corrected for looking
+   at all heads, and above ``floor``. AUROC and average precision need no threshold.
+2. The same on held-out pairs: do the intervals of the two agree, and the order of the heads?
+3. The rule of triangulation judges true claims (the planted heads), false ones (as many others; one planted
+   head and another), and on nulls the most tempting ones.
+
+The card, 'instruments.json', holds the counts.
+
+    calibrant show understand.calibrate
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from pydantic import Field
+from scipy.stats import rankdata, spearmanr
+
+from calibrant.core import Estimate, Frozen, InputError, Quiet, Result, Run, digest, technique, unknown
+from calibrant.data.instrument_card import InstrumentCard, InstrumentRow, RuleRow
+from calibrant.data.planted import Planted, Plants
+from calibrant.ledger.lines import Lines, replay
+from calibrant.stats import mean
+from calibrant.stats.max_statistic import max_sign_flip
+from calibrant.stats.proportion import proportion_interval
+from calibrant.understand._cards import rule_errors
+from calibrant.understand._cells import Cells, cells_of
+from calibrant.understand._contrasts import encode
+from calibrant.understand._effects import Floats
+from calibrant.understand._evidence import INSTRUMENTS, Evidence, measured, total_effect
+from calibrant.understand._rule import Finding, Rule, idle_reason, ruled, share_of
+from calibrant.understand.triangulate import other_sets
+
+Kind = Literal["true", "false", "null"]
+_WITH_INTERVALS = ("denoise", "noise")
+
+
+class Calibration(Frozen):
+    """How much is drawn, and what counts as found."""
+
+    seeds: int = Field(default=8, ge=2)
+    """Draws of every case where something is planted."""
+    null_seeds: int = Field(default=16, ge=2)
+    """Draws of every null: they are cheap, and a small rate needs many."""
+    floor: float = Field(default=0.1, ge=0)
+    """Least share of the corruption's effect that counts as found."""
+    level: float = Field(default=0.05, gt=0, lt=1)
+    """Chance of any false find in a sweep over all heads that is accepted."""
+    rule: Rule = Rule()
+    """Thresholds of the rule of triangulation."""
+
+
+class CalibrationResult(Result):
+    """``auroc/INSTRUMENT/POINT``, ``power/...``, ``false_positive_rate/INSTRUMENT/POINT`` (sweeps with any
+    false find), ``rule/...``. Artefact 'instruments.json', the card."""
+
+    card: InstrumentCard = Field(exclude=True, repr=False)
+    """The counts."""
+
+
+class Judged(Frozen):
+    """What the rule said of one claim."""
+
+    claim: Kind
+    finding: Finding
+
+
+class Scored(Frozen):
+    """What one instrument gave on one case."""
+
+    instrument: str
+    testable: bool
+    hits: int
+    false: int
+    auroc: float | None
+    average_precision: float | None
+    stability: float | None
+    agreeing: int
+    compared: int
+
+
+class Case(Frozen):
+    """One case, as it is kept in the work folder."""
+
+    key: str
+    """Digest of plants, seed, point and settings."""
+    point: str
+    null: str
+    planted: int
+    scored: tuple[Scored, ...]
+    judged: tuple[Judged, ...]
+
+
+@technique(version=1)
+def calibrate(plants: Plants, config: Calibration = Calibration(), run: Run = Quiet()) -> CalibrationResult:
+    """Run every instrument and the rule on every case; a killed run goes on where it stopped.
+
+    Raises:
+        InputError: plants without cases.
+    """
+    nulls = [bool(planted.null) for planted in plants.cases(run.seed)]
+    whole = sum(config.null_seeds if null else config.seeds for null in nulls)
+    if not nulls:
+        raise InputError(f"'{plants.identity.name}' has no cases", hint="testbed:plants/induction has")
+    with Lines(run.work / "cases.jsonl") as log:
+        done = {case.key: case for case in replay(log, Case.model_validate_json, "a case")}
+        cases: list[Case] = []
+        for seed in range(run.seed, run.seed + max(config.seeds, config.null_seeds)):
+            for number, planted in enumerate(plants.cases(seed)):
+                if seed - run.seed >= (config.null_seeds if planted.null else config.seeds):
+                    continue
+                run.progress(len(cases), whole, f"{planted.name}, draw {seed}")
+                key = digest([plants.identity, seed, number, config.floor, config.level, config.rule])
+                if key not in done:
+                    done[key] = _case(planted, key, seed, config)
+                    log.add([done[key].model_dump_json().encode()])
+                cases.append(done[key])
+        run.progress(len(cases), len(cases), "")
+    card = _card(plants, cases, config, run.seed)
+    card.write(run.artifact("instruments.json"))
+    return CalibrationResult(
+        card=card,
+        metrics=metrics_of(card, config.rule),
+        caveats=(
+            "small circuits set by hand in models of two or three layers: a larger model has more to confuse",
+            "a null without an effect to explain is mostly refused as not testable, which counts as no find",
+        ),
+    )
+
+
+class _Claim(NamedTuple):
+    kind: Kind
+    members: list[int]
+
+
+def _case(planted: Planted, key: str, seed: int, config: Calibration) -> Case:
+    """Score and judge one case."""
+    model, quiet = planted.model, Quiet(seed)
+    pairs, other = encode(model, planted.contrasts), encode(model, planted.heldout)
+    cells = cells_of(model, Cells(site="z", positions="all"), pairs.clean.shape[1])
+    names = {cell.name: at for at, cell in enumerate(cells)}
+    truth = [names[f"layer_{layer}/head_{head}"] for layer, head in planted.heads]
+    claims = list(_claims(truth, len(cells), seed))
+    idle = [idle_reason(total_effect(model, side), side) for side in (pairs, other)]
+    if idle[0] or idle[1]:
+        return _untestable(planted, key, len(truth), claims)
+    drawn = [_others(len(cells), one.members, config.rule.sets, seed) for one in claims]
+    singles = [[at] for at in range(len(cells))]
+    sets = [*singles, *(one.members for one in claims), *(members for part in drawn for members in part)]
+    first = measured(model, pairs, cells, sets, quiet)
+    second = measured(model, other, cells, [*singles, *(one.members for one in claims)], quiet)
+    width, start, judged = len(singles), len(singles) + len(claims), []
+    for number, one in enumerate(claims):
+        rows = [width + number, *one.members, *range(start, start + len(drawn[number]))]
+        start += len(drawn[number])
+        ruling = ruled(_rows(first, rows), _rows(second, [width + number]), len(one.members), config.rule)
+        judged.append(Judged(claim=one.kind, finding=ruling.finding))
+    alone, again = _rows(first, range(width)), _rows(second, range(width))
+    scored = tuple(
+        _scored(name, alone, again, truth, config) for name in INSTRUMENTS if name in alone.effects
+    )
+    return Case(
+        key=key,
+        point=planted.name,
+        null=planted.null,
+        planted=len(truth),
+        scored=scored,
+        judged=tuple(judged),
+    )
+
+
+def _untestable(planted: Planted, key: str, count: int, claims: Sequence[_Claim]) -> Case:
+    """A case where the corruption changes nothing: nothing is found, no claim is judged."""
+    nothing: dict[str, Any] = {"testable": False, "hits": 0, "false": 0, "agreeing": 0, "compared": 0}
+    nothing |= dict.fromkeys(("auroc", "average_precision", "stability"))
+    judged = [Judged(claim=one.kind, finding="not testable") for one in claims]
+    scored = tuple(Scored(instrument=name, **nothing) for name in INSTRUMENTS)
+    return Case(
+        key=key, point=planted.name, null=planted.null, planted=count, scored=scored, judged=tuple(judged)
+    )
+
+
+def _claims(truth: Sequence[int], count: int, seed: int) -> Iterator[_Claim]:
+    """True and false claims; on a null (no truth) what would be true elsewhere, and two heads at random."""
+    rng, rest = random.Random(seed), [at for at in range(count) if at not in truth]
+    if truth:
+        yield _Claim("true", list(truth))
+        yield _Claim("false", rng.sample(rest, len(truth)))
+        yield _Claim("false", [rng.choice(list(truth)), rng.choice(rest)])
+    else:
+        yield _Claim("null", [1, 8])
+        for _ in range(3):
+            yield _Claim("null", rng.sample(rest, 2))
+
+
+def _others(count: int, members: Sequence[int], sets: int, seed: int) -> list[list[int]]:
+    """Other sets of as many cells as a claim names."""
+    return other_sets([at for at in range(count) if at not in members], len(members), sets, seed)
+
+
+def _rows(evidence: Evidence, rows: Sequence[int]) -> Evidence:
+    effects = {name: table[list(rows)] for name, table in evidence.effects.items()}
+    return Evidence(effects, evidence.total, evidence.pairs)
+
+
+def _scored(
+    name: str,
+    one: Evidence,
+    two: Evidence,
+    truth: Sequence[int],
+    config: Calibration,
+) -> Scored:
+    """One instrument on single heads, against the truth and against itself on other pairs."""
+    effects = one.effects[name]
+    strength = np.abs(effects.mean(1))
+    chances, shares = max_sign_flip(effects, clusters=one.pairs.clusters), strength / abs(one.total.mean())
+    found = [at for at in range(len(effects)) if chances[at] <= config.level and shares[at] >= config.floor]
+    compared = agreeing = 0
+    if name in _WITH_INTERVALS:
+        sides = [(share_of(one, name, at), share_of(two, name, at)) for at in range(len(effects))]
+        checks = [same for a, b in sides if (same := _agree(a, b)) is not None]
+        compared, agreeing = len(checks), sum(checks)
+    again = np.abs(two.effects[name].mean(1))
+    varies = float(min(np.ptp(strength), np.ptp(again))) > 0
+    return Scored(
+        instrument=name,
+        testable=True,
+        hits=sum(at in truth for at in found),
+        false=sum(at not in truth for at in found),
+        auroc=auroc(strength, truth) if truth else None,
+        average_precision=average_precision(strength, truth) if truth else None,
+        stability=float(spearmanr(strength, again).statistic) if varies else None,
+        agreeing=agreeing,
+        compared=compared,
+    )
+
+
+def _agree(one: Estimate, two: Estimate) -> bool | None:
+    """Whether two independent intervals are of one value, as far as their widths say; None without them."""
+    ends = (one.value, one.low, one.high, two.value, two.low, two.high)
+    if any(end is None for end in ends):
+        return None
+    value, low, high, other, other_low, other_high = (float(end) for end in ends if end is not None)
+    apart = other - value
+    mine, theirs = (high - value, other - other_low) if apart > 0 else (value - low, other_high - other)
+    return bool(abs(apart) <= np.hypot(mine, theirs) + 1e-9)
+
+
+def auroc(scores: Floats, truth: Sequence[int]) -> float:
+    """Chance that one of ``truth`` scores above one of the others, ties counted half (Mann-Whitney)."""
+    ranks, many = rankdata(scores), len(truth)
+    rest = len(scores) - many
+    return float((ranks[list(truth)].sum() - many * (many + 1) / 2) / (many * rest))
+
+
+def average_precision(scores: Floats, truth: Sequence[int]) -> float:
+    """Mean of the precision at each of ``truth``, in order of falling scores; ties at their worst."""
+    right = np.isin(np.arange(len(scores)), list(truth))
+    order = np.lexsort((right, -scores))
+    hits = np.cumsum(right[order])
+    return float((hits / np.arange(1, len(scores) + 1))[right[order]].mean())
+
+
+def _card(plants: Plants, cases: Sequence[Case], config: Calibration, first: int) -> InstrumentCard:
+    """Counts over seeds."""
+    points = dict.fromkeys(case.point for case in cases)
+    rows, rulings = [], []
+    for point in points:
+        own = [case for case in cases if case.point == point]
+        for name in INSTRUMENTS:
+            scores = [(case, one) for case in own for one in case.scored if one.instrument == name]
+            if scores:
+                rows.append(_row(name, point, scores))
+        for kind in ("true", "false", "null"):
+            said = [one.finding for case in own for one in case.judged if one.claim == kind]
+            if said:
+                counts = {word: said.count(word) for word in ("supported", "suggestive", "contradicted")}
+                rulings.append(RuleRow(point=point, claim=kind, claims=len(said), **counts))
+    return InstrumentCard(
+        plants=plants.identity.name,
+        plants_digest=plants.identity.digest,
+        seeds=tuple(range(first, first + config.seeds)),
+        null_seeds=tuple(range(first, first + config.null_seeds)),
+        pairs=int(plants.identity.parts.get("n", 0)),
+        floor=config.floor,
+        level=config.level,
+        rule=config.rule.model_dump(),
+        rows=tuple(rows),
+        rulings=tuple(rulings),
+    )
+
+
+def _row(name: str, point: str, scores: Sequence[tuple[Case, Scored]]) -> InstrumentRow:
+    seen = [(case, one) for case, one in scores if one.testable]
+
+    def listed(field: str) -> tuple[float, ...]:
+        values = (getattr(one, field) for _, one in seen)
+        return tuple(round(float(value), 4) for value in values if value is not None)
+
+    return InstrumentRow(
+        instrument=name,
+        point=point,
+        null=scores[0][0].null,
+        cases=len(scores),
+        testable=len(seen),
+        planted=sum(case.planted for case, _ in seen),
+        hits=sum(one.hits for _, one in seen),
+        false_sweeps=sum(one.false > 0 for _, one in scores),
+        auroc=listed("auroc"),
+        average_precision=listed("average_precision"),
+        stability=listed("stability"),
+        agreeing=sum(one.agreeing for _, one in seen),
+        compared=sum(one.compared for _, one in seen),
+    )
+
+
+def metrics_of(card: InstrumentCard, rule: Rule) -> dict[str, Estimate]:
+    """The card's counts as estimates."""
+    metrics: dict[str, Estimate] = {}
+    for row in card.rows:
+        name = f"{row.instrument}/{row.point}"
+        if not row.null:
+            metrics[f"auroc/{name}"] = _mean(row.auroc, row.cases)
+            metrics[f"average_precision/{name}"] = _mean(row.average_precision, row.cases)
+            metrics[f"power/{name}"] = _rate(row.hits, row.planted, "head", "higher", row.cases)
+        if row.compared:
+            metrics[f"coverage/{name}"] = _rate(row.agreeing, row.compared, "head", "none", row.cases)
+        if row.stability:
+            metrics[f"stability/{name}"] = _mean(row.stability, row.cases)
+        metrics[f"false_positive_rate/{name}"] = _rate(
+            row.false_sweeps, row.cases, "sweep", "lower", row.cases
+        )
+    return metrics | rule_errors(card, rule)
+
+
+def _mean(values: Sequence[float], cases: int) -> Estimate:
+    if not values:
+        return unknown("no case was testable", n=cases, unit="draw")
+    bounds = (-1.0, 1.0) if min(values) < 0 else (0.0, 1.0)
+    return mean(list(values), better="higher", unit="draw", bounds=bounds)
+
+
+def _rate(hits: int, of: int, unit: str, better: Literal["higher", "lower", "none"], cases: int) -> Estimate:
+    if not of:
+        return unknown("no case was testable", n=cases, unit=unit)
+    low, high = proportion_interval(hits, of)
+    return Estimate(
+        value=hits / of, low=low, high=high, n=of, unit=unit, method="clopper-pearson", better=better
+    )

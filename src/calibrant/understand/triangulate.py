@@ -1,0 +1,184 @@
+"""Triangulation: a claim about what carries an answer, held against four families of instruments.
+
+No claim rests on one method. The claim names cells (heads, or what blocks add) and the pairs of prompts on
+which they carry the answer. Patching in both directions, ablation, gradients, output weights and attention
+speak, and a rule that was fixed before (``_rule.py``) makes of it one of
+
+    supported, suggestive, contradicted, not testable
+
+The rule is an instrument, too: how often it supports a false claim, and a true one, is measured on planted
+circuits (``understand.calibrate``) and printed with every verdict.
+
+    calibrant show understand.triangulate
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from itertools import combinations, islice
+from math import comb
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from calibrant.core import ConfigError, Estimate, OpenLM, Quiet, Result, Run, point, technique, unknown
+from calibrant.core.errors import nearest
+from calibrant.data.instrument_card import InstrumentCard
+from calibrant.data.rows import Contrasts
+from calibrant.understand._cards import rule_errors, rule_in_words, shipped_card
+from calibrant.understand._cells import Cell, Cells, cells_of
+from calibrant.understand._contrasts import encode
+from calibrant.understand._evidence import FAMILIES, INSTRUMENTS, measured, total_effect
+from calibrant.understand._rule import Finding, Rule, Ruling, idle_reason, ruled, untestable
+
+Where = Literal["attn_out", "mlp_out", "z"]
+
+
+class Claim(Rule):
+    """What is claimed, and the rule's thresholds."""
+
+    says: str = ""
+    """The claim in words, for the report."""
+    cells: tuple[str, ...] = ()
+    """The cells that carry the answer: 'layer_1/head_2', or 'layer_3' for what a block adds. At least one."""
+    site: Where = "z"
+    """Heads (z), or what attention or MLP of a layer adds to the stream."""
+    positions: Literal["all", "last"] = "all"
+    """Where the cells are patched: at every position, or at the last alone."""
+    limit: int | None = Field(default=100, ge=2)
+    """Use at most this many pairs of each table, evenly spread. None: all."""
+
+    @field_validator("cells")
+    @classmethod
+    def _once_each(cls, cells: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(cells)) < len(cells):
+            raise ValueError("a cell is named twice")
+        return cells
+
+
+class TriangulationResult(Result):
+    """``share/INSTRUMENT`` of the set, ``families``, ``supported``, and the rule's own error rates.
+
+    Artefact 'claim.json'."""
+
+    finding: Finding
+    """The verdict: supported, suggestive, contradicted or not testable."""
+
+
+@technique(version=1)
+def triangulate(
+    model: OpenLM,
+    contrasts: Contrasts,
+    heldout: Contrasts,
+    card: InstrumentCard | None = None,
+    config: Claim = Claim(),
+    run: Run = Quiet(),
+) -> TriangulationResult:
+    """Judge one claim; ``heldout`` are other pairs, of other templates where there are some.
+
+    ``card`` is the rule's own card, as ``understand.calibrate`` makes it; without one, that which is shipped.
+
+    Raises:
+        ConfigError: no cells, one that the model does not have, or a pair that is in both tables.
+        InputError: pairs that cannot be compared.
+        CapabilityError, NumericalError: as in ``understand.patch``.
+    """
+    if not config.cells:
+        raise ConfigError("the claim names no cells", hint='set cells = ["layer_1/head_2"]')
+    pairs, other = (encode(model, table, config.limit) for table in (contrasts, heldout))
+    check_apart(contrasts, heldout)
+    cells = cells_of(model, Cells(site=config.site, positions=config.positions), pairs.clean.shape[1])
+    members = _members(cells, config.cells)
+    rest = [at for at in range(len(cells)) if at not in members]
+    sets = [members, *([at] for at in members), *other_sets(rest, len(members), config.sets, run.seed)]
+    idle = [idle_reason(total_effect(model, side), side) for side in (pairs, other)]
+    run.spend(queries=2 * (len(pairs.rows) + len(other.rows)))
+    if any(idle):
+        ruling = untestable(*(reason for reason in idle if reason))
+    else:
+        evidence = measured(model, pairs, cells, sets, run)
+        repeated = measured(model, other, cells, [members], run)
+        ruling = ruled(evidence, repeated, len(members), config)
+    card = card or shipped_card()
+    _write(run, config, ruling, card)
+    return TriangulationResult(
+        finding=ruling.finding,
+        metrics={**_metrics(ruling, len(pairs.rows)), **rule_errors(card, config)},
+        caveats=_caveats(config, ruling, card, len(sets) - 1 - len(members)),
+    )
+
+
+def check_apart(contrasts: Contrasts, heldout: Contrasts) -> None:
+    """Raise ConfigError where a pair of prompts is in both tables."""
+    seen = {(row.clean, row.corrupt) for row in contrasts.rows}
+    same = [row.id for row in heldout.rows if (row.clean, row.corrupt) in seen]
+    if same:
+        raise ConfigError(
+            f"{len(same)} held-out pairs are also among the others, '{same[0]}' for one",
+            hint="hold out other pairs, of another template if there is one",
+        )
+
+
+def other_sets(rest: Sequence[int], size: int, count: int, seed: int) -> list[list[int]]:
+    """Up to ``count`` different sets of ``size`` of the ``rest``, drawn at random."""
+    if comb(len(rest), size) <= count:
+        return [list(one) for one in combinations(rest, size)]
+    rng, drawn = random.Random(seed), dict[tuple[int, ...], None]()
+    while len(drawn) < count:
+        drawn[tuple(sorted(rng.sample(list(rest), size)))] = None
+    return [list(one) for one in islice(drawn, count)]
+
+
+def _members(cells: Sequence[Cell], names: Sequence[str]) -> list[int]:
+    known = {cell.name: at for at, cell in enumerate(cells)}
+    for name in names:
+        if name not in known:
+            raise ConfigError(
+                f"the model has no cell '{name}'{nearest(name, known)}",
+                hint=f"cells are called '{cells[0].name}' to '{cells[-1].name}'",
+            )
+    return [known[name] for name in names]
+
+
+def _metrics(ruling: Ruling, n: int) -> dict[str, Estimate]:
+    """Shares of the set, and the verdict in numbers."""
+    if ruling.finding == "not testable":
+        why = f"not testable: {'; '.join(ruling.reasons)}"
+        names = (*(f"share/{name}" for name in INSTRUMENTS), "families", "supported")
+        return {name: unknown(why, n=n, unit="pair") for name in names}
+    shares = {
+        f"share/{name}": point(line.share, unit="of the corruption's effect", n=n)
+        for name, line in ruling.lines.items()
+    }
+    for name, line in ruling.lines.items():
+        shares[f"p_null/{name}"] = point(line.beyond_others, unit="p-value", n=n)
+    return {
+        **shares,
+        "families": point(len(ruling.families), unit=f"of {len(FAMILIES)} families", n=len(FAMILIES)),
+        "supported": point(float(ruling.finding == "supported"), unit="1: supported, 0: not", n=n),
+    }
+
+
+def _caveats(config: Claim, ruling: Ruling, card: InstrumentCard, others: int) -> tuple[str, ...]:
+    told = config.says or f"{', '.join(config.cells)} carry the answer"
+    return (
+        f"{ruling.finding}: {told}",
+        *ruling.reasons,
+        f"compared with {others} other sets of {len(config.cells)} cells, by a rule that was fixed before",
+        f"the rule itself: {rule_in_words(card, config)}",
+        "a claim holds for these pairs and this corruption: what the corruption leaves alone is not seen",
+    )
+
+
+def _write(run: Run, config: Claim, ruling: Ruling, card: InstrumentCard) -> None:
+    table = {
+        "claim": config.model_dump(mode="json"),
+        "finding": ruling.finding,
+        "reasons": list(ruling.reasons),
+        "families": list(ruling.families),
+        "instruments": {name: line._asdict() for name, line in ruling.lines.items()},
+        "card": card.digest,
+    }
+    run.artifact("claim.json").write_text(json.dumps(table, indent=1), encoding="utf-8")

@@ -1,0 +1,159 @@
+"""Cards hold what happened on known circuits: counts by hand, resumed runs, the shipped card."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from calibrant.core import InputError, Quiet
+from calibrant.data.instrument_card import InstrumentCard, read_instrument_card
+from calibrant.testbed.circuits import CircuitPlants
+from calibrant.understand import calibrate as module
+from calibrant.understand._cards import in_words, nearest_class, rule_errors, rule_in_words, shipped_card
+from calibrant.understand._rule import Rule
+from calibrant.understand.calibrate import Calibration, auroc, average_precision, calibrate
+
+SMALL = Calibration(seeds=2, null_seeds=2)
+
+
+class Few:
+    """Two cases of the grid: one planted circuit, one null."""
+
+    def __init__(self, points=("gpt2/none/earlier", "gpt2/null/shuffled")):
+        self.whole, self.points, self.built = CircuitPlants("induction", {"n": "8"}), points, 0
+        self.identity = self.whole.identity
+
+    def cases(self, seed):
+        for case in self.whole.cases(seed):
+            if case.name in self.points:
+                self.built += 1
+                yield case
+
+
+def test_the_card_counts_what_was_found(tmp_path):
+    result = calibrate(Few(), SMALL, Quiet(work=tmp_path))
+    rows = {(row.instrument, row.point): row for row in result.card.rows}
+    for name in ("denoise", "noise", "ablation"):
+        row = rows[name, "gpt2/none/earlier"]
+        assert (row.cases, row.testable, row.planted, row.hits, row.false_sweeps) == (2, 2, 4, 4, 0)
+        assert row.auroc == (1.0, 1.0) == row.average_precision
+    attention = rows["attention", "gpt2/none/earlier"]
+    assert attention.false_sweeps == 2 and max(attention.auroc) < 0.7  # the decoy, in every draw
+    assert rows["denoise", "gpt2/null/shuffled"].auroc == () and rows["denoise", "gpt2/null/shuffled"].null
+    rulings = {(row.point, row.claim): row for row in result.card.rulings}
+    assert rulings["gpt2/none/earlier", "true"].supported == 2
+    assert rulings["gpt2/none/earlier", "false"].claims == 4
+    assert rulings["gpt2/none/earlier", "false"].supported == 0
+    assert rulings["gpt2/null/shuffled", "null"].claims == 8
+    assert result.metrics["rule/power"].n == 2 and result.metrics["rule/false_positive_rate"].n == 12
+    assert read_instrument_card(tmp_path / "artifacts" / "instruments.json") == result.card
+
+
+def test_a_killed_run_goes_on_where_it_stopped(tmp_path, monkeypatch):
+    calls, work = [], module._case
+
+    def counted(*args):
+        calls.append(args[0].name)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return work(*args)
+
+    monkeypatch.setattr(module, "_case", counted)
+    nulls = Few(points=("gpt2/null/shuffled", "gpt2/null/removed"))
+    with pytest.raises(KeyboardInterrupt):
+        calibrate(nulls, SMALL, Quiet(work=tmp_path))
+    again = calibrate(nulls, SMALL, Quiet(work=tmp_path))
+    assert len(calls) == 3 + 2 and again.card == calibrate(nulls, SMALL, Quiet(work=tmp_path / "other")).card
+    calibrate(nulls, SMALL.model_copy(update={"floor": 0.2}), Quiet(work=tmp_path))
+    assert len(calls) == 5 + 4 + 4  # other settings are other cases
+
+
+def test_no_cases_are_refused():
+    with pytest.raises(InputError, match="has no cases"):
+        calibrate(Few(points=()), SMALL, Quiet())
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_auroc_and_average_precision_are_those_of_scikit_learn(seed):
+    rng = np.random.default_rng(seed)
+    scores = rng.integers(0, 30, 12) + rng.permutation(12) / 100  # no ties: sklearn has another rule for them
+    truth = sorted(rng.choice(12, 3, replace=False).tolist())
+    labels = np.isin(np.arange(12), truth)
+    assert auroc(scores, truth) == pytest.approx(roc_auc_score(labels, scores))
+    assert average_precision(scores, truth) == pytest.approx(average_precision_score(labels, scores))
+
+
+def test_ties_are_half_for_auroc_and_worst_for_precision():
+    assert auroc(np.ones(5), [0]) == 0.5 and average_precision(np.ones(5), [0]) == pytest.approx(1 / 5)
+
+
+def test_two_intervals_agree_as_far_as_their_widths_say():
+    def one(value, half):
+        return module.Estimate(value=value, low=value - half, high=value + half)
+
+    for apart in (0.9, 1.4, 1.42):
+        assert module._agree(one(0, 1), one(apart, 1)) is (apart <= 2**0.5)
+        assert module._agree(one(apart, 1), one(0, 1)) is (apart <= 2**0.5)
+    assert module._agree(one(0, 1), module.Estimate(value=0.0)) is None
+
+
+def test_the_shipped_card_bounds_the_rule():
+    card = shipped_card()
+    errors = rule_errors(card, Rule())
+    nulls = sum(row.claims for row in card.rulings if row.claim == "null")
+    wrong = sum(row.supported for row in card.rulings if row.claim == "null")
+    assert nulls >= 600 and wrong <= 1
+    assert errors["rule/false_positive_rate"].n >= 600 and errors["rule/false_positive_rate"].high < 0.02
+    assert errors["rule/power"].value >= 0.9
+    assert "false claims" in rule_in_words(card, Rule())
+
+
+def test_the_shipped_card_says_how_well_patching_finds_and_how_attention_fails():
+    rows = {(row.instrument, row.point): row for row in shipped_card().rows}
+    for family in ("gpt2", "llama", "neox"):
+        point = f"{family}/none/earlier"
+        assert np.mean(rows["denoise", point].auroc) >= 0.95 and np.mean(rows["noise", point].auroc) >= 0.95
+        assert np.mean(rows["gradient", point].auroc) >= 0.9
+        assert np.mean(rows["attention", point].auroc) < 0.7 and np.mean(rows["direct", point].auroc) < 0.7
+
+
+def test_another_shipped_card_is_another_version_of_triangulate():
+    """Its rates are among the metrics of understand.triangulate: raise its version with the card."""
+    assert shipped_card().digest[:12] == "8a60161e7f25"
+
+
+def test_a_small_rerun_is_what_the_shipped_card_leads_to_expect(tmp_path):
+    """Planted heads are found by patching in every draw of the card: one miss of 4 would be one of many."""
+    rows = {(row.instrument, row.point): row for row in shipped_card().rows}
+    card = calibrate(Few(points=("llama/none/earlier",)), SMALL, Quiet(work=tmp_path)).card
+    for row in card.rows:
+        shipped = rows[row.instrument, row.point]
+        if shipped.hits == shipped.planted:
+            assert row.hits == row.planted, row.instrument
+
+
+def test_the_nearest_class_is_named():
+    card = shipped_card()
+    for case in list(CircuitPlants("induction", {"n": "2"}).cases(0))[::10]:
+        assert nearest_class(case.model) == case.point["family"]
+        assert f"nearest case {case.point['family']}/none/earlier" in in_words(card, case.model, "denoise")
+
+
+def test_what_is_no_card_is_refused(tmp_path):
+    path = tmp_path / "card.json"
+    for text in ("", "{}", "[1]", json.dumps({"version": 2}), '{"version": 1, "rows": NaN}'):
+        path.write_text(text)
+        with pytest.raises(InputError, match="is no card of instruments"):
+            read_instrument_card(path)
+    with pytest.raises(InputError):
+        path.write_bytes(b"\xff\xfe")
+        read_instrument_card(path)
+
+
+def test_a_card_reads_back_as_it_was_written(tmp_path):
+    shipped_card().write(tmp_path / "a.json")
+    assert read_instrument_card(tmp_path / "a.json") == shipped_card()
+    assert isinstance(shipped_card(), InstrumentCard)

@@ -1,0 +1,121 @@
+"""A claim that is true of a planted circuit is supported; a false one, or one on a null, is not."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from calibrant.core import ConfigError, Quiet, resolve
+from calibrant.testbed.circuits import open_contrasts, open_plant, truth
+from calibrant.understand.triangulate import Claim, other_sets, triangulate
+
+FAMILIES = ["gpt2", "llama", "neox"]
+
+
+def names(*places):
+    return tuple(f"layer_{layer}/head_{head}" for layer, head in places)
+
+
+def pairs(seed, how="earlier", n=16):
+    return open_contrasts("induction", {"n": str(n), "seed": str(seed), "corrupt": how})
+
+
+def judged(options, cells, how="earlier", made=None, **config):
+    return triangulate(
+        open_plant("induction", options),
+        pairs(0, how),
+        pairs(1, how),
+        config=Claim(cells=cells, **config),
+        run=made or Quiet(),
+    )
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_planted_heads_are_supported(family):
+    result = judged({"family": family}, names((0, 1), (1, 2)))
+    assert result.finding == "supported" and result.metrics["supported"].value == 1
+    assert result.metrics["share/denoise"].value > 0.9 and result.metrics["share/noise"].value > 0.9
+    assert result.metrics["families"].value >= 3
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_decoy_is_contradicted_however_much_it_attends(family):
+    result = judged({"family": family}, names((1, 0), (0, 4)))
+    assert result.finding == "contradicted" and result.metrics["supported"].value == 0
+    assert result.metrics["share/attention"].value > 0.5 > 0.1 > result.metrics["share/denoise"].value
+
+
+def test_a_half_true_claim_is_suggestive_and_the_idle_head_is_named():
+    result = judged({}, names((1, 2), (0, 4)))
+    assert result.finding == "suggestive"
+    assert any("cell 2 of the claim does nothing by itself" in caveat for caveat in result.caveats)
+
+
+def test_a_corruption_that_does_not_show_a_head_supports_no_claim_on_it():
+    result = judged({}, names((0, 1), (1, 2)), how="answer")
+    assert result.finding == "suggestive"
+    assert any("cell 1 of the claim does nothing" in caveat for caveat in result.caveats)
+
+
+def test_a_head_that_works_against_the_answer_is_contradicted():
+    assert judged({"negative": "1"}, names((2, 4), (0, 5))).finding == "contradicted"
+
+
+@pytest.mark.parametrize("null", [{"removed": "1"}, {"null": "permuted"}])
+def test_nothing_is_testable_on_a_null(null):
+    result = judged(null, names((0, 1), (1, 2)))
+    assert result.finding == "not testable" and truth(null) == ()
+    assert result.metrics["supported"].value is None
+    assert "not testable" in result.metrics["share/denoise"].reason
+
+
+def test_too_few_other_sets_are_too_few_to_compare_with():
+    result = judged({}, names((1, 2)))
+    assert result.finding == "not testable" and any("only 11 other sets of 1" in c for c in result.caveats)
+
+
+def test_the_rule_prints_its_own_errors_and_not_under_other_thresholds(tmp_path):
+    made = Quiet(work=tmp_path)
+    result = judged({}, names((0, 1), (1, 2)), made=made)
+    assert re.search(r"supports \d+ of \d+ false claims \(at most [\d.]+%\)", " ".join(result.caveats))
+    assert result.metrics["rule/false_positive_rate"].high < 0.01 < 0.9 < result.metrics["rule/power"].low
+    stored = json.loads((tmp_path / "artifacts" / "claim.json").read_text())
+    assert stored["finding"] == "supported" and stored["claim"]["cells"] == list(names((0, 1), (1, 2)))
+    other = judged({}, names((0, 1), (1, 2)), floor=0.4)
+    assert other.metrics["rule/power"].value is None
+    assert "other thresholds" in other.metrics["rule/power"].reason
+
+
+@pytest.mark.parametrize(
+    ("cells", "words"),
+    [
+        ((), "names no cells"),
+        (("layer_1/head_9",), r"no cell 'layer_1/head_9' \(did you mean 'layer_1/head_5'"),
+        (("layer_7",), "no cell 'layer_7'"),
+    ],
+)
+def test_cells_that_are_not_there_are_refused(cells, words):
+    with pytest.raises(ConfigError, match=words):
+        judged({}, cells)
+
+
+def test_a_cell_named_twice_and_too_few_sets_are_refused():
+    for wrong in ({"cells": ["layer_0", "layer_0"]}, {"cells": ["layer_0"], "sets": 10}):
+        with pytest.raises(ConfigError):
+            resolve(Claim, wrong, where="claim")
+
+
+def test_held_out_pairs_are_other_pairs():
+    model = open_plant("induction", {})
+    with pytest.raises(ConfigError, match="16 held-out pairs are also among the others"):
+        triangulate(model, pairs(0), pairs(0), config=Claim(cells=names((1, 2))))
+
+
+def test_other_sets_are_distinct_and_drawn_by_seed():
+    few = other_sets([1, 2, 3], 2, 40, 0)
+    assert few == [[1, 2], [1, 3], [2, 3]]
+    many = other_sets(range(100), 3, 40, 0)
+    assert len({tuple(one) for one in many}) == 40
+    assert many == other_sets(range(100), 3, 40, 0) != other_sets(range(100), 3, 40, 1)
