@@ -211,7 +211,7 @@ def test_models_that_are_no_twins_are_refused_by_name():
             twin_difference(base, other, rows)
     half, busy, spelt = build("llama"), build("llama"), build("llama")
     half.module.to(torch.bfloat16)
-    with pytest.raises(CapabilityError, match="precision"):
+    with pytest.raises(CapabilityError, match="differ in dtype"):
         twin_difference(base, half, rows)
     busy.module.train()
     with pytest.raises(CapabilityError, match="training mode"):

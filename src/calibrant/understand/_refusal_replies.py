@@ -64,8 +64,9 @@ def _per_token(
 
 
 def _means(values: Tensor, scored: Tensor) -> list[float]:
-    masked = torch.where(scored, values.double(), 0.0)
-    return [float(x) for x in masked.sum(1) / scored.sum(1)]
+    kept = scored.cpu()
+    masked = torch.where(kept, values.cpu().double(), 0.0)
+    return [float(x) for x in masked.sum(1) / kept.sum(1)]
 
 
 class Heard:

@@ -59,8 +59,8 @@ def check_twins(base: OpenLM, other: OpenLM) -> None:
     """Refuse two models whose streams cannot be compared, or two that are one object.
 
     Raises:
-        CapabilityError: another architecture, shape, precision or tokenizer, no stream, not causal, or in
-            training mode.
+        CapabilityError: another architecture, shape, precision, device or tokenizer, no stream, not causal,
+            or in training mode.
     """
     one, two = base.module, other.module
     if one is two:
@@ -69,7 +69,8 @@ def check_twins(base: OpenLM, other: OpenLM) -> None:
     shapes = [{name: tuple(p.shape) for name, p in m.state_dict().items()} for m in (one, two)]
     for name in sorted(shapes[0].keys() | shapes[1].keys()):
         _alike(f"shape of '{name}'", shapes[0].get(name, "none"), shapes[1].get(name, "none"))
-    _alike("precision", next(one.parameters()).dtype, next(two.parameters()).dtype)
+    for what in ("dtype", "device"):
+        _alike(what, *(getattr(next(module.parameters()), what) for module in (one, two)))
     words = [model.tokenizer.get_vocab() for model in (base, other)]
     if words[0] != words[1]:
         word = min(words[0].items() ^ words[1].items())[0]

@@ -86,7 +86,7 @@ def twin_difference(
 
     Raises:
         InputError: fewer than six texts, one that does not fit the context, or one object given twice.
-        CapabilityError: models of another architecture, shape, precision or tokenizer; see the page.
+        CapabilityError: models of another architecture, shape, precision, device or tokenizer.
         NumericalError: a stream is NaN or infinite.
     """
     rows, n = texts.rows, min(config.limit or len(texts), len(texts))
