@@ -95,6 +95,30 @@ def test_an_edit_of_rank_one_is_found(seed):
         assert abs(float(torch.cosine_similarity(result.directions[kind][part], way, dim=0))) > 0.999
 
 
+@pytest.mark.parametrize(
+    ("family", "matrix", "part"),
+    [
+        ("gpt_neox", "gpt_neox.layers.1.mlp.dense_4h_to_h", "layer_1/mlp_out"),
+        ("gpt_neox", "gpt_neox.layers.0.attention.dense", "layer_0/attn_out"),
+        ("gpt2", "transformer.h.0.attn.c_proj", "layer_0/attn_out"),
+        ("bloom", "transformer.h.1.mlp.dense_4h_to_h", "layer_1/mlp_out"),
+        ("granite", "model.layers.0.self_attn.o_proj", "layer_0/attn_out"),
+    ],
+)
+def test_parallel_blocks_transposed_matrices_and_multipliers(family, matrix, part):
+    base, generator = build(family), torch.Generator().manual_seed(0)
+
+    def change(module):
+        weight = module.get_submodule(matrix).weight
+        weight.add_(0.2 * torch.outer(*(torch.randn(size, generator=generator) for size in weight.shape)))
+
+    result = twin_difference(base, changed(base, change), texts(), TwinDifference(prefix=5))
+    value = {name: one.value for name, one in result.metrics.items()}
+    assert result.edited == part and value["single"] == 1
+    assert value["edited/share"] == pytest.approx(1, abs=1e-6)
+    assert value[f"share/{part}"] == pytest.approx(1, abs=1e-4)
+
+
 @pytest.mark.slow
 def test_layer_and_direction_come_first_in_nearly_all_seeds_among_noise():
     """With noise in every matrix. Were the rate 99.9 %, all of 100 would come out in 90 % of tests."""
@@ -245,6 +269,18 @@ def test_few_texts_say_that_no_layer_can_be_found():
     result = twin_difference(base, changed(base, edit(0)[0]), texts(8), TwinDifference(level=0.001))
     assert "give more texts" in result.metrics["first"].reason
     assert result.edited == edit(0)[1]
+
+
+def test_a_prefix_reads_what_shorter_texts_say():
+    base = build("llama", num_hidden_layers=LAYERS)
+    twin, rows = changed(base, noise(0.01, 0)), texts()
+    asks = [row.prompt.last_user[:4] for row in rows]
+    short = Prompts(rows=tuple(Prompt(id=str(i), prompt=Chat.ask(text)) for i, text in enumerate(asks)))
+    length = len(base.prompt_ids(Chat.ask("abcd")))
+    cut = twin_difference(base, twin, rows, TwinDifference(prefix=length)).metrics
+    whole = twin_difference(base, twin, short).metrics
+    for name, one in cut.items():
+        assert one.value == pytest.approx(whole[name].value, abs=1e-5)
 
 
 def test_half_precision_and_the_limit():

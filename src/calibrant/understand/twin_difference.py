@@ -56,6 +56,8 @@ class TwinDifference(Frozen):
     """Chance of any false find over all layers that is accepted."""
     single: float = Field(default=0.9, gt=0, le=1)
     """From this share of the squared difference on, one direction is said to hold it."""
+    prefix: int | None = Field(default=None, ge=1)
+    """Read only so many tokens of each text, from its beginning. None: all."""
     tokens: int = Field(default=10, ge=1)
     """So many tokens of each layer's reading are stored."""
     limit: int | None = Field(default=100, ge=6)
@@ -94,7 +96,7 @@ def twin_difference(
         raise InputError(f"{n} texts are too few to tell a difference from noise", hint="100 are plenty")
     check_twins(base, twin)
     ids = tokenised(base, twin, [rows[i * len(rows) // n].prompt for i in range(n)])
-    found = compare(base, twin, ids, run)
+    found = compare(base, twin, [row[: config.prefix] for row in ids], run)
     draws = 2000
     chances = max_norm_flip(found.whole.transpose(0, 1).numpy(), draws=draws, seed=run.seed)
     shares, top = _shares(found.tokens)
