@@ -93,6 +93,7 @@ def test_refusal_that_does_not_depend_on_harm_is_not_testable():
     for name in ("ablation", "ablation/removed", "addition/x1", "cost/kl", "stability", "layer"):
         assert result.metrics[name].value is None and "not testable" in result.metrics[name].reason
     assert any("not testable" in caveat for caveat in result.caveats)
+    assert result.metrics.keys() == run({}, n=32).metrics.keys()
 
 
 @pytest.mark.slow
