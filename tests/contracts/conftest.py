@@ -203,6 +203,11 @@ KNOWN: dict[str, Known] = {
         "it asks benign look-alikes, where everything else asks harmful goals",
         inputs={"goals": "benign goals"},
     ),
+    "understand.refusal_direction": Known(
+        "its harmless prompts are benign, and a few random directions are many",
+        config={"random": 10, "doses": [1.0], "tokens": 4},
+        inputs={"harmless": "benign goals"},
+    ),
     "train.conservative": Known(
         "only a reward with several members can be read with caution", inputs={"reward": "ensemble reward"}
     ),

@@ -9,7 +9,7 @@ import pytest
 
 from calibrant.core import InputError
 from calibrant.stats import proportion_interval
-from calibrant.stats.max_statistic import least_p, max_sign_flip
+from calibrant.stats.max_statistic import least_p, max_norm_flip, max_sign_flip
 
 
 def brute(effects):
@@ -82,3 +82,39 @@ def test_few_units_are_enumerated_and_have_a_least_p():
     table = np.array([[1.0, 1.0, 1.0, 1.0, 1.0]])
     assert {float(max_sign_flip(table, seed=i)[0]) for i in range(20)} == {2 / 2**5} == {least_p(5)}
     assert least_p(40, draws=1999) == 1 / 2000
+
+
+def brute_norms(effects):
+    """All sign patterns, the length of the mean over its root mean square."""
+    scale = np.sqrt((effects**2).sum((1, 2)))
+
+    def lengths(signs):
+        return np.linalg.norm((effects * np.array(signs)[None, :, None]).sum(1), axis=1) / scale
+
+    observed = lengths((1,) * effects.shape[1])
+    tops = [lengths(signs).max() for signs in itertools.product((1, -1), repeat=effects.shape[1])]
+    return np.array([np.mean([top >= one * (1 - 1e-9) for top in tops]) for one in observed])
+
+
+def test_lengths_are_what_all_sign_patterns_give():
+    rng = np.random.default_rng(1)
+    effects = rng.normal(size=(3, 9, 5)) + np.array([0.8, 0.0, 0.3])[:, None, None]
+    assert max_norm_flip(effects, draws=600) == pytest.approx(brute_norms(effects))
+    assert np.abs(max_norm_flip(effects, draws=500, seed=3) - brute_norms(effects)).max() < 0.06
+
+
+def test_of_numbers_lengths_give_what_the_largest_mean_gives():
+    effects = np.random.default_rng(2).normal(size=(4, 9)) + 0.3
+    assert max_norm_flip(effects[:, :, None]) == pytest.approx(max_sign_flip(effects))
+
+
+def test_vectors_of_nothing_are_no_find_and_bad_ones_are_refused():
+    effects = np.zeros((2, 12, 3))
+    assert max_norm_flip(effects).tolist() == [1, 1]
+    effects[0] = np.random.default_rng(0).normal(size=(12, 3)) + 3
+    assert max_norm_flip(effects)[0] < 0.001 and max_norm_flip(effects)[1] == 1
+    for wrong in (effects[0], effects * np.nan, np.zeros((0, 2, 2))):
+        with pytest.raises(InputError, match="finite vectors"):
+            max_norm_flip(wrong)
+    with pytest.raises(InputError, match="too few"):
+        max_norm_flip(effects, draws=10)

@@ -114,7 +114,12 @@ _TECHNIQUES: dict[str, tuple[str, str]] = {
     "understand.calibrate": ("instruments on planted circuits and nulls: error rates, power", "rule/power"),
     "understand.lens": ("logit lens: each layer's next-token prediction", ""),
     "understand.patch": ("activation patching, both ways: where is the answer carried?", "total_effect"),
+    "understand.refusal_direction": (
+        "one direction that refusal hangs on: found, removed, added",
+        "ablation/removed",
+    ),
     "understand.triangulate": ("a claim held against five families of instruments, by a rule", "supported"),
+    "understand.twin_difference": ("what was changed in a model, from unrelated texts", "edited"),
 }
 """Name -> what it does, and the metric to show first."""
 TECHNIQUES = {name: Listed(_where(name), *line) for name, line in _TECHNIQUES.items()}

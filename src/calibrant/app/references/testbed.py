@@ -81,6 +81,7 @@ def _rows(parsed: Parsed, wanted: type[Table[Any]]) -> Table[Any]:
             hint=f"kinds with rows: {', '.join(_ROWS)}",
         )
     home = "contrasts" if parsed.kind == "contrasts" else "serve"
+    home = "refusal_plant" if parsed.kind == "goals" and parsed.name.startswith("plant_") else home
     source = catalog.load(f"calibrant.testbed.{home}:open_{parsed.kind}")(parsed.name, parsed.options)
     table = serving_as(wanted, source)
     if not isinstance(table, wanted):
@@ -115,10 +116,9 @@ def _model(parsed: Parsed) -> Path | tuple[Identity, Callable[[], Any]]:
         attacker = catalog.load("calibrant.testbed.attacker:open_attacker")(parsed.name, parsed.options)
         return attacker.identity, lambda: attacker
     if parsed.kind == "plant":
-        identity = catalog.load("calibrant.testbed.circuits:plant_identity")(parsed.name, parsed.options)
-        return identity, lambda: catalog.load("calibrant.testbed.circuits:open_plant")(
-            parsed.name, parsed.options
-        )
+        home = f"calibrant.testbed.{'refusal_plant' if parsed.name == 'refusal' else 'circuits'}"
+        identity = catalog.load(f"{home}:plant_identity")(parsed.name, parsed.options)
+        return identity, lambda: catalog.load(f"{home}:open_plant")(parsed.name, parsed.options)
     if parsed.kind == "null":
         seed = _option(parsed, "seed")
         if not (seed.isascii() and seed.isdigit() and len(seed) < 20):
