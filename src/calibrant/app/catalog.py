@@ -111,6 +111,8 @@ _TECHNIQUES: dict[str, tuple[str, str]] = {
     "train.rloo": ("RLOO: REINFORCE with a leave-one-out baseline", "reward_last"),
     "train.sft": ("supervised fine-tuning on demonstrations", "loss_last"),
     "understand.attribute": ("attribution patching (AtP), audited by exact patching", "total_effect"),
+    "understand.circuit": ("what a circuit keeps: faithfulness by size, complement, minimality", "cpr"),
+    "understand.edges": ("edge attribution (EAP, EAP-IG), audited by exact patching", "total_effect"),
     "understand.lens": ("logit lens: each layer's next-token prediction", ""),
     "understand.patch": ("activation patching, both ways: where is the answer carried?", "total_effect"),
 }
