@@ -18,7 +18,7 @@ def trapezoid(x: Sequence[float]) -> Tensor:
     Raises:
         ValueError: fewer than two, or one that does not increase.
     """
-    if len(x) < 2 or any(after <= before for before, after in pairwise(x)):
+    if len(x) < 2 or not all(before < after for before, after in pairwise(x)):
         raise ValueError("an area needs two places or more, each larger than the one before")
     places = torch.tensor(list(x), dtype=torch.float64)
     halves = places.diff() / 2
