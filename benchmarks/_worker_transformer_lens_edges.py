@@ -37,7 +37,8 @@ def main() -> None:
             pace.step(run(model, clean, corrupt, pairs, circuits))
         else:
             found = scores(model, clean, corrupt, pairs)
-            pace.step(summed(found) if number < job["warm"] else sum(found.values()))
+            told: Any = summed(found) if number < job["warm"] else sum(found.values())
+            pace.step(told)
 
 
 def reading(answer: int, foil: int) -> Any:
@@ -53,7 +54,8 @@ def scores(model: Any, clean: Any, corrupt: Any, pairs: Any) -> dict[Any, float]
         here = slice(at, at + 1)
         found = tl.attribution_patch(model, clean[here], corrupt[here], reading(answer, foil), config)
         if len(pairs) == 1:
-            return found.edge_scores
+            total = dict(found.edge_scores)
+            break
         for edge, score in found.edge_scores.items():
             total[edge] = total.get(edge, 0.0) + score / len(pairs)
     return total

@@ -35,6 +35,12 @@ TOLERANCE = 1e-4
 """Most difference of a score, in logits, and of a share."""
 VOCABULARY = 5000
 WARM, ROUNDS = 1, 6
+SAID = {
+    ("scores", "helper"): "attribution_patch",
+    ("faithfulness", "helper"): "faithfulness",
+    ("faithfulness", "hand"): "inner step by hand",
+}
+"""How the results call what we race against."""
 
 
 class Course(NamedTuple):
@@ -65,7 +71,8 @@ def save_model(folder: Path, layers: int, heads: int) -> Any:
         vocab_size=VOCABULARY, n_positions=64, n_embd=32 * heads, n_layer=layers, n_head=heads,
         initializer_range=0.06, bos_token_id=0, eos_token_id=1,
     )  # fmt: skip
-    model: Any = GPT2LMHeadModel(config).eval()
+    model: Any = GPT2LMHeadModel(config)
+    model.eval()
     model.save_pretrained(folder)
     build_tokenizer().save_pretrained(folder)
     return model
@@ -85,7 +92,7 @@ def apart(one: Any, other: Any) -> float:
     """The largest difference of two results."""
     if isinstance(one, dict):
         assert one.keys() == other.keys(), "the two graphs have different edges"
-        return max(abs(one[name] - other[name]) for name in one)
+        return max(abs(float(one[name]) - float(other[name])) for name in one)
     return float((torch.tensor(one) - torch.tensor(other)).abs().max())
 
 
@@ -110,7 +117,7 @@ def race(course: Course, folder: Path, quick: bool) -> Row:
         random.Random(0).shuffle(names)
         job["circuits"] = [names[: int(size * len(names))] for size in SIZES]
     name = f"understand.{'edges, EAP' if large else 'circuit, 10 sizes'}, batch {course.pairs}"
-    name += "" if large else f", against TransformerLens's {course.way}"
+    name += f", against TransformerLens's {SAID[course.what, course.way]}"
     say(name)
     with ExitStack() as stack:
         ours = stack.enter_context(Worker(Path(sys.executable), "_worker_edges.py", job, folder / "ours"))
