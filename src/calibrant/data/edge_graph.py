@@ -18,7 +18,6 @@ from typing import Any
 from pydantic import Field
 
 from calibrant.core.config import Frozen
-from calibrant.core.digest import digest
 from calibrant.core.errors import InputError
 from calibrant.core.written import parse_json
 
@@ -53,11 +52,6 @@ class EdgeGraph(Frozen):
     """Attention and MLP of a block run side by side; None where the file does not say."""
     edges: tuple[ScoredEdge, ...]
     """All of them, in the file's order."""
-
-    @property
-    def digest(self) -> str:
-        """Digest of the whole graph."""
-        return digest(self)
 
 
 def read_graph(path: Path) -> EdgeGraph:

@@ -128,7 +128,7 @@ def circuits(graph: Graph, edges: dict[str, ScoredEdge], sizes: tuple[float, ...
     """The strongest edges of each size, and what the file marks where that is a circuit."""
     strength, total = strengths(graph, edges), len(graph.names)
     found = [
-        Tried(f"{size:g}", size, without_dead_ends(graph, largest(strength, int(size * total + 1e-9))))
+        Tried(f"{size:.12g}", size, without_dead_ends(graph, largest(strength, int(size * total + 1e-9))))
         for size in sizes
     ]
     marked = torch.tensor([name in edges and edges[name].kept for name in graph.names])

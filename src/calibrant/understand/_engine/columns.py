@@ -103,7 +103,9 @@ def _split(
     for kind in KINDS:
         heads[kind], group[kind] = _columns(module, asked.path, kind, found[kind])
     if group["q"] != list(range(asked.z.heads)):
-        raise refusal(module, f"heads of {asked.path} share queries, or a norm goes over all of them")
+        raise refusal(
+            module, f"heads of {asked.path} share queries, or a norm or a bottleneck goes over all of them"
+        )
     if group["k"] != group["v"]:
         raise refusal(module, f"heads of {asked.path} share keys and not values")
     if heads["q"].columns.shape[1] != heads["k"].columns.shape[1]:
@@ -121,7 +123,7 @@ def _columns(module: nn.Module, path: str, kind: str, felt: Sequence[Felt]) -> t
     for one in felt:
         names = [name for name, columns in one.items() if columns.any()]
         if len(names) != 1:
-            raise refusal(module, f"the {kind} of a head in {path} come from {len(names)} maps of the stream")
+            raise refusal(module, f"what a head of {path} reads cannot be told apart into q, k and v")
         mine = (names[0], tuple(one[names[0]].nonzero()[:, 0].tolist()))
         if mine not in sets:
             sets.append(mine)

@@ -25,6 +25,7 @@ from calibrant.understand._engine.patches import check_still
 from calibrant.understand._engine.readers import Reader
 from calibrant.understand._engine.resume import last_logits
 from calibrant.understand._engine.stream import Seen, flows_of, reader_flows, watched, written
+from calibrant.understand._engine.wiring import weight_of
 
 _BYTES = 2**28  # of what the writers of one chunk of prompts wrote
 
@@ -89,10 +90,8 @@ def edge_scores(
 
 def rows_at_once(model: OpenLM, graph: Graph, length: int) -> int:
     """Prompts of a length whose writers' outputs fit into a chunk."""
-    weight = next(model.module.parameters())
-    width = model.module.get_submodule(graph.layers[0].z.path).weight
-    assert isinstance(width, Tensor)
-    return max(1, _BYTES // (len(graph.writers) * length * min(width.shape) * weight.element_size()))
+    weight = weight_of(model.module.get_submodule(graph.layers[0].z.path))[0]
+    return max(1, _BYTES // (len(graph.writers) * length * weight.shape[1] * weight.element_size()))
 
 
 def _chunk(

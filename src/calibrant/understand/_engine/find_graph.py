@@ -7,10 +7,11 @@ from torch import Tensor, nn
 
 from calibrant.models.anatomy import anatomy
 from calibrant.models.batching import batching
-from calibrant.models.model_facts import FOREIGN, facts, muted
+from calibrant.models.model_facts import FOREIGN, facts, muted, sample_ids
 from calibrant.understand._engine.columns import TOKENS, refusal, trial
 from calibrant.understand._engine.graph import Graph
 from calibrant.understand._engine.patches import check_still
+from calibrant.understand._engine.resume import last_logits
 from calibrant.understand._engine.stream import flows_of, reader_flows, watched, written
 from calibrant.understand._engine.wiring import weight_of, wirings
 
@@ -18,7 +19,7 @@ _ADDS_UP = 1e-3  # of the largest value: norms of many families work in float32 
 
 
 def graph_of(module: nn.Module) -> Graph:
-    """The graph of a causal language model; looked for once, shared with its copies.
+    """The graph of a causal language model; looked for once, shared with its copies, and checked each time.
 
     Raises:
         CapabilityError: the stream of this family is not a sum of such writers, or the model is in half
@@ -27,19 +28,21 @@ def graph_of(module: nn.Module) -> Graph:
     check_still(module, gradients=True)
     batching(module)  # raises where the model is not causal
     known = facts(module)
-    if "edges" not in known:
-        with muted(module), torch.inference_mode(False):
-            try:
-                with torch.no_grad():
-                    layers = wirings(module)
-                found = Graph(tuple(layers), anatomy(module).tail[0], layers[0].z.heads)
-                _check(module, found)
-            except FOREIGN as error:
-                said = " ".join(f"{type(error).__name__}: {error}".split())[:160]
-                raise refusal(module, f"its parts do not fit together ({said})") from error
-        known["edges"] = found
-    graph: Graph = known["edges"]
+    with muted(module), torch.inference_mode(False):
+        try:
+            graph: Graph = known.get("edges") or _look(module)
+            _check(module, graph)
+        except FOREIGN as error:
+            said = " ".join(f"{type(error).__name__}: {error}".split())[:160]
+            raise refusal(module, f"its parts do not fit together ({said})") from error
+    known["edges"] = graph
     return graph
+
+
+def _look(module: nn.Module) -> Graph:
+    with torch.no_grad():
+        layers = wirings(module)
+    return Graph(tuple(layers), anatomy(module).tail[0], layers[0].z.heads)
 
 
 def _check(module: nn.Module, graph: Graph) -> None:
@@ -55,6 +58,10 @@ def _check(module: nn.Module, graph: Graph) -> None:
         flows = flows_of(reading, seen, again=True)
         felt = torch.autograd.grad(reading, seen.stream)
     with torch.no_grad():
+        with watched(module, graph) as last:
+            last_logits(module, torch.tensor([sample_ids(module, TOKENS)], device=logits.device), None)
+        if last.stream[-1].shape[1] != TOKENS:
+            raise refusal(module, f"{graph.tail} behind its last block is given the last position alone")
         all_written = written(module, graph, seen)
         for number, layer in enumerate(graph.layers):
             at = graph.first(number)
