@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from calibrant.core import NumericalError
 from calibrant.models.anatomy import anatomy
 from calibrant.models.batching import batching
 from calibrant.models.model_facts import FOREIGN, facts, muted, sample_ids
@@ -24,6 +25,7 @@ def graph_of(module: nn.Module) -> Graph:
     Raises:
         CapabilityError: the stream of this family is not a sum of such writers, or the model is in half
             precision, in training mode, not causal, or was made in inference mode.
+        NumericalError: its logits are NaN or infinite.
     """
     check_still(module, gradients=True)
     batching(module)  # raises where the model is not causal
@@ -49,10 +51,12 @@ def _check(module: nn.Module, graph: Graph) -> None:
     """That the stream is the sum of what is written, and its gradient that of what its readers feel.
 
     Raises:
-        CapabilityError: it is not.
+        CapabilityError: it is not. NumericalError: the model's logits are NaN or infinite.
     """
     with watched(module, graph) as seen, torch.enable_grad():
         logits = trial(module, TOKENS)
+        if not logits.isfinite().all():
+            raise NumericalError("the model's logits are NaN or infinite", hint="look at its weights")
         weights = torch.randn(logits.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
         reading = (logits * weights.to(logits)).sum()
         flows = flows_of(reading, seen, again=True)
