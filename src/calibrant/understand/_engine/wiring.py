@@ -8,7 +8,7 @@ wiring only where the stream adds up, forwards and backwards.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -40,6 +40,8 @@ class Wiring:
     """The block."""
     norm: str
     """Between the stream and the projections; "" where they read the stream itself."""
+    maps: tuple[str, ...]
+    """Maps that read the stream, or what the norm makes of it."""
     heads: dict[str, Heads]
     """'q', 'k' and 'v'; keys and values count their own heads."""
     group: tuple[int, ...]
@@ -92,28 +94,7 @@ def wirings(module: nn.Module) -> list[Wiring]:
     calls = _calls(module)
     found = [_read(module, path, part, calls) for path, part in zip(blocks, parts, strict=True)]
     heads = heads_of(module, [Asked(one.path, one.maps, one.z) for one in found])
-    return [
-        Wiring(
-            one.path, one.norm, mine, group, one.z, one.attention, one.normed, one.entry, one.shared,
-            one.parallel, one.mlp,
-        )
-        for one, (mine, group) in zip(found, heads, strict=True)
-    ]  # fmt: skip
-
-
-class _Read(NamedTuple):
-    """A block, before its heads are told apart."""
-
-    path: str
-    norm: str
-    maps: tuple[str, ...]
-    z: Place
-    attention: Place
-    normed: bool
-    entry: str
-    shared: bool
-    parallel: bool
-    mlp: Place
+    return [replace(one, heads=mine, group=group) for one, (mine, group) in zip(found, heads, strict=True)]
 
 
 def _calls(module: nn.Module) -> list[_Call]:
@@ -139,7 +120,8 @@ def _calls(module: nn.Module) -> list[_Call]:
     return found
 
 
-def _read(module: nn.Module, path: str, parts: Parts, calls: Sequence[_Call]) -> _Read:
+def _read(module: nn.Module, path: str, parts: Parts, calls: Sequence[_Call]) -> Wiring:
+    """A block, before its heads are told apart."""
     if parts.z is None or parts.attention is None or parts.mlp is None:
         raise refusal(module, f"{path} does not add heads, then an MLP, to the stream")
     inside = {call.path: call for call in calls if call.path == path or call.path.startswith(f"{path}.")}
@@ -153,8 +135,10 @@ def _read(module: nn.Module, path: str, parts: Parts, calls: Sequence[_Call]) ->
     middle = stream if parallel else stream + _added(inside, parts.attention).reshape_as(stream)
     entry, shared = _entry(module, inside, path, middle, read if parallel and norm else None, norm)
     normed = _normed(module, inside, parts, path)
-    names = tuple(call.path for call in maps)
-    return _Read(path, norm, names, parts.z, parts.attention, normed, entry, shared, parallel, parts.mlp)
+    return Wiring(
+        path, norm, tuple(call.path for call in maps), {}, (), parts.z, parts.attention, normed, entry,
+        shared, parallel, parts.mlp,
+    )  # fmt: skip
 
 
 def _same(one: Tensor, other: Tensor) -> bool:
@@ -187,11 +171,8 @@ def _norm(module: nn.Module, inside: dict[str, _Call], path: str, stream: Tensor
     maps = [c for c in attention if _is_map(module.get_submodule(c.path))]
     for call in inside.values():
         reads = call.path != path and _same(call.given, stream)
-        if (
-            reads
-            and not _is_map(module.get_submodule(call.path))
-            and any(_same(c.given, call.gave) for c in maps)
-        ):
+        feeds = any(_same(c.given, call.gave) for c in maps)
+        if reads and feeds and not _is_map(module.get_submodule(call.path)):
             return call.path
     if any(_same(c.given, stream) for c in maps):
         return ""
