@@ -56,6 +56,7 @@ from calibrant.data.answers import answer_line, header
 from calibrant.data.attempts import attempts_from
 from calibrant.data.canaries import Canaries, canaries_from, draw_canaries
 from calibrant.data.cards import CardRow, JudgeCard, read_card, write_card
+from calibrant.data.edge_graph import EdgeGraph, read_graph
 from calibrant.data.files import raw_rows
 from calibrant.data.graded import graded_from
 from calibrant.data.human_labels import HumanLabel, HumanLabels, labels_from
@@ -98,6 +99,7 @@ from calibrant.testbed.raise_model import build_module
 from calibrant.testbed.serve import open_goals, open_items, open_pairs, open_prompts
 from calibrant.testbed.tokens import build_tokenizer
 from calibrant.understand._cards import shipped_card
+from calibrant.understand.edges import Edges, edges
 
 SEED = 3
 
@@ -513,6 +515,15 @@ def _card(shop: Workshop, place: int) -> Built:
     return Built(lambda: read_card(path), str(path))
 
 
+def _edge_graph(shop: Workshop, place: int) -> Built:
+    """Scored on the tiny model at place 0."""
+    path = shop.root / "edges" / "artifacts" / "graph.json"
+    if not path.is_file():
+        model, contrasts = OpenModel.from_folder(shop.folder(0)), _contrasts(shop, 0).live()
+        edges(model, contrasts, Edges(steps=1, top=1, sample=2), Quiet(work=shop.root / "edges"))
+    return Built(lambda: read_graph(path), str(path))
+
+
 def _head(shop: Workshop, place: int) -> Built:
     """Trained once to tell recipes, with and without five idle words, on the tiny model at place 0."""
     folder = shop.root / "head" / "artifacts" / "judge"
@@ -568,6 +579,7 @@ BUILDERS: dict[Any, Callable[[Workshop, int], Built]] = {
         "testbed:plants/induction?n=2&family=gpt2",
     ),
     JudgeHead: _head,
+    EdgeGraph: _edge_graph,
     "judging model": lambda shop, place: Built(lambda: ScriptedModel(_judging), "no reference: Python only"),
     LM: _model,
     ScoringLM: _model,

@@ -112,6 +112,8 @@ _TECHNIQUES: dict[str, tuple[str, str]] = {
     "train.sft": ("supervised fine-tuning on demonstrations", "loss_last"),
     "understand.attribute": ("attribution patching (AtP), audited by exact patching", "total_effect"),
     "understand.calibrate": ("instruments on planted circuits and nulls: error rates, power", "rule/power"),
+    "understand.circuit": ("what a circuit keeps: faithfulness by size, complement, minimality", "cpr"),
+    "understand.edges": ("edge attribution (EAP, EAP-IG), audited by exact patching", "total_effect"),
     "understand.lens": ("logit lens: each layer's next-token prediction", ""),
     "understand.patch": ("activation patching, both ways: where is the answer carried?", "total_effect"),
     "understand.refusal_direction": (

@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,11 +28,20 @@ IDLE = "not testable: the interval of the corruption's effect holds 0"
 WAYS = ("denoise", "noise")
 
 
+class Named(Protocol):
+    """Something whose effect is measured: a cell, an edge, a circuit."""
+
+    @property
+    def name(self) -> str:
+        """In metrics."""
+        ...
+
+
 @dataclass(frozen=True)
 class Effects:
     """What each cell does to the reading of each pair."""
 
-    cells: Sequence[Cell]
+    cells: Sequence[Named]
     pairs: Encoded
     values: Floats
     """(2, C, N) in the reading's unit: denoising, noising."""
@@ -74,6 +84,14 @@ class Effects:
         linear = ratio + (effect - ratio * self.total) / self.total.mean()
         return self._mean(linear, null_value=0.0)
 
+    def ground(self) -> dict[str, Estimate]:
+        """What the corruption does, and how often the answer is likelier than the foil."""
+        return {
+            "total_effect": self._mean(self.total),
+            "clean_right": self._right(self.clean),
+            "corrupt_right": self._right(self.corrupt),
+        }
+
     def metrics(self, config: Cells, seed: int) -> tuple[dict[str, Estimate], Floats]:
         """Metrics of all cells, and the corrected p-values (2, C)."""
         count, clusters = len(self.cells), self.pairs.clusters
@@ -83,11 +101,7 @@ class Effects:
         ).reshape(2, count)
         least = least_p(len(set(clusters)) if clusters else self.total.size, draws)
         mute = f"no p-value can be below {least:.2g}: give more pairs" if least > config.level else self.idle
-        found = {
-            "total_effect": self._mean(self.total),
-            "clean_right": self._right(self.clean),
-            "corrupt_right": self._right(self.corrupt),
-        }
+        found = self.ground()
         shares = {
             way: {cell.name: self.share(effect) for cell, effect in zip(self.cells, side, strict=True)}
             for way, side in zip(WAYS, self.values, strict=True)

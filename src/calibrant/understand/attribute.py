@@ -16,21 +16,18 @@ or two paths cancel, it misses what is there. So the strongest cells, and some a
 
 from __future__ import annotations
 
-import random
-
 import numpy as np
 import torch
 from pydantic import Field
-from scipy.stats import spearmanr
 from torch import Tensor
 
-from calibrant.core import Estimate, OpenLM, Quiet, Result, Run, point, technique, unknown
+from calibrant.core import Estimate, OpenLM, Quiet, Result, Run, technique
 from calibrant.data.rows import Contrasts
-from calibrant.stats import mean
 from calibrant.understand import _cards as cards
+from calibrant.understand._audit import audit, choose
 from calibrant.understand._cells import Cell, Cells, cells_of, left_out
 from calibrant.understand._contrasts import encode
-from calibrant.understand._effects import WAYS, Effects, Floats, both_ways, effects_of
+from calibrant.understand._effects import Effects, both_ways, effects_of
 from calibrant.understand._engine.gradients import gradients
 from calibrant.understand._engine.readers import LogitDifference
 from calibrant.understand._engine.sweep import traced
@@ -74,7 +71,7 @@ def attribute(
         run.spend(queries=2 * len(ids))
     effects = Effects(cells, pairs, torch.stack(values).numpy(), readings[1], readings[0])
     metrics, chances = effects.metrics(config, run.seed)
-    metrics |= _audit(model, effects, config, run)
+    metrics |= _audit(model, cells, effects, config, run)
     effects.write(run, chances)
     notes = (
         "a gradient is the slope at one end: cells that saturate or cancel may read 0 (see audit/missed)",
@@ -91,53 +88,12 @@ def _summed(product: Tensor, cell: Cell) -> Tensor:
     return part.double().flatten(1).sum(1).cpu()
 
 
-def _audit(model: OpenLM, effects: Effects, config: Attribution, run: Run) -> dict[str, Estimate]:
-    """Exact patching of the strongest cells and of some drawn at random."""
-    count = len(effects.cells)
-    strength = np.abs(effects.values.mean(2)).max(0)
-    top = np.argsort(-strength, kind="stable")[: config.top].tolist()
-    rest = [at for at in range(count) if at not in top]
-    drawn = sorted(random.Random(run.seed).sample(rest, min(config.sample, len(rest))))
-    chosen = sorted({*top, *drawn})
-    cells = [effects.cells[at] for at in chosen]
-    exact = effects_of(
-        cells, effects.pairs, *both_ways(model, effects.pairs, [(c.edit,) for c in cells], run)
-    )
-    found: dict[str, Estimate] = {}
-    for side, way in enumerate(WAYS):
-        truth = {at: exact.values[side, row] for row, at in enumerate(chosen)}
-        found |= {f"exact/{way}/{effects.cells[at].name}": effects.share(truth[at]) for at in sorted(top)}
-        found |= {f"audit/{k}/{way}": one for k, one in _figures(effects, side, truth, top, drawn).items()}
-    return found
-
-
-def _figures(
-    effects: Effects, side: int, truth: dict[int, Floats], top: list[int], drawn: list[int]
+def _audit(
+    model: OpenLM, cells: list[Cell], effects: Effects, config: Attribution, run: Run
 ) -> dict[str, Estimate]:
-    """How far the gradient's effects are from the exact ones."""
-    if not effects.testable:
-        return dict.fromkeys(("error", "rank_correlation", "missed"), unknown(effects.idle, unit="cell"))
-    whole = float(effects.total.mean())
-    pairs = {at: (effects.values[side, at].mean() / whole, one.mean() / whole) for at, one in truth.items()}
-    error = float(np.mean([abs(guess - exact) for guess, exact in (pairs[at] for at in top)]))
-    ranks = np.array(list(pairs.values()))
-    rank = unknown("the cells are alike", n=len(ranks), unit="cell")
-    if len(ranks) > 2 and float(np.ptp(ranks, axis=0).min()) > 0:
-        rank = point(float(spearmanr(ranks).statistic), unit="cell", n=len(ranks))
-    outside = [float(abs(pairs[at][1])) for at in drawn]
-    return {
-        "error": point(error, unit="cell", n=len(top)),
-        "rank_correlation": rank,
-        "missed": _missed(outside, len(effects.cells) - len(top)),
-    }
-
-
-def _missed(outside: list[float], count: int) -> Estimate:
-    """What ``count`` cells outside the strongest do in all, by the exact effects of those drawn."""
-    if len(outside) == count:  # all of them: nothing is estimated
-        whole = sum(outside)
-        return Estimate(value=whole, low=whole, high=whole, n=count, unit="cell", method="counted")
-    one = mean(outside, better="lower", unit="cell")
-    low, high = (None if end is None else max(0.0, end * count) for end in (one.low, one.high))
-    value = None if one.value is None else one.value * count
-    return one.model_copy(update={"value": value, "low": low, "high": high})
+    """Exact patching of the strongest cells and of some drawn at random."""
+    strength = np.abs(effects.values.mean(2)).max(0)
+    chosen = choose(strength, config.top, config.sample, run.seed)
+    some = [cells[at] for at in chosen.all]
+    sweeps = both_ways(model, effects.pairs, [(cell.edit,) for cell in some], run)
+    return audit(effects, effects_of(some, effects.pairs, *sweeps).values, chosen, "cell")

@@ -13,6 +13,7 @@ from calibrant.app.references.opened import Opened, from_bytes, identified
 from calibrant.app.references.scheme import MODELS, Reference, Scheme, found_by
 from calibrant.core import Reward, digest, resolve
 from calibrant.data.cards import JudgeCard
+from calibrant.data.edge_graph import EdgeGraph
 from calibrant.data.instrument_card import InstrumentCard
 from calibrant.data.judge_head import JudgeHead
 from calibrant.defend.defended import StackSpec
@@ -25,6 +26,7 @@ FILES = {
     InstrumentCard: "calibrant.data.instrument_card:read_instrument_card",
     JudgeCard: "calibrant.data.cards:read_card",
     JudgeHead: "calibrant.data.judge_folder:read_head",
+    EdgeGraph: "calibrant.data.edge_graph:read_graph",
 }
 """What a technique left as one file or folder -> what reads it."""
 
