@@ -111,6 +111,10 @@ _TECHNIQUES: dict[str, tuple[str, str]] = {
     "train.rloo": ("RLOO: REINFORCE with a leave-one-out baseline", "reward_last"),
     "train.sft": ("supervised fine-tuning on demonstrations", "loss_last"),
     "understand.attribute": ("attribution patching (AtP), audited by exact patching", "total_effect"),
+    "understand.causal_trace": (
+        "causal tracing (ROME): which states bring a fact back?",
+        "total_effect/probability",
+    ),
     "understand.lens": ("logit lens: each layer's next-token prediction", ""),
     "understand.patch": ("activation patching, both ways: where is the answer carried?", "total_effect"),
 }

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -49,7 +49,9 @@ def truth(options: Mapping[str, str]) -> tuple[tuple[int, int], ...]:
 
 def open_plant(name: str, options: Mapping[str, str]) -> OpenModel:
     """``testbed:plant/induction``; ``?seed=1`` draws others, ``?twin=1``, ``?removed=1``."""
-    return OpenModel(_build(options), _tokenizer(), identity=plant_identity(name, options))
+    return OpenModel(
+        _build(options), tokenizer([_word(i) for i in range(WORDS)]), identity=plant_identity(name, options)
+    )
 
 
 def plant_identity(name: str, options: Mapping[str, str]) -> Identity:
@@ -81,7 +83,7 @@ def open_contrasts(name: str, options: Mapping[str, str]) -> Contrasts:
     if how not in _CORRUPT:
         raise InputError(f"corrupt={how} is no corruption", hint=f"one of: {', '.join(_CORRUPT)}")
     rng = random.Random(f"contrasts/{whole_option('seed', options, 0)}")
-    rows = []
+    made = []
     for number in range(whole_option("n", options, 48)):
         words = rng.sample(range(WORDS), LENGTH)
         at = rng.randrange(1, LENGTH - 3)
@@ -91,7 +93,7 @@ def open_contrasts(name: str, options: Mapping[str, str]) -> Contrasts:
         changed[at if how == "earlier" else at + 1] = rng.choice(spare)
         others = [word for place, word in enumerate(words[:-1]) if place not in (at, at + 1)]
         foil = changed[at + 1] if how == "answer" else rng.choice(others)
-        rows.append(
+        made.append(
             Contrast(
                 id=f"induction/{how}/{number}",
                 clean=Chat.ask(_text(words)),
@@ -100,7 +102,7 @@ def open_contrasts(name: str, options: Mapping[str, str]) -> Contrasts:
                 foil=_word(foil),
             )
         )
-    return Contrasts(rows=tuple(rows), source=f"testbed:contrasts/{name}")
+    return Contrasts(rows=tuple(made), source=f"testbed:contrasts/{name}")
 
 
 def _word(number: int) -> str:
@@ -111,9 +113,10 @@ def _text(words: list[int]) -> str:
     return " ".join(map(_word, words))
 
 
-def _tokenizer() -> Any:
+def tokenizer(words: Sequence[str]) -> Any:
     """A token a word, and <end>."""
-    inner = Tokenizer(models.WordLevel({**{_word(i): i for i in range(WORDS)}, "<end>": WORDS}, "<end>"))
+    vocabulary = {word: at for at, word in enumerate((*words, "<end>"))}
+    inner = Tokenizer(models.WordLevel(vocabulary, "<end>"))
     inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<end>", unk_token="<end>")  # type: ignore[no-untyped-call]
 
@@ -125,9 +128,9 @@ def _build(options: Mapping[str, str]) -> GPT2LMHeadModel:
         tie_word_embeddings=False, bos_token_id=None, eos_token_id=WORDS,
     )  # fmt: skip
     model = GPT2LMHeadModel(config)
-    basis = _basis(3 * (WORDS + 1) + config.n_positions, generator)
-    word, before, output = (basis[i * (WORDS + 1) : (i + 1) * (WORDS + 1)] for i in range(3))
-    position = basis[3 * (WORDS + 1) :]
+    vectors = basis(3 * (WORDS + 1) + config.n_positions, generator)
+    word, before, output = (vectors[i * (WORDS + 1) : (i + 1) * (WORDS + 1)] for i in range(3))
+    position = vectors[3 * (WORDS + 1) :]
     size = WIDTH // HEADS
     with torch.no_grad():
         for parameter in model.parameters():
@@ -139,44 +142,44 @@ def _build(options: Mapping[str, str]) -> GPT2LMHeadModel:
         attentions = [block.attn for block in model.transformer.h]
         for layer in (0, 1):
             for head in range(HEADS):
-                _write(attentions[layer], head, *_noise(size, generator))
+                write(attentions[layer], head, *noise(size, generator))
         written = 0.0 if options.get("removed") == "1" else 1.0
         shift = torch.roll(torch.eye(config.n_positions), -1, 0)  # a query at i wants the key of i - 1
         sharp = math.sqrt(_SHARP * math.sqrt(size) / (WIDTH / 2))
-        _write(
-            attentions[0], PREVIOUS[1], _rows(shift @ position, size) * sharp, _rows(position, size) * sharp,
-            _rows(word, size), _rows(before, size) * written / math.sqrt(WIDTH / 2),
+        write(
+            attentions[0], PREVIOUS[1], rows(shift @ position, size) * sharp, rows(position, size) * sharp,
+            rows(word, size), rows(before, size) * written / math.sqrt(WIDTH / 2),
         )  # fmt: skip
         twins = (INDUCTION, TWIN) if options.get("twin") == "1" else (INDUCTION,)
         for place in (*twins, DECOY):
             strength = 0.0 if place == DECOY else written / len(twins)
-            _write(
-                attentions[1], place[1], _rows(word, size) * sharp * 1.2, _rows(before, size) * sharp * 1.2,
-                _rows(word, size), _rows(output, size) * strength / math.sqrt(WIDTH / 2),
+            write(
+                attentions[1], place[1], rows(word, size) * sharp * 1.2, rows(before, size) * sharp * 1.2,
+                rows(word, size), rows(output, size) * strength / math.sqrt(WIDTH / 2),
             )  # fmt: skip
     return model
 
 
-def _basis(count: int, generator: torch.Generator) -> Tensor:
+def basis(count: int, generator: torch.Generator) -> Tensor:
     """(count, WIDTH) orthonormal vectors of mean 0, in random directions."""
     draws = torch.randn(WIDTH, count, generator=generator, dtype=torch.float64)
     vectors: Tensor = torch.linalg.qr(draws - draws.mean(0)).Q.T.float()
     return vectors
 
 
-def _rows(vectors: Tensor, size: int) -> Tensor:
+def rows(vectors: Tensor, size: int) -> Tensor:
     """(size, WIDTH): a map from the stream to a head that has one coordinate a vector."""
     return torch.cat([vectors, torch.zeros(size - len(vectors), WIDTH)])
 
 
-def _noise(size: int, generator: torch.Generator) -> list[Tensor]:
+def noise(size: int, generator: torch.Generator) -> list[Tensor]:
     """Queries, keys, values and outputs of a head that means nothing, of mean 0 in the stream."""
     maps = [torch.randn(size, WIDTH, generator=generator) / math.sqrt(WIDTH) for _ in range(4)]
     maps[3] = (maps[3] - maps[3].mean(1, keepdim=True)) * _NOISE / math.sqrt(size)
     return maps
 
 
-def _write(attention: Any, head: int, query: Tensor, key: Tensor, value: Tensor, output: Tensor) -> None:
+def write(attention: Any, head: int, query: Tensor, key: Tensor, value: Tensor, output: Tensor) -> None:
     """Set a head's maps (size, WIDTH) in GPT-2's joint matrices."""
     size = WIDTH // HEADS
     here = slice(head * size, (head + 1) * size)

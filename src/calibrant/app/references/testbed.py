@@ -17,7 +17,7 @@ from calibrant.core.errors import nearest
 from calibrant.data.rows import Table
 from calibrant.models.folder import check_folder
 
-_ROWS = ("goals", "items", "pairs", "prompts", "examples", "canaries", "contrasts")
+_ROWS = ("goals", "items", "pairs", "prompts", "examples", "canaries", "contrasts", "facts")
 """Kinds of rows: 'open_goals' of ``testbed/serve.py`` makes goals, and so on."""
 
 
@@ -67,7 +67,7 @@ def _rows(parsed: Parsed, wanted: type[Table[Any]]) -> Table[Any]:
             f"'{parsed.text}': no rows of kind '{parsed.kind}'{nearest(parsed.kind, _ROWS)}",
             hint=f"kinds with rows: {', '.join(_ROWS)}",
         )
-    home = "circuits" if parsed.kind == "contrasts" else "serve"
+    home = {"contrasts": "circuits", "facts": "facts"}.get(parsed.kind, "serve")
     source = catalog.load(f"calibrant.testbed.{home}:open_{parsed.kind}")(parsed.name, parsed.options)
     table = serving_as(wanted, source)
     if not isinstance(table, wanted):
@@ -94,10 +94,9 @@ def _model(parsed: Parsed) -> Path | tuple[Identity, Callable[[], Any]]:
         attacker = catalog.load("calibrant.testbed.attacker:open_attacker")(parsed.name, parsed.options)
         return attacker.identity, lambda: attacker
     if parsed.kind == "plant":
-        identity = catalog.load("calibrant.testbed.circuits:plant_identity")(parsed.name, parsed.options)
-        return identity, lambda: catalog.load("calibrant.testbed.circuits:open_plant")(
-            parsed.name, parsed.options
-        )
+        home = f"calibrant.testbed.{'facts' if parsed.name == 'facts' else 'circuits'}"
+        identity = catalog.load(f"{home}:plant_identity")(parsed.name, parsed.options)
+        return identity, lambda: catalog.load(f"{home}:open_plant")(parsed.name, parsed.options)
     if parsed.kind == "null":
         seed = _option(parsed, "seed")
         if not (seed.isascii() and seed.isdigit() and len(seed) < 20):
