@@ -215,8 +215,8 @@ def test_nothing_is_found_where_the_facts_were_taken_away():
 def test_false_finds_are_rare_where_nothing_is_planted():
     """Attention's additions where no fact is; at most 5 % of sweeps may find a cell.
 
-    The answer is drawn at random, so that what the noise heads carry helps it as often as it harms it. Were it
-    20 %, 8 or more of 60 would come up with 94 % power; at 5 % they do in 1 %.
+    The answer is drawn at random, so that what the noise heads carry helps it as often as it harms it. Were
+    it 20 %, 8 or more of 60 would come up with 93 % power; at 5 % they do in 1 %.
     """
     hits = 0
     for seed in range(60):

@@ -227,7 +227,7 @@ class _Sweep:
         edits = self._edits(patches, examples, first)
         changes = {site: partial(_replaced, *where) for site, where in edits.items()}
         stream = self.streams[start][examples][:, first:] if start else None
-        past = Past(self.past, examples, first) if first else None
+        past = Past(self.past, examples, first, start) if first else None
         self.passes += len(rows)
         with (
             self._corrupted(examples, first),
