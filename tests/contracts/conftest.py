@@ -184,6 +184,7 @@ KNOWN: dict[str, Known] = {
     "understand.causal_trace": Known(
         "a model of random weights knows no fact", config={"wrong": "keep", "draws": 2}
     ),
+    "understand.tuned_lens": Known("250 steps are many", config={"steps": 2}),
     "measure.calibration_transfer": Known("two hundred splits are many", config={"splits": 3}),
     "measure.lm_judge": Known("a model of random weights judges nothing", inputs={"model": "judging model"}),
     "measure.rule_judge": Known(

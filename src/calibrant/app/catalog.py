@@ -117,6 +117,7 @@ _TECHNIQUES: dict[str, tuple[str, str]] = {
     ),
     "understand.lens": ("logit lens: each layer's next-token prediction", ""),
     "understand.patch": ("activation patching, both ways: where is the answer carried?", "total_effect"),
+    "understand.tuned_lens": ("tuned lens: read each layer through a fitted map, with a control", "gain"),
 }
 """Name -> what it does, and the metric to show first."""
 TECHNIQUES = {name: Listed(_where(name), *line) for name, line in _TECHNIQUES.items()}
