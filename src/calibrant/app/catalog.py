@@ -110,6 +110,10 @@ _TECHNIQUES: dict[str, tuple[str, str]] = {
     "train.reward_ensemble": ("a reward-model ensemble, or averaged weights (WARM)", "held_out_accuracy"),
     "train.rloo": ("RLOO: REINFORCE with a leave-one-out baseline", "reward_last"),
     "train.sft": ("supervised fine-tuning on demonstrations", "loss_last"),
+    "understand.attention": (
+        "where heads look, beside what they write and what is lost without them",
+        "most_attended_effect",
+    ),
     "understand.attribute": ("attribution patching (AtP), audited by exact patching", "total_effect"),
     "understand.causal_trace": (
         "causal tracing (ROME): which states bring a fact back?",
