@@ -11,11 +11,25 @@ import numpy as np
 import pytest
 import torch
 
-from calibrant.core import CapabilityError, Chat, ConfigError, InputError, Quiet, resolve
+from calibrant.app.references.openers import Openers
+from calibrant.core import (
+    CapabilityError,
+    Chat,
+    ConfigError,
+    InputError,
+    NumericalError,
+    OpenLM,
+    Quiet,
+    resolve,
+)
 from calibrant.data.readers import read
 from calibrant.data.rows import Fact, Facts
+from calibrant.ledger import Ledger
+from calibrant.models.open_model import OpenModel
 from calibrant.testbed.circuits import open_plant as open_circuit
 from calibrant.testbed.facts import READOUT, RECALL, open_facts, open_plant
+from calibrant.testbed.raise_model import build_module
+from calibrant.testbed.tokens import build_tokenizer
 from calibrant.understand._facts import ask
 from calibrant.understand._restore import Corruption, scale_of
 from calibrant.understand.causal_trace import CausalTracing, causal_trace
@@ -299,12 +313,45 @@ def test_training_mode_is_refused():
         causal_trace(lm, open_facts("names", {"n": "4"}), FEW, Quiet())
 
 
+def test_a_model_without_numbers_is_no_ignorant_one():
+    lm = open_plant("facts", {})
+    lm.module.transformer.h[1].mlp.c_proj.bias.data[0] = torch.nan
+    with pytest.raises(NumericalError, match="are no numbers"):
+        causal_trace(lm, open_facts("names", {"n": "4"}), FEW, Quiet())
+
+
 def test_half_precision_and_nothing_left_behind():
     lm = open_plant("facts", {})
     lm.module.bfloat16()
     result = causal_trace(lm, open_facts("names", {"n": "8"}), FEW, Quiet())
     assert shares(result)["layer_1/subject_last"] > 0.9
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in lm.module.modules())
+
+
+def test_a_template_with_the_subjects_letters_is_no_subject(tiny_chat):
+    rows = [
+        Fact(id=s, prompt=Chat.ask(f"the {s} sings in the mill"), subject=s, answer="no")
+        for s in ("assistant", "user", "rook")
+    ]
+    for one in ask(tiny_chat, Facts(rows=tuple(rows)), None, swap=False, seed=0):
+        start, stop = one.subject
+        assert tiny_chat.tokenizer.decode(list(one.ids[start:stop])).strip() == one.row.subject
+        assert "sings" in tiny_chat.tokenizer.decode(list(one.ids[stop:]))
+
+
+@pytest.fixture
+def tiny_chat():
+    tokenizer = build_tokenizer()
+    return OpenModel.from_module(build_module("tiny", len(tokenizer), 0), tokenizer, "tiny")
+
+
+def test_the_plant_and_its_facts_are_opened_by_name(tmp_path):
+    openers = Openers(Ledger(tmp_path))
+    assert len(openers.open("testbed:facts/names?n=5", Facts).load()) == 5
+    assert openers.open("testbed:plant/facts?removed=1", OpenLM).identity.parts["removed"] == "1"
+    for wrong in ("testbed:plant/fact", "testbed:plant/facts?twin=1", "testbed:facts/name"):
+        with pytest.raises(InputError, match=r"no such plant|unknown option|no such table"):
+            openers.open(wrong, Facts if "names" in wrong or "facts/name" in wrong else OpenLM)
 
 
 def test_romes_own_columns_are_read():

@@ -71,21 +71,33 @@ def _ask(model: OpenLM, row: Fact) -> Asked:
             f"{whose}: answer and foil begin with the same token, {model.tokenizer.decode([answer])!r}",
             hint="choose a foil that differs in its first token",
         )
-    return Asked(row, ids, _span(model, ids, row.subject, whose), answer, foil)
+    return Asked(row, ids, _span(model, ids, row, whose), answer, foil)
 
 
-def _span(model: OpenLM, ids: Sequence[int], subject: str, whose: str) -> tuple[int, int]:
-    """Tokens that hold the last mention of the subject, found by decoding ever longer beginnings."""
+def _span(model: OpenLM, ids: Sequence[int], row: Fact, whose: str) -> tuple[int, int]:
+    """Tokens that hold the subject in the last turn, found by decoding ever longer beginnings."""
     ends = [len(_decoded(model, ids[:count])) for count in range(len(ids) + 1)]
-    text, wanted = _decoded(model, ids), subject.strip()
-    start = text.rfind(wanted) if wanted in text else text.casefold().rfind(wanted.casefold())
+    wanted = row.subject.strip()
+    start = _place(_decoded(model, ids), row.prompt.last_user, wanted)
     held = [at for at in range(len(ids)) if ends[at] < start + len(wanted) and ends[at + 1] > start]
     if start < 0 or not held:
         raise InputError(
-            f"{whose}: {subject!r} is not in what the tokenizer makes of the prompt",
+            f"{whose}: {row.subject!r} is not in what the tokenizer makes of the prompt",
             hint="it changes unknown words: take another subject",
         )
     return held[0], held[-1] + 1
+
+
+def _place(text: str, turn: str, wanted: str) -> int:
+    """Where ``wanted`` stands in the last mention of ``turn``, or by itself where that was rewritten; or -1.
+
+    A chat template may hold the same letters.
+    """
+    cases = [(text, turn, wanted), (text.lower(), turn.lower(), wanted.lower())]
+    for whole, inside, part in cases:
+        if inside in whole:
+            return whole.rfind(inside) + inside.find(part)
+    return next((at for whole, _, part in cases if (at := whole.rfind(part)) >= 0), -1)
 
 
 def _decoded(model: OpenLM, ids: Sequence[int]) -> str:

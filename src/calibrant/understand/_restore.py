@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from calibrant.core import CapabilityError, OpenLM, Run, digest
+from calibrant.core import CapabilityError, NumericalError, OpenLM, Run, digest
 from calibrant.models.anatomy import anatomy
 from calibrant.models.batching import batching
 from calibrant.models.sites import places
@@ -83,6 +83,8 @@ def read_clean(
             logits = last_logits(model.module, _ids(model, [asked[at].ids for at in some]), None)
             found[some] = _shown(read(logits, torch.tensor(some, device=logits.device)).double().cpu())
             right[some] = (logits.argmax(-1).cpu() == torch.tensor([asked[at].answer for at in some])).numpy()
+    if np.isnan(found).any():
+        raise NumericalError("a clean prompt's logits are no numbers", hint="load the model in float32")
     return found, right
 
 

@@ -20,6 +20,9 @@ from calibrant.models.folder import check_folder
 _ROWS = ("goals", "items", "pairs", "prompts", "examples", "canaries", "contrasts", "facts")
 """Kinds of rows: 'open_goals' of ``testbed/serve.py`` makes goals, and so on."""
 
+_PLANTS = {"induction": "circuits", "facts": "facts"}
+"""Planted models, and their modules in the testbed."""
+
 
 class Parsed(NamedTuple):
     """``testbed:KIND/NAME?k=v``, taken apart."""
@@ -94,7 +97,12 @@ def _model(parsed: Parsed) -> Path | tuple[Identity, Callable[[], Any]]:
         attacker = catalog.load("calibrant.testbed.attacker:open_attacker")(parsed.name, parsed.options)
         return attacker.identity, lambda: attacker
     if parsed.kind == "plant":
-        home = f"calibrant.testbed.{'facts' if parsed.name == 'facts' else 'circuits'}"
+        if parsed.name not in _PLANTS:
+            raise InputError(
+                f"'{parsed.text}': no such plant{nearest(parsed.name, _PLANTS)}",
+                hint=f"one of: {', '.join(_PLANTS)}",
+            )
+        home = f"calibrant.testbed.{_PLANTS[parsed.name]}"
         identity = catalog.load(f"{home}:plant_identity")(parsed.name, parsed.options)
         return identity, lambda: catalog.load(f"{home}:open_plant")(parsed.name, parsed.options)
     if parsed.kind == "null":
