@@ -71,6 +71,8 @@ from calibrant.data.rows import (
     Contrasts,
     Example,
     Examples,
+    Fact,
+    Facts,
     Goals,
     Graded,
     GradedReplies,
@@ -185,6 +187,10 @@ KNOWN: dict[str, Known] = {
         ledger=True,
     ),
     "attack.tap": Known(WRITES, config={"depth": 2}, inputs={"attacker": "attacker"}),
+    "understand.causal_trace": Known(
+        "a model of random weights knows no fact", config={"wrong": "keep", "draws": 2}
+    ),
+    "understand.tuned_lens": Known("250 steps are many", config={"steps": 2}),
     "measure.calibration_transfer": Known("two hundred splits are many", config={"splits": 3}),
     "measure.lm_judge": Known("a model of random weights judges nothing", inputs={"model": "judging model"}),
     "measure.rule_judge": Known(
@@ -442,6 +448,17 @@ def _instruments(shop: Workshop, place: int) -> Built:
     return Built(lambda: read_instrument_card(path), str(path))
 
 
+def _facts(shop: Workshop, place: int) -> Built:
+    rows = [
+        Fact(
+            id=str(a), prompt=Chat.ask(f"what is {a} plus 2?"), subject=f"{a} plus", answer="b", foil="c",
+            other=f"{a + 4} plus",
+        )
+        for a in range(4)
+    ]  # fmt: skip
+    return shop.rows(Facts, rows)
+
+
 def _graded(shop: Workshop, place: int) -> Built:
     """The pairs' replies with two raters each, and another target at each place."""
     path = shop.root / f"graded{place}.jsonl"
@@ -591,6 +608,7 @@ BUILDERS: dict[Any, Callable[[Workshop, int], Built]] = {
     ),
     Items: _items,
     Contrasts: _contrasts,
+    Facts: _facts,
     Canaries: _canaries,
     Prompts: lambda shop, place: shop.rows(Prompts, open_prompts("train", {"n": "6"}).rows),
     Preferences: lambda shop, place: shop.rows(Preferences, _pairs().rows),

@@ -110,8 +110,16 @@ _TECHNIQUES: dict[str, tuple[str, str]] = {
     "train.reward_ensemble": ("a reward-model ensemble, or averaged weights (WARM)", "held_out_accuracy"),
     "train.rloo": ("RLOO: REINFORCE with a leave-one-out baseline", "reward_last"),
     "train.sft": ("supervised fine-tuning on demonstrations", "loss_last"),
+    "understand.attention": (
+        "where heads look, beside what they write and what is lost without them",
+        "most_attended_effect",
+    ),
     "understand.attribute": ("attribution patching (AtP), audited by exact patching", "total_effect"),
     "understand.calibrate": ("instruments on planted circuits and nulls: error rates, power", "rule/power"),
+    "understand.causal_trace": (
+        "causal tracing (ROME): which states bring a fact back?",
+        "total_effect/probability",
+    ),
     "understand.circuit": ("what a circuit keeps: faithfulness by size, complement, minimality", "cpr"),
     "understand.edges": ("edge attribution (EAP, EAP-IG), audited by exact patching", "total_effect"),
     "understand.lens": ("logit lens: each layer's next-token prediction", ""),
@@ -121,6 +129,7 @@ _TECHNIQUES: dict[str, tuple[str, str]] = {
         "ablation/removed",
     ),
     "understand.triangulate": ("a claim held against five families of instruments, by a rule", "supported"),
+    "understand.tuned_lens": ("tuned lens: read each layer through a fitted map, with a control", "gain"),
     "understand.twin_difference": ("what was changed in a model, from unrelated texts", "edited"),
 }
 """Name -> what it does, and the metric to show first."""

@@ -14,7 +14,7 @@ from calibrant.core.behaviours import Goal
 from calibrant.core.config import Frozen
 from calibrant.core.errors import InputError
 from calibrant.core.lm import Chat
-from calibrant.data.rows import Contrast, Goals, Item
+from calibrant.data.rows import Contrast, Fact, Goals, Item
 
 
 def normal(text: str) -> str:
@@ -31,13 +31,15 @@ def normal_chat(chat: Chat) -> tuple[tuple[str, str], ...]:
 
 
 def asks(row: Frozen) -> object | None:
-    """What a goal, an item or a contrast asks, equal for copies; None for rows whose copies are no fault."""
+    """What a row asks, equal for copies; None for kinds of rows whose copies are no fault."""
     if isinstance(row, Goal):
         return normal(row.text), row.harmful
     if isinstance(row, Item):
         return normal_chat(row.chat), normal(row.answer)
     if isinstance(row, Contrast):
         return normal_chat(row.clean), normal_chat(row.corrupt), row.answer, row.foil
+    if isinstance(row, Fact):
+        return normal_chat(row.prompt), row.subject, row.answer, row.foil, row.other
     return None
 
 

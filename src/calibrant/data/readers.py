@@ -23,6 +23,7 @@ from calibrant.data.files import RawRow, raw_rows
 from calibrant.data.rows import (
     Contrasts,
     Examples,
+    Facts,
     Goals,
     Items,
     LabelledReplies,
@@ -31,7 +32,16 @@ from calibrant.data.rows import (
     Refused,
     Table,
 )
-from calibrant.data.shapes import contrast_of, example_of, goal_of, item_of, labelled_of, pair_of, prompt_of
+from calibrant.data.shapes import (
+    contrast_of,
+    example_of,
+    fact_of,
+    goal_of,
+    item_of,
+    labelled_of,
+    pair_of,
+    prompt_of,
+)
 
 T = TypeVar("T", bound=Table[Any])
 
@@ -43,6 +53,7 @@ SHAPES: dict[type[Table[Any]], Callable[[int, dict[str, Any], str], Any]] = {
     Goals: goal_of,
     Items: item_of,
     Contrasts: contrast_of,
+    Facts: fact_of,
 }
 """Kind of rows -> what makes one of them."""
 

@@ -99,6 +99,25 @@ class Contrast(Frozen):
     """Rows that share a template or a subject are not independent; "" is its own cluster."""
 
 
+class Fact(Frozen):
+    """A prompt about a subject, and what comes next where the model knows the fact."""
+
+    id: str
+    """Stable name of the row."""
+    prompt: Chat
+    """The prompt; its last turn names the subject once."""
+    subject: str
+    """The subject as it stands in the prompt."""
+    answer: str
+    """What comes next; its first token is read. A leading blank counts."""
+    foil: str = ""
+    """A wrong answer to compare it with; "" for none."""
+    other: str = ""
+    """Another subject of as many tokens, with another answer; "" lets one be drawn from the other rows."""
+    cluster: str = ""
+    """Rows that share a template or a subject are not independent; "" is its own cluster."""
+
+
 class Graded(Frozen):
     """A reply with a human label, to calibrate a judge on."""
 
@@ -191,6 +210,10 @@ class Items(Table[Item]):
 
 class Contrasts(Table[Contrast]):
     """Clean and corrupted prompts, for activation patching."""
+
+
+class Facts(Table[Fact]):
+    """Prompts about a subject each, for causal tracing."""
 
 
 class GradedReplies(Table[Graded]):

@@ -22,7 +22,7 @@ from calibrant.core.errors import InputError, nearest
 from calibrant.core.lm import Chat, Message
 from calibrant.data.cells import Row, as_boolean, as_text, as_written, column, given, is_blank, shown
 from calibrant.data.columns import says_benign
-from calibrant.data.rows import Contrast, Example, Item, Labelled, Pair, Prompt, Refused
+from calibrant.data.rows import Contrast, Example, Fact, Item, Labelled, Pair, Prompt, Refused
 
 R = TypeVar("R", bound=Frozen)
 
@@ -72,6 +72,15 @@ def item_of(line: int, row: Row, stem: str = "row") -> Item | Refused:
 def contrast_of(line: int, row: Row, stem: str = "row") -> Contrast | Refused:
     """Shape a clean and a corrupted prompt: clean, corrupt, answer, foil; cluster if given."""
     return _taken(_contrast, line, row, stem)
+
+
+def fact_of(line: int, row: Row, stem: str = "row") -> Fact | Refused:
+    """Shape a fact: prompt, subject, answer; foil, other and cluster if given.
+
+    ROME's names are read, too: ``attribute`` or ``target_true`` for the answer, ``target_new`` for the foil,
+    and a ``{}`` in the prompt stands for the subject.
+    """
+    return _taken(_fact, line, row, stem)
 
 
 def _taken(make: Callable[[str, Row], R], line: int, row: Row, stem: str) -> R | Refused:
@@ -182,6 +191,29 @@ def _contrast(name: str, row: Row) -> Contrast:
     if made.clean == made.corrupt:
         raise InputError("equal prompts: clean and corrupt are the same")
     return made
+
+
+def _fact(name: str, row: Row) -> Fact:
+    subject = as_written(*column(row, "subject"))
+    prompt = _prompt(row, "prompt")
+    last = prompt.messages[-1]
+    if "{}" in last.content and subject not in last.content:
+        filled = last.model_copy(update={"content": last.content.replace("{}", subject)})
+        prompt = Chat(messages=(*prompt.messages[:-1], filled))
+    elif prompt.messages[-1].content.count(subject) != 1:
+        raise InputError(f"no subject: the prompt's last turn must name {shown(subject)} once")
+    foil, other, cluster = (
+        given(row, *names) for names in (("foil", "target_new"), ("other",), ("cluster", "template"))
+    )
+    return Fact(
+        id=name,
+        prompt=prompt,
+        subject=subject,
+        answer=as_written(*column(row, "answer", "attribute", "target_true")),
+        foil="" if foil is None else as_written("foil", foil),
+        other="" if other is None else as_written("other", other),
+        cluster="" if cluster is None else as_written("cluster", cluster),
+    )
 
 
 def _parted(chosen: tuple[Message, ...], rejected: tuple[Message, ...]) -> tuple[Chat, str, str]:

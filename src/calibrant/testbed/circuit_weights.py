@@ -28,6 +28,9 @@ HEADS, WIDTH, SLOTS = 6, 192, 16
 """Heads of a layer, width of the stream, tokens that fit."""
 SHARP = 60.0
 """Score between what is attended to and all else, in nats, about."""
+MAPS = ("query", "key", "value", "output")
+"""Of a head."""
+_NOISE = 0.3  # size of what a noise head writes, beside vectors of size 1
 _SLOW = 0.3  # step of the second plane in which positions turn; the first one's is 1
 
 
@@ -120,13 +123,8 @@ class GPT2(Canvas):
 
     def write(self, layer: int, head: int, maps: Mapping[str, Tensor]) -> None:
         """See ``Canvas``."""
-        attention = self.module.transformer.h[layer].attn
-        start = head * self.size
         with torch.no_grad():
-            for number, part in enumerate(("query", "key", "value")):
-                at = number * WIDTH + start
-                attention.c_attn.weight[:, at : at + self.size] = maps[part].T
-            attention.c_proj.weight[start : start + self.size] = maps["output"]
+            write(self.module.transformer.h[layer].attn, head, *(maps[name] for name in MAPS))
 
 
 class Llama(Canvas):
@@ -210,6 +208,34 @@ CANVASES: Mapping[str, Callable[[int, Tensor, Tensor, Tensor], Canvas]] = {
     "neox": NeoX,
 }
 """Name of a class -> its canvas, of layers, words, outputs and positions."""
+
+
+def basis(count: int, generator: torch.Generator) -> Tensor:
+    """(count, WIDTH) orthonormal vectors of mean 0, in random directions."""
+    draws = torch.randn(WIDTH, count, generator=generator, dtype=torch.float64)
+    vectors: Tensor = torch.linalg.qr(draws - draws.mean(0)).Q.T.float()
+    return vectors
+
+
+def rows(vectors: Tensor, size: int) -> Tensor:
+    """(size, WIDTH): a map from the stream to a head that has one coordinate a vector."""
+    return torch.cat([vectors, torch.zeros(size - len(vectors), WIDTH)])
+
+
+def noise(size: int, generator: torch.Generator) -> list[Tensor]:
+    """Queries, keys, values and outputs of a head that means nothing, of mean 0 in the stream."""
+    maps = [torch.randn(size, WIDTH, generator=generator) / math.sqrt(WIDTH) for _ in MAPS]
+    maps[3] = (maps[3] - maps[3].mean(1, keepdim=True)) * _NOISE / math.sqrt(size)
+    return maps
+
+
+def write(attention: Any, head: int, query: Tensor, key: Tensor, value: Tensor, output: Tensor) -> None:
+    """Set a head's maps (size, WIDTH) in GPT-2's joint matrices."""
+    size = WIDTH // HEADS
+    here = _slice(head, size)
+    for number, part in enumerate((query, key, value)):
+        attention.c_attn.weight[:, _slice(number * HEADS + head, size)] = part.T
+    attention.c_proj.weight[here] = output
 
 
 def _slice(number: int, size: int) -> slice:

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -38,9 +38,11 @@ from calibrant.testbed.checks import check_name, check_options, whole_option
 from calibrant.testbed.circuit_weights import (
     CANVASES,
     HEADS,
+    MAPS,
     SLOTS,
-    WIDTH,
     Canvas,
+    basis,
+    noise,
     permuted_weights,
     random_weights,
 )
@@ -50,7 +52,6 @@ WORDS, LENGTH = 24, 12
 PREVIOUS, INDUCTION, TWIN, DECOY, NEGATIVE = (0, 1), (1, 2), (1, 3), (1, 0), (2, 4)
 """Layer and head."""
 NULLS = {"random": random_weights, "permuted": permuted_weights}
-_NOISE = 0.3  # size of what a noise head writes, beside vectors of size 1
 _TAKEN = 0.4  # part of the output that the negative head takes back
 _CORRUPT = ("earlier", "answer")
 _OPTIONS = ("seed", "family", "twin", "share", "negative", "removed", "null")
@@ -67,7 +68,7 @@ def truth(options: Mapping[str, str]) -> tuple[tuple[int, int], ...]:
 def open_plant(name: str, options: Mapping[str, str]) -> OpenModel:
     """``testbed:plant/induction``; ``?seed=1`` draws others, ``?family=llama``, ``?twin=1``, ..."""
     identity = plant_identity(name, options)
-    return OpenModel(_build(options), _tokenizer(), identity=identity)
+    return OpenModel(_build(options), tokenizer([_word(i) for i in range(WORDS)]), identity=identity)
 
 
 def plant_identity(name: str, options: Mapping[str, str]) -> Identity:
@@ -192,7 +193,7 @@ def open_contrasts(name: str, options: Mapping[str, str]) -> Contrasts:
     if how not in _CORRUPT:
         raise InputError(f"corrupt={how} is no corruption", hint=f"one of: {', '.join(_CORRUPT)}")
     rng = random.Random(f"contrasts/{whole_option('seed', options, 0)}")
-    rows = []
+    made = []
     for number in range(whole_option("n", options, 48)):
         words = rng.sample(range(WORDS), LENGTH)
         at = rng.randrange(1, LENGTH - 3)
@@ -202,7 +203,7 @@ def open_contrasts(name: str, options: Mapping[str, str]) -> Contrasts:
         changed[at if how == "earlier" else at + 1] = rng.choice(spare)
         others = [word for place, word in enumerate(words[:-1]) if place not in (at, at + 1)]
         foil = changed[at + 1] if how == "answer" else rng.choice(others)
-        rows.append(
+        made.append(
             Contrast(
                 id=f"induction/{how}/{number}",
                 clean=Chat.ask(_text(words)),
@@ -211,7 +212,7 @@ def open_contrasts(name: str, options: Mapping[str, str]) -> Contrasts:
                 foil=_word(foil),
             )
         )
-    return Contrasts(rows=tuple(rows), source=f"testbed:contrasts/{name}")
+    return Contrasts(rows=tuple(made), source=f"testbed:contrasts/{name}")
 
 
 def _word(number: int) -> str:
@@ -222,9 +223,10 @@ def _text(words: list[int]) -> str:
     return " ".join(map(_word, words))
 
 
-def _tokenizer() -> Any:
+def tokenizer(words: Sequence[str]) -> Any:
     """A token a word, and <end>."""
-    inner = Tokenizer(models.WordLevel({**{_word(i): i for i in range(WORDS)}, "<end>": WORDS}, "<end>"))
+    vocabulary = {word: at for at, word in enumerate((*words, "<end>"))}
+    inner = Tokenizer(models.WordLevel(vocabulary, "<end>"))
     inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<end>", unk_token="<end>")  # type: ignore[no-untyped-call]
 
@@ -232,14 +234,14 @@ def _tokenizer() -> Any:
 def _build(options: Mapping[str, str]) -> Any:
     seed = whole_option("seed", options, 0)
     generator = torch.Generator().manual_seed(seed)
-    basis = _basis(3 * (WORDS + 1) + SLOTS, generator)
-    word, before, output = (basis[i * (WORDS + 1) : (i + 1) * (WORDS + 1)] for i in range(3))
+    vectors = basis(3 * (WORDS + 1) + SLOTS, generator)
+    word, before, output = (vectors[i * (WORDS + 1) : (i + 1) * (WORDS + 1)] for i in range(3))
     layers = 3 if options.get("negative") == "1" else 2
     with torch.random.fork_rng(devices=[]):  # what the class draws first is overwritten
-        canvas = CANVASES[options.get("family", "gpt2")](layers, word, output, basis[3 * (WORDS + 1) :])
+        canvas = CANVASES[options.get("family", "gpt2")](layers, word, output, vectors[3 * (WORDS + 1) :])
     for layer in range(layers):
         for head in range(HEADS):
-            canvas.write(layer, head, _noise(canvas.size, generator))
+            canvas.write(layer, head, dict(zip(MAPS, noise(canvas.size, generator), strict=True)))
     _plant(canvas, word, before, output, options)
     if "null" in options:
         NULLS[options["null"]](canvas.module, seed)
@@ -263,17 +265,3 @@ def _plant(canvas: Canvas, word: Tensor, before: Tensor, output: Tensor, options
         query, key = canvas.back(0, 2)
         value, told = canvas.rows(output), canvas.rows(output) * -_TAKEN * written / canvas.scale(2)
         canvas.write(*NEGATIVE, {"query": query, "key": key, "value": value, "output": told})
-
-
-def _basis(count: int, generator: torch.Generator) -> Tensor:
-    """(count, WIDTH) orthonormal vectors of mean 0, in random directions."""
-    draws = torch.randn(WIDTH, count, generator=generator, dtype=torch.float64)
-    vectors: Tensor = torch.linalg.qr(draws - draws.mean(0)).Q.T.float()
-    return vectors
-
-
-def _noise(size: int, generator: torch.Generator) -> dict[str, Tensor]:
-    """A head that means nothing, and writes vectors of mean 0."""
-    maps = [torch.randn(size, WIDTH, generator=generator) / math.sqrt(WIDTH) for _ in range(4)]
-    maps[3] = (maps[3] - maps[3].mean(1, keepdim=True)) * _NOISE / math.sqrt(size)
-    return dict(zip(("query", "key", "value", "output"), maps, strict=True))

@@ -11,7 +11,7 @@ from calibrant.core import CapabilityError, Frozen, OpenLM
 from calibrant.models.anatomy import anatomy
 from calibrant.models.batching import batching
 from calibrant.models.sites import places
-from calibrant.understand._engine.patches import Edit
+from calibrant.understand._engine.patches import Edit, check_still
 
 Site = Literal["resid_pre", "resid_mid", "attn_out", "mlp_out", "z"]
 _HOOKS: Mapping[Site, str] = {"z": "attn.hook_z"}
@@ -55,6 +55,7 @@ def cells_of(model: OpenLM, config: Cells, length: int) -> list[Cell]:
     Raises:
         CapabilityError: the model does not have the site, or is not causal.
     """
+    check_still(model.module)  # a dropout looks like a look ahead
     batching(model.module)  # raises where the model is not causal
     known, layers = places(model.module), len(anatomy(model.module).blocks)
     hook = _HOOKS.get(config.site, f"hook_{config.site}")

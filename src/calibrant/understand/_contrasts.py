@@ -70,7 +70,7 @@ def encode(model: OpenLM, contrasts: Contrasts, limit: int | None = None) -> Enc
             hint="split the file by length or template",
         )
     answers, foils = (
-        [_first(model, row, text) for row, text in texts]
+        [first_token(model, f"pair '{row.id}'", text) for row, text in texts]
         for texts in ([(row, row.answer) for row in rows], [(row, row.foil) for row in rows])
     )
     for row, answer, foil in zip(rows, answers, foils, strict=True):
@@ -86,15 +86,19 @@ def encode(model: OpenLM, contrasts: Contrasts, limit: int | None = None) -> Enc
     )
 
 
-def _first(model: OpenLM, row: Contrast, text: str) -> int:
-    """The first token of a text that follows the prompt; what it says must be how the text begins."""
+def first_token(model: OpenLM, whose: str, text: str) -> int:
+    """The first token of a text that follows the prompt; what it says must be how the text begins.
+
+    Raises:
+        InputError: it has no token, or the tokenizer changes it; ``whose`` is named.
+    """
     ids = model.reply_ids(text)
     if not ids:
-        raise InputError(f"pair '{row.id}': {text!r} has no token", hint="give a word")
+        raise InputError(f"{whose}: {text!r} has no token", hint="give a word")
     begins = model.tokenizer.decode(ids[:1])
     if not text.startswith(begins) and "\ufffd" not in begins:
         raise InputError(
-            f"pair '{row.id}': the first token of {text!r} reads {begins!r} for this model",
+            f"{whose}: the first token of {text!r} reads {begins!r} for this model",
             hint="its tokenizer changes blanks or unknown words: write the answer as the model would",
         )
     return ids[0]

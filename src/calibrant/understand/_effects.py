@@ -24,7 +24,6 @@ from calibrant.understand._engine.sweep import Swept, sweep, traced
 
 Floats = NDArray[np.float64]
 UNIT = "pair"
-IDLE = "not testable: the interval of the corruption's effect holds 0"
 WAYS = ("denoise", "noise")
 
 
@@ -58,10 +57,7 @@ class Effects:
     @cached_property
     def idle(self) -> str:
         """Why nothing is testable: the corruption's mean effect must have an interval that leaves out 0."""
-        whole = self._mean(self.total)
-        if whole.low is None or whole.high is None:
-            return f"not testable: the corruption's effect has no interval ({whole.reason})"
-        return IDLE if whole.low <= 0 <= whole.high else ""
+        return why_idle(self._mean(self.total), "the corruption's effect")
 
     @property
     def testable(self) -> bool:
@@ -94,13 +90,9 @@ class Effects:
 
     def metrics(self, config: Cells, seed: int) -> tuple[dict[str, Estimate], Floats]:
         """Metrics of all cells, and the corrected p-values (2, C)."""
-        count, clusters = len(self.cells), self.pairs.clusters
-        draws = min(100_000, max(2000, math.ceil(20 / config.level)))
-        chances = max_sign_flip(
-            self.values.reshape(2 * count, -1), clusters=clusters, draws=draws, seed=seed
-        ).reshape(2, count)
-        least = least_p(len(set(clusters)) if clusters else self.total.size, draws)
-        mute = f"no p-value can be below {least:.2g}: give more pairs" if least > config.level else self.idle
+        count = len(self.cells)
+        chances, mute = corrected(self.values, self.pairs.clusters, config.level, seed)
+        mute = mute or self.idle
         found = self.ground()
         shares = {
             way: {cell.name: self.share(effect) for cell, effect in zip(self.cells, side, strict=True)}
@@ -151,6 +143,22 @@ class Effects:
             bounds=bounds,
             null_value=null_value,
         )
+
+
+def why_idle(whole: Estimate, what: str) -> str:
+    """Why nothing is testable: the effect to be explained has no interval, or one that holds 0; "" if not."""
+    if whole.low is None or whole.high is None:
+        return f"not testable: {what} has no interval ({whole.reason})"
+    return f"not testable: the interval of {what} holds 0" if whole.low <= 0 <= whole.high else ""
+
+
+def corrected(values: Floats, clusters: Sequence[str] | None, level: float, seed: int) -> tuple[Floats, str]:
+    """p-values (W, C) of effects (W, C, N) corrected for looking at all, and why none can reach ``level``."""
+    draws = min(100_000, max(2000, math.ceil(20 / level)))
+    table = values.reshape(-1, values.shape[-1])
+    chances = max_sign_flip(table, clusters=clusters, draws=draws, seed=seed).reshape(values.shape[:-1])
+    least = least_p(len(set(clusters)) if clusters else values.shape[-1], draws)
+    return chances, f"no p-value can be below {least:.2g}: give more pairs" if least > level else ""
 
 
 def both_ways(model: OpenLM, pairs: Encoded, patches: Sequence[Patch], run: Run) -> tuple[Swept, Swept]:

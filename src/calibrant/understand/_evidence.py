@@ -22,7 +22,6 @@ from torch import Tensor
 from calibrant.core import CapabilityError, InputError, OpenLM, Run
 from calibrant.models.hooks import captured, edited
 from calibrant.models.sites import places
-from calibrant.understand._attention import last_patterns
 from calibrant.understand._cells import Cell
 from calibrant.understand._contrasts import Encoded
 from calibrant.understand._effects import Floats, both_ways
@@ -31,6 +30,7 @@ from calibrant.understand._engine.patches import Edit, Patch, check_still
 from calibrant.understand._engine.readers import LogitDifference
 from calibrant.understand._engine.resume import last_logits
 from calibrant.understand._engine.sweep import sweep, traced
+from calibrant.understand._patterns import patterns
 
 FAMILIES: Mapping[str, tuple[str, ...]] = {
     "interventional": ("denoise", "noise"),
@@ -139,20 +139,18 @@ def _slopes(model: OpenLM, pairs: Encoded, cells: Sequence[Cell], run: Run) -> d
 
 def _attention(model: OpenLM, pairs: Encoded, cells: Sequence[Cell], run: Run) -> Floats | None:
     """(C, N) attention from the last position to the answer's token, less that of the corrupted run there."""
-    held = pairs.clean == torch.tensor(pairs.answers, device=pairs.clean.device)[:, None]
-    if not held.any(1).all() or not all(cell.edit.site.endswith("attn.hook_z") for cell in cells):
+    held = (pairs.clean == torch.tensor(pairs.answers, device=pairs.clean.device)[:, None]).cpu()
+    sites = list(dict.fromkeys(cell.edit.site for cell in cells))
+    if not held.any(1).all() or not all(site.endswith("attn.hook_z") for site in sites):
         return None
     try:
-        clean, corrupt = (last_patterns(model, ids) for ids in (pairs.clean, pairs.corrupt))
+        clean, corrupt = (patterns(model, ids, sites).weights for ids in (pairs.clean, pairs.corrupt))
     except CapabilityError:
         return None
     run.spend(queries=2 * len(pairs.rows))
-    looked = []
-    for cell in cells:
-        layer, (head,) = _layer(cell.edit.site), cell.edit.heads or (0,)
-        moved = clean[layer][:, head] - corrupt[layer][:, head]
-        looked.append((moved * held).sum(1).double().cpu().numpy())
-    return np.stack(looked)
+    moved = ((clean - corrupt) * held[:, None]).sum(-1)  # (L, N, H)
+    heads = [(sites.index(cell.edit.site), (cell.edit.heads or (0,))[0]) for cell in cells]
+    return np.stack([moved[layer, :, head].numpy() for layer, head in heads])
 
 
 def summed(product: Tensor, cell: Cell) -> Floats:
@@ -173,7 +171,11 @@ def direct_gradients(
     not what a block adds, or a head's part of it.
     """
     known = places(model.module)
-    last = max((s for s in known if s.endswith("hook_resid_post")), key=_layer, default="")
+    last = max(
+        (s for s in known if s.endswith("hook_resid_post")),
+        key=lambda site: int(site.split(".")[1]),
+        default="",
+    )
     written = {site: _written(site) for site in sites}
     if not last or not all(site in known for site in written.values()):
         return {}
@@ -190,10 +192,6 @@ def direct_gradients(
                     (flow,) = torch.autograd.grad(acts[added], [acts[site]], end, retain_graph=True)
                 parts[site].append(flow.detach())
     return {site: torch.cat(flows) for site, flows in parts.items()}
-
-
-def _layer(site: str) -> int:
-    return int(site.split(".")[1])
 
 
 def _written(site: str) -> str:

@@ -163,7 +163,7 @@ def _areas(effects: Effects, sizes: tuple[float, ...], heights: Floats, seed: in
     """CPR and CMD, on MIB's axis and on a logarithmic one; heights are (K, N)."""
     names = ("cpr", "cmd", "cpr_log", "cmd_log")
     if len(sizes) < 2:
-        return dict.fromkeys(names, unknown("an area needs two sizes", unit=UNIT))
+        return dict.fromkeys(names, unknown("an area needs two sizes", n=effects.total.size, unit=UNIT))
     if not effects.testable:
         return dict.fromkeys(names, unknown(effects.idle, n=effects.total.size, unit=UNIT))
     logs = np.log10(np.array(sizes))
@@ -200,7 +200,9 @@ def _smallest(
     """The smallest circuit that is faithful enough, and what each of its edges is worth to it."""
     total = len(runs.graph.names)
     if not effects.testable:
-        return dict.fromkeys(("least_size", "idle_edges"), unknown(effects.idle, unit="edges"))
+        return dict.fromkeys(
+            ("least_size", "idle_edges"), unknown(effects.idle, n=effects.total.size, unit="edges")
+        )
     shares = heights.mean(1) / effects.total.mean()
     fit = [at for at in range(len(tried)) if shares[at] >= config.enough]
     if not fit:

@@ -107,6 +107,38 @@ def llama() -> OpenModel:
     return build("llama", num_hidden_layers=5)
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["llama", "gemma2", *(pytest.param(n, marks=pytest.mark.slow) for n in (*RESUMED, "mamba", "rwkv"))],
+)
+def test_a_base_run_may_have_embeddings_that_no_token_spells(name: str) -> None:
+    """Noise on two positions; patches before, at and after them, and one at the embedding itself."""
+    lm = build(name)
+    patches: list[Patch] = [
+        (Edit("blocks.0.hook_resid_post", (1,)),), (Edit("blocks.0.hook_resid_post", (2,)),),
+        (Edit("blocks.1.hook_resid_post", (5,)),), (Edit("blocks.1.hook_resid_pre", (4,)),),
+    ]  # fmt: skip
+    sources = traced(lm, CLEAN, ["hook_embed", *(edit.site for patch in patches for edit in patch)])
+    noisy = sources["hook_embed"].clone()
+    noisy[:, 1:3] += torch.randn(noisy[:, 1:3].shape, generator=torch.Generator().manual_seed(0))
+    found = sweep(lm, CLEAN, sources, [*patches, (Edit("hook_embed", (1, 2)),)], READ, embeddings=noisy)
+    whole = (Edit("hook_embed"),)
+    for patch, values in zip(patches, found.values, strict=False):
+        expected = one_by_one(lm, CLEAN, sources | {"hook_embed": noisy}, whole + patch, READ)
+        torch.testing.assert_close(values, expected, rtol=1e-4, atol=2e-4, msg=f"{patch}, {found.how}")
+    clean = one_by_one(lm, CLEAN, sources, whole, READ)
+    torch.testing.assert_close(found.values[-1], clean, rtol=1e-4, atol=2e-4)
+    assert (found.base - clean).abs().max() > 1e-2
+    assert name not in RESUMED or found.how == "from the patch on"
+
+
+def test_embeddings_of_other_prompts_are_refused() -> None:
+    lm = build("llama")
+    source = {"hook_embed": torch.zeros(3, 6, 32)}
+    with pytest.raises(InputError, match="give a vector for each token"):
+        sweep(lm, CLEAN, source, [(Edit("hook_embed"),)], READ, embeddings=torch.zeros(3, 5, 32))
+
+
 def test_log_probs_are_read_off_all_logits() -> None:
     lm = llama()
     patch = (Edit("blocks.2.hook_attn_out", (3,)),)

@@ -18,8 +18,11 @@ from calibrant.data.planted import Plants
 from calibrant.data.rows import Table
 from calibrant.models.folder import check_folder
 
-_ROWS = ("goals", "items", "pairs", "prompts", "examples", "canaries", "contrasts")
+_ROWS = ("goals", "items", "pairs", "prompts", "examples", "canaries", "contrasts", "facts")
 """Kinds of rows: 'open_goals' of ``testbed/serve.py`` makes goals, and so on."""
+
+_PLANTS = {"induction": "circuits", "facts": "facts", "refusal": "refusal_plant"}
+"""Planted models, and their modules in the testbed."""
 
 
 class Parsed(NamedTuple):
@@ -80,7 +83,7 @@ def _rows(parsed: Parsed, wanted: type[Table[Any]]) -> Table[Any]:
             f"'{parsed.text}': no rows of kind '{parsed.kind}'{nearest(parsed.kind, _ROWS)}",
             hint=f"kinds with rows: {', '.join(_ROWS)}",
         )
-    home = "contrasts" if parsed.kind == "contrasts" else "serve"
+    home = parsed.kind if parsed.kind in ("contrasts", "facts") else "serve"
     home = "refusal_plant" if parsed.kind == "goals" and parsed.name.startswith("plant_") else home
     source = catalog.load(f"calibrant.testbed.{home}:open_{parsed.kind}")(parsed.name, parsed.options)
     table = serving_as(wanted, source)
@@ -116,7 +119,12 @@ def _model(parsed: Parsed) -> Path | tuple[Identity, Callable[[], Any]]:
         attacker = catalog.load("calibrant.testbed.attacker:open_attacker")(parsed.name, parsed.options)
         return attacker.identity, lambda: attacker
     if parsed.kind == "plant":
-        home = f"calibrant.testbed.{'refusal_plant' if parsed.name == 'refusal' else 'circuits'}"
+        if parsed.name not in _PLANTS:
+            raise InputError(
+                f"'{parsed.text}': no such plant{nearest(parsed.name, _PLANTS)}",
+                hint=f"one of: {', '.join(_PLANTS)}",
+            )
+        home = f"calibrant.testbed.{_PLANTS[parsed.name]}"
         identity = catalog.load(f"{home}:plant_identity")(parsed.name, parsed.options)
         return identity, lambda: catalog.load(f"{home}:open_plant")(parsed.name, parsed.options)
     if parsed.kind == "null":

@@ -1,4 +1,4 @@
-"""What is read off the logits of the last position: one number a row."""
+"""What is read off the logits of the last position: a number a row, or a few."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class Reader(Protocol):
-    """Reads one number off each row of logits."""
+    """Reads one number, or K of them, off each row of logits."""
 
     @property
     def columns(self) -> Tensor | None:
@@ -18,7 +18,7 @@ class Reader(Protocol):
         ...
 
     def __call__(self, logits: Tensor, examples: Tensor) -> Tensor:
-        """(R, V) or (R, len(columns)) float logits of the examples (R,) -> (R,)."""
+        """(R, V) or (R, len(columns)) float logits of the examples (R,) -> (R,) or (R, K)."""
         ...
 
 
@@ -50,3 +50,21 @@ class LogProb:
         """(R,)."""
         answers = self._answers.to(logits.device)[examples][:, None]
         return logits.log_softmax(-1).gather(1, answers)[:, 0]
+
+
+class LogProbAndDifference:
+    """Log-probability of the right token, and its logit less the foil's, from the same logits."""
+
+    columns: Tensor | None = None
+
+    def __init__(self, answers: Sequence[int], foils: Sequence[int]) -> None:
+        """One id an example each."""
+        self._answers, self._foils = torch.tensor(list(answers)), torch.tensor(list(foils))
+
+    def __call__(self, logits: Tensor, examples: Tensor) -> Tensor:
+        """(R, 2)."""
+        right, wrong = (
+            logits.gather(1, ids.to(logits.device)[examples][:, None])[:, 0]
+            for ids in (self._answers, self._foils)
+        )
+        return torch.stack([right - logits.logsumexp(-1), right - wrong], dim=1)

@@ -65,10 +65,23 @@ class Past:
     """Keys and values of earlier positions, for one forward pass, which adds to them."""
 
     def __init__(
-        self, kept: KeysAndValues | None = None, examples: Tensor | None = None, length: int = 0
+        self,
+        kept: KeysAndValues | None = None,
+        examples: Tensor | None = None,
+        length: int = 0,
+        skipped: int = 0,
     ) -> None:
-        """Empty, or the first ``length`` positions of ``examples`` (R,) of what a run kept."""
-        self.cache = DynamicCache([(k[examples, :, :length], v[examples, :, :length]) for k, v in kept or []])
+        """Empty, or the first ``length`` positions of ``examples`` (R,) of what a run kept.
+
+        Of the first ``skipped`` layers, which do not run, one row stands for all: only its length is asked.
+        """
+        rows = [slice(1) if layer < skipped else examples for layer in range(len(kept or []))]
+        self.cache = DynamicCache(
+            [
+                (k[some, :, :length], v[some, :, :length])
+                for some, (k, v) in zip(rows, kept or [], strict=True)
+            ]
+        )
         """Of full layers: a sliding window is the mask's business."""
 
 

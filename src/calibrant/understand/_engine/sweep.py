@@ -13,7 +13,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -21,11 +21,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from calibrant.core import NumericalError, OpenLM
+from calibrant.core import InputError, NumericalError, OpenLM
 from calibrant.models.anatomy import anatomy
 from calibrant.models.batching import batching
 from calibrant.models.hooks import captured, edited, with_first
 from calibrant.models.model_facts import FOREIGN
+from calibrant.models.sites import located
 from calibrant.models.trace import whole_rows
 from calibrant.understand._engine.patches import Edit, Patch, check, check_still, first_block, places_of
 from calibrant.understand._engine.readers import Reader
@@ -42,9 +43,9 @@ class Swept:
     """What a sweep found."""
 
     values: Tensor
-    """(P, N) float64: the reading of each example under each patch."""
+    """(P, N), or (P, N, K) of a reader of K numbers, float64: each example's reading under each patch."""
     base: Tensor
-    """(N,) float64: the reading without a patch."""
+    """(N,) or (N, K) float64: the reading without a patch."""
     how: How
     """How the passes were run."""
     passes: int
@@ -58,6 +59,7 @@ def sweep(
     patches: Sequence[Patch],
     read: Reader,
     progress: Callable[[int, int], None] | None = None,
+    embeddings: Tensor | None = None,
 ) -> Swept:
     """The reading of every example under every patch.
 
@@ -68,17 +70,24 @@ def sweep(
         patches: what is replaced, each in a run of its own.
         read: what is read off the last position's logits.
         progress: called with rows done and rows in all.
+        embeddings: (N, T, D) what stands at ``hook_embed`` in the run that is patched, instead of the
+            embeddings of ``ids``: a corruption that no token spells. A patch comes after it.
 
     Raises:
-        InputError: see ``patches.check``.
+        InputError: see ``patches.check``; embeddings of other prompts.
         CapabilityError: a site that the model does not have, or a model that is not causal.
         NumericalError: a reading is NaN or infinite.
     """
     check_still(model.module)
     check(places_of(model.module, patches), patches, sources, (ids.shape[0], ids.shape[1]))
+    if embeddings is not None and embeddings.shape[:2] != ids.shape:
+        raise InputError(
+            f"embeddings of shape {tuple(embeddings.shape)} for prompts of {tuple(ids.shape)}",
+            hint="give a vector for each token of each prompt",
+        )
     batching(model.module)  # raises where the model is not causal
     with torch.inference_mode():
-        run = _Sweep(model, ids, sources, patches, read, progress)
+        run = _Sweep(model, ids, sources, patches, read, progress, embeddings)
         return run.swept()
 
 
@@ -103,9 +112,11 @@ class _Sweep:
         patches: Sequence[Patch],
         read: Reader,
         progress: Callable[[int, int], None] | None,
+        embeddings: Tensor | None,
     ) -> None:
         self.model, self.module, self.ids = model, model.module, ids
         self.sources, self.patches, self.read, self.progress = sources, patches, read, progress
+        self.embeddings = embeddings
         self.blocks = anatomy(self.module).blocks
         self.outputs: dict[str, Any] = {}
         self.kept: dict[int, list[Tensor]] = {}
@@ -115,6 +126,7 @@ class _Sweep:
         self.firsts = [
             min(p for edit in patch for p, _ in _cells(edit, ids.shape[1], 0)) for patch in patches
         ]
+        self.embed = located(self.module, ["hook_embed"]) if embeddings is not None else {}
         self.heads = {site: place.heads for site, place in self.places.items()}
         self.past: list[tuple[Tensor, Tensor]] = []
         self.passes = 0
@@ -127,7 +139,7 @@ class _Sweep:
         base = torch.cat([self._base(examples) for examples in parts])
         self._remember(parts)
         self.streams = {start: torch.cat(parts) for start, parts in self.kept.items()}
-        values, how = self._checked()
+        values, how = self._checked(base)
         done = 0
         for start in sorted(set(self.starts)):
             for rows in self._batches(start, how):
@@ -135,7 +147,7 @@ class _Sweep:
                 values[patches, examples] = self._run(rows, *self._skipped(rows, how))
                 done += len(rows)
                 if self.progress is not None:
-                    self.progress(done, values.numel())
+                    self.progress(done, len(self.patches) * len(self.ids))
         if not values.isfinite().all() or not base.isfinite().all():
             raise NumericalError(
                 "a patched run gives logits that are NaN or infinite", hint="load the model in float32"
@@ -153,7 +165,8 @@ class _Sweep:
             self.module.get_submodule(path).register_forward_hook(partial(keep, path)) for path in self.blocks
         ]
         try:
-            with captured(self.module, list(dict.fromkeys(begins.values()))) as streams:
+            kept = captured(self.module, list(dict.fromkeys(begins.values())))
+            with self._corrupted(examples, 0), kept as streams:
                 reading = self._forward(examples, 0, None)
         finally:
             for handle in handles:
@@ -170,12 +183,13 @@ class _Sweep:
         with suppress(*FOREIGN):
             for examples in parts:
                 runs.append(Past())
-                self._forward(examples, 0, runs[-1])
+                with self._corrupted(examples, 0):
+                    self._forward(examples, 0, runs[-1])
             self.past = joined(runs)
 
-    def _checked(self) -> tuple[Tensor, How]:
-        """(P, N) to fill, and how: the patch that begins last is run each way."""
-        values = torch.full((len(self.patches), len(self.ids)), torch.nan, dtype=torch.float64)
+    def _checked(self, base: Tensor) -> tuple[Tensor, How]:
+        """(P, N) or (P, N, K) to fill, and how: the patch that begins last is run each way."""
+        values = torch.full((len(self.patches), *base.shape), torch.nan, dtype=torch.float64)
         latest = max(range(len(self.patches)), key=lambda p: (self.starts[p], self.firsts[p]))
         rows = torch.tensor([(latest, n) for n in range(len(self.ids))])
         alone = torch.cat([self._run(row[None], 0, 0) for row in rows])
@@ -208,18 +222,26 @@ class _Sweep:
         return bool(((one - other).abs() <= tolerance * max(self.largest, 1e-9)).all())
 
     def _run(self, rows: Tensor, start: int, first: int) -> Tensor:
-        """Readings (R,) of patched runs of the blocks from ``start`` and the positions from ``first`` on."""
+        """Readings (R, ...) of patched runs of blocks from ``start`` and positions from ``first`` on."""
         patches, examples = rows.T
         edits = self._edits(patches, examples, first)
         changes = {site: partial(_replaced, *where) for site, where in edits.items()}
         stream = self.streams[start][examples][:, first:] if start else None
-        past = Past(self.past, examples, first) if first else None
+        past = Past(self.past, examples, first, start) if first else None
         self.passes += len(rows)
         with (
+            self._corrupted(examples, first),
             resumed(self.module, {path: self.outputs[path] for path in self.blocks[:start]}, stream),
             edited(self.module, changes, self.places),
         ):
             return self._forward(examples, first, past)
+
+    def _corrupted(self, examples: Tensor, first: int) -> AbstractContextManager[None]:
+        """A block in which the embeddings of these rows are the given ones."""
+        if self.embeddings is None:
+            return nullcontext()
+        given = self.embeddings[examples][:, first:]
+        return edited(self.module, {"hook_embed": lambda own: given.to(own)}, self.embed)
 
     def _edits(
         self, patches: Tensor, examples: Tensor, first: int
@@ -243,7 +265,7 @@ class _Sweep:
         return edits
 
     def _forward(self, examples: Tensor, first: int, past: Past | None) -> Tensor:
-        """Readings (R,) float64 of the last position; ids before ``first`` are in ``past``."""
+        """Readings (R,) or (R, K) float64 of the last position; ids before ``first`` are in ``past``."""
         logits = last_logits(self.module, self.ids[examples], self.read.columns, first, past)
         self.largest = float(logits.abs().max())
         return self.read(logits, examples.to(logits.device)).double().cpu()
