@@ -14,7 +14,7 @@ from calibrant.core.behaviours import Goal
 from calibrant.core.config import Frozen
 from calibrant.core.errors import InputError
 from calibrant.core.lm import Chat
-from calibrant.data.rows import Contrast, Goals, Item
+from calibrant.data.rows import Contrast, Goals, Item, LabelledText
 
 
 def normal(text: str) -> str:
@@ -31,13 +31,18 @@ def normal_chat(chat: Chat) -> tuple[tuple[str, str], ...]:
 
 
 def asks(row: Frozen) -> object | None:
-    """What a goal, an item or a contrast asks, equal for copies; None for rows whose copies are no fault."""
+    """What a goal, an item, a contrast or a labelled text asks, equal for copies; None for other rows.
+
+    Labelled texts are compared as they are, but for their labels: a probe may be of case or spaces.
+    """
     if isinstance(row, Goal):
         return normal(row.text), row.harmful
     if isinstance(row, Item):
         return normal_chat(row.chat), normal(row.answer)
     if isinstance(row, Contrast):
         return normal_chat(row.clean), normal_chat(row.corrupt), row.answer, row.foil
+    if isinstance(row, LabelledText):
+        return row.prompt, row.reply
     return None
 
 

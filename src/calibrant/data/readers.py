@@ -26,12 +26,22 @@ from calibrant.data.rows import (
     Goals,
     Items,
     LabelledReplies,
+    LabelledTexts,
     Preferences,
     Prompts,
     Refused,
     Table,
 )
-from calibrant.data.shapes import contrast_of, example_of, goal_of, item_of, labelled_of, pair_of, prompt_of
+from calibrant.data.shapes import (
+    contrast_of,
+    example_of,
+    goal_of,
+    item_of,
+    labelled_of,
+    pair_of,
+    prompt_of,
+    text_of,
+)
 
 T = TypeVar("T", bound=Table[Any])
 
@@ -43,6 +53,7 @@ SHAPES: dict[type[Table[Any]], Callable[[int, dict[str, Any], str], Any]] = {
     Goals: goal_of,
     Items: item_of,
     Contrasts: contrast_of,
+    LabelledTexts: text_of,
 }
 """Kind of rows -> what makes one of them."""
 
