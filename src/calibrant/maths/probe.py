@@ -1,0 +1,194 @@
+"""Logistic regressions of many layers at once, with an L2 penalty, by Newton's method in float64.
+
+    minimise  sum_i c_i log(1 + exp(-s_i (b + w . x_i)))  +  l2 / 2 |w|^2        s_i = 1 or -1; b is free
+
+for each layer by itself: scikit-learn's ``LogisticRegression(C=1 / l2)``. Convex, so there is one answer.
+Where features outnumber rows it is sought among the rows' combinations, w = sum_i a_i x_i, which the penalty
+never leaves (Rasmussen & Williams 2006, algorithm 3.1, with a free bias): N unknowns instead of D. Labels
+that a plane separates have a finite answer, too, because of the penalty.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from calibrant.core.errors import InputError, NumericalError
+
+_STEPS = 100
+_TINY = 1e-10  # curvature of a row that is certain; keeps its working response finite
+_SETTLED = (1e-9, 1e-6)
+"""Largest move of a score, relative, that ends the search: at first, and after 40 steps, where a penalty that
+is nearly 0 leaves rounding no more."""
+
+
+class Planes(NamedTuple):
+    """One regression a layer."""
+
+    weight: Tensor
+    """(L, D) float64."""
+    bias: Tensor
+    """(L,) float64."""
+
+    def scores(self, x: Tensor) -> Tensor:
+        """Log-odds (L, M) of rows (L, M, D)."""
+        return (x @ self.weight[..., None])[..., 0] + self.bias[:, None]
+
+
+def logistic_planes(x: Tensor, labels: Tensor, l2: float, weights: Tensor | None = None) -> Planes:
+    """Regressions of ``labels`` on ``x``, one a layer.
+
+    Args:
+        x: (L, N, D) features.
+        labels: (N,) bool, or (L, N) where layers have labels of their own.
+        l2: penalty, above 0.
+        weights: (N,) or (L, N) of rows, above 0; None: 1 each.
+
+    Raises:
+        InputError: shapes that do not fit, one label only, or a penalty or weight that is not above 0.
+        NumericalError: a feature is NaN or infinite, or a hundred steps were not enough.
+    """
+    x, y, c = _checked(x, labels, l2, weights)
+    rows = x.shape[1]
+    if x.shape[2] < rows:
+        ones = x.new_ones((*x.shape[:2], 1))
+        solution = _newton(_Primal(torch.cat([x, ones], 2), l2), y, c)
+        return Planes(solution[:, :-1], solution[:, -1])
+    solution = _newton(_Dual(x @ x.mT, l2), y, c)
+    return Planes((solution[:, None, :-1] @ x)[:, 0], solution[:, -1])
+
+
+class _Primal:
+    """Unknowns: w and b."""
+
+    def __init__(self, x: Tensor, l2: float) -> None:
+        self.x, self.l2 = x, l2
+        self.ridge = torch.full((x.shape[2],), l2, dtype=x.dtype, device=x.device)
+        self.ridge[-1] = 0.0
+
+    def part(self, which: Tensor) -> _Primal:
+        return _Primal(self.x[which], self.l2)
+
+    def start(self, bias: Tensor) -> tuple[Tensor, Tensor]:
+        solution = self.x.new_zeros((self.x.shape[0], self.x.shape[2]))
+        solution[:, -1] = bias
+        return solution, bias[:, None].expand(self.x.shape[:2]).clone()
+
+    def step(self, solution: Tensor, _: Tensor, pull: Tensor, curve: Tensor) -> tuple[Tensor, Tensor]:
+        """Newton's step, and what it does to the scores; ``pull`` is c (y - p), ``curve`` c p (1 - p)."""
+        slope = (pull[:, None] @ self.x)[:, 0] - self.ridge * solution
+        bend = (self.x * curve[..., None]).mT @ self.x + torch.diag(self.ridge)
+        step = _solved(bend, slope[..., None])[..., 0]
+        return step, (self.x @ step[..., None])[..., 0]
+
+    def penalty(self, solution: Tensor, _: Tensor) -> Tensor:
+        return 0.5 * self.l2 * (solution[:, :-1] ** 2).sum(1)
+
+
+class _Dual:
+    """Unknowns: a of each row, and b."""
+
+    def __init__(self, kernel: Tensor, l2: float) -> None:
+        self.kernel, self.l2 = kernel, l2
+
+    def part(self, which: Tensor) -> _Dual:
+        return _Dual(self.kernel[which], self.l2)
+
+    def start(self, bias: Tensor) -> tuple[Tensor, Tensor]:
+        solution = self.kernel.new_zeros((self.kernel.shape[0], self.kernel.shape[1] + 1))
+        solution[:, -1] = bias
+        return solution, bias[:, None].expand(self.kernel.shape[:2]).clone()
+
+    def step(self, solution: Tensor, scores: Tensor, pull: Tensor, curve: Tensor) -> tuple[Tensor, Tensor]:
+        """a + step solves (K + l2 / curve) a = scores + pull / curve - b, with b such that a sums to 0."""
+        root = curve.sqrt()
+        bend = root[..., None] * self.kernel * root[:, None]
+        bend.diagonal(dim1=1, dim2=2).add_(self.l2)
+        sides = torch.stack([root * scores + pull / root, root], 2)
+        target, ones = (root[..., None] * _solved(bend, sides)).unbind(2)
+        bias = target.sum(1) / ones.sum(1)
+        there = torch.cat([target - bias[:, None] * ones, bias[:, None]], 1)
+        moved = (self.kernel @ there[:, :-1, None])[..., 0] + bias[:, None]
+        return there - solution, moved - scores
+
+    def penalty(self, solution: Tensor, scores: Tensor) -> Tensor:
+        return 0.5 * self.l2 * (solution[:, :-1] * (scores - solution[:, -1:])).sum(1)
+
+
+def _newton(form: _Primal | _Dual, y: Tensor, c: Tensor) -> Tensor:
+    """Steps until no score moves; layers that are done leave the batch."""
+    share = (c * y).sum(1) / c.sum(1)
+    solution, scores = form.start((share / (1 - share)).log())
+    done = torch.empty_like(solution)
+    open_layers = torch.arange(len(y), device=y.device)
+    for number in range(_STEPS):
+        p = scores.sigmoid()
+        step, moved = form.step(solution, scores, c * (y - p), (c * p * (1 - p)).clamp_min(_TINY))
+        size = _size(form, (solution, scores), (step, moved), y, c)
+        solution, scores = solution + size * step, scores + size * moved
+        settled = (size * moved).abs().amax(1) <= _SETTLED[number > 40] * (1 + scores.abs().amax(1))
+        if bool(settled.any()):
+            done[open_layers[settled]] = solution[settled]
+            if bool(settled.all()):
+                return done
+            going = ~settled
+            open_layers, solution, scores = open_layers[going], solution[going], scores[going]
+            form, y, c = form.part(going), y[going], c[going]
+    raise NumericalError(
+        f"logistic regression on {y.shape[1]} rows did not settle in {_STEPS} steps",
+        hint="raise l2, or scale the features",
+    )
+
+
+def _size(
+    form: _Primal | _Dual, at: tuple[Tensor, Tensor], way: tuple[Tensor, Tensor], y: Tensor, c: Tensor
+) -> Tensor:
+    """(L, 1) largest of 1, 1/2, 1/4, ... at which a layer's loss does not rise; Newton can overshoot."""
+    size = y.new_ones((len(y), 1))
+    before = _loss(form, *at, y, c)
+    for _ in range(40):
+        after = _loss(form, at[0] + size * way[0], at[1] + size * way[1], y, c)
+        worse = ~(after <= before + 1e-10 * (1 + before.abs()))
+        if not bool(worse.any()):
+            break
+        size[worse] /= 2
+    return size
+
+
+def _loss(form: _Primal | _Dual, solution: Tensor, scores: Tensor, y: Tensor, c: Tensor) -> Tensor:
+    return (c * (softplus(scores) - y * scores)).sum(1) + form.penalty(solution, scores)
+
+
+def _solved(bend: Tensor, sides: Tensor) -> Tensor:
+    """bend (L, K, K) is positive definite; sides (L, K, R)."""
+    factor, wrong = torch.linalg.cholesky_ex(bend)
+    if bool(wrong.any()):
+        raise NumericalError("the penalty is too small for these features", hint="raise l2")
+    return torch.cholesky_solve(sides, factor)
+
+
+def _checked(x: Tensor, labels: Tensor, l2: float, weights: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Features, labels as 0 and 1 (L, N), and row weights (L, N), all float64."""
+    if x.ndim != 3 or not x.numel():
+        raise InputError(f"features of shape {tuple(x.shape)}", hint="give (layers, rows, features)")
+    shape = x.shape[:2]
+    if labels.dtype != torch.bool or labels.shape not in (shape, shape[1:]):
+        raise InputError(
+            f"labels of shape {tuple(labels.shape)} and type {labels.dtype} for {shape[1]} rows",
+            hint="give a truth value a row",
+        )
+    y = labels.to(x.device).double().expand(shape)
+    if not 0 < l2 < float("inf"):
+        raise InputError(f"l2 = {l2}", hint="give a penalty above 0: separable labels have no answer without")
+    c = torch.ones_like(y) if weights is None else weights.to(x.device).double().expand(shape)
+    if not bool((c > 0).all()) or not bool(c.isfinite().all()):
+        raise InputError("a row's weight is not above 0", hint="leave such rows out")
+    if bool(((y == y[:, :1]).all(1)).any()):
+        raise InputError("all labels are the same", hint="a probe needs rows of either label")
+    x = x.double()
+    if not bool(x.isfinite().all()):
+        raise NumericalError("a feature is NaN or infinite", hint="load the model in float32")
+    return x, y, c
