@@ -73,12 +73,12 @@ def pooled(
         read = (batch.mask if replies is None else batch.reply).cpu()
         for place, i in enumerate(rows):
             parts = [states[site][place, : read.shape[1]][read[place]].numpy() for site in sites]
-            vectors[i] = [part.mean(axis=0) if pool == "mean" else part[-1] for part in parts]
-            for site, vector in zip(sites, vectors[i] or (), strict=True):
-                if not np.isfinite(vector).all():
+            for site, part in zip(sites, parts, strict=True):
+                if not np.isfinite(part if pool == "mean" else part[-1]).all():
                     raise NumericalError(
                         f"row {i}: the states at '{site}' are not finite", hint="use float32"
                     )
+            vectors[i] = [part.mean(axis=0) if pool == "mean" else part[-1] for part in parts]
     return vectors
 
 

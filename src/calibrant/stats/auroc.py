@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from calibrant.core import Estimate, InputError, NumericalError, unknown
-from calibrant.stats._sample import Floats
+from calibrant.stats._sample import Better, Floats
 from calibrant.stats.bootstrap import mean
 
 Names = Sequence[Sequence[str]]
@@ -51,10 +52,21 @@ def auroc(
         found = crossed([value] * len(rows), some, level=level, bounds=(0.0, 1.0), null_value=0.5)
         return found.model_copy(update={"n": y.size})
     found = crossed(linear.tolist(), clusters, level=level, null_value=0.5)
-    low, high = (None if end is None else min(max(end, 0.0), 1.0) for end in (found.low, found.high))
+    # An end that stays open is the least or the most that there is.
+    low = 0.0 if found.low is None else max(found.low, 0.0)
+    high = 1.0 if found.high is None else min(found.high, 1.0)
     return found.model_copy(
         update={"value": value, "low": low, "high": high, "method": f"{found.method}, AUROC"}
     )
+
+
+def area(scores: ArrayLike, labels: ArrayLike, blocks: ArrayLike | None = None) -> float | None:
+    """AUROC without an interval; None where no block holds both labels.
+
+    Raises:
+        InputError, NumericalError: see ``auroc``.
+    """
+    return _linear(scores, labels, blocks)[0]
 
 
 def auroc_gain(
@@ -76,7 +88,11 @@ def auroc_gain(
     if value is None or other is None:
         return unknown("no block of rows holds both labels", n=y.size, unit=UNIT)
     found = crossed((linear - against).tolist(), clusters, level=level, null_value=0.0)
-    return found.model_copy(update={"value": value - other, "method": f"{found.method}, AUROC"})
+    low = -1.0 if found.low is None else max(found.low, -1.0)
+    high = 1.0 if found.high is None else min(found.high, 1.0)
+    return found.model_copy(
+        update={"value": value - other, "low": low, "high": high, "method": f"{found.method}, AUROC"}
+    )
 
 
 def crossed(
@@ -86,6 +102,8 @@ def crossed(
     level: float = 0.95,
     bounds: tuple[float, float] | None = None,
     null_value: float | None = None,
+    better: Better = "higher",
+    unit: str = UNIT,
 ) -> Estimate:
     """``stats.mean`` where rows belong to none, one or two kinds of clusters.
 
@@ -98,37 +116,30 @@ def crossed(
     if len(clusters) == 2:
         pairs = zip(*clusters, strict=True)
         kinds.append([f"{one}\0{other}" if one and other else "" for one, other in pairs])
-    found = [
-        mean(
-            values,
-            clusters=names,
-            level=level,
-            better="higher",
-            unit=UNIT,
-            bounds=bounds,
-            null_value=null_value,
-        )
-        for names in kinds
-    ]
+    options: dict[str, Any] = {"level": level, "bounds": bounds, "null_value": null_value}
+    found = [mean(values, clusters=names, better=better, unit=unit, **options) for names in kinds]
     if len(found) == 1:
         return found[0]
     first = min(found[:2], key=lambda one: one.clusters or one.n)
-    open_end = next((one for one in found[:2] if one.low is None or one.high is None), None)
-    if open_end is not None:
-        return open_end
-    ends = [
-        _end([abs((getattr(one, side) or 0.0) - (one.value or 0.0)) for one in found])
-        for side in ("low", "high")
-    ]
-    low, high = (first.value or 0.0) - ends[0], (first.value or 0.0) + ends[1]
-    if bounds is not None:
-        low, high = max(low, bounds[0]), min(high, bounds[1])
-    return first.model_copy(update={"low": low, "high": high, "method": f"two-way {first.method}"})
+    if first.value is None:
+        return first
+    low = _end([first.value - one.low if one.low is not None else math.inf for one in found])
+    high = _end([one.high - first.value if one.high is not None else math.inf for one in found])
+    floor, ceiling = bounds or (-math.inf, math.inf)
+    ends = [max(first.value - low, floor), min(first.value + high, ceiling)]
+    closed = [end if math.isfinite(end) else None for end in ends]
+    reason = next((one.reason for one in found[:2] if one.reason), "")
+    update = {"low": closed[0], "high": closed[1], "reason": reason, "method": f"two-way {first.method}"}
+    return first.model_copy(update=update)
 
 
 def _end(widths: Sequence[float]) -> float:
+    """How far an end is, from how far it is by either kind of clusters, and by both at once."""
     one, other, both = widths
-    return math.sqrt(max(one**2, other**2, one**2 + other**2 - both**2))
+    if math.inf in (one, other):
+        return math.inf
+    crossing = both**2 if math.isfinite(both) else 0.0
+    return math.sqrt(max(one**2, other**2, one**2 + other**2 - crossing))
 
 
 def _linear(
