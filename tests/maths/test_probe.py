@@ -61,6 +61,15 @@ def test_layers_may_have_labels_of_their_own():
         torch.testing.assert_close(together.bias[layer], alone.bias[0], rtol=1e-7, atol=1e-9)
 
 
+@pytest.mark.parametrize("width", [5, 60])
+def test_one_layer_may_have_many_labellings(width):
+    x, labels = drawn(6, 30, width)
+    together = logistic_planes(x[:1], labels, 1.0)
+    for at in range(6):
+        alone = logistic_planes(x[:1], labels[at], 1.0)
+        torch.testing.assert_close(together.weight[at], alone.weight[0], rtol=1e-7, atol=1e-9)
+
+
 @pytest.mark.parametrize("scale", [1e-4, 1.0, 1e4])
 @pytest.mark.parametrize(("rows", "width"), [(30, 60), (60, 6)])
 def test_separable_labels_have_a_finite_answer(rows, width, scale):

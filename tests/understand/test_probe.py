@@ -186,7 +186,7 @@ def test_no_group_is_on_both_sides_of_a_split():
             assert not inside & {names[i] for i in folds.apart(cell, cells[0])}
 
 
-def test_shared_fits_are_the_fits_that_each_split_needs():
+def test_shared_fits_are_the_fits_that_each_split_needs(monkeypatch):
     """Two blocks leave out what their rectangle's other corners do: as fits one by one show."""
     rows = table(templates=8, tasks=8).rows
     labels = np.array([row.label for row in rows])
@@ -199,6 +199,10 @@ def test_shared_fits_are_the_fits_that_each_split_needs():
     held = held_out(fit, x, labels, folds)
     cell = (1, 2)
     others, scores = held.inner[cell]
+    wide = torch.cat([x] * 2)
+    monkeypatch.setattr("calibrant.understand._probe_folds._AT_ONCE", 1)  # a layer at a time
+    alone = held_out(fit, wide, labels, folds)
+    assert np.abs(alone.scores[:2] - held.scores).max() < 1e-9 and (alone.picked == held.picked).all()
     for other in [(0, 0), (3, 1)]:
         part, train = folds.inside(other), folds.apart(cell, other)
         direct = fit(x[:, train], torch.from_numpy(labels[train])).scores(x[:, part]).numpy()

@@ -10,6 +10,8 @@ that a plane separates have a finite answer, too, because of the penalty.
 
 from __future__ import annotations
 
+from contextlib import suppress
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -20,9 +22,11 @@ from calibrant.core.errors import InputError, NumericalError
 
 _STEPS = 100
 _TINY = 1e-10  # curvature of a row that is certain; keeps its working response finite
-_SETTLED = (1e-9, 1e-6)
-"""Largest move of a score, relative, that ends the search: at first, and after 40 steps, where a penalty that
-is nearly 0 leaves rounding no more."""
+_SETTLED = 1e-6
+"""Largest move of a score, relative, in the last step: what is left is about its square."""
+_ROUGH = 1e-3
+"""The same in float32, where most steps are made; what is left is done in float64."""
+_HALVES = 4
 
 
 class Planes(NamedTuple):
@@ -42,7 +46,7 @@ def logistic_planes(x: Tensor, labels: Tensor, l2: float, weights: Tensor | None
     """Regressions of ``labels`` on ``x``, one a layer.
 
     Args:
-        x: (L, N, D) features.
+        x: (L, N, D) features; (1, N, D) where one layer has several labellings.
         labels: (N,) bool, or (L, N) where layers have labels of their own.
         l2: penalty, above 0.
         weights: (N,) or (L, N) of rows, above 0; None: 1 each.
@@ -55,9 +59,10 @@ def logistic_planes(x: Tensor, labels: Tensor, l2: float, weights: Tensor | None
     rows = x.shape[1]
     if x.shape[2] < rows:
         ones = x.new_ones((*x.shape[:2], 1))
-        solution = _newton(_Primal(torch.cat([x, ones], 2), l2), y, c)
+        whole = torch.cat([x, ones], 2).expand(len(y), -1, -1)
+        solution = _minimum(_Primal(whole, l2), y, c)
         return Planes(solution[:, :-1], solution[:, -1])
-    solution = _newton(_Dual(x @ x.mT, l2), y, c)
+    solution = _minimum(_Dual(_gram(x).expand(len(y), rows, rows), l2), y, c)
     return Planes((solution[:, None, :-1] @ x)[:, 0], solution[:, -1])
 
 
@@ -72,17 +77,24 @@ class _Primal:
     def part(self, which: Tensor) -> _Primal:
         return _Primal(self.x[which], self.l2)
 
-    def start(self, bias: Tensor) -> tuple[Tensor, Tensor]:
-        solution = self.x.new_zeros((self.x.shape[0], self.x.shape[2]))
+    def rough(self) -> _Primal:
+        return _Primal(self.x.float(), self.l2)
+
+    def start(self, bias: Tensor) -> Tensor:
+        solution = self.x.new_zeros((len(bias), self.x.shape[2]))
         solution[:, -1] = bias
-        return solution, bias[:, None].expand(self.x.shape[:2]).clone()
+        return solution
+
+    def scores(self, solution: Tensor) -> Tensor:
+        return (self.x @ solution[..., None])[..., 0]
 
     def step(self, solution: Tensor, _: Tensor, pull: Tensor, curve: Tensor) -> tuple[Tensor, Tensor]:
         """Newton's step, and what it does to the scores; ``pull`` is c (y - p), ``curve`` c p (1 - p)."""
         slope = (pull[:, None] @ self.x)[:, 0] - self.ridge * solution
-        bend = (self.x * curve[..., None]).mT @ self.x + torch.diag(self.ridge)
+        bend = _gram((self.x * curve.sqrt()[..., None]).mT)
+        bend.diagonal(dim1=1, dim2=2).add_(self.ridge)
         step = _solved(bend, slope[..., None])[..., 0]
-        return step, (self.x @ step[..., None])[..., 0]
+        return step, self.scores(step)
 
     def penalty(self, solution: Tensor, _: Tensor) -> Tensor:
         return 0.5 * self.l2 * (solution[:, :-1] ** 2).sum(1)
@@ -97,10 +109,16 @@ class _Dual:
     def part(self, which: Tensor) -> _Dual:
         return _Dual(self.kernel[which], self.l2)
 
-    def start(self, bias: Tensor) -> tuple[Tensor, Tensor]:
-        solution = self.kernel.new_zeros((self.kernel.shape[0], self.kernel.shape[1] + 1))
+    def rough(self) -> _Dual:
+        return _Dual(self.kernel.float(), self.l2)
+
+    def start(self, bias: Tensor) -> Tensor:
+        solution = self.kernel.new_zeros((len(bias), self.kernel.shape[1] + 1))
         solution[:, -1] = bias
-        return solution, bias[:, None].expand(self.kernel.shape[:2]).clone()
+        return solution
+
+    def scores(self, solution: Tensor) -> Tensor:
+        return (self.kernel @ solution[:, :-1, None])[..., 0] + solution[:, -1:]
 
     def step(self, solution: Tensor, scores: Tensor, pull: Tensor, curve: Tensor) -> tuple[Tensor, Tensor]:
         """a + step solves (K + l2 / curve) a = scores + pull / curve - b, with b such that a sums to 0."""
@@ -111,34 +129,45 @@ class _Dual:
         target, ones = (root[..., None] * _solved(bend, sides)).unbind(2)
         bias = target.sum(1) / ones.sum(1)
         there = torch.cat([target - bias[:, None] * ones, bias[:, None]], 1)
-        moved = (self.kernel @ there[:, :-1, None])[..., 0] + bias[:, None]
-        return there - solution, moved - scores
+        return there - solution, self.scores(there) - scores
 
     def penalty(self, solution: Tensor, scores: Tensor) -> Tensor:
         return 0.5 * self.l2 * (solution[:, :-1] * (scores - solution[:, -1:])).sum(1)
 
 
-def _newton(form: _Primal | _Dual, y: Tensor, c: Tensor) -> Tensor:
-    """Steps until no score moves; layers that are done leave the batch."""
+def _minimum(form: _Primal | _Dual, y: Tensor, c: Tensor) -> Tensor:
+    """Most steps in float32, the last ones in float64; where float32 does not do, all of them."""
     share = (c * y).sum(1) / c.sum(1)
-    solution, scores = form.start((share / (1 - share)).log())
+    start = form.start((share / (1 - share)).log())
+    with suppress(NumericalError):
+        rough = _newton(form.rough(), start.float(), y.float(), c.float(), _ROUGH, 15)
+        if bool(rough.isfinite().all()):
+            start = rough.double()
+    return _newton(form, start, y, c, _SETTLED, _STEPS)
+
+
+def _newton(
+    form: _Primal | _Dual, solution: Tensor, y: Tensor, c: Tensor, settled: float, steps: int
+) -> Tensor:
+    """Steps until no score moves; layers that are done leave the batch."""
+    scores = form.scores(solution)
     done = torch.empty_like(solution)
     open_layers = torch.arange(len(y), device=y.device)
-    for number in range(_STEPS):
+    for _ in range(steps):
         p = scores.sigmoid()
         step, moved = form.step(solution, scores, c * (y - p), (c * p * (1 - p)).clamp_min(_TINY))
         size = _size(form, (solution, scores), (step, moved), y, c)
         solution, scores = solution + size * step, scores + size * moved
-        settled = (size * moved).abs().amax(1) <= _SETTLED[number > 40] * (1 + scores.abs().amax(1))
-        if bool(settled.any()):
-            done[open_layers[settled]] = solution[settled]
-            if bool(settled.all()):
+        still = (size == 1)[:, 0] & (moved.abs().amax(1) <= settled * (1 + scores.abs().amax(1)))
+        if bool(still.any()):
+            done[open_layers[still]] = solution[still]
+            if bool(still.all()):
                 return done
-            going = ~settled
+            going = ~still
             open_layers, solution, scores = open_layers[going], solution[going], scores[going]
             form, y, c = form.part(going), y[going], c[going]
     raise NumericalError(
-        f"logistic regression on {y.shape[1]} rows did not settle in {_STEPS} steps",
+        f"logistic regression on {y.shape[1]} rows did not settle in {steps} steps",
         hint="raise l2, or scale the features",
     )
 
@@ -148,10 +177,10 @@ def _size(
 ) -> Tensor:
     """(L, 1) largest of 1, 1/2, 1/4, ... at which a layer's loss does not rise; Newton can overshoot."""
     size = y.new_ones((len(y), 1))
-    before = _loss(form, *at, y, c)
+    before, slack = _loss(form, *at, y, c), 1e-10 if y.dtype == torch.float64 else 1e-5
     for _ in range(40):
         after = _loss(form, at[0] + size * way[0], at[1] + size * way[1], y, c)
-        worse = ~(after <= before + 1e-10 * (1 + before.abs()))
+        worse = ~(after <= before + slack * (1 + before.abs()))
         if not bool(worse.any()):
             break
         size[worse] /= 2
@@ -160,6 +189,18 @@ def _size(
 
 def _loss(form: _Primal | _Dual, solution: Tensor, scores: Tensor, y: Tensor, c: Tensor) -> Tensor:
     return (c * (softplus(scores) - y * scores)).sum(1) + form.penalty(solution, scores)
+
+
+def _gram(x: Tensor) -> Tensor:
+    """x x^T of each layer, (L, N, N); each pair of blocks of rows is multiplied once."""
+    count = x.shape[1]
+    ends = [count * part // _HALVES for part in range(_HALVES + 1)]
+    found = x.new_empty((len(x), count, count))
+    for at, (start, end) in enumerate(pairwise(ends)):
+        rows = x[:, start:end] @ x[:, : ends[at + 1]].mT
+        found[:, start:end, :end] = rows
+        found[:, :start, start:end] = rows[:, :, :start].mT
+    return found
 
 
 def _solved(bend: Tensor, sides: Tensor) -> Tensor:
@@ -174,8 +215,8 @@ def _checked(x: Tensor, labels: Tensor, l2: float, weights: Tensor | None) -> tu
     """Features, labels as 0 and 1 (L, N), and row weights (L, N), all float64."""
     if x.ndim != 3 or not x.numel():
         raise InputError(f"features of shape {tuple(x.shape)}", hint="give (layers, rows, features)")
-    shape = x.shape[:2]
-    if labels.dtype != torch.bool or labels.shape not in (shape, shape[1:]):
+    shape = (len(labels) if labels.ndim == 2 and len(x) == 1 else len(x), x.shape[1])
+    if labels.dtype != torch.bool or tuple(labels.shape) not in (shape, shape[1:]):
         raise InputError(
             f"labels of shape {tuple(labels.shape)} and type {labels.dtype} for {shape[1]} rows",
             hint="give a truth value a row",

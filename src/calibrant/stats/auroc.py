@@ -6,14 +6,15 @@ pooled over folds they are biased downwards (Parker et al. 2007, BMC Bioinformat
 The interval is of the linearised values (DeLong, DeLong & Clarke-Pearson 1988, Biometrics 44, 837-845) by
 the cluster bootstrap-t of ``calibrant.stats.mean``. Where rows belong to two kinds of clusters at once, the
 squared half widths of both are added and that of their crossing taken off (Cameron, Gelbach & Miller 2011,
-JBES 29, 238-249); an end is never nearer than either's own.
+JBES 29, 238-249); an end is never nearer than either's own. Where few rows carry all the spread, as near 1,
+an open end becomes that of either label's placements, which lie between 0 and 1 (see ``stats.mean``).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -43,21 +44,20 @@ def auroc(
         InputError: lengths differ, or more than two kinds of clusters.
         NumericalError: a score is not finite.
     """
-    value, linear, y = _linear(scores, labels, blocks)
-    if value is None:
-        return unknown("no block of rows holds both labels", n=y.size, unit=UNIT)
-    if value in (0.0, 1.0):  # no spread to draw from: as many rows as the rarer label has agree
-        rows = np.flatnonzero(y == (y.mean() <= 0.5)).tolist()
-        some = [[names[i] for i in rows] for names in clusters]
-        found = crossed([value] * len(rows), some, level=level, bounds=(0.0, 1.0), null_value=0.5)
-        return found.model_copy(update={"n": y.size})
-    found = crossed(linear.tolist(), clusters, level=level, null_value=0.5)
-    # An end that stays open is the least or the most that there is.
-    low = 0.0 if found.low is None else max(found.low, 0.0)
-    high = 1.0 if found.high is None else min(found.high, 1.0)
-    return found.model_copy(
-        update={"value": value, "low": low, "high": high, "method": f"{found.method}, AUROC"}
-    )
+    pairs = _met(scores, labels, blocks)
+    if pairs.value is None:
+        return unknown("no block of rows holds both labels", n=pairs.y.size, unit=UNIT)
+    found = crossed(pairs.linear.tolist(), clusters, level=level, null_value=0.5)
+    low, high, method = found.low, found.high, found.method
+    if low is None or high is None:
+        rows = [_of_label(pairs, label, clusters, level) for label in (True, False)]
+        least, most = (
+            min(one.low or 0.0 for one in rows),
+            max(1.0 if one.high is None else one.high for one in rows),
+        )
+        low, high, method = least if low is None else low, most if high is None else high, rows[0].method
+    ends = {"low": min(max(low, 0.0), pairs.value), "high": max(min(high, 1.0), pairs.value)}
+    return found.model_copy(update={"value": pairs.value, "method": f"{method}, AUROC"} | ends)
 
 
 def area(scores: ArrayLike, labels: ArrayLike, blocks: ArrayLike | None = None) -> float | None:
@@ -66,7 +66,7 @@ def area(scores: ArrayLike, labels: ArrayLike, blocks: ArrayLike | None = None) 
     Raises:
         InputError, NumericalError: see ``auroc``.
     """
-    return _linear(scores, labels, blocks)[0]
+    return _met(scores, labels, blocks).value
 
 
 def auroc_gain(
@@ -83,16 +83,21 @@ def auroc_gain(
     Raises:
         InputError, NumericalError: see ``auroc``.
     """
-    value, linear, y = _linear(scores, labels, blocks)
-    other, against, _ = _linear(others, labels, blocks)
-    if value is None or other is None:
-        return unknown("no block of rows holds both labels", n=y.size, unit=UNIT)
-    found = crossed((linear - against).tolist(), clusters, level=level, null_value=0.0)
-    low = -1.0 if found.low is None else max(found.low, -1.0)
-    high = 1.0 if found.high is None else min(found.high, 1.0)
-    return found.model_copy(
-        update={"value": value - other, "low": low, "high": high, "method": f"{found.method}, AUROC"}
-    )
+    mine, theirs = _met(scores, labels, blocks), _met(others, labels, blocks)
+    if mine.value is None or theirs.value is None:
+        return unknown("no block of rows holds both labels", n=mine.y.size, unit=UNIT)
+    found = crossed((mine.linear - theirs.linear).tolist(), clusters, level=level, null_value=0.0)
+    low, high = found.low, found.high
+    if low is None or high is None:
+        one, other = (
+            auroc(s, labels, blocks=blocks, clusters=clusters, level=(1 + level) / 2)
+            for s in (scores, others)
+        )
+        low = (one.low or 0.0) - (other.high or 0.0) if low is None else low
+        high = (one.high or 0.0) - (other.low or 0.0) if high is None else high
+    ends = {"low": max(low, -1.0), "high": min(high, 1.0)}
+    value = mine.value - theirs.value
+    return found.model_copy(update={"value": value, "method": f"{found.method}, AUROC"} | ends)
 
 
 def crossed(
@@ -142,10 +147,36 @@ def _end(widths: Sequence[float]) -> float:
     return math.sqrt(max(one**2, other**2, one**2 + other**2 - crossing))
 
 
-def _linear(
-    scores: ArrayLike, labels: ArrayLike, blocks: ArrayLike | None
-) -> tuple[float | None, Floats, NDArray[np.bool_]]:
-    """AUROC, and values (n,) whose mean it is and whose spread is its own."""
+class _Pairs(NamedTuple):
+    """Each row against those of the other label in its block."""
+
+    won: Floats
+    """(n,) pairs in order; a tie is half."""
+    met: Floats
+    """(n,) pairs."""
+    y: NDArray[np.bool_]
+
+    @property
+    def value(self) -> float | None:
+        """AUROC."""
+        return float(self.won[self.y].sum() / self.met[self.y].sum()) if self.met.any() else None
+
+    @property
+    def linear(self) -> Floats:
+        """(n,) values whose mean is the AUROC, and whose spread is its own."""
+        value = self.value or 0.0
+        values: Floats = value + self.y.size * (self.won - value * self.met) / self.met[self.y].sum()
+        return values
+
+
+def _of_label(pairs: _Pairs, label: bool, clusters: Names, level: float) -> Estimate:
+    """Interval of the mean placement of one label's rows, each from 0 to 1, so never open."""
+    rows = np.flatnonzero((pairs.y == label) & (pairs.met > 0)).tolist()
+    some = [[names[i] for i in rows] for names in clusters]
+    return crossed((pairs.won[rows] / pairs.met[rows]).tolist(), some, level=level, bounds=(0.0, 1.0))
+
+
+def _met(scores: ArrayLike, labels: ArrayLike, blocks: ArrayLike | None) -> _Pairs:
     s, y = np.asarray(scores, np.float64), np.asarray(labels, np.bool_)
     b = np.zeros(y.size, np.intp) if blocks is None else np.asarray(blocks)
     if s.ndim != 1 or not s.shape == y.shape == b.shape:
@@ -160,8 +191,4 @@ def _linear(
             at = sign * s[mine]
             below, up_to = np.searchsorted(order, at, "left"), np.searchsorted(order, at, "right")
             won[mine], met[mine] = (below + up_to) / 2, len(theirs)
-    pairs = met[y].sum()
-    if not pairs:
-        return None, won, y
-    value = float(won[y].sum() / pairs)
-    return value, value + y.size * (won - value * met) / pairs, y
+    return _Pairs(won, met, y)

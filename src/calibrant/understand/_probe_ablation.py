@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 
 import numpy as np
@@ -37,7 +38,7 @@ def ablation(
         plane: mean m (D,) of the texts' activations, and the probe's direction d (D,), of any length.
     """
     count = min(limit, len(texts.rows))
-    chosen = [i * len(texts.rows) // count for i in range(count)]
+    chosen = sorted(random.Random(run.seed).sample(range(len(texts.rows)), count))
     middle, way = plane
     way = way / way.norm()
     lot = torch.Generator().manual_seed(run.seed)

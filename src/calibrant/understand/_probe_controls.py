@@ -31,8 +31,7 @@ def rowwise(fit: Fit, x: Tensor, labels: Tensor, count: int, seed: int) -> Rowwi
     scores = np.zeros(labels.shape)
     for part in range(count):
         out, rest = np.flatnonzero(folds == part), np.flatnonzero(folds != part)
-        wide = x.expand(len(labels), *x.shape)
-        scores[:, out] = fit(wide[:, rest], labels[:, rest]).scores(wide[:, out]).cpu().numpy()
+        scores[:, out] = fit(x[None, rest], labels[:, rest]).scores(x[None, out]).cpu().numpy()
     return Rowwise(scores, folds)
 
 

@@ -41,6 +41,7 @@ def linear(x: Tensor, labels: Tensor, l2: float) -> Plane:
 
 def sparse(x: Tensor, labels: Tensor, l2: float, k: int) -> Plane:
     """The same on the k features whose class means are furthest apart (Gurnee et al. 2023, 2305.01610)."""
+    x = _wide(x, labels)
     mean, std = _spread(x)
     z = (x - mean[:, None]) / std[:, None]
     y = labels.double().expand(x.shape[:2])
@@ -72,6 +73,7 @@ class Perceptron(NamedTuple):
 
 def perceptron(x: Tensor, labels: Tensor, l2: float, seed: int) -> Perceptron:
     """Adam on all rows at once; the same first weights for each layer."""
+    x = _wide(x, labels)
     mean, std = _spread(x)
     z, y = (x - mean[:, None]) / std[:, None], labels.double().expand(x.shape[:2])[..., None]
     layers, rows, width = z.shape
@@ -118,6 +120,11 @@ def _weighed(x: Tensor, rarity: Tensor) -> Tensor:
     size = (rows * rows).sum(2, keepdim=True).sqrt().clamp_min(1e-12)
     scaled: Tensor = rows * (_SHARP**0.5 / size)
     return scaled
+
+
+def _wide(x: Tensor, labels: Tensor) -> Tensor:
+    """One layer's rows once for each labelling."""
+    return x.expand(max(len(x), len(labels) if labels.ndim == 2 else 1), -1, -1)
 
 
 def _spread(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -19,6 +19,7 @@ from torch import Tensor
 from calibrant.core import InputError
 from calibrant.stats.auroc import area
 
+_AT_ONCE = 2**24  # numbers of a batch of layers
 Floats = NDArray[np.float64]
 Rows = NDArray[np.intp]
 Cell = tuple[int, ...]
@@ -34,7 +35,8 @@ class Fitted(Protocol):
 
 
 Fit = Callable[[Tensor, Tensor], Fitted]
-"""Features (L, N, D) and labels (N,) or (L, N) of the training rows -> a fit."""
+"""Features (L, N, D) of the training rows and labels, (N,) or (L, N) -> a fit. One layer, (1, N, D), may have
+labellings (L, N)."""
 
 
 class Folds(NamedTuple):
@@ -48,6 +50,11 @@ class Folds(NamedTuple):
     def cells(self) -> Iterator[Cell]:
         """Every block that rows can be in."""
         return product(range(self.parts), repeat=len(self.of))
+
+    @property
+    def filled(self) -> list[Cell]:
+        """Those that rows are in."""
+        return [cell for cell in self.cells if len(self.inside(cell))]
 
     @property
     def blocks(self) -> Rows:
@@ -104,50 +111,58 @@ def folds_of(
     """
     named = kinds or [[""] * len(labels)]
     folds = Folds(tuple(dealt(names, labels, count, seed + at) for at, names in enumerate(named)), count)
-    cells = [cell for cell in folds.cells if len(folds.inside(cell))]
+    cells = folds.filled
     if not any(0 < labels[folds.inside(cell)].mean() < 1 for cell in cells):
         raise InputError("no fold of groups holds both labels", hint="give more groups, or fewer folds")
     for cell in cells:
         others = [other for other in cells if _apart(cell, other)] if inner else []
-        for rows in (folds.apart(cell), *(folds.apart(cell, other) for other in others)):
-            if not len(rows) or not 0 < labels[rows].mean() < 1:
-                raise InputError(
-                    f"{count} folds leave a fit without one of the labels: too few groups",
-                    hint="give more templates or tasks of either label, or set folds lower (3 at least)",
-                )
+        parts = [folds.apart(cell), *(folds.apart(cell, other) for other in others)]
+        lone = inner and not others
+        if lone or any(not len(rows) or not 0 < labels[rows].mean() < 1 for rows in parts):
+            raise InputError(
+                f"{count} folds leave a fit without one of the labels: too few groups",
+                hint="give more templates or tasks of each label, set folds to 3, or leave one column out",
+            )
     return folds
 
 
 def held_out(fit: Fit, x: Tensor, labels: NDArray[np.bool_], folds: Folds, *, inner: bool = True) -> Held:
     """Scores of rows that a fit has not seen; with ``inner``, the choice of a layer inside each split."""
-    layers, count = x.shape[0], len(labels)
-    scores, picked = np.zeros((layers, count)), np.zeros(count, np.intp)
+    step = max(1, _AT_ONCE // (x.shape[1] * x.shape[2]))
+    chunks = [_scored(fit, x[at : at + step], labels, folds, inner) for at in range(0, len(x), step)]
+    scores = np.concatenate([outer for outer, _ in chunks])
+    picked = np.zeros(len(labels), np.intp)
     inside: dict[Cell, tuple[Rows, Floats]] = {}
-    known: dict[frozenset[Cell], Fitted] = {}
-    cells = [cell for cell in folds.cells if len(folds.inside(cell))]
+    for cell in chunks[0][1]:
+        parts = [folds.inside(other) for other in folds.filled if _apart(cell, other)]
+        inside[cell] = np.concatenate(parts), np.concatenate([chunk[1][cell] for chunk in chunks])
+        where = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+        picked[folds.inside(cell)] = best(inside[cell][1], labels[inside[cell][0]], where)
+    return Held(scores, picked, inside)
 
-    def fitted(*left_out: Cell) -> Fitted:
+
+def _scored(
+    fit: Fit, x: Tensor, labels: NDArray[np.bool_], folds: Folds, inner: bool
+) -> tuple[Floats, dict[Cell, Floats]]:
+    """Scores of some layers: (L, N) held out, and for each block those of the rows apart from it."""
+    scores, inside = np.zeros((len(x), len(labels))), dict[Cell, Floats]()
+    known: dict[frozenset[Cell], Fitted] = {}
+
+    def said(rows: Rows, *left_out: Cell) -> Floats:
         # Two blocks leave out what the two other corners of their rectangle leave out, too.
         key = frozenset(product(*map(frozenset, zip(*left_out, strict=True))))
         if key not in known:
-            rows = folds.apart(*left_out)
-            known[key] = fit(x[:, rows], torch.from_numpy(labels[rows]))
-        return known[key]
+            seen = folds.apart(*left_out)
+            known[key] = fit(x[:, seen], torch.from_numpy(labels[seen]))
+        found: Floats = known[key].scores(x[:, rows]).cpu().numpy()
+        return found
 
-    for cell in cells:
-        rows = folds.inside(cell)
-        scores[:, rows] = fitted(cell).scores(x[:, rows]).cpu().numpy()
+    for cell in folds.filled:
+        scores[:, folds.inside(cell)] = said(folds.inside(cell), cell)
         if inner:
-            others = [other for other in cells if _apart(cell, other)]
-            parts = [folds.inside(other) for other in others]
-            said = [
-                fitted(cell, other).scores(x[:, part]).cpu().numpy()
-                for other, part in zip(others, parts, strict=True)
-            ]
-            inside[cell] = np.concatenate(parts), np.concatenate(said, axis=1)
-            where = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
-            picked[rows] = best(inside[cell][1], labels[inside[cell][0]], where)
-    return Held(scores, picked, inside)
+            others = [other for other in folds.filled if _apart(cell, other)]
+            inside[cell] = np.concatenate([said(folds.inside(o), cell, o) for o in others], axis=1)
+    return scores, inside
 
 
 def best(scores: Floats, labels: NDArray[np.bool_], blocks: Rows) -> int:

@@ -29,10 +29,8 @@ def alarms(
 ) -> dict[str, Estimate]:
     """``false_alarm_rate`` and ``detection_rate`` on blocks that layer, probe and threshold have not seen."""
     rung: list[bool | None] = [None] * len(labels)
-    for cell in folds.cells:
+    for cell in folds.filled:
         rows = folds.inside(cell)
-        if not len(rows):
-            continue
         others, scores = held.inner[cell]
         seen = scores[held.picked[rows[0]]]
         cut = threshold(seen[~labels[others]], share)

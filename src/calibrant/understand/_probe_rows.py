@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -33,8 +34,8 @@ class Texts(NamedTuple):
         return [row.reply for row in self.rows] if self.rows[0].reply else None
 
 
-def checked(texts: LabelledTexts, limit: int | None) -> Texts:
-    """The rows, at most ``limit`` of them, evenly spread.
+def checked(texts: LabelledTexts, limit: int | None, seed: int = 0) -> Texts:
+    """The rows, at most ``limit`` of them, drawn at random: every n-th could be all of one label.
 
     Raises:
         InputError: too few rows, one label only, a text that comes twice or is empty, replies in some rows
@@ -42,7 +43,7 @@ def checked(texts: LabelledTexts, limit: int | None) -> Texts:
     """
     rows = texts.rows
     if limit is not None and len(rows) > limit:
-        rows = tuple(rows[i * len(rows) // limit] for i in range(limit))
+        rows = tuple(rows[i] for i in sorted(random.Random(seed).sample(range(len(rows)), limit)))
     labels = np.array([row.label for row in rows], np.bool_)
     for label in (True, False):
         if (found := int((labels == label).sum())) < 4:

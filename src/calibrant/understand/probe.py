@@ -79,9 +79,9 @@ class Probing(Frozen):
     directions: int = Field(default=20, ge=10)
     """Random directions beside the probe's own."""
     ablated: int = Field(default=64, ge=0)
-    """Use at most this many texts for the ablation, evenly spread. 0: no ablation."""
-    limit: int | None = Field(default=1000, ge=8)
-    """Use at most this many texts, evenly spread. None: all."""
+    """Use at most this many texts for the ablation, drawn at random. 0: no ablation."""
+    limit: int | None = Field(default=500, ge=8)
+    """Use at most this many texts, drawn at random. None: all."""
 
 
 class ProbeResult(Result):
@@ -102,7 +102,7 @@ def probe(
         NumericalError: an activation is NaN or infinite.
     """
     check_still(model.module)
-    found = checked(texts, config.limit)
+    found = checked(texts, config.limit, run.seed)
     folds = folds_of(found.kinds, found.labels, config.folds, run.seed, inner=True)
     sites = _sites(model, config.site)
     x = states(model, found, sites, config.position, run, "reading the layers")
