@@ -307,6 +307,7 @@ def test_with_few_negatives_there_is_no_threshold(tmp_path):
     result = probe(planted()[0], table(templates=6, tasks=5), QUICK, Quiet(work=tmp_path))
     assert "cannot set a rate" in result.metrics["false_alarm_rate"].reason
     assert any("no threshold" in note for note in result.caveats)
+    assert not (tmp_path / "artifacts").exists()
 
 
 def test_shuffled_weights_are_the_same_numbers_in_another_order():

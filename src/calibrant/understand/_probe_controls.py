@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +15,8 @@ from calibrant.core import Estimate, point, unknown
 from calibrant.maths.codelength import block_ends, prequential
 from calibrant.stats.auroc import UNIT, auroc, crossed
 from calibrant.understand._probe_folds import Fit, Floats, dealt
+
+_LAYERS = 8  # in one batch
 
 
 class Rowwise(NamedTuple):
@@ -103,23 +105,22 @@ def _controls(
 
 def codelength(
     fit: Fit, x: Tensor, labels: NDArray[np.bool_], kinds: Sequence[Sequence[str]], picked: int, seed: int
-) -> dict[str, Estimate]:
-    """``compression/layer_i``, and ``bits_per_label`` of the layer picked; whole groups come at one go."""
+) -> tuple[list[Estimate], Estimate]:
+    """Labels a bit in each layer, and bits a label in the one picked; whole groups come at one go."""
     groups: dict[object, list[int]] = {}
     for row, name in enumerate(kinds[0] if kinds else [""] * len(labels)):
         groups.setdefault(name or row, []).append(row)
     order = random.Random(seed).sample(list(groups.values()), len(groups))
     rows = [row for group in order for row in group]
     ends = block_ends([len(group) for group in order])
-    bits = prequential(
-        lambda seen, y: fit(seen, y).scores, x[:, rows], torch.from_numpy(labels[rows]), ends
+    y = torch.from_numpy(labels[rows])
+
+    def scores(seen: Tensor, so_far: Tensor) -> Callable[[Tensor], Tensor]:
+        return fit(seen, so_far).scores
+
+    bits = torch.cat(
+        [prequential(scores, part[:, rows], y, ends) for part in torch.split(x, _LAYERS)]
     ).numpy()
-    found = {
-        f"compression/layer_{layer}": point(float(len(rows) / one.sum()), unit="labels a bit", n=len(rows))
-        for layer, one in enumerate(bits)
-    }
+    found = [point(float(len(rows) / one.sum()), unit="labels a bit", n=len(rows)) for one in bits]
     clusters = [[names[row] for row in rows] for names in kinds]
-    found["bits_per_label"] = crossed(
-        bits[picked].tolist(), clusters, null_value=1.0, better="lower", unit="bit"
-    )
-    return found
+    return found, crossed(bits[picked].tolist(), clusters, null_value=1.0, better="lower", unit="bit")

@@ -106,14 +106,15 @@ def probe(
     folds = folds_of(found.kinds, found.labels, config.folds, run.seed, inner=True)
     sites = _sites(model, config.site)
     x = states(model, found, sites, config.position, run, "reading the layers")
-    work = _Work(found, folds, _fit(config, run.seed))
+    work = _Work(found, folds, _fit(config, run.seed), [int(site.split(".")[1]) for site in sites])
     held = held_out(work.fit, x, found.labels, folds)
     picked = best(held.scores, found.labels, folds.blocks)
     metrics = _headline(work, held, picked) | _baselines(model, work, held, config, run)
     metrics |= selectivity(
         work.fit, x[picked], found.labels, found.kinds, config.folds, config.controls, run.seed
     )
-    metrics |= codelength(work.fit, x, found.labels, found.kinds, picked, run.seed)
+    lengths, metrics["bits_per_label"] = codelength(work.fit, x, found.labels, found.kinds, picked, run.seed)
+    metrics |= {f"compression/layer_{at}": one for at, one in zip(work.layers, lengths, strict=True)}
     metrics |= alarms(held, found.labels, folds, found.kinds, config.false_alarm_rate)
     if config.probe != "mlp":
         whole = work.fit(x[picked : picked + 1], torch.from_numpy(found.labels))
@@ -121,7 +122,8 @@ def probe(
         if config.ablated:
             plane = whole.mean[0], whole.weight[0] / whole.std[0]
             metrics |= ablation(model, found, sites[picked], plane, config.directions, config.ablated, run)
-        _store(model, texts, found, sites[picked], whole, held.scores[picked], config, run)
+        if metrics["false_alarm_rate"].value is not None:
+            _store(model, texts, found, sites[picked], whole, held.scores[picked], config, run)
     return ProbeResult(metrics=metrics, caveats=_caveats(found, config, metrics))
 
 
@@ -131,6 +133,8 @@ class _Work(NamedTuple):
     texts: Texts
     folds: Folds
     fit: Fit
+    layers: list[int]
+    """The layer of each site."""
 
 
 def _fit(config: Probing, seed: int) -> Fit:
@@ -154,17 +158,19 @@ def _sites(model: OpenLM, name: str) -> list[str]:
 def _headline(work: _Work, held: Held, picked: int) -> dict[str, Estimate]:
     labels, kinds, blocks = work.texts.labels, work.texts.kinds, work.folds.blocks
     right = ((held.nested > 0) == labels).tolist()
-    usual = [bool(labels[work.folds.apart(cell)].mean() > 0.5) for cell in work.folds.cells]
-    majority = np.array(usual)[blocks] == labels
+    majority = np.zeros(len(labels), np.bool_)
+    for cell in work.folds.filled:
+        rows = work.folds.inside(cell)
+        majority[rows] = labels[rows] == (labels[work.folds.apart(cell)].mean() > 0.5)
     metrics = {
         "auroc": auroc(held.nested, labels, blocks=blocks, clusters=kinds),
         "accuracy": _widest(right, kinds, float(majority.mean())),
         "accuracy/majority": point(float(majority.mean()), unit=UNIT, n=len(labels)),
-        "layer": point(float(picked), unit="layer", n=len(labels)),
+        "layer": point(float(work.layers[picked]), unit="layer", n=len(labels)),
     }
     return metrics | {
         f"auroc/layer_{layer}": auroc(one, labels, blocks=blocks, clusters=kinds)
-        for layer, one in enumerate(held.scores)
+        for layer, one in zip(work.layers, held.scores, strict=True)
     }
 
 
@@ -224,8 +230,7 @@ def _store(
 ) -> None:
     """Artefact 'probe/': fitted to all rows, with the threshold of held-out ones."""
     cut = threshold(scores[~texts.labels], config.false_alarm_rate)
-    if cut is None:
-        return
+    assert cut is not None  # fewer negatives had one
     parts: dict[str, Tensor] = {"mean": plane.mean, "std": plane.std, "weight": plane.weight}
     head = JudgeHead(
         question=config.question,
