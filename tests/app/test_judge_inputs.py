@@ -128,7 +128,7 @@ texts = "jsonl:{texts}"
 id = "probe"
 use = "understand.probe"
 inputs = {{ model = "given:model", texts = "given:texts" }}
-config = {{ random_model = false, ablated = 0, controls = 1, question = "was it refused?" }}
+config = {{ random_model = false, ablated = 0, controls = 1, false_alarm_rate = 0.1 }}
 
 [[job]]
 id = "alarm"
