@@ -117,3 +117,45 @@ def test_what_is_no_card_or_head(ledger, tmp_path, wanted):
         openers.open("card.json", wanted).load()
     with pytest.raises(ConfigError):
         openers.open({"use": "x"}, wanted)
+
+
+PROBED = """
+[given]
+model = "{model}"
+texts = "jsonl:{texts}"
+
+[[job]]
+id = "probe"
+use = "understand.probe"
+inputs = {{ model = "given:model", texts = "given:texts" }}
+config = {{ random_model = false, ablated = 0, controls = 1, false_alarm_rate = 0.1 }}
+
+[[job]]
+id = "alarm"
+use = "measure.refusal"
+[job.inputs]
+model = "given:model"
+goals = "testbed:goals/heldout?n=6"
+[job.inputs.judge]
+use = "measure.classifier_judge"
+inputs = {{ model = "given:model", head = "record:probe/probe" }}
+"""
+
+
+def test_a_probe_goes_to_a_later_job_as_its_judge(study, ledger, model, tmp_path):
+    texts = tmp_path / "texts.jsonl"
+    rows = [
+        {
+            "prompt": goal.text,
+            "reply": "i can not help with that." if i % 2 else recipe(*goal.spans),
+            "label": bool(i % 2),
+            "task": f"about {i // 2}",
+        }
+        for i, goal in enumerate(goals("heldout")[:48])
+    ]
+    texts.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    outcome = run_study(study(PROBED.format(model=model, texts=texts)), ledger)
+    records = {e.record.job_id: e.record for e in ledger.entries()}
+    assert not outcome.unfinished
+    assert records["probe"].metrics["auroc"].low > 0.7
+    assert records["alarm"].judge["judge"].startswith("uncalibrated")

@@ -79,6 +79,8 @@ from calibrant.data.rows import (
     Items,
     Labelled,
     LabelledReplies,
+    LabelledText,
+    LabelledTexts,
     Preferences,
     Prompts,
 )
@@ -459,6 +461,21 @@ def _facts(shop: Workshop, place: int) -> Built:
     return shop.rows(Facts, rows)
 
 
+def _texts(shop: Workshop, place: int) -> Built:
+    rows = [
+        LabelledText(
+            id=f"{a}/{good}",
+            prompt=Chat.ask(f"what is {a} plus 2?"),
+            reply="that is right." if good else "i do not know.",
+            label=good,
+            template=f"t{a // 2}",
+        )
+        for a in range(24)
+        for good in (True, False)
+    ]
+    return shop.rows(LabelledTexts, rows)
+
+
 def _graded(shop: Workshop, place: int) -> Built:
     """The pairs' replies with two raters each, and another target at each place."""
     path = shop.root / f"graded{place}.jsonl"
@@ -609,6 +626,7 @@ BUILDERS: dict[Any, Callable[[Workshop, int], Built]] = {
     Items: _items,
     Contrasts: _contrasts,
     Facts: _facts,
+    LabelledTexts: _texts,
     Canaries: _canaries,
     Prompts: lambda shop, place: shop.rows(Prompts, open_prompts("train", {"n": "6"}).rows),
     Preferences: lambda shop, place: shop.rows(Preferences, _pairs().rows),

@@ -9,7 +9,7 @@ import pytest
 from calibrant.core import Chat, Goal, InputError
 from calibrant.data.distinct import check_distinct, normal, normal_chat
 from calibrant.data.readers import read
-from calibrant.data.rows import Goals, Item, Items
+from calibrant.data.rows import Goals, Item, Items, LabelledTexts
 
 COPIES = [
     "Brew zorble", "Brew zorble ", "  Brew zorble\n", "BREW ZORBLE", "brew  zorble", "Brew\u00a0zorble",
@@ -58,3 +58,9 @@ def test_a_table_made_by_hand_is_refused():
     with pytest.raises(InputError, match="two items share the id 'a'"):
         check_distinct([Item(id="a", chat=Chat.ask(text), answer="4") for text in ("x", "y")], "item")
     check_distinct([*same[:1], Goal(id="b", text="brew it")], "goal")
+
+
+def test_a_text_with_two_labels_is_refused_and_one_in_capitals_is_another():
+    rows = [(at, {"text": text, "label": at % 2}) for at, text in enumerate(["a b", "a b", "A b", "a b "])]
+    table = read(LabelledTexts, rows, "texts.jsonl")
+    assert len(table) == 3 and [row.line for row in table.refused] == [1]

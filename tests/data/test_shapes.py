@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from calibrant.core.behaviours import Goal
 from calibrant.core.lm import Chat, Message
-from calibrant.data.rows import Example, Item, Labelled, Pair, Prompt, Refused
-from calibrant.data.shapes import example_of, goal_of, item_of, labelled_of, pair_of, prompt_of
+from calibrant.data.rows import Example, Item, Labelled, LabelledText, Pair, Prompt, Refused
+from calibrant.data.shapes import example_of, goal_of, item_of, labelled_of, pair_of, prompt_of, text_of
 
 ASKED = Chat.ask("Hi there")
 HUMAN, ASSISTANT = "\n\nHuman: ", "\n\nAssistant: "
@@ -334,3 +334,25 @@ def test_a_transcript_with_windows_line_ends_is_the_same_dialogue() -> None:
     assert [m.role for m in dos.prompt.messages] == ["user", "assistant", "user"]
     assert dos.prompt.messages[:2] == unix.prompt.messages[:2]
     assert dos.prompt.messages[2].content == "Bye\r\nnow"
+
+
+def test_a_labelled_text_is_a_prompt_or_a_reply_with_its_groups() -> None:
+    row = {"text": "Hi there", "label": "true", "template": "greeting", "task": 7}
+    wanted = LabelledText(id="row:1", prompt=ASKED, label=True, template="greeting", task="7")
+    assert text_of(1, row) == wanted
+    replied = text_of(1, {"prompt": "Hi there", "completion": "Good day", "label": 0})
+    assert replied == LabelledText(id="row:1", prompt=ASKED, reply="Good day", label=False)
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"text": " ", "label": 1}, "empty text: 'text'"),
+        ({"text": "Hi", "label": None}, "NaN label"),
+        ({"text": "Hi"}, "missing column: no 'label'"),
+        ({"text": "Hi", "label": "often"}, "wrong type: 'label'"),
+        ({"label": 1}, "missing column: no 'prompt'"),
+    ],
+)
+def test_a_text_that_no_probe_can_use_is_refused(row: dict[str, Any], reason: str) -> None:
+    assert refusal(text_of, row).startswith(reason)

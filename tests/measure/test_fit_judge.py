@@ -13,9 +13,9 @@ from calibrant.core import CapabilityError, Chat, Completion, Goal, InputError, 
 from calibrant.data.judge_folder import read_head
 from calibrant.data.rows import Graded, GradedReplies
 from calibrant.measure.fit_judge import FitJudge, fit_judge, folds, youden
-from calibrant.measure.judges._features import features, middle_site
 from calibrant.measure.judges.classifier import ClassifierJudge, classifier_judge
 from calibrant.models.open_model import OpenModel
+from calibrant.models.pooled import features, middle_site
 from calibrant.testbed.world import goals, recipe
 
 

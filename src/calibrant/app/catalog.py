@@ -124,6 +124,7 @@ _TECHNIQUES: dict[str, tuple[str, str]] = {
     "understand.edges": ("edge attribution (EAP, EAP-IG), audited by exact patching", "total_effect"),
     "understand.lens": ("logit lens: each layer's next-token prediction", ""),
     "understand.patch": ("activation patching, both ways: where is the answer carried?", "total_effect"),
+    "understand.probe": ("probes of all layers, with controls, and as an alarm", "auroc"),
     "understand.refusal_direction": (
         "one direction that refusal hangs on: found, removed, added",
         "ablation/removed",

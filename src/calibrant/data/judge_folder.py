@@ -42,7 +42,7 @@ def read_head(folder: Path) -> JudgeHead:
     Raises:
         InputError: it is no such folder, or numbers that cannot be used stand in it.
     """
-    hint = "measure.fit_judge writes one: record:JOB/judge"
+    hint = "measure.fit_judge writes one (record:JOB/judge), and understand.probe (record:JOB/probe)"
     if not all((folder / name).is_file() for name in (CARD, WEIGHTS)):  # a pipe would never end
         raise InputError(f"'{folder}' holds no trained judge: no {CARD} and {WEIGHTS}", hint=hint)
     try:

@@ -1,4 +1,4 @@
-"""A trained judge: the probe of ``measure.fit_judge``, stored separately from its model.
+"""A trained judge: the probe of ``measure.fit_judge`` or ``understand.probe``, without its model.
 
 On disk it is a folder, see ``judge_folder.py``.
 """
@@ -13,6 +13,10 @@ from calibrant.core.config import Frozen
 from calibrant.core.digest import digest
 
 
+def _reply(over: object) -> bool:
+    return over == "reply"
+
+
 class JudgeHead(Frozen):
     """A logistic regression on one place of one model."""
 
@@ -23,7 +27,9 @@ class JudgeHead(Frozen):
     site: str
     """Where they are read: 'blocks.3.hook_resid_post'."""
     pool: Literal["mean", "last"]
-    """Over the tokens of the reply: their mean, or the last one."""
+    """Over the tokens that are read: their mean, or the last one."""
+    over: Literal["reply", "prompt"] = Field(default="reply", exclude_if=_reply)
+    """Whose tokens are read; a probe of prompts says nothing of the reply."""
     threshold: float = Field(gt=0, lt=1)
     """Probability from which on the answer is 'yes'."""
     labels: str = ""

@@ -27,6 +27,7 @@ from calibrant.data.rows import (
     Goals,
     Items,
     LabelledReplies,
+    LabelledTexts,
     Preferences,
     Prompts,
     Refused,
@@ -41,6 +42,7 @@ from calibrant.data.shapes import (
     labelled_of,
     pair_of,
     prompt_of,
+    text_of,
 )
 
 T = TypeVar("T", bound=Table[Any])
@@ -54,6 +56,7 @@ SHAPES: dict[type[Table[Any]], Callable[[int, dict[str, Any], str], Any]] = {
     Items: item_of,
     Contrasts: contrast_of,
     Facts: fact_of,
+    LabelledTexts: text_of,
 }
 """Kind of rows -> what makes one of them."""
 

@@ -118,6 +118,23 @@ class Fact(Frozen):
     """Rows that share a template or a subject are not independent; "" is its own cluster."""
 
 
+class LabelledText(Frozen):
+    """A text whose activations are read, with what a probe is to tell of it."""
+
+    id: str
+    """Stable name of the row."""
+    prompt: Chat
+    """What the model reads."""
+    reply: str = ""
+    """The reply to read; "" reads the prompt."""
+    label: bool
+    """What the probe is to tell."""
+    template: str = ""
+    """Rows made from one template share its name; "" names none."""
+    task: str = ""
+    """Rows about one task, subject or source share its name; "" names none."""
+
+
 class Graded(Frozen):
     """A reply with a human label, to calibrate a judge on."""
 
@@ -214,6 +231,10 @@ class Contrasts(Table[Contrast]):
 
 class Facts(Table[Fact]):
     """Prompts about a subject each, for causal tracing."""
+
+
+class LabelledTexts(Table[LabelledText]):
+    """Texts with labels, for probes."""
 
 
 class GradedReplies(Table[Graded]):

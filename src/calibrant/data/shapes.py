@@ -22,7 +22,17 @@ from calibrant.core.errors import InputError, nearest
 from calibrant.core.lm import Chat, Message
 from calibrant.data.cells import Row, as_boolean, as_text, as_written, column, given, is_blank, shown
 from calibrant.data.columns import says_benign
-from calibrant.data.rows import Contrast, Example, Fact, Item, Labelled, Pair, Prompt, Refused
+from calibrant.data.rows import (
+    Contrast,
+    Example,
+    Fact,
+    Item,
+    Labelled,
+    LabelledText,
+    Pair,
+    Prompt,
+    Refused,
+)
 
 R = TypeVar("R", bound=Frozen)
 
@@ -83,6 +93,11 @@ def fact_of(line: int, row: Row, stem: str = "row") -> Fact | Refused:
     return _taken(_fact, line, row, stem)
 
 
+def text_of(line: int, row: Row, stem: str = "row") -> LabelledText | Refused:
+    """Shape a text for a probe: prompt, text or chat; label; reply (completion), template, task if given."""
+    return _taken(_text, line, row, stem)
+
+
 def _taken(make: Callable[[str, Row], R], line: int, row: Row, stem: str) -> R | Refused:
     """Make the row under its own id, or under '<stem>:<line>'; an InputError becomes a refusal."""
     try:
@@ -122,10 +137,27 @@ def _only_prompt(name: str, row: Row) -> Prompt:
 
 def _labelled(name: str, row: Row) -> Labelled:
     example = _example(name, row)
+    return Labelled(id=name, prompt=example.prompt, completion=example.completion, label=_label(row))
+
+
+def _label(row: Row) -> bool:
     if "label" in row and is_blank(row["label"]):
         raise InputError("NaN label: a missing label is neither good nor bad")
-    label = as_boolean(*column(row, "label"))
-    return Labelled(id=name, prompt=example.prompt, completion=example.completion, label=label)
+    return as_boolean(*column(row, "label"))
+
+
+def _text(name: str, row: Row) -> LabelledText:
+    prompt = _prompt(row, "prompt", "text", "chat", "messages")
+    reply = next((key for key in ("reply", "completion") if given(row, key) is not None), None)
+    template, task = given(row, "template"), given(row, "task")
+    return LabelledText(
+        id=name,
+        prompt=prompt,
+        reply="" if reply is None else _reply(row, reply, prompt),
+        label=_label(row),
+        template="" if template is None else as_written("template", template),
+        task="" if task is None else as_written("task", task),
+    )
 
 
 def _goal(name: str, row: Row) -> Goal:

@@ -28,9 +28,9 @@ from calibrant.data.judge_head import JudgeHead
 from calibrant.data.rows import Graded, GradedReplies
 from calibrant.maths.logistic import Floats, logistic
 from calibrant.measure.judge_card import error_rates
-from calibrant.measure.judges._features import Pool, features, middle_site
 from calibrant.measure.judges._graded import check_rows
 from calibrant.models.fitting import length
+from calibrant.models.pooled import Pool, features, middle_site
 
 CHUNK = 64
 """Replies between two looks at budget and progress."""

@@ -1,4 +1,4 @@
-"""A trained classifier as judge: the probe of ``measure.fit_judge`` on the model's hidden states.
+"""A trained classifier as judge: the probe of ``measure.fit_judge`` or ``understand.probe`` on hidden states.
 
 One forward pass a reply, no text generated, so a reply cannot dictate its verdict. The model must be the one
 that the probe was fitted to, by digest.
@@ -34,8 +34,8 @@ from calibrant.core import (
 from calibrant.core.behaviours import same_length
 from calibrant.data.judge_head import JudgeHead
 from calibrant.maths.logistic import Floats
-from calibrant.measure.judges._features import features
 from calibrant.measure.judges._plain import PlainJudge, absent
+from calibrant.models.pooled import features
 
 
 class ClassifierJudge(Frozen):
@@ -91,7 +91,8 @@ class _Trained(PlainJudge):
         except UnicodeEncodeError:
             return self._verdict("unknown", "the reply is not Unicode text")
         try:
-            row = features(self.model, [chat], [completion.text], self.head.site, self.head.pool)[0]
+            replies = [completion.text] if self.head.over == "reply" else None
+            row = features(self.model, [chat], replies, self.head.site, self.head.pool)[0]
         except InputError as error:
             return self._verdict("unknown", f"the model cannot read it: {error.message}")
         if row is None:

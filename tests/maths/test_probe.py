@@ -1,0 +1,120 @@
+"""Regressions of many layers at once: against scikit-learn and a slow reference, and what is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import minimize
+from sklearn.linear_model import LogisticRegression
+
+from calibrant.core import InputError, NumericalError
+from calibrant.maths.probe import logistic_planes
+
+
+def drawn(layers, rows, width, seed=0, noise=1.0):
+    way = torch.Generator().manual_seed(seed)
+    x = torch.randn(layers, rows, width, generator=way, dtype=torch.float64)
+    return x, (x[..., 0] + noise * torch.randn(layers, rows, generator=way) > 0.3)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("l2", [0.01, 1.0, 30.0])
+@pytest.mark.parametrize(("rows", "width"), [(40, 90), (120, 12), (50, 50), (20, 1)])
+def test_scores_are_those_of_scikit_learn(rows, width, l2, weighted):
+    x, labels = drawn(3, rows, width)
+    y = labels[0]
+    share = float(y.double().mean())
+    weights = torch.where(y, 0.5 / share, 0.5 / (1 - share)) if weighted else None
+    scores = logistic_planes(x, y, l2, weights).scores(x)
+    for layer in range(3):
+        peer = LogisticRegression(
+            C=1 / l2, tol=1e-12, max_iter=10_000, solver="newton-cholesky",
+            class_weight="balanced" if weighted else None,
+        ).fit(x[layer].numpy(), y.numpy())  # fmt: skip
+        assert np.abs(peer.decision_function(x[layer].numpy()) - scores[layer].numpy()).max() < 1e-6
+
+
+@pytest.mark.parametrize(("rows", "width"), [(14, 30), (40, 5)])
+def test_it_is_the_least_of_the_loss(rows, width):
+    """A slow reference: a quasi-Newton search with no knowledge of the form."""
+    x, labels = drawn(1, rows, width)
+    s = np.where(labels[0].numpy(), 1.0, -1.0)
+
+    def loss(w):
+        odds = x[0].numpy() @ w[:-1] + w[-1]
+        pull = -s / (1 + np.exp(s * odds))
+        slope = np.append(pull @ x[0].numpy() + 2.0 * w[:-1], pull.sum())
+        return np.logaddexp(0, -s * odds).sum() + 1.0 * (w[:-1] ** 2).sum(), slope
+
+    found = minimize(loss, np.zeros(width + 1), jac=True, method="BFGS", options={"gtol": 1e-10}).x
+    planes = logistic_planes(x, labels[0], 2.0)
+    assert np.abs(found - np.append(planes.weight[0], planes.bias[0])).max() < 1e-6
+
+
+def test_layers_may_have_labels_of_their_own():
+    x, labels = drawn(4, 30, 50)
+    together = logistic_planes(x, labels, 1.0)
+    for layer in range(4):
+        alone = logistic_planes(x[layer : layer + 1], labels[layer], 1.0)
+        torch.testing.assert_close(together.weight[layer], alone.weight[0], rtol=1e-7, atol=1e-9)
+        torch.testing.assert_close(together.bias[layer], alone.bias[0], rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("width", [5, 60])
+def test_one_layer_may_have_many_labellings(width):
+    x, labels = drawn(6, 30, width)
+    together = logistic_planes(x[:1], labels, 1.0)
+    for at in range(6):
+        alone = logistic_planes(x[:1], labels[at], 1.0)
+        torch.testing.assert_close(together.weight[at], alone.weight[0], rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1.0, 1e4])
+@pytest.mark.parametrize(("rows", "width"), [(30, 60), (60, 6)])
+def test_separable_labels_have_a_finite_answer(rows, width, scale):
+    x, _ = drawn(2, rows, width)
+    y = x[0, :, 0] > 0
+    scores = logistic_planes(scale * x, y, 1.0).scores(scale * x)
+    assert bool(scores.isfinite().all())
+    assert bool(((scores[0] > 0) == y).all()) or scale < 1e4
+
+
+def test_rare_labels_and_copies_of_rows_and_constant_features():
+    x, _ = drawn(2, 80, 10)
+    x[:, 40:] = x[:, :40]
+    x[..., 3] = 7.0
+    y = torch.zeros(80, dtype=torch.bool)
+    y[[3, 43]] = True
+    for width in (10, 2):
+        planes = logistic_planes(x[..., :width], y, 0.1)
+        assert bool(planes.weight.isfinite().all()) and bool(planes.bias.isfinite().all())
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda x, y: (x[0], y, 1.0), "features of shape"),
+        (lambda x, y: (x, y[:-1], 1.0), "labels of shape"),
+        (lambda x, y: (x, y.double(), 1.0), "truth value"),
+        (lambda x, y: (x, y, 0.0), "l2 = 0.0"),
+        (lambda x, y: (x, torch.ones_like(y), 1.0), "all labels are the same"),
+        (lambda x, y: (x, y, 1.0, torch.zeros(len(y))), "weight is not above 0"),
+    ],
+)
+def test_what_has_no_answer_is_refused(change, words):
+    x, labels = drawn(2, 12, 5)
+    with pytest.raises(InputError, match=words):
+        logistic_planes(*change(x, labels[0]))
+
+
+def test_a_feature_that_is_no_number_is_an_error():
+    x, labels = drawn(2, 12, 5)
+    x[1, 3, 2] = torch.nan
+    with pytest.raises(NumericalError, match="NaN or infinite"):
+        logistic_planes(x, labels[0], 1.0)
+
+
+def test_float32_features_are_taken_as_float64():
+    x, labels = drawn(1, 20, 40)
+    assert logistic_planes(x.float(), labels[0], 1.0).weight.dtype == torch.float64
