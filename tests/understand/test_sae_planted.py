@@ -60,7 +60,7 @@ def test_every_variant_finds_it_and_none_beats_chance_on_the_null(variant, least
         data, _ = truth.draw(40_000, seed=seed)
         held, codes = truth.draw(4000, seed=99 + seed)
         for sink, rows in ((found, data), (null, gaussian_like(data, 40_000, seed))):
-            coder = learned(rows, variant, seed)
+            coder = learned(rows, variant, seed, tokens=300_000 if "topk" in variant else 1_000_000)
             matched = match(truth.directions, coder.decoder)
             chance = [match(truth.alike(s), coder.decoder).mcc for s in range(20)]
             sink.append(matched.mcc - float(np.mean(chance)))

@@ -113,6 +113,7 @@ _TECHNIQUES: dict[str, tuple[str, str]] = {
     "understand.attribute": ("attribution patching (AtP), audited by exact patching", "total_effect"),
     "understand.lens": ("logit lens: each layer's next-token prediction", ""),
     "understand.patch": ("activation patching, both ways: where is the answer carried?", "total_effect"),
+    "understand.sae": ("a sparse autoencoder of a site, with a random-weights control", "explained_variance"),
 }
 """Name -> what it does, and the metric to show first."""
 TECHNIQUES = {name: Listed(_where(name), *line) for name, line in _TECHNIQUES.items()}

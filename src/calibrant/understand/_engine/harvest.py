@@ -133,11 +133,15 @@ def harvest(
     return Store(folder, source, verify=False)
 
 
-def batches(model: OpenLM, ids: Sequence[Sequence[int]]) -> Iterator[list[int]]:
-    """Numbers of the texts that are read together, the shortest first; the same for the same texts."""
+def batches(model: OpenLM, ids: Sequence[Sequence[int]], most: int | None = None) -> Iterator[list[int]]:
+    """Numbers of the texts that are read together, the shortest first; the same for the same texts.
+
+    ``most``: tokens of one pass, where it needs less than usual.
+    """
     how = batching(model.module)
     lengths = [len(row) for row in ids]
     budget = _TOKENS.get(next(model.module.parameters()).device.type, 16_384)
+    budget = budget if most is None else min(budget, most)
     yield from buckets(lengths, budget, [how.reads(n) for n in lengths])
 
 
