@@ -3,7 +3,8 @@
     .peers/saelens/bin/python tests/peers/worker_sae.py saelens FOLDER
 
 FOLDER holds ``rows.safetensors`` (x, 50 rows) and a folder a coder under ``ours/``. For each it writes
-``outputs/NAME.safetensors``; and its own coders under ``theirs/``, with their outputs.
+``outputs/NAME.safetensors``; and its own coders under ``theirs/``, with their outputs. With 'losses', FOLDER
+holds ``weights.safetensors``, and SAELens's losses and gradients go to ``losses.safetensors``.
 """
 
 from __future__ import annotations
@@ -60,6 +61,49 @@ def saelens(folder, x):
         told(folder, "theirs", name, again.encode(x), again(x))
 
 
+def losses(folder, x):
+    from sae_lens.saes.batchtopk_sae import BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig
+    from sae_lens.saes.jumprelu_sae import JumpReLUTrainingSAE, JumpReLUTrainingSAEConfig
+    from sae_lens.saes.sae import TrainStepInput
+    from sae_lens.saes.standard_sae import StandardTrainingSAE, StandardTrainingSAEConfig
+    from sae_lens.saes.topk_sae import TopKTrainingSAE, TopKTrainingSAEConfig
+
+    weights = load_file(folder / "weights.safetensors")
+    m, d = weights["encoder"].shape
+    size = {"d_in": d, "d_sae": m, "dtype": "float64"}
+    plain = {"k": 3, "rescale_acts_by_decoder_norm": False, "aux_loss_coefficient": 0.5}
+    kinds = {
+        "relu": (StandardTrainingSAE, StandardTrainingSAEConfig(**size, l1_coefficient=0.3), {"l1": 0.3}),
+        "topk": (TopKTrainingSAE, TopKTrainingSAEConfig(**size, **plain), {}),
+        "batchtopk": (BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig(**size, **plain), {}),
+        "jumprelu": (
+            JumpReLUTrainingSAE,
+            JumpReLUTrainingSAEConfig(**size, jumprelu_bandwidth=0.3, l0_coefficient=0.3),
+            {"l0": 0.3},
+        ),
+    }
+    out = {}
+    for name, (kind, config, coefficients) in kinds.items():
+        sae = kind(config)
+        with torch.no_grad():
+            sae.W_enc.copy_(weights["encoder"].T)
+            sae.W_dec.copy_(weights["decoder"])
+            sae.b_enc.copy_(weights["bias"])
+            sae.b_dec.copy_(weights["decoder_bias"])
+            if name == "jumprelu":
+                sae.threshold.copy_(weights["threshold"])
+        dead = weights["dead"].bool() if "topk" in name else torch.zeros(m, dtype=torch.bool)
+        step = sae.training_forward_pass(TrainStepInput(x, coefficients, dead, 0, False))
+        step.loss.backward()
+        out |= {f"{name}/loss": step.loss, f"{name}/mse": step.losses["mse_loss"]}
+        grads = {"encoder": sae.W_enc.grad.T, "decoder": sae.W_dec.grad, "bias": sae.b_enc.grad}
+        grads["decoder_bias"] = sae.b_dec.grad
+        grads |= {"threshold": sae.threshold.grad} if name == "jumprelu" else {}
+        out |= {f"{name}/{part}": grad for part, grad in grads.items()}
+    out = {key: value.detach().double().contiguous() for key, value in out.items()}
+    save_file(out, folder / "losses.safetensors")
+
+
 def sparsify(folder, x):
     from sparsify import SparseCoder
     from sparsify.config import SparseCoderConfig
@@ -83,4 +127,5 @@ def sparsify(folder, x):
 
 if __name__ == "__main__":
     where = Path(sys.argv[2])
-    {"saelens": saelens, "sparsify": sparsify}[sys.argv[1]](where, load_file(where / "rows.safetensors")["x"])
+    run = {"saelens": saelens, "sparsify": sparsify, "losses": losses}[sys.argv[1]]
+    run(where, load_file(where / "rows.safetensors")["x"])

@@ -63,7 +63,7 @@ def scores(model, coder_of, tmp_path, site=SITE, dtype="float32"):
     store = harvest(model, texts, source_of(model, texts, [site], dtype=dtype), tmp_path)
     coder = coder_of(store)
     found = in_the_model(model, coder, texts, range(len(texts.ids)), store, Sites(site, site), Quiet())
-    tally = tallied(coder, store, Sites(site, site), torch.arange(len(store)), len(texts.ids))
+    tally = tallied(coder, store, Sites(site, site), torch.arange(len(store)))
     return found | reconstruction(tally), store, texts
 
 
@@ -232,6 +232,7 @@ def test_what_cannot_be_done_is_refused_before_any_training(model, monkeypatch):
     for config, rows, error, told in (
         (SAE(), Prompts(rows=()), InputError, "no texts"),
         (SAE(), prompts(3), InputError, "at least four"),
+        (SAE(site="model.rotary_emb"), prompts(), InputError, "a vector for every token"),
         (SAE(k=65, expansion=2), prompts(), InputError, "k = 65 of 64"),
         (SAE(site="blocks.9.hook_resid_post"), prompts(), CapabilityError, "no site"),
         (
@@ -260,6 +261,13 @@ def test_what_cannot_be_done_is_refused_before_any_training(model, monkeypatch):
         SAE(skip=True)
     with pytest.raises(ValueError, match="another site"):
         SAE(site=SITE, target=SITE)
+
+
+def test_it_runs_where_gradients_are_off_and_says_what_was_seen_before(model):
+    with torch.inference_mode():
+        result = sae(model, Prompts(rows=prompts(5).rows * 3), SAE(**SMALL, control=False), Quiet())
+    assert result.metrics["explained_variance"].value is not None
+    assert any("held-out texts are also trained on" in caveat for caveat in result.caveats)
 
 
 def test_a_target_that_runs_first_is_refused(model):

@@ -145,7 +145,7 @@ def _save(coder: SparseCoder, folder: Path, form: str, layout: Layout, config: d
         (folder / CONFIG).write_text(json.dumps(config, indent=1), encoding="utf-8")
     again = open_coder(folder).coder
     generator = torch.Generator().manual_seed(0)
-    rows = torch.randn(_PROBE, coder.shape.d_in, generator=generator)
+    rows = torch.randn(_PROBE, coder.shape.d_in, generator=generator, dtype=torch.float32)
     rows = rows * (1.0 + coder.decoder_bias.abs().mean().item())
     before = coder.training
     same = torch.equal(coder.eval().float()(rows), again(rows)) and torch.equal(

@@ -41,12 +41,15 @@ class Sites(NamedTuple):
     """What it reproduces: the same, or a transcoder's target."""
 
 
-def tallied(coder: SparseCoder, store: Store, sites: Sites, among: Tensor, texts: int) -> Tally:
+def tallied(coder: SparseCoder, store: Store, sites: Sites, among: Tensor) -> Tally:
     """Sums over the stored rows ``among``, by text."""
-    tally = Tally(texts, coder.shape.d_out, coder.shape.width)
-    for some, x in store.chunks(sites.read, _CHUNK, among):
+    names, groups = torch.unique(store.tokens(among)[:, 0], return_inverse=True)
+    tally = Tally(len(names), coder.shape.d_out, coder.shape.width)
+    for (some, x), where in zip(
+        store.chunks(sites.read, _CHUNK, among), torch.split(groups, _CHUNK), strict=True
+    ):
         y = x if sites.read == sites.written else store.rows(sites.written, some)
-        tally.add(store.tokens(some)[:, 0], y, coder(x), *coder.codes(x))
+        tally.add(where, y, coder(x), *coder.codes(x))
     return tally
 
 
@@ -158,10 +161,10 @@ def _losses(
                 hint="a transcoder's target must come after it",
             )
         source = read[0] if read else value
-        return _put(value, kept, coder(source.flatten(2)[kept].float()))
+        return _put(value, kept, coder(source.flatten(2)[kept].float().cpu()))
 
     def constant(vector: Tensor) -> Change:
-        return lambda value: _put(value, kept, vector.to(value.device))
+        return lambda value: _put(value, kept, vector)
 
     changes: list[dict[str, Change]] = [
         {} if sites.read == sites.written else {sites.read: note},
@@ -183,7 +186,7 @@ def _losses(
 
 def _put(value: Tensor, kept: Tensor, rows: Tensor) -> Tensor:
     flat = value.flatten(2).clone()
-    flat[kept] = rows.to(flat.dtype)
+    flat[kept] = rows.to(flat)
     return flat.view_as(value)
 
 

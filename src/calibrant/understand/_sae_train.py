@@ -62,8 +62,16 @@ class Rows(NamedTuple):
     """E||y||^2 of what is to be written."""
 
 
-def train(shape: Shape, rows: Rows, config: Descent, run: Run, key: str, note: str = "") -> SparseCoder:
-    """A trained coder of rows as they are.
+def train(
+    shape: Shape,
+    rows: Rows,
+    config: Descent,
+    run: Run,
+    key: str,
+    note: str = "",
+    device: torch.device | str = "cpu",
+) -> SparseCoder:
+    """A trained coder of rows as they are, on the CPU.
 
     Args:
         shape: what it is.
@@ -72,16 +80,24 @@ def train(shape: Shape, rows: Rows, config: Descent, run: Run, key: str, note: s
         run: seed, log, progress, and the folder of the checkpoint.
         key: digest of everything that tells this training from another.
         note: what stands before a step's progress, and in the checkpoint's name.
+        device: where it is trained.
 
     Raises:
         InputError: rows that are all 0. NumericalError: a loss is NaN or infinite; names the step.
     """
     if not (rows.read > 0 and rows.written > 0):
         raise InputError("the activations are all 0: there is nothing to explain", hint="choose another site")
+    with torch.inference_mode(False), torch.enable_grad():
+        return _trained(shape, rows, config, run, key, note, torch.device(device))
+
+
+def _trained(
+    shape: Shape, rows: Rows, config: Descent, run: Run, key: str, note: str, device: torch.device
+) -> SparseCoder:
     scales = math.sqrt(shape.d_in / rows.read), math.sqrt(shape.d_out / rows.written)
-    coder = SparseCoder(shape, mean=rows.mean * scales[1], seed=run.seed)
+    coder = SparseCoder(shape, mean=rows.mean * scales[1], seed=run.seed).to(device)
     optimiser = torch.optim.Adam([p for p in coder.parameters() if p.requires_grad], lr=1.0, fused=True)
-    idle = torch.zeros(shape.width, dtype=torch.int64)
+    idle = torch.zeros(shape.width, dtype=torch.int64, device=device)
     point = Checkpoint(run.work / f"sae{'_' if note else ''}{note.replace(' ', '_')}.safetensors", key)
     start = _resumed(point, coder, optimiser, idle)
     total, peak = config.steps(), config.rate(shape.width)
@@ -95,7 +111,7 @@ def train(shape: Shape, rows: Rows, config: Descent, run: Run, key: str, note: s
         for group in optimiser.param_groups:
             group["lr"] = peak * rise * fall
         losses = coder.losses(
-            x * scales[0], y * scales[1], coefficient=config.coefficient * rise,
+            x.to(device) * scales[0], y.to(device) * scales[1], coefficient=config.coefficient * rise,
             dead=idle > config.dead_after, auxiliary=config.auxiliary,
         )  # fmt: skip
         loss = losses.loss.item()
@@ -116,7 +132,7 @@ def train(shape: Shape, rows: Rows, config: Descent, run: Run, key: str, note: s
     if point.path.exists():
         _save(point, coder, optimiser, idle, total)
     coder.rescale(*scales)
-    return coder.eval().requires_grad_(False)
+    return coder.cpu().eval().requires_grad_(False)
 
 
 def in_order(count: int, batch: int, order: Callable[[int], Tensor]) -> Callable[[int], Tensor]:

@@ -138,6 +138,9 @@ def sae(model: OpenLM, prompts: Prompts, config: SAE = SAE(), run: Run = Quiet()
     ]
     if lost:
         notes.append(f"{lost} texts were left out: too short to have a row, or longer than the context")
+    seen = {texts.ids[row] for row in train_rows}
+    if copies := sum(texts.ids[row] in seen for row in held):
+        notes.append(f"{copies} of {len(held)} held-out texts are also trained on: their scores flatter")
     if config.control:
         try:
             other = _random_copy(model, run.seed)
@@ -174,8 +177,8 @@ def _one(
     training, held = (torch.isin(numbers, torch.tensor(rows)).nonzero()[:, 0] for rows in split)
     rows = _rows(store, sites, training, config, run.seed)
     key = digest([config, source.model_dump(mode="json"), run.seed])
-    coder = train(shape, rows, config, run, key, note)
-    tally = tallied(coder, store, sites, held, len(texts.ids))
+    coder = train(shape, rows, config, run, key, note, next(model.module.parameters()).device)
+    tally = tallied(coder, store, sites, held)
     count = min(config.spliced, len(split[1]))
     some = [split[1][i * len(split[1]) // count] for i in range(count)]
     metrics = reconstruction(tally) | in_the_model(model, coder, texts, some, store, sites, run)
@@ -232,13 +235,8 @@ def _shape(model: OpenLM, texts: Texts, sites: Sites, config: SAE) -> Shape:
         CapabilityError: an unknown site; a topk transcoder of two widths.
     """
     source_of(model, texts, list(dict.fromkeys(sites)))
-    batch = model.encode([texts.chats[0]])
+    batch = model.encode([texts.chats[0]] * 2)
     seen = at_sites(model, batch, list(dict.fromkeys(sites)))
-    for name, value in seen.items():
-        if value.ndim != 3 or value.shape[:2] != batch.ids.shape:
-            raise InputError(
-                f"'{name}' gives a tensor of shape {tuple(value.shape)}", hint="choose a site of (B, T, d)"
-            )
     d_in, d_out = (seen[site].shape[-1] for site in sites)
     transcoder = sites.read != sites.written
     shape = Shape(

@@ -160,10 +160,18 @@ def at_sites(model: OpenLM, batch: Batch, sites: Sequence[str]) -> dict[str, Ten
     """Activations (B, T, d) at each site; what lies behind the last of them does not run.
 
     Heads are laid side by side: (B, T, heads * d_head).
+
+    Raises:
+        InputError: a site without a vector a token. CapabilityError: see ``hooks.edited``.
     """
     seen: dict[str, Tensor] = {}
 
     def note(site: str, value: Tensor) -> Tensor:
+        if value.ndim < 3 or value.shape[:2] != batch.ids.shape:
+            raise InputError(
+                f"'{site}' gives a tensor of shape {tuple(value.shape)} for ids of {tuple(batch.ids.shape)}",
+                hint="choose a site that has a vector for every token",
+            )
         seen[site] = value.flatten(2) if value.ndim > 3 else value
         if len(seen) == len(sites):
             raise _SeenAllError
@@ -278,8 +286,6 @@ class _Writer:
 
 def _added(before: SiteFacts | None, rows: Tensor) -> SiteFacts:
     """Sums with these rows added, in float64."""
-    if rows.ndim != 2:
-        raise InputError(f"a site gives a tensor of shape {tuple(rows.shape)} a row", hint="choose another")
     exact = rows.double()
     total, square = exact.sum(0), float(exact.square().sum())
     if before is not None:
