@@ -1,4 +1,4 @@
-"""The planted dictionary has the frequencies that it says; its look-alikes and its null have its covariance."""
+"""The planted dictionary has the frequencies that it says; its null has its covariance."""
 
 from __future__ import annotations
 

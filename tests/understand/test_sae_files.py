@@ -108,6 +108,8 @@ def turned(weights):
         (lambda c: c.pop("d_in"), None, InputError, "d_in = None"),
         (lambda c: c.update(d_sae=True), None, InputError, "d_sae = True"),
         (lambda c: c.update(architecture="gated"), None, CapabilityError, "architecture 'gated'"),
+        (lambda c: c.update(architecture=["jumprelu"]), None, CapabilityError, "architecture"),
+        (lambda c: c.update(apply_b_dec_to_input="no"), None, InputError, "apply_b_dec_to_input = 'no'"),
         (lambda c: c.update(architecture="standard"), None, InputError, "has 'threshold', which"),
         (
             lambda c: c.update(normalize_activations="layer_norm"),

@@ -40,7 +40,7 @@ class Dictionary:
         return codes @ self.directions + noise, codes
 
     def alike(self, seed: int) -> Tensor:
-        """(m, d) another dictionary of norm 1 that gives rows of the same covariance, mixed at random.
+        """(m, d) another dictionary of norm 1, which with other sizes gives rows of the same covariance.
 
         Rows of one covariance cannot tell the two apart: how well these are matched is chance.
         """

@@ -73,8 +73,9 @@ def open_coder(folder: str | Path) -> Opened:
     shape, layout = _saelens_shape(path, config) if form == SAELENS else _sparsify_shape(path, config)
     wanted = _names(shape, form, layout)
     weights = _weights(path / form, wanted)
-    metadata: Any = config.get("metadata") or {}
-    coder = _filled(shape, weights, form, layout, bool(config.get("rescale_acts_by_decoder_norm")))
+    metadata = config.get("metadata")
+    metadata = metadata if isinstance(metadata, dict) else {}
+    coder = _filled(shape, weights, form, layout, _flag(path, config, "rescale_acts_by_decoder_norm"))
     return Opened(coder, metadata, "saelens" if form == SAELENS else "sparsify")
 
 
@@ -226,7 +227,7 @@ def _check_shape(path: Path, name: str, found: tuple[int, ...], wanted: tuple[in
 
 def _saelens_shape(path: Path, config: Mapping[str, Any]) -> tuple[Shape, Layout]:
     kind = config.get("architecture")
-    if kind not in _VARIANTS:
+    if not isinstance(kind, str) or kind not in _VARIANTS:
         raise CapabilityError(
             f"'{path}' is of architecture {kind!r:.60}", hint=f"known here: {', '.join(_VARIANTS)}"
         )
@@ -239,7 +240,7 @@ def _saelens_shape(path: Path, config: Mapping[str, Any]) -> tuple[Shape, Layout
     layout = metadata.get("w_enc_layout", "d_in,d_sae") if isinstance(metadata, dict) else "d_in,d_sae"
     if layout not in ("d_in,d_sae", "d_sae,d_in"):
         raise InputError(f"'{path}': w_enc_layout = {layout!r:.60}", hint="'d_in,d_sae' or 'd_sae,d_in'")
-    variant, transcoder, skip = _VARIANTS[str(kind)]
+    variant, transcoder, skip = _VARIANTS[kind]
     d_in = _whole(path, config, "d_in")
     shape = Shape(
         variant,
@@ -247,7 +248,7 @@ def _saelens_shape(path: Path, config: Mapping[str, Any]) -> tuple[Shape, Layout
         _whole(path, config, "d_out") if transcoder else d_in,
         _whole(path, config, "d_sae"),
         _whole(path, config, "k") if variant == "topk" else 0,
-        shifted=not transcoder and bool(config.get("apply_b_dec_to_input", True)),
+        shifted=not transcoder and _flag(path, config, "apply_b_dec_to_input", True),
         skip=skip,
     )
     return shape, layout  # type: ignore[return-value]
@@ -264,8 +265,8 @@ def _sparsify_shape(path: Path, config: Mapping[str, Any]) -> tuple[Shape, Layou
         d_in,
         _whole(path, {"num_latents": width}, "num_latents"),
         _whole(path, config, "k"),
-        shifted=not config.get("transcode", False),
-        skip=bool(config.get("skip_connection", False)),
+        shifted=not _flag(path, config, "transcode"),
+        skip=_flag(path, config, "skip_connection"),
     )
     return shape, "d_sae,d_in"
 
@@ -276,6 +277,13 @@ def _whole(path: Path, config: Mapping[str, Any], name: str) -> int:
         raise InputError(
             f"'{path / CONFIG}': {name} = {value!r:.60}", hint="it must be a whole number above 0"
         )
+    return value
+
+
+def _flag(path: Path, config: Mapping[str, Any], name: str, default: bool = False) -> bool:
+    value = config.get(name, default)
+    if not isinstance(value, bool):
+        raise InputError(f"'{path / CONFIG}': {name} = {value!r:.60}", hint="it must be true or false")
     return value
 
 

@@ -140,6 +140,7 @@ def test_a_damaged_shard_is_named(model, tmp_path):
     texts = texts_of(model)
     source = source_of(model, texts, SITES[:1], shard=9)
     harvest(model, texts, source, tmp_path)
+    header = json.loads((tmp_path / "header.json").read_text())
     path = tmp_path / "site_0" / "00001.bin"
     whole = path.read_bytes()
     path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
@@ -156,6 +157,14 @@ def test_a_damaged_shard_is_named(model, tmp_path):
         Store(tmp_path)
     (tmp_path / "header.json").write_text("{")
     with pytest.raises(InputError, match=r"header\.json' is damaged"):
+        Store(tmp_path)
+    for change in ({"rows": 10**12}, {"version": 2}, {"facts": {}}, {"shards": {}}, {"rows": -1}):
+        (tmp_path / "header.json").write_text(json.dumps(header | change))
+        with pytest.raises(InputError, match="add up|is of layout 2"):
+            Store(tmp_path)
+    header["shards"]["tokens"][0]["file"] = "../elsewhere"
+    (tmp_path / "header.json").write_text(json.dumps(header))
+    with pytest.raises(InputError, match="add up"):
         Store(tmp_path)
 
 

@@ -39,6 +39,7 @@ from calibrant.understand._engine.store import (
     check_shards,
     check_source,
     read_header,
+    shard_file,
 )
 
 _TOKENS = {"cpu": 2048}  # of one forward pass; elsewhere 16,384
@@ -246,9 +247,8 @@ class _Writer:
         self.count -= size
         number = len(self.header.shards.get(TOKENS, ()))
         shards, facts = dict(self.header.shards), dict(self.header.facts)
-        for at, (name, value) in enumerate({TOKENS: origins, **sites}.items()):
-            folder = TOKENS if name == TOKENS else f"site_{at - 1}"
-            shard = self._write(f"{folder}/{number:05d}.bin", value[:size])
+        for name, value in {TOKENS: origins, **sites}.items():
+            shard = self._write(shard_file(self.header.source, name, number), value[:size])
             shards[name] = (*shards.get(name, ()), shard)
             if name != TOKENS:
                 facts[name] = _added(facts.get(name), value[:size])

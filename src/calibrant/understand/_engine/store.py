@@ -201,9 +201,43 @@ def read_header(folder: Path) -> Header | None:
         return None
     with disk("reading", path):
         try:
-            return Header.model_validate(json.loads(path.read_text(encoding="utf-8")))
+            header = Header.model_validate(json.loads(path.read_text(encoding="utf-8")))
         except (ValueError, ValidationError, RecursionError) as error:
             raise InputError(f"'{path}' is damaged: {reason(error)}", hint=_AGAIN) from None
+    if header.version != 1:
+        raise InputError(f"'{path}' is of layout {header.version}, this one reads 1", hint=_AGAIN)
+    if not _adds_up(header):
+        raise InputError(f"'{path}' is damaged: it does not add up", hint=_AGAIN)
+    return header
+
+
+def shard_file(source: Source, name: str, number: int) -> str:
+    """Path, below the store's folder, of a shard of a site or of 'tokens'."""
+    folder = TOKENS if name == TOKENS else f"site_{source.sites.index(name)}"
+    return f"{folder}/{number:05d}.bin"
+
+
+def _adds_up(header: Header) -> bool:
+    """Whether shards are as many, as long and called as the source says."""
+    source = header.source
+    names = {TOKENS, *source.sites} if header.rows else set()
+    if source.shard < 1 or header.rows < 0:
+        return False
+    whole, rest = divmod(header.rows, source.shard)
+    if any(len(shards) != whole + bool(rest) for shards in header.shards.values()):
+        return False
+    if set(header.shards) != names or set(header.facts) != names - {TOKENS} or (rest and not header.complete):
+        return False
+    if any(facts.d < 1 or len(facts.total) != facts.d for facts in header.facts.values()):
+        return False
+    return all(
+        [(one.file, one.rows) for one in shards]
+        == [
+            (shard_file(source, name, number), source.shard if number < whole else rest)
+            for number in range(len(shards))
+        ]
+        for name, shards in header.shards.items()
+    )
 
 
 def check_source(folder: Path, found: Source, wanted: Source) -> None:
@@ -237,8 +271,6 @@ def check_shards(folder: Path, header: Header, verify: bool) -> None:
     for name, shards in header.shards.items():
         width = 3 if name == TOKENS else header.facts[name].d
         size = width * _numpy(name, header.source.dtype).itemsize
-        if sum(shard.rows for shard in shards) != header.rows:
-            raise InputError(f"the header in '{folder}' does not add up at '{name}'", hint=_AGAIN)
         for shard in shards:
             path = folder / shard.file
             with disk("reading", path):
