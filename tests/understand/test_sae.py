@@ -288,3 +288,14 @@ def test_null_random_weights_are_no_better_than_themselves():
         )
     reach = float(t.ppf(0.975, 4)) * np.std(apart, ddof=1) / 5**0.5
     assert abs(np.mean(apart)) < max(reach, 0.05)
+
+
+def test_moments_are_of_the_training_rows_alone(model, tmp_path):
+    texts = texts_of(model)
+    store = harvest(model, texts, source_of(model, texts, [SITE]), tmp_path)
+    held = torch.arange(len(store))[::3]
+    rest = torch.tensor([i for i in range(len(store)) if i % 3])
+    centre, second = technique._moments(store, SITE, held)
+    rows = store.rows(SITE, rest).double()
+    torch.testing.assert_close(centre, rows.mean(0))
+    assert second == pytest.approx(float(rows.square().sum(1).mean()), rel=1e-9)

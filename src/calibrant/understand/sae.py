@@ -175,7 +175,7 @@ def _one(
     )  # fmt: skip
     numbers = store.tokens(torch.arange(len(store)))[:, 0]
     training, held = (torch.isin(numbers, torch.tensor(rows)).nonzero()[:, 0] for rows in split)
-    rows = _rows(store, sites, training, config, run.seed)
+    rows = _rows(store, sites, training, held, config, run.seed)
     key = digest([config, source.model_dump(mode="json"), run.seed])
     coder = train(shape, rows, config, run, key, note, next(model.module.parameters()).device)
     tally = tallied(coder, store, sites, held)
@@ -185,7 +185,7 @@ def _one(
     return coder, store, metrics, tally.density
 
 
-def _rows(store: Store, sites: Sites, training: Tensor, config: SAE, seed: int) -> Rows:
+def _rows(store: Store, sites: Sites, training: Tensor, held: Tensor, config: SAE, seed: int) -> Rows:
     at = in_order(len(training), config.batch, lambda epoch: store.order(seed, epoch, training))
 
     def batch(step: int) -> tuple[Tensor, Tensor]:
@@ -193,8 +193,17 @@ def _rows(store: Store, sites: Sites, training: Tensor, config: SAE, seed: int) 
         x = store.rows(sites.read, numbers)
         return x, x if sites.read == sites.written else store.rows(sites.written, numbers)
 
-    header = store.header
-    return Rows(batch, header.mean(sites.written), header.second(sites.read), header.second(sites.written))
+    (_, read), (mean, written) = (_moments(store, site, held) for site in sites)
+    return Rows(batch, mean, read, written)
+
+
+def _moments(store: Store, site: str, held: Tensor) -> tuple[Tensor, float]:
+    """Mean (d,) and E||x||^2 of the rows that are not held out."""
+    facts, count = store.header.facts[site], len(store) - len(held)
+    total, square = torch.tensor(facts.total, dtype=torch.float64), facts.square
+    for _, x in store.chunks(site, 2048, held):
+        total, square = total - x.double().sum(0), square - float(x.double().square().sum())
+    return total / count, square / count
 
 
 def _texts(model: OpenLM, prompts: Prompts, left_out: LeftOut) -> tuple[Texts, int]:

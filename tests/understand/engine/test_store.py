@@ -160,7 +160,7 @@ def test_a_damaged_shard_is_named(model, tmp_path):
         Store(tmp_path)
     for change in ({"rows": 10**12}, {"version": 2}, {"facts": {}}, {"shards": {}}, {"rows": -1}):
         (tmp_path / "header.json").write_text(json.dumps(header | change))
-        with pytest.raises(InputError, match="add up|is of layout 2"):
+        with pytest.raises(InputError, match=r"add up|is of layout 2"):
             Store(tmp_path)
     header["shards"]["tokens"][0]["file"] = "../elsewhere"
     (tmp_path / "header.json").write_text(json.dumps(header))
