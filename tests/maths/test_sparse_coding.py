@@ -219,6 +219,17 @@ def test_shapes_that_are_none_are_refused():
             SparseCoder(shape)
 
 
+def test_rows_of_another_shape_are_refused():
+    coder = coder_of("topk")
+    for rows in (draw(B, D + 1), draw(2, B, D), draw(B, D).float(), draw(D)):
+        with pytest.raises(InputError, match="rows of shape"):
+            coder(rows)
+        with pytest.raises(InputError, match="rows of shape"):
+            coder.losses(rows)
+    with pytest.raises(InputError, match="rows of shape"):
+        coder.losses(draw(B, D), draw(B, D + 1))
+
+
 def test_no_row_no_feature():
     """An empty choice is no error: a row may keep nothing."""
     coder = coder_of("relu")

@@ -151,7 +151,12 @@ class SparseCoder(nn.Module):
         self.skip = nn.Parameter(torch.zeros(shape.d_out, shape.d_in, dtype=dtype)) if shape.skip else None
 
     def codes(self, x: Tensor) -> tuple[Pattern, Tensor]:
-        """Features of rows (B, d_in), as a coder that is not trained gives them: where, and values (n,)."""
+        """Features of rows (B, d_in), as a coder that is not trained gives them: where, and values (n,).
+
+        Raises:
+            InputError: rows of another shape or type.
+        """
+        self._check(x, self.shape.d_in)
         pre = encoded(x, self.encoder, self.bias, self._shift())
         if self.shape.variant == "topk":
             pattern, values = top_k(self.shape.k)(pre)
@@ -192,7 +197,12 @@ class SparseCoder(nn.Module):
             coefficient: of the L1 or L0 penalty; relu and jumprelu only.
             dead: (m,) bool: features that the auxiliary loss revives.
             auxiliary: its coefficient.
+
+        Raises:
+            InputError: rows of another shape or type.
         """
+        self._check(x, self.shape.d_in)
+        self._check(x if target is None else target, self.shape.d_out)
         wanted = x if target is None else target
         sparse = self.shape.variant in ("topk", "batchtopk")
         step = self._sparse(x) if sparse else self._dense(x, coefficient)
@@ -220,6 +230,13 @@ class SparseCoder(nn.Module):
                     part.div_(written)
             if self.skip is not None:
                 self.skip.mul_(read / written)
+
+    def _check(self, rows: Tensor, width: int) -> None:
+        if rows.ndim != 2 or rows.shape[1] != width or rows.dtype != self.encoder.dtype:
+            raise InputError(
+                f"rows of shape {tuple(rows.shape)} and type {rows.dtype}",
+                hint=f"give (rows, {width}) in {self.encoder.dtype}",
+            )
 
     def _shift(self) -> Tensor | None:
         return self.decoder_bias if self.shape.shifted else None
