@@ -241,6 +241,9 @@ KNOWN: dict[str, Known] = {
         config={"size": "tiny", "tokens": 2000, "long_share": 1.0, "fit": {"bf16": False}},
         slow=True,
     ),
+    "understand.sae": Known(
+        "a million tokens are many", config={"tokens": 2000, "batch": 64, "expansion": 2, "k": 4}
+    ),
 }
 
 OPEN_BUGS: dict[str, str] = {}

@@ -129,6 +129,7 @@ _TECHNIQUES: dict[str, tuple[str, str]] = {
         "one direction that refusal hangs on: found, removed, added",
         "ablation/removed",
     ),
+    "understand.sae": ("a sparse autoencoder of a site, with a random-weights control", "explained_variance"),
     "understand.triangulate": ("a claim held against five families of instruments, by a rule", "supported"),
     "understand.tuned_lens": ("tuned lens: read each layer through a fitted map, with a control", "gain"),
     "understand.twin_difference": ("what was changed in a model, from unrelated texts", "edited"),
