@@ -36,7 +36,7 @@ def judged(options, cells, how="earlier", made=None, **config):
 def test_the_planted_heads_are_supported(family):
     result = judged({"family": family}, names((0, 1), (1, 2)))
     assert result.finding == "supported" and result.metrics["supported"].value == 1
-    assert result.metrics["share/denoise"].value > 0.9 and result.metrics["share/noise"].value > 0.9
+    assert result.metrics["effect/denoise"].value > 0.9 and result.metrics["effect/noise"].value > 0.9
     assert result.metrics["families"].value >= 3
 
 
@@ -44,7 +44,7 @@ def test_the_planted_heads_are_supported(family):
 def test_a_decoy_is_contradicted_however_much_it_attends(family):
     result = judged({"family": family}, names((1, 0), (0, 4)))
     assert result.finding == "contradicted" and result.metrics["supported"].value == 0
-    assert result.metrics["share/attention"].value > 0.5 > 0.1 > result.metrics["share/denoise"].value
+    assert result.metrics["effect/attention"].value > 0.5 > 0.1 > result.metrics["effect/denoise"].value
 
 
 def test_a_half_true_claim_is_suggestive_and_the_idle_head_is_named():
@@ -68,7 +68,7 @@ def test_nothing_is_testable_on_a_null(null):
     result = judged(null, names((0, 1), (1, 2)))
     assert result.finding == "not testable" and truth(null) == ()
     assert result.metrics["supported"].value is None
-    assert "not testable" in result.metrics["share/denoise"].reason
+    assert "not testable" in result.metrics["effect/denoise"].reason
 
 
 def test_too_few_other_sets_are_too_few_to_compare_with():

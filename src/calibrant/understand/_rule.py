@@ -50,12 +50,17 @@ class Rule(Frozen):
 class Line(NamedTuple):
     """What one instrument says of the claim."""
 
-    share: float
-    """Of the corruption's effect."""
+    estimate: Estimate
+    """Share of the corruption's effect, with its interval."""
     beyond_chance: float
     """p-value: the signs of pairs flipped."""
     beyond_others: float
     """p-value: rank among the other sets."""
+
+    @property
+    def share(self) -> float:
+        """Of the corruption's effect."""
+        return float(self.estimate.value or 0.0)
 
 
 class Ruling(NamedTuple):
@@ -83,7 +88,9 @@ def ruled(evidence: Evidence, heldout: Evidence, size: int, rule: Rule) -> Rulin
     if len(present) / (1 + others) / rule.families > rule.level:  # the least that the correction leaves
         return untestable(f"only {others} other sets of {size} cells: a p-value cannot be small enough")
     lines = {name: _line(evidence, name, size) for name in evidence.effects}
-    chances = [max(max(lines[n][1:]) for n in names) for names in present.values()]
+    chances = [
+        max(max(lines[n].beyond_chance, lines[n].beyond_others) for n in names) for names in present.values()
+    ]
     adjusted = dict(zip(present, benjamini_hochberg(chances), strict=True))
     speaking = tuple(
         family
@@ -92,7 +99,7 @@ def ruled(evidence: Evidence, heldout: Evidence, size: int, rule: Rule) -> Rulin
     )
     against = [n for n, x in lines.items() if x.beyond_chance <= rule.level and x.share < -rule.part]
     doubts = [f"{name} is beyond chance on the other side" for name in against]
-    small = [way for way in WAYS if share_of(evidence, way, 0).value is None or lines[way].share < rule.floor]
+    small = [way for way in WAYS if lines[way].share < rule.floor]
     if small:
         doubts.append(f"the set carries less than {rule.floor:g} by {' and '.join(small)}")
     if len(speaking) < rule.families or "interventional" not in speaking:
@@ -102,7 +109,7 @@ def ruled(evidence: Evidence, heldout: Evidence, size: int, rule: Rule) -> Rulin
         )
     doubts += [f"held-out pairs do not say so by {way}" for way in WAYS if not _repeats(heldout, way, rule)]
     doubts += [f"cell {at + 1} of the claim does nothing by itself" for at in _idle(evidence, size, rule)]
-    if against or all(_below(evidence, way, rule.floor) for way in WAYS):
+    if against or all(_below(lines[way].estimate, rule.floor) for way in WAYS):
         return Ruling("contradicted", tuple(doubts), lines, speaking)
     return Ruling("suggestive" if doubts else "supported", tuple(doubts), lines, speaking)
 
@@ -118,7 +125,7 @@ def _line(evidence: Evidence, name: str, size: int) -> Line:
     others = strength[1 + size :]
     rank = (1 + int((others >= strength[0]).sum())) / (1 + len(others))
     chance = float(max_sign_flip(effects[:1], clusters=evidence.pairs.clusters)[0])
-    return Line(float(effects[0].mean() / evidence.total.mean()), chance, rank)
+    return Line(share_of(evidence, name, 0), chance, rank)
 
 
 def share_of(evidence: Evidence, name: str, row: int) -> Estimate:
@@ -129,9 +136,8 @@ def share_of(evidence: Evidence, name: str, row: int) -> Estimate:
     return mean(linear.tolist(), clusters=evidence.pairs.clusters, better="none", unit="pair", null_value=0.0)
 
 
-def _below(evidence: Evidence, way: str, floor: float) -> bool:
-    high = share_of(evidence, way, 0).high
-    return high is not None and high < floor
+def _below(estimate: Estimate, floor: float) -> bool:
+    return estimate.high is not None and estimate.high < floor
 
 
 def _repeats(heldout: Evidence, way: str, rule: Rule) -> bool:

@@ -59,7 +59,7 @@ class Claim(Rule):
 
 
 class TriangulationResult(Result):
-    """``share/INSTRUMENT`` of the set, ``families``, ``supported``, and the rule's own error rates.
+    """``effect/INSTRUMENT`` of the set, ``families``, ``supported``, and the rule's own error rates.
 
     Artefact 'claim.json'."""
 
@@ -96,7 +96,9 @@ def triangulate(
     idle = [idle_reason(total_effect(model, side), side) for side in (pairs, other)]
     run.spend(queries=2 * (len(pairs.rows) + len(other.rows)))
     if any(idle):
-        ruling = untestable(*(reason for reason in idle if reason))
+        ruling = untestable(
+            *dict.fromkeys(reason.removeprefix("not testable: ") for reason in idle if reason)
+        )
     else:
         evidence = measured(model, pairs, cells, sets, run)
         repeated = measured(model, other, cells, [members], run)
@@ -146,12 +148,9 @@ def _metrics(ruling: Ruling, n: int) -> dict[str, Estimate]:
     """Shares of the set, and the verdict in numbers."""
     if ruling.finding == "not testable":
         why = f"not testable: {'; '.join(ruling.reasons)}"
-        names = (*(f"share/{name}" for name in INSTRUMENTS), "families", "supported")
+        names = (*(f"effect/{name}" for name in INSTRUMENTS), "families", "supported")
         return {name: unknown(why, n=n, unit="pair") for name in names}
-    shares = {
-        f"share/{name}": point(line.share, unit="of the corruption's effect", n=n)
-        for name, line in ruling.lines.items()
-    }
+    shares = {f"effect/{name}": line.estimate for name, line in ruling.lines.items()}
     for name, line in ruling.lines.items():
         shares[f"p_null/{name}"] = point(line.beyond_others, unit="p-value", n=n)
     return {
@@ -178,7 +177,10 @@ def _write(run: Run, config: Claim, ruling: Ruling, card: InstrumentCard) -> Non
         "finding": ruling.finding,
         "reasons": list(ruling.reasons),
         "families": list(ruling.families),
-        "instruments": {name: line._asdict() for name, line in ruling.lines.items()},
+        "instruments": {
+            name: {"share": line.share, "p_chance": line.beyond_chance, "p_null": line.beyond_others}
+            for name, line in ruling.lines.items()
+        },
         "card": card.digest,
     }
     run.artifact("claim.json").write_text(json.dumps(table, indent=1), encoding="utf-8")
