@@ -139,7 +139,7 @@ def test_the_nearest_class_is_named():
     card = shipped_card()
     for case in list(CircuitPlants("induction", {"n": "2"}).cases(0))[::10]:
         assert nearest_class(case.model) == case.point["family"]
-        assert f"nearest case {case.point['family']}/none/earlier" in in_words(card, case.model, "denoise")
+        assert f"({case.point['family']}/none/earlier, 16 pairs)" in in_words(card, case.model, "denoise")
 
 
 def test_what_is_no_card_is_refused(tmp_path):

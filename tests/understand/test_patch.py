@@ -94,7 +94,9 @@ def test_false_finds_are_rare_where_nothing_is_planted():
 def test_every_score_names_its_card():
     heads = run({"family": "llama"}, n=8).caveats
     for way in ("denoise", "noise"):
-        assert any(f"card of '{way}', nearest case llama/none/earlier: AUROC 1.00" in note for note in heads)
+        assert any(
+            f"card of '{way}'" in x and "llama/none/earlier, 16 pairs): AUROC 1.00" in x for x in heads
+        )
     layers = run({}, n=8, config=Patching(site="attn_out", positions="all")).caveats
     assert any("no card" in note and "attn_out" in note for note in layers)
 

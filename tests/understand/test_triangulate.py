@@ -50,13 +50,13 @@ def test_a_decoy_is_contradicted_however_much_it_attends(family):
 def test_a_half_true_claim_is_suggestive_and_the_idle_head_is_named():
     result = judged({}, names((1, 2), (0, 4)))
     assert result.finding == "suggestive"
-    assert any("cell 2 of the claim does nothing by itself" in caveat for caveat in result.caveats)
+    assert any("layer_0/head_4 by itself is not shown to do anything" in caveat for caveat in result.caveats)
 
 
 def test_a_corruption_that_does_not_show_a_head_supports_no_claim_on_it():
     result = judged({}, names((0, 1), (1, 2)), how="answer")
     assert result.finding == "suggestive"
-    assert any("cell 1 of the claim does nothing" in caveat for caveat in result.caveats)
+    assert any("layer_0/head_1 by itself is not shown" in caveat for caveat in result.caveats)
 
 
 def test_a_head_that_works_against_the_answer_is_contradicted():
@@ -73,7 +73,9 @@ def test_nothing_is_testable_on_a_null(null):
 
 def test_too_few_other_sets_are_too_few_to_compare_with():
     result = judged({}, names((1, 2)))
-    assert result.finding == "not testable" and any("only 11 other sets of 1" in c for c in result.caveats)
+    assert result.finding == "not testable" and any(
+        "11 other sets of 1 cells are compared with, and 33 are needed" in c for c in result.caveats
+    )
 
 
 def test_the_rule_prints_its_own_errors_and_not_under_other_thresholds(tmp_path):

@@ -49,10 +49,10 @@ def in_words(card: InstrumentCard, model: OpenLM, instrument: str) -> str:
     false, cases = sum(one.false_sweeps for one in nulls), sum(one.cases for one in nulls)
     high = proportion_interval(false, cases)[1]
     auroc = sum(row.auroc) / len(row.auroc) if row.auroc else float("nan")
-    what = _WHAT.get(instrument, "")
+    what, case = _WHAT.get(instrument, ""), f"{row.point}, {card.pairs} pairs"
     return (
-        f"card of '{instrument}'{what}, nearest case {row.point}: AUROC {auroc:.2f}, "
-        + f"{row.hits} of {row.planted} planted heads found; "
+        f"card of '{instrument}'{what}, circuits set by hand in small models, nearest class, plainest case "
+        + f"({case}): AUROC {auroc:.2f}, {row.hits} of {row.planted} planted heads found; "
         + f"on nulls {false} of {cases} sweeps find any (at most {high:.1%})"
     )
 

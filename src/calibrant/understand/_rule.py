@@ -5,8 +5,8 @@ A claim says that a set of cells carries the answer. It is
 - *not testable* where the corruption does not change the answer, or there are too few other sets to compare;
 - *supported* where three families of instruments or more are past their matched null (other sets of as many
   cells, drawn at random) and beyond chance, at a false discovery rate over families; patching is one of
-  them, in both directions, and above the floor; pairs held out say the same; every cell does something by
-  itself; and no family contradicts in sign;
+  them, in both directions, and above the floor; pairs held out say the same; every cell is shown to do
+  something by itself; and no family contradicts in sign;
 - *contradicted* where the set carries less than the floor in both directions for sure, or where a family is
   beyond chance on the other side;
 - else *suggestive*.
@@ -14,7 +14,8 @@ A claim says that a set of cells carries the answer. It is
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -74,19 +75,24 @@ class Ruling(NamedTuple):
     """Families that speak for the claim."""
 
 
-def ruled(evidence: Evidence, heldout: Evidence, size: int, rule: Rule) -> Ruling:
-    """Judge a claim on ``size`` cells, on pairs where the corruption changes the answer.
+def ruled(evidence: Evidence, heldout: Evidence, names: Sequence[str], rule: Rule) -> Ruling:
+    """Judge a claim on the cells called ``names``, on pairs where the corruption changes the answer.
 
     Args:
-        evidence: row 0 is the set, then each of its ``size`` cells, then the other sets.
+        evidence: row 0 is the set, then each of its cells, then the other sets.
         heldout: row 0 is the set, on other pairs.
         rule: thresholds.
     """
+    size = len(names)
     others = evidence.effects["denoise"].shape[0] - 1 - size
     present = {family: [n for n in names if n in evidence.effects] for family, names in FAMILIES.items()}
     present = {family: names for family, names in present.items() if names}
     if len(present) / (1 + others) / rule.families > rule.level:  # the least that the correction leaves
-        return untestable(f"only {others} other sets of {size} cells: a p-value cannot be small enough")
+        needed = math.ceil(len(present) / rule.families / rule.level - 1e-9) - 1
+        return untestable(
+            f"{others} other sets of {size} cells are compared with, and {needed} are needed for a p-value "
+            "that is small enough: raise 'sets', or claim a number of cells of which there are more sets"
+        )
     lines = {name: _line(evidence, name, size) for name in evidence.effects}
     chances = [
         max(max(lines[n].beyond_chance, lines[n].beyond_others) for n in names) for names in present.values()
@@ -108,7 +114,7 @@ def ruled(evidence: Evidence, heldout: Evidence, size: int, rule: Rule) -> Rulin
             f"(needs {rule.families}, patching in both directions among them)"
         )
     doubts += [f"held-out pairs do not say so by {way}" for way in WAYS if not _repeats(heldout, way, rule)]
-    doubts += [f"cell {at + 1} of the claim does nothing by itself" for at in _idle(evidence, size, rule)]
+    doubts += [f"{names[at]} by itself {why}" for at, why in _idle(evidence, size, rule).items()]
     if against or all(_below(lines[way].estimate, rule.floor) for way in WAYS):
         return Ruling("contradicted", tuple(doubts), lines, speaking)
     return Ruling("suggestive" if doubts else "supported", tuple(doubts), lines, speaking)
@@ -146,13 +152,17 @@ def _repeats(heldout: Evidence, way: str, rule: Rule) -> bool:
     return chance <= rule.level and float(effects.mean() / heldout.total.mean()) >= rule.floor
 
 
-def _idle(evidence: Evidence, size: int, rule: Rule) -> list[int]:
-    """Cells of the claim that do nothing by themselves in either direction."""
+def _idle(evidence: Evidence, size: int, rule: Rule) -> dict[int, str]:
+    """Cells not shown to do something by themselves, and why; corrected for looking at all, both ways."""
     table = np.concatenate([evidence.effects[way][1 : 1 + size] for way in WAYS])
     chances = max_sign_flip(table, clusters=evidence.pairs.clusters).reshape(len(WAYS), size)
     shares = np.abs(table.mean(1) / evidence.total.mean()).reshape(len(WAYS), size)
-    working = ((chances <= rule.level) & (shares >= rule.part)).any(0)
-    return [at for at in range(size) if not working[at]]
+    found = {}
+    for at in range(size):
+        if not ((chances[:, at] <= rule.level) & (shares[:, at] >= rule.part)).any():
+            share, chance = shares[:, at].max(), chances[:, at].min()
+            found[at] = f"is not shown to do anything ({share:.2g} of the effect, corrected p {chance:.2g})"
+    return found
 
 
 def idle_reason(total: Floats, pairs: Encoded) -> str:

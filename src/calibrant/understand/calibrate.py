@@ -160,7 +160,8 @@ def _case(planted: Planted, key: str, seed: int, config: Calibration) -> Case:
     for number, one in enumerate(claims):
         rows = [width + number, *one.members, *range(start, start + len(drawn[number]))]
         start += len(drawn[number])
-        ruling = ruled(_rows(first, rows), _rows(second, [width + number]), len(one.members), config.rule)
+        claimed = [cells[at].name for at in one.members]
+        ruling = ruled(_rows(first, rows), _rows(second, [width + number]), claimed, config.rule)
         judged.append(Judged(claim=one.kind, finding=ruling.finding))
     alone, again = _rows(first, range(width)), _rows(second, range(width))
     scored = tuple(

@@ -1,4 +1,4 @@
-"""Triangulation: a claim about what carries an answer, held against four families of instruments.
+"""Triangulation: a claim about what carries an answer, held against five families of instruments.
 
 No claim rests on one method. The claim names cells (heads, or what blocks add) and the pairs of prompts on
 which they carry the answer. Patching in both directions, ablation, gradients, output weights and attention
@@ -102,7 +102,7 @@ def triangulate(
     else:
         evidence = measured(model, pairs, cells, sets, run)
         repeated = measured(model, other, cells, [members], run)
-        ruling = ruled(evidence, repeated, len(members), config)
+        ruling = ruled(evidence, repeated, config.cells, config)
     card = card or shipped_card()
     _write(run, config, ruling, card)
     return TriangulationResult(
