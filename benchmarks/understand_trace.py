@@ -26,7 +26,7 @@ from calibrant.data.rows import Fact
 from calibrant.models.open_model import OpenModel
 from calibrant.testbed.tokens import build_tokenizer
 from calibrant.understand._facts import Asked
-from calibrant.understand._restore import Corruption, layers_of, restore
+from calibrant.understand._trace_runs import Corruption, layers_of, restore
 
 LAYERS, LENGTH, VOCABULARY, DRAWS = 8, 24, 5000, 10
 SUBJECT = (1, 4)

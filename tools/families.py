@@ -21,8 +21,8 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 from zoo import ZOO, build
 
-from calibrant.attack.suffix.candidates import Candidates, Frame
 from calibrant.attack.suffix.embedded import speak
+from calibrant.attack.suffix.scorer import Candidates, Frame
 from calibrant.core import CalibrantError, Chat, Quiet, Sampling
 from calibrant.data.rows import Item, Items, Pair, Preferences
 from calibrant.models.batching import batching

@@ -24,7 +24,7 @@ MODULES: dict[str, str] = {
     "defend.guards": "defend.pattern_guard",
     "measure.lm_judge": "measure.judges.lm",
     "measure.rule_judge": "measure.judges.rule",
-    "models.candidates": "attack.suffix.candidates",
+    "models.candidates": "attack.suffix.scorer",
     "testbed.recipe": "testbed.raise_model",
 }
 """Old module -> new module."""

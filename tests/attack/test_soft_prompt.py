@@ -10,7 +10,7 @@ import torch
 
 from calibrant.attack.soft_prompt import SoftPrompt, soft_prompt, tune
 from calibrant.attack.suffix import embedded
-from calibrant.attack.suffix.candidates import Candidates
+from calibrant.attack.suffix.scorer import Candidates
 from calibrant.attack.suffix.slot import in_context
 from calibrant.core import Chat, Identity, InputError, Quiet, Sampling, Verdict
 from calibrant.models.open_model import OpenModel

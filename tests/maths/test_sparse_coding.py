@@ -7,7 +7,8 @@ import torch
 from torch.testing import assert_close
 
 from calibrant.core import InputError
-from calibrant.maths.sparse_codes import (
+from calibrant.maths.sparse_coding import Shape, SparseCoder, jump_relu, step, tangent_, unit_rows_
+from calibrant.maths.sparse_kernels import (
     Pattern,
     batch_top_k,
     decoded,
@@ -16,7 +17,6 @@ from calibrant.maths.sparse_codes import (
     top_entries,
     top_k,
 )
-from calibrant.maths.sparse_coding import Shape, SparseCoder, jump_relu, step, tangent_, unit_rows_
 
 B, D, M, K = 13, 6, 40, 5
 VARIANTS = ("relu", "topk", "batchtopk", "jumprelu")

@@ -31,7 +31,7 @@ from calibrant.testbed.facts import READOUT, RECALL, open_facts, open_plant
 from calibrant.testbed.raise_model import build_module
 from calibrant.testbed.tokens import build_tokenizer
 from calibrant.understand._facts import ask
-from calibrant.understand._restore import Corruption, scale_of
+from calibrant.understand._trace_runs import Corruption, scale_of
 from calibrant.understand.causal_trace import CausalTracing, causal_trace
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))

@@ -22,8 +22,8 @@ from pydantic import Field
 from torch import Tensor
 
 from calibrant.attack.engine.metrics import check_goals, reach_rate
-from calibrant.attack.suffix.candidates import Candidates
 from calibrant.attack.suffix.embedded import speak
+from calibrant.attack.suffix.scorer import Candidates
 from calibrant.attack.suffix.search import wished
 from calibrant.attack.suffix.slot import in_context
 from calibrant.core import (

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from calibrant.core.errors import InputError
-from calibrant.maths.sparse_codes import (
+from calibrant.maths.sparse_kernels import (
     Choice,
     Pattern,
     batch_top_k,

@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from calibrant.maths.sparse_codes import Pattern
+from calibrant.maths.sparse_kernels import Pattern
 
 
 class Tally:

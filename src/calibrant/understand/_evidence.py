@@ -28,7 +28,7 @@ from calibrant.understand._effects import Floats, both_ways
 from calibrant.understand._engine.gradients import gradients, leaf
 from calibrant.understand._engine.patches import Edit, Patch, check_still
 from calibrant.understand._engine.readers import LogitDifference
-from calibrant.understand._engine.resume import last_logits
+from calibrant.understand._engine.skip import last_logits
 from calibrant.understand._engine.sweep import sweep, traced
 from calibrant.understand._patterns import patterns
 

@@ -19,7 +19,7 @@ from calibrant.models.batching import batching
 from calibrant.models.hooks import captured
 from calibrant.understand._engine.patches import check_still
 from calibrant.understand._engine.readers import Reader
-from calibrant.understand._engine.resume import last_logits
+from calibrant.understand._engine.skip import last_logits
 
 Act = Callable[[OpenLM, Tensor], AbstractContextManager[None]]
 """``ablated``, or ``steer`` at a site: a model and directions (B, D), one a row."""

@@ -13,7 +13,7 @@ from calibrant.core import CapabilityError, OpenLM
 from calibrant.models.batching import memory_name
 from calibrant.models.hooks import captured
 from calibrant.models.model_facts import FOREIGN, accepted, close
-from calibrant.understand._engine.resume import Past
+from calibrant.understand._engine.skip import Past
 
 _ROWS = 8
 _CHOICE, _HOOKED = "_attn_implementation_internal", "_output_capturing_hooks_installed"

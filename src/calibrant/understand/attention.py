@@ -33,7 +33,7 @@ from calibrant.understand._cells import Cells, cells_of, left_out
 from calibrant.understand._contrasts import Encoded, encode
 from calibrant.understand._effects import Floats, corrected, why_idle
 from calibrant.understand._engine.readers import LogitDifference
-from calibrant.understand._engine.resume import last_logits
+from calibrant.understand._engine.skip import last_logits
 from calibrant.understand._engine.sweep import sweep, traced
 from calibrant.understand._heads import written
 from calibrant.understand._patterns import Patterns, patterns

@@ -30,7 +30,7 @@ from calibrant.models.anatomy import anatomy
 from calibrant.stats import mean
 from calibrant.understand._effects import Floats, corrected, why_idle
 from calibrant.understand._facts import Asked, ask
-from calibrant.understand._restore import Corruption, Restored, layers_of, read_clean, restore, scale_of
+from calibrant.understand._trace_runs import Corruption, Restored, layers_of, read_clean, restore, scale_of
 
 _WINDOW = 10 / 48
 """The paper's window, 10 layers of GPT-2 XL's 48, as a share of the depth."""

@@ -14,7 +14,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from calibrant.attack.suffix.candidates import Candidates
+from calibrant.attack.suffix.scorer import Candidates
 from calibrant.attack.suffix.slot import Slot, alone, in_context
 from calibrant.core import CapabilityError, Chat, Frozen, Goal, InputError, OpenLM, Sampling
 from calibrant.maths.gcg import agreement, kept, sample

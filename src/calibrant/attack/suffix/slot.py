@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from calibrant.attack.suffix.candidates import Frame, check_length
+from calibrant.attack.suffix.scorer import Frame, check_length
 from calibrant.core.errors import InputError
 from calibrant.core.lm import Chat, OpenLM
 from calibrant.models.templates import chat_text

@@ -26,7 +26,7 @@ from calibrant.understand._engine.edge_scores import rows_at_once
 from calibrant.understand._engine.graph import Graph
 from calibrant.understand._engine.patches import check_still
 from calibrant.understand._engine.readers import Reader
-from calibrant.understand._engine.resume import last_logits
+from calibrant.understand._engine.skip import last_logits
 from calibrant.understand._engine.stream import added, before, by_head, watched, written
 from calibrant.understand._engine.wiring import weight_of
 

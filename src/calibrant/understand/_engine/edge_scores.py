@@ -23,7 +23,7 @@ from calibrant.core import NumericalError, OpenLM
 from calibrant.understand._engine.graph import Graph
 from calibrant.understand._engine.patches import check_still
 from calibrant.understand._engine.readers import Reader
-from calibrant.understand._engine.resume import last_logits
+from calibrant.understand._engine.skip import last_logits
 from calibrant.understand._engine.stream import Seen, flows_of, reader_flows, watched, written
 from calibrant.understand._engine.wiring import weight_of
 

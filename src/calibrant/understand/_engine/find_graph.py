@@ -12,7 +12,7 @@ from calibrant.models.model_facts import FOREIGN, facts, muted, sample_ids
 from calibrant.understand._engine.columns import TOKENS, refusal, trial
 from calibrant.understand._engine.graph import Graph
 from calibrant.understand._engine.patches import check_still
-from calibrant.understand._engine.resume import last_logits
+from calibrant.understand._engine.skip import last_logits
 from calibrant.understand._engine.stream import flows_of, reader_flows, watched, written
 from calibrant.understand._engine.wiring import weight_of, wirings
 

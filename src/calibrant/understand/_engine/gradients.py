@@ -11,7 +11,7 @@ from calibrant.core import NumericalError, OpenLM
 from calibrant.models.hooks import captured, edited
 from calibrant.understand._engine.patches import check_still
 from calibrant.understand._engine.readers import Reader
-from calibrant.understand._engine.resume import last_logits
+from calibrant.understand._engine.skip import last_logits
 
 
 def leaf(value: Tensor) -> Tensor:

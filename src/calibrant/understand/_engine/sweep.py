@@ -30,7 +30,7 @@ from calibrant.models.sites import located
 from calibrant.models.trace import whole_rows
 from calibrant.understand._engine.patches import Edit, Patch, check, check_still, first_block, places_of
 from calibrant.understand._engine.readers import Reader
-from calibrant.understand._engine.resume import Past, joined, last_logits, resumed
+from calibrant.understand._engine.skip import Past, joined, last_logits, resumed
 
 How = Literal["from the patch on", "from its block on", "in full", "one row at a time"]
 _TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8}  # of the largest logit; half precision: 5 %

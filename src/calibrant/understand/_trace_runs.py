@@ -16,7 +16,7 @@ from calibrant.models.sites import places
 from calibrant.understand._effects import Floats
 from calibrant.understand._engine.patches import Edit, Patch, check_still
 from calibrant.understand._engine.readers import LogProbAndDifference
-from calibrant.understand._engine.resume import last_logits
+from calibrant.understand._engine.skip import last_logits
 from calibrant.understand._engine.sweep import sweep, traced
 from calibrant.understand._facts import Asked
 

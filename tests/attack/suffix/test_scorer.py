@@ -8,7 +8,7 @@ from torch.testing import assert_close
 from transformers import GPT2Config, GPT2LMHeadModel, MambaConfig, MambaForCausalLM
 
 from calibrant.attack.suffix import candidates
-from calibrant.attack.suffix.candidates import Candidates, Frame, check_length
+from calibrant.attack.suffix.scorer import Candidates, Frame, check_length
 from calibrant.core import InputError, NumericalError
 from calibrant.maths.gcg import target_losses
 
