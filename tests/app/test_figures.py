@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from xml.etree import ElementTree
 
 import pytest
 
@@ -65,12 +66,34 @@ def test_records_and_entries_are_drawn_alike(tmp_path):
         ({}, {}, "there are no metrics"),
         (PLAIN, {"metrics": ["totl_effect"]}, r"'totl_effect' \(did you mean 'total_effect'"),
         (PLAIN, {"kind": "matrix"}, "no metric to draw as matrix"),
+        (PLAIN, {"kind": "matrx"}, r"no kind 'matrx' \(did you mean 'matrix'"),
+        (PLAIN, {"metrics": ["total_effect", "typo"]}, "no metric to draw as intervals: 'typo'"),
+        (
+            {f"x/layer_{i}/head_{j}": estimate(0.1) for i in range(30) for j in range(30)},
+            {},
+            "900 cells are too many",
+        ),
         (CELLS, {"kind": "matrix", "metrics": ["noises"]}, r"'noises' \(did you mean 'noise'"),
     ],
 )
 def test_what_cannot_be_drawn_is_refused(metrics, options, words):
     with pytest.raises(InputError, match=words):
         figure(SweepResult(metrics=metrics), **options)
+
+
+def test_what_is_left_out_is_counted_and_what_is_named_is_drawn():
+    many = {f"m{i}": estimate(float(i)) for i in range(60)}
+    assert "sweep (24 of 60)" in texts(figure(SweepResult(metrics=many)).svg)
+    drawn = texts(figure(SweepResult(metrics=many), [f"m{i}" for i in range(30)]).svg)
+    assert {"m0", "m29"} <= set(drawn) and "sweep" in drawn
+    assert "m7" in texts(figure(SweepResult(metrics=many), "m7").svg)
+
+
+def test_hostile_names_are_shown_as_they_are():
+    hostile = {"<script>alert(1)</script>": estimate(1.0), "var(--evil)": estimate(2.0), "a&b": estimate(3.0)}
+    svg = figure(SweepResult(metrics=hostile), title="var(--none) <b>").svg
+    assert "<script" not in svg and "&lt;script&gt;" in svg
+    ElementTree.fromstring(svg)
 
 
 def test_only_svg_is_written_and_a_missing_folder_is_named(tmp_path):

@@ -21,7 +21,7 @@ from calibrant.views.standalone import standalone
 Kind = Literal["matrix", "lens", "intervals"]
 _CELL = re.compile(r"(?P<family>.+)/(?P<row>[a-z]+_\d+)/(?P<column>[a-z]+)_\d+")
 _LAYER = re.compile(r"(?P<family>.+)/layer_\d+")
-_ROWS, _PANELS = 24, 4
+_ROWS, _PANELS, _CELLS = 24, 4, 600
 
 
 class Figure:
@@ -59,7 +59,7 @@ def figure(
     Raises:
         InputError: no metrics, or none of that name or kind.
     """
-    record = _record(source)
+    record, wanted = _record(source), [metrics] if isinstance(metrics, str) else list(metrics)
     if not record.metrics:
         raise InputError("there are no metrics to draw", hint="a job that failed has none")
     shapes: Mapping[Kind, list[str]] = {
@@ -67,18 +67,29 @@ def figure(
         "lens": _families(_LAYER, record.metrics),
         "intervals": list(record.metrics),
     }
-    fitting: list[Kind] = [one for one, found in shapes.items() if _names(metrics, found)]
+    if kind is not None and kind not in shapes:
+        raise InputError(f"no kind '{kind}'{nearest(kind, shapes)}", hint=f"kinds: {', '.join(shapes)}")
+    fitting: list[Kind] = [one for one, found in shapes.items() if found and set(wanted) <= set(found)]
     chosen: Kind = kind or (fitting or ["intervals"])[0]
     known = shapes[chosen]
-    names = _names(metrics, known)
-    if not names:
-        wrong = next((name for name in metrics if name not in known), "")
+    wrong = next((name for name in wanted if name not in known), "")
+    if wrong or not known:
         raise InputError(
             f"no metric to draw as {chosen}" + (f": '{wrong}'{nearest(wrong, known)}" if wrong else ""),
             hint=f"there are: {', '.join(known[:8]) or 'none of this kind'}",
         )
+    names = wanted or known[: _PANELS if chosen == "matrix" else _ROWS]
+    cells = sum(any(name.startswith(f"{family}/") for family in names) for name in record.metrics)
+    if chosen == "matrix" and cells > _CELLS:
+        raise InputError(
+            f"{cells} cells are too many for a matrix with numbers: at most {_CELLS}",
+            hint="name one family, or draw kind='intervals' with the names of some",
+        )
+    title = title or record.technique
+    if len(names) < len(wanted or known):
+        title += f" ({len(names)} of {len(known)})"
     spec = FigureSpec(
-        title=title or record.technique,
+        title=title,
         kind=chosen,
         axis=_column(names[0], record.metrics) if chosen == "matrix" else "",
         series=tuple(
@@ -88,7 +99,7 @@ def figure(
                 metric=name,
                 stage=name if chosen == "lens" else record.technique,
             )
-            for name in names[: _PANELS if chosen == "matrix" else _ROWS]
+            for name in names
         ),
     )
     entry = Entry(seq=0, record=record, digest=record.digest)
@@ -109,10 +120,6 @@ def _families(shape: re.Pattern[str], metrics: Mapping[str, Estimate]) -> list[s
     """What stands before layer and column, where there are two or more."""
     found = [match.group("family") for name in metrics if (match := shape.fullmatch(name))]
     return [name for name in dict.fromkeys(found) if found.count(name) > 1]
-
-
-def _names(wanted: Sequence[str], known: Sequence[str]) -> list[str]:
-    return [name for name in wanted if name in known] if wanted else list(known)
 
 
 def _column(family: str, metrics: Mapping[str, Estimate]) -> str:

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from calibrant.core.config import Frozen
 from calibrant.core.digest import digest, plain
 from calibrant.core.errors import InputError
+
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class InstrumentRow(Frozen):
@@ -36,16 +38,23 @@ class InstrumentRow(Frozen):
     """Of ``planted``, those found."""
     false_sweeps: int = Field(ge=0)
     """Of ``cases``, those where a cell was found that is not planted."""
-    auroc: tuple[float, ...] = ()
+    auroc: tuple[Share, ...] = ()
     """One a testable case: chance that a planted cell scores above another; () on a null."""
-    average_precision: tuple[float, ...] = ()
+    average_precision: tuple[Share, ...] = ()
     """One a testable case."""
     agreeing: int = Field(default=0, ge=0)
-    """Of ``compared``, cells whose two intervals, on two sets of pairs, hold a common value."""
+    """Of ``compared``, cells whose shares on two sets of pairs differ by no more than intervals allow."""
     compared: int = Field(default=0, ge=0)
     """Cells with an interval on both sets of pairs; 0: the instrument was not asked."""
     stability: tuple[float, ...] = ()
     """One a testable case: rank correlation of the cells' scores on two sets of pairs."""
+
+    @model_validator(mode="after")
+    def _parts(self) -> Self:
+        parts = ((self.hits, self.planted), (self.agreeing, self.compared), (self.false_sweeps, self.cases))
+        if any(part > whole for part, whole in (*parts, (self.testable, self.cases))):
+            raise ValueError(f"{self.instrument} at {self.point}: a part is more than the whole")
+        return self
 
 
 class RuleRow(Frozen):
@@ -63,6 +72,12 @@ class RuleRow(Frozen):
     """Of ``claims``."""
     contradicted: int = Field(default=0, ge=0)
     """Of ``claims``; what is left was not testable."""
+
+    @model_validator(mode="after")
+    def _parts(self) -> Self:
+        if self.supported + self.suggestive + self.contradicted > self.claims:
+            raise ValueError(f"{self.point}: more rulings than claims")
+        return self
 
 
 class InstrumentCard(Frozen):
@@ -82,7 +97,7 @@ class InstrumentCard(Frozen):
     """Pairs a case."""
     floor: float
     """Least share that counted as found."""
-    level: float
+    level: Share
     """Chance of any false find in a sweep that was accepted."""
     rule: dict[str, float]
     """Thresholds of the rule."""
@@ -90,6 +105,14 @@ class InstrumentCard(Frozen):
     """One an instrument and point."""
     rulings: tuple[RuleRow, ...] = ()
     """One a point and kind of claim."""
+
+    @model_validator(mode="after")
+    def _once(self) -> Self:
+        rows = [(row.instrument, row.point) for row in self.rows]
+        rulings = [(row.point, row.claim) for row in self.rulings]
+        if len(set(rows)) < len(rows) or len(set(rulings)) < len(rulings):
+            raise ValueError("a row comes twice")
+        return self
 
     @property
     def digest(self) -> str:

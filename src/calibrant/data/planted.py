@@ -22,6 +22,10 @@ class Planted(NamedTuple):
     """(layer, head) of each that is planted; () on a null."""
     null: str = ""
     """What kind of null it is; "": something is planted."""
+    against: tuple[tuple[int, int], ...] = ()
+    """Those of ``heads`` that work against the answer."""
+    tempting: tuple[tuple[int, int], ...] = ()
+    """On a null: heads that do the work where it is none."""
 
     @property
     def name(self) -> str:

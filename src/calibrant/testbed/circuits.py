@@ -61,7 +61,7 @@ def truth(options: Mapping[str, str]) -> tuple[tuple[int, int], ...]:
     """The planted heads, (layer, head) each."""
     if options.get("removed") == "1" or options.get("null"):
         return ()
-    twin = (TWIN,) if options.get("twin") == "1" or "share" in options else ()
+    twin = (TWIN,) if _share(options) > 0 else ()
     return (PREVIOUS, INDUCTION, *twin, *((NEGATIVE,) if options.get("negative") == "1" else ()))
 
 
@@ -151,7 +151,10 @@ class CircuitPlants:
         if null == "shuffled":
             tables = [_shuffled(table) for table in tables]
         heads = () if null else truth(chosen)
-        return Planted(point, open_plant("induction", chosen), tables[0], tables[1], heads, null)
+        against = tuple(place for place in heads if place == NEGATIVE)
+        tempting = (PREVIOUS, INDUCTION) if null else ()
+        plant = open_plant("induction", chosen)
+        return Planted(point, plant, tables[0], tables[1], heads, null, against, tempting)
 
 
 _REDUNDANCY: Mapping[str, Mapping[str, str]] = {

@@ -17,6 +17,8 @@ _CLASSES: Mapping[str, tuple[str, ...]] = {
 }
 """Class on the card -> model types that are built like it: positions in the stream; parallel blocks."""
 
+_HIDDEN = {"answer", "tenth"}
+"""Points where the corruption shows one head of the claim too little, or it does less than its part."""
 _WHAT = {"gradient": " (the mean of the slopes at both ends)"}
 
 
@@ -64,37 +66,38 @@ def notes(model: OpenLM, site: str, *instruments: str) -> list[str]:
     return [in_words(shipped_card(), model, name) for name in instruments]
 
 
-def rule_errors(card: InstrumentCard, rule: Rule) -> dict[str, Estimate]:
-    """False-positive rate and power of the rule, over the whole grid; unknown under other thresholds."""
-    if any(card.rule.get(name) != getattr(rule, name) for name in ("floor", "part", "level", "families")):
-        judged = sum(row.claims for row in card.rulings)
-        other = unknown("the card was made with other thresholds of the rule", n=judged, unit="claim")
-        return {"rule/false_positive_rate": other, "rule/power": other}
+def rule_errors(card: InstrumentCard, rule: Rule, carded: bool = True) -> dict[str, Estimate]:
+    """False-positive rates and power of the rule, over the whole grid; unknown for claims unlike those.
+
+    ``carded`` says whether the claim is on heads at all positions, as those of the card are.
+    """
+    names = ("rule/false_positive_rate", "rule/judged_false_positive_rate", "rule/power")
+    other = any(card.rule.get(name) != getattr(rule, name) for name in ("floor", "part", "level", "families"))
+    if other or not carded:
+        why = "the card was made with other thresholds of the rule" if other else "the card is of heads"
+        return dict.fromkeys(names, unknown(why, n=sum(row.claims for row in card.rulings), unit="claim"))
     false = [row for row in card.rulings if row.claim != "true"]
-    true = [row for row in card.rulings if row.claim == "true" and _above_floor(card, row.point)]
-    return {
-        "rule/false_positive_rate": _rate(
-            sum(r.supported for r in false), sum(r.claims for r in false), "lower"
-        ),
-        "rule/power": _rate(sum(r.supported for r in true), sum(r.claims for r in true), "higher"),
-    }
+    true = [row for row in card.rulings if row.claim == "true" and not _HIDDEN & set(row.point.split("/"))]
+    supported = sum(row.supported for row in false)
+    judged = sum(row.supported + row.suggestive + row.contradicted for row in false)
+    found = (
+        _rate(supported, sum(row.claims for row in false), "lower"),
+        _rate(supported, judged, "lower"),
+        _rate(sum(row.supported for row in true), sum(row.claims for row in true), "higher"),
+    )
+    return dict(zip(names, found, strict=True))
 
 
-def rule_in_words(card: InstrumentCard, rule: Rule) -> str:
+def rule_in_words(card: InstrumentCard, rule: Rule, carded: bool = True) -> str:
     """One sentence on the rule."""
-    errors = rule_errors(card, rule)
-    false, power = errors["rule/false_positive_rate"], errors["rule/power"]
-    if false.value is None or power.value is None:
-        return f"its errors are unknown ({false.reason})"
+    false, judged, power = rule_errors(card, rule, carded).values()
+    if false.value is None or judged.value is None or power.value is None:
+        return f"its errors are unknown ({false.reason or judged.reason or power.reason})"
     return (
         f"on planted circuits and nulls it supports {round(false.value * false.n)} of {false.n} false claims "
-        f"(at most {false.high:.2%}), and {round(power.value * power.n)} of {power.n} true ones that show"
+        f"(at most {false.high:.2%}; of the {judged.n} that it did not refuse as not testable at most "
+        f"{judged.high:.1%}), and {round(power.value * power.n)} of {power.n} true ones that it could see"
     )
-
-
-def _above_floor(card: InstrumentCard, point: str) -> bool:
-    """Whether the corruption shows every planted cell there, each well above the least part."""
-    return not point.endswith("/answer")
 
 
 def _rate(hits: int, of: int, better: str) -> Estimate:

@@ -2,13 +2,15 @@
 
 A claim says that a set of cells carries the answer. It is
 
-- *not testable* where the corruption does not change the answer, or there are too few other sets to compare;
+- *not testable* where the corruption does not make the answer less likely, on either table, or there are too
+  few pairs or too few other sets to compare with;
 - *supported* where three families of instruments or more are past their matched null (other sets of as many
   cells, drawn at random) and beyond chance, at a false discovery rate over families; patching is one of
-  them, in both directions, and above the floor; pairs held out say the same; every cell is shown to do
-  something by itself; and no family contradicts in sign;
-- *contradicted* where the set carries less than the floor in both directions for sure, or where a family is
-  beyond chance on the other side;
+  them, in both directions, and its intervals are above the floor; pairs held out say the same; every cell
+  is shown to do its part by itself;
+- *contradicted* where the set carries less than the floor in both directions for sure, or where patching or
+  ablation is beyond chance on the other side. Attention and output weights, which are wrong more often, can
+  support and not contradict;
 - else *suggestive*.
 """
 
@@ -21,9 +23,9 @@ from typing import Literal, NamedTuple
 import numpy as np
 from pydantic import Field
 
-from calibrant.core import Estimate, Frozen
+from calibrant.core import Estimate, Frozen, NumericalError
 from calibrant.stats import mean
-from calibrant.stats.max_statistic import max_sign_flip
+from calibrant.stats.max_statistic import least_p, max_sign_flip
 from calibrant.stats.multiple import benjamini_hochberg
 from calibrant.understand._contrasts import Encoded
 from calibrant.understand._effects import Effects, Floats
@@ -31,6 +33,7 @@ from calibrant.understand._evidence import FAMILIES, Evidence
 
 Finding = Literal["supported", "suggestive", "contradicted", "not testable"]
 WAYS = FAMILIES["interventional"]
+_VETO = (*WAYS, *FAMILIES["edit"])
 
 
 class Rule(Frozen):
@@ -38,7 +41,7 @@ class Rule(Frozen):
 
     floor: float = Field(default=0.5, gt=0)
     """Least share of the corruption's effect that the set must carry, by patching, in both directions."""
-    part: float = Field(default=0.05, ge=0)
+    part: float = Field(default=0.2, ge=0)
     """Least share that each cell must carry by itself, in one direction or the other."""
     level: float = Field(default=0.05, gt=0, lt=1)
     """False discovery rate over families, and level of every other test."""
@@ -87,11 +90,14 @@ def ruled(evidence: Evidence, heldout: Evidence, names: Sequence[str], rule: Rul
     others = evidence.effects["denoise"].shape[0] - 1 - size
     present = {family: [n for n in names if n in evidence.effects] for family, names in FAMILIES.items()}
     present = {family: names for family, names in present.items() if names}
-    if len(present) / (1 + others) / rule.families > rule.level:  # the least that the correction leaves
-        needed = math.ceil(len(present) / rule.families / rule.level - 1e-9) - 1
+    units = len(set(evidence.pairs.clusters)) if evidence.pairs.clusters else evidence.total.size
+    if least_p(units) > rule.level:
+        return untestable(f"{units} pairs, or clusters of them, are too few: no p-value can be small enough")
+    if 1 / (1 + others) > rule.level:
+        needed = math.ceil(1 / rule.level - 1e-9) - 1
         return untestable(
-            f"{others} other sets of {size} cells are compared with, and {needed} are needed for a p-value "
-            "that is small enough: raise 'sets', or claim a number of cells of which there are more sets"
+            f"{others} other sets of {size} cells are compared with, and {needed} are needed: raise 'sets', "
+            "or claim a number of cells of which there are more sets"
         )
     lines = {name: _line(evidence, name, size) for name in evidence.effects}
     chances = [
@@ -103,11 +109,11 @@ def ruled(evidence: Evidence, heldout: Evidence, names: Sequence[str], rule: Rul
         for family, names in present.items()
         if adjusted[family] <= rule.level and all(lines[n].share > 0 for n in names)
     )
-    against = [n for n, x in lines.items() if x.beyond_chance <= rule.level and x.share < -rule.part]
+    against = [n for n in _VETO if _against(lines[n], rule)]
     doubts = [f"{name} is beyond chance on the other side" for name in against]
-    small = [way for way in WAYS if lines[way].share < rule.floor]
+    small = [way for way in WAYS if (lines[way].estimate.low or -math.inf) < rule.floor]
     if small:
-        doubts.append(f"the set carries less than {rule.floor:g} by {' and '.join(small)}")
+        doubts.append(f"the set may carry less than {rule.floor:g} by {' and '.join(small)}")
     if len(speaking) < rule.families or "interventional" not in speaking:
         doubts.append(
             f"families past their null: {', '.join(speaking) or 'none'} "
@@ -142,6 +148,11 @@ def share_of(evidence: Evidence, name: str, row: int) -> Estimate:
     return mean(linear.tolist(), clusters=evidence.pairs.clusters, better="none", unit="pair", null_value=0.0)
 
 
+def _against(line: Line, rule: Rule) -> bool:
+    """Beyond chance on the other side, corrected for the three instruments that may say so."""
+    return line.beyond_chance <= rule.level / len(_VETO) and line.share < 0
+
+
 def _below(estimate: Estimate, floor: float) -> bool:
     return estimate.high is not None and estimate.high < floor
 
@@ -156,15 +167,26 @@ def _idle(evidence: Evidence, size: int, rule: Rule) -> dict[int, str]:
     """Cells not shown to do something by themselves, and why; corrected for looking at all, both ways."""
     table = np.concatenate([evidence.effects[way][1 : 1 + size] for way in WAYS])
     chances = max_sign_flip(table, clusters=evidence.pairs.clusters).reshape(len(WAYS), size)
-    shares = np.abs(table.mean(1) / evidence.total.mean()).reshape(len(WAYS), size)
+    shares = (table.mean(1) / evidence.total.mean()).reshape(len(WAYS), size)
     found = {}
     for at in range(size):
         if not ((chances[:, at] <= rule.level) & (shares[:, at] >= rule.part)).any():
             share, chance = shares[:, at].max(), chances[:, at].min()
-            found[at] = f"is not shown to do anything ({share:.2g} of the effect, corrected p {chance:.2g})"
+            found[at] = f"is not shown to do its part ({share:.2g} of the effect, corrected p {chance:.2g})"
     return found
 
 
 def idle_reason(total: Floats, pairs: Encoded) -> str:
-    """Why nothing is testable on these pairs; "" where the corruption changes the answer."""
-    return Effects((), pairs, np.zeros((2, 0, total.size)), total, np.zeros_like(total)).idle
+    """Why nothing is testable on these pairs; "" where the corruption makes the answer less likely.
+
+    Raises:
+        NumericalError: a reading is NaN or infinite.
+    """
+    if not np.isfinite(total).all():
+        raise NumericalError("the model gives NaN or infinite logits", hint="load it in float32")
+    effects = Effects((), pairs, np.zeros((2, 0, total.size)), total, np.zeros_like(total))
+    if effects.testable and total.mean() < 0:
+        return (
+            "the answer is likelier after the corrupted prompt: are answer and foil, or the prompts, swapped?"
+        )
+    return effects.idle.removeprefix("not testable: ")

@@ -5,8 +5,8 @@ For every case of ``plants`` (a model whose circuit is known, or a null) and eve
 1. Each instrument scores each head; a head is found where its effect is beyond chance, corrected for looking
    at all heads, and above ``floor``. AUROC and average precision need no threshold.
 2. The same on held-out pairs: do the intervals of the two agree, and the order of the heads?
-3. The rule of triangulation judges true claims (the planted heads), false ones (as many others; one planted
-   head and another), and on nulls the most tempting ones.
+3. The rule of triangulation judges true claims (the planted heads that work for the answer), false ones (as
+   many others; one planted head and another; with one that works against it), and any on nulls.
 
 The card, 'instruments.json', holds the counts.
 
@@ -16,7 +16,7 @@ The card, 'instruments.json', holds the counts.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -40,6 +40,7 @@ from calibrant.understand.triangulate import other_sets
 
 Kind = Literal["true", "false", "null"]
 _WITH_INTERVALS = ("denoise", "noise")
+_CASES = 2  # raised when a case comes out otherwise: what a killed run has kept is then not used
 
 
 class Calibration(Frozen):
@@ -117,10 +118,12 @@ def calibrate(plants: Plants, config: Calibration = Calibration(), run: Run = Qu
                 if seed - run.seed >= (config.null_seeds if planted.null else config.seeds):
                     continue
                 run.progress(len(cases), whole, f"{planted.name}, draw {seed}")
-                key = digest([plants.identity, seed, number, config.floor, config.level, config.rule])
+                key = digest([_CASES, plants.identity, seed, number, config.floor, config.level, config.rule])
                 if key not in done:
-                    done[key] = _case(planted, key, seed, config)
+                    counted = _Counted(seed)
+                    done[key] = _case(planted, key, seed, config, counted)
                     log.add([done[key].model_dump_json().encode()])
+                    run.spend(queries=counted.queries)
                 cases.append(done[key])
         run.progress(len(cases), len(cases), "")
     card = _card(plants, cases, config, run.seed)
@@ -135,19 +138,29 @@ def calibrate(plants: Plants, config: Calibration = Calibration(), run: Run = Qu
     )
 
 
+class _Counted(Quiet):
+    """A quiet run that counts what is asked of a model."""
+
+    queries = 0
+
+    def spend(self, *, tokens: int = 0, queries: int = 0, flops: float = 0.0) -> None:
+        """Add to what was asked."""
+        self.queries += queries
+
+
 class _Claim(NamedTuple):
     kind: Kind
     members: list[int]
 
 
-def _case(planted: Planted, key: str, seed: int, config: Calibration) -> Case:
+def _case(planted: Planted, key: str, seed: int, config: Calibration, quiet: _Counted) -> Case:
     """Score and judge one case."""
-    model, quiet = planted.model, Quiet(seed)
+    model = planted.model
     pairs, other = encode(model, planted.contrasts), encode(model, planted.heldout)
     cells = cells_of(model, Cells(site="z", positions="all"), pairs.clean.shape[1])
     names = {cell.name: at for at, cell in enumerate(cells)}
     truth = [names[f"layer_{layer}/head_{head}"] for layer, head in planted.heads]
-    claims = list(_claims(truth, len(cells), seed))
+    claims = list(_claims(planted, names, seed))
     idle = [idle_reason(total_effect(model, side), side) for side in (pairs, other)]
     if idle[0] or idle[1]:
         return _untestable(planted, key, len(truth), claims)
@@ -188,17 +201,28 @@ def _untestable(planted: Planted, key: str, count: int, claims: Sequence[_Claim]
     )
 
 
-def _claims(truth: Sequence[int], count: int, seed: int) -> Iterator[_Claim]:
-    """True and false claims; on a null (no truth) what would be true elsewhere, and two heads at random."""
-    rng, rest = random.Random(seed), [at for at in range(count) if at not in truth]
-    if truth:
-        yield _Claim("true", list(truth))
-        yield _Claim("false", rng.sample(rest, len(truth)))
-        yield _Claim("false", [rng.choice(list(truth)), rng.choice(rest)])
-    else:
-        yield _Claim("null", [1, 8])
-        for _ in range(3):
-            yield _Claim("null", rng.sample(rest, 2))
+def _claims(planted: Planted, names: Mapping[str, int], seed: int) -> Iterator[_Claim]:
+    """True and false claims; on a null what would be true elsewhere, and heads at random."""
+    rng = random.Random(seed)
+    truth, against, tempting = (
+        [names[f"layer_{layer}/head_{head}"] for layer, head in places]
+        for places in (planted.heads, planted.against, planted.tempting)
+    )
+    carriers, rest = (
+        [at for at in truth if at not in against],
+        [at for at in names.values() if at not in truth],
+    )
+    if planted.null:
+        draws = [rng.sample(rest, min(2, len(rest))) for _ in range(3)]
+        yield from (_Claim("null", one) for one in (tempting, *draws) if one)
+        return
+    yield _Claim("true", carriers)
+    if len(rest) >= len(carriers):
+        yield _Claim("false", rng.sample(rest, len(carriers)))
+    if rest:
+        yield _Claim("false", [rng.choice(carriers), rng.choice(rest)])
+    if against:
+        yield _Claim("false", [*carriers, *against])
 
 
 def _others(count: int, members: Sequence[int], sets: int, seed: int) -> list[list[int]]:

@@ -29,7 +29,7 @@ from calibrant.data.instrument_card import InstrumentCard
 from calibrant.data.rows import Contrasts
 from calibrant.understand._cards import rule_errors, rule_in_words, shipped_card
 from calibrant.understand._cells import Cell, Cells, cells_of
-from calibrant.understand._contrasts import encode
+from calibrant.understand._contrasts import Encoded, encode
 from calibrant.understand._evidence import FAMILIES, INSTRUMENTS, measured, total_effect
 from calibrant.understand._rule import Finding, Rule, Ruling, idle_reason, ruled, untestable
 
@@ -88,7 +88,7 @@ def triangulate(
     if not config.cells:
         raise ConfigError("the claim names no cells", hint='set cells = ["layer_1/head_2"]')
     pairs, other = (encode(model, table, config.limit) for table in (contrasts, heldout))
-    check_apart(contrasts, heldout)
+    check_apart(pairs, other)
     cells = cells_of(model, Cells(site=config.site, positions=config.positions), pairs.clean.shape[1])
     members = _members(cells, config.cells)
     rest = [at for at in range(len(cells)) if at not in members]
@@ -104,23 +104,27 @@ def triangulate(
         repeated = measured(model, other, cells, [members], run)
         ruling = ruled(evidence, repeated, config.cells, config)
     card = card or shipped_card()
+    carded = (config.site, config.positions) == ("z", "all")
     _write(run, config, ruling, card)
     return TriangulationResult(
         finding=ruling.finding,
-        metrics={**_metrics(ruling, len(pairs.rows)), **rule_errors(card, config)},
-        caveats=_caveats(config, ruling, card, len(sets) - 1 - len(members)),
+        metrics={**_metrics(ruling, len(pairs.rows)), **rule_errors(card, config, carded)},
+        caveats=_caveats(config, ruling, card, carded, len(sets) - 1 - len(members)),
     )
 
 
-def check_apart(contrasts: Contrasts, heldout: Contrasts) -> None:
-    """Raise ConfigError where a pair of prompts is in both tables."""
-    seen = {(row.clean, row.corrupt) for row in contrasts.rows}
-    same = [row.id for row in heldout.rows if (row.clean, row.corrupt) in seen]
-    if same:
-        raise ConfigError(
-            f"{len(same)} held-out pairs are also among the others, '{same[0]}' for one",
-            hint="hold out other pairs, of another template if there is one",
-        )
+def check_apart(pairs: Encoded, heldout: Encoded) -> None:
+    """Raise ConfigError where a pair of prompts, in whichever order, comes twice in the two tables."""
+    seen: dict[frozenset[tuple[int, ...]], str] = {}
+    for side in (pairs, heldout):
+        for row, clean, corrupt in zip(side.rows, side.clean.tolist(), side.corrupt.tolist(), strict=True):
+            both = frozenset((tuple(clean), tuple(corrupt)))
+            if both in seen:
+                raise ConfigError(
+                    f"pair '{row.id}' has the prompts of '{seen[both]}'",
+                    hint="hold out other pairs, of another template if there is one, and none twice",
+                )
+            seen[both] = row.id
 
 
 def other_sets(rest: Sequence[int], size: int, count: int, seed: int) -> list[list[int]]:
@@ -160,13 +164,17 @@ def _metrics(ruling: Ruling, n: int) -> dict[str, Estimate]:
     }
 
 
-def _caveats(config: Claim, ruling: Ruling, card: InstrumentCard, others: int) -> tuple[str, ...]:
-    told = config.says or f"{', '.join(config.cells)} carry the answer"
+def _caveats(
+    config: Claim, ruling: Ruling, card: InstrumentCard, carded: bool, others: int
+) -> tuple[str, ...]:
+    told = config.says or f"the answer is carried by {', '.join(config.cells)}"
+    silent = [name for name in INSTRUMENTS if name not in ruling.lines] if ruling.lines else []
     return (
         f"{ruling.finding}: {told}",
         *ruling.reasons,
+        *([f"not asked: {', '.join(silent)} (see the page)"] if silent else []),
         f"compared with {others} other sets of {len(config.cells)} cells, by a rule that was fixed before",
-        f"the rule itself: {rule_in_words(card, config)}",
+        f"the rule itself: {rule_in_words(card, config, carded)}",
         "a claim holds for these pairs and this corruption: what the corruption leaves alone is not seen",
     )
 

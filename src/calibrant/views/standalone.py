@@ -81,4 +81,4 @@ def _plain(text: str) -> str:
     template = (files("calibrant.views") / "page.html.j2").read_text(encoding="utf-8")
     light = template[template.index(":root{") : template.index("@media(prefers-color-scheme:dark)")]
     colours = dict(re.findall(r"--([\w-]+):(#[0-9a-f]{3,6})", light)) | {"paper": "#fff"}
-    return re.sub(r"var\(--([\w-]+)\)", lambda found: colours[found.group(1)], text)
+    return re.sub(r"var\(--([\w-]+)\)", lambda found: colours.get(found.group(1), found.group(0)), text)
