@@ -80,10 +80,11 @@ def rule_errors(card: InstrumentCard, rule: Rule, carded: bool = True) -> dict[s
     true = [row for row in card.rulings if row.claim == "true" and not _HIDDEN & set(row.point.split("/"))]
     supported = sum(row.supported for row in false)
     judged = sum(row.supported + row.suggestive + row.contradicted for row in false)
+    asked = sum(row.claims for row in card.rulings)
     found = (
-        _rate(supported, sum(row.claims for row in false), "lower"),
-        _rate(supported, judged, "lower"),
-        _rate(sum(row.supported for row in true), sum(row.claims for row in true), "higher"),
+        _rate(supported, sum(row.claims for row in false), "lower", asked),
+        _rate(supported, judged, "lower", asked),
+        _rate(sum(row.supported for row in true), sum(row.claims for row in true), "higher", asked),
     )
     return dict(zip(names, found, strict=True))
 
@@ -100,9 +101,9 @@ def rule_in_words(card: InstrumentCard, rule: Rule, carded: bool = True) -> str:
     )
 
 
-def _rate(hits: int, of: int, better: str) -> Estimate:
+def _rate(hits: int, of: int, better: str, asked: int) -> Estimate:
     if not of:
-        return unknown("the card has no such claims", unit="claim")
+        return unknown("the card has no such claims", n=asked, unit="claim")
     low, high = proportion_interval(hits, of)
     return Estimate(
         value=hits / of, low=low, high=high, n=of, unit="claim", method="clopper-pearson",
