@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 from calibrant.app.catalog import behaviours, find_behaviour, find_technique, techniques
 from calibrant.app.references import locate
@@ -60,6 +60,8 @@ def fields(config: type[Frozen]) -> dict[str, Any]:
     for name, info in config.model_fields.items():
         annotation = info.annotation
         type_name = getattr(annotation, "__name__", str(annotation)) if annotation else ""
+        if get_origin(annotation) is Literal:
+            type_name = " | ".join(map(repr, get_args(annotation)))
         default = info.get_default(call_default_factory=True) if not info.is_required() else "required"
         if isinstance(default, Frozen):
             default = default.model_dump(mode="json")

@@ -62,7 +62,9 @@ def description(entry: dict[str, Any]) -> None:
         OUT.print(f"  {name}: {about['wanted']}{'' if about['required'] else '  [dim](optional)[/dim]'}")
     OUT.print("[bold]config[/bold]")
     for name, about in entry["config"].items():
-        OUT.print(f"  {name} = {escape(repr(about['default']))}\n      [dim]{escape(about['help'])}[/dim]")
+        values = f" (one of {about['type'].replace(' | ', ', ')})" if "' | '" in about["type"] else ""
+        told = escape(f"{about['help']}{values}")
+        OUT.print(f"  {name} = {escape(repr(about['default']))}\n      [dim]{told}[/dim]")
 
 
 def log(rows: list[dict[str, Any]]) -> None:
