@@ -158,7 +158,8 @@ def corrected(values: Floats, clusters: Sequence[str] | None, level: float, seed
     table = values.reshape(-1, values.shape[-1])
     chances = max_sign_flip(table, clusters=clusters, draws=draws, seed=seed).reshape(values.shape[:-1])
     least = least_p(len(set(clusters)) if clusters else values.shape[-1], draws)
-    return chances, f"no p-value can be below {least:.2g}: give more pairs" if least > level else ""
+    few = "more clusters: rows of one cluster count as one" if clusters else "more rows"
+    return chances, f"no p-value can be below {least:.2g}: give {few}" if least > level else ""
 
 
 def both_ways(model: OpenLM, pairs: Encoded, patches: Sequence[Patch], run: Run) -> tuple[Swept, Swept]:
