@@ -19,6 +19,7 @@ MODULES: dict[str, str] = {
     "app.sitting": "app.people.console_session",
     "attack.drive": "attack.engine.run",
     "attack.moves": "attack.engine.protocol",
+    "attack.suffix.candidates": "attack.suffix.scorer",
     "attack.walkers": "attack.engine.episodes",
     "data.codecs": "text.codecs",
     "defend.guards": "defend.pattern_guard",
