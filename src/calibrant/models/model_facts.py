@@ -2,7 +2,7 @@
 
 There is no list of families. A probe runs the model on a few ids and compares: how rows may be batched
 (``batching.py``), whether replies may share a row (``branches.py``), where the blocks are (``anatomy.py``),
-whether the KV cache can be shared (``candidates.py``). This file holds what all probes need.
+whether the KV cache can be shared (``attack/suffix/scorer.py``). This file holds what all probes need.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ import torch
 from torch.testing import assert_close
 from transformers import GPT2Config, GPT2LMHeadModel, MambaConfig, MambaForCausalLM
 
-from calibrant.attack.suffix import candidates
+from calibrant.attack.suffix import scorer
 from calibrant.attack.suffix.scorer import Candidates, Frame, check_length
 from calibrant.core import InputError, NumericalError
 from calibrant.maths.gcg import target_losses
@@ -65,7 +65,7 @@ def test_the_gradient_is_that_of_one_hot_choices(lm, mellow):
 def test_batches_change_nothing(tiny, monkeypatch, tokens):
     lm, rows = tiny("llama"), rows_near(60, changes=2)
     slow = slowly(lm.module, FRAME, rows, 1.5)
-    monkeypatch.setattr(candidates, "_CPU_TOKENS", tokens)
+    monkeypatch.setattr(scorer, "_CPU_TOKENS", tokens)
     found = Candidates(lm.module, FRAME, mellow=1.5).losses(rows, NEAR)
     assert_close(found[0], slow[0], atol=1e-4, rtol=0)
 
