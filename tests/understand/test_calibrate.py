@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.metrics import average_precision_score
 
 from calibrant.core import InputError, Quiet
 from calibrant.data.instrument_card import InstrumentCard, read_instrument_card
@@ -14,7 +14,7 @@ from calibrant.testbed.circuits import CircuitPlants
 from calibrant.understand import calibrate as module
 from calibrant.understand._cards import in_words, nearest_class, rule_errors, rule_in_words, shipped_card
 from calibrant.understand._rule import Rule
-from calibrant.understand.calibrate import Calibration, auroc, average_precision, calibrate
+from calibrant.understand.calibrate import Calibration, average_precision, calibrate
 
 SMALL = Calibration(seeds=2, null_seeds=2)
 
@@ -77,17 +77,16 @@ def test_no_cases_are_refused():
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_auroc_and_average_precision_are_those_of_scikit_learn(seed):
+def test_average_precision_is_that_of_scikit_learn(seed):
     rng = np.random.default_rng(seed)
     scores = rng.integers(0, 30, 12) + rng.permutation(12) / 100  # no ties: sklearn has another rule for them
     truth = sorted(rng.choice(12, 3, replace=False).tolist())
     labels = np.isin(np.arange(12), truth)
-    assert auroc(scores, truth) == pytest.approx(roc_auc_score(labels, scores))
     assert average_precision(scores, truth) == pytest.approx(average_precision_score(labels, scores))
 
 
-def test_ties_are_half_for_auroc_and_worst_for_precision():
-    assert auroc(np.ones(5), [0]) == 0.5 and average_precision(np.ones(5), [0]) == pytest.approx(1 / 5)
+def test_ties_are_at_their_worst_for_precision():
+    assert average_precision(np.ones(5), [0]) == pytest.approx(1 / 5)
 
 
 def test_two_intervals_agree_as_far_as_their_widths_say():

@@ -21,13 +21,14 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field
-from scipy.stats import rankdata, spearmanr
+from scipy.stats import spearmanr
 
 from calibrant.core import Estimate, Frozen, InputError, Quiet, Result, Run, digest, technique, unknown
 from calibrant.data.instrument_card import InstrumentCard, InstrumentRow, RuleRow
 from calibrant.data.planted import Planted, Plants
 from calibrant.ledger.lines import Lines, replay
 from calibrant.stats import mean
+from calibrant.stats.auroc import area
 from calibrant.stats.max_statistic import max_sign_flip
 from calibrant.stats.proportion import proportion_interval
 from calibrant.understand._cards import rule_errors
@@ -259,7 +260,7 @@ def _scored(
         testable=True,
         hits=sum(at in truth for at in found),
         false=sum(at not in truth for at in found),
-        auroc=auroc(strength, truth) if truth else None,
+        auroc=area(strength, np.isin(np.arange(len(strength)), truth)) if truth else None,
         average_precision=average_precision(strength, truth) if truth else None,
         stability=float(spearmanr(strength, again).statistic) if varies else None,
         agreeing=agreeing,
@@ -276,13 +277,6 @@ def _agree(one: Estimate, two: Estimate) -> bool | None:
     apart = other - value
     mine, theirs = (high - value, other - other_low) if apart > 0 else (value - low, other_high - other)
     return bool(abs(apart) <= np.hypot(mine, theirs) + 1e-9)
-
-
-def auroc(scores: Floats, truth: Sequence[int]) -> float:
-    """Chance that one of ``truth`` scores above one of the others, ties counted half (Mann-Whitney)."""
-    ranks, many = rankdata(scores), len(truth)
-    rest = len(scores) - many
-    return float((ranks[list(truth)].sum() - many * (many + 1) / 2) / (many * rest))
 
 
 def average_precision(scores: Floats, truth: Sequence[int]) -> float:
