@@ -8,6 +8,7 @@ from calibrant.core import Chat, InputError
 from calibrant.data.rows import Contrast, Contrasts
 from calibrant.testbed import circuits
 from calibrant.testbed.checks import check_name, check_options, whole_option
+from calibrant.testbed.text_contrasts import TASKS, text_contrasts
 from calibrant.testbed.words import REFUSAL
 from calibrant.testbed.world import Split, goals, lookalikes, recipe, request
 
@@ -16,13 +17,15 @@ _SPLITS: Mapping[str, Split] = {"heldout": "heldout", "train": "train"}
 
 def open_contrasts(name: str, options: Mapping[str, str]) -> Contrasts:
     """'induction': see ``circuits``. 'refusal': harmful requests, each beside a benign one
-    about the same thing.
+    about the same thing. 'ioi', 'greater_than' and 'repeat' are English: see ``text_contrasts``.
 
     The answer of 'refusal' is the refusal, the foil how an answer to the benign request begins. ``?n=48``,
     ``?split=train`` has the verbs and things that safety training saw. Pairs of one harmful verb are a
     cluster.
     """
-    check_name("contrasts", name, ("induction", "refusal"), "task")
+    check_name("contrasts", name, ("induction", "refusal", *TASKS), "task")
+    if name in TASKS:
+        return text_contrasts(name, options)
     return circuits.open_contrasts(name, options) if name == "induction" else _refusal(options)
 
 

@@ -6,16 +6,28 @@ import json
 import shutil
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from calibrant.app.check import check_study
 from calibrant.app.references import locate, on_disk, schemes
 from calibrant.app.references.openers import Openers
 from calibrant.app.references.rows import read
 from calibrant.app.references.scheme import MODELS, found_by
-from calibrant.core import LM, CapabilityError, Chat, ConfigError, Identity, InputError, Judge, Reward
+from calibrant.core import (
+    LM,
+    CapabilityError,
+    Chat,
+    ConfigError,
+    Identity,
+    InputError,
+    Judge,
+    OpenLM,
+    Reward,
+)
 from calibrant.data.cards import JudgeCard
 from calibrant.data.rows import Attempts, Examples, Goals, Items, Preferences
 from calibrant.govern.policy import ReleasePolicy
@@ -356,3 +368,38 @@ def test_a_data_reference_stays_below_the_data_folder(tmp_path, monkeypatch, ref
             for wanted in (Goals, LM):
                 assert "leads outside $CALIBRANT_DATA" in refused(f"data:{name}", wanted), name
     assert "names no file" in refused("data:own/\0", Goals)
+
+
+def test_a_model_without_its_template_and_one_without_training(opened, found):
+    chat = Chat.ask("How do I fold a paper boat?")
+    whole = opened("testbed:model/base", OpenLM).load()
+    plain = opened("plain:testbed:model/base", OpenLM).load()
+    assert plain.prompt_ids(chat) != whole.prompt_ids(chat)
+    assert plain.tokenizer.decode(plain.prompt_ids(chat)[-3:]) == whole.tokenizer.decode(
+        whole.reply_ids("How do I fold a paper boat?")[-3:]
+    )
+    assert whole.tokenizer.chat_template  # the model itself keeps its template
+    drawn = [opened(f"untrained:{seed}/testbed:model/base", OpenLM) for seed in (0, 0, 1)]
+    digests = [one.digest for one in drawn]
+    assert digests[0] == digests[1] != digests[2] and whole.identity.digest not in digests
+    first, again, other = (dict(one.load().module.named_parameters()) for one in drawn)
+    trained = dict(whole.module.named_parameters())
+    matrices = [name for name, value in trained.items() if value.dim() > 1]
+    assert all(torch.equal(first[name], again[name]) for name in trained)
+    assert not any(torch.equal(first[name], other[name]) for name in matrices)
+    assert not any(torch.equal(first[name], trained[name]) for name in matrices)
+    both = opened("untrained:0/plain:testbed:model/base", OpenLM).load()
+    assert both.prompt_ids(chat) == plain.prompt_ids(chat)
+
+
+@pytest.mark.parametrize(
+    "reference",
+    ["plain:", "untrained:", "untrained:one/testbed:model/base", "untrained:1", "plain:" * 20 + "x"],
+)
+def test_a_variant_of_no_model_is_refused(opened, reference):
+    with pytest.raises(ConfigError) as caught:
+        opened(reference, OpenLM)
+    row, asked = schemes.read(reference, OpenLM, Path.cwd(), {})
+    with pytest.raises(ConfigError) as checked:
+        row.check(asked, SimpleNamespace(check=lambda *_: None))
+    assert str(checked.value) == str(caught.value)

@@ -26,6 +26,7 @@ from calibrant.app.references.rows import TABLES
 from calibrant.app.references.scheme import Reference, Scheme, found_by
 from calibrant.app.references.tables import rows
 from calibrant.app.references.testbed import TESTBED
+from calibrant.app.references.variants import PLAIN_MODEL, UNTRAINED
 from calibrant.core import ConfigError, digest, resolve
 from calibrant.core.errors import nearest
 from calibrant.data.references import SUFFIXES
@@ -50,8 +51,10 @@ SCHEMES: dict[str, Scheme] = {
     "data": DATA,
     "defended": DEFENDED,
     "hf": HF,
+    "plain": PLAIN_MODEL,
     "record": RECORD,
     "testbed": TESTBED,
+    "untrained": UNTRAINED,
     **dict.fromkeys((suffix.removeprefix(".") for suffix in SUFFIXES), ROWS),
     **dict.fromkeys(TOOLS, FOREIGN),
 }
