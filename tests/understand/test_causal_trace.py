@@ -361,8 +361,12 @@ def test_romes_own_columns_are_read():
         (3, {"subject": "cy", "prompt": "the bo birch is", "answer": "coral"}),
     ]
     facts = read(Facts, rows, "known.jsonl")
-    assert facts.rows[0].prompt.last_user == "the ada ames is" and facts.rows[0].answer == "amber"
-    assert facts.rows[1].foil == "denim" and "no subject" in facts.lost[0].reason
+    assert facts.rows[0].prompt.last_user == "the ada ames is" and facts.rows[0].answer == " amber"
+    assert (
+        facts.rows[1].answer == "coral"
+        and facts.rows[1].foil == " denim"
+        and "no subject" in facts.lost[0].reason
+    )
 
 
 def test_another_plant_serves_as_a_null():

@@ -243,6 +243,15 @@ def test_half_precision_finds_the_same():
     assert torch.cosine_similarity(found, truth({}), dim=0) > 0.9
 
 
+def test_one_table_of_both_kinds_serves_both_sides():
+    model, (harmful, harmless) = open_plant("refusal", {}), goals(n=48)
+    both = Goals(rows=tuple(row for pair in zip(harmful, harmless, strict=True) for row in pair))
+    mixed = refusal_direction(model, both, both, config=QUICK)
+    assert "48 of 96 goals are harmless: the others are left out on that side" in mixed.caveats
+    apart = refusal_direction(model, harmful, harmless, config=QUICK)
+    assert mixed.metrics == apart.metrics
+
+
 def test_what_cannot_be_used_is_refused_before_any_pass(monkeypatch):
     model, (harmful, harmless) = open_plant("refusal", {}), goals(n=24)
     few = Goals(rows=harmful.rows[:3])

@@ -88,7 +88,7 @@ def fact_of(line: int, row: Row, stem: str = "row") -> Fact | Refused:
     """Shape a fact: prompt, subject, answer; foil, other and cluster if given.
 
     ROME's names are read, too: ``attribute`` or ``target_true`` for the answer, ``target_new`` for the foil,
-    and a ``{}`` in the prompt stands for the subject.
+    each after a blank, as ROME's code reads them; and a ``{}`` in the prompt stands for the subject.
     """
     return _taken(_fact, line, row, stem)
 
@@ -241,11 +241,19 @@ def _fact(name: str, row: Row) -> Fact:
         id=name,
         prompt=prompt,
         subject=subject,
-        answer=as_written(*column(row, "answer", "attribute", "target_true")),
-        foil="" if foil is None else as_written("foil", foil),
+        answer=_continuing(prompt, *column(row, "answer", "attribute", "target_true")),
+        foil="" if foil is None else _continuing(prompt, "foil" if "foil" in row else "target_new", foil),
         other="" if other is None else as_written("other", other),
         cluster="" if cluster is None else as_written("cluster", cluster),
     )
+
+
+def _continuing(prompt: Chat, name: str, value: object) -> str:
+    """What follows the prompt: ROME's columns leave out the blank that its code puts in, ours do not."""
+    text = as_written(name, value)
+    if name in ("answer", "foil") or text[:1].isspace() or prompt.messages[-1].content[-1:].isspace():
+        return text
+    return f" {text}"
 
 
 def _parted(chosen: tuple[Message, ...], rejected: tuple[Message, ...]) -> tuple[Chat, str, str]:

@@ -86,7 +86,12 @@ def _ioi(rng: random.Random, at: int) -> Contrast:
 
 
 def _greater_than(rng: random.Random, at: int) -> Contrast:
-    event, century, tens, ones = rng.choice(_EVENTS), rng.randint(12, 19), rng.randint(4, 6), rng.randint(2, 9)
+    event, century, tens, ones = (
+        rng.choice(_EVENTS),
+        rng.randint(12, 19),
+        rng.randint(4, 6),
+        rng.randint(2, 9),
+    )
     text = f"The {event} lasted from the year {century}{{}} to the year {century}"
     above, below = rng.randint(tens + 1, 9), rng.randint(1, tens - 1)
     clean, corrupt = text.format(f"{tens}{ones}"), text.format(f"0{ones}")

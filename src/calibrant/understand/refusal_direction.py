@@ -98,6 +98,7 @@ class _Parts(NamedTuple):
     prompts: dict[str, Sides]
     harmful: list[Goal]
     harmless: list[Goal]
+    notes: list[str]
 
 
 _NOTES = (
@@ -124,7 +125,8 @@ def refusal_direction(
         CapabilityError: no residual stream was found, or the model is not causal or in training mode.
         NumericalError: logits or activations are NaN or infinite.
     """
-    parts, notes = _parted(model, harmful, harmless, config, run.seed), list(_NOTES)
+    parts = _parted(model, harmful, harmless, config, run.seed)
+    notes = [*_NOTES, *parts.notes]
     heard = Heard(model, parts.harmful, parts.harmless, judge, config.sampling, run)
     metrics = heard.plain()
     train = study(model, parts.prompts["train"], config.positions, run)
@@ -160,9 +162,14 @@ def refusal_direction(
 
 
 def _parted(model: OpenLM, harmful: Goals, harmless: Goals, config: RefusalDirection, seed: int) -> _Parts:
-    """Check the goals, and part them."""
-    kept = []
+    """Check the goals, and part them; of a table of both kinds, the one that is asked for is taken."""
+    kept, notes = [], []
     for goals, bad in ((harmful, True), (harmless, False)):
+        own = tuple(goal for goal in goals.rows if goal.harmful is bad)
+        if 0 < len(own) < len(goals):
+            kind = "harmful" if bad else "harmless"
+            notes.append(f"{len(own)} of {len(goals)} goals are {kind}: the others are left out on that side")
+            goals = goals.model_copy(update={"rows": own})
         check_goals(goals, harmful=bad)
         rows, n = goals.rows, min(config.limit or len(goals), len(goals))
         kept.append([rows[i * len(rows) // n] for i in range(n)])
@@ -180,9 +187,8 @@ def _parted(model: OpenLM, harmful: Goals, harmless: Goals, config: RefusalDirec
         part: Sides(*(side.only(at) for side, at in zip(both, some, strict=True)))
         for part, some in places.items()
     }
-    return _Parts(
-        prompts, *([goals[i] for i in at] for goals, at in zip(kept, places["held_out"], strict=True))
-    )
+    held_out = [[goals[i] for i in at] for goals, at in zip(kept, places["held_out"], strict=True)]
+    return _Parts(prompts, held_out[0], held_out[1], notes)
 
 
 def _held(model: OpenLM, train: Train, sides: Sides, config: RefusalDirection, run: Run) -> Held | str:
