@@ -58,3 +58,42 @@ def test_induction_is_that_of_the_circuits():
 def test_what_there_is_not_is_refused(name, options, words):
     with pytest.raises(InputError, match=words):
         open_contrasts(name, options)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("ioi", {}), ("greater_than", {}), ("repeat", {}), ("repeat", {"corrupt": "answer"}),
+        ("repeat", {"repeat": "0"}),
+    ],
+)  # fmt: skip
+def test_english_tasks_differ_in_one_word_and_say_what_follows(name, options):
+    rows = open_contrasts(name, {"n": "60", **options}).rows
+    assert len(rows) == 60 and rows == open_contrasts(name, {"n": "60", **options}).rows
+    assert rows != open_contrasts(name, {"n": "60", "seed": "1", **options}).rows
+    for row in rows:
+        clean, corrupt = row.clean.last_user.split(" "), row.corrupt.last_user.split(" ")
+        changed = [at for at, words in enumerate(zip(clean, corrupt, strict=True)) if len(set(words)) > 1]
+        assert len(changed) == 1 and row.answer != row.foil
+        if name == "ioi":  # who gives is named twice, the answer once; in the other prompt the reverse
+            for words, once in ((clean, row.answer), (corrupt, row.foil)):
+                assert words.count(once.strip()) == 1 and words[-5] != once.strip()
+        elif name == "greater_than":
+            year, low = clean[changed[0]], corrupt[changed[0]]
+            assert low[2] == "0" and int(row.foil) < int(year[2]) < int(row.answer)
+            assert clean[-1] == year[:2] == low[:2]
+        else:
+            words = clean[1:]
+            last = [at for at, word in enumerate(words[:8]) if word == words[-1]]
+            assert words[5] == row.answer.strip() and (last == [4]) == ("repeat" not in options)
+            assert changed == [1 + (5 if options.get("corrupt") == "answer" else 4)]
+
+
+def test_a_task_refuses_what_it_cannot_make():
+    for name, options in (
+        ("ioi", {"n": "1"}), ("ioi", {"n": "501"}), ("ioi", {"corrupt": "answer"}),
+        ("repeat", {"repeat": "2"}), ("repeat", {"corrupt": "both"}), ("greater_than", {"seed": "x"}),
+        ("ioy", {}),
+    ):  # fmt: skip
+        with pytest.raises(InputError):
+            open_contrasts(name, options)

@@ -26,16 +26,16 @@ _NAMES = (
     "Mary John Tom James Robert Michael William David Richard Thomas Mark Paul Kevin Jason Ryan Eric Alice "
     "Amy Anna Emma Kate Laura Lisa Maria Rachel Sarah Susan Karen Peter Adam Alex Andrew Anthony Brian Chris "
     "Daniel Frank George Henry Jack"
-).split()
-_PLACES = "school house park office store garden restaurant hospital station market library museum".split()
-_OBJECTS = "book ring drink ball letter basket phone ticket computer necklace kiss bone".split()
-_EVENTS = "war plan contract trip project strike".split()
+)
+_PLACES = "school house park office store garden restaurant hospital station market library museum"
+_OBJECTS = "book ring drink ball letter basket phone ticket computer necklace kiss bone"
+_EVENTS = "war plan contract trip project strike"
 _WORDS = (
     "apple river stone cloud table window garden paper horse ocean winter silver bread candle forest bridge "
     "market doctor rocket mirror basket copper dragon engine finger guitar hammer island jacket kitchen "
     "ladder monkey needle orange pencil rabbit saddle ticket valley wagon yellow bottle camera desert eagle "
     "flower ghost helmet insect jungle king lemon mountain night owl piano queen rain salt tiger"
-).split()
+)
 _LIST, _SEEN = 8, 5
 """Words of a list, and how many of them are repeated."""
 
@@ -53,7 +53,9 @@ def text_contrasts(name: str, options: Mapping[str, str]) -> Contrasts:
         raise InputError(f"n={n}: 2 to 500 pairs can be made", hint="write ?n=24")
     for key, known in (("corrupt", ("earlier", "answer")), ("repeat", ("0", "1"))):
         if key in options and options[key] not in known:
-            raise InputError(f"{key}={options[key]} is neither {known[0]} nor {known[1]}")
+            raise InputError(
+                f"{key}={options[key]} is neither {known[0]} nor {known[1]}", hint=f"write ?{key}={known[0]}"
+            )
     rng = random.Random(f"{name}/{seed}")
     makers: dict[str, Callable[[int], Contrast]] = {
         "ioi": lambda at: _ioi(rng, at),
@@ -77,9 +79,9 @@ def _row(id: str, clean: str, corrupt: str, answer: str, foil: str, cluster: str
 
 def _ioi(rng: random.Random, at: int) -> Contrast:
     """Both orders of the names in turn; a pair of names is a cluster."""
-    one, other = rng.sample(_NAMES, 2)
+    one, other = rng.sample(_NAMES.split(), 2)
     giver, receiver = (one, other) if at % 2 else (other, one)
-    place, thing = rng.choice(_PLACES), rng.choice(_OBJECTS)
+    place, thing = rng.choice(_PLACES.split()), rng.choice(_OBJECTS.split())
     text = f"Then, {one} and {other} went to the {place}. {{}} gave a {thing} to"
     names = "/".join(sorted((one, other)))
     return _row(f"{at}", text.format(giver), text.format(receiver), f" {receiver}", f" {giver}", names)
@@ -87,7 +89,7 @@ def _ioi(rng: random.Random, at: int) -> Contrast:
 
 def _greater_than(rng: random.Random, at: int) -> Contrast:
     event, century, tens, ones = (
-        rng.choice(_EVENTS),
+        rng.choice(_EVENTS.split()),
         rng.randint(12, 19),
         rng.randint(4, 6),
         rng.randint(2, 9),
@@ -99,7 +101,7 @@ def _greater_than(rng: random.Random, at: int) -> Contrast:
 
 
 def _repeat(rng: random.Random, at: int, corrupt: str, repeats: bool) -> Contrast:
-    drawn = rng.sample(_WORDS, 2 * _LIST + 1)
+    drawn = rng.sample(_WORDS.split(), 2 * _LIST + 1)
     first, second, new = drawn[:_LIST], drawn[_LIST : 2 * _LIST], drawn[-1]
     again = first[:_SEEN] if repeats else second[:_SEEN]
     changed, where = list(first), _SEEN - 1 if corrupt == "earlier" else _SEEN
