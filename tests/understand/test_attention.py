@@ -250,9 +250,41 @@ def test_agreement_is_spearmans(tmp_path):
         assert result.metrics[f"agreement/{kind}"].value == pytest.approx(np.mean(expected), abs=0.02)
 
 
-def test_a_norm_behind_attention_leaves_norm_and_direct_unknown():
-    """Gemma 2 norms what attention gives: its heads are no sum in the stream; the rest is told."""
-    result = attention(build("gemma2"), letters(), Attention(level=0.5), Quiet())
+@pytest.mark.parametrize("family", ["gemma2", pytest.param("olmo2", marks=pytest.mark.slow)])
+def test_behind_a_norm_heads_have_shares_at_its_scale(family, tmp_path):
+    """An RMS norm follows attention: shares that add up, held against the norm's own weight and size."""
+    model = build(family)
+    with torch.no_grad():
+        for name, weight in model.module.named_parameters():
+            if "post_attention" in name:
+                weight.copy_(torch.linspace(-0.5, 1.5, len(weight)))
+    result = attention(model, letters(), Attention(level=0.5), Quiet(work=tmp_path))
+    stored = json.loads((tmp_path / "artifacts" / "attention.json").read_text())["heads"]
+    assert any("share at the norm's scale" in caveat for caveat in result.caveats)
+    ids = encode(model, letters()).clean[:1]
+    names = ["blocks.1.attn.hook_z", "blocks.1.hook_attn_out"]
+    with torch.no_grad():
+        seen = model.trace(model._pad([ids[0].tolist()], [[]]), names)
+        block = model.module.model.layers[1]
+        z = seen[names[0]][0, -1]
+        maps = block.self_attn.o_proj.weight.view(-1, *z.shape)
+        parts = torch.einsum("dhe,he->hd", maps, z)
+        gain = block.post_attention_layernorm(parts.sum(0)) / parts.sum(0)
+    torch.testing.assert_close((parts * gain).sum(0), seen[names[1]][0, -1], rtol=1e-3, atol=1e-5)
+    for head in range(4):
+        row = next(one for one in stored if one["head"] == f"layer_1/head_{head}")
+        assert row["norm"][0] == pytest.approx(float((parts[head] * gain).norm()), rel=1e-2)
+
+
+def test_heads_that_do_not_add_up_are_unknown(monkeypatch):
+    """A map that is no RMS norm stands behind the heads: what each adds cannot be told."""
+    model = build("gemma2")
+    for block in model.module.model.layers:
+        inner = block.post_attention_layernorm.forward
+        monkeypatch.setattr(
+            block.post_attention_layernorm, "forward", lambda x, inner=inner: inner(x).tanh() + 0.3
+        )
+    result = attention(model, letters(), Attention(level=0.5), Quiet())
     assert (
         result.metrics["norm/layer_0/head_0"].value is None is result.metrics["direct/layer_1/head_3"].value
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from calibrant.understand._engine.readers import LogitDifference
 from calibrant.understand._engine.sweep import traced
 
 _ROWS = 16
+How = Literal["whole", "scaled", "unknown"]
 
 
 class Written(NamedTuple):
@@ -38,25 +39,34 @@ def written(model: OpenLM, pairs: Encoded, sites: Sequence[str]) -> Written:
     added = [site.replace("attn.hook_z", "hook_attn_out") for site in sites]
     known = places(model.module)
     names = [last, *sites, *(name for name in added if name in known)]
-    norms, directs, whole = list[Tensor](), list[Tensor](), [True] * len(sites)
+    norms, directs, whole, scaled = list[Tensor](), list[Tensor](), [True] * len(sites), [False] * len(sites)
+    count = len(pairs.rows)
     with torch.inference_mode():
-        for examples in torch.split(torch.arange(len(pairs.rows)), _ROWS):
+        for examples in torch.tensor_split(torch.arange(count), -(-count // _ROWS)):
             seen = {name: value[:, -1] for name, value in traced(model, pairs.clean[examples], names).items()}
             reading, parts = _reading(model, seen[last][:, None], read, examples), list[Tensor]()
             for at, (site, name) in enumerate(zip(sites, added, strict=True)):
-                part, fits = _parts(model, site, seen[site], name, seen.get(name))
-                whole[at] &= fits
+                part, how = _parts(model, site, seen[site], name, seen.get(name))
+                whole[at] &= how != "unknown"
+                scaled[at] |= how == "scaled"
                 parts.append(part)
             norms.append(torch.stack([part.float().norm(dim=-1) for part in parts]))
             without = [_reading(model, seen[last][:, None] - part, read, examples) for part in parts]
             directs.append(reading - torch.stack(without))
-    lost = len(whole) - sum(whole)
-    note = f"{lost} of {len(whole)} layers do not add up their heads (a norm follows): norm, direct unknown"
-    return Written(_flat(norms, whole), _flat(directs, whole), [note] if lost else [])
+    notes, lost = [], len(whole) - sum(whole)
+    if lost:
+        notes.append(f"{lost} of {len(whole)} layers do not add up their heads: norm and direct are unknown")
+    if any(scaled):
+        notes.append("a norm follows attention: a head's norm and direct are its share at the norm's scale")
+    return Written(_flat(norms, whole), _flat(directs, whole), notes)
 
 
-def _parts(model: OpenLM, site: str, z: Tensor, name: str, added: Tensor | None) -> tuple[Tensor, bool]:
-    """(R, H, D) what each head of z (R, H, d) adds, and whether all with the bias are what attention adds."""
+def _parts(model: OpenLM, site: str, z: Tensor, name: str, added: Tensor | None) -> tuple[Tensor, How]:
+    """(R, H, D) what each head of z (R, H, d) adds, and how all with the bias are what attention adds.
+
+    Behind an RMS norm (Gemma 2, OLMo 2) shares are taken at the scale that it has with all heads present:
+    so they add up, and what a head's absence does to the scale is left out.
+    """
     known = places(model.module)
     projection = model.module.get_submodule(known[site].path)
     rows, heads, size = z.shape
@@ -65,9 +75,17 @@ def _parts(model: OpenLM, site: str, z: Tensor, name: str, added: Tensor | None)
     bias = projection(torch.zeros_like(apart[:, :1].flatten(2)))
     parts: Tensor = projection(apart.flatten(2)) - bias
     if added is None:
-        return parts, False
+        return parts, "unknown"
     scale = known[name].scale
-    return parts * scale, close((parts.sum(1) + bias[:, 0]) * scale, added)
+    total = (parts.sum(1) + bias[:, 0]) * scale
+    if close(total, added):
+        return parts * scale, "whole"
+    size_ = total.double().square().mean(-1, keepdim=True).sqrt()
+    normed, aim = total.double() / size_, added.double()
+    gain = (normed * aim).sum(0) / normed.square().sum(0).clamp_min(1e-30)  # the norm's weight, by rows
+    if rows < 2 or not close(normed * gain, aim):
+        return parts, "unknown"
+    return parts * scale * (gain / size_)[:, None].to(parts), "scaled"
 
 
 def _reading(model: OpenLM, streams: Tensor, read: LogitDifference, examples: Tensor) -> Tensor:

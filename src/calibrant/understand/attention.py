@@ -71,7 +71,7 @@ class _Told(NamedTuple):
     effect: Floats
 
 
-@technique(version=1)
+@technique(version=2)
 def attention(
     model: OpenLM, contrasts: Contrasts, config: Attention = Attention(), run: Run = Quiet()
 ) -> AttentionResult:
