@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -80,12 +80,14 @@ def _parts(model: OpenLM, site: str, z: Tensor, name: str, added: Tensor | None)
     total = (parts.sum(1) + bias[:, 0]) * scale
     if close(total, added):
         return parts * scale, "whole"
-    size_ = total.double().square().mean(-1, keepdim=True).sqrt()
-    normed, aim = total.double() / size_, added.double()
+    config: Any = getattr(model.module, "config", None)
+    eps = float(getattr(config, "rms_norm_eps", None) or 0.0)
+    length = (total.double().square().mean(-1, keepdim=True) + eps).sqrt()
+    normed, aim = total.double() / length, added.double()
     gain = (normed * aim).sum(0) / normed.square().sum(0).clamp_min(1e-30)  # the norm's weight, by rows
     if rows < 2 or not close(normed * gain, aim):
         return parts, "unknown"
-    return parts * scale * (gain / size_)[:, None].to(parts), "scaled"
+    return parts * scale * (gain / length)[:, None].to(parts), "scaled"
 
 
 def _reading(model: OpenLM, streams: Tensor, read: LogitDifference, examples: Tensor) -> Tensor:
