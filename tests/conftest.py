@@ -36,17 +36,34 @@ if "CALIBRANT_DATA" not in os.environ and _BESIDE.is_dir():
     os.environ["CALIBRANT_DATA"] = str(_BESIDE)
 
 
+_NEEDS = {
+    "real": ("CALIBRANT_DATA", "needs real data: set CALIBRANT_DATA to a folder that holds it"),
+    "real_model": (
+        "CALIBRANT_MODELS",
+        "needs two real models: set CALIBRANT_MODELS to a folder that holds gemma-3-270m and "
+        "qwen2.5-coder-0.5b-instruct, as save_pretrained writes them",
+    ),
+}
+"""Marker -> the variable that names a folder, and what is printed where it is not set."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what needs real data where there is none, with the reason printed."""
-    if os.environ.get("CALIBRANT_DATA"):
-        return
-    skip = pytest.mark.skip(reason="needs real data: set CALIBRANT_DATA to a folder that holds it")
-    for item in items:
-        if item.get_closest_marker("real"):
-            item.add_marker(skip)
+    """Skip what needs real data or models where there are none, with the reason printed."""
+    for marker, (variable, reason) in _NEEDS.items():
+        if os.environ.get(variable):
+            continue
+        for item in items:
+            if item.get_closest_marker(marker):
+                item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture
 def real_data() -> Path:
     """The folder of real data and weights."""
     return Path(os.environ["CALIBRANT_DATA"])
+
+
+@pytest.fixture(scope="session")
+def real_models() -> Path:
+    """The folder of real models."""
+    return Path(os.environ["CALIBRANT_MODELS"])
