@@ -10,6 +10,7 @@ from calibrant.app.study_file import load_study
 from calibrant.core import ConfigError, InputError, Record
 from calibrant.core.estimate import point
 from calibrant.ledger import Ledger
+from calibrant.views.page import page
 
 POLICY = """
 name = "p"
@@ -179,3 +180,51 @@ def test_a_quote_is_told_by_its_queries():
         metrics=metrics,
     )
     assert listing.headline(record)[0] == "planned_queries"
+
+
+CLAIMS = """
+[[job]]
+id = "true"
+use = "understand.triangulate"
+inputs.model = "testbed:plant/induction"
+inputs.contrasts = "testbed:contrasts/induction?n=24"
+inputs.heldout = "testbed:contrasts/induction?n=24&seed=1"
+[job.config]
+says = "two heads carry it"
+cells = ["layer_0/head_1", "layer_1/head_2"]
+[[job]]
+id = "decoy"
+like = "true"
+config = { says = "others do", cells = ["layer_1/head_0", "layer_0/head_4"] }
+"""
+
+
+@pytest.mark.slow
+def test_the_finding_of_a_claim_stands_at_the_top_and_is_no_limit(write, ledger):
+    done = run_study(load_study(str(write(CLAIMS))), ledger)
+    html = pages.write(done, ledger).read_text()
+    assert '<div class="big unknown">1 supported, 1 contradicted</div>' in html
+    assert "<b>Supported:</b> two heads carry it" in html
+    limits = html.partition('id="limits"')[2].partition('id="records"')[0]
+    assert "two heads carry it" not in limits and "by a rule that was fixed before" in limits
+    assert html.count("The claim, instrument by instrument</h4>") == 2
+
+
+PATCHED = """
+[[job]]
+id = "heads"
+use = "understand.patch"
+inputs = { model = "testbed:plant/induction", contrasts = "testbed:contrasts/induction?n=12" }
+config = { site = "z", positions = "all" }
+"""
+
+
+def test_a_record_of_interpretability_shows_its_figures(write, ledger):
+    done = run_study(load_study(str(write(PATCHED))), ledger)
+    view = pages.view(done, ledger)
+    (shown,) = view.shown.values()
+    assert [one.axis for one in shown] == ["head", "cell"]
+    body = pages.write(done, ledger).read_text().partition('id="records"')[2]
+    assert body.count('<svg class="wide"') == 2 and "two at a time" in body
+    altered = view.model_copy(update={"shown": {}})
+    assert '<svg class="wide"' not in page(altered).partition('id="records"')[2]

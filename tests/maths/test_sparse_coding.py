@@ -144,7 +144,7 @@ def test_the_estimator_is_the_slope_of_the_expected_loss():
 
 
 def test_mse_does_not_depend_on_the_batch():
-    """SAELens's did from 2024 to 2026."""
+    """Holds against SAELens PR#711: its MSE did, from 2024 to 2026."""
     coder, x = coder_of("topk"), draw(B, D)
     assert_close(coder.losses(torch.cat([x, x])).mse, coder.losses(x).mse)
 
@@ -183,7 +183,7 @@ def test_norms_stay_1_and_gradients_are_tangent():
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("transcoder", [False, True])
 def test_a_coder_of_scaled_rows_becomes_one_of_the_rows(variant, transcoder):
-    """The identity autoencoder at scale 3 stays one (SAELens#518)."""
+    """Holds against SAELens#518: at scale 3 an autoencoder stays the one that it was."""
     coder = coder_of(variant, not transcoder, transcoder, 9 if transcoder else D)
     if coder.threshold is not None:
         coder.threshold.data.fill_(0.3)

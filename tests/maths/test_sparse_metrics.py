@@ -42,7 +42,7 @@ def tally(y, found, pattern=None, groups=None, parts=(N,), width=2 * D):
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 3.0, 1e3])
 def test_the_identity_has_no_error_at_any_scale(scale):
-    """SAELens#518."""
+    """Holds against SAELens#518: scaled input was compared with unscaled output."""
     y = rows(scale)
     found = tally(y, identity()(y))
     assert found.value("mse") == 0.0
@@ -53,7 +53,7 @@ def test_the_identity_has_no_error_at_any_scale(scale):
 
 
 def test_predicting_the_mean_explains_nothing():
-    """Also where the mean is large, in float32 rows: sums are float64."""
+    """Holds against SAELens#659, PR#443 and SAEBench#76. Also where the mean is large: sums are float64."""
     for offset in (0.0, 3.0, 1000.0):
         y = rows(offset=offset)
         found = tally(y, y.double().mean(0).expand(N, D))
@@ -61,6 +61,7 @@ def test_predicting_the_mean_explains_nothing():
 
 
 def test_neither_batches_nor_doubled_rows_matter():
+    """Holds against SAELens PR#711: doubled rows, the same MSE."""
     y = rows()
     whole, cut = tally(y, 0.5 * y), tally(y, 0.5 * y, parts=(7, 93, 300))
     for name in ("mse", "explained_variance", "l0", "l2_ratio", "gamma"):

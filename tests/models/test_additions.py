@@ -104,7 +104,9 @@ RAW = {
 
 @pytest.mark.parametrize("name", RAW)
 def test_the_raw_output_is_not_what_is_added(name: str) -> None:
-    """TransformerLens#1648: before the norm behind it, before the multiplier, or with the stream in it."""
+    """Holds against TransformerLens#1648: before the norm behind it, before the multiplier, or with the
+    stream in it.
+    """
     lm = build(name, **MULTIPLIED.get(name, {}))
     names = ["blocks.0.hook_resid_pre", "blocks.0.hook_resid_mid", RAW[name].format(0)]
     before, middle, raw = (seen(lm, names)[site] for site in names)

@@ -83,7 +83,10 @@ def test_it_is_the_model_with_the_direction_taken_out_of_its_weights():
 
 @pytest.mark.parametrize("family", ["llama", "gemma2", "gpt_neox", "bloom"])
 def test_edits_reach_every_pass_of_a_generation(family):
-    """With a cache, token by token, as without one."""
+    """Holds against pyvene#193: which tokens are changed while generating?
+
+    With a cache, token by token, as without one.
+    """
     model = build(family)
     site = "blocks.1.hook_resid_pre"
     for block in (lambda: ablated(model, made(model)), lambda: steer(model, made(model), 2.0, site=site)):

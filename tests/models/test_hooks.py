@@ -140,6 +140,7 @@ def test_hooks_go_after_an_exception(tiny: Build) -> None:
 
 
 def test_a_hook_that_never_fires_is_an_error(tiny: Build) -> None:
+    """Holds against TransformerLens#1688: gated hooks never fired, and nobody was told."""
     lm = tiny()
     with (
         pytest.raises(CapabilityError, match=r"no forward pass went through blocks.0.hook_embed|hook_embed"),

@@ -167,6 +167,7 @@ def test_the_limit_spreads_evenly(build):
 
 
 def test_batches_do_not_matter(build):
+    """Holds against TransformerLens#1609: padding moved positions, and the loss."""
     model = build("gemma2")
     whole, single = (lens(model, items(9), Lens(batch=size), QUIET).metrics for size in (32, 1))
     for name, estimate in whole.items():

@@ -69,6 +69,7 @@ def scores(model, coder_of, tmp_path, site=SITE, dtype="float32"):
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "mamba", "bloom", "falcon"])
 def test_the_identity_recovers_all(family, tmp_path):
+    """Holds against SAELens#518 and #659: MSE 0, all of the variance and of the loss."""
     found, *_ = scores(build(family), lambda store: identity(32), tmp_path)
     for name in ("ce_recovered/zero", "kl_score/zero", "kl_score/mean", "explained_variance", "gamma"):
         if found[name].value is not None:
@@ -79,6 +80,7 @@ def test_the_identity_recovers_all(family, tmp_path):
 
 
 def test_the_mean_recovers_nothing_over_the_mean(model, tmp_path):
+    """Holds against SAELens#659 and SAEBench#76: whoever predicts the mean explains nothing."""
     found, *_ = scores(model, lambda store: constant(store.header.mean(SITE).float()), tmp_path)
     assert found["kl_score/mean"].value == pytest.approx(0.0, abs=1e-5)
     assert found["explained_variance"].value == pytest.approx(0.0, abs=1e-5)

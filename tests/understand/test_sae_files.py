@@ -161,7 +161,7 @@ def test_what_cannot_be_saved_is_refused(tmp_path):
 
 
 def test_a_file_that_reads_otherwise_is_found_out(tmp_path, monkeypatch):
-    """SAELens#354: a saved autoencoder was not the trained one."""
+    """Holds against SAELens#354 and PR#212: a saved autoencoder was not the trained one."""
     real = files._filled
 
     def other(*args):

@@ -76,7 +76,7 @@ def test_every_variant_finds_it_and_none_beats_chance_on_the_null(variant, least
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", ["relu", "jumprelu"])
 def test_l0_moves_with_its_coefficient(variant):
-    """SAELens#494: JumpReLU's did not."""
+    """Holds against SAELens#494: JumpReLU's did not."""
     truth = plant_dictionary(32, 64, active=3.0)
     data, _ = truth.draw(20_000)
     active = []

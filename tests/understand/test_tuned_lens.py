@@ -108,8 +108,8 @@ def test_nothing_is_read_where_a_layer_says_nothing(seed):
 
 
 def test_each_layer_is_read_with_its_own_scale():
-    """A lens that took the final norm's scale from the last layer would read layer 0 as noise (as in
-    TransformerLens 1076): here the last is 100 times as long as the first, in a direction that says nothing.
+    """Holds against TransformerLens#1076: a lens that took the final norm's scale from the last layer read
+    layer 0 as noise. Here the last is 100 times as long as the first, in a direction that says nothing.
     """
     model = plant(loud=100.0)
     weight = model.module.lm_head.weight

@@ -340,3 +340,27 @@ def test_the_gate_and_the_page_agree_on_the_shape_of_a_rule():
 )
 def test_an_intent_of_any_shape_is_shown(odd):
     Reader(page(empty(intent=odd)))
+
+
+@pytest.mark.parametrize(
+    ("findings", "answer", "tone"),
+    [
+        (["supported"], "Supported", "yes"),
+        (["suggestive"], "Suggestive", "unknown"),
+        (["contradicted"], "Contradicted", "no"),
+        (["contradicted", "supported", "contradicted"], "1 supported, 2 contradicted", "unknown"),
+        ([], "Done", "yes"),
+    ],
+)
+def test_claims_give_the_answer_where_no_gate_does(findings, answer, tone):
+    claims = [
+        {"job_id": f"j{at}", "seed": 0, "digest": digest([at]), "says": "<b>it</b> is so", "finding": one}
+        for at, one in enumerate(findings)
+    ]
+    done = {"question": "did every job finish?", "answer": "yes", "reason": "all jobs finished"}
+    html = page(empty(claims=claims, verdict=done))
+    assert f'<div class="big {tone}">{answer}</div>' in html
+    assert "<b>it</b>" not in html
+    assert html.count("&lt;b&gt;it&lt;/b&gt; is so") == len(findings)
+    failed = page(empty(claims=claims, verdict=done | {"answer": "unknown"}))
+    assert f'<div class="big unknown">{formatting.ANSWERS["unknown"]}</div>' in failed

@@ -1,27 +1,25 @@
 """A figure of a result or a record, from Python: ``figure(result)`` in a notebook, ``.save("a.svg")`` else.
 
-What is drawn follows from the names of the metrics: 'X/layer_3/head_2' is a matrix of layers by heads,
-'X/layer_3' a curve over layers, everything else a row with its interval.
+What there is to draw, a result says itself (``figure_data``): plain data, drawn by ``views``. A record is
+drawn as the result that its technique gives.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+import typing
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
-from calibrant.core import Entry, Estimate, InputError, Record, Result
+from calibrant.app.catalog import find_technique
+from calibrant.core import CalibrantError, Entry, InputError, Record, Result
 from calibrant.core.errors import nearest
+from calibrant.core.figure_data import FigureData, FigureKind, by_names
 from calibrant.ledger.layout import disk
-from calibrant.views.figures import FigureSpec, Series
-from calibrant.views.page import StudyView, figures
+from calibrant.views.drawn import drawn_data
 from calibrant.views.standalone import standalone
 
-Kind = Literal["matrix", "lens", "intervals"]
-_CELL = re.compile(r"(?P<family>.+)/(?P<row>[a-z]+_\d+)/(?P<column>[a-z]+)_\d+")
-_LAYER = re.compile(r"(?P<family>.+)/layer_\d+")
-_ROWS, _PANELS, _CELLS = 24, 4, 600
+_ROWS, _PANELS, _CELLS = 24, 4, 6000
 
 
 class Figure:
@@ -45,16 +43,20 @@ class Figure:
 
 
 def figure(
-    source: Result | Record | Entry, metrics: Sequence[str] = (), *, title: str = "", kind: Kind | None = None
+    source: Result | Record | Entry,
+    metrics: Sequence[str] = (),
+    *,
+    title: str = "",
+    kind: FigureKind | None = None,
 ) -> Figure:
     """Draw a result, a record, or an entry of a ledger.
 
     Args:
-        source: whose metrics are drawn.
-        metrics: their names, or families such as 'denoise'; (): the first 24 rows, or 4 panels, that
-            the kind shows.
-        title: stands above; "": the name of the technique.
-        kind: None: the first of matrix, curves over layers ('lens') and intervals that the names allow.
+        source: what is drawn.
+        metrics: names of metrics, or families such as 'denoise'; (): the first figure that the result has,
+            at most 24 rows or 4 panels of it.
+        title: stands above; "": the data's own, or the name of the technique.
+        kind: None: the first that there is; or 'matrix', 'lens' (curves over layers), 'graph', 'intervals'.
 
     Raises:
         InputError: no metrics, or none of that name or kind.
@@ -62,49 +64,29 @@ def figure(
     record, wanted = _record(source), [metrics] if isinstance(metrics, str) else list(metrics)
     if not record.metrics:
         raise InputError("there are no metrics to draw", hint="a job that failed has none")
-    shapes: Mapping[Kind, list[str]] = {
-        "matrix": _families(_CELL, record.metrics),
-        "lens": _families(_LAYER, record.metrics),
-        "intervals": list(record.metrics),
-    }
-    if kind is not None and kind not in shapes:
-        raise InputError(f"no kind '{kind}'{nearest(kind, shapes)}", hint=f"kinds: {', '.join(shapes)}")
-    fitting: list[Kind] = [one for one, found in shapes.items() if found and set(wanted) <= set(found)]
-    chosen: Kind = kind or (fitting or ["intervals"])[0]
-    known = shapes[chosen]
-    wrong = next((name for name in wanted if name not in known), "")
-    if wrong or not known:
-        raise InputError(
-            f"no metric to draw as {chosen}" + (f": '{wrong}'{nearest(wrong, known)}" if wrong else ""),
-            hint=f"there are: {', '.join(known[:8]) or 'none of this kind'}",
-        )
-    names = wanted or known[: _PANELS if chosen == "matrix" else _ROWS]
-    cells = sum(any(name.startswith(f"{family}/") for family in names) for name in record.metrics)
-    if chosen == "matrix" and cells > _CELLS:
-        raise InputError(
-            f"{cells} cells are too many for a matrix with numbers: at most {_CELLS}",
-            hint="name one family, or draw kind='intervals' with the names of some",
-        )
-    title = title or record.technique
-    if len(names) < len(wanted or known):
-        title += f" ({len(names)} of {len(known)})"
-    spec = FigureSpec(
-        title=title,
-        kind=chosen,
-        axis=_column(names[0], record.metrics) if chosen == "matrix" else "",
-        series=tuple(
-            Series(
-                label=record.technique if chosen == "lens" else name,
-                job_id="",
-                metric=name,
-                stage=name if chosen == "lens" else record.technique,
-            )
-            for name in names
-        ),
-    )
-    entry = Entry(seq=0, record=record, digest=record.digest)
-    drawn = figures(StudyView(name="figure", title="", entries=(entry,), figures=(spec,)))
-    return Figure(standalone(drawn[0]))
+    own = source.figure_data() if isinstance(source, Result) else figure_data(record)
+    known = typing.get_args(FigureKind)
+    if kind is not None and kind not in known:
+        raise InputError(f"no kind '{kind}'{nearest(kind, known)}", hint=f"kinds: {', '.join(known)}")
+    offered = [one for one in (*own, *by_names(record.metrics)) if kind in (None, one.kind)]
+    fitting = [one for one in offered if set(wanted) <= _labels(one)]
+    if not fitting:
+        _refuse(offered[-1:], wanted, kind)
+    data, left_out = few_enough(_only(fitting[0], wanted), bool(wanted))
+    named = title or data.title or record.technique
+    told = f"{named} ({left_out})" if left_out else named
+    made = drawn_data(data.model_copy(update={"title": told}), record.technique, "f0", digest=record.digest)
+    return Figure(standalone(made))
+
+
+def figure_data(record: Record) -> tuple[FigureData, ...]:
+    """What the result of the record's technique shows of itself; by names alone where that is not known."""
+    try:
+        hints = typing.get_type_hints(find_technique(record.technique).function)
+    except CalibrantError:  # made by a plug-in that is not installed, or not by a technique
+        return by_names(record.metrics)
+    result: type[Result] = hints["return"]
+    return result.model_construct(metrics=record.metrics, caveats=record.limits).figure_data()
 
 
 def _record(source: Result | Record | Entry) -> Record:
@@ -116,12 +98,37 @@ def _record(source: Result | Record | Entry) -> Record:
     return Record(technique=name, version=1, job="", result="", status="finished", metrics=source.metrics)
 
 
-def _families(shape: re.Pattern[str], metrics: Mapping[str, Estimate]) -> list[str]:
-    """What stands before layer and column, where there are two or more."""
-    found = [match.group("family") for name in metrics if (match := shape.fullmatch(name))]
-    return [name for name in dict.fromkeys(found) if found.count(name) > 1]
+def _labels(data: FigureData) -> set[str]:
+    return {one.label for one in data.values}
 
 
-def _column(family: str, metrics: Mapping[str, Estimate]) -> str:
-    matches = (_CELL.fullmatch(name) for name in metrics)
-    return next(match.group("column") for match in matches if match and match.group("family") == family)
+def _only(data: FigureData, labels: Sequence[str]) -> FigureData:
+    """With these labels alone, in their order; all where none is named."""
+    if not labels:
+        return data
+    values = [one for label in labels for one in data.values if one.label == label]
+    return data.model_copy(update={"values": tuple(values)})
+
+
+def few_enough(data: FigureData, named: bool = False) -> tuple[FigureData, str]:
+    """As much as can be read, and what was left out in words; what was named is all drawn, or refused."""
+    labels = list(dict.fromkeys(one.label for one in data.values))
+    most = len(labels) if named or data.kind == "graph" else _PANELS if data.kind == "matrix" else _ROWS
+    told = f"{most} of {len(labels)}" if most < len(labels) else ""
+    data = _only(data, labels[:most])
+    if data.kind == "matrix" and len(data.values) > _CELLS:
+        raise InputError(
+            f"{len(data.values)} cells are too many for a matrix: at most {_CELLS}",
+            hint="name one family, or draw kind='intervals' with the names of some",
+        )
+    return data, told
+
+
+def _refuse(offered: Sequence[FigureData], wanted: Sequence[str], kind: FigureKind | None) -> typing.NoReturn:
+    known = sorted({label for one in offered for label in _labels(one)})
+    wrong = next((name for name in wanted if name not in known), "")
+    raise InputError(
+        f"no metric to draw as {kind or 'intervals'}"
+        + (f": '{wrong}'{nearest(wrong, known)}" if wrong else ""),
+        hint=f"there are: {', '.join(known[:8]) or 'none of this kind'}",
+    )

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from calibrant.app.figures import few_enough, figure_data
 from calibrant.app.study import Outcome
 from calibrant.app.study_file import Study
-from calibrant.app.verdict import gate_table, verdict_of
+from calibrant.app.verdict import gate_table, stored_table, verdict_of
 from calibrant.core import Entry, Job
 from calibrant.core.digest import plain
 from calibrant.core.errors import InputError
+from calibrant.core.figure_data import FigureData
 from calibrant.govern.intent import intent_record
 from calibrant.ledger import Ledger
 from calibrant.ledger.layout import disk
 from calibrant.views.curves import READERS, Budget, Curve
-from calibrant.views.page import GateView, RuleView, StudyView, write_page
+from calibrant.views.page import ClaimView, GateView, RuleView, StudyView, write_page
+
+_MOST, _EACH = 24, 3
+"""Figures that the records of a page, and that one record, show of themselves."""
+_CELLS = 1500
+"""Numbers in one of them: a page stays small enough to be sent."""
 
 
 def write(outcome: Outcome, ledger: Ledger) -> Path:
@@ -46,6 +53,8 @@ def view(outcome: Outcome, ledger: Ledger) -> StudyView:
         gates=tuple(_gates(entries, ledger)),
         figures=study.figure,
         curves=_curves(study, entries, ledger),
+        shown=_shown(entries),
+        claims=tuple(_claims(entries, ledger)),
         verdict=outcome.verdict,
         about=outcome.verdict.about,
         needed=study.verdict.passes if study.verdict is not None else None,
@@ -99,6 +108,42 @@ def _gates(entries: Sequence[Entry], ledger: Ledger) -> list[GateView]:
             )
         )
     return views
+
+
+def _claims(entries: Sequence[Entry], ledger: Ledger) -> Iterator[ClaimView]:
+    """One view a claim that was judged."""
+    for entry in entries:
+        record = entry.record
+        if record.technique != "understand.triangulate" or record.status != "finished":
+            continue
+        table = stored_table(entry, ledger, "claim.json")
+        finding = table["finding"]
+        told = next((one for one in record.limits if one.startswith(f"{finding}: ")), "")
+        yield ClaimView(
+            job_id=record.job_id,
+            seed=record.seed,
+            digest=entry.digest,
+            says=told.removeprefix(f"{finding}: ") or record.job_id,
+            finding=finding,
+            reasons=tuple(table["reasons"]),
+        )
+
+
+def _shown(entries: Sequence[Entry]) -> dict[str, tuple[FigureData, ...]]:
+    """What records of interpretability show of themselves, at most ``_MOST`` figures in all.
+
+    Intervals without a title of their own say no more than the record's table.
+    """
+    shown: dict[str, tuple[FigureData, ...]] = {}
+    left = _MOST
+    for entry in entries:
+        record = entry.record
+        if record.technique.startswith("understand.") and record.status == "finished":
+            told = [one for one in figure_data(record) if one.title or one.kind != "intervals"]
+            some = [few_enough(one)[0] for one in told if len(one.values) <= _CELLS][: min(left, _EACH)]
+            shown[entry.digest] = tuple(some)
+            left -= len(some)
+    return shown
 
 
 def _curves(study: Study, entries: Sequence[Entry], ledger: Ledger) -> dict[str, Curve | Budget]:

@@ -65,17 +65,26 @@ def verdict_of(study: Study, runs: Sequence[tuple[Job, Entry]], ledger: Ledger) 
 
 
 def gate_table(entry: Entry, ledger: Ledger) -> dict[str, Any]:
-    """What a gate wrote: verdict and rules, from its artefact 'gate.json'.
+    """What a gate wrote: verdict and rules.
 
     Raises:
         EvidenceError: the file is not the one that the gate wrote, or is not there.
     """
-    artifact = next(a for a in entry.record.artifacts if a.name == "gate.json")
+    return stored_table(entry, ledger, "gate.json")
+
+
+def stored_table(entry: Entry, ledger: Ledger, name: str) -> dict[str, Any]:
+    """The JSON artefact ``name`` of a record.
+
+    Raises:
+        EvidenceError: the file is not the one that the job wrote, or is not there.
+    """
+    artifact = next(a for a in entry.record.artifacts if a.name == name)
     content = ledger.open(artifact).read_bytes()
     if digest_bytes(content) != artifact.digest:
         raise EvidenceError(
-            f"{ledger.root}: gate.json of '{entry.record.job_id}' was altered after the gate wrote it",
-            hint="run `calibrant verify`; move the altered file away, and gate again",
+            f"{ledger.root}: {name} of '{entry.record.job_id}' was altered after it was written",
+            hint="run `calibrant verify`; move the altered file away, and run the job again",
         )
     table: dict[str, Any] = json.loads(content)
     return table

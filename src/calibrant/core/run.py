@@ -20,6 +20,7 @@ from pydantic import Field
 from calibrant.core.config import Frozen
 from calibrant.core.errors import CapabilityError
 from calibrant.core.estimate import Estimate
+from calibrant.core.figure_data import FigureData, by_names
 
 if TYPE_CHECKING:
     from calibrant.core.record import Record
@@ -62,6 +63,10 @@ class Result(Frozen):
     """Name -> estimate with its interval."""
     caveats: tuple[str, ...] = ()
     """What this result does not show."""
+
+    def figure_data(self) -> tuple[FigureData, ...]:
+        """What to draw of it, the most telling figure first; from ``metrics`` alone, as a record has them."""
+        return by_names(self.metrics)
 
     def _repr_html_(self) -> str:
         """Metrics and caveats as a notebook shows them; an unknown one with its reason."""

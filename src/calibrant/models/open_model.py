@@ -286,6 +286,11 @@ class OpenModel(Weights):
     def _logits(self, batch: Batch, keep: int) -> Tensor:
         """Logits of the last ``keep`` positions, 0 for all (where the family can leave some out)."""
         mask, how = batch.mask.long(), batching(self.module)
+        if bool((batch.mask[:, 1:] & ~batch.mask[:, :-1]).any()):
+            raise InputError(
+                "a row is padded before or inside its text: a position would not mean the same in all rows",
+                hint="pad on the right, as encode() does",
+            )
         if (how.reach or not how.padded) and len(set(map(how.reads, mask.sum(1).tolist()))) > 1:
             raise CapabilityError(
                 f"'{self.identity.name}' has other numbers when rows of such lengths share a batch",

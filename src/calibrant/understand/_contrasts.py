@@ -9,6 +9,7 @@ from torch import Tensor
 
 from calibrant.core import InputError, OpenLM
 from calibrant.data.rows import Contrast, Contrasts
+from calibrant.models.chat_tokens import ChatTokens
 
 
 class Encoded(NamedTuple):
@@ -90,15 +91,22 @@ def first_token(model: OpenLM, whose: str, text: str) -> int:
     """The first token of a text that follows the prompt; what it says must be how the text begins.
 
     Raises:
-        InputError: it has no token, or the tokenizer changes it; ``whose`` is named.
+        InputError: it has no token, the tokenizer changes it, or it is a blank alone; ``whose`` is named.
     """
     ids = model.reply_ids(text)
     if not ids:
         raise InputError(f"{whose}: {text!r} has no token", hint="give a word")
     begins = model.tokenizer.decode(ids[:1])
+    if not (begins and text.startswith(begins)):  # SentencePiece: a token by itself loses its blank
+        begins = ChatTokens(model.tokenizer).text(ids[:1]) or begins
     if not text.startswith(begins) and "\ufffd" not in begins:
         raise InputError(
             f"{whose}: the first token of {text!r} reads {begins!r} for this model",
             hint="its tokenizer changes blanks or unknown words: write the answer as the model would",
+        )
+    if text.strip() and not begins.strip():
+        raise InputError(
+            f"{whose}: the first token of {text!r} is a blank alone, which tells no answer from another",
+            hint="end the prompts with the blank, and begin the answers with the word",
         )
     return ids[0]

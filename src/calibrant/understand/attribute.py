@@ -22,6 +22,7 @@ from pydantic import Field
 from torch import Tensor
 
 from calibrant.core import Estimate, OpenLM, Quiet, Result, Run, technique
+from calibrant.core.figure_data import Datum, FigureData, by_names
 from calibrant.data.rows import Contrasts
 from calibrant.understand import _cards as cards
 from calibrant.understand._audit import audit, choose
@@ -45,6 +46,19 @@ class Attribution(Cells):
 class AttributionResult(Result):
     """``denoise/CELL`` and ``noise/CELL`` by gradient, ``exact/denoise/CELL`` of the strongest,
     ``audit/...``, ``found/...``, ``total_effect``, ``clean_right``. Artefact 'effects.json'."""
+
+    def figure_data(self) -> tuple[FigureData, ...]:
+        """The sweep by gradient; and the strongest cells, by gradient and patched exactly."""
+        slopes = {name: one for name, one in self.metrics.items() if not name.startswith("exact/")}
+        values = []
+        for name, one in self.metrics.items():
+            told = name.removeprefix("exact/")
+            if told != name and told in slopes:
+                values.append(Datum(label=told, estimate=slopes[told], stage="by gradient"))
+                values.append(Datum(label=told, estimate=one, stage="patched exactly"))
+        title = "The strongest cells, by gradient and patched exactly"
+        exact = FigureData(kind="intervals", values=tuple(values), title=title)
+        return (*by_names(slopes), *([exact] if values else []))
 
 
 @technique(version=1)

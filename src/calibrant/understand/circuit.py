@@ -26,6 +26,7 @@ from pydantic import Field, field_validator
 from torch import Tensor
 
 from calibrant.core import Estimate, Frozen, OpenLM, Quiet, Result, Run, point, technique, unknown
+from calibrant.core.figure_data import Datum, FigureData, by_names, edges_of
 from calibrant.data.edge_graph import EdgeGraph, ScoredEdge
 from calibrant.data.rows import Contrasts
 from calibrant.maths.areas import trapezoid
@@ -72,6 +73,23 @@ class Circuit(Frozen):
 class CircuitResult(Result):
     """``faithfulness/SIZE``, ``complement/SIZE``, ``kept/SIZE``, ``cpr``, ``cmd``, ``cpr_log``, ``cmd_log``,
     ``least_size``, ``removal/EDGE``, ``idle_edges``; size 'given' is the circuit that the file marks."""
+
+    def figure_data(self) -> tuple[FigureData, ...]:
+        """The smallest circuit, edge by edge; and what each size keeps, beside all edges but those."""
+        values = edges_of(self.metrics, "removal", "lost without it")
+        title = "The smallest faithful circuit: what is lost without each of its edges"
+        graph = FigureData(kind="graph", values=values, title=title)
+        kept = []
+        for name, one in self.metrics.items():
+            part, _, size = name.partition("/")
+            if part in ("faithfulness", "complement"):
+                edges = self.metrics[f"kept/{size}"].value or 0
+                label = f"{size if size == 'given' else f'{100 * float(size):g} %'}: {edges:g} edges"
+                stage = "the circuit" if part == "faithfulness" else "all edges but it"
+                kept.append(Datum(label=label, estimate=one, stage=stage))
+        title = "What circuits of the strongest edges keep, and what the rest keeps"
+        sizes = FigureData(kind="intervals", values=tuple(kept), title=title)
+        return (*([graph] if values else []), *([sizes] if kept else []), *by_names(self.metrics))
 
 
 class Tried(NamedTuple):

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from calibrant.core import Estimate, Frozen, OpenLM, Quiet, Result, Run, point, technique
+from calibrant.core.figure_data import FigureData, by_names, edges_of
 from calibrant.data.edge_graph import EdgeGraph, ScoredEdge, write_graph
 from calibrant.data.rows import Contrasts
 from calibrant.understand._audit import Chosen, audit, choose
@@ -62,6 +63,16 @@ class Edges(Frozen):
 class EdgesResult(Result):
     """``path/EDGE`` (EAP-IG), or ``denoise/EDGE`` and ``noise/EDGE`` (EAP), of the strongest edges by
     gradient, ``exact/denoise/EDGE``, ``audit/...``, ``inclusion/EDGE``. Artefact 'graph.json'."""
+
+    def figure_data(self) -> tuple[FigureData, ...]:
+        """The strongest edges by gradient, each with what patching it does."""
+        told = {"exact/denoise": "patched, denoising", "exact/noise": "patched, noising",
+                "path": "by gradient", "denoise": "by gradient, denoising",
+                "noise": "by gradient, noising"}  # fmt: skip
+        values = tuple(one for name, label in told.items() for one in edges_of(self.metrics, name, label))
+        title = "The strongest edges by gradient, and what patching each does"
+        graph = FigureData(kind="graph", values=values, title=title)
+        return (*([graph] if values else []), *by_names(self.metrics))
 
 
 class Edge(NamedTuple):

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn.functional import log_softmax
 
 from calibrant.core import CapabilityError, Frozen, InputError, OpenLM, Quiet, Result, Run, technique
+from calibrant.core.figure_data import FigureData, by_names, curve
 from calibrant.data.rows import Item, Items
 from calibrant.stats import mean
 
@@ -37,6 +38,19 @@ class Lens(Frozen):
 
 class LensResult(Result):
     """Metrics 'top1_agreement/layer_i', 'kl_to_final/layer_i' and 'answer_probability/layer_i'."""
+
+    def figure_data(self) -> tuple[FigureData, ...]:
+        """Shares on one axis, nats on another."""
+        shares = {"top1_agreement": "the last layer's first choice", "answer_probability": "the answer"}
+        figures = [
+            FigureData(kind="lens", values=values, title=title, axis="layer")
+            for title, names in (
+                ("How often each layer says what the last one says, and the answer", shares),
+                ("KL from the last layer, in nats", {"kl_to_final": "KL"}),
+            )
+            if (values := curve(self.metrics, names))
+        ]
+        return (*figures, *by_names(self.metrics))
 
 
 @technique(version=2)

@@ -20,17 +20,21 @@ pairs. Where parts stand in for each other, noising sees none of them; where all
 
 from __future__ import annotations
 
+import re
 from itertools import combinations
 
 import numpy as np
 from pydantic import Field, field_validator
 
 from calibrant.core import Estimate, OpenLM, Quiet, Result, Run, technique
+from calibrant.core.figure_data import Datum, FigureData, by_names
 from calibrant.data.rows import Contrasts
 from calibrant.understand import _cards as cards
 from calibrant.understand._cells import Cells, cells_of, left_out
 from calibrant.understand._contrasts import encode
 from calibrant.understand._effects import WAYS, Effects, both_ways, effects_of
+
+_COUPLE = re.compile(r"interaction/(?P<way>\w+)/(?P<one>[^+]+)\+(?P<other>[^+]+)")
 
 
 class Patching(Cells):
@@ -50,6 +54,18 @@ class Patching(Cells):
 class PatchResult(Result):
     """``denoise/CELL`` and ``noise/CELL`` for each cell (``layer_3/position_5``, ``layer_1/head_2``, ...),
     ``found/denoise`` and ``found/noise``, ``total_effect``, ``clean_right``. Artefact 'effects.json'."""
+
+    def figure_data(self) -> tuple[FigureData, ...]:
+        """The sweep in both directions; and the strongest cells, each with each."""
+        values = []
+        for name, one in self.metrics.items():
+            if match := _COUPLE.fullmatch(name):
+                ends = [end.replace("_", " ").replace("/", ", ") for end in match.group("one", "other")]
+                for row, column in (ends, ends[::-1]):
+                    values.append(Datum(label=match["way"], estimate=one, row=row, column=column))
+        title = "The strongest cells, two at a time: together, less each alone"
+        couples = FigureData(kind="matrix", values=tuple(values), title=title, axis="cell")
+        return (*by_names(self.metrics), *([couples] if values else []))
 
 
 @technique(version=1)

@@ -37,6 +37,7 @@ from calibrant.core import (
     technique,
     unknown,
 )
+from calibrant.core.figure_data import Datum, FigureData, by_names, curve
 from calibrant.data.judge_folder import write_head
 from calibrant.data.judge_head import JudgeHead
 from calibrant.data.rows import LabelledTexts
@@ -88,6 +89,30 @@ class ProbeResult(Result):
     """``auroc``, ``auroc/layer_i``, ``gain/...`` over each baseline, ``selectivity``,
     ``compression/layer_i``, ``ablation/...``, ``false_alarm_rate``. Artefact 'probe/', which
     ``measure.classifier_judge`` takes."""
+
+    def figure_data(self) -> tuple[FigureData, ...]:
+        """The probe by layer beside what no layer has; and its ablation beside random directions."""
+        layers = curve(self.metrics, {"auroc": "the probe"})
+        controls = {"embedding": "input embeddings", "random_model": "shuffled weights", "text": "text alone"}
+        flat = tuple(
+            Datum(label=label, estimate=self.metrics[f"auroc/{name}"], at=one.at)
+            for name, label in controls.items()
+            if f"auroc/{name}" in self.metrics
+            for one in layers
+        )
+        title = "AUROC of the probe at each layer, and of its controls, which have no layers"
+        read = FigureData(kind="lens", values=(*layers, *flat), title=title, axis="layer")
+        moves = {"probe": "the probe's direction", "random": "random directions"}
+        ablated = tuple(
+            Datum(
+                label="change of a log-prob, in nats", estimate=self.metrics[f"ablation/{name}"], stage=stage
+            )
+            for name, stage in moves.items()
+            if f"ablation/{name}" in self.metrics
+        )
+        title = "What the model says without the probe's direction"
+        used = FigureData(kind="intervals", values=ablated, title=title)
+        return (*([read] if layers else []), *([used] if ablated else []), *by_names(self.metrics)[-1:])
 
 
 @technique(version=1)

@@ -32,6 +32,7 @@ from calibrant.core import (
     digest,
     technique,
 )
+from calibrant.core.figure_data import Datum, FigureData, by_names
 from calibrant.data.rows import Prompts
 from calibrant.maths.sparse_coding import Shape, SparseCoder, Variant
 from calibrant.models.anatomy import anatomy
@@ -102,6 +103,25 @@ class SAEResult(Result):
 
     coder: Any = Field(exclude=True)
     """The trained ``SparseCoder``, live."""
+
+    def figure_data(self) -> tuple[FigureData, ...]:
+        """What the coder keeps, beside the same with random weights."""
+        shown = {
+            "ce_recovered/zero": "loss recovered, over zero",
+            "ce_recovered/mean": "loss recovered, over the mean",
+            "kl_score/zero": "KL score, over zero",
+            "kl_score/mean": "KL score, over the mean",
+            "explained_variance": "explained variance",
+            "dead_share": "dead features",
+        }
+        values = tuple(
+            Datum(label=label, estimate=self.metrics[prefix + name], stage=stage)
+            for name, label in shown.items()
+            for prefix, stage in (("", "the model"), ("random/", "random weights"))
+            if prefix + name in self.metrics
+        )
+        kept = FigureData(kind="intervals", values=values, title="What the sparse coder keeps")
+        return (kept, *by_names(self.metrics))
 
 
 @technique(version=1)

@@ -25,6 +25,7 @@ from pydantic import Field, field_validator
 
 from calibrant.core import ConfigError, Estimate, OpenLM, Quiet, Result, Run, point, technique, unknown
 from calibrant.core.errors import nearest
+from calibrant.core.figure_data import Datum, FigureData, by_names
 from calibrant.data.instrument_card import InstrumentCard
 from calibrant.data.rows import Contrasts
 from calibrant.understand._cards import rule_errors, rule_in_words, shipped_card
@@ -65,6 +66,16 @@ class TriangulationResult(Result):
 
     finding: Finding
     """The verdict: supported, suggestive, contradicted or not testable."""
+
+    def figure_data(self) -> tuple[FigureData, ...]:
+        """The claim's share of the effect by each instrument that spoke."""
+        values = tuple(
+            Datum(label=name.partition("/")[2], estimate=one, stage="share of the effect")
+            for name, one in self.metrics.items()
+            if name.startswith("effect/")
+        )
+        shares = FigureData(kind="intervals", values=values, title="The claim, instrument by instrument")
+        return (*([shares] if values else []), *by_names(self.metrics))
 
 
 @technique(version=1)

@@ -32,6 +32,7 @@ from calibrant.core import (
     Run,
     technique,
 )  # fmt: skip
+from calibrant.core.figure_data import FigureData, by_names, curve
 from calibrant.core.lm import Chat
 from calibrant.data.rows import Prompts
 from calibrant.maths.kl import categorical_kl
@@ -66,6 +67,20 @@ class TunedLens(Frozen):
 class TunedLensResult(Result):
     """``tuned/METRIC/layer_i``, ``plain/...`` and ``control/...`` of ``kl_to_final``, ``ce``, ``bias`` and
     ``top1_agreement``; ``gain/layer_i``, ``beyond_control/layer_i``. Artefact 'tuned_lens', a folder."""
+
+    def figure_data(self) -> tuple[FigureData, ...]:
+        """A figure a measure: the tuned lens beside the logit lens and the control."""
+        lenses = {"tuned": "tuned lens", "plain": "logit lens", "control": "control"}
+        titles = {
+            "kl_to_final": "KL from the last layer, in nats",
+            "top1_agreement": "Share of places with the last layer's first choice",
+        }
+        figures = [
+            FigureData(kind="lens", values=values, title=title, axis="layer")
+            for measure, title in titles.items()
+            if (values := curve(self.metrics, {f"{one}/{measure}": told for one, told in lenses.items()}))
+        ]
+        return (*figures, *by_names(self.metrics))
 
 
 class _Drawn(NamedTuple):

@@ -28,7 +28,8 @@ class Series(Frozen):
     """Name of the job in its study; every seed's record is taken."""
     metric: str
     """Metric name; for a lens the family, such as 'top1_agreement' for 'top1_agreement/layer_3'; for
-    'goodhart' one of 'proxy' and 'gold'; for 'matrix' 'attack_success_rate', of whose
+    'goodhart' one of 'proxy' and 'gold'; for 'graph' 'removal', of whose '<writer>-><reader>' it shows every
+    one; for 'matrix' 'attack_success_rate', of whose
     '<hazard>/<technique>' it shows every one, or 'denoise', of whose '<layer>/<head>'; for 'budget'
     'attack_success_rate' for every attack, or 'attack_success_rate/pair' for that one."""
     stage: str
@@ -46,11 +47,11 @@ class FigureSpec(Frozen):
     """What the figure shows, as a short sentence."""
     caption: str = ""
     """What the reader should take from it, and what not."""
-    kind: Literal["intervals", "lens", "sweep", "goodhart", "matrix", "budget"] = "intervals"
+    kind: Literal["intervals", "lens", "sweep", "goodhart", "matrix", "budget", "graph"] = "intervals"
     """'intervals': one row a label, one bar a stage. 'lens': curves over layers. 'sweep': curves over the
     settings ``at`` of several jobs. 'goodhart': proxy and gold over the distance, with the fitted form.
     'matrix': a campaign's rates, hazards by technique families, or a patch sweep's shares, layers by heads.
-    'budget': a campaign's success against queries."""
+    'budget': a campaign's success against queries. 'graph': edges between parts of a model."""
     axis: str = ""
     """What a sweep goes through: 'KL coefficient'; of a matrix, what its columns are: 'head'."""
     series: tuple[Series, ...] = ()
@@ -61,14 +62,22 @@ class FigureSpec(Frozen):
     @property
     def across(self) -> str:
         """What the horizontal axis is, "" where it is the measure itself."""
-        names = {"lens": "layer", "goodhart": "√KL", "matrix": "technique", "budget": "queries"}
+        names = {
+            "lens": "layer",
+            "goodhart": "√KL",
+            "matrix": "technique",
+            "budget": "queries",
+            "graph": "edge",
+        }
         return self.axis if self.kind == "sweep" else self.axis or names.get(self.kind, "")
 
     @property
     def limited(self) -> bool:
         """Whether a threshold is drawn."""
-        rows = self.kind not in ("matrix", "budget") and any(s.threshold is not None for s in self.series)
-        return rows or (self.threshold is not None and self.kind != "matrix")
+        if self.kind in ("matrix", "graph"):
+            return False
+        rows = self.kind != "budget" and any(s.threshold is not None for s in self.series)
+        return rows or self.threshold is not None
 
 
 class Mark(NamedTuple):
@@ -209,9 +218,9 @@ def table(lanes: Sequence[Lane]) -> list[tuple[Lane, Mark | None, str]]:
 def legend(spec: FigureSpec, order: Sequence[str]) -> list[tuple[str, int, str]]:
     """(text, colour index, dashes) of each entry; a lens with several labels names them as well.
 
-    A matrix has its key inside, and lines of 'budget' are named where they end.
+    A matrix or a graph has its key inside, and lines of 'budget' are named where they end.
     """
-    if spec.kind in ("matrix", "budget"):
+    if spec.kind in ("matrix", "budget", "graph"):
         return []
     if spec.kind == "intervals":
         return [(stage, style(stage, order), "") for stage in stages([spec])]

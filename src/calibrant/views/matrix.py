@@ -52,15 +52,25 @@ class Grid(NamedTuple):
         """Width that a column takes, the gap included."""
         return min((self.width - self.left) / max(columns, 1), self.cell[1])
 
+    @property
+    def bare(self) -> bool:
+        """Cells without numbers, which are told when pointed at."""
+        return not self.size
 
+
+MANY = 600
+"""From so many cells on they have a colour, and no number."""
 WIDE = Grid(800.0, 150.0, 46.0, (74.0, 118.0), 14.5)
 NARROW = Grid(350.0, 0.0, 40.0, (58.0, 110.0), 13.0)
+WIDE_BARE = Grid(800.0, 110.0, 17.0, (9.0, 34.0), 0.0)
+NARROW_BARE = Grid(350.0, 60.0, 13.0, (5.0, 20.0), 0.0)
 HEAD, TITLE, BETWEEN, KEY = 34.0, 28.0, 14.0, 44.0
 
 
 def draw_matrix(cells: Sequence[Lane], key: str, narrow: bool, across: str = "technique") -> Canvas:
     """A panel a series, rows of cells in it; the key to the colours stands below."""
-    grid = NARROW if narrow else WIDE
+    many = sum(len(lane.marks) for lane in cells) > MANY
+    grid = (NARROW_BARE if many else NARROW) if narrow else (WIDE_BARE if many else WIDE)
     panels = [list(lanes) for _, lanes in groupby(cells, key=lambda lane: lane.series)]
     tops, y = [], 0.0
     for lanes in panels:
@@ -75,7 +85,8 @@ def draw_matrix(cells: Sequence[Lane], key: str, narrow: bool, across: str = "te
             canvas.text(0, top + 12, f"{series.label}, {series.stage}", INK, 14, weight="bold")
             top += TITLE
         _panel(canvas, grid, lanes, top, f"#{key[:-1]}-numbers", across)
-    _key(canvas, y, narrow, "goals" if across == "technique" else "units")
+    units = "goals" if across == "technique" else "units"
+    _key(canvas, y, narrow, "" if many else f"unknown; at a foot, the share of {units} without an outcome")
     return canvas
 
 
@@ -88,8 +99,14 @@ def _columns(lanes: Sequence[Lane]) -> list[str]:
 def _panel(canvas: Canvas, grid: Grid, lanes: Sequence[Lane], y: float, numbers: str, across: str) -> None:
     for columns in grid.blocks(_columns(lanes)):
         wide = grid.cell_width(len(columns))
+        every = max(1, int(70 / wide)) if grid.bare else 1
         for place, column in enumerate(columns):
             middle = grid.left + (place + 0.5) * wide - GAP / 2
+            if place % every:
+                continue
+            if grid.bare:
+                canvas.text(middle, y + HEAD - 12, column, MUTED, 11, ha="center")
+                continue
             for line, text in enumerate(_wrapped(column, int(wide / 6.4))[::-1]):
                 canvas.text(middle, y + HEAD - 12 - 14 * line, text, MUTED, 12, ha="center")
         y += HEAD if columns else 0
@@ -117,6 +134,9 @@ def _unmeasured(canvas: Canvas, lane: Lane, corner: tuple[float, float, float, f
 
 def _name(canvas: Canvas, grid: Grid, lane: Lane, y: float) -> None:
     """A row's name, and over how many units its rates go, where that is one number."""
+    if grid.bare:
+        canvas.text(0, y + grid.row / 2, textwrap.shorten(lane.name, 16, placeholder="…"), INK, 10)
+        return
     units = {(mark.estimate.n, mark.estimate.unit) for mark in lane.marks if mark.estimate.n}
     n, unit = units.pop() if len(units) == 1 else (0, "")
     name = lane.name or "not measured"
@@ -145,7 +165,9 @@ def _cell(
     x, y, wide, high = corner
     values = [value for _, value in lane.seen]
     middle = x + wide / 2
-    if values:
+    if not size:
+        _bare(canvas, lane, values, (x, y, wide + GAP - 1, high + GAP - 1))
+    elif values:
         tint = heat(min(values) if _higher(lane.marks) else max(values))
         canvas.box(x, y, wide, high, HEAT[tint])
         lost = max(_lost(mark) for mark in lane.marks)
@@ -167,6 +189,21 @@ def _cell(
         where = f"#{anchor(lane.marks[0].digest)}" if len(lane.marks) == 1 else numbers
         shown = "\n".join(tip(lane, mark, across) for mark in lane.marks)
         canvas.spot(x, y, wide, high, url=where, tip=shown)
+
+
+def _bare(
+    canvas: Canvas, lane: Lane, values: Sequence[float], corner: tuple[float, float, float, float]
+) -> None:
+    """A colour, a dash across where the number is below 0; nothing where it is unknown."""
+    x, y, wide, high = corner
+    if not values:
+        canvas.line([x, x + wide], [y + high, y], MUTED, 0.6)
+        return
+    value = min(values) if _higher(lane.marks) else max(values, key=abs)
+    tint = heat(abs(value))
+    canvas.box(x, y, wide, high, HEAT[tint])
+    if value < 0 and tint:
+        canvas.line([x + 1, x + wide - 1], [y + high / 2] * 2, PAPER if tint > 3 else INK, 1.0)
 
 
 def heat(value: float) -> int:
@@ -211,8 +248,8 @@ def _hatch(canvas: Canvas, x: float, y: float, wide: float, high: float) -> None
         reach += 7.0
 
 
-def _key(canvas: Canvas, y: float, narrow: bool, units: str) -> None:
-    """Colours from 0 to 1 with the numbers between them, and what a hatch means."""
+def _key(canvas: Canvas, y: float, narrow: bool, hatch: str) -> None:
+    """Colours from 0 to 1 with the numbers between them, and what a hatch means; "": of bare cells."""
     x, wide = (0.0, 30.0) if narrow else (WIDE.left, 42.0)
     for index, colour in enumerate(HEAT):
         canvas.box(x + index * wide, y + 8, wide, 12, colour)
@@ -222,8 +259,11 @@ def _key(canvas: Canvas, y: float, narrow: bool, units: str) -> None:
     for index, edge in enumerate((0.0, *EDGES, 1.0)):
         canvas.text(x + index * wide, y + 32, exact(edge), MUTED, 11, ha="center" if index else "left")
     x, y = (0.0, y + 44) if narrow else (x + len(HEAT) * wide + 30, y + 8)
-    _hatch(canvas, x, y, 28, 12)
-    canvas.text(x + 36, y + 6, f"unknown; at a foot, the share of {units} without an outcome", MUTED, 11)
+    if hatch:
+        _hatch(canvas, x, y, 28, 12)
+        canvas.text(x + 36, y + 6, hatch, MUTED, 11)
+    else:
+        canvas.text(x, y + 6, "a dash: below 0; a slash: unknown", MUTED, 11)
 
 
 def _wrapped(text: str, width: int) -> list[str]:

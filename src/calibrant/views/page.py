@@ -13,19 +13,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from markupsafe import Markup
 from pydantic import Field
 
 from calibrant.core.config import Frozen
+from calibrant.core.figure_data import FigureData
 from calibrant.core.record import Entry, Record
 from calibrant.core.shown import harmless
 from calibrant.core.verdict import Answer, Verdict
 from calibrant.views import formatting
 from calibrant.views.curves import Budget, Curve
-from calibrant.views.figures import FigureSpec, Lane, Mark, describe, legend, stages, table
-from calibrant.views.plots import draw
+from calibrant.views.drawn import Drawn, drawn, drawn_data
+from calibrant.views.figures import FigureSpec, stages
 from calibrant.views.series import lanes
 from calibrant.views.templates import template
+
+FINDINGS = ("supported", "suggestive", "contradicted", "not testable")
+"""What can be said of a claim, from the best to the least."""
 
 
 class RuleView(Frozen):
@@ -97,6 +100,23 @@ class GateView(Frozen):
     """In the policy's order."""
 
 
+class ClaimView(Frozen):
+    """One claim about what carries an answer, and what the instruments together say of it."""
+
+    job_id: str
+    """Name of the claim's job."""
+    seed: int
+    """Its seed."""
+    digest: str
+    """Of the record."""
+    says: str
+    """The claim in words."""
+    finding: str
+    """'supported', 'suggestive', 'contradicted' or 'not testable'."""
+    reasons: tuple[str, ...] = ()
+    """What is missing, or what contradicts."""
+
+
 class StudyView(Frozen):
     """All that the page shows."""
 
@@ -114,6 +134,10 @@ class StudyView(Frozen):
     """Every gate that ran."""
     figures: tuple[FigureSpec, ...] = ()
     """What the study compares."""
+    shown: dict[str, tuple[FigureData, ...]] = Field(default_factory=dict)
+    """Record digest -> what it shows of itself, beside its numbers."""
+    claims: tuple[ClaimView, ...] = ()
+    """Claims that were judged, in the order of the ledger."""
     curves: dict[str, Curve | Budget] = Field(default_factory=dict)
     """Record digest -> the curves that it stored, for figures of the kinds 'goodhart' and 'budget'."""
     verdict: Verdict = Field(
@@ -140,16 +164,6 @@ class Strip(NamedTuple):
     allowed: tuple[float, float]
 
 
-class Drawn(NamedTuple):
-    """A figure ready for the template."""
-
-    spec: FigureSpec
-    wide: Markup
-    narrow: Markup
-    legend: list[tuple[str, int, str]]
-    rows: list[tuple[Lane, Mark | None, str]]
-
-
 class Limit(NamedTuple):
     """One caveat and the first record of each job that states it."""
 
@@ -164,8 +178,10 @@ def page(study: StudyView) -> str:
         _TEMPLATE.render(
             study=study,
             answer=_answer(study),
+            tone=_tone(study),
             figures=figures(study),
-            limits=_limits(study.entries),
+            own=_own(study),
+            limits=_limits(study),
             opening=_opening(study),
             seeds=_seeds(study.gates),
             gate_of={gate.seed: index for index, gate in reversed(list(enumerate(study.gates, 1)))},
@@ -224,15 +240,26 @@ def strip(rule: RuleView) -> Strip | None:
 def figures(study: StudyView) -> list[Drawn]:
     """Every figure, wide and narrow, with its legend and numbers."""
     order = stages(study.figures)
-    drawn = []
+    made = []
     for index, given in enumerate(study.figures):
         spec = given.model_copy(update={"series": _with_thresholds(given, study)})
-        series = lanes(spec, study.entries, study.curves)
-        label, key = describe(spec, series), f"f{index}"
-        wide = draw(spec, series, order, key, label)
-        narrow = draw(spec, series, order, key, label, narrow=True)
-        drawn.append(Drawn(spec, wide, narrow, legend(spec, order), table(series)))
-    return drawn
+        made.append(drawn(spec, lanes(spec, study.entries, study.curves), order, f"f{index}"))
+    return made
+
+
+def _own(study: StudyView) -> dict[int, list[Drawn]]:
+    """Sequence number -> what the record shows of itself; once, where a record is listed twice."""
+    made: dict[int, list[Drawn]] = {}
+    done: set[str] = set()
+    for entry in study.entries:
+        if entry.digest not in done:
+            done.add(entry.digest)
+            made[entry.seq] = [
+                drawn_data(data, entry.record.technique, f"r{entry.seq}n{number}",
+                           seed=entry.record.seed, digest=entry.digest)
+                for number, data in enumerate(study.shown.get(entry.digest, ()))
+            ]  # fmt: skip
+    return made
 
 
 def _with_thresholds(spec: FigureSpec, study: StudyView) -> tuple[Any, ...]:
@@ -268,11 +295,17 @@ def _deciding(rule: RuleView, entries: Sequence[Entry]) -> str:
     return ""
 
 
-def _limits(entries: Sequence[Entry]) -> list[Limit]:
-    """Every caveat once, in order of appearance, with the first record of each job that states it."""
+def _limits(study: StudyView) -> list[Limit]:
+    """Every caveat once, in order of appearance, with the first record of each job that states it.
+
+    What was found of a claim stands above, and is no limit.
+    """
     limits: dict[str, dict[str, Entry]] = {}
-    for entry in entries:
+    found = {(claim.digest, f"{claim.finding}: {claim.says}") for claim in study.claims}
+    for entry in study.entries:
         for text in entry.record.limits:
+            if (entry.digest, text) in found:
+                continue
             limits.setdefault(" ".join(text.split()), {}).setdefault(_title(entry.record), entry)
     return [Limit(text, list(jobs.values())) for text, jobs in limits.items()]
 
@@ -311,8 +344,25 @@ def _seeds(gates: Sequence[GateView]) -> list[tuple[int, Answer]]:
 
 def _answer(study: StudyView) -> str:
     """The verdict in a word; a study that asked no gate has not passed anything, it is done."""
-    gated = study.gates or study.needed is not None
-    return "Done" if study.verdict.answer == "yes" and not gated else formatting.ANSWERS[study.verdict.answer]
+    if study.verdict.answer != "yes" or _gated(study):
+        return formatting.ANSWERS[study.verdict.answer]
+    findings = [claim.finding for claim in study.claims]
+    if len(set(findings)) == 1:
+        return findings[0].capitalize()
+    counted = [f"{findings.count(one)} {one}" for one in FINDINGS if one in findings]
+    return ", ".join(counted) or "Done"
+
+
+def _tone(study: StudyView) -> Answer:
+    """The colour of the answer: claims are as good as what was found of them, where no gate decides."""
+    findings = {claim.finding for claim in study.claims}
+    if study.verdict.answer != "yes" or _gated(study) or findings <= {"supported"}:
+        return study.verdict.answer
+    return "no" if findings == {"contradicted"} else "unknown"
+
+
+def _gated(study: StudyView) -> bool:
+    return bool(study.gates) or study.needed is not None
 
 
 def _contradiction(study: StudyView) -> str:

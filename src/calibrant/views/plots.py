@@ -13,6 +13,7 @@ from calibrant.views.budget import draw_budget
 from calibrant.views.curves import Fitted
 from calibrant.views.figures import FigureSpec, Lane, Mark, peaks, reach, style, tip
 from calibrant.views.formatting import anchor, exact
+from calibrant.views.graph import draw_graph
 from calibrant.views.matrix import draw_matrix
 from calibrant.views.palette import HAIR, INK, LIMIT, MUTED, STAGES
 from calibrant.views.scales import Scale, extent
@@ -33,6 +34,8 @@ def draw(
     key = f"{key}{name[0]}"
     if spec.kind == "matrix":
         canvas = draw_matrix(lanes, key, narrow, spec.across)
+    elif spec.kind == "graph":
+        canvas = draw_graph(lanes, key, narrow)
     elif spec.kind == "budget":
         canvas = draw_budget(spec, lanes, key, narrow)
     else:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 
 from calibrant.core.estimate import Estimate, unknown
+from calibrant.core.figure_data import edges_of
 from calibrant.core.record import Entry
 from calibrant.views.curves import Budget, Curve, Fitted
 from calibrant.views.figures import FigureSpec, Lane, Mark, Series
@@ -36,7 +37,7 @@ def lanes(
             split = _hazards(series, mine) if spec.kind == "matrix" else _attacks(series, mine, curves or {})
             drawn += split or [Lane(series, ())]
         else:
-            read = _layers if spec.kind == "lens" else _single
+            read = _READERS.get(spec.kind, _single)
             drawn.append(Lane(series, tuple(mark for e in mine for mark in read(e, series))))
     return tuple(drawn)
 
@@ -45,6 +46,15 @@ def _single(entry: Entry, series: Series) -> list[Mark]:
     """The one number of an interval plot or of a setting."""
     estimate = entry.record.metrics.get(series.metric) or _absent(entry, series.metric)
     return [Mark(entry.record.seed, entry.digest, estimate, series.at)]
+
+
+def _edges(entry: Entry, series: Series) -> list[Mark]:
+    """The numbers of a graph, by edge."""
+    marks = [
+        Mark(entry.record.seed, entry.digest, one.estimate, column=one.column)
+        for one in edges_of(entry.record.metrics, series.metric)
+    ]
+    return marks or [Mark(entry.record.seed, entry.digest, _absent(entry, f"{series.metric}/*->*"))]
 
 
 def _optimised(series: Series, entries: Sequence[Entry], curves: Mapping[str, Curve | Budget]) -> Lane:
@@ -150,3 +160,6 @@ def _lost(entry: Entry, otherwise: str) -> Estimate:
     if record.status != "finished":
         return unknown(f"the job {record.status}" + (f": {record.failure.message}" if record.failure else ""))
     return unknown(otherwise)
+
+
+_READERS: Mapping[str, Callable[[Entry, Series], list[Mark]]] = {"lens": _layers, "graph": _edges}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from importlib.resources import files
 
-from calibrant.views.page import Drawn
+from calibrant.views.drawn import Drawn
 from calibrant.views.palette import INK, LIMIT, MUTED, STAGES
 from calibrant.views.svg import MARKERS, Canvas
 

@@ -75,9 +75,10 @@ class Canvas:
         self._point(mark, url, tip)
         self._axes.add_line(mark)
 
-    def box(self, x: float, y: float, width: float, height: float, colour: str) -> None:
-        """A filled rectangle."""
-        self._axes.add_patch(Rectangle((x, y), width, height, facecolor=colour, linewidth=0, clip_on=False))
+    def box(self, x: float, y: float, width: float, height: float, colour: str, **style: Any) -> None:
+        """A filled rectangle; ``style`` is matplotlib's (zorder)."""
+        style |= {"facecolor": colour, "linewidth": 0, "clip_on": False}
+        self._axes.add_patch(Rectangle((x, y), width, height, **style))
 
     def spot(self, x: float, y: float, width: float, height: float, *, url: str, tip: str) -> None:
         """A place that is not seen: it lies on top, links to ``url`` and says ``tip`` when pointed at."""

@@ -82,6 +82,7 @@ def test_heads_are_laid_side_by_side_and_what_lies_behind_does_not_run(model, tm
 
 
 def test_order_is_permuted_and_repeats(model, tmp_path):
+    """Holds against SAELens PR#612: shuffle=True did not shuffle."""
     texts = texts_of(model)
     store = harvest(model, texts, source_of(model, texts, SITES[:1], shard=5), tmp_path)
     first, again, next_epoch = store.order(3), store.order(3), store.order(3, epoch=1)
@@ -207,6 +208,7 @@ def test_a_full_disk_is_said_and_resumed(model, tmp_path, monkeypatch):
 
 
 def test_a_bos_of_id_0_is_left_out_and_counted(tmp_path):
+    """Holds against SAELens PR#724: a BOS of id 0 was taken for none; and #472, BOS in mid-text."""
     tokenizer = build_tokenizer()
     tokenizer.bos_token = tokenizer.convert_ids_to_tokens(0)
     assert tokenizer.bos_token_id == 0

@@ -277,7 +277,10 @@ def test_the_whole_stream_behind_attention_is_the_other_run(name: str) -> None:
 
 
 def test_hooks_and_edits_of_others_count_once() -> None:
-    """A model that is steered by somebody's hook is the model that is swept."""
+    """Holds against TransformerLens PR#1638: cleaning up removed the user's hooks.
+
+    A model that is steered by somebody's hook is the model that is swept.
+    """
     lm = llama()
     steer = torch.linspace(-2, 2, 32)
     for hooked in range(4):
