@@ -26,6 +26,7 @@ from calibrant.core import (
     CalibrantError,
     Chat,
     Completion,
+    ConfigError,
     Frozen,
     Goal,
     Guard,
@@ -38,6 +39,7 @@ from calibrant.core import (
 from calibrant.defend.defended import Defended, Layer
 from calibrant.ledger import Ledger
 from calibrant.measure.goodhart_watch import GoodhartWatch
+from calibrant.models.monitor import ProbeMonitor
 from calibrant.models.reward_model import Conservative, Ensemble, PythonReward, RewardModel
 from calibrant.models.scripted import ScriptedModel
 from calibrant.testbed.gold import CRITERIA, GoldJudge, GoldReward
@@ -64,6 +66,7 @@ MADE_ELSEWHERE = {
     PythonReward: "python:module:function",
     Conservative: "train.conservative",
     GoodhartWatch: "measure.goodhart_watch",
+    ProbeMonitor: "record:JOB/probe, and within defend.probe_guard",
 }
 """Public classes that are behaviours without standing in the catalogue, and how they are reached here."""
 METHODS = ("judge", "ask", "score", "see")
@@ -317,6 +320,10 @@ class TestGuard:
             raise RuntimeError("the fuse is gone")
 
         monkeypatch.setattr(type(made), "ask", crash)
+        if side not in getattr(made, "sides", ("input", "output")):
+            with pytest.raises(ConfigError, match=f"'fuse' is on side '{side}'"):
+                Defended(ScriptedModel(["take the hammer"]), [Layer("fuse", side, made)])
+            return
         system = Defended(ScriptedModel(["take the hammer"]), [Layer("fuse", side, made)])
         reply = system.generate([Chat.ask("hello")])[0]
         assert reply.stop == "blocked"

@@ -141,6 +141,7 @@ TECHNIQUES = {name: Listed(_where(name), *line) for name, line in _TECHNIQUES.it
 _BEHAVIOURS: dict[str, tuple[str, str]] = {
     "defend.ask_guard": ("a guard that asks another model (LLM moderation)", ""),
     "defend.pattern_guard": ("a guard of words and regular expressions, decoding encodings", ""),
+    "defend.probe_guard": ("a guard that reads a model's activations with a stored probe", ""),
     "measure.calibrated_judge": ("a judge with its calibration card", "measure.judges.calibrated"),
     "measure.classifier_judge": (
         "a trained probe as judge, from measure.fit_judge",

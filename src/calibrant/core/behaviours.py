@@ -82,12 +82,33 @@ class CalibratedJudge(Judge, Protocol):
 
 @runtime_checkable
 class Guard(Protocol):
-    """Decides whether a chat may pass. On side 'output' the chat ends with the assistant's reply."""
+    """Decides whether a chat may pass. On side 'output' the chat ends with the assistant's reply.
+
+    It may also have ``sides``: those that it can answer on. Without them it answers on both.
+    """
 
     @property
     def identity(self) -> Identity: ...
 
     def ask(self, chat: Chat, side: Side) -> Verdict: ...
+
+
+@runtime_checkable
+class Monitor(Protocol):
+    """Scores how suspicious each chat is, the higher the more; from ``threshold`` on it is an alarm.
+
+    A score below the threshold still ranks: a control protocol spends its audits on the highest.
+    """
+
+    @property
+    def identity(self) -> Identity: ...
+
+    @property
+    def threshold(self) -> float: ...
+
+    def score(self, chats: Sequence[Chat]) -> list[float | None]:
+        """One score a chat, in order; None where it could not be read, which is no low score."""
+        ...
 
 
 class Scores(Frozen):

@@ -11,10 +11,26 @@ from pydantic import Field
 
 from calibrant.core.config import Frozen
 from calibrant.core.digest import digest
+from calibrant.core.estimate import Estimate
 
 
 def _reply(over: object) -> bool:
     return over == "reply"
+
+
+def _absent(value: object) -> bool:
+    return value is None
+
+
+class Alarm(Frozen):
+    """What a threshold was chosen for, and what it did on texts that it had not seen."""
+
+    asked: float = Field(gt=0, lt=1)
+    """Share of negatives that was allowed to raise an alarm."""
+    false_alarm_rate: Estimate
+    """Share of held-out negatives that did."""
+    detection_rate: Estimate
+    """Share of held-out positives that did."""
 
 
 class JudgeHead(Frozen):
@@ -32,6 +48,8 @@ class JudgeHead(Frozen):
     """Whose tokens are read; a probe of prompts says nothing of the reply."""
     threshold: float = Field(gt=0, lt=1)
     """Probability from which on the answer is 'yes'."""
+    alarm: Alarm | None = Field(default=None, exclude_if=_absent)
+    """The rates of the threshold; None where it was not chosen for a rate of false alarms."""
     labels: str = ""
     """Digest of the labelled replies."""
     targets: tuple[str, ...] = ()

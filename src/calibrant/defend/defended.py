@@ -71,8 +71,8 @@ class LayerSpec(Frozen):
     """Unique in its stack."""
     side: Side
     """'input': before the model speaks. 'output': on its reply."""
-    guard: dict[str, Any]
-    """Which guard, as ``{use = ..., config = {}, inputs = {}}``."""
+    guard: dict[str, Any] | str
+    """Which guard, as ``{use = ..., config = {}, inputs = {}}``, or a reference: ``record:probe/probe``."""
 
 
 class StackSpec(Frozen):
@@ -103,7 +103,8 @@ class Defended:
         """Put ``lm`` behind ``stack``; a blocked request is answered with ``refusal``.
 
         Raises:
-            ConfigError: two layers share a name, a name is blank, or a side is neither input nor output.
+            ConfigError: two layers share a name, a name is blank, or a side is neither input nor output, or
+                not one that the guard answers on.
         """
         self._lm, self._stack, self._refusal, self._shadow = lm, tuple(stack), refusal, shadow
         self._show_reasoning = show_reasoning
@@ -117,6 +118,11 @@ class Defended:
                 problems.append(f"stack: layer {place} has no name")
             if layer.side not in ("input", "output"):
                 problems.append(f"stack: layer '{layer.name}' is on side '{layer.side}', not input or output")
+            elif layer.side not in (sides := getattr(layer.guard, "sides", ("input", "output"))):
+                problems.append(
+                    f"stack: layer '{layer.name}' is on side '{layer.side}', and its guard reads the "
+                    f"{' and '.join(sides)} only"
+                )
         if problems:
             raise ConfigError(problems, hint="give each layer a name of its own and a side")
 
@@ -188,7 +194,9 @@ class Defended:
         return reply.model_copy(update={"layers": layers})
 
 
-def defended_from(lm: LM, spec: Mapping[str, Any], behaviour: Callable[[Mapping[str, Any]], Any]) -> Defended:
+def defended_from(
+    lm: LM, spec: Mapping[str, Any], behaviour: Callable[[Mapping[str, Any] | str], Any]
+) -> Defended:
     """Put ``lm`` behind the stack that a file describes (``StackSpec``); ``behaviour`` makes each guard.
 
     Raises:
@@ -197,7 +205,7 @@ def defended_from(lm: LM, spec: Mapping[str, Any], behaviour: Callable[[Mapping[
     file = resolve(StackSpec, spec, where="stack")
     stack = [Layer(layer.name, layer.side, behaviour(layer.guard)) for layer in file.layer]
     problems = [
-        f"stack: layer '{layer.name}': '{entry.guard.get('use')}' is not a guard"
+        f"stack: layer '{layer.name}': '{_named(entry.guard)}' is not a guard"
         for layer, entry in zip(stack, file.layer, strict=True)
         if not isinstance(layer.guard, Guard)
     ]
@@ -220,6 +228,10 @@ def ask(layer: Layer, chat: Chat) -> LayerVerdict:
         reason = f"the guard failed: {type(error).__name__}: {error}"
         verdict = Verdict(question="may this text pass?", answer="unknown", reason=reason)
     return LayerVerdict(layer=layer.name, verdict=verdict, ms=1000 * (time.perf_counter() - start))
+
+
+def _named(guard: Mapping[str, Any] | str) -> str:
+    return guard if isinstance(guard, str) else str(guard.get("use"))
 
 
 def _blocker(verdicts: Sequence[LayerVerdict]) -> LayerVerdict | None:

@@ -7,7 +7,7 @@ template and no task is on both sides of a split, the layer is chosen inside eac
 2. a control task (Hewitt & Liang 2019, 1909.03368): ``selectivity``;
 3. the prequential codelength of the labels (Voita & Titov 2020, 2003.12298): ``compression``;
 4. what the model says without the probe's direction, against random moves of the same size: ``ablation``;
-5. the probe as an alarm at a chosen rate of false alarms, stored as an artefact that opens as a judge.
+5. the probe as an alarm at a chosen rate of false alarms, stored: it opens as a judge, guard and monitor.
 
     calibrant show understand.probe
 """
@@ -39,7 +39,7 @@ from calibrant.core import (
 )
 from calibrant.core.figure_data import Datum, FigureData, by_names, curve
 from calibrant.data.judge_folder import write_head
-from calibrant.data.judge_head import JudgeHead
+from calibrant.data.judge_head import Alarm, JudgeHead
 from calibrant.data.rows import LabelledTexts
 from calibrant.models.pooled import Pool
 from calibrant.stats import rate
@@ -88,7 +88,7 @@ class Probing(Frozen):
 class ProbeResult(Result):
     """``auroc``, ``auroc/layer_i``, ``gain/...`` over each baseline, ``selectivity``,
     ``compression/layer_i``, ``ablation/...``, ``false_alarm_rate``. Artefact 'probe/', which
-    ``measure.classifier_judge`` takes."""
+    ``measure.classifier_judge`` and ``defend.probe_guard`` take."""
 
     def figure_data(self) -> tuple[FigureData, ...]:
         """The probe by layer beside what no layer has; and its ablation beside random directions."""
@@ -115,7 +115,7 @@ class ProbeResult(Result):
         return (*([read] if layers else []), *([used] if ablated else []), *by_names(self.metrics)[-1:])
 
 
-@technique(version=1)
+@technique(version=2)
 def probe(
     model: OpenLM, texts: LabelledTexts, config: Probing = Probing(), run: Run = Quiet()
 ) -> ProbeResult:
@@ -148,7 +148,8 @@ def probe(
             plane = whole.mean[0], whole.weight[0] / whole.std[0]
             metrics |= ablation(model, found, sites[picked], plane, config.directions, config.ablated, run)
         if metrics["false_alarm_rate"].value is not None:
-            _store(model, texts, found, sites[picked], whole, held.scores[picked], config, run)
+            rates = (metrics["false_alarm_rate"], metrics["detection_rate"])
+            _store(model, texts, found, sites[picked], whole, held.scores[picked], rates, config, run)
     return ProbeResult(metrics=metrics, caveats=_caveats(found, config, metrics))
 
 
@@ -250,10 +251,11 @@ def _store(
     site: str,
     plane: Plane,
     scores: Floats,
+    rates: tuple[Estimate, Estimate],
     config: Probing,
     run: Run,
 ) -> None:
-    """Artefact 'probe/': fitted to all rows, with the threshold of held-out ones."""
+    """Artefact 'probe/': fitted to all rows, with the threshold of held-out ones and its ``rates``."""
     cut = threshold(scores[~texts.labels], config.false_alarm_rate)
     assert cut is not None  # fewer negatives had one
     parts: dict[str, Tensor] = {"mean": plane.mean, "std": plane.std, "weight": plane.weight}
@@ -264,6 +266,7 @@ def _store(
         pool=config.position,
         over="prompt" if texts.replies is None else "reply",
         threshold=probability(cut),
+        alarm=Alarm(asked=config.false_alarm_rate, false_alarm_rate=rates[0], detection_rate=rates[1]),
         labels=table.digest,
         n=len(texts.rows),
         bias=float(plane.bias[0]),

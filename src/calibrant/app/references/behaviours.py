@@ -10,7 +10,7 @@ from calibrant.app import catalog
 from calibrant.app.references.opened import STAND_INS, Opened
 from calibrant.app.references.plug_ins import plug_in
 from calibrant.app.references.scheme import BEHAVIOURS, Checks, Opens, Reference, Scheme
-from calibrant.core import CapabilityError, ConfigError, Judge, resolve
+from calibrant.core import CapabilityError, ConfigError, Guard, Judge, resolve
 from calibrant.core.errors import nearest
 
 _KEYS = ("use", "config", "inputs")
@@ -82,6 +82,8 @@ def described(behaviour: Any, load: Callable[[], Any], reference: Reference) -> 
         parts["calibration"] = behaviour.calibration
         parts["question"] = str(getattr(behaviour, "question", ""))
         parts |= getattr(behaviour, "shown", {})
+    if isinstance(behaviour, Guard) and (sides := getattr(behaviour, "sides", ())):
+        parts["sides"] = " ".join(sides)
     kind = str(reference.wanted.__name__).lower()  # what it serves as here, whatever it calls itself
     return Opened(identity.digest, kind, load, name=identity.name, parts=parts, identity=identity)
 

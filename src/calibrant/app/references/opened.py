@@ -14,6 +14,7 @@ from calibrant.core import (
     Completion,
     EvidenceError,
     Goal,
+    Guard,
     Identity,
     Judge,
     OpenLM,
@@ -21,6 +22,7 @@ from calibrant.core import (
     Sampling,
     Scores,
     ScoringLM,
+    Side,
     Verdict,
 )
 from calibrant.core.digest import digest_path
@@ -132,9 +134,20 @@ class _NamedJudge(_Named):
         return verdicts
 
 
+class _NamedGuard(_Named):
+    @property
+    def sides(self) -> tuple[str, ...]:
+        return tuple(self.opened.parts.get("sides", "input output").split())
+
+    def ask(self, chat: Chat, side: Side) -> Verdict:
+        verdict: Verdict = self.opened.load().ask(chat, side)
+        return verdict
+
+
 STAND_INS: dict[Any, Callable[[Opened], Any]] = {
     LM: _NamedModel,
     OpenLM: _NamedModel,
+    Guard: _NamedGuard,
     Judge: _NamedJudge,
     Reward: _NamedReward,
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from calibrant.app.references import on_disk
+from calibrant.app.references import on_disk, probes
 from calibrant.app.references.on_disk import FILES
 from calibrant.app.references.opened import Opened
 from calibrant.app.references.rows import TABLES
@@ -46,7 +46,9 @@ def check(reference: Reference, study: Checks) -> None:
 
 def open(reference: Reference, openers: Opens) -> Opened:
     """The artefact, as what is wanted."""
-    artifact = find(reference.text, openers)[1]
+    entry, artifact = find(reference.text, openers)
+    if reference.wanted in probes.AS_PROBE:
+        return probes.open(reference, entry, artifact, openers)
     found = on_disk.check(reference, openers.ledger.open(artifact))
     return on_disk.read(reference, found, artifact.name)
 
@@ -102,5 +104,5 @@ def evidence(reference: Reference, openers: Opens) -> Opened:
     return Opened(digest(content), "evidence", lambda: Evidence(entries=entries), name="ledger")
 
 
-RECORD = Scheme((*MODELS, *TABLES, *FILES, Reward, StackSpec), check, open)
+RECORD = Scheme((*MODELS, *TABLES, *FILES, *probes.AS_PROBE, Reward, StackSpec), check, open)
 EVIDENCE = Scheme((Evidence,), lambda *_: None, evidence)

@@ -14,18 +14,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 from pydantic import Field
 from scipy.special import expit
 
 from calibrant.core import (
-    CapabilityError,
     Chat,
     Completion,
     Frozen,
     Goal,
     Identity,
-    InputError,
     Judge,
     OpenLM,
     Verdict,
@@ -33,9 +30,8 @@ from calibrant.core import (
 )
 from calibrant.core.behaviours import same_length
 from calibrant.data.judge_head import JudgeHead
-from calibrant.maths.logistic import Floats
 from calibrant.measure.judges._plain import PlainJudge, absent
-from calibrant.models.pooled import features
+from calibrant.models.monitor import check_reader, log_odds
 
 
 class ClassifierJudge(Frozen):
@@ -51,12 +47,7 @@ def classifier_judge(model: OpenLM, head: JudgeHead, config: ClassifierJudge = C
     Raises:
         CapabilityError: the head was fitted to another model.
     """
-    if model.identity.digest != head.model:
-        raise CapabilityError(
-            f"the trained judge reads the states of another model than '{model.identity.name}' "
-            f"({head.model[:12]}, not {model.identity.digest[:12]})",
-            hint="give the model that measure.fit_judge was given, or fit the judge again on this one",
-        )
+    check_reader(model, head)
     return _Trained(question=head.question, model=model, head=head, config=config)
 
 
@@ -82,31 +73,12 @@ class _Trained(PlainJudge):
         return [self._one(chat, reply) for chat, reply in zip(chats, completions, strict=True)]
 
     def _one(self, chat: Chat, completion: Completion) -> Verdict:
-        """One at a time: an odd chat then costs its own verdict only, and a verdict no rounding of a
-        batch."""
         if lost := absent(completion):
             return self._verdict("unknown", lost)
-        try:
-            completion.text.encode()  # half of a surrogate pair is nothing that a tokenizer takes
-        except UnicodeEncodeError:
-            return self._verdict("unknown", "the reply is not Unicode text")
-        try:
-            replies = [completion.text] if self.head.over == "reply" else None
-            row = features(self.model, [chat], replies, self.head.site, self.head.pool)[0]
-        except InputError as error:
-            return self._verdict("unknown", f"the model cannot read it: {error.message}")
-        if row is None:
-            longest = self.model.max_length
-            return self._verdict("unknown", f"prompt and reply exceed the {longest} tokens of the model")
-        if len(row) != len(self.head.weight):
-            where = self.head.site
-            return self._verdict("unknown", f"the states at '{where}' have another width than the judge's")
-        return self._compared(self._probability(row))
-
-    def _probability(self, row: Floats) -> float:
-        head = self.head
-        scaled = (row - np.asarray(head.mean)) / np.asarray(head.std)
-        return float(expit(scaled @ np.asarray(head.weight) + head.bias))
+        found = log_odds(self.model, self.head, chat, completion.text)
+        if isinstance(found, str):
+            return self._verdict("unknown", found)
+        return self._compared(float(expit(found)))
 
     def _compared(self, probability: float) -> Verdict:
         threshold = self.head.threshold
