@@ -114,7 +114,7 @@ _TECHNIQUES: dict[str, tuple[str, str]] = {
         "where heads look, beside what they write and what is lost without them",
         "most_attended_effect",
     ),
-    "understand.attribute": ("attribution patching (AtP), audited by exact patching", "total_effect"),
+    "understand.attribute": ("attribution patching: AtP, AtP*, RelP; audited exactly", "total_effect"),
     "understand.calibrate": ("instruments on planted circuits and nulls: error rates, power", "rule/power"),
     "understand.causal_trace": (
         "causal tracing (ROME): which states bring a fact back?",
@@ -124,6 +124,7 @@ _TECHNIQUES: dict[str, tuple[str, str]] = {
     "understand.edges": ("edge attribution (EAP, EAP-IG), audited by exact patching", "total_effect"),
     "understand.lens": ("logit lens: each layer's next-token prediction", ""),
     "understand.patch": ("activation patching, both ways: where is the answer carried?", "total_effect"),
+    "understand.path_patch": ("path patching: what a head does through given readers", "total_effect"),
     "understand.probe": ("probes of all layers, with controls, and as an alarm", "auroc"),
     "understand.refusal_direction": (
         "one direction that refusal hangs on: found, removed, added",

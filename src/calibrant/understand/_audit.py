@@ -63,6 +63,8 @@ def _figures(
         )
     whole = float(effects.total.mean())
     pairs = {at: (effects.values[side, at].mean() / whole, one.mean() / whole) for at, one in truth.items()}
+    if effects.unsigned:
+        pairs = {at: (guess, abs(exact)) for at, (guess, exact) in pairs.items()}
     error = float(np.mean([abs(guess - exact) for guess, exact in (pairs[at] for at in chosen.top)]))
     ranks = np.array(list(pairs.values()))
     rank = unknown(f"the {unit}s are alike", n=len(ranks), unit=unit)

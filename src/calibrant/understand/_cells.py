@@ -11,9 +11,13 @@ from calibrant.core import CapabilityError, Frozen, OpenLM
 from calibrant.models.anatomy import anatomy
 from calibrant.models.batching import batching
 from calibrant.models.sites import places
+from calibrant.understand._engine.columns import KINDS
+from calibrant.understand._engine.find_graph import graph_of
 from calibrant.understand._engine.patches import Edit, check_still
 
-Site = Literal["resid_pre", "resid_mid", "attn_out", "mlp_out", "z"]
+Site = Literal["resid_pre", "resid_mid", "attn_out", "mlp_out", "z", "q", "k", "v"]
+HEADS = ("z", "q", "k", "v")
+"""Sites that are made of heads."""
 _HOOKS: Mapping[Site, str] = {"z": "attn.hook_z"}
 
 
@@ -22,9 +26,9 @@ class Cells(Frozen):
 
     site: Site = "resid_pre"
     """The residual stream before a layer or between attention and MLP, what either adds to it, or each head's
-    own output (z)."""
+    own output (z), queries, keys or values (q, k, v: before positions turn them)."""
     positions: Literal["each", "all", "last"] = "each"
-    """Every position by itself, all at once, or the last alone. Heads (z): at all or at the last."""
+    """Every position by itself, all at once, or the last alone. Heads (z, q, k, v): at all or at the last."""
     floor: float = Field(default=0.1, ge=0)
     """Least share of the corruption's effect that counts as found."""
     level: float = Field(default=0.05, gt=0, lt=1)
@@ -34,9 +38,9 @@ class Cells(Frozen):
 
     @model_validator(mode="after")
     def _few_enough(self) -> Self:
-        if self.site == "z" and self.positions == "each":
+        if self.site in HEADS and self.positions == "each":
             raise ValueError(
-                "heads (z) at each position are too many cells: set positions to 'all' or 'last'"
+                f"heads ({self.site}) at each position are too many cells: set positions to 'all' or 'last'"
             )
         return self
 
@@ -52,11 +56,24 @@ class Cell(NamedTuple):
 def cells_of(model: OpenLM, config: Cells, length: int) -> list[Cell]:
     """Every cell of prompts of ``length`` tokens, layer by layer.
 
+    Keys and values that several query heads share are cells once: they count their own heads.
+
     Raises:
         CapabilityError: the model does not have the site, or is not causal.
     """
     check_still(model.module)  # a dropout looks like a look ahead
     batching(model.module)  # raises where the model is not causal
+    where: dict[str, tuple[int, ...] | None] = {"": None if config.positions == "all" else (-1,)}
+    if config.positions == "each":
+        where = {f"/position_{at}": (at,) for at in range(length)}
+    if config.site in KINDS:
+        return [
+            Cell(f"layer_{layer}/head_{head}{name}", Edit(own.path, at, None, tuple(columns)))
+            for layer, wiring in enumerate(graph_of(model.module).layers)
+            for own in [wiring.heads[config.site]]
+            for head, columns in enumerate(own.columns.tolist())
+            for name, at in where.items()
+        ]
     known, layers = places(model.module), len(anatomy(model.module).blocks)
     hook = _HOOKS.get(config.site, f"hook_{config.site}")
     sites = [(layer, site) for layer in range(layers) if (site := f"blocks.{layer}.{hook}") in known]
@@ -65,9 +82,6 @@ def cells_of(model: OpenLM, config: Cells, length: int) -> list[Cell]:
             f"'{model.identity.name}' has no {hook}: its blocks do not add attention, then MLP, to a stream",
             hint="model.sites() lists what it has; site = 'resid_pre' works for most",
         )
-    where: dict[str, tuple[int, ...] | None] = {"": None if config.positions == "all" else (-1,)}
-    if config.positions == "each":
-        where = {f"/position_{at}": (at,) for at in range(length)}
     cells = []
     for layer, site in sites:
         heads: list[tuple[int] | None] = [(h,) for h in range(known[site].heads)] or [None]

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from torch import Tensor
 from calibrant.core import Estimate, OpenLM, Run, point, unknown
 from calibrant.stats import mean
 from calibrant.stats.max_statistic import least_p, max_sign_flip
-from calibrant.understand._cells import Cell, Cells
+from calibrant.understand._cells import Cell
 from calibrant.understand._contrasts import Encoded
 from calibrant.understand._engine.patches import Patch
 from calibrant.understand._engine.readers import LogitDifference
@@ -36,6 +36,20 @@ class Named(Protocol):
         ...
 
 
+class Finding(Protocol):
+    """What counts as found."""
+
+    @property
+    def floor(self) -> float:
+        """Least share of the corruption's effect."""
+        ...
+
+    @property
+    def level(self) -> float:
+        """Chance of any false find that is accepted."""
+        ...
+
+
 @dataclass(frozen=True)
 class Effects:
     """What each cell does to the reading of each pair."""
@@ -48,6 +62,9 @@ class Effects:
     """(N,) the reading of the clean prompt."""
     corrupt: Floats
     """(N,) the reading of the corrupted prompt."""
+
+    unsigned: ClassVar[bool] = False
+    """Whether values are sizes, without a sign."""
 
     @property
     def total(self) -> Floats:
@@ -80,6 +97,14 @@ class Effects:
         linear = ratio + (effect - ratio * self.total) / self.total.mean()
         return self._mean(linear, null_value=0.0)
 
+    def estimate(self, side: int, at: int) -> Estimate:
+        """The share of one cell."""
+        return self.share(self.values[side, at])
+
+    def chances(self, level: float, seed: int) -> tuple[Floats, str]:
+        """p-values (2, C), corrected for looking at all cells, and why none can reach ``level``."""
+        return corrected(self.values, self.pairs.clusters, level, seed)
+
     def ground(self) -> dict[str, Estimate]:
         """What the corruption does, and how often the answer is likelier than the foil."""
         return {
@@ -88,15 +113,15 @@ class Effects:
             "corrupt_right": self._right(self.corrupt),
         }
 
-    def metrics(self, config: Cells, seed: int) -> tuple[dict[str, Estimate], Floats]:
+    def metrics(self, config: Finding, seed: int) -> tuple[dict[str, Estimate], Floats]:
         """Metrics of all cells, and the corrected p-values (2, C)."""
         count = len(self.cells)
-        chances, mute = corrected(self.values, self.pairs.clusters, config.level, seed)
+        chances, mute = self.chances(config.level, seed)
         mute = mute or self.idle
         found = self.ground()
         shares = {
-            way: {cell.name: self.share(effect) for cell, effect in zip(self.cells, side, strict=True)}
-            for way, side in zip(WAYS, self.values, strict=True)
+            way: {cell.name: self.estimate(side, at) for at, cell in enumerate(self.cells)}
+            for side, way in enumerate(WAYS)
         }
         for side, way in enumerate(WAYS):
             hits = sum(

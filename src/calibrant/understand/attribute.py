@@ -1,11 +1,19 @@
-"""Attribution patching (AtP): every cell's effect from two gradients, and an audit by exact patching.
+"""Attribution patching: every cell's effect from gradients (AtP, AtP*, RelP), audited by exact patching.
 
     denoise  (a(clean) - a(corrupt)) . dm/da at the corrupted run, over m(clean) - m(corrupt)
     noise    (a(clean) - a(corrupt)) . dm/da at the clean run, over the same
 
-Two forward passes and two backward ones for all cells (Nanda 2023; Kramar et al. 2024, 2403.00745), where
-patching takes a pass for each. It is a straight line drawn at one end of a curve: where attention saturates
-or two paths cancel, it misses what is there. So the strongest cells, and some at random, are patched exactly:
+AtP: two forward passes and two backward ones for all cells (Nanda 2023), where patching takes one for each.
+It is a straight line drawn at one end of a curve: where attention saturates or two paths cancel, it misses
+what is there. Two mended forms:
+
+- AtP* (Kramar et al. 2024, 2403.00745) leaves out one block at a time in the backward pass and takes the
+  mean size (GradDrop, eq. 11), so that paths that cancel show. For queries and keys the pattern is worked out
+  anew, and the line begins behind it (eq. 7, 10). Sizes, without a sign.
+- RelP (Rezaei Jafari et al. 2025, 2508.21258) has relevance in the place of the gradient: norms keep their
+  scale, activation functions their ratio, products are halved.
+
+None is exact. So the strongest cells, and some at random, are patched exactly:
 
 1. ``exact/...`` of the strongest, ``audit/error`` the mean distance of the two there.
 2. ``audit/rank_correlation`` over all cells that were patched exactly (Spearman).
@@ -16,10 +24,11 @@ or two paths cancel, it misses what is there. So the strongest cells, and some a
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Literal, Self
+
 import numpy as np
-import torch
-from pydantic import Field
-from torch import Tensor
+from pydantic import Field, model_validator
 
 from calibrant.core import Estimate, OpenLM, Quiet, Result, Run, technique
 from calibrant.core.figure_data import Datum, FigureData, by_names
@@ -29,18 +38,43 @@ from calibrant.understand._audit import audit, choose
 from calibrant.understand._cells import Cell, Cells, cells_of, left_out
 from calibrant.understand._contrasts import encode
 from calibrant.understand._effects import Effects, both_ways, effects_of
-from calibrant.understand._engine.gradients import gradients
-from calibrant.understand._engine.readers import LogitDifference
-from calibrant.understand._engine.sweep import traced
+from calibrant.understand._slopes import Method, droppable, estimated
+
+_NOTES: Mapping[Method, tuple[str, ...]] = {
+    "atp": (
+        "a gradient is the slope at one end: cells that saturate or cancel may read 0 (see audit/missed)",
+    ),
+    "atp_star": (
+        "AtP* gives sizes without a sign or an interval: what only adds noise is above 0, too",
+        "paths that cancel inside one block are not told apart; a later head that saturates is not mended",
+    ),
+    "relp": ("relevance is not the slope: 'exact' says how far it is from what patching does",),
+}
+_WHOLE = "GradDrop needs three blocks: none was left out, and only queries and keys are unlike AtP"
 
 
 class Attribution(Cells):
-    """Which cells, and how many are patched exactly."""
+    """Which cells, how their effects are estimated, and how many are patched exactly."""
 
+    method: Method = "atp"
+    """Gradients as they are (atp); one block at a time left out, and attention worked out anew for queries
+    and keys (atp_star); or relevance in their place (relp)."""
+    pattern: Literal["slope", "frozen"] = "slope"
+    """For relp: whether relevance goes through attention patterns, or they are kept (the AH-rule)."""
     top: int = Field(default=10, ge=1)
     """So many of the strongest cells are patched exactly."""
     sample: int = Field(default=20, ge=2)
     """So many of the other cells, drawn at random, are patched exactly, too."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.pattern == "frozen" and self.method != "relp":
+            raise ValueError(f"pattern = 'frozen' is a rule of relp, and the method is '{self.method}'")
+        if self.pattern == "frozen" and self.site in ("q", "k"):
+            raise ValueError(
+                f"with frozen patterns no {self.site} carries anything: set pattern = 'slope', or site = 'v'"
+            )
+        return self
 
 
 class AttributionResult(Result):
@@ -69,37 +103,28 @@ def attribute(
 
     Raises:
         InputError: pairs that cannot be compared: see the page.
-        CapabilityError: the model has no such sites, or is not causal.
+        CapabilityError: the model has no such sites, is not causal, or computes what RelP has no rule for.
         NumericalError: a gradient or a patched run is NaN or infinite.
     """
     pairs = encode(model, contrasts, config.limit)
     cells = cells_of(model, config, pairs.clean.shape[1])
-    read, sites = LogitDifference(pairs.answers, pairs.foils), list(dict.fromkeys(c.edit.site for c in cells))
-    clean, corrupt = (traced(model, ids, sites) for ids in (pairs.clean, pairs.corrupt))
-    values, readings = [], []
-    for ids in (pairs.corrupt, pairs.clean):
-        reading, flows = gradients(model, ids, sites, read)
-        products = {site: (clean[site] - corrupt[site]) * flows[site] for site in sites}
-        values.append(torch.stack([_summed(products[cell.edit.site], cell) for cell in cells]))
-        readings.append(reading.numpy())
-        run.spend(queries=2 * len(ids))
-    effects = Effects(cells, pairs, torch.stack(values).numpy(), readings[1], readings[0])
+    effects = estimated(model, pairs, cells, config.site, config.method, config.pattern == "frozen", run)
     metrics, chances = effects.metrics(config, run.seed)
     metrics |= _audit(model, cells, effects, config, run)
     effects.write(run, chances)
+    whole = config.method == "atp_star" and not droppable(model)
     notes = (
-        "a gradient is the slope at one end: cells that saturate or cancel may read 0 (see audit/missed)",
+        *((_WHOLE,) if whole else _NOTES[config.method]),
         f"{len(cells)} cells in two directions: 'found' is corrected for looking at all, an interval is not",
-        *cards.notes(model, config.site, "gradient"),
+        *_cards(model, config),
     )
     return AttributionResult(metrics=metrics, caveats=(*notes, *effects.notes, *left_out(model, cells)))
 
 
-def _summed(product: Tensor, cell: Cell) -> Tensor:
-    """(N,) float64: the product (N, T, ...) summed over what the cell holds."""
-    part = product if cell.edit.positions is None else product[:, list(cell.edit.positions)]
-    part = part if cell.edit.heads is None else part[:, :, list(cell.edit.heads)]
-    return part.double().flatten(1).sum(1).cpu()
+def _cards(model: OpenLM, config: Attribution) -> list[str]:
+    if config.method != "atp":
+        return [f"no card: instruments are calibrated on AtP, not on {config.method}"]
+    return cards.notes(model, config.site, "gradient")
 
 
 def _audit(

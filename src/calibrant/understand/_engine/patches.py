@@ -22,6 +22,8 @@ class Edit(NamedTuple):
     """Token positions, negative ones from the end; None: all of them."""
     heads: tuple[int, ...] | None = None
     """At ``attn.hook_z``: these heads; None: all of them."""
+    columns: tuple[int, ...] | None = None
+    """Of the last dimension, at a site without heads; None: all of them."""
 
 
 Patch = tuple[Edit, ...]
@@ -64,8 +66,8 @@ def check(
         shape: (N, T) of the ids that are patched.
 
     Raises:
-        InputError: no patches, an empty one, a position or head out of range, one twice in a patch, a site
-            without a source, or a source of another shape.
+        InputError: no patches, an empty one, a position, head or column out of range, one twice in a patch,
+            a site without a source, or a source of another shape.
     """
     if not patches or not all(patches):
         raise InputError("there is nothing to patch", hint="give at least one patch with one edit")
@@ -84,6 +86,12 @@ def check(
         if wrong := [h for h in edit.heads or () if not 0 <= h < heads]:
             known = f"it has heads 0 to {heads - 1}" if heads else "heads are found at attn.hook_z"
             raise InputError(f"'{edit.site}' has no head {wrong[0]}", hint=known)
+        if edit.columns is not None and heads:
+            raise InputError(f"'{edit.site}' is made of heads, not of columns", hint="name heads instead")
+        if wrong := [c for c in edit.columns or () if not 0 <= c < source.shape[-1]]:
+            raise InputError(
+                f"'{edit.site}' has no column {wrong[0]}", hint=f"it has columns 0 to {source.shape[-1] - 1}"
+            )
     if any(len(set(patch)) < len(patch) for patch in patches):
         raise InputError("a patch has the same edit twice", hint="name each site and position once")
 

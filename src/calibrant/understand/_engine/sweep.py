@@ -127,7 +127,11 @@ class _Sweep:
             min(p for edit in patch for p, _ in _cells(edit, ids.shape[1], 0)) for patch in patches
         ]
         self.embed = located(self.module, ["hook_embed"]) if embeddings is not None else {}
-        self.heads = {site: place.heads for site, place in self.places.items()}
+        cut = {edit.site for patch in patches for edit in patch if edit.columns is not None}
+        self.parts = {
+            site: place.heads or (sources[site].shape[-1] if site in cut else 0)
+            for site, place in self.places.items()
+        }
         self.past: list[tuple[Tensor, Tensor]] = []
         self.passes = 0
         config: Any = self.module.config
@@ -246,22 +250,22 @@ class _Sweep:
     def _edits(
         self, patches: Tensor, examples: Tensor, first: int
     ) -> dict[str, tuple[tuple[Tensor, ...], Tensor]]:
-        """Site -> where rows are replaced (rows, positions and perhaps heads), and by what."""
+        """Site -> where rows are replaced (rows, positions, and perhaps heads or columns), and by what."""
         found: dict[str, tuple[list[int], list[int], list[int]]] = {}
         length = self.ids.shape[1]
         for row, patch in enumerate(patches.tolist()):
             for edit in self.patches[patch]:
                 at = found.setdefault(edit.site, ([], [], []))
-                for position, head in _cells(edit, length, self.heads[edit.site]):
+                for position, part in _cells(edit, length, self.parts[edit.site]):
                     at[0].append(row)
                     at[1].append(position)
-                    at[2].append(head)
+                    at[2].append(part)
         edits = {}
         for site, lists in found.items():
             where, places, which = (torch.tensor(one, device=self.ids.device) for one in lists)
-            heads = (which,) if self.heads[site] else ()
+            within = (which,) if self.parts[site] else ()
             taken = examples.to(self.ids.device)[where]
-            edits[site] = ((where, places - first, *heads), self.sources[site][(taken, places, *heads)])
+            edits[site] = ((where, places - first, *within), self.sources[site][(taken, places, *within)])
         return edits
 
     def _forward(self, examples: Tensor, first: int, past: Past | None) -> Tensor:
@@ -271,12 +275,13 @@ class _Sweep:
         return self.read(logits, examples.to(logits.device)).double().cpu()
 
 
-def _cells(edit: Edit, length: int, heads: int) -> Iterator[tuple[int, int]]:
-    """(position, head) of an edit; head -1 at a site without heads."""
-    chosen = edit.heads if edit.heads is not None else range(heads) if heads else (-1,)
+def _cells(edit: Edit, length: int, parts: int) -> Iterator[tuple[int, int]]:
+    """(position, head or column) of an edit; -1 at a site that is replaced whole."""
+    named = edit.heads if edit.heads is not None else edit.columns
+    chosen = named if named is not None else range(parts) if parts else (-1,)
     for position in range(length) if edit.positions is None else edit.positions:
-        for head in chosen:
-            yield position % length, head
+        for part in chosen:
+            yield position % length, part
 
 
 def _replaced(where: tuple[Tensor, ...], source: Tensor, value: Tensor) -> Tensor:
