@@ -6,24 +6,32 @@ from collections.abc import Mapping
 
 from calibrant.core import Chat, InputError
 from calibrant.data.rows import Contrast, Contrasts
-from calibrant.testbed import circuits
+from calibrant.testbed import backdoor, circuits, gates, greater_than, name_mover
 from calibrant.testbed.checks import check_name, check_options, whole_option
 from calibrant.testbed.words import REFUSAL
 from calibrant.testbed.world import Split, goals, lookalikes, recipe, request
 
+_PLANTED = {
+    "induction": circuits,
+    "name_mover": name_mover,
+    "greater_than": greater_than,
+    "gate": gates,
+    "backdoor": backdoor,
+}
+"""Tasks of planted models, and their modules."""
 _SPLITS: Mapping[str, Split] = {"heldout": "heldout", "train": "train"}
 
 
 def open_contrasts(name: str, options: Mapping[str, str]) -> Contrasts:
-    """'induction': see ``circuits``. 'refusal': harmful requests, each beside a benign one
-    about the same thing.
+    """Those of planted models: see the plant of that name. 'refusal': harmful requests, each beside a benign
+    one about the same thing.
 
     The answer of 'refusal' is the refusal, the foil how an answer to the benign request begins. ``?n=48``,
     ``?split=train`` has the verbs and things that safety training saw. Pairs of one harmful verb are a
     cluster.
     """
-    check_name("contrasts", name, ("induction", "refusal"), "task")
-    return circuits.open_contrasts(name, options) if name == "induction" else _refusal(options)
+    check_name("contrasts", name, (*_PLANTED, "refusal"), "task")
+    return _PLANTED[name].open_contrasts(name, options) if name in _PLANTED else _refusal(options)
 
 
 def _refusal(options: Mapping[str, str]) -> Contrasts:
