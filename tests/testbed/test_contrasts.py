@@ -63,7 +63,7 @@ def test_what_there_is_not_is_refused(name, options, words):
 @pytest.mark.parametrize(
     ("name", "options"),
     [
-        ("ioi", {}), ("greater_than", {}), ("repeat", {}), ("repeat", {"corrupt": "answer"}),
+        ("ioi", {}), ("greater_than_year", {}), ("repeat", {}), ("repeat", {"corrupt": "answer"}),
         ("repeat", {"repeat": "0"}),
     ],
 )  # fmt: skip
@@ -78,7 +78,7 @@ def test_english_tasks_differ_in_one_word_and_say_what_follows(name, options):
         if name == "ioi":  # who gives is named twice, the answer once; in the other prompt the reverse
             for words, once in ((clean, row.answer), (corrupt, row.foil)):
                 assert words.count(once.strip()) == 1 and words[-5] != once.strip()
-        elif name == "greater_than":
+        elif name == "greater_than_year":
             year, low = clean[changed[0]], corrupt[changed[0]]
             assert low[2] == "0" and int(row.foil) < int(year[2]) < int(row.answer)
             assert clean[-1] == year[:2] == low[:2]
@@ -92,7 +92,7 @@ def test_english_tasks_differ_in_one_word_and_say_what_follows(name, options):
 def test_a_task_refuses_what_it_cannot_make():
     for name, options in (
         ("ioi", {"n": "1"}), ("ioi", {"n": "501"}), ("ioi", {"corrupt": "answer"}),
-        ("repeat", {"repeat": "2"}), ("repeat", {"corrupt": "both"}), ("greater_than", {"seed": "x"}),
+        ("repeat", {"repeat": "2"}), ("repeat", {"corrupt": "both"}), ("greater_than_year", {"seed": "x"}),
         ("ioy", {}),
     ):  # fmt: skip
         with pytest.raises(InputError):

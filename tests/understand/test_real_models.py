@@ -27,7 +27,7 @@ from calibrant.understand.attribute import Attribution, attribute
 
 pytestmark = pytest.mark.real_model
 FOLDERS = ("gemma-3-270m", "qwen2.5-coder-0.5b-instruct")
-TASKS = ({"ioi": {}}, {"greater_than": {}}, {"repeat": {}}, {"repeat": {"corrupt": "answer"}})
+TASKS = ({"ioi": {}}, {"greater_than_year": {}}, {"repeat": {}}, {"repeat": {"corrupt": "answer"}})
 
 
 @pytest.fixture(scope="module", params=FOLDERS)

@@ -32,6 +32,8 @@ MAPS = ("query", "key", "value", "output")
 """Of a head."""
 _NOISE = 0.3  # size of what a noise head writes, beside vectors of size 1
 _SLOW = 0.3  # step of the second plane in which positions turn; the first one's is 1
+_STEEP = 40.0  # of a neuron, so that its bend is sharp beside a quarter of what it reads
+_PLANE = 64  # dimensions that features share in superposition
 
 
 class Canvas(ABC):
@@ -63,10 +65,10 @@ class Canvas(ABC):
         """What a vector of norm 1 in the stream is to a head of ``layer``, about."""
         return math.sqrt(self.power(layer))
 
-    def rows(self, vectors: Tensor) -> Tensor:
+    def rows(self, vectors: Tensor, start: int = 0) -> Tensor:
         """(size, W): a map from the stream to a head, one coordinate a vector, where nothing turns."""
         spread = torch.zeros(self.size, WIDTH)
-        spread[self.still()[: len(vectors)]] = vectors
+        spread[self.still()[start : start + len(vectors)]] = vectors
         return spread
 
     def sharp(self, layer: int) -> float:
@@ -82,6 +84,30 @@ class Canvas(ABC):
             query[two] = -self.always * amplitude * math.sin(step * turn)
             key[one] = self.always * amplitude
         return query, key
+
+    def apart(self, tokens: Tensor, layer: int, strength: float) -> tuple[Tensor, Tensor]:
+        """Query and key that keep a token which reads 1 along ``tokens`` (W,) from attending to itself.
+
+        Its own score is -2 ``strength`` in nats; that of one ``d`` tokens back -(cos d + cos .3 d) times it.
+        """
+        query, key = torch.zeros(2, self.size, WIDTH)
+        amplitude = math.sqrt(strength * math.sqrt(self.size)) / self.scale(layer)
+        for (one, _), _, _ in self.turning():
+            query[one], key[one] = -tokens * amplitude, tokens * amplitude
+        return query, key
+
+    def neurons(self, layer: int, reads: Tensor, writes: Tensor, always: Tensor, vectors: int) -> None:
+        """Set neurons of an MLP: each adds ``writes`` (K, W) times relu of what ``reads`` (K, W) reads.
+
+        ``always`` (W,) reads 1 where they work, and makes up for biases that a class does not have, so that
+        a threshold is a part of ``reads``. The stream holds ``vectors`` of norm 1 there.
+        """
+        unit = math.sqrt(WIDTH / (vectors + self.parts - 1))
+        with torch.no_grad():
+            self._neurons(layer, reads * _STEEP / unit, writes / _STEEP, always / unit)
+
+    @abstractmethod
+    def _neurons(self, layer: int, reads: Tensor, writes: Tensor, always: Tensor) -> None: ...
 
     def still(self) -> Tensor:
         """Coordinates of a head that no position turns."""
@@ -101,10 +127,10 @@ class GPT2(Canvas):
 
     parts = 2
 
-    def __init__(self, layers: int, words: Tensor, output: Tensor, positions: Tensor) -> None:
+    def __init__(self, layers: int, words: Tensor, output: Tensor, positions: Tensor, inner: int = 8) -> None:
         config = GPT2Config(
-            vocab_size=len(words), n_positions=SLOTS, n_embd=WIDTH, n_layer=layers, n_head=HEADS, n_inner=8,
-            tie_word_embeddings=False, bos_token_id=None, eos_token_id=len(words) - 1,
+            vocab_size=len(words), n_positions=SLOTS, n_embd=WIDTH, n_layer=layers, n_head=HEADS,
+            n_inner=inner, tie_word_embeddings=False, bos_token_id=None, eos_token_id=len(words) - 1,
         )  # fmt: skip
         self.module, self.size = GPT2LMHeadModel(config), WIDTH // HEADS
         super().__init__(words, output, positions)
@@ -121,6 +147,17 @@ class GPT2(Canvas):
         sharp = self.sharp(layer)
         return self.rows(shift @ self.positions) * sharp, self.rows(self.positions) * sharp
 
+    def apart(self, tokens: Tensor, layer: int, strength: float) -> tuple[Tensor, Tensor]:
+        """See ``Canvas``: by the positions but the first, of any token; others have a score of 0."""
+        sharp = math.sqrt(2 * strength / SHARP) * self.sharp(layer)
+        near = self.rows(self.positions[1:], self.size - SLOTS + 1) * sharp
+        return -near, near
+
+    def _neurons(self, layer: int, reads: Tensor, writes: Tensor, always: Tensor) -> None:
+        mlp = self.module.transformer.h[layer].mlp
+        mlp.c_fc.weight[:, : len(reads)] = reads.T
+        mlp.c_proj.weight[: len(reads)] = writes
+
     def write(self, layer: int, head: int, maps: Mapping[str, Tensor]) -> None:
         """See ``Canvas``."""
         with torch.no_grad():
@@ -132,11 +169,11 @@ class Llama(Canvas):
 
     size, parts, groups = 64, 1, 3
 
-    def __init__(self, layers: int, words: Tensor, output: Tensor, positions: Tensor) -> None:
+    def __init__(self, layers: int, words: Tensor, output: Tensor, positions: Tensor, inner: int = 8) -> None:
         config = LlamaConfig(
             vocab_size=len(words), max_position_embeddings=SLOTS, hidden_size=WIDTH, num_hidden_layers=layers,
             num_attention_heads=HEADS, num_key_value_heads=self.groups, head_dim=self.size,
-            intermediate_size=8,
+            intermediate_size=inner,
             rope_parameters={"rope_type": "default", "rope_theta": _SLOW ** -(self.size / 2)},
             tie_word_embeddings=False, bos_token_id=None, eos_token_id=len(words) - 1,
         )  # fmt: skip
@@ -152,6 +189,12 @@ class Llama(Canvas):
         """See ``Canvas``."""
         half = self.size // 2
         return [((0, half), 1.0, 2 * SHARP), ((1, 1 + half), _SLOW, SHARP)]
+
+    def _neurons(self, layer: int, reads: Tensor, writes: Tensor, always: Tensor) -> None:
+        mlp = self.module.model.layers[layer].mlp
+        mlp.gate_proj.weight[: len(reads)] = reads
+        mlp.up_proj.weight[: len(reads)] = always
+        mlp.down_proj.weight[:, : len(reads)] = writes.T
 
     def write(self, layer: int, head: int, maps: Mapping[str, Tensor]) -> None:
         """See ``Canvas``."""
@@ -169,11 +212,11 @@ class NeoX(Canvas):
 
     parts, turned = 1, 4
 
-    def __init__(self, layers: int, words: Tensor, output: Tensor, positions: Tensor) -> None:
+    def __init__(self, layers: int, words: Tensor, output: Tensor, positions: Tensor, inner: int = 8) -> None:
         self.size = WIDTH // HEADS
         config = GPTNeoXConfig(
             vocab_size=len(words), max_position_embeddings=SLOTS, hidden_size=WIDTH, num_hidden_layers=layers,
-            num_attention_heads=HEADS, intermediate_size=8,
+            num_attention_heads=HEADS, intermediate_size=inner,
             rope_parameters={
                 "rope_type": "default", "rope_theta": _SLOW**-2,
                 "partial_rotary_factor": self.turned / self.size,
@@ -191,6 +234,11 @@ class NeoX(Canvas):
         """See ``Canvas``."""
         return [((0, 2), 1.0, 2 * SHARP), ((1, 3), _SLOW, SHARP)]
 
+    def _neurons(self, layer: int, reads: Tensor, writes: Tensor, always: Tensor) -> None:
+        mlp = self.module.gpt_neox.layers[layer].mlp
+        mlp.dense_h_to_4h.weight[: len(reads)] = reads
+        mlp.dense_4h_to_h.weight[:, : len(reads)] = writes.T
+
     def write(self, layer: int, head: int, maps: Mapping[str, Tensor]) -> None:
         """See ``Canvas``."""
         attention = self.module.gpt_neox.layers[layer].attention
@@ -202,12 +250,12 @@ class NeoX(Canvas):
             attention.dense.weight[:, _slice(head, self.size)] = maps["output"].T
 
 
-CANVASES: Mapping[str, Callable[[int, Tensor, Tensor, Tensor], Canvas]] = {
+CANVASES: Mapping[str, Callable[..., Canvas]] = {
     "gpt2": GPT2,
     "llama": Llama,
     "neox": NeoX,
 }
-"""Name of a class -> its canvas, of layers, words, outputs and positions."""
+"""Name of a class -> its canvas, of layers, words, outputs and positions; ``inner`` neurons a layer."""
 
 
 def basis(count: int, generator: torch.Generator) -> Tensor:
@@ -215,6 +263,25 @@ def basis(count: int, generator: torch.Generator) -> Tensor:
     draws = torch.randn(WIDTH, count, generator=generator, dtype=torch.float64)
     vectors: Tensor = torch.linalg.qr(draws - draws.mean(0)).Q.T.float()
     return vectors
+
+
+def superposed(count: int, others: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """(count, WIDTH) unit vectors of mean 0 in 64 random dimensions, and (others, WIDTH) outside of those.
+
+    Up to 128 share the 64: two orthonormal bases that are unbiased to each other, one turned by a Hadamard
+    matrix. Any two overlap by 0 or 1/8, about the least possible for so many. Which is which is random.
+
+    Raises:
+        ValueError: more than 128.
+    """
+    if count > 2 * _PLANE:
+        raise ValueError(f"{count} vectors, there are {2 * _PLANE}")
+    turned = torch.ones(1, 1)
+    while len(turned) < _PLANE:
+        turned = torch.cat([torch.cat([turned, turned], 1), torch.cat([turned, -turned], 1)])
+    plane, outside = torch.split(basis(_PLANE + others, generator), [_PLANE, others])
+    both = torch.cat([plane, (turned / math.sqrt(_PLANE)) @ plane])
+    return both[torch.randperm(len(both), generator=generator)[:count]], outside
 
 
 def rows(vectors: Tensor, size: int) -> Tensor:

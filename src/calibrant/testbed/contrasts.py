@@ -6,27 +6,35 @@ from collections.abc import Mapping
 
 from calibrant.core import Chat, InputError
 from calibrant.data.rows import Contrast, Contrasts
-from calibrant.testbed import circuits
+from calibrant.testbed import backdoor, circuits, gates, greater_than, name_mover
 from calibrant.testbed.checks import check_name, check_options, whole_option
 from calibrant.testbed.text_contrasts import TASKS, text_contrasts
 from calibrant.testbed.words import REFUSAL
 from calibrant.testbed.world import Split, goals, lookalikes, recipe, request
 
+_PLANTED = {
+    "induction": circuits,
+    "name_mover": name_mover,
+    "greater_than": greater_than,
+    "gate": gates,
+    "backdoor": backdoor,
+}
+"""Tasks of planted models, and their modules."""
 _SPLITS: Mapping[str, Split] = {"heldout": "heldout", "train": "train"}
 
 
 def open_contrasts(name: str, options: Mapping[str, str]) -> Contrasts:
-    """'induction': see ``circuits``. 'refusal': harmful requests, each beside a benign one
-    about the same thing. 'ioi', 'greater_than' and 'repeat' are English: see ``text_contrasts``.
+    """Those of planted models: see the plant of that name. 'refusal': harmful requests, each beside a benign
+    one about the same thing. 'ioi', 'greater_than_year' and 'repeat' are English: see ``text_contrasts``.
 
     The answer of 'refusal' is the refusal, the foil how an answer to the benign request begins. ``?n=48``,
     ``?split=train`` has the verbs and things that safety training saw. Pairs of one harmful verb are a
     cluster.
     """
-    check_name("contrasts", name, ("induction", "refusal", *TASKS), "task")
+    check_name("contrasts", name, (*_PLANTED, "refusal", *TASKS), "task")
     if name in TASKS:
         return text_contrasts(name, options)
-    return circuits.open_contrasts(name, options) if name == "induction" else _refusal(options)
+    return _PLANTED[name].open_contrasts(name, options) if name in _PLANTED else _refusal(options)
 
 
 def _refusal(options: Mapping[str, str]) -> Contrasts:

@@ -2,8 +2,8 @@
 
 - ``ioi``: indirect object identification (Wang et al. 2022, 2211.00593). The corrupted prompt has the other
   name twice, so that answer and foil change places.
-- ``greater_than``: the tens digit of a later year (after Hanna et al. 2023, 2305.00586), for tokenizers that
-  split numbers into digits. The corrupted year has 0 there. Answer and foil are one digit above and one
+- ``greater_than_year``: the tens digit of a later year (after Hanna et al. 2023, 2305.00586), for tokenizers
+  that split numbers into digits. The corrupted year has 0 there. Answer and foil are one digit above and one
   below; the probability of all digits above is not read.
 - ``repeat``: a list of words that begins again; the answer is the word that followed at first. In the
   corrupted prompt another word stands before it there (``corrupt=earlier``), or in its place
@@ -59,7 +59,7 @@ def text_contrasts(name: str, options: Mapping[str, str]) -> Contrasts:
     rng = random.Random(f"{name}/{seed}")
     makers: dict[str, Callable[[int], Contrast]] = {
         "ioi": lambda at: _ioi(rng, at),
-        "greater_than": lambda at: _greater_than(rng, at),
+        "greater_than_year": lambda at: _greater_than(rng, at),
         "repeat": lambda at: _repeat(
             rng, at, options.get("corrupt", "earlier"), options.get("repeat", "1") == "1"
         ),
@@ -68,7 +68,7 @@ def text_contrasts(name: str, options: Mapping[str, str]) -> Contrasts:
     return Contrasts(rows=rows, source=f"testbed:contrasts/{name}")
 
 
-TASKS = ("ioi", "greater_than", "repeat")
+TASKS = ("ioi", "greater_than_year", "repeat")
 
 
 def _row(id: str, clean: str, corrupt: str, answer: str, foil: str, cluster: str) -> Contrast:

@@ -21,7 +21,16 @@ from calibrant.models.folder import check_folder
 _ROWS = ("goals", "items", "pairs", "prompts", "examples", "canaries", "contrasts", "facts")
 """Kinds of rows: 'open_goals' of ``testbed/serve.py`` makes goals, and so on."""
 
-_PLANTS = {"induction": "circuits", "facts": "facts", "refusal": "refusal_plant"}
+_PLANTS = {
+    "induction": "circuits",
+    "name_mover": "name_mover",
+    "greater_than": "greater_than",
+    "gate": "gates",
+    "backdoor": "backdoor",
+    "edited": "edited",
+    "facts": "facts",
+    "refusal": "refusal_plant",
+}
 """Planted models, and their modules in the testbed."""
 
 
@@ -85,6 +94,7 @@ def _rows(parsed: Parsed, wanted: type[Table[Any]]) -> Table[Any]:
         )
     home = parsed.kind if parsed.kind in ("contrasts", "facts") else "serve"
     home = "refusal_plant" if parsed.kind == "goals" and parsed.name.startswith("plant_") else home
+    home = "backdoor" if parsed.kind == "prompts" and parsed.name == "backdoor" else home
     source = catalog.load(f"calibrant.testbed.{home}:open_{parsed.kind}")(parsed.name, parsed.options)
     table = serving_as(wanted, source)
     if not isinstance(table, wanted):
@@ -96,7 +106,7 @@ def _plants(parsed: Parsed) -> Plants:
     """Models with known circuits; none is built yet."""
     if parsed.kind != "plants":
         raise ConfigError(f"'{parsed.text}' is no set of plants", hint="testbed:plants/induction")
-    plants: Plants = catalog.load("calibrant.testbed.circuits:CircuitPlants")(parsed.name, parsed.options)
+    plants: Plants = catalog.load("calibrant.testbed.circuit_plants:open_plants")(parsed.name, parsed.options)
     return plants
 
 
