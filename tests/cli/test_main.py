@@ -237,8 +237,9 @@ def test_what_no_command_answers(calibrant, monkeypatch, error, said):
     assert told.code == 3 and said in told.err and ("Traceback" in told.err) == isinstance(error, KeyError)
 
 
-def test_a_closed_pipe_is_a_tool_error(start):
-    process = start("ls")
+@pytest.mark.parametrize("words", [["ls"], ["show", "--help"]], ids=" ".join)
+def test_a_closed_pipe_is_a_tool_error(start, words):
+    process = start(*words)
     process.stdout.close()
     err = process.stderr.read()
     process.stderr.close()

@@ -69,7 +69,9 @@ def test_what_there_is_not_is_refused(name, options, words):
 )  # fmt: skip
 def test_english_tasks_differ_in_one_word_and_say_what_follows(name, options):
     rows = open_contrasts(name, {"n": "60", **options}).rows
-    assert len(rows) == 60 and rows == open_contrasts(name, {"n": "60", **options}).rows
+    assert (
+        len({row.clean for row in rows}) == 60 and rows == open_contrasts(name, {"n": "60", **options}).rows
+    )
     assert rows != open_contrasts(name, {"n": "60", "seed": "1", **options}).rows
     for row in rows:
         clean, corrupt = row.clean.last_user.split(" "), row.corrupt.last_user.split(" ")

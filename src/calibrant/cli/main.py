@@ -263,12 +263,12 @@ def main(arguments: list[str] | None = None) -> None:
     except (KeyboardInterrupt, typer.Abort):
         sys.stderr.write(f"\n{STOPPED}\n")
         code = 3
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 3
-    except BaseException:  # noqa: BLE001 - SystemExit of code from elsewhere, too: its status is no verdict
-        sys.stderr.write(harmless(without_secrets(traceback.format_exc())))
-        sys.stderr.write(_BUG)
+    except BaseException as error:  # noqa: BLE001 - SystemExit of code from elsewhere, too: no verdict
+        if isinstance(error, BrokenPipeError) or isinstance(error.__context__, BrokenPipeError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # rich ends help by SystemExit
+        else:
+            sys.stderr.write(harmless(without_secrets(traceback.format_exc())))
+            sys.stderr.write(_BUG)
         code = 3
     sys.exit(code)
 

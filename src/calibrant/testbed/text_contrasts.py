@@ -9,6 +9,8 @@
   corrupted prompt another word stands before it there (``corrupt=earlier``), or in its place
   (``corrupt=answer``: that word is the foil). ``repeat=0``: the second list is of other words, a null.
 
+Tables of other seeds may share prompts; slices of one table do not: ``ioi?n=48[:24]``, ``ioi?n=48[24:]``.
+
 Every name and word is one token, with its blank, for many tokenizers; where it is not, patching says which
 pair has two lengths.
 """
@@ -64,8 +66,11 @@ def text_contrasts(name: str, options: Mapping[str, str]) -> Contrasts:
             rng, at, options.get("corrupt", "earlier"), options.get("repeat", "1") == "1"
         ),
     }
-    rows = tuple(makers[name](at) for at in range(n))
-    return Contrasts(rows=rows, source=f"testbed:contrasts/{name}")
+    rows: dict[Chat, Contrast] = {}
+    while len(rows) < n:  # no prompt twice
+        row = makers[name](len(rows))
+        rows.setdefault(row.clean, row)
+    return Contrasts(rows=tuple(rows.values()), source=f"testbed:contrasts/{name}")
 
 
 TASKS = ("ioi", "greater_than_year", "repeat")
