@@ -86,6 +86,12 @@ def test_json_is_a_list_or_the_list_under_data(tmp_path: Path, text: str) -> Non
     ]
 
 
+def test_a_json_list_of_texts_is_one_column(tmp_path: Path) -> None:
+    rows = rows_of(tmp_path, "x.json", '["one day", {"a": 1}, 3]')
+    assert rows[:2] == [(1, {"text": "one day"}), (2, {"a": 1})]
+    assert isinstance(rows[2][1], Refused)
+
+
 @pytest.mark.parametrize(
     ("data", "words"),
     [

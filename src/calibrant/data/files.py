@@ -118,7 +118,10 @@ def _row(number: int, value: Any) -> dict[str, Any] | Refused:
 
 
 def _json(path: Path) -> Iterator[RawRow]:
-    """Read a list of objects, or the list under "data"; rows are numbered by their place in the list."""
+    """Read a list of objects, or the list under "data"; rows are numbered by their place in the list.
+
+    A list of texts is read as one column, 'text'.
+    """
     try:
         value = parse_json(path.read_bytes().decode("utf-8-sig"))
     except UnicodeDecodeError as error:
@@ -140,7 +143,7 @@ def _json(path: Path) -> Iterator[RawRow]:
             hint='write [{...}, {...}] or {"data": [{...}, {...}]}',
         )
     for number, item in enumerate(rows, start=1):
-        yield number, _row(number, item)
+        yield number, _row(number, {"text": item} if isinstance(item, str) else item)
 
 
 def _cells(path: Path, file: BinaryIO, delimiter: str) -> Iterator[tuple[int, list[str]]]:

@@ -24,6 +24,7 @@ class Origin(NamedTuple):
 ORIGINS: dict[str, Origin] = {
     "hh_rlhf": Origin("github.com/anthropics/hh-rlhf @ 354e5c3cb896, harmless-base", "harmless_base.jsonl"),
     "stories260K": Origin("karpathy/llama2.c, stories260K, as a Hugging Face folder", ""),
+    "tinystories": Origin("stories of huggingface.co/datasets/roneneldan/TinyStories", "stories.json"),
     "behaviours": Origin("github.com/busycalibrating/AdversariaLLM @ f970939273ea", "harmbench_val.csv"),
     "xstest": Origin("github.com/paul-rottger/exaggerated-safety @ d7bb5bd738c1", "prompts.csv"),
     "moderation": Origin("github.com/openai/moderation-api-release @ f4ab51b5edd3", "samples.jsonl"),
