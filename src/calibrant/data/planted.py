@@ -26,6 +26,8 @@ class Planted(NamedTuple):
     """Those of ``heads`` that work against the answer."""
     tempting: tuple[tuple[int, int], ...] = ()
     """On a null: heads that do the work where it is none."""
+    mlps: tuple[int, ...] = ()
+    """Layers whose MLP is planted."""
 
     @property
     def name(self) -> str:

@@ -149,7 +149,7 @@ class CircuitPlants:
             for part in (0, 1)
         ]
         if null == "shuffled":
-            tables = [_shuffled(table) for table in tables]
+            tables = [shuffled(table) for table in tables]
         heads = () if null else truth(chosen)
         against = tuple(place for place in heads if place == NEGATIVE)
         tempting = (PREVIOUS, INDUCTION) if null else ()
@@ -172,7 +172,7 @@ _NULLS: Mapping[str, Mapping[str, str]] = {
 }
 
 
-def _shuffled(contrasts: Contrasts) -> Contrasts:
+def shuffled(contrasts: Contrasts) -> Contrasts:
     """Every pair with the answer and foil of the next: neither follows from either prompt."""
     rows = contrasts.rows
     moved = zip(rows, (*rows[1:], rows[0]), strict=True)

@@ -72,6 +72,9 @@ def rule_errors(card: InstrumentCard, rule: Rule, carded: bool = True) -> dict[s
     ``carded`` says whether the claim is on heads at all positions, as those of the card are.
     """
     names = ("rule/false_positive_rate", "rule/judged_false_positive_rate", "rule/power")
+    if not card.rulings:
+        n = sum(row.cases for row in card.rows)
+        return dict.fromkeys(names, unknown("no claim was judged: the card is of blocks", n=n, unit="case"))
     other = any(card.rule.get(name) != getattr(rule, name) for name in ("floor", "part", "level", "families"))
     if other or not carded:
         why = "the card was made with other thresholds of the rule" if other else "the card is of heads"

@@ -2,8 +2,9 @@
 
 For every case of ``plants`` (a model whose circuit is known, or a null) and every seed:
 
-1. Each instrument scores each head; a head is found where its effect is beyond chance, corrected for looking
-   at all heads, and above ``floor``. AUROC and average precision need no threshold.
+1. Each instrument scores each head, or another ``site`` of each layer; one is found where its effect is
+   beyond chance, corrected for looking at all, and above ``floor``. AUROC and average precision need no
+   threshold.
 2. The same on held-out pairs: do the intervals of the two agree, and the order of the heads?
 3. The rule of triangulation judges true claims (the planted heads that work for the answer), false ones (as
    many others; one planted head and another; with one that works against it), and any on nulls.
@@ -57,6 +58,8 @@ class Calibration(Frozen):
     """Chance of any false find in a sweep over all heads that is accepted."""
     rule: Rule = Rule()
     """Thresholds of the rule of triangulation."""
+    site: Literal["z", "attn_out", "mlp_out"] = "z"
+    """Heads, or what attention or MLP of each layer adds. The rule is tried on heads alone."""
 
 
 class CalibrationResult(Result):
@@ -119,7 +122,8 @@ def calibrate(plants: Plants, config: Calibration = Calibration(), run: Run = Qu
                 if seed - run.seed >= (config.null_seeds if planted.null else config.seeds):
                     continue
                 run.progress(len(cases), whole, f"{planted.name}, draw {seed}")
-                key = digest([_CASES, plants.identity, seed, number, config.floor, config.level, config.rule])
+                settings = [config.floor, config.level, config.rule, config.site]
+                key = digest([_CASES, plants.identity, seed, number, *settings])
                 if key not in done:
                     counted = _Counted(seed)
                     done[key] = _case(planted, key, seed, config, counted)
@@ -158,13 +162,13 @@ def _case(planted: Planted, key: str, seed: int, config: Calibration, quiet: _Co
     """Score and judge one case."""
     model = planted.model
     pairs, other = encode(model, planted.contrasts), encode(model, planted.heldout)
-    cells = cells_of(model, Cells(site="z", positions="all"), pairs.clean.shape[1])
+    cells = cells_of(model, Cells(site=config.site, positions="all"), pairs.clean.shape[1])
     names = {cell.name: at for at, cell in enumerate(cells)}
-    truth = [names[f"layer_{layer}/head_{head}"] for layer, head in planted.heads]
-    claims = list(_claims(planted, names, seed))
+    truth = sorted({names[name] for name in _planted(planted, config.site)})
+    claims = list(_claims(planted, names, seed)) if config.site == "z" else []
     idle = [idle_reason(total_effect(model, side), side) for side in (pairs, other)]
     if idle[0] or idle[1]:
-        return _untestable(planted, key, len(truth), claims)
+        return _untestable(planted, key, len(truth), claims, config.site)
     drawn = [_others(len(cells), one.members, config.rule.sets, seed) for one in claims]
     singles = [[at] for at in range(len(cells))]
     sets = [*singles, *(one.members for one in claims), *(members for part in drawn for members in part)]
@@ -183,7 +187,7 @@ def _case(planted: Planted, key: str, seed: int, config: Calibration, quiet: _Co
     )
     return Case(
         key=key,
-        point=planted.name,
+        point=_point(planted, config.site),
         null=planted.null,
         planted=len(truth),
         scored=scored,
@@ -191,15 +195,26 @@ def _case(planted: Planted, key: str, seed: int, config: Calibration, quiet: _Co
     )
 
 
-def _untestable(planted: Planted, key: str, count: int, claims: Sequence[_Claim]) -> Case:
+def _planted(planted: Planted, site: str) -> list[str]:
+    """Names of the cells that are planted."""
+    if site == "mlp_out":
+        return [f"layer_{layer}" for layer in planted.mlps]
+    return [f"layer_{layer}" + (f"/head_{head}" if site == "z" else "") for layer, head in planted.heads]
+
+
+def _point(planted: Planted, site: str) -> str:
+    return planted.name if site == "z" else f"{planted.name}/{site}"
+
+
+def _untestable(planted: Planted, key: str, count: int, claims: Sequence[_Claim], site: str) -> Case:
     """A case where the corruption changes nothing: nothing is found, no claim is judged."""
     nothing: dict[str, Any] = {"testable": False, "hits": 0, "false": 0, "agreeing": 0, "compared": 0}
     nothing |= dict.fromkeys(("auroc", "average_precision", "stability"))
     judged = [Judged(claim=one.kind, finding="not testable") for one in claims]
-    scored = tuple(Scored(instrument=name, **nothing) for name in INSTRUMENTS)
-    return Case(
-        key=key, point=planted.name, null=planted.null, planted=count, scored=scored, judged=tuple(judged)
-    )
+    asked = [name for name in INSTRUMENTS if site == "z" or name != "attention"]
+    scored = tuple(Scored(instrument=name, **nothing) for name in asked)
+    point = _point(planted, site)
+    return Case(key=key, point=point, null=planted.null, planted=count, scored=scored, judged=tuple(judged))
 
 
 def _claims(planted: Planted, names: Mapping[str, int], seed: int) -> Iterator[_Claim]:

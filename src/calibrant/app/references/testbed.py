@@ -106,7 +106,7 @@ def _plants(parsed: Parsed) -> Plants:
     """Models with known circuits; none is built yet."""
     if parsed.kind != "plants":
         raise ConfigError(f"'{parsed.text}' is no set of plants", hint="testbed:plants/induction")
-    plants: Plants = catalog.load("calibrant.testbed.circuits:CircuitPlants")(parsed.name, parsed.options)
+    plants: Plants = catalog.load("calibrant.testbed.circuit_plants:open_plants")(parsed.name, parsed.options)
     return plants
 
 
