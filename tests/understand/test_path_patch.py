@@ -133,13 +133,14 @@ SEEN = {"gpt2": "a1.h2", "llama": "a1.h1", "neox": "a1.h2"}
 )
 def test_the_planted_path_goes_through_the_key_alone(family, seed, through):
     options, head = {"family": family, "seed": str(seed)}, SEEN[family]
-    key = run(options, (f"{head}<k>",), n=12, through=through)
+    count = 32 if family == "llama" else 12  # its corrupted readings vary more from pair to pair
+    key = run(options, (f"{head}<k>",), n=count, through=through)
     for way in ("denoise", "noise"):
         assert key[f"{way}/a0.h1"].value > 0.9
         others = [abs(e.value) for k, e in key.items() if k.startswith(f"{way}/") and k != f"{way}/a0.h1"]
         assert max(others) < 0.25  # the present word, and where it stands, are read as keys, too
     for receivers in (("a1.h2<q>",), (f"{head}<v>",), ("logits",)):
-        metrics = run(options, receivers, n=12, through=through, senders=("a0.h1",))
+        metrics = run(options, receivers, n=count, through=through, senders=("a0.h1",))
         assert all(abs(metrics[f"{way}/a0.h1"].value) < 0.1 for way in ("denoise", "noise"))
 
 
