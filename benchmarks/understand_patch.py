@@ -1,12 +1,18 @@
-"""understand.patch against TransformerLens 4.3.0: a sweep of the residual stream, layer by position.
+"""understand.patch against TransformerLens 4.3.0 and nnsight 0.8.1: a sweep of the residual stream.
 
-A GPT-2 with random weights, 8 layers of width 256, vocabulary 5,000, prompts of 24 tokens: 192 cells, one
-pinned core, one thread. Both sides patch the clean stream into the corrupted run and read the difference of
-two logits at the last position; every cell must agree to 1e-3. TransformerLens runs in three ways:
+A GPT-2 with random weights, 8 layers of width 256, vocabulary 5,000, prompts of 24 tokens: 192 cells, layer
+by position, one pinned core, one thread. Both sides patch the clean stream into the corrupted run and read
+the difference of two logits at the last position; every cell must agree to 1e-3. TransformerLens runs in
+three ways:
 
 - *helper*: ``get_act_patch_resid_pre``, its own sweep: one whole forward pass a cell;
 - *cells*: a loop over ``start_at_layer`` by hand, one pass a cell;
 - *layers*: the same with all positions of a layer as rows of one pass, its best.
+
+nnsight runs in two, both with logits of the last position only:
+
+- *invokes*: all positions of a layer as invokes of one trace;
+- *skips*: all positions of a layer as rows of one trace, the blocks below skipped, its best.
 
 Ours runs its check (one cell in full, a pass an example) in every sweep, and that is in its time.
 """
@@ -31,9 +37,11 @@ TOLERANCE = 1e-3
 LENGTH, VOCABULARY = 24, 5000
 TARGETS = {
     (1, "helper"): 10.0, (4, "helper"): 3.5, (1, "cells"): 2.0, (4, "cells"): 2.0, (1, "layers"): 0.0,
-    (4, "layers"): 0.0,
+    (4, "layers"): 0.0, (1, "invokes"): 2.0, (4, "invokes"): 2.0, (1, "skips"): 2.0,
+    (4, "skips"): 2.0,
 }  # fmt: skip
-"""(pairs in the batch, TransformerLens's way) -> ratio to reach; 0 where there is none."""
+"""(pairs in the batch, the peer's way) -> ratio to reach; 0 where there is none."""
+NNSIGHT = ("invokes", "skips")
 WARM, ROUNDS = 1, 8
 
 
@@ -69,31 +77,29 @@ def agree(name: str, ours: Told, theirs: Told) -> None:
 
 def race(count: int, way: str, model: Path, folder: Path, quick: bool) -> Row:
     """Both in turn, sweep by sweep."""
-    rounds, python = 1 if quick else ROUNDS, peer_python("transformer_lens")
+    peer = "nnsight" if way in NNSIGHT else "transformer_lens"
+    title, package = ("nnsight", "nnsight") if way in NNSIGHT else ("TransformerLens", "transformer-lens")
+    rounds, python = 1 if quick else ROUNDS, peer_python(peer)
     job = {"model": str(model), "warm": WARM, "rounds": rounds, "core": None if quick else core()}
     job |= pairs(count)
-    name = f"understand.patch, residual stream, batch {count}, against TransformerLens's {way}"
+    name = f"understand.patch, residual stream, batch {count}, against {title}'s {way}"
     say(name)
     with ExitStack() as stack:
         ours = stack.enter_context(Worker(Path(sys.executable), "_worker_patch.py", job, folder / "ours"))
-        peer = stack.enter_context(
-            Worker(python, "_worker_transformer_lens.py", job | {"way": way}, folder / "peer")
-        )
-        start = [[ours.next()], [peer.next()]]
+        other = stack.enter_context(Worker(python, f"_worker_{peer}.py", job | {"way": way}, folder / "peer"))
+        start = [[ours.next()], [other.next()]]
         agree(name, start[0][0], start[1][0])
-        mine, theirs = in_turn(start, (ours, peer), rounds)
-        for one, other in zip(mine, theirs, strict=True):
-            agree(name, one, other)
+        mine, theirs = in_turn(start, (ours, other), rounds)
+        for one, two in zip(mine, theirs, strict=True):
+            agree(name, one, two)
     row = versus(name, mine, theirs, WARM + rounds, TARGETS[count, way])
-    return row._replace(
-        versions=row.versions | {"transformer-lens": peer_version("transformer_lens", "transformer-lens")}
-    )
+    return row._replace(versions=row.versions | {package: peer_version(peer, package)})
 
 
 def main() -> None:
     """Race every batch and way."""
     quick = is_quick(__doc__)
-    courses = [(1, "helper"), (1, "layers")] if quick else list(TARGETS)
+    courses = [(1, "helper"), (1, "layers"), (1, "skips")] if quick else list(TARGETS)
     with tempfile.TemporaryDirectory() as temporary:
         model = save_model(Path(temporary) / "model")
         finish([race(n, way, model, Path(temporary) / f"{n}_{way}", quick) for n, way in courses])

@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerFast
 from calibrant.core import Chat, InputError, Quiet
 from calibrant.data.rows import Contrast, Contrasts
 from calibrant.data.shapes import Refused, contrast_of
+from calibrant.models.chat_tokens import ChatTokens
 from calibrant.models.directions import ablated
 from calibrant.models.open_model import OpenModel
 from calibrant.testbed.circuits import open_contrasts, open_plant
@@ -28,6 +29,7 @@ from calibrant.understand._engine.harvest import Texts, harvest, source_of
 from calibrant.understand._engine.patches import Edit
 from calibrant.understand._engine.readers import LogitDifference
 from calibrant.understand._engine.sweep import sweep, traced
+from calibrant.understand._sae_pages import spelt
 from calibrant.understand._sae_scores import Sites
 from calibrant.understand.attribute import attribute
 from calibrant.understand.edges import Edges, edges
@@ -105,6 +107,8 @@ def test_the_token_of_an_answer_has_its_blank():
         first_token(dropped, "pair", " dog")
     with pytest.raises(InputError, match="a blank alone"):
         first_token(kept, "pair", " god")
+    tokens = ChatTokens(kept.tokenizer)  # as feature pages show them
+    assert [spelt(tokens, vocab[piece]) for piece in ("\u2581dog", "dog", "</s>")] == [" dog", "dog", "</s>"]
 
 
 @pytest.mark.real

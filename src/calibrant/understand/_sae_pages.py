@@ -17,6 +17,7 @@ from torch import Tensor
 from calibrant.core import OpenLM, Run
 from calibrant.core.shown import harmless
 from calibrant.maths.sparse_coding import SparseCoder
+from calibrant.models.chat_tokens import ChatTokens
 from calibrant.understand._engine.harvest import Texts
 from calibrant.understand._engine.store import Store
 
@@ -75,7 +76,7 @@ def _page(
     model: OpenLM, texts: Texts, places: Mapping[tuple[int, int], float], contexts: int
 ) -> dict[str, Any]:
     """Its strongest places, one a text, each with the tokens around and what it is there."""
-    strongest: dict[int, int] = {}
+    tokens, strongest = ChatTokens(model.tokenizer), dict[int, int]()
     for text, position in sorted(places, key=lambda place: (-places[place], place)):
         if len(strongest) == contexts:
             break
@@ -84,17 +85,22 @@ def _page(
     for text, position in strongest.items():
         ids = texts.ids[text]
         window = range(max(0, position - _AROUND), min(len(ids), position + _AROUND + 1))
-        tokens = [
-            {"token": model.tokenizer.decode([ids[at]]), "activation": round(places.get((text, at), 0.0), 5)}
+        shown_tokens = [
+            {"token": spelt(tokens, ids[at]), "activation": round(places.get((text, at), 0.0), 5)}
             for at in window
         ]
-        shown.append({"text": text, "position": position, "tokens": tokens})
+        shown.append({"text": text, "position": position, "tokens": shown_tokens})
     return {
         "tokens_on": len(places),
         "strongest": max(places.values(), default=0.0),
         "mean_when_on": sum(places.values()) / max(1, len(places)),
         "contexts": shown,
     }
+
+
+def spelt(tokens: ChatTokens, token: int) -> str:
+    """What a token says inside a text, its blank included; a special token by its name."""
+    return tokens.text([token]) or str(tokens.tokenizer.decode([token]))
 
 
 def _histogram(density: Tensor) -> dict[str, Any]:

@@ -124,7 +124,7 @@ class SAEResult(Result):
         return (kept, *by_names(self.metrics))
 
 
-@technique(version=1)
+@technique(version=2)
 def sae(model: OpenLM, prompts: Prompts, config: SAE = SAE(), run: Run = Quiet()) -> SAEResult:
     """Train a sparse autoencoder on a site of ``model`` over all tokens of ``prompts``.
 
