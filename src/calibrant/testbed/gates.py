@@ -13,7 +13,7 @@ and wet (clean) to dark and dry: of an AND noising sees each head and denoising 
 each and noising none. With an XOR the change of both features changes nothing: only one can be asked about
 at a time, and both directions see the head that reads it, alone.
 
-``?superposition=1`` draws more directions than there are dimensions to hold them (112 in 64), so that they
+``?superposition=1`` draws more directions than there are dimensions to hold them (88 in 64), so that they
 overlap, and the output reads a little of every note.
 """
 
