@@ -412,7 +412,8 @@ def test_plain_values_pass_through(openers):
         ("defended:s.toml#" * 200 + "m", LM, "too many references inside one another"),
     ],
 )
-def test_references_beyond_reason(openers, tmp_path, reference, wanted, said):
+def test_references_beyond_reason(openers, tmp_path, monkeypatch, reference, wanted, said):
+    monkeypatch.setenv("CALIBRANT_DATA", str(tmp_path))
     (tmp_path / "s.toml").write_text(STACK)
     if said is None:
         assert len(openers.open(reference, wanted).load()) > 0
