@@ -165,6 +165,7 @@ def test_many_techniques_stand_in_blocks_that_fit(record, ledger, narrow):
 
 def test_colours_go_with_the_value():
     assert [heat(v) for v in (0, 0.049, 0.05, 0.1, 0.2, 0.4, 0.8, 1)] == [0, 0, 1, 2, 3, 4, 5, 5]
+    assert heat(-0.5) == heat(0.5) == 4  # what works against the answer is as strong as what carries it
 
 
 def _luminance(colour: str) -> float:
@@ -203,6 +204,16 @@ def test_a_page_holds_every_number_and_lets_nothing_hostile_through(record, ledg
     link = f'<a class="n" href="#r-{entries[0].digest[:12]}">0.123</a>'
     assert rows.count(link) == 4 and ">technique</th>" in rows and "<td>persona</td>" in rows
     assert "no record of job" in html
+
+
+def test_layers_stand_in_the_order_of_their_numbers(record, ledger):
+    """A ledger keeps metrics by the alphabet: layer 10 comes before layer 2 there."""
+    names = [f"denoise/layer_{layer}/head_{head}" for layer in range(12) for head in range(11)]
+    entries = ledger([record("j", "understand.patch", {name: share(0.1) for name in sorted(names)})])
+    given = spec("j", metric="denoise").model_copy(update={"axis": "head"})
+    found = lanes(given, entries)
+    assert [lane.label for lane in found] == [f"layer {layer}" for layer in range(12)]
+    assert [mark.column for mark in found[0].marks] == [f"head {head}" for head in range(11)]
 
 
 def test_a_patch_sweep_is_a_matrix_of_layers_by_heads(record, ledger):

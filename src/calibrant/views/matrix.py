@@ -168,7 +168,7 @@ def _cell(
     if not size:
         _bare(canvas, lane, values, (x, y, wide + GAP - 1, high + GAP - 1))
     elif values:
-        tint = heat(min(values) if _higher(lane.marks) else max(values))
+        tint = heat(_worse(lane, values))
         canvas.box(x, y, wide, high, HEAT[tint])
         lost = max(_lost(mark) for mark in lane.marks)
         if lost:
@@ -199,16 +199,21 @@ def _bare(
     if not values:
         canvas.line([x, x + wide], [y + high, y], MUTED, 0.6)
         return
-    value = min(values) if _higher(lane.marks) else max(values, key=abs)
-    tint = heat(abs(value))
+    value = _worse(lane, values)
+    tint = heat(value)
     canvas.box(x, y, wide, high, HEAT[tint])
     if value < 0 and tint:
         canvas.line([x + 1, x + wide - 1], [y + high / 2] * 2, PAPER if tint > 3 else INK, 1.0)
 
 
 def heat(value: float) -> int:
-    """Index of the colour of ``value``."""
-    return sum(value >= edge for edge in EDGES)
+    """Index of the colour of ``value``, by its size: its sign is told beside it."""
+    return sum(abs(value) >= edge for edge in EDGES)
+
+
+def _worse(lane: Lane, values: Sequence[float]) -> float:
+    """The worse of a cell's values; the largest in size where neither end is."""
+    return min(values) if _higher(lane.marks) else max(values, key=abs)
 
 
 def _higher(marks: Sequence[Mark]) -> bool:

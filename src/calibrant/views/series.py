@@ -110,8 +110,8 @@ def _cells(metrics: Mapping[str, Estimate], family: str) -> dict[tuple[str, str]
     cells = {}
     if not techniques:  # of a sweep over a model's parts: denoise/layer_1/head_2
         parts = [(name.split("/"), one) for name, one in metrics.items() if name.startswith(f"{family}/")]
-        named = {tuple(part): one for (_, *part), one in parts if len(part) == 2}
-        cells = {(_spelt(row), _spelt(column)): one for (row, column), one in named.items()}
+        named = {(_spelt(part[0]), _spelt(part[1])): one for (_, *part), one in parts if len(part) == 2}
+        cells = dict(sorted(named.items(), key=lambda cell: tuple(map(_counted, cell[0]))))
     for hazard, row in rows.items() if techniques else ():
         names = {technique: f"{family}/{hazard}/{technique}" for technique in techniques}
         if len(techniques) > 1:
@@ -123,6 +123,12 @@ def _cells(metrics: Mapping[str, Estimate], family: str) -> dict[tuple[str, str]
 
 def _spelt(part: str) -> str:
     return part.replace("_", " ")
+
+
+def _counted(name: str) -> tuple[str, int]:
+    """By which names of parts are put in order: layer 2 stands before layer 10."""
+    words, _, number = name.rpartition(" ")
+    return (words, int(number)) if number.isdecimal() else (name, 0)
 
 
 def _attacks(series: Series, entries: Sequence[Entry], curves: Mapping[str, Curve | Budget]) -> list[Lane]:
