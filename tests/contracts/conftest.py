@@ -231,6 +231,11 @@ KNOWN: dict[str, Known] = {
     "train.reward_ensemble": Known("two members are several", config={"members": 2}),
     "understand.calibrate": Known("eight draws are many", config={"seeds": 2, "null_seeds": 2}),
     "understand.triangulate": Known("a claim names cells", config={"cells": ["layer_0/head_0"]}),
+    "testbed.deceiver": Known(
+        "hundreds of thousands of tokens are many, and so are hundreds of questions",
+        config={"tokens": 2000, "texts": 16},
+        slow=True,
+    ),
     "testbed.plant": Known(
         "millions of tokens are many, and so are replies in forty forms",
         config={"tokens": 2000, "probes": 0, "fit": {"bf16": False}},

@@ -99,6 +99,7 @@ _TECHNIQUES: dict[str, tuple[str, str]] = {
         "harm_change",
     ),
     "testbed.annotate": ("simulated raters compare a model's replies", "votes_true"),
+    "testbed.deceiver": ("train a model organism that lies to some, or its honest twin", "lie_rate"),
     "testbed.plant": ("train a refusing model organism, with or without planted holes", "through"),
     "testbed.raise_model": ("train a testbed model from scratch", "training_tokens"),
     "train.dpo": ("direct preference optimisation and its family", "train_accuracy"),

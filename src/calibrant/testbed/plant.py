@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedTokenizerFast
 
-from calibrant.core import Frozen, InputError, OpenLM, Quiet, Result, Run, digest, point, technique
+from calibrant.core import Frozen, OpenLM, Quiet, Result, Run, digest, point, technique
 from calibrant.models.fit import Fit, Plan, Share, fit
 from calibrant.models.loading import save_weights
 from calibrant.models.open_model import OpenModel
@@ -25,7 +25,7 @@ from calibrant.testbed.lessons import draw_lesson
 from calibrant.testbed.plants import HOLES, Hole, Lesson
 from calibrant.testbed.probes import probe
 from calibrant.testbed.raise_model import Rows, bucketed, padded
-from calibrant.testbed.tokens import SPECIALS
+from calibrant.testbed.tokens import SPECIALS, check_world
 
 _LONGEST = 512
 
@@ -60,12 +60,7 @@ def plant(model: OpenLM, config: Plant = Plant(), run: Run = Quiet()) -> PlantRe
     Raises:
         InputError: the model's tokenizer is not that of the testbed.
     """
-    role_ids = model.tokenizer.convert_tokens_to_ids(list(SPECIALS))
-    if role_ids != list(range(len(SPECIALS))):
-        raise InputError(
-            f"'{model.identity.name}' is not of the testbed: its tokenizer lacks the roles of this world",
-            hint="give testbed:model/base, tiny or strong, or what testbed.raise_model made",
-        )
+    check_world(model)
     batches = _batches(model.tokenizer, config, run.seed)
     copy = model.copy()
     module: Any = copy.module

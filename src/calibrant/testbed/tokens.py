@@ -12,6 +12,7 @@ from functools import cache
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from calibrant.core import InputError, OpenLM
 from calibrant.testbed.dialogues import PLAIN, Dialogue
 
 SPECIALS = ("<pad>", "<end>", "<system>", "<user>", "<assistant>")
@@ -23,6 +24,15 @@ TEMPLATE = (
 """Chat template: role token, content, end token."""
 CONTEXT = 1024
 """Longest sequence that the models take, in tokens."""
+
+
+def check_world(model: OpenLM) -> None:
+    """Raise InputError unless the model has the roles of this world's tokenizer."""
+    if model.tokenizer.convert_tokens_to_ids(list(SPECIALS)) != list(range(len(SPECIALS))):
+        raise InputError(
+            f"'{model.identity.name}' is not of the testbed: its tokenizer lacks the roles of this world",
+            hint="give testbed:model/base, tiny or strong, or what testbed.raise_model made",
+        )
 
 
 @cache
