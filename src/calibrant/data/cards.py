@@ -10,14 +10,14 @@ import json
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from calibrant.core.behaviours import JudgeErrors
 from calibrant.core.config import Frozen
 from calibrant.core.digest import digest, plain
-from calibrant.core.errors import InputError
 from calibrant.core.estimate import Estimate
 from calibrant.core.verdict import Answer
+from calibrant.data.card_file import read_json_card
 
 
 class CardRow(Frozen):
@@ -101,12 +101,5 @@ def read_card(path: Path) -> JudgeCard:
     Raises:
         InputError: the file is no card.
     """
-    try:
-        return JudgeCard.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise InputError(
-            f"{path} is no judge's card: {where or 'the file'}: {first['msg'].lower()}",
-            hint="measure.judge_card and measure.adjudication write one: record:JOB/card.json",
-        ) from None
+    hint = "measure.judge_card and measure.adjudication write one: record:JOB/card.json"
+    return read_json_card(JudgeCard, path, "judge's card", hint)

@@ -10,11 +10,11 @@ import json
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from calibrant.core.config import Frozen
 from calibrant.core.digest import digest, plain
-from calibrant.core.errors import InputError
+from calibrant.data.card_file import read_json_card
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -130,12 +130,5 @@ def read_instrument_card(path: Path) -> InstrumentCard:
     Raises:
         InputError: the file is no card.
     """
-    try:
-        return InstrumentCard.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise InputError(
-            f"{path} is no card of instruments: {where or 'the file'}: {first['msg'].lower()}",
-            hint="understand.calibrate writes one: record:JOB/instruments.json",
-        ) from None
+    hint = "understand.calibrate writes one: record:JOB/instruments.json"
+    return read_json_card(InstrumentCard, path, "card of instruments", hint)
