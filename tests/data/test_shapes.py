@@ -11,8 +11,17 @@ from hypothesis import strategies as st
 
 from calibrant.core.behaviours import Goal
 from calibrant.core.lm import Chat, Message
-from calibrant.data.rows import Example, Item, Labelled, LabelledText, Pair, Prompt, Refused
-from calibrant.data.shapes import example_of, goal_of, item_of, labelled_of, pair_of, prompt_of, text_of
+from calibrant.data.rows import Example, Fact, Item, Labelled, LabelledText, Pair, Prompt, Refused
+from calibrant.data.shapes import (
+    example_of,
+    fact_of,
+    goal_of,
+    item_of,
+    labelled_of,
+    pair_of,
+    prompt_of,
+    text_of,
+)
 
 ASKED = Chat.ask("Hi there")
 HUMAN, ASSISTANT = "\n\nHuman: ", "\n\nAssistant: "
@@ -356,3 +365,25 @@ def test_a_labelled_text_is_a_prompt_or_a_reply_with_its_groups() -> None:
 )
 def test_a_text_that_no_probe_can_use_is_refused(row: dict[str, Any], reason: str) -> None:
     assert refusal(text_of, row).startswith(reason)
+
+
+@pytest.mark.parametrize("blank", [{}, {"foil": None}, {"foil": " "}, {"foil": float("nan")}])
+def test_romes_foil_follows_a_blank_beside_an_empty_column(blank: dict[str, Any]) -> None:
+    row = {"prompt": "{} is in", "subject": "Oslo", "attribute": "Norway", "target_new": "Chad", **blank}
+    fact = fact_of(1, row)
+    assert isinstance(fact, Fact), fact
+    assert (fact.prompt, fact.answer, fact.foil) == (Chat.ask("Oslo is in"), " Norway", " Chad")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "subject", "reason"),
+    [
+        ("The mother tongue of {} is", "The", "unclear: the prompt has both '{}' and"),
+        ("Oslo {} is in", "Oslo", "unclear: the prompt has both '{}' and"),
+        ("{} and {} are in", "Oslo", "no subject"),
+        ("It is in", "Oslo", "no subject"),
+    ],
+)
+def test_a_subject_stands_once_in_what_is_asked(prompt: str, subject: str, reason: str) -> None:
+    row = {"prompt": prompt, "subject": subject, "attribute": "Norway"}
+    assert refusal(fact_of, row).startswith(reason)

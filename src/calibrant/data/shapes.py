@@ -229,20 +229,23 @@ def _fact(name: str, row: Row) -> Fact:
     subject = as_written(*column(row, "subject"))
     prompt = _prompt(row, "prompt")
     last = prompt.messages[-1]
-    if "{}" in last.content and subject not in last.content:
+    if "{}" in last.content and subject in last.content.replace("{}", ""):
+        raise InputError(f"unclear: the prompt has both '{{}}' and {shown(subject)}, its subject")
+    if last.content.count("{}") == 1:
         filled = last.model_copy(update={"content": last.content.replace("{}", subject)})
         prompt = Chat(messages=(*prompt.messages[:-1], filled))
-    elif prompt.messages[-1].content.count(subject) != 1:
+    if prompt.messages[-1].content.count(subject) != 1:
         raise InputError(f"no subject: the prompt's last turn must name {shown(subject)} once")
     foil, other, cluster = (
         given(row, *names) for names in (("foil", "target_new"), ("other",), ("cluster", "template"))
     )
+    named = "target_new" if given(row, "foil") is None else "foil"
     return Fact(
         id=name,
         prompt=prompt,
         subject=subject,
         answer=_continuing(prompt, *column(row, "answer", "attribute", "target_true")),
-        foil="" if foil is None else _continuing(prompt, "foil" if "foil" in row else "target_new", foil),
+        foil="" if foil is None else _continuing(prompt, named, foil),
         other="" if other is None else as_written("other", other),
         cluster="" if cluster is None else as_written("cluster", cluster),
     )
