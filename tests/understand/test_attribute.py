@@ -78,6 +78,14 @@ def test_the_audit_shows_where_the_slope_is_wrong():
     assert metrics[f"denoise/{good}"].value == pytest.approx(metrics[f"exact/denoise/{good}"].value, abs=0.15)
 
 
+def test_a_caveat_names_what_the_estimate_misses():
+    config = Attribution(site="z", positions="all", floor=0.5)
+    told = [caveat for caveat in run({}, config=config).caveats if "below it by estimate" in caveat]
+    assert len(told) == 1 and f"noise/layer_{PREVIOUS[0]}/head_{PREVIOUS[1]}" in told[0]
+    high = run({}, config=config.model_copy(update={"floor": 2.0})).caveats
+    assert not any("below it by estimate" in caveat for caveat in high)
+
+
 def test_what_lies_outside_the_strongest_is_bounded():
     """With one cell audited of twelve, the other planted head is missed, and the bound says so."""
     config = Attribution(site="z", positions="all", top=1, sample=12)

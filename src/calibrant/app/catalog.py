@@ -115,7 +115,7 @@ _TECHNIQUES: dict[str, tuple[str, str]] = {
         "where heads look, beside what they write and what is lost without them",
         "most_attended_effect",
     ),
-    "understand.attribute": ("attribution patching: AtP, AtP*, RelP; audited exactly", "total_effect"),
+    "understand.attribute": ("attribution patching: AtP, AtP*, RelP; audited exactly", "found/denoise"),
     "understand.calibrate": ("instruments on planted circuits and nulls: error rates, power", "rule/power"),
     "understand.causal_trace": (
         "causal tracing (ROME): which states bring a fact back?",
@@ -124,8 +124,8 @@ _TECHNIQUES: dict[str, tuple[str, str]] = {
     "understand.circuit": ("what a circuit keeps: faithfulness by size, complement, minimality", "cpr"),
     "understand.edges": ("edge attribution (EAP, EAP-IG), audited by exact patching", "total_effect"),
     "understand.lens": ("logit lens: each layer's next-token prediction", ""),
-    "understand.patch": ("activation patching, both ways: where is the answer carried?", "total_effect"),
-    "understand.path_patch": ("path patching: what a head does through given readers", "total_effect"),
+    "understand.patch": ("activation patching, both ways: where is the answer carried?", "found/denoise"),
+    "understand.path_patch": ("path patching: what a head does through given readers", "found/denoise"),
     "understand.probe": ("probes of all layers, with controls, and as an alarm", "auroc"),
     "understand.refusal_direction": (
         "one direction that refusal hangs on: found, removed, added",

@@ -32,7 +32,7 @@ class _Out(Console):
 OUT = _Out(soft_wrap=True, highlight=False)
 WORDS = {"yes": "PASS", "no": "FAIL", "unknown": "INCONCLUSIVE"}
 """How an answer reads when a release is asked about."""
-ANSWERS = ("measure.preference",)
+ANSWERS = ("measure.preference", "understand.triangulate")
 """Techniques whose first limit says whether a claim is supported."""
 _LINES = 8
 """Most lines that are shown of what one rule leaves open."""

@@ -116,9 +116,27 @@ def attribute(
     notes = (
         *((_WHOLE,) if whole else _NOTES[config.method]),
         f"{len(cells)} cells in two directions: 'found' is corrected for looking at all, an interval is not",
+        *_underrated(metrics, config.floor),
         *_cards(model, config),
     )
     return AttributionResult(metrics=metrics, caveats=(*notes, *effects.notes, *left_out(model, cells)))
+
+
+def _underrated(metrics: Mapping[str, Estimate], floor: float) -> list[str]:
+    """A caveat where cells that were patched do what their estimate does not say."""
+    names = [
+        name.removeprefix("exact/")
+        for name, exact in metrics.items()
+        if name.startswith("exact/") and exact.value is not None and abs(exact.value) >= floor
+    ]
+    low = [name for name in names if (told := metrics[name].value) is not None and abs(told) < floor]
+    if not low:
+        return []
+    shown = ", ".join(low[:3]) + (", ..." if len(low) > 3 else "")
+    return [
+        f"{len(low)} effects above the floor by patching are below it by estimate ({shown}): "
+        "it misses these, and may miss cells that were not patched"
+    ]
 
 
 def _cards(model: OpenLM, config: Attribution) -> list[str]:
