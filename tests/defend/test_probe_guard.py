@@ -19,6 +19,7 @@ from scipy.special import expit
 
 from calibrant.core import CapabilityError, Chat, Completion, ConfigError, Goal, Guard, Monitor, Quiet
 from calibrant.data.judge_folder import read_head, write_head
+from calibrant.data.judge_head import JudgeHead
 from calibrant.data.rows import LabelledText, LabelledTexts
 from calibrant.defend.defended import Defended, Layer, ask
 from calibrant.defend.probe_guard import ProbeGuard, probe_guard
@@ -233,3 +234,25 @@ def test_near_the_threshold_it_may_abstain(made):
     said = [wide.ask(row.prompt, "input").answer for row in rows]
     assert "unknown" in said and "unknown" not in sure
     assert all(a == b for a, b in zip(sure, said, strict=True) if b != "unknown")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("bias", float("nan")), ("std", (0.0,) * 32), ("weight", (float("nan"),) * 32), ("mean", (0.0,) * 3)],
+)
+def test_a_damaged_probe_lets_nothing_pass(name, value):
+    model, zeros = build("llama"), (0.0,) * 32
+    parts = {"mean": zeros, "std": (1.0,) * 32, "weight": (1.0,) * 32, "bias": 0.0, name: value}
+    site = "blocks.1.hook_resid_post"
+    head = JudgeHead(
+        question="?",
+        model=model.identity.digest,
+        site=site,
+        pool="mean",
+        over="prompt",
+        threshold=0.5,
+        **parts,
+    )
+    guard = probe_guard(model, head)
+    assert guard.ask(Chat.ask("abc"), "input").answer == "unknown"
+    assert ProbeMonitor(model, head).score([Chat.ask("abc")]) == [None]

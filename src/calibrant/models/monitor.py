@@ -84,7 +84,9 @@ def log_odds(model: OpenLM, head: JudgeHead, chat: Chat, reply: str) -> float | 
         return f"the model cannot read it: {error.message}"
     if row is None:
         return f"prompt and reply exceed the {model.max_length} tokens of the model"
-    if len(row) != len(head.weight):
+    if not len(row) == len(head.weight) == len(head.mean) == len(head.std):
         return f"the states at '{head.site}' have another width than the judge's"
-    scaled = (row - np.asarray(head.mean)) / np.asarray(head.std)
-    return float(scaled @ np.asarray(head.weight) + head.bias)
+    with np.errstate(all="ignore"):
+        scaled = (row - np.asarray(head.mean)) / np.asarray(head.std)
+        found = float(scaled @ np.asarray(head.weight) + head.bias)
+    return found if np.isfinite(found) else f"the probe gives {found} there, which is no log-odds"
