@@ -95,7 +95,7 @@ def test_a_task_refuses_what_it_cannot_make():
     for name, options in (
         ("ioi", {"n": "1"}), ("ioi", {"n": "501"}), ("ioi", {"corrupt": "answer"}),
         ("repeat", {"repeat": "2"}), ("repeat", {"corrupt": "both"}), ("greater_than_year", {"seed": "x"}),
-        ("ioy", {}),
+        ("ioy", {}), ("induction", {"n": "5001"}), ("greater_than", {"n": "999999999"}),
     ):  # fmt: skip
         with pytest.raises(InputError):
             open_contrasts(name, options)

@@ -73,7 +73,8 @@ class _Probe:
         if side == "output" and not ends_with_reply(chat):
             return NO_REPLY
         if side not in self.sides:
-            reason = f"the probe was fitted to {self.monitor.head.over}s, and reads nothing else"
+            read = "replies" if self.monitor.head.over == "reply" else "prompts"
+            reason = f"the probe was fitted to {read}, and reads nothing else"
             return Verdict(question=QUESTION, answer="unknown", reason=reason)
         try:
             found = self._read(chat, side)

@@ -9,6 +9,8 @@ from calibrant.core.lm import Identity
 
 def plain_identity(identity: Identity) -> Identity:
     """Of a model without its chat template."""
+    if identity.parts.get("template") == "none":
+        return identity
     return Identity(name=f"plain:{identity.name}", parts={"model": identity.digest, "template": "none"})
 
 

@@ -23,6 +23,9 @@ _PLANTED = {
 _SPLITS: Mapping[str, Split] = {"heldout": "heldout", "train": "train"}
 
 
+_MOST = 5000
+
+
 def open_contrasts(name: str, options: Mapping[str, str]) -> Contrasts:
     """Those of planted models: see the plant of that name. 'refusal': harmful requests, each beside a benign
     one about the same thing. 'ioi', 'greater_than_year' and 'repeat' are English: see ``text_contrasts``.
@@ -32,6 +35,8 @@ def open_contrasts(name: str, options: Mapping[str, str]) -> Contrasts:
     cluster.
     """
     check_name("contrasts", name, (*_PLANTED, "refusal", *TASKS), "task")
+    if whole_option("n", options, 24) > _MOST:
+        raise InputError(f"n={options['n']}: at most {_MOST:,} pairs are made", hint="write ?n=24")
     if name in TASKS:
         return text_contrasts(name, options)
     return _PLANTED[name].open_contrasts(name, options) if name in _PLANTED else _refusal(options)

@@ -388,6 +388,9 @@ def test_a_model_without_its_template_and_one_without_training(opened, found):
     assert all(torch.equal(first[name], again[name]) for name in trained)
     assert not any(torch.equal(first[name], other[name]) for name in matrices)
     assert not any(torch.equal(first[name], trained[name]) for name in matrices)
+    twice = opened("plain:plain:testbed:model/base", OpenLM)
+    assert twice.digest == opened("plain:testbed:model/base", OpenLM).digest
+    assert twice.load().prompt_ids(chat) == plain.prompt_ids(chat)
     both = opened("untrained:0/plain:testbed:model/base", OpenLM).load()
     assert both.prompt_ids(chat) == plain.prompt_ids(chat)
 
