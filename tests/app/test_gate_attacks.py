@@ -395,7 +395,7 @@ def test_the_file_of_a_verdict_rewritten_in_the_store(trial: Trial) -> None:
     kept.chmod(0o644)
     kept.write_text(json.dumps(table).ljust(kept.stat().st_size))
     for again in (trial.run, lambda: gate_table(entry, trial.ledger)):
-        with pytest.raises(EvidenceError, match="was altered after the gate wrote it"):
+        with pytest.raises(EvidenceError, match="was altered after it was written"):
             again()
 
 
