@@ -17,6 +17,7 @@ from calibrant.app.references import locate, on_disk, schemes
 from calibrant.app.references.openers import Openers
 from calibrant.app.references.rows import read
 from calibrant.app.references.scheme import MODELS, found_by
+from calibrant.app.study_file import load_study
 from calibrant.core import (
     LM,
     CapabilityError,
@@ -406,3 +407,21 @@ def test_a_variant_of_no_model_is_refused(opened, reference):
     with pytest.raises(ConfigError) as checked:
         row.check(asked, SimpleNamespace(check=lambda *_: None))
     assert str(checked.value) == str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "reference", ["api:http://localhost:1/v1#m", "best_of:2/testbed:reward/gold#testbed:model/base"]
+)
+@pytest.mark.parametrize("prefix", ["", "plain:", "untrained:0/"])
+def test_what_only_talks_is_no_model_to_look_into(tmp_path, opened, prefix, reference):
+    """Said when the study is checked, before anything is asked of an endpoint."""
+    study = tmp_path / "study.toml"
+    contrasts = "testbed:contrasts/ioi?n=4"
+    study.write_text(
+        'name = "s"\n[[job]]\nid = "j"\nuse = "understand.patch"\n'
+        f'inputs = {{ model = "{prefix}{reference}", contrasts = "{contrasts}" }}\n'
+    )
+    problems = check_study(load_study(str(study)), files=True)
+    assert any("does not offer what an OpenLM" in str(problem) for problem in problems)
+    with pytest.raises(CapabilityError, match="does not offer what an OpenLM"):
+        opened(f"{prefix}{reference}", OpenLM)

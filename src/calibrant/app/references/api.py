@@ -6,20 +6,23 @@ import os
 from typing import Any
 
 from calibrant.app import catalog
-from calibrant.app.references.opened import Opened, identified
+from calibrant.app.references.opened import Opened, identified, talks_only
 from calibrant.app.references.scheme import MODELS, Reference, found_by
-from calibrant.core import ConfigError, InputError
+from calibrant.core import ConfigError, InputError, OpenLM, ScoringLM
 
 
 def served(reference: Reference) -> tuple[Any, str]:
     """The model, and the variable that lacks its key ("": none is lacking); sends nothing.
 
     Raises:
-        ConfigError: no model is named. InputError: no URL that can be asked.
+        ConfigError: no model is named. InputError: no URL that can be asked. CapabilityError: log-probs or
+            weights are wanted.
     """
     url, _, name = reference.rest.rpartition("#")
     if not url:
         raise ConfigError(f"'{reference.text}' names no model", hint="write api:http://HOST:PORT/v1#MODEL")
+    if reference.wanted in (ScoringLM, OpenLM):
+        raise talks_only(reference.text, reference.wanted)
     # Read from the environment at each call; it enters no config and no record, and goes to its host alone.
     variable = catalog.load("calibrant.models.keys:key_variable")(url)
     key = variable if variable in os.environ else None

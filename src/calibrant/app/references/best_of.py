@@ -6,9 +6,9 @@ reference to a model.
 
 from __future__ import annotations
 
-from calibrant.app.references.opened import STAND_INS, Opened, identified
+from calibrant.app.references.opened import STAND_INS, Opened, identified, talks_only
 from calibrant.app.references.scheme import MODELS, Checks, Opens, Reference, Scheme, too_deep
-from calibrant.core import LM, ConfigError, Reward
+from calibrant.core import LM, ConfigError, OpenLM, Reward, ScoringLM
 from calibrant.models.best_of_n import BestOfN
 
 _DRAWS = 10_000
@@ -32,7 +32,9 @@ def taken_apart(reference: str) -> tuple[int, str, str]:
 
 
 def check(reference: Reference, study: Checks) -> None:
-    """The reward and the model."""
+    """The reward and the model. Raises CapabilityError where log-probs or weights are wanted."""
+    if reference.wanted in (ScoringLM, OpenLM):
+        raise talks_only(reference.text, reference.wanted)
     _, reward, model = taken_apart(reference.text)
     study.check(reward, Reward)
     study.check(model, LM)
@@ -41,6 +43,8 @@ def check(reference: Reference, study: Checks) -> None:
 def open(reference: Reference, openers: Opens) -> Opened:
     """The model; its identity is of N, the reward and the model, neither of which is loaded yet."""
     n, reward_reference, model_reference = taken_apart(reference.text)
+    if reference.wanted in (ScoringLM, OpenLM):
+        raise talks_only(reference.text, reference.wanted)
     reward, model = openers.open(reward_reference, Reward), openers.open(model_reference, LM)
     identity = BestOfN(STAND_INS[LM](model), STAND_INS[Reward](reward), n).identity
     return identified(

@@ -61,15 +61,20 @@ def identified(identity: Identity, load: Callable[[], Any], reference: str, want
         model = load()
         _check_same(identity.digest, model.identity.digest, reference)
         if not isinstance(model, wanted):
-            raise CapabilityError(
-                f"'{reference}' does not offer what {_KINDS[wanted][1]} needs",
-                hint="it only talks; give local weights: a folder, hf:NAME@COMMIT or record:JOB/model",
-            )
+            raise talks_only(reference, wanted)
         return model
 
     kind = _KINDS[wanted][0]
     call = (lambda: identity) if wanted is Identity else loaded
     return Opened(identity.digest, kind, call, name=identity.name, parts=identity.parts, identity=identity)
+
+
+def talks_only(reference: str, wanted: Any) -> CapabilityError:
+    """The error for a model that gives replies, and neither log-probs nor weights."""
+    return CapabilityError(
+        f"'{reference}' does not offer what {_KINDS[wanted][1]} needs",
+        hint="it only talks; give local weights: a folder, hf:NAME@COMMIT or record:JOB/model",
+    )
 
 
 def from_bytes(path: Path, load: Callable[[], Any], reference: str) -> Opened:
