@@ -137,12 +137,15 @@ def test_other_probes_read_it_too(kind):
 def test_what_only_the_template_predicts_is_not_found_across_templates(named):
     """And a split of rows is fooled."""
     texts = table(templates=24, tasks=4, label="template", named=named)
-    metrics = probe(planted()[0], texts, QUICK, Quiet()).metrics
+    result = probe(planted()[0], texts, QUICK, Quiet())
+    metrics = result.metrics
+    assert any("labels go by group, of which there are 24" in note for note in result.caveats)
     assert metrics["auroc"].low < 0.5 < metrics["auroc"].high
     assert metrics["auroc_ungrouped"].value > 0.9
     blind = LabelledTexts(rows=tuple(r.model_copy(update={"template": "", "task": ""}) for r in texts.rows))
     fooled = probe(planted()[0], blind, QUICK, Quiet())
     assert fooled.metrics["auroc"].low > 0.8 and any("no template" in note for note in fooled.caveats)
+    assert not any("labels go by group" in note for note in fooled.caveats)
 
 
 @pytest.mark.slow

@@ -288,4 +288,11 @@ def _caveats(texts: Texts, config: Probing, metrics: dict[str, Estimate]) -> tup
         notes.append(f"no threshold: {metrics['false_alarm_rate'].reason}")
     else:
         notes.append("the alarm's rates hold for texts like these: on other tasks they are unknown")
+    for names in texts.kinds:
+        groups = {name: set(texts.labels[np.array(names) == name].tolist()) for name in set(names)}
+        if 1 < len(groups) < len(names) and all(len(labels) == 1 for labels in groups.values()):
+            notes.append(
+                f"labels go by group, of which there are {len(groups)}: that others would have given another "
+                "probe is not counted, and intervals may be too narrow (see the page)"
+            )
     return tuple(notes)
