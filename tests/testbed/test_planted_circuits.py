@@ -247,10 +247,10 @@ def test_what_cannot_be_planted_is_refused(task, options, words):
 @pytest.mark.parametrize(
     ("task", "options", "words"),
     [
-        ("name_mover", {"corrupt": "names"}, "is no corruption"),
-        ("greater_than", {"corrupt": "up"}, "is no corruption"),
+        ("name_mover", {"corrupt": "names"}, "is none of its values"),
+        ("greater_than", {"corrupt": "up"}, "is none of its values"),
         ("gate", {"kind": "xnor"}, "did you mean 'xor'"),
-        ("gate", {"corrupt": "none"}, "is no corruption"),
+        ("gate", {"corrupt": "none"}, "is none of its values"),
         ("gates", {}, "did you mean 'gate'"),
     ],
 )

@@ -32,3 +32,13 @@ def whole_option(key: str, options: Mapping[str, str], default: int) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 10):
         raise InputError(f"{key}={text} is not a whole number", hint=f"write ?{key}={default}")
     return int(text)
+
+
+def choice_option(key: str, options: Mapping[str, str], known: Collection[str], default: str) -> str:
+    """One of ``known``. Raises InputError for anything else, with the nearest."""
+    text = options.get(key, default)
+    if text not in known:
+        raise InputError(
+            f"{key}={text} is none of its values{nearest(text, known)}", hint=f"one of: {', '.join(known)}"
+        )
+    return text

@@ -34,7 +34,7 @@ from calibrant.core import Chat, Identity, InputError
 from calibrant.data.planted import Planted
 from calibrant.data.rows import Contrast, Contrasts
 from calibrant.models.open_model import OpenModel
-from calibrant.testbed.checks import check_name, check_options, whole_option
+from calibrant.testbed.checks import check_name, check_options, choice_option, whole_option
 from calibrant.testbed.circuit_weights import (
     CANVASES,
     HEADS,
@@ -192,9 +192,7 @@ def open_contrasts(name: str, options: Mapping[str, str]) -> Contrasts:
     """
     check_name("contrasts", name, ("induction",), "task")
     check_options("contrasts", name, options, ("n", "seed", "corrupt"))
-    how = options.get("corrupt", "earlier")
-    if how not in _CORRUPT:
-        raise InputError(f"corrupt={how} is no corruption", hint=f"one of: {', '.join(_CORRUPT)}")
+    how = choice_option("corrupt", options, _CORRUPT, "earlier")
     rng = random.Random(f"contrasts/{whole_option('seed', options, 0)}")
     made = []
     for number in range(whole_option("n", options, 48)):

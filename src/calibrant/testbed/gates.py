@@ -25,10 +25,10 @@ from typing import Any
 
 import torch
 
-from calibrant.core import Chat, Identity, InputError
+from calibrant.core import Chat, Identity
 from calibrant.data.rows import Contrast, Contrasts
 from calibrant.models.open_model import OpenModel
-from calibrant.testbed.checks import check_name, check_options, whole_option
+from calibrant.testbed.checks import check_name, check_options, choice_option, whole_option
 from calibrant.testbed.circuit_parts import (
     Look,
     Place,
@@ -106,9 +106,7 @@ def open_contrasts(name: str, options: Mapping[str, str]) -> Contrasts:
     check_options("contrasts", name, options, ("n", "seed", "kind", "corrupt"))
     kind = options.get("kind", "and")
     check_name("kind", kind, KINDS, "gate")
-    how = options.get("corrupt", "first" if kind == "xor" else "both")
-    if how not in _CORRUPT:
-        raise InputError(f"corrupt={how} is no corruption", hint=f"one of: {', '.join(_CORRUPT)}")
+    how = choice_option("corrupt", options, _CORRUPT, "first" if kind == "xor" else "both")
     rng, made = random.Random(f"gate/{whole_option('seed', options, 0)}"), []
     for number in range(whole_option("n", options, 48)):
         state, other = _states(kind, how, rng)

@@ -18,10 +18,10 @@ from typing import Any
 
 import torch
 
-from calibrant.core import Chat, Identity, InputError
+from calibrant.core import Chat, Identity
 from calibrant.data.rows import Contrast, Contrasts
 from calibrant.models.open_model import OpenModel
-from calibrant.testbed.checks import check_name, check_options, whole_option
+from calibrant.testbed.checks import check_name, check_options, choice_option, whole_option
 from calibrant.testbed.circuit_parts import (
     Look,
     Place,
@@ -76,9 +76,7 @@ def open_contrasts(name: str, options: Mapping[str, str]) -> Contrasts:
     """
     check_name("contrasts", name, ("greater_than",), "task")
     check_options("contrasts", name, options, ("n", "seed", "corrupt"))
-    how = options.get("corrupt", "high")
-    if how not in _CORRUPT:
-        raise InputError(f"corrupt={how} is no corruption", hint=f"one of: {', '.join(_CORRUPT)}")
+    how = choice_option("corrupt", options, _CORRUPT, "high")
     rng, made = random.Random(f"greater_than/{whole_option('seed', options, 0)}"), []
     order = rng.sample(range(len(YEARS)), len(YEARS))
     sets = [sorted(order[at : at + 4]) for at in range(0, len(order), 4)]

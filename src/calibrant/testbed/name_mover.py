@@ -23,10 +23,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from calibrant.core import Chat, Identity, InputError
+from calibrant.core import Chat, Identity
 from calibrant.data.rows import Contrast, Contrasts
 from calibrant.models.open_model import OpenModel
-from calibrant.testbed.checks import check_name, check_options, whole_option
+from calibrant.testbed.checks import check_name, check_options, choice_option, whole_option
 from calibrant.testbed.circuit_parts import (
     Look,
     Place,
@@ -90,9 +90,7 @@ def open_contrasts(name: str, options: Mapping[str, str]) -> Contrasts:
     """
     check_name("contrasts", name, ("name_mover",), "task")
     check_options("contrasts", name, options, ("n", "seed", "corrupt"))
-    how = options.get("corrupt", "name")
-    if how not in _CORRUPT:
-        raise InputError(f"corrupt={how} is no corruption", hint=f"one of: {', '.join(_CORRUPT)}")
+    how = choice_option("corrupt", options, _CORRUPT, "name")
     rng, made = random.Random(f"name_mover/{whole_option('seed', options, 0)}"), []
     for number in range(whole_option("n", options, 48)):
         words, places, alone, again = sentence(number, rng)

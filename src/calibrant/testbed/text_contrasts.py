@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping
 
 from calibrant.core import Chat, InputError
 from calibrant.data.rows import Contrast, Contrasts
-from calibrant.testbed.checks import check_options, whole_option
+from calibrant.testbed.checks import check_options, choice_option, whole_option
 
 _NAMES = (
     "Mary John Tom James Robert Michael William David Richard Thomas Mark Paul Kevin Jason Ryan Eric Alice "
@@ -53,18 +53,13 @@ def text_contrasts(name: str, options: Mapping[str, str]) -> Contrasts:
     n, seed = whole_option("n", options, 24), whole_option("seed", options, 0)
     if not 2 <= n <= 500:
         raise InputError(f"n={n}: 2 to 500 pairs can be made", hint="write ?n=24")
-    for key, known in (("corrupt", ("earlier", "answer")), ("repeat", ("0", "1"))):
-        if key in options and options[key] not in known:
-            raise InputError(
-                f"{key}={options[key]} is neither {known[0]} nor {known[1]}", hint=f"write ?{key}={known[0]}"
-            )
+    corrupt = choice_option("corrupt", options, ("earlier", "answer"), "earlier")
+    repeats = choice_option("repeat", options, ("0", "1"), "1") == "1"
     rng = random.Random(f"{name}/{seed}")
     makers: dict[str, Callable[[int], Contrast]] = {
         "ioi": lambda at: _ioi(rng, at),
         "greater_than_year": lambda at: _greater_than(rng, at),
-        "repeat": lambda at: _repeat(
-            rng, at, options.get("corrupt", "earlier"), options.get("repeat", "1") == "1"
-        ),
+        "repeat": lambda at: _repeat(rng, at, corrupt, repeats),
     }
     rows: dict[Chat, Contrast] = {}
     while len(rows) < n:  # no prompt twice
