@@ -27,6 +27,7 @@ from calibrant.understand._contrasts import Encoded
 from calibrant.understand._effects import Floats, both_ways
 from calibrant.understand._engine.gradients import gradients, leaf
 from calibrant.understand._engine.patches import Edit, Patch, check_still
+from calibrant.understand._engine.paths import plain_readings
 from calibrant.understand._engine.readers import LogitDifference
 from calibrant.understand._engine.skip import last_logits
 from calibrant.understand._engine.sweep import sweep, traced
@@ -58,12 +59,7 @@ def total_effect(model: OpenLM, pairs: Encoded) -> Floats:
     """(N,) the reading after each clean prompt, less that after the corrupted one."""
     check_still(model.module)
     read = LogitDifference(pairs.answers, pairs.foils)
-    sides = []
-    with torch.inference_mode():
-        for ids in (pairs.clean, pairs.corrupt):
-            parts = torch.split(torch.arange(len(ids)), 32)
-            found = [read(last_logits(model.module, ids[part], read.columns), part) for part in parts]
-            sides.append(torch.cat(found).double().cpu().numpy())
+    sides = [plain_readings(model, ids, read, rows=32).numpy() for ids in (pairs.clean, pairs.corrupt)]
     difference: Floats = sides[0] - sides[1]
     return difference
 
