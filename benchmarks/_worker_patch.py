@@ -12,6 +12,7 @@ from calibrant.core import Identity
 from calibrant.models.open_model import OpenModel
 from calibrant.testbed.tokens import build_tokenizer
 from calibrant.understand._engine.patches import Edit
+from calibrant.understand._engine.plan import shared_start
 from calibrant.understand._engine.readers import LogitDifference
 from calibrant.understand._engine.sweep import sweep, traced
 
@@ -25,12 +26,14 @@ def main() -> None:
         module.from_pretrained(job["model"]), build_tokenizer(), identity=Identity(name="race", parts={})
     )
     clean, corrupt = torch.tensor(job["clean"]), torch.tensor(job["corrupt"])
+    shared = shared_start(corrupt, clean)
     read = LogitDifference(job["answers"], job["foils"])
     sites = [f"blocks.{i}.hook_resid_pre" for i in range(module_layers(model))]
     patches = [(Edit(site, (position,)),) for site in sites for position in range(clean.shape[1])]
     for _ in range(job["warm"] + job["rounds"]):
         sources = traced(model, clean, sites)
-        pace.step(sweep(model, corrupt, sources, patches, read).values.mean(1).tolist())  # type: ignore[arg-type]
+        found = sweep(model, corrupt, sources, patches, read, shared=shared)
+        pace.step(found.values.mean(1).tolist())  # type: ignore[arg-type]
 
 
 def module_layers(model: OpenModel) -> int:

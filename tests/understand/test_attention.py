@@ -95,7 +95,8 @@ def test_where_the_prompts_differ():
 def test_a_mean_in_place_of_the_corrupted_prompt():
     found = run(config=Attention(to="answer", ablation="mean"))
     does = of(found, "effect")
-    assert does[name(INDUCTION)] > 4 and does[name(PREVIOUS)] > 2 and does[name(DECOY)] == 0
+    assert does[name(INDUCTION)] > 4 and does[name(PREVIOUS)] > 2
+    assert abs(does[name(DECOY)]) < 1e-5
     assert found.metrics["total_effect"].value == pytest.approx(6.8, abs=0.5)
 
 

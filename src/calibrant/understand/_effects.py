@@ -19,6 +19,7 @@ from calibrant.stats.max_statistic import least_p, max_sign_flip
 from calibrant.understand._cells import Cell
 from calibrant.understand._contrasts import Encoded
 from calibrant.understand._engine.patches import Patch
+from calibrant.understand._engine.plan import shared_start
 from calibrant.understand._engine.readers import LogitDifference
 from calibrant.understand._engine.sweep import Swept, sweep, traced
 
@@ -194,7 +195,10 @@ def both_ways(model: OpenLM, pairs: Encoded, patches: Sequence[Patch], run: Run)
 
     def one(ids: Tensor, other: Tensor, note: str) -> Swept:
         sources = traced(model, other, sites)
-        found = sweep(model, ids, sources, patches, read, lambda done, total: run.progress(done, total, note))
+        found = sweep(
+            model, ids, sources, patches, read,
+            lambda done, total: run.progress(done, total, note), shared=shared_start(ids, other),
+        )  # fmt: skip
         run.spend(queries=found.passes)
         return found
 

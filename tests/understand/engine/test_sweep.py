@@ -11,7 +11,9 @@ import torch
 from calibrant.core import CapabilityError, InputError, NumericalError
 from calibrant.models.open_model import OpenModel
 from calibrant.models.sites import located, places
+from calibrant.understand._engine import narrow
 from calibrant.understand._engine.patches import Edit, Patch, first_block
+from calibrant.understand._engine.plan import shared_start
 from calibrant.understand._engine.readers import LogitDifference, LogProb
 from calibrant.understand._engine.sweep import sweep
 
@@ -161,9 +163,35 @@ def test_blocks_below_a_patch_and_positions_before_it_do_not_run() -> None:
 
     for i, block in enumerate(lm.module.model.layers):
         block.mlp.register_forward_hook(lambda _, __, output, i=i: count(i, output))
+    narrow._mlp(lm.module)  # a probe runs the model, once
+    ran[:] = [0] * 5
     sweep(lm, CLEAN, sources, [(Edit(site, (4,)),), (Edit(site, (5,)),)], READ)
     full, check, both = 3 * CLEAN.numel(), 3 * 1, 6 * 2
     assert ran[:3] == [full] * 3 and ran[3:] == [full + check + both] * 2
+
+
+def test_what_an_mlp_adds_begins_behind_its_block_and_the_last_runs_at_the_last_position() -> None:
+    """Tokens through the first matrix of each MLP; a patch that changes nothing is not run."""
+    lm, ran = llama(), [0] * 5
+    site = "blocks.3.hook_mlp_out"
+    sources = traced(lm, CORRUPT, [site])
+    for i, block in enumerate(lm.module.model.layers):
+
+        def counted(
+            hidden: torch.Tensor, i: int = i, plain: object = block.mlp.up_proj.forward
+        ) -> torch.Tensor:
+            ran[i] += hidden.shape[0] * hidden.shape[1]
+            return plain(hidden)  # type: ignore[operator]
+
+        block.mlp.up_proj.forward = counted
+    narrow._mlp(lm.module)  # a probe runs the model, once
+    ran[:] = [0] * 5
+    patches: list[Patch] = [(Edit(site, (4,)),), (Edit(site, (2,)),)]
+    found = sweep(lm, CLEAN, sources, patches, READ, shared=torch.tensor([3, 5, 6]))
+    full = 2 * CLEAN.numel() + CLEAN.shape[1]  # the base, again with keys and values, and an example's check
+    assert ran == [full] * 4 + [full + 2]  # the check's other side, and the patch
+    assert torch.equal(found.values[1], found.base)
+    assert torch.equal(found.values[0, 1:], found.base[1:]) and found.values[0, 0] != found.base[0]
 
 
 def test_first_blocks() -> None:
@@ -327,6 +355,32 @@ def test_a_model_in_training_mode_is_refused() -> None:
     lm.module.train()
     with pytest.raises(CapabilityError, match="in training mode"):
         sweep(lm, CLEAN, sources, [(Edit(SITE, (2,)),)], READ)
+
+
+@pytest.mark.parametrize("name", ["llama", *(pytest.param(n, marks=pytest.mark.slow) for n in RESUMED[1:])])
+def test_patches_of_what_both_runs_share_change_nothing(name: str) -> None:
+    """Left out or run, the readings are the same; patches of several positions are left out as a whole."""
+    lm = build(name)
+    sites = [site for i in (0, 1) for site in (f"blocks.{i}.hook_resid_pre", f"blocks.{i}.hook_mlp_out")]
+    sites = [site for site in sites if site in places(lm.module)]
+    patches: list[Patch] = [(Edit(site, (p,)),) for site in sites for p in range(6)]
+    patches += [(Edit(site, (0, 3)),) for site in sites] + [(Edit(sites[0]),)]
+    sources, shared = traced(lm, CORRUPT, sites), shared_start(CLEAN, CORRUPT)
+    assert shared.tolist() == [1, 1, 2]
+    less, all_ = (sweep(lm, CLEAN, sources, patches, READ, shared=given) for given in (shared, None))
+    torch.testing.assert_close(less.values, all_.values, rtol=1e-4, atol=2e-4)
+    assert torch.equal(less.values[0], less.base) and less.passes < all_.passes
+    assert (less.values[len(sites) * 6 :] - less.base).abs().amax(0).min() > 1e-4
+
+
+def test_where_nothing_changes_nothing_is_run() -> None:
+    lm = llama()
+    sources = traced(lm, CORRUPT, [SITE])
+    found = sweep(lm, CLEAN, sources, [(Edit(SITE, (0,)),)], READ, shared=shared_start(CLEAN, CORRUPT))
+    assert torch.equal(found.values[0], found.base) and found.passes == 0
+    behind = "blocks.4.hook_resid_post"  # no other position sees it
+    found = sweep(lm, CLEAN, traced(lm, CORRUPT, [behind]), [(Edit(behind, (3,)),)], READ)
+    assert torch.equal(found.values[0], found.base) and found.passes == 0
 
 
 @pytest.mark.parametrize("name", PARALLEL)

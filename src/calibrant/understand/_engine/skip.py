@@ -96,16 +96,19 @@ def joined(runs: Sequence[Past]) -> KeysAndValues:
 
 @contextmanager
 def only_columns(module: nn.Module, columns: Tensor | None) -> Iterator[bool]:
-    """A block in which the unembedding gives the logits of these tokens alone; False where it cannot."""
+    """A block in which the unembedding gives the logits of these tokens alone; False where it cannot.
+
+    All rows are unembedded in one product: of a part of the positions, PyTorch makes one a row.
+    """
     head = unembedding(module)
-    if columns is None or type(head) is not nn.Linear or "forward" in vars(head) or head._forward_hooks:
+    if type(head) is not nn.Linear or "forward" in vars(head) or head._forward_hooks:
         yield False
         return
-    weight = head.weight[columns]
-    bias = None if head.bias is None else head.bias[columns]
-    vars(head)["forward"] = lambda hidden: linear(hidden, weight, bias)
+    chosen = slice(None) if columns is None else columns
+    weight, bias = head.weight[chosen], None if head.bias is None else head.bias[chosen]
+    vars(head)["forward"] = lambda hidden: linear(hidden.contiguous(), weight, bias)
     try:
-        yield True
+        yield columns is not None
     finally:
         vars(head).pop("forward", None)
 

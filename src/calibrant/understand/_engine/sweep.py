@@ -3,9 +3,10 @@
 1. Prompts of one length, so there is no padding. The run that is patched (the base) goes through the model
    once; its residual stream is kept where a patch begins, and its keys and values.
 2. Patches that begin at the same block share forward passes, as rows of a batch: blocks below do not run, nor
-   do positions before the first patched one. Only the last position is unembedded, and of it only the tokens
-   that are read.
-3. One patch is also run in full, on every example. Where the two differ, the sweep goes on without skipping
+   do positions before the first patched one. What an MLP adds begins behind its block. Only the last position
+   is unembedded, and of it only the tokens that are read; nor does the last MLP run at others.
+3. A patch that changes nothing is not run (``Plan.idle``): its reading is the base's.
+4. One patch is also run in full, on every example. Where the two differ, the sweep goes on without skipping
    positions, then without skipping blocks; where rows of a batch disturb each other, one row at a time.
    ``Swept.how`` says which.
 """
@@ -16,19 +17,23 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from calibrant.core import InputError, NumericalError, OpenLM
+from calibrant.models.additions import Place
 from calibrant.models.anatomy import anatomy
 from calibrant.models.batching import batching
 from calibrant.models.hooks import captured, edited, with_first
 from calibrant.models.model_facts import FOREIGN
 from calibrant.models.sites import located
 from calibrant.models.trace import whole_rows
-from calibrant.understand._engine.patches import Edit, Patch, check, check_still, first_block, places_of
+from calibrant.understand._engine.narrow import last_position_only
+from calibrant.understand._engine.patches import Edit, Patch, check, check_still, places_of
+from calibrant.understand._engine.plan import Plan, positions
 from calibrant.understand._engine.readers import Reader
 from calibrant.understand._engine.skip import Past, joined, last_logits, resumed
 
@@ -60,6 +65,7 @@ def sweep(
     read: Reader,
     progress: Callable[[int, int], None] | None = None,
     embeddings: Tensor | None = None,
+    shared: Tensor | None = None,
 ) -> Swept:
     """The reading of every example under every patch.
 
@@ -72,6 +78,7 @@ def sweep(
         progress: called with rows done and rows in all.
         embeddings: (N, T, D) what stands at ``hook_embed`` in the run that is patched, instead of the
             embeddings of ``ids``: a corruption that no token spells. A patch comes after it.
+        shared: (N,) how many first positions are the same in both runs; see ``shared_start``.
 
     Raises:
         InputError: see ``patches.check``; embeddings of other prompts.
@@ -79,7 +86,8 @@ def sweep(
         NumericalError: a reading is NaN or infinite.
     """
     check_still(model.module)
-    check(places_of(model.module, patches), patches, sources, (ids.shape[0], ids.shape[1]))
+    places, shape = places_of(model.module, patches), (ids.shape[0], ids.shape[1])
+    check(places, patches, sources, shape)
     if embeddings is not None and embeddings.shape[:2] != ids.shape:
         raise InputError(
             f"embeddings of shape {tuple(embeddings.shape)} for prompts of {tuple(ids.shape)}",
@@ -87,8 +95,9 @@ def sweep(
         )
     batching(model.module)  # raises where the model is not causal
     with torch.inference_mode():
-        run = _Sweep(model, ids, sources, patches, read, progress, embeddings)
-        return run.swept()
+        plan = Plan(model.module, patches, places, shape)
+        run = _Sweep(model, ids, sources, patches, places, plan, read, progress, embeddings)
+        return run.swept(~plan.idle(shared))
 
 
 def traced(model: OpenLM, ids: Tensor, sites: Sequence[str], rows: int = 64) -> dict[str, Tensor]:
@@ -110,22 +119,18 @@ class _Sweep:
         ids: Tensor,
         sources: Mapping[str, Tensor],
         patches: Sequence[Patch],
+        places: Mapping[str, Place],
+        plan: Plan,
         read: Reader,
         progress: Callable[[int, int], None] | None,
         embeddings: Tensor | None,
     ) -> None:
         self.model, self.module, self.ids = model, model.module, ids
-        self.sources, self.patches, self.read, self.progress = sources, patches, read, progress
-        self.embeddings = embeddings
+        self.sources, self.patches, self.places, self.plan = sources, patches, places, plan
+        self.read, self.progress, self.embeddings = read, progress, embeddings
         self.blocks = anatomy(self.module).blocks
         self.outputs: dict[str, Any] = {}
-        self.kept: dict[int, list[Tensor]] = {}
-        self.places = places_of(self.module, patches)
-        firsts = {site: first_block(self.module, place) for site, place in self.places.items()}
-        self.starts = [min(firsts[edit.site] for edit in patch) for patch in patches]
-        self.firsts = [
-            min(p for edit in patch for p, _ in _cells(edit, ids.shape[1], 0)) for patch in patches
-        ]
+        self.kept: dict[str, list[Tensor]] = {}
         self.embed = located(self.module, ["hook_embed"]) if embeddings is not None else {}
         cut = {edit.site for patch in patches for edit in patch if edit.columns is not None}
         self.parts = {
@@ -138,20 +143,23 @@ class _Sweep:
         width = int(config.vocab_size) if read.columns is None else len(read.columns)
         self.room = min(_TOKENS.get(ids.device.type, 16_384), ids.shape[1] * (_LOGITS // width))
 
-    def swept(self) -> Swept:
+    def swept(self, todo: Tensor) -> Swept:
+        """Run the patches ``todo`` (P, N) bool; the others change nothing."""
         parts = torch.split(torch.arange(len(self.ids)), max(1, self.room // self.ids.shape[1]))
         base = torch.cat([self._base(examples) for examples in parts])
         self._remember(parts)
-        self.streams = {start: torch.cat(parts) for start, parts in self.kept.items()}
-        values, how = self._checked(base)
-        done = 0
-        for start in sorted(set(self.starts)):
-            for rows in self._batches(start, how):
+        self.bases = {site: torch.cat(parts) for site, parts in self.kept.items()}
+        values = base[None].repeat(len(self.patches), *(1 for _ in base.shape))
+        values[todo] = torch.nan
+        how = self._how(todo)
+        done = int((~todo).sum())
+        for start in sorted(set(self.plan.starts)):
+            for rows in self._batches(start, todo, how):
                 patches, examples = rows.T
                 values[patches, examples] = self._run(rows, *self._skipped(rows, how))
                 done += len(rows)
                 if self.progress is not None:
-                    self.progress(done, len(self.patches) * len(self.ids))
+                    self.progress(done, todo.numel())
         if not values.isfinite().all() or not base.isfinite().all():
             raise NumericalError(
                 "a patched run gives logits that are NaN or infinite", hint="load the model in float32"
@@ -159,29 +167,30 @@ class _Sweep:
         return Swept(values, base, how, self.passes)
 
     def _base(self, examples: Tensor) -> Tensor:
-        """Run the base; keep the stream where patches begin, and the form of what blocks give."""
+        """Run the base; keep the stream where patches begin, what MLPs add, and how blocks give it."""
 
         def keep(path: str, _: Any, __: Any, output: Any) -> None:
             self.outputs[path] = with_first(output, torch.empty(0))
 
-        begins = {start: self.blocks[start - 1] for start in self.starts if start}
+        names = [self.blocks[start - 1] for start in self.plan.starts if start]
+        names += [site for site, block in self.plan.added.items() if block + 1 in self.plan.starts]
         handles = [
             self.module.get_submodule(path).register_forward_hook(partial(keep, path)) for path in self.blocks
         ]
         try:
-            kept = captured(self.module, list(dict.fromkeys(begins.values())))
-            with self._corrupted(examples, 0), kept as streams:
+            kept = captured(self.module, list(dict.fromkeys(names)))
+            with self._corrupted(examples, 0), kept as activations:
                 reading = self._forward(examples, 0, None)
         finally:
             for handle in handles:
                 handle.remove()
-        for start, path in begins.items():
-            self.kept.setdefault(start, []).append(streams[path])
+        for name, value in activations.items():
+            self.kept.setdefault(name, []).append(value)
         return reading
 
     def _remember(self, parts: Sequence[Tensor]) -> None:
         """Keys and values of the base, where they are needed and the family has some."""
-        if not max(self.firsts):
+        if not max(self.plan.firsts):
             return
         runs = []
         with suppress(*FOREIGN):
@@ -191,35 +200,31 @@ class _Sweep:
                     self._forward(examples, 0, runs[-1])
             self.past = joined(runs)
 
-    def _checked(self, base: Tensor) -> tuple[Tensor, How]:
-        """(P, N) or (P, N, K) to fill, and how: the patch that begins last is run each way."""
-        values = torch.full((len(self.patches), *base.shape), torch.nan, dtype=torch.float64)
-        latest = max(range(len(self.patches)), key=lambda p: (self.starts[p], self.firsts[p]))
-        rows = torch.tensor([(latest, n) for n in range(len(self.ids))])
-        alone = torch.cat([self._run(row[None], 0, 0) for row in rows])
+    def _how(self, todo: Tensor) -> How:
+        """How to run: the patch that begins last is run each way, and in full."""
         ways: tuple[How, ...] = ("from the patch on", "from its block on", "in full")
-        for how in ways if self.past or not max(self.firsts) else ways[1:]:
+        begins = [(*one, at) for at, one in enumerate(zip(self.plan.starts, self.plan.firsts, strict=True))]
+        latest = max((one for one in begins if todo[one[2]].any()), default=None)
+        if latest is None:
+            return ways[0]
+        rows = torch.tensor([(latest[2], n) for n in todo[latest[2]].nonzero()[:, 0].tolist()])
+        alone = torch.cat([self._run(row[None], 0, 0) for row in rows])
+        for how in ways if self.past or not max(self.plan.firsts) else ways[1:]:
             with suppress(*FOREIGN):
                 if self._same(self._run(rows, *self._skipped(rows, how)), alone):
-                    return values, how
-        return values, "one row at a time"
+                    return how
+        return "one row at a time"
 
     def _skipped(self, rows: Tensor, how: How) -> tuple[int, int]:
         """Blocks and positions that rows (R, 2) of one start do not need."""
         if how not in ("from the patch on", "from its block on"):
             return 0, 0
-        first = min(self.firsts[p] for p in rows[:, 0].tolist()) if how == "from the patch on" else 0
-        return self.starts[int(rows[0, 0])], first
+        first = min(self.plan.firsts[p] for p in rows[:, 0].tolist()) if how == "from the patch on" else 0
+        return self.plan.starts[int(rows[0, 0])], first
 
-    def _batches(self, start: int, how: How) -> Iterator[Tensor]:
-        """Rows (R, 2): patch and example, those that begin at the earliest position first."""
-        waiting = sorted((p for p, s in enumerate(self.starts) if s == start), key=lambda p: self.firsts[p])
-        rows = torch.cartesian_prod(torch.tensor(waiting), torch.arange(len(self.ids)))
-        while len(rows):
-            length = self.ids.shape[1] - self._skipped(rows[:1], how)[1]
-            count = 1 if how == "one row at a time" else max(1, self.room // length)
-            yield rows[:count]
-            rows = rows[count:]
+    def _batches(self, start: int, todo: Tensor, how: How) -> Iterator[Tensor]:
+        room = 1 if how == "one row at a time" else self.room
+        return self.plan.batches(start, todo, room, whole=how != "from the patch on")
 
     def _same(self, one: Tensor, other: Tensor) -> bool:
         tolerance = _TOLERANCE.get(next(self.module.parameters()).dtype, 0.05)
@@ -229,14 +234,20 @@ class _Sweep:
         """Readings (R, ...) of patched runs of blocks from ``start`` and positions from ``first`` on."""
         patches, examples = rows.T
         edits = self._edits(patches, examples, first)
-        changes = {site: partial(_replaced, *where) for site, where in edits.items()}
-        stream = self.streams[start][examples][:, first:] if start else None
+        stream = self.bases[self.blocks[start - 1]][examples][:, first:] if start else None
+        for site in [site for site in edits if stream is not None and self.plan.firsts_of[site] < start]:
+            assert stream is not None
+            where, source = edits.pop(site)
+            there = self.bases[site][examples][:, first:][where]
+            stream[where] += source.to(stream) - there.to(stream)
+        changes = {site: partial(_replaced, *edit) for site, edit in edits.items()}
         past = Past(self.past, examples, first, start) if first else None
         self.passes += len(rows)
         with (
             self._corrupted(examples, first),
             resumed(self.module, {path: self.outputs[path] for path in self.blocks[:start]}, stream),
             edited(self.module, changes, self.places),
+            last_position_only(self.module) if start or first else nullcontext(),
         ):
             return self._forward(examples, first, past)
 
@@ -278,10 +289,7 @@ class _Sweep:
 def _cells(edit: Edit, length: int, parts: int) -> Iterator[tuple[int, int]]:
     """(position, head or column) of an edit; -1 at a site that is replaced whole."""
     named = edit.heads if edit.heads is not None else edit.columns
-    chosen = named if named is not None else range(parts) if parts else (-1,)
-    for position in range(length) if edit.positions is None else edit.positions:
-        for part in chosen:
-            yield position % length, part
+    return product(positions(edit, length), named if named is not None else range(parts) if parts else (-1,))
 
 
 def _replaced(where: tuple[Tensor, ...], source: Tensor, value: Tensor) -> Tensor:
