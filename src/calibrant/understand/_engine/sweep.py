@@ -39,7 +39,7 @@ from calibrant.understand._engine.skip import Past, joined, last_logits, resumed
 
 How = Literal["from the patch on", "from its block on", "in full", "one row at a time"]
 _TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8}  # of the largest logit; half precision: 5 %
-_TOKENS = {"cpu": 256}  # in one forward pass: in small batches more rows begin late; elsewhere 16,384
+_TOKENS = {"cpu": 512}  # in one forward pass; elsewhere 16,384
 _LOGITS = 2**27
 
 
