@@ -35,6 +35,30 @@ def test_scores_are_those_of_scikit_learn(rows, width, l2, weighted):
         assert np.abs(peer.decision_function(x[layer].numpy()) - scores[layer].numpy()).max() < 1e-6
 
 
+@pytest.mark.parametrize(("rows", "width"), [(40, 90), (120, 12)])
+def test_features_of_very_different_sizes(rows, width):
+    """Where a factor in float32 has no digits left, one in float64 is taken."""
+    x, labels = drawn(2, rows, width)
+    x *= torch.logspace(-4, 4, width, dtype=torch.float64)
+    scores = logistic_planes(x, labels, 1e-3).scores(x)
+    for layer in range(2):
+        model = LogisticRegression(C=1e3, tol=1e-13, max_iter=10_000, solver="newton-cholesky")
+        peer = model.fit(x[layer].numpy(), labels[layer].numpy()).decision_function(x[layer].numpy())
+        assert np.abs(peer - scores[layer].numpy()).max() < 1e-5 * (1 + np.abs(peer).max())
+
+
+@pytest.mark.parametrize("name", ["_REFINED", "_SEARCHED"])
+@pytest.mark.parametrize(("rows", "width"), [(40, 90), (120, 12)])
+def test_plain_steps_lead_to_the_same(monkeypatch, rows, width, name):
+    """Without refinement, all in float64; without the search, Newton's steps as they are."""
+    x, labels = drawn(3, rows, width)
+    quick = logistic_planes(x, labels, 0.1)
+    monkeypatch.setattr("calibrant.maths.probe." + name, 0)
+    plain = logistic_planes(x, labels, 0.1)
+    torch.testing.assert_close(quick.weight, plain.weight, rtol=1e-7, atol=1e-9)
+    torch.testing.assert_close(quick.bias, plain.bias, rtol=1e-7, atol=1e-9)
+
+
 @pytest.mark.parametrize(("rows", "width"), [(14, 30), (40, 5)])
 def test_it_is_the_least_of_the_loss(rows, width):
     """A slow reference: a quasi-Newton search with no knowledge of the form."""
