@@ -343,14 +343,18 @@ def _seeds(gates: Sequence[GateView]) -> list[tuple[int, Answer]]:
 
 
 def _answer(study: StudyView) -> str:
-    """The verdict in a word; a study that asked no gate has not passed anything, it is done."""
-    if study.verdict.answer != "yes" or _gated(study):
-        return formatting.ANSWERS[study.verdict.answer]
+    """The verdict in a word; a study that asked no gate has not passed anything, it is done.
+
+    Where it makes claims, their findings are the answer, though something else was not measured.
+    """
     findings = [claim.finding for claim in study.claims]
-    if len(set(findings)) == 1:
+    whole = study.verdict.answer == "yes"
+    if _gated(study) or not (whole or findings):
+        return formatting.ANSWERS[study.verdict.answer]
+    if whole and len(set(findings)) == 1:
         return findings[0].capitalize()
     counted = [f"{findings.count(one)} {one}" for one in FINDINGS if one in findings]
-    return ", ".join(counted) or "Done"
+    return ", ".join([*counted, *([] if whole else ["the rest incomplete"])]) or "Done"
 
 
 def _tone(study: StudyView) -> Answer:
