@@ -223,6 +223,9 @@ KNOWN: dict[str, Known] = {
     ),
     "measure.overoptimization": Known("64 replies to each prompt are many", config={"samples": 4}),
     "measure.capability": Known("short replies", config={"max_tokens": 6}),
+    "measure.tax": Known(
+        "what it refuses too often is benign", config={"max_tokens": 6}, inputs={"benign": "benign goals"}
+    ),
     "measure.reward": Known("two samples are several", config={"samples": 2}),
     "train.ppo": Known("a hundred rounds are many", config=ROUNDS | {"epochs": 2}),
     "train.rloo": Known("a hundred rounds are many", config=ROUNDS | {"samples": 3}),

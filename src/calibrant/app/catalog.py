@@ -94,6 +94,7 @@ _TECHNIQUES: dict[str, tuple[str, str]] = {
     ),
     "measure.refusal": ("compliance rate on direct harmful requests", "compliance_rate"),
     "measure.reward": ("mean reward of samples, and their KL from a reference", "reward"),
+    "measure.tax": ("alignment tax: skills, refusals, length and time, before and after", "tax"),
     "oversee.critique_revise": (
         "constitutional AI: answer, critique, revise; preference pairs",
         "harm_change",

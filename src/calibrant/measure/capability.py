@@ -71,7 +71,7 @@ def capability(
         InputError: no items, shared ids or questions, a blank answer, ``before`` is the model itself, or
             no reply at all.
     """
-    _check(items)
+    check_items(items)
     if before is not None and before.identity.digest == model.identity.digest:
         raise InputError(
             "'before' is the very model that is measured, so no loss could show",
@@ -170,7 +170,12 @@ def _row(item: Item, reply: Completion, right: bool | None) -> dict[str, object]
     return {"id": item.id, "kind": item.kind, "answer": item.answer, "reply": reply.text, "correct": right}
 
 
-def _check(items: Items) -> None:
+def check_items(items: Items) -> None:
+    """Refuse items that could not be marked.
+
+    Raises:
+        InputError: none, shared ids or questions, or a blank answer.
+    """
     check_distinct(items.rows, "item")
     for item in items:
         if not _plain(item.answer):
