@@ -1,8 +1,9 @@
 """Which outputs a monitor's scores send to an audit, at a budget that is a share of honest outputs.
 
-The most powerful rule at that share (Neyman & Pearson 1933): above a threshold always, at it by chance. Without
-that chance tied scores miss the budget: of 95 honest scores of 0 and 5 of 10, a percentile at 3 % is 10, and
-nothing lies above 10, so that nobody is audited. Here each of the five is audited with probability 3/5.
+The most powerful rule at that share (Neyman & Pearson 1933): above a threshold always, at it by chance.
+Without that chance tied scores miss the budget: of 95 honest scores of 0 and 5 of 10, a percentile at 3 % is
+10, and nothing lies above 10, so that nobody is audited. Here each of the five is audited with probability
+3/5.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def audit_threshold(honest: Floats, budget: float) -> Threshold:
     values, counts = np.unique(honest, return_counts=True)
     values, counts = values[::-1], counts[::-1]
     above, k = np.cumsum(counts) - counts, budget * honest.size
-    at = int(np.flatnonzero(above < k - _SLACK)[-1])
+    at = int(np.flatnonzero(above < k * (1 - _SLACK))[-1])
     return Threshold(float(values[at]), float(min(1.0, (k - above[at]) / counts[at])))
 
 
@@ -51,7 +52,8 @@ def audit_probability(scores: Floats, threshold: Threshold) -> Floats:
 def reweighted(scores: Floats, honest: Floats, budget: float, weights: Floats) -> Floats:
     """``audit_probability`` (r, m) where the honest scores (n,) count ``weights`` (r, n) times.
 
-    For the bootstrap: the threshold moves with the sample that it is calibrated on. A row of no weight is NaN.
+    For the bootstrap: the threshold moves with the sample that it is calibrated on. A row without weight is
+    NaN.
     """
     if budget <= 0 or budget >= 1:
         return np.full((len(weights), scores.size), float(budget >= 1))
@@ -68,5 +70,5 @@ def reweighted(scores: Floats, honest: Floats, budget: float, weights: Floats) -
     ties = counts[:, np.minimum(place, values.size - 1)] * tied
     with np.errstate(invalid="ignore", divide="ignore"):
         share = np.clip((k - higher) / ties, 0.0, 1.0)
-    found = np.where(ties > 0, share, (higher < k - _SLACK).astype(float))
+    found = np.where(ties > 0, share, (higher < k * (1 - _SLACK)).astype(float))
     return np.where(total > 0, found, np.nan)
