@@ -39,6 +39,7 @@ from calibrant.core import (
     Identity,
     Job,
     Judge,
+    Monitor,
     OpenLM,
     Quiet,
     Record,
@@ -56,6 +57,7 @@ from calibrant.data.answers import answer_line, header
 from calibrant.data.attempts import attempts_from
 from calibrant.data.canaries import Canaries, canaries_from, draw_canaries
 from calibrant.data.cards import CardRow, JudgeCard, read_card, write_card
+from calibrant.data.control_setting import ControlSetting
 from calibrant.data.edge_graph import EdgeGraph, read_graph
 from calibrant.data.files import raw_rows
 from calibrant.data.graded import graded_from
@@ -98,6 +100,7 @@ from calibrant.models.reward_model import open_reward
 from calibrant.models.scripted import ScriptedModel
 from calibrant.testbed.attacker import open_attacker
 from calibrant.testbed.circuits import CircuitPlants
+from calibrant.testbed.control import open_control, open_monitor
 from calibrant.testbed.gold import GoldJudge, GoldReward
 from calibrant.testbed.raise_model import build_module
 from calibrant.testbed.serve import open_goals, open_items, open_pairs, open_prompts
@@ -222,6 +225,15 @@ KNOWN: dict[str, Known] = {
         "only a reward with several members can be read with caution", inputs={"reward": "ensemble reward"}
     ),
     "measure.overoptimization": Known("64 replies to each prompt are many", config={"samples": 4}),
+    "oversee.control": Known(
+        "eight candidates of three samples are many, and at temperature 0 they would all be the same",
+        config={
+            "best_of": [1, 2],
+            "resamples": 2,
+            "budgets": [0.1, 0.5],
+            "sampling": {"max_tokens": 6, "temperature": 1.0},
+        },
+    ),
     "measure.capability": Known("short replies", config={"max_tokens": 6}),
     "measure.tax": Known(
         "what it refuses too often is benign", config={"max_tokens": 6}, inputs={"benign": "benign goals"}
@@ -659,6 +671,10 @@ BUILDERS: dict[Any, Callable[[Workshop, int], Built]] = {
         {"use": "measure.goodhart_watch", "inputs": {"gold": "testbed:reward/gold"}},
     ),
     Reward: lambda shop, place: Built(GoldReward, "testbed:reward/gold"),
+    Monitor: lambda shop, place: Built(lambda: open_monitor("words", {}), "testbed:monitor/words"),
+    ControlSetting: lambda shop, place: Built(
+        lambda: open_control("errands", {"n": "4"}), "testbed:control/errands?n=4"
+    ),
     Guard: lambda shop, place: Built(
         lambda: pattern_guard(PatternGuard(words=("zorble",))),
         {"use": "defend.pattern_guard", "config": {"words": ["zorble"]}},

@@ -12,7 +12,19 @@ from typing import Any
 import pytest
 
 from calibrant.app.catalog import BEHAVIOURS, TECHNIQUES, Signature, find_behaviour, find_technique
-from calibrant.core import ConfigError, Frozen, Guard, Judge, Quiet, Result, Reward, Run, Watcher, resolve
+from calibrant.core import (
+    ConfigError,
+    Frozen,
+    Guard,
+    Judge,
+    Monitor,
+    Quiet,
+    Result,
+    Reward,
+    Run,
+    Watcher,
+    resolve,
+)
 
 ROOT = Path(__file__).parents[2]
 LISTED = TECHNIQUES | BEHAVIOURS
@@ -165,13 +177,13 @@ def test_technique_has_the_one_shape(name):
 
 @pytest.mark.parametrize("name", BEHAVIOURS)
 def test_behaviour_has_the_one_shape(name):
-    """f(inputs..., config: Config = Config()) -> Judge | Guard | Reward | Watcher."""
+    """f(inputs..., config: Config = Config()) -> Judge | Guard | Reward | Watcher | Monitor."""
     signature = find_behaviour(name)
     hints = typing.get_type_hints(signature.function)
     parameters = inspect.signature(signature.function).parameters
     assert list(parameters) == [*signature.inputs, *(["config"] if signature.config else [])]
     assert set(hints) == {*parameters, "return"}, "fully annotated"
-    assert hints["return"] in (Judge, Guard, Reward, Watcher)
+    assert hints["return"] in (Judge, Guard, Reward, Watcher, Monitor)
     if signature.config:
         assert parameters["config"].default == signature.config()
 

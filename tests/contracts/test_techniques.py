@@ -20,6 +20,7 @@ from calibrant.core import (
     Guard,
     Job,
     Judge,
+    Monitor,
     NumericalError,
     OpenLM,
     Reward,
@@ -28,6 +29,7 @@ from calibrant.core import (
 )
 from calibrant.measure.goodhart_watch import GoodhartWatch
 from calibrant.models.open_model import OpenModel
+from calibrant.testbed import control
 from calibrant.testbed.attacker import Ruled
 from calibrant.testbed.gold import GoldJudge, GoldReward
 
@@ -175,9 +177,10 @@ BREAKERS = {
     Judge: break_class(GoldJudge, "judge"),
     Reward: break_class(GoldReward, "score"),
     Watcher: break_class(GoodhartWatch, "see"),
+    Monitor: break_class(control._Scripted, "score"),
 }
 """Wanted type -> how to make what BUILDERS builds for it fail when it is used."""
-LENT = (*MODELS, Judge, Reward, Guard, Watcher)
+LENT = (*MODELS, Judge, Reward, Guard, Watcher, Monitor)
 
 
 def lent(name, wanted):

@@ -95,6 +95,10 @@ _TECHNIQUES: dict[str, tuple[str, str]] = {
     "measure.refusal": ("compliance rate on direct harmful requests", "compliance_rate"),
     "measure.reward": ("mean reward of samples, and their KL from a reference", "reward"),
     "measure.tax": ("alignment tax: skills, refusals, length and time, before and after", "tax"),
+    "oversee.control": (
+        "AI control: safety and usefulness of protocols, by audit budget",
+        "auroc",
+    ),
     "oversee.critique_revise": (
         "constitutional AI: answer, critique, revise; preference pairs",
         "harm_change",
@@ -154,11 +158,13 @@ _BEHAVIOURS: dict[str, tuple[str, str]] = {
     "measure.lm_judge": ("LLM-as-a-judge, hardened against prompt injection", "measure.judges.lm"),
     "measure.rule_judge": ("strings and patterns in a reply: canaries", "measure.judges.rule"),
     "measure.string_judge": ("refusal phrases; uncalibrated", "measure.judges.string"),
+    "oversee.judge_monitor": ("a judge as a monitor: yes is suspicious", ""),
+    "oversee.lm_monitor": ("a language model as a monitor, with a strict score", ""),
     "train.conservative": ("conservative scoring of a reward ensemble: WCO, UWO, lower bound", ""),
 }
 """Name -> what it does, and its module where that has another name."""
 BEHAVIOURS = {name: Listed(_where(name, module), summary) for name, (summary, module) in _BEHAVIOURS.items()}
-"""Behaviour name -> factory of a judge, guard, reward or watcher."""
+"""Behaviour name -> factory of a judge, guard, reward, watcher or monitor."""
 
 
 class Parameter(NamedTuple):

@@ -1,4 +1,4 @@
-"""``{use = "measure.string_judge", config = {...}, inputs = {...}}``: a judge, guard, reward or watcher."""
+"""``{use = "measure.string_judge", config = {...}, inputs = {...}}``: a judge, guard, reward, monitor, ..."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from calibrant.app import catalog
 from calibrant.app.references.opened import STAND_INS, Opened
 from calibrant.app.references.plug_ins import plug_in
 from calibrant.app.references.scheme import BEHAVIOURS, Checks, Opens, Reference, Scheme
-from calibrant.core import CapabilityError, ConfigError, Guard, Judge, resolve
+from calibrant.core import CapabilityError, ConfigError, Guard, Judge, Monitor, Reward, resolve
 from calibrant.core.errors import nearest
 
 _KEYS = ("use", "config", "inputs")
@@ -62,7 +62,8 @@ def make(table: Any, openers: Opens, *, named: bool = False) -> Any:
 
 def fitting(behaviour: Any, reference: Reference) -> Any:
     """``behaviour``, where it is what is wanted. Raises CapabilityError where not."""
-    if not isinstance(behaviour, reference.wanted):
+    scores = isinstance(behaviour, Monitor) and reference.wanted is Reward  # both have a method 'score'
+    if scores or not isinstance(behaviour, reference.wanted):
         raise _of_another_kind(reference)
     return behaviour
 

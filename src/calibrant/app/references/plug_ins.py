@@ -25,6 +25,7 @@ from calibrant.core import (
     Guard,
     Identity,
     Judge,
+    Monitor,
     Reward,
     Scores,
     Side,
@@ -44,9 +45,11 @@ def plug_in(behaviour: Any, module: str) -> Any:
         ConfigError: there is no source to be read. CapabilityError: it is nothing of the kind.
     """
     kinds = [mixin for protocol, mixin in _KINDS if isinstance(behaviour, protocol)]
+    if _Monitor in kinds:  # a reward's method has the same name, and takes other things
+        kinds.remove(_Reward)
     if not kinds:  # what is none now may call itself one a moment later, and would then vouch for itself
         raise CapabilityError(
-            f"'{module}' makes no judge, guard, reward or watcher", hint="see `calibrant ls`"
+            f"'{module}' makes no judge, guard, reward, watcher or monitor", hint="see `calibrant ls`"
         )
     names = dict.fromkeys((module, type(behaviour).__module__))
     plugin_type: Any = type("PlugIn", (*kinds, _PlugIn), {})
@@ -134,5 +137,15 @@ class _Watcher(_PlugIn):
         return verdict
 
 
-_KINDS = ((Judge, _Judge), (Guard, _Guard), (Reward, _Reward), (Watcher, _Watcher))
+class _Monitor(_PlugIn):
+    @property
+    def threshold(self) -> float:
+        return float(self._made.threshold)
+
+    def score(self, chats: Sequence[Chat]) -> list[float | None]:
+        scores: list[float | None] = self._made.score(chats)
+        return scores
+
+
+_KINDS = ((Judge, _Judge), (Guard, _Guard), (Reward, _Reward), (Watcher, _Watcher), (Monitor, _Monitor))
 """What an object can serve as, and what stands in front of it then; it may be several."""

@@ -8,12 +8,24 @@ from typing import Any, NamedTuple, Protocol
 
 from calibrant.app.references.opened import Opened
 from calibrant.app.study_file import StudyJob
-from calibrant.core import LM, ConfigError, Entry, Guard, Identity, Judge, OpenLM, Reward, ScoringLM, Watcher
+from calibrant.core import (
+    LM,
+    ConfigError,
+    Entry,
+    Guard,
+    Identity,
+    Judge,
+    Monitor,
+    OpenLM,
+    Reward,
+    ScoringLM,
+    Watcher,
+)
 from calibrant.data.references import Part
 from calibrant.ledger import Ledger
 
 MODELS = (LM, ScoringLM, OpenLM, Identity)
-BEHAVIOURS = (Judge, Guard, Reward, Watcher)
+BEHAVIOURS = (Judge, Guard, Reward, Watcher, Monitor)
 
 
 class Reference(NamedTuple):

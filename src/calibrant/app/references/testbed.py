@@ -12,8 +12,9 @@ from calibrant.app.references import behaviours, locate, on_disk
 from calibrant.app.references.opened import Opened, identified
 from calibrant.app.references.rows import TABLES, serving_as
 from calibrant.app.references.scheme import BEHAVIOURS, MODELS, Reference, found_by
-from calibrant.core import ConfigError, Identity, InputError
+from calibrant.core import ConfigError, Identity, InputError, Monitor
 from calibrant.core.errors import nearest
+from calibrant.data.control_setting import ControlSetting
 from calibrant.data.planted import Plants
 from calibrant.data.rows import Table
 from calibrant.models.folder import check_folder
@@ -32,6 +33,10 @@ _PLANTS = {
     "refusal": "refusal_plant",
 }
 """Planted models, and their modules in the testbed."""
+
+
+_SCRIPTED = {"attacker": "attacker", "policy": "control"}
+"""Kinds of models that speak by rule, and their modules in the testbed."""
 
 
 class Parsed(NamedTuple):
@@ -58,6 +63,8 @@ def find(reference: Reference) -> Any:
         return _rows(parsed, reference.wanted)
     if reference.wanted is Plants:
         return _plants(parsed)
+    if reference.wanted is ControlSetting:
+        return _control(parsed)
     if reference.wanted in BEHAVIOURS:
         return behaviours.fitting(_behaviour(parsed), reference)
     return _model(parsed)
@@ -70,11 +77,11 @@ def make(reference: Reference, found: Any) -> Opened:
         return identified(identity, load, reference.text, reference.wanted)
     if isinstance(found, Path):
         return on_disk.read(reference, found)
-    if reference.wanted is Plants:
+    if reference.wanted in (Plants, ControlSetting):
         identity = found.identity
         return Opened(
             identity.digest,
-            "plants",
+            "plants" if reference.wanted is Plants else "control setting",
             lambda: found,
             name=identity.name,
             parts=identity.parts,
@@ -110,8 +117,21 @@ def _plants(parsed: Parsed) -> Plants:
     return plants
 
 
+def _control(parsed: Parsed) -> ControlSetting:
+    """Tasks for AI control."""
+    if parsed.kind != "control":
+        raise ConfigError(f"'{parsed.text}' is no control setting", hint="testbed:control/errands")
+    setting: ControlSetting = catalog.load("calibrant.testbed.control:open_control")(
+        parsed.name, parsed.options
+    )
+    return setting
+
+
 def _behaviour(parsed: Parsed) -> Any:
-    """The gold truth: one judge a criterion, one reward."""
+    """The gold truth: one judge a criterion, one reward; and the monitors of the control setting."""
+    if parsed.kind == "monitor":
+        monitor: Monitor = catalog.load("calibrant.testbed.control:open_monitor")(parsed.name, parsed.options)
+        return monitor
     _option(parsed)
     if parsed.kind == "judge":
         return catalog.load("calibrant.testbed.gold:GoldJudge")(parsed.name)
@@ -119,15 +139,17 @@ def _behaviour(parsed: Parsed) -> Any:
         return catalog.load("calibrant.testbed.gold:GoldReward")()
     raise ConfigError(
         f"'{parsed.text}' is no behaviour",
-        hint="testbed:judge/harmful (refused, helpful, honest, concise), testbed:reward/gold",
+        hint="testbed:judge/harmful (refused, helpful, honest, concise), testbed:reward/gold, "
+        "testbed:monitor/words",
     )
 
 
 def _model(parsed: Parsed) -> Path | tuple[Identity, Callable[[], Any]]:
     """The folder of a shipped model; a null, a plant or an attacker, which are made."""
-    if parsed.kind == "attacker":
-        attacker = catalog.load("calibrant.testbed.attacker:open_attacker")(parsed.name, parsed.options)
-        return attacker.identity, lambda: attacker
+    if parsed.kind in _SCRIPTED:
+        module = _SCRIPTED[parsed.kind]
+        scripted = catalog.load(f"calibrant.testbed.{module}:open_{parsed.kind}")(parsed.name, parsed.options)
+        return scripted.identity, lambda: scripted
     if parsed.kind == "plant":
         if parsed.name not in _PLANTS:
             raise InputError(
@@ -147,8 +169,9 @@ def _model(parsed: Parsed) -> Path | tuple[Identity, Callable[[], Any]]:
         )
     if parsed.kind != "model":
         raise ConfigError(
-            f"'{parsed.text}' is no model{nearest(parsed.kind, ('model', 'null', 'plant', 'attacker'))}",
-            hint="testbed:model/base, testbed:null/base, testbed:plant/induction or testbed:attacker/ruled",
+            f"'{parsed.text}' is no model{nearest(parsed.kind, ('model', 'null', 'plant', *_SCRIPTED))}",
+            hint="testbed:model/base, testbed:null/base, testbed:plant/induction, testbed:attacker/ruled or "
+            "testbed:policy/untrusted",
         )
     _option(parsed)
     known = {path.parent.name: path.parent for path in locate.WEIGHTS.glob("*/config.json")}
@@ -171,4 +194,4 @@ def _option(parsed: Parsed, *known: str) -> str:
     return next(iter(parsed.options.values()), "0")
 
 
-TESTBED = found_by(find, make, (*MODELS, *TABLES, *BEHAVIOURS, Plants), columns=False)
+TESTBED = found_by(find, make, (*MODELS, *TABLES, *BEHAVIOURS, Plants, ControlSetting), columns=False)
