@@ -40,7 +40,7 @@ def figures(found: Predictions, clusters: list[str] | None, level: float, seed: 
     """Every metric."""
     arms = found.arms()
     right = {name: (classes == found.truth).astype(np.float64) for name, classes in arms.items()}
-    students = [name for name in ("student", "confidence") if name in arms]
+    students: list[str] = [name for name in ("student", "confidence") if name in arms]
     metrics: dict[str, Estimate] = {}
     for name in students:
         metrics[_named("pgr", name)] = gap_recovered(

@@ -15,7 +15,15 @@ import numpy as np
 from scipy.special import stdtrit
 
 from calibrant.core import Estimate, InputError, unknown
-from calibrant.stats._sample import Better, Floats, check_level, cluster_codes, cluster_count, sentence
+from calibrant.stats._sample import (
+    Better,
+    Codes,
+    Floats,
+    check_level,
+    cluster_codes,
+    cluster_count,
+    sentence,
+)
 from calibrant.stats.bootstrap import RESAMPLES, Bounds, check_resamples, mean
 from calibrant.stats.paired import difference
 
@@ -162,8 +170,7 @@ def _checked(table: Floats, level: float) -> Floats:
     return table
 
 
-def _drawn_items(values: Floats, codes: np.ndarray[tuple[int], np.dtype[np.intp]] | None,
-                 resamples: int, rng: np.random.Generator) -> Floats:  # fmt: skip
+def _drawn_items(values: Floats, codes: Codes | None, resamples: int, rng: np.random.Generator) -> Floats:
     """(A, R) means of values (A, N) in each draw of items or clusters."""
     groups = np.arange(values.shape[1]) if codes is None else codes
     sizes = np.bincount(groups)
