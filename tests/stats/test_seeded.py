@@ -72,6 +72,17 @@ def test_the_ratio_by_hand():
     assert (found.low, found.high) == pytest.approx(tuple(np.quantile(slow, [0.025, 0.975])), abs=0.03)
 
 
+def test_scores_that_never_differ_still_have_an_interval():
+    """Tango's interval of 0 of n pairs, over the gap: z^2 / (n + z^2) / .4 = .047 with n = 200."""
+    floor, ceiling = (np.array([[1.0] * k + [0.0] * (200 - k)] * 2) for k in (100, 180))
+    half = 1.959964**2 / (200 + 1.959964**2) / 0.4
+    for between, value in ((floor, 0.0), (ceiling, 1.0)):
+        found = gap_recovered(floor, between, ceiling, unit="")
+        assert found.value == pytest.approx(value)
+        assert (found.low, found.high) == pytest.approx((value - half, value + half), abs=1e-4)
+        assert "differ unseen" in found.reason
+
+
 @pytest.mark.parametrize("rates", [(0.8, 0.8, 0.8), (0.9, 0.8, 0.7), (0.8, 0.5, 0.82)])
 def test_a_gap_that_is_not_resolved_is_not_divided_by(rates):
     for seed in range(10):

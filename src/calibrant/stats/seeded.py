@@ -113,7 +113,8 @@ def gap_recovered(
     The interval is the percentile interval of the ratio in joint draws: items (clusters, where named) are
     drawn with replacement, the same for all three, and the seeds' part is drawn from a multivariate t with
     S - 1 degrees of freedom whose covariance is that of the seeds' means, since two to five seeds are too few
-    to be resampled. A draw whose gap is not above 0 counts at both ends.
+    to be resampled. A draw whose gap is not above 0 counts at both ends. Where ``between`` is the floor or
+    the ceiling in every score, no draw varies; the ends are then those of the paired difference over the gap.
 
     Raises:
         InputError: fewer than two seeds, shapes that differ, a bad level, fewer than 100 resamples.
@@ -149,12 +150,23 @@ def gap_recovered(
         told = f"the gap of {gap:.3f} between floor and ceiling is not above 0 in {np.mean(below <= 0):.1%}"
         return unknown(f"{told} of the draws of items and seeds; run more seeds", n=n, unit=unit)
     value = float(means[1] - means[0]) / gap
+    ends, remark = (min(low, value), max(high, value)), ""
+    for place, name in ((0, "floor"), (2, "ceiling")):
+        if np.array_equal(tables[1], tables[place]):  # no draw can show what is not in the sample
+            unseen = seeded_difference(
+                tables[place], tables[1], clusters=clusters, level=level, better="none", unit=unit
+            )
+            ends = (value + (unseen.low or 0.0) / gap, value + (unseen.high or 0.0) / gap)
+            remark = (
+                f"the scores are those of the {name} throughout: the ends allow for items that differ unseen"
+            )
     return Estimate(
         value=value,
-        low=min(low, value),
-        high=max(high, value),
+        low=ends[0],
+        high=ends[1],
         level=level,
         n=n,
+        reason=remark,
         clusters=cluster_count(codes),
         method="joint draws of items and seeds",
         unit=unit,
