@@ -10,7 +10,7 @@ from calibrant.core import resolve
 from calibrant.govern.claim import Claims
 from calibrant.ledger import Ledger
 
-NAMES = ("goodhart", "kl_sweep", "ensembles", "dpo_overoptimization", "kto_vs_dpo")
+NAMES = ("goodhart", "kl_sweep", "ensembles", "dpo_overoptimization", "kto_vs_dpo", "weak_to_strong")
 CHEAPEST = "dpo_overoptimization"
 
 

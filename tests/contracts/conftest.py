@@ -69,6 +69,8 @@ from calibrant.data.planted import Plants
 from calibrant.data.readers import read_file
 from calibrant.data.rows import (
     Attempts,
+    ClassedText,
+    ClassedTexts,
     Contrast,
     Contrasts,
     Example,
@@ -246,6 +248,9 @@ KNOWN: dict[str, Known] = {
     "train.reward_ensemble": Known("two members are several", config={"members": 2}),
     "understand.calibrate": Known("eight draws are many", config={"seeds": 2, "null_seeds": 2}),
     "understand.triangulate": Known("a claim names cells", config={"cells": ["layer_0/head_0"]}),
+    "oversee.weak_to_strong": Known(
+        "three trainings of four arms are many", config={"seeds": 2, "epochs": 1, "batch_size": 8}
+    ),
     "testbed.deceiver": Known(
         "hundreds of thousands of tokens are many, and so are hundreds of questions",
         config={"tokens": 2000, "texts": 16},
@@ -484,6 +489,21 @@ def _facts(shop: Workshop, place: int) -> Built:
     return shop.rows(Facts, rows)
 
 
+def _classed(shop: Workshop, place: int) -> Built:
+    """Two classes; the texts of each place are its own, and no supervisor has labelled them."""
+    words = ("barn", "mill", "kiln", "lantern")
+    rows = [
+        ClassedText(
+            id=f"{place}/{a}/{word}",
+            prompt=Chat.ask(f"what is {10 * place + a} plus 2? the {word}."),
+            label="house" if word in words[:2] else "thing",
+        )
+        for a in range(4)
+        for word in words
+    ]
+    return shop.rows(ClassedTexts, rows, f"classed {place}")
+
+
 def _texts(shop: Workshop, place: int) -> Built:
     rows = [
         LabelledText(
@@ -650,6 +670,7 @@ BUILDERS: dict[Any, Callable[[Workshop, int], Built]] = {
     Contrasts: _contrasts,
     Facts: _facts,
     LabelledTexts: _texts,
+    ClassedTexts: _classed,
     Canaries: _canaries,
     Prompts: lambda shop, place: shop.rows(Prompts, open_prompts("train", {"n": "6"}).rows),
     Preferences: lambda shop, place: shop.rows(Preferences, _pairs().rows),

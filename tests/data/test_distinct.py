@@ -9,7 +9,7 @@ import pytest
 from calibrant.core import Chat, Goal, InputError
 from calibrant.data.distinct import check_distinct, normal, normal_chat
 from calibrant.data.readers import read
-from calibrant.data.rows import Goals, Item, Items, LabelledTexts
+from calibrant.data.rows import ClassedTexts, Goals, Item, Items, LabelledTexts
 
 COPIES = [
     "Brew zorble", "Brew zorble ", "  Brew zorble\n", "BREW ZORBLE", "brew  zorble", "Brew\u00a0zorble",
@@ -58,6 +58,12 @@ def test_a_table_made_by_hand_is_refused():
     with pytest.raises(InputError, match="two items share the id 'a'"):
         check_distinct([Item(id="a", chat=Chat.ask(text), answer="4") for text in ("x", "y")], "item")
     check_distinct([*same[:1], Goal(id="b", text="brew it")], "goal")
+
+
+def test_a_text_of_two_classes_is_a_copy():
+    rows = [(at, {"text": text, "label": at}) for at, text in enumerate(["a b", "A  b ", "a c"])]
+    table = read(ClassedTexts, rows, "texts.jsonl")
+    assert [row.label for row in table] == ["0", "2"] and [row.line for row in table.refused] == [1]
 
 
 def test_a_text_with_two_labels_is_refused_and_one_in_capitals_is_another():

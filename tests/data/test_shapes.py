@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,8 +12,19 @@ from hypothesis import strategies as st
 
 from calibrant.core.behaviours import Goal
 from calibrant.core.lm import Chat, Message
-from calibrant.data.rows import Example, Fact, Item, Labelled, LabelledText, Pair, Prompt, Refused
+from calibrant.data.rows import (
+    ClassedText,
+    Example,
+    Fact,
+    Item,
+    Labelled,
+    LabelledText,
+    Pair,
+    Prompt,
+    Refused,
+)
 from calibrant.data.shapes import (
+    classed_of,
     example_of,
     fact_of,
     goal_of,
@@ -343,6 +355,23 @@ def test_a_transcript_with_windows_line_ends_is_the_same_dialogue() -> None:
     assert [m.role for m in dos.prompt.messages] == ["user", "assistant", "user"]
     assert dos.prompt.messages[:2] == unix.prompt.messages[:2]
     assert dos.prompt.messages[2].content == "Bye\r\nnow"
+
+
+def test_a_classed_text_has_a_class_and_perhaps_a_supervisor() -> None:
+    plain = ClassedText(id="row:1", prompt=ASKED, label="3")
+    assert classed_of(1, {"text": "Hi there", "label": 3}) == plain
+    sure = plain.model_copy(update={"weak": {"2": 1.0}, "cluster": "greeting"})
+    assert classed_of(1, {"prompt": "Hi there", "label": "3", "weak": 2, "cluster": "greeting"}) == sure
+    spread = plain.model_copy(update={"weak": {"2": 0.25, "3": 0.75}})
+    row = {"prompt": "Hi there", "label": "3", "weak": {"2": 0.25, "3": 0.75, "4": None}}
+    assert classed_of(1, row) == spread
+    assert classed_of(1, spread.model_dump(mode="json") | {"id": "row:1"}) == spread
+
+
+@pytest.mark.parametrize("weak", [{"2": math.nan}, {"2": "often"}, {"2": True}, {" ": 1.0}, [0.5, 0.5], True])
+def test_a_weak_label_that_is_none_is_refused(weak: Any) -> None:
+    got = classed_of(1, {"prompt": "Hi there", "label": "3", "weak": weak})
+    assert isinstance(got, Refused) and ": " in got.reason
 
 
 def test_a_labelled_text_is_a_prompt_or_a_reply_with_its_groups() -> None:

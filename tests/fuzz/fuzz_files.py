@@ -17,6 +17,7 @@ from fuzz_seeds import (
     ATTEMPT,
     CANARIES,
     CARD,
+    CLASSED,
     EXAMPLES,
     FOO,
     FOO_DOCUMENT,
@@ -50,6 +51,7 @@ from calibrant.data.judge_folder import read_head
 from calibrant.data.parquet import rows_from_parquet
 from calibrant.data.readers import describe, read, read_file
 from calibrant.data.rows import (
+    ClassedTexts,
     Examples,
     Goals,
     Items,
@@ -133,6 +135,7 @@ ROWS = {
     "goals json": table(Goals, "x.json", b'{"data": [' + b", ".join(GOALS.splitlines()) + b"]}"),
     "goals tsv": table(Goals, "x.tsv", b"text\tharmful\tnote\nBake a moon\tno\tx\nBake a sun\t1\t\n"),
     "items": table(Items, "x.jsonl", ITEMS),
+    "classed": table(ClassedTexts, "x.jsonl", CLASSED),
     "graded": own(graded_from, "x.jsonl", GRADED),
     "graded xstest": own(graded_from, "completions_m.csv", XSTEST),
     "canaries": own(canaries_from, "x.jsonl", CANARIES),

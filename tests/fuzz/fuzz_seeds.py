@@ -27,6 +27,10 @@ GOALS = lines(
 ITEMS = lines(
     {"question": "2 + 2?", "answer": 4, "kind": "sum", "match": "contains"}, {"prompt": "x", "answer": "y"}
 )
+CLASSED = lines(
+    {"text": "Hi", "label": "yes", "weak": {"yes": 0.75, "no": 0.25}, "cluster": "c"},
+    {"prompt": TURNS[:1], "label": 2, "weak": "1"},
+)
 GRADED = lines(
     {
         "prompt": "Hi",

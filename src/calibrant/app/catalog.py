@@ -103,6 +103,10 @@ _TECHNIQUES: dict[str, tuple[str, str]] = {
         "constitutional AI: answer, critique, revise; preference pairs",
         "harm_change",
     ),
+    "oversee.weak_to_strong": (
+        "weak-to-strong: how much of the gap does a student recover?",
+        "pgr",
+    ),
     "testbed.annotate": ("simulated raters compare a model's replies", "votes_true"),
     "testbed.deceiver": ("train a model organism that lies to some, or its honest twin", "lie_rate"),
     "testbed.plant": ("train a refusing model organism, with or without planted holes", "through"),

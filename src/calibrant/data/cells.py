@@ -75,6 +75,13 @@ def as_boolean(name: str, value: Any) -> bool:
     raise InputError(f"wrong type: '{name}' must be true, false, 1 or 0, got {shown(value)}")
 
 
+def as_number(name: str, value: Any) -> float:
+    """Return a finite number."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+        return float(value)
+    raise InputError(f"wrong type: '{name}' must be a finite number, got {shown(value)}")
+
+
 def is_blank(value: Any) -> bool:
     """Say whether a cell holds nothing: null, NaN, or space only."""
     if isinstance(value, float):

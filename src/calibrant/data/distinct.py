@@ -14,7 +14,7 @@ from calibrant.core.behaviours import Goal
 from calibrant.core.config import Frozen
 from calibrant.core.errors import InputError
 from calibrant.core.lm import Chat
-from calibrant.data.rows import Contrast, Fact, Goals, Item, LabelledText
+from calibrant.data.rows import ClassedText, Contrast, Fact, Goals, Item, LabelledText
 
 
 def normal(text: str) -> str:
@@ -33,7 +33,8 @@ def normal_chat(chat: Chat) -> tuple[tuple[str, str], ...]:
 def asks(row: Frozen) -> object | None:
     """What a row asks, equal for copies; None for kinds of rows whose copies are no fault.
 
-    Labelled texts are compared as they are, but for their labels: a probe may be of case or spaces.
+    Labelled texts are compared as they are, but for their labels: a probe may be of case or spaces. Classed
+    texts are copies whatever their class: a text of two classes is right for neither.
     """
     if isinstance(row, Goal):
         return normal(row.text), row.harmful
@@ -43,6 +44,8 @@ def asks(row: Frozen) -> object | None:
         return normal_chat(row.clean), normal_chat(row.corrupt), row.answer, row.foil
     if isinstance(row, Fact):
         return normal_chat(row.prompt), row.subject, row.answer, row.foil, row.other
+    if isinstance(row, ClassedText):
+        return normal_chat(row.prompt)
     if isinstance(row, LabelledText):
         return row.prompt, row.reply
     return None

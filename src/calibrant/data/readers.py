@@ -21,6 +21,7 @@ from calibrant.data import distinct
 from calibrant.data.columns import Columns, Seen
 from calibrant.data.files import RawRow, raw_rows
 from calibrant.data.rows import (
+    ClassedTexts,
     Contrasts,
     Examples,
     Facts,
@@ -34,6 +35,7 @@ from calibrant.data.rows import (
     Table,
 )
 from calibrant.data.shapes import (
+    classed_of,
     contrast_of,
     example_of,
     fact_of,
@@ -57,6 +59,7 @@ SHAPES: dict[type[Table[Any]], Callable[[int, dict[str, Any], str], Any]] = {
     Contrasts: contrast_of,
     Facts: fact_of,
     LabelledTexts: text_of,
+    ClassedTexts: classed_of,
 }
 """Kind of rows -> what makes one of them."""
 

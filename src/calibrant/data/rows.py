@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Generic, Literal, TypeVar
 
+from pydantic import Field
+
 from calibrant.core.attempt import Attempt
 from calibrant.core.behaviours import Goal
 from calibrant.core.config import Frozen
@@ -135,6 +137,21 @@ class LabelledText(Frozen):
     """Rows about one task, subject or source share its name; "" names none."""
 
 
+class ClassedText(Frozen):
+    """A text of one of several classes, with a supervisor's opinion of it where there is one."""
+
+    id: str
+    """Stable name of the row."""
+    prompt: Chat
+    """What the model reads."""
+    label: str
+    """Its true class."""
+    weak: dict[str, float] = Field(default_factory=dict)
+    """A weak supervisor's probability of each class; classes that are left out have 0. {}: none is known."""
+    cluster: str = ""
+    """Rows that share a template or a source are not independent; "" is its own cluster."""
+
+
 class Graded(Frozen):
     """A reply with a human label, to calibrate a judge on."""
 
@@ -235,6 +252,10 @@ class Facts(Table[Fact]):
 
 class LabelledTexts(Table[LabelledText]):
     """Texts with labels, for probes."""
+
+
+class ClassedTexts(Table[ClassedText]):
+    """Texts of several classes, for weak-to-strong generalisation."""
 
 
 class GradedReplies(Table[Graded]):

@@ -20,9 +20,20 @@ from calibrant.core.behaviours import Goal
 from calibrant.core.config import Frozen
 from calibrant.core.errors import InputError, nearest
 from calibrant.core.lm import Chat, Message
-from calibrant.data.cells import Row, as_boolean, as_text, as_written, column, given, is_blank, shown
+from calibrant.data.cells import (
+    Row,
+    as_boolean,
+    as_number,
+    as_text,
+    as_written,
+    column,
+    given,
+    is_blank,
+    shown,
+)
 from calibrant.data.columns import says_benign
 from calibrant.data.rows import (
+    ClassedText,
     Contrast,
     Example,
     Fact,
@@ -98,6 +109,12 @@ def text_of(line: int, row: Row, stem: str = "row") -> LabelledText | Refused:
     return _taken(_text, line, row, stem)
 
 
+def classed_of(line: int, row: Row, stem: str = "row") -> ClassedText | Refused:
+    """Shape a text of a class: prompt, text or chat; label (text or a number); weak (a class, or a number a
+    class) and cluster if given."""
+    return _taken(_classed, line, row, stem)
+
+
 def _taken(make: Callable[[str, Row], R], line: int, row: Row, stem: str) -> R | Refused:
     """Make the row under its own id, or under '<stem>:<line>'; an InputError becomes a refusal."""
     try:
@@ -157,6 +174,22 @@ def _text(name: str, row: Row) -> LabelledText:
         label=_label(row),
         template="" if template is None else as_written("template", template),
         task="" if task is None else as_written("task", task),
+    )
+
+
+def _classed(name: str, row: Row) -> ClassedText:
+    weak, cluster = given(row, "weak"), given(row, "cluster")
+    if isinstance(weak, Mapping):
+        # A column of objects read from Parquet has every class in every row, and null where none was written.
+        weak = {as_text("weak", k): as_number(f"weak.{k}", v) for k, v in weak.items() if v is not None}
+    elif weak is not None:
+        weak = {as_written("weak", weak): 1.0}
+    return ClassedText(
+        id=name,
+        prompt=_prompt(row, "prompt", "text", "chat", "messages"),
+        label=as_written(*column(row, "label")),
+        weak=weak or {},
+        cluster="" if cluster is None else as_written("cluster", cluster),
     )
 
 

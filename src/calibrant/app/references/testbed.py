@@ -19,7 +19,7 @@ from calibrant.data.planted import Plants
 from calibrant.data.rows import Table
 from calibrant.models.folder import check_folder
 
-_ROWS = ("goals", "items", "pairs", "prompts", "examples", "canaries", "contrasts", "facts")
+_ROWS = ("goals", "items", "pairs", "prompts", "examples", "canaries", "contrasts", "facts", "classes")
 """Kinds of rows: 'open_goals' of ``testbed/serve.py`` makes goals, and so on."""
 
 _PLANTS = {
@@ -31,6 +31,7 @@ _PLANTS = {
     "edited": "edited",
     "facts": "facts",
     "refusal": "refusal_plant",
+    "concept": "imitable",
 }
 """Planted models, and their modules in the testbed."""
 
@@ -100,6 +101,7 @@ def _rows(parsed: Parsed, wanted: type[Table[Any]]) -> Table[Any]:
             hint=f"kinds with rows: {', '.join(_ROWS)}",
         )
     home = parsed.kind if parsed.kind in ("contrasts", "facts") else "serve"
+    home = "imitable" if parsed.kind == "classes" else home
     home = "refusal_plant" if parsed.kind == "goals" and parsed.name.startswith("plant_") else home
     home = "backdoor" if parsed.kind == "prompts" and parsed.name == "backdoor" else home
     source = catalog.load(f"calibrant.testbed.{home}:open_{parsed.kind}")(parsed.name, parsed.options)
