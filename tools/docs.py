@@ -67,10 +67,13 @@ def card() -> str:
     points = [f"{case}/earlier" for case in cases] + ["none/answer"]
     lines = [
         f"{len(shipped.seeds)} draws of each case in each class ({len(shipped.null_seeds)} of nulls), "
-        f"{shipped.pairs} pairs. AUROC by case; then, over all cases but `answer`, planted heads found and "
-        "sweeps with a false find.",
+        f"{shipped.pairs} pairs. AUROC by case; then, over all cases but `answer`, planted heads found, "
+        "sweeps with a false find, and rank correlations with other pairs and with other words.",
         "",
-        *_head("Instrument", *cases, "`answer`", "power", "false finds, planted", "false finds, nulls"),
+        *_head(
+            *("Instrument", *cases, "`answer`", "power", "false finds, planted", "false finds, nulls"),
+            *("stability", "paraphrase"),
+        ),
     ]
     for name in dict.fromkeys(row.instrument for row in shipped.rows):
         own = [row for row in shipped.rows if row.instrument == name]
@@ -82,6 +85,11 @@ def card() -> str:
         cells += [
             f"{sum(r.false_sweeps for r in part)} of {sum(r.cases for r in part)}" for part in (shown, nulls)
         ]
+        for ranks in (
+            [r for row in shown for r in row.stability],
+            [r for row in shown for r in row.paraphrase],
+        ):
+            cells.append(f"{sum(ranks) / len(ranks):.2f}" if ranks else "")
         lines.append(f"| {' | '.join(cells)} |")
     words = ("supported", "suggestive", "contradicted")
     lines += ["", *_head("Claim", "judged", *words, "not testable")]

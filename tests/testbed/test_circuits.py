@@ -8,7 +8,7 @@ import torch
 from calibrant.app.references import schemes
 from calibrant.core import ConfigError, InputError
 from calibrant.data.planted import Plants
-from calibrant.testbed.circuit_weights import CANVASES
+from calibrant.testbed.circuit_weights import CANVASES, FORMS
 from calibrant.testbed.circuits import CircuitPlants, open_contrasts, open_plant, truth
 
 FAMILIES = sorted(CANVASES)
@@ -69,6 +69,46 @@ def test_plants_are_drawn_anew_by_seed_and_named_by_their_point():
     assert not torch.equal(
         other.model.module.get_input_embeddings().weight, cases[0].model.module.get_input_embeddings().weight
     )
+
+
+@pytest.mark.parametrize("how", ["earlier", "answer"])
+def test_the_longer_form_asks_the_same_in_other_words_at_another_distance(how):
+    asked = {"n": "40", "seed": "3", "corrupt": how}
+    usual, longer = (open_contrasts("induction", {**asked, "form": form}).rows for form in FORMS)
+    assert usual == open_contrasts("induction", asked).rows
+    for one, other in zip(usual, longer, strict=True):
+        assert (one.id, one.answer, one.foil) == (other.id, other.answer, other.foil)
+        sides = [[side.last_user.split() for side in (row.clean, row.corrupt)] for row in (one, other)]
+        words, more = sides[0][0], sides[1][0]
+        assert len(more) == len(words) + 3
+        gaps = [len(said) - said.index(row.answer) for said, row in ((words, one), (more, other))]
+        assert more[-1] == words[-1] == more[more.index(other.answer) - 1] and gaps[0] != gaps[1]
+        shared = {one.answer, words[-1]} | ({one.foil} if how == "earlier" else set())
+        assert set(more) & set(words) == shared and len(set(more)) == len(more) - 1
+        swaps = [{(a, b) for a, b in zip(*side, strict=True) if a != b} for side in sides]
+        assert swaps[0] == swaps[1] and len(swaps[0]) == 1
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("more", [{}, {"negative": "1"}])
+def test_the_circuit_does_the_longer_form_too(family, more):
+    model = open_plant("induction", {"family": family, **more})
+    for how in ("earlier", "answer"):
+        contrasts = open_contrasts("induction", {"n": "12", "corrupt": how, "form": "longer"})
+        clean, corrupt = margins(model, contrasts).T
+        assert (clean > 2).all() and (clean > corrupt).all() and corrupt.mean() < 1
+
+
+def test_a_form_that_there_is_not_is_refused():
+    with pytest.raises(InputError, match="did you mean 'longer'"):
+        open_contrasts("induction", {"form": "long"})
+
+
+def test_cases_have_their_pairs_in_the_other_form_as_well():
+    for case in CircuitPlants("induction", {"n": "6", "family": "gpt2"}).cases(2):
+        for one, other in zip(case.contrasts.rows, case.reworded.rows, strict=True):
+            assert (one.id, one.answer, one.foil) == (other.id, other.answer, other.foil)
+            assert len(other.clean.last_user.split()) == len(one.clean.last_user.split()) + 3
 
 
 def test_shuffled_answers_belong_to_other_pairs():

@@ -20,6 +20,12 @@ from calibrant.testbed.contrasts import open_contrasts
 FAMILIES = sorted(CANVASES)
 NULLS = [{"removed": "1"}, {"null": "random"}, {"null": "permuted"}]
 TASKS = {"name_mover": (name_mover, {}), "greater_than": (greater_than, {}), "gate": (gates, {"kind": "or"})}
+ASKED = {
+    "name_mover": name_mover.NAMES,
+    "greater_than": greater_than.YEARS,
+    "gate": [word for feature in gates.FEATURES for side in feature for word in side],
+}
+"""Words that are no fillers."""
 
 
 def opened(task, **more):
@@ -54,6 +60,28 @@ def test_every_later_year_is_likelier_than_every_earlier_one(family):
         logits = model.module(ids).logits[0, -1][years]
         right += float(logits[told + 1 :].min()) > float(logits[: told + 1].max())
     assert right >= 24
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("task", TASKS)
+def test_circuits_do_the_longer_form_which_has_the_same_answers(family, task):
+    own = {"n": 16, "seed": 1, **({"corrupt": "first"} if task == "gate" else {})}
+    usual, longer = pairs(task, **own), pairs(task, form="longer", **own)
+    for one, other in zip(usual.rows, longer.rows, strict=True):
+        assert (one.id, one.answer, one.foil, one.cluster) == (
+            other.id,
+            other.answer,
+            other.foil,
+            other.cluster,
+        )
+        words, more = (row.clean.last_user.split() for row in (one, other))
+        assert len(more) == len(words) + 3 and more[-1] == words[-1]
+        asked = [word for word in words if word in ASKED[task]]
+        assert sorted(asked) == sorted(word for word in more if word in ASKED[task])
+        if task == "name_mover":  # the first two names come the other way round
+            assert [word for word in more if word in ASKED[task]] == [asked[1], asked[0], asked[2]]
+    clean, corrupt = margins(opened(task, family=family), longer).T
+    assert (clean > 1).all() and (clean - corrupt > 0.9).all()
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -251,6 +279,9 @@ def test_what_cannot_be_planted_is_refused(task, options, words):
         ("greater_than", {"corrupt": "up"}, "is none of its values"),
         ("gate", {"kind": "xnor"}, "did you mean 'xor'"),
         ("gate", {"corrupt": "none"}, "is none of its values"),
+        ("name_mover", {"form": "long"}, "did you mean 'longer'"),
+        ("greater_than", {"form": "1"}, "is none of its values"),
+        ("gate", {"form": "short"}, "is none of its values"),
         ("gates", {}, "did you mean 'gate'"),
     ],
 )

@@ -23,7 +23,8 @@ class InstrumentRow(Frozen):
     """One instrument at one point of the grid."""
 
     instrument: str
-    """'denoise', 'noise', 'ablation', 'gradient', 'direct'."""
+    """'denoise', 'noise', 'ablation', 'gradient', 'direct', 'attention', 'atp_star', 'relp', 'path_logits',
+    'path_heads'."""
     point: str
     """'gpt2/none/earlier': class, redundancy, corruption; or 'gpt2/null/removed'."""
     null: str = ""
@@ -48,6 +49,8 @@ class InstrumentRow(Frozen):
     """Cells with an interval on both sets of pairs; 0: the instrument was not asked."""
     stability: tuple[float, ...] = ()
     """One a testable case: rank correlation of the cells' scores on two sets of pairs."""
+    paraphrase: tuple[float, ...] = ()
+    """One a testable case with another form: rank correlation of the scores on the pairs in both forms."""
 
     @model_validator(mode="after")
     def _parts(self) -> Self:

@@ -28,6 +28,8 @@ class Planted(NamedTuple):
     """On a null: heads that do the work where it is none."""
     mlps: tuple[int, ...] = ()
     """Layers whose MLP is planted."""
+    reworded: Contrasts | None = None
+    """``contrasts`` said otherwise: the same answers and foils in another form. None: there is no other."""
 
     @property
     def name(self) -> str:

@@ -69,7 +69,7 @@ class TaskPlants:
             check_name("family", options["family"], CANVASES)
         self.families = (options["family"],) if "family" in options else tuple(CANVASES)
         self.pairs, self.name, self._task = whole_option("n", options, 24), name, _TASKS[name]
-        parts = {"plants": name, "version": "1", **options, "n": str(self.pairs)}
+        parts = {"plants": name, "version": "2", **options, "n": str(self.pairs)}
         self.identity = Identity(name=f"testbed:plants/{name}", parts=parts)
 
     def cases(self, seed: int) -> Iterator[Planted]:
@@ -91,13 +91,13 @@ class TaskPlants:
         asked = {key: value for key, value in options.items() if key == "kind"} | {"corrupt": task.corrupt}
         tables = [
             task.module.open_contrasts(
-                self.name, {"n": str(self.pairs), "seed": str(2 * seed + part), **asked}
+                self.name, {"n": str(self.pairs), "seed": str(2 * seed + part), "form": form, **asked}
             )
-            for part in (0, 1)
+            for part, form in ((0, "usual"), (1, "usual"), (0, "longer"))
         ]
         if null == "shuffled":
             tables = [circuits.shuffled(table) for table in tables]
         heads, mlps = ((), ()) if null else task.truth(chosen)
         tempting = task.truth({}) if null else ((), ())
         model = task.module.open_plant(self.name, chosen)
-        return Planted(point, model, tables[0], tables[1], heads, null, (), tempting[0], mlps)
+        return Planted(point, model, tables[0], tables[1], heads, null, (), tempting[0], mlps, tables[2])

@@ -26,6 +26,8 @@ from transformers import (
 
 HEADS, WIDTH, SLOTS = 6, 192, 16
 """Heads of a layer, width of the stream, tokens that fit."""
+FORMS, MORE = ("usual", "longer"), 3
+"""``?form=`` of the pairs of a task, and words that the longer form has more than the usual one."""
 SHARP = 60.0
 """Score between what is attended to and all else, in nats, about."""
 MAPS = ("query", "key", "value", "output")

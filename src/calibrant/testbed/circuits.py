@@ -37,8 +37,10 @@ from calibrant.models.open_model import OpenModel
 from calibrant.testbed.checks import check_name, check_options, choice_option, whole_option
 from calibrant.testbed.circuit_weights import (
     CANVASES,
+    FORMS,
     HEADS,
     MAPS,
+    MORE,
     SLOTS,
     Canvas,
     basis,
@@ -118,7 +120,7 @@ class CircuitPlants:
             check_name("family", options["family"], CANVASES)
         self.families = (options["family"],) if "family" in options else tuple(CANVASES)
         self.pairs = whole_option("n", options, 24)
-        parts = {"plants": name, "version": "1", **options, "n": str(self.pairs)}
+        parts = {"plants": name, "version": "2", **options, "n": str(self.pairs)}
         self.identity = Identity(name=f"testbed:plants/{name}", parts=parts)
 
     def cases(self, seed: int) -> Iterator[Planted]:
@@ -142,11 +144,10 @@ class CircuitPlants:
         null: str = "",
     ) -> Planted:
         chosen = {**options, "family": point["family"], "seed": str(seed)}
+        asked = {"n": str(self.pairs), "corrupt": corrupt}
         tables = [
-            open_contrasts(
-                "induction", {"n": str(self.pairs), "seed": str(2 * seed + part), "corrupt": corrupt}
-            )
-            for part in (0, 1)
+            open_contrasts("induction", {**asked, "seed": str(2 * seed + part), "form": form})
+            for part, form in ((0, "usual"), (1, "usual"), (0, "longer"))
         ]
         if null == "shuffled":
             tables = [shuffled(table) for table in tables]
@@ -154,7 +155,7 @@ class CircuitPlants:
         against = tuple(place for place in heads if place == NEGATIVE)
         tempting = (PREVIOUS, INDUCTION) if null else ()
         plant = open_plant("induction", chosen)
-        return Planted(point, plant, tables[0], tables[1], heads, null, against, tempting)
+        return Planted(point, plant, tables[0], tables[1], heads, null, against, tempting, reworded=tables[2])
 
 
 _REDUNDANCY: Mapping[str, Mapping[str, str]] = {
@@ -188,12 +189,16 @@ def open_contrasts(name: str, options: Mapping[str, str]) -> Contrasts:
     """``testbed:contrasts/induction``: words A B ... A, which B follows, and a corrupted version.
 
     ``?corrupt=earlier`` (the default) changes the first A, ``answer`` changes B; the foil is B's changed
-    version, or another word of the prompt. ``?n=48``, ``?seed=0``.
+    version, or another word of the prompt. ``?n=48``, ``?seed=0``. ``?form=longer`` asks the same of A, with
+    the same changed word, answer and foil, in prompts of three words more: the words around are others, and A
+    comes at another distance.
     """
     check_name("contrasts", name, ("induction",), "task")
-    check_options("contrasts", name, options, ("n", "seed", "corrupt"))
+    check_options("contrasts", name, options, ("n", "seed", "corrupt", "form"))
     how = choice_option("corrupt", options, _CORRUPT, "earlier")
-    rng = random.Random(f"contrasts/{whole_option('seed', options, 0)}")
+    longer = choice_option("form", options, FORMS, "usual") == "longer"
+    seed = whole_option("seed", options, 0)
+    rng = random.Random(f"contrasts/{seed}")
     made = []
     for number in range(whole_option("n", options, 48)):
         words = rng.sample(range(WORDS), LENGTH)
@@ -204,16 +209,37 @@ def open_contrasts(name: str, options: Mapping[str, str]) -> Contrasts:
         changed[at if how == "earlier" else at + 1] = rng.choice(spare)
         others = [word for place, word in enumerate(words[:-1]) if place not in (at, at + 1)]
         foil = changed[at + 1] if how == "answer" else rng.choice(others)
+        answer = words[at + 1]
+        if longer:
+            words, changed = _longer(words, changed, at, foil, random.Random(f"longer/{seed}/{number}"))
         made.append(
             Contrast(
                 id=f"induction/{how}/{number}",
                 clean=Chat.ask(_text(words)),
                 corrupt=Chat.ask(_text(changed)),
-                answer=_word(words[at + 1]),
+                answer=_word(answer),
                 foil=_word(foil),
             )
         )
     return Contrasts(rows=tuple(made), source=f"testbed:contrasts/{name}")
+
+
+def _longer(
+    words: list[int], changed: list[int], at: int, foil: int, rng: random.Random
+) -> tuple[list[int], list[int]]:
+    """The pair of prompts said otherwise: A and B at another distance, the foil, and words of neither."""
+    length, gap = LENGTH + MORE, LENGTH - 1 - at
+    now = rng.choice([place for place in range(1, length - 3) if length - 1 - place != gap])
+    free = [place for place in range(length - 1) if place not in (now, now + 1)]
+    spare = [word for word in range(WORDS) if word not in words and word not in changed]
+    said = dict(zip((now, now + 1, length - 1), (words[at], words[at + 1], words[at]), strict=True))
+    if foil in words:
+        said[free.pop(rng.randrange(len(free)))] = foil
+    said |= dict(zip(free, rng.sample(spare, len(free)), strict=True))
+    clean = [said[place] for place in range(length)]
+    corrupt = list(clean)
+    corrupt[now : now + 2] = changed[at : at + 2]
+    return clean, corrupt
 
 
 def _word(number: int) -> str:

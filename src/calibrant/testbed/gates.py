@@ -41,6 +41,7 @@ from calibrant.testbed.circuit_parts import (
     plant_head,
     readers,
 )
+from calibrant.testbed.circuit_weights import FORMS, MORE
 from calibrant.testbed.circuits import tokenizer
 
 KINDS = ("and", "or", "xor")
@@ -100,18 +101,22 @@ def open_contrasts(name: str, options: Mapping[str, str]) -> Contrasts:
 
     ``?corrupt=both`` (the default of ``and`` and ``or``): both features are there, then neither. ``first``
     (that of ``xor``) and ``second`` change one: of AND the other is there, of OR it is not, of XOR either.
-    ``?n=48``, ``?seed=0``.
+    ``?n=48``, ``?seed=0``. ``?form=longer`` has the same features in prompts of three words more: fillers and
+    the features' places are drawn anew.
     """
     check_name("contrasts", name, ("gate",), "task")
-    check_options("contrasts", name, options, ("n", "seed", "kind", "corrupt"))
+    check_options("contrasts", name, options, ("n", "seed", "kind", "corrupt", "form"))
+    longer = choice_option("form", options, FORMS, "usual") == "longer"
     kind = options.get("kind", "and")
     check_name("kind", kind, KINDS, "gate")
     how = choice_option("corrupt", options, _CORRUPT, "first" if kind == "xor" else "both")
-    rng, made = random.Random(f"gate/{whole_option('seed', options, 0)}"), []
+    seed = whole_option("seed", options, 0)
+    rng, made = random.Random(f"gate/{seed}"), []
     for number in range(whole_option("n", options, 48)):
         state, other = _states(kind, how, rng)
-        words = [*rng.choices(FILLERS, k=LENGTH - 1), "so"]
-        places = rng.sample(range(LENGTH - 1), 2)
+        words, places = _around(LENGTH, rng)
+        if longer:
+            words, places = _around(LENGTH + MORE, random.Random(f"longer/{seed}/{number}"))
         prompts = []
         for chosen in (state, other):
             for place, feature, on in zip(places, FEATURES, chosen, strict=True):
@@ -129,6 +134,11 @@ def open_contrasts(name: str, options: Mapping[str, str]) -> Contrasts:
             )
         )
     return Contrasts(rows=tuple(made), source=f"testbed:contrasts/{name}")
+
+
+def _around(length: int, rng: random.Random) -> tuple[list[str], list[int]]:
+    """Words of a prompt without its features, and where those go."""
+    return [*rng.choices(FILLERS, k=length - 1), "so"], rng.sample(range(length - 1), 2)
 
 
 def _states(kind: str, how: str, rng: random.Random) -> tuple[tuple[int, int], tuple[int, int]]:

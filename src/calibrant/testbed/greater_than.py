@@ -34,6 +34,7 @@ from calibrant.testbed.circuit_parts import (
     plant_head,
     readers,
 )
+from calibrant.testbed.circuit_weights import FORMS, MORE
 from calibrant.testbed.circuits import tokenizer
 
 YEARS = tuple(f"{year:02d}" for year in range(28))
@@ -72,19 +73,23 @@ def open_contrasts(name: str, options: Mapping[str, str]) -> Contrasts:
 
     The corrupted prompt has a year that both are below (``?corrupt=high``, the default) or above (``low``):
     no year makes the foil right and the answer wrong. Seven sets of four years share none, and are clusters.
-    ``?n=48``, ``?seed=0``.
+    ``?n=48``, ``?seed=0``. ``?form=longer`` has the same years in prompts of three words more: fillers and
+    the year's place are drawn anew.
     """
     check_name("contrasts", name, ("greater_than",), "task")
-    check_options("contrasts", name, options, ("n", "seed", "corrupt"))
+    check_options("contrasts", name, options, ("n", "seed", "corrupt", "form"))
+    longer = choice_option("form", options, FORMS, "usual") == "longer"
     how = choice_option("corrupt", options, _CORRUPT, "high")
-    rng, made = random.Random(f"greater_than/{whole_option('seed', options, 0)}"), []
+    seed = whole_option("seed", options, 0)
+    rng, made = random.Random(f"greater_than/{seed}"), []
     order = rng.sample(range(len(YEARS)), len(YEARS))
     sets = [sorted(order[at : at + 4]) for at in range(0, len(order), 4)]
     for number in range(whole_option("n", options, 48)):
         years = sets[number % len(sets)]
         foil, told, answer, other = years if how == "high" else (*years[1:], years[0])
-        words = [*rng.choices(FILLERS, k=LENGTH - 1), "until"]
-        at = rng.randrange(1, LENGTH - 1)
+        words, at = _around(LENGTH, rng)
+        if longer:
+            words, at = _around(LENGTH + MORE, random.Random(f"longer/{seed}/{number}"))
         words[at - 1 : at + 1] = ["from", YEARS[told]]
         changed = [*words[:at], YEARS[other], *words[at + 1 :]]
         made.append(
@@ -98,6 +103,11 @@ def open_contrasts(name: str, options: Mapping[str, str]) -> Contrasts:
             )
         )
     return Contrasts(rows=tuple(made), source=f"testbed:contrasts/{name}")
+
+
+def _around(length: int, rng: random.Random) -> tuple[list[str], int]:
+    """Words of a prompt without its year, and where that goes."""
+    return [*rng.choices(FILLERS, k=length - 1), "until"], rng.randrange(1, length - 1)
 
 
 def _build(options: Mapping[str, str]) -> Any:

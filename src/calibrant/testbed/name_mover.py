@@ -38,7 +38,7 @@ from calibrant.testbed.circuit_parts import (
     plant_head,
     readers,
 )
-from calibrant.testbed.circuit_weights import Canvas
+from calibrant.testbed.circuit_weights import FORMS, MORE, Canvas
 from calibrant.testbed.circuits import tokenizer
 
 NAMES = (
@@ -86,14 +86,20 @@ def open_contrasts(name: str, options: Mapping[str, str]) -> Contrasts:
     """``testbed:contrasts/name_mover``: two names, one of them again, and a corrupted version.
 
     ``?corrupt=name`` (the default) repeats the other name, so that the foil is right; ``question`` ends with
-    "at", so that nothing is asked. ``?n=48``, ``?seed=0``.
+    "at", so that nothing is asked. ``?n=48``, ``?seed=0``. ``?form=longer`` has the same answers and foils in
+    sentences of three words more: the first two names change places, and fillers and places are drawn anew.
     """
     check_name("contrasts", name, ("name_mover",), "task")
-    check_options("contrasts", name, options, ("n", "seed", "corrupt"))
+    check_options("contrasts", name, options, ("n", "seed", "corrupt", "form"))
     how = choice_option("corrupt", options, _CORRUPT, "name")
-    rng, made = random.Random(f"name_mover/{whole_option('seed', options, 0)}"), []
+    longer = choice_option("form", options, FORMS, "usual") == "longer"
+    seed = whole_option("seed", options, 0)
+    rng, made = random.Random(f"name_mover/{seed}"), []
     for number in range(whole_option("n", options, 48)):
         words, places, alone, again = sentence(number, rng)
+        if longer:
+            names = [words[places[1]], words[places[0]], again]
+            words, places = _around(names, LENGTH + MORE, random.Random(f"longer/{seed}/{number}"))
         changed = list(words)
         changed[places[2] if how == "name" else -1] = alone if how == "name" else "at"
         made.append(
@@ -111,15 +117,23 @@ def open_contrasts(name: str, options: Mapping[str, str]) -> Contrasts:
 
 def sentence(number: int, rng: random.Random) -> tuple[list[str], list[int], str, str]:
     """Words, where the names are, the name that comes once, and the other; of the ``number``-th couple."""
-    places = sorted(rng.sample(range(1, LENGTH - 1), 3))
-    while places[2] - places[1] < 2:
-        places = sorted(rng.sample(range(1, LENGTH - 1), 3))
-    words = [FIRST, *rng.choices(FILLERS, k=LENGTH - 2), LAST]
+    words, places = _around([], LENGTH, rng)
     couple = NAMES[2 * (number % (len(NAMES) // 2)) :][:2]
     again, alone = rng.sample(couple, 2)
     for place, word in zip(places, (*rng.sample(couple, 2), again), strict=True):
         words[place] = word
     return words, places, alone, again
+
+
+def _around(names: list[str], length: int, rng: random.Random) -> tuple[list[str], list[int]]:
+    """Words around three names, which are put in where they are given, and the names' places."""
+    places = sorted(rng.sample(range(1, length - 1), 3))
+    while places[2] - places[1] < 2:
+        places = sorted(rng.sample(range(1, length - 1), 3))
+    words = [FIRST, *rng.choices(FILLERS, k=length - 2), LAST]
+    for place, word in zip(places, names, strict=False):
+        words[place] = word
+    return words, places
 
 
 class Built(NamedTuple):

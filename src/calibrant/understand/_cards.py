@@ -19,7 +19,12 @@ _CLASSES: Mapping[str, tuple[str, ...]] = {
 
 _HIDDEN = {"answer", "tenth"}
 """Points where the corruption shows one head of the claim too little, or it does less than its part."""
-_WHAT = {"gradient": " (the mean of the slopes at both ends)"}
+_WHAT = {
+    "gradient": " (the mean of the slopes at both ends)",
+    "atp_star": " (the mean of both ends; with two blocks none can be left out)",
+    "relp": " (the mean of both ends)",
+    "path_logits": " (noising, directly to the logits: heads that work by other heads are not meant)",
+}
 
 
 @cache
@@ -47,6 +52,8 @@ def nearest_row(
 
 def in_words(card: InstrumentCard, model: OpenLM, instrument: str) -> str:
     """One sentence on an instrument, for the caveats of a result."""
+    if all(row.instrument != instrument for row in card.rows):
+        return f"no card: '{instrument}' is not among the instruments of {card.plants}"
     row, nulls = nearest_row(card, model, instrument)
     false, cases = sum(one.false_sweeps for one in nulls), sum(one.cases for one in nulls)
     high = proportion_interval(false, cases)[1]

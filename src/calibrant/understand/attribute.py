@@ -140,9 +140,9 @@ def _underrated(metrics: Mapping[str, Estimate], floor: float) -> list[str]:
 
 
 def _cards(model: OpenLM, config: Attribution) -> list[str]:
-    if config.method != "atp":
-        return [f"no card: instruments are calibrated on AtP, not on {config.method}"]
-    return cards.notes(model, config.site, "gradient")
+    if config.pattern == "frozen":
+        return ["no card: RelP is calibrated with pattern = 'slope'"]
+    return cards.notes(model, config.site, "gradient" if config.method == "atp" else config.method)
 
 
 def _audit(

@@ -4,8 +4,9 @@ For every case of ``plants`` (a model whose circuit is known, or a null) and eve
 
 1. Each instrument scores each head, or another ``site`` of each layer; one is found where its effect is
    beyond chance, corrected for looking at all, and above ``floor``. AUROC and average precision need no
-   threshold.
-2. The same on held-out pairs: do the intervals of the two agree, and the order of the heads?
+   threshold. So do AtP*, RelP and two parts of path patching, which have no vote in the rule.
+2. The same on held-out pairs: do the intervals of the two agree, and the order of the heads? And on the same
+   pairs said otherwise: does the order hold?
 3. The rule of triangulation judges true claims (the planted heads that work for the answer), false ones (as
    many others; one planted head and another; with one that works against it), and any on nulls.
 
@@ -18,31 +19,40 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
-import numpy as np
 from pydantic import Field
-from scipy.stats import spearmanr
 
-from calibrant.core import Estimate, Frozen, InputError, Quiet, Result, Run, digest, technique, unknown
+from calibrant.core import (
+    Estimate,
+    Frozen,
+    InputError,
+    OpenLM,
+    Quiet,
+    Result,
+    Run,
+    digest,
+    technique,
+    unknown,
+)
 from calibrant.data.instrument_card import InstrumentCard, InstrumentRow, RuleRow
 from calibrant.data.planted import Planted, Plants
 from calibrant.ledger.lines import Lines, replay
 from calibrant.stats import mean
-from calibrant.stats.auroc import area
-from calibrant.stats.max_statistic import max_sign_flip
 from calibrant.stats.proportion import proportion_interval
 from calibrant.understand._cards import rule_errors
-from calibrant.understand._cells import Cells, cells_of
-from calibrant.understand._contrasts import encode
-from calibrant.understand._effects import Floats
+from calibrant.understand._cells import Cell, Cells, cells_of
+from calibrant.understand._contrasts import Encoded, encode
 from calibrant.understand._evidence import INSTRUMENTS, Evidence, measured, total_effect
-from calibrant.understand._rule import Finding, Rule, idle_reason, ruled, share_of
+from calibrant.understand._methods import METHODS, method_sweeps, methods_of, sweeps_of
+from calibrant.understand._rule import Finding, Rule, idle_reason, ruled
+from calibrant.understand._scores import Scored, Table, scored
 from calibrant.understand.triangulate import other_sets
 
 Kind = Literal["true", "false", "null"]
-_WITH_INTERVALS = ("denoise", "noise")
-_CASES = 2  # raised when a case comes out otherwise: what a killed run has kept is then not used
+TRIED = (*INSTRUMENTS, *METHODS)
+"""All that is scored, in the card's order."""
+_CASES = 3  # raised when a case comes out otherwise: what a killed run has kept is then not used
 
 
 class Calibration(Frozen):
@@ -64,7 +74,8 @@ class Calibration(Frozen):
 
 class CalibrationResult(Result):
     """``auroc/INSTRUMENT/POINT``, ``power/...``, ``false_positive_rate/INSTRUMENT/POINT`` (sweeps with any
-    false find), ``rule/...``. Artefact 'instruments.json', the card."""
+    false find), ``stability/...`` and ``paraphrase/...`` (rank correlations), ``rule/...``. Artefact
+    'instruments.json', the card."""
 
     card: InstrumentCard = Field(exclude=True, repr=False)
     """The counts."""
@@ -75,20 +86,6 @@ class Judged(Frozen):
 
     claim: Kind
     finding: Finding
-
-
-class Scored(Frozen):
-    """What one instrument gave on one case."""
-
-    instrument: str
-    testable: bool
-    hits: int
-    false: int
-    auroc: float | None
-    average_precision: float | None
-    stability: float | None
-    agreeing: int
-    compared: int
 
 
 class Case(Frozen):
@@ -103,7 +100,7 @@ class Case(Frozen):
     judged: tuple[Judged, ...]
 
 
-@technique(version=1)
+@technique(version=2)
 def calibrate(plants: Plants, config: Calibration = Calibration(), run: Run = Quiet()) -> CalibrationResult:
     """Run every instrument and the rule on every case; a killed run goes on where it stopped.
 
@@ -181,16 +178,18 @@ def _case(planted: Planted, key: str, seed: int, config: Calibration, quiet: _Co
         claimed = [cells[at].name for at in one.members]
         ruling = ruled(_rows(first, rows), _rows(second, [width + number]), claimed, config.rule)
         judged.append(Judged(claim=one.kind, finding=ruling.finding))
-    alone, again = _rows(first, range(width)), _rows(second, range(width))
-    scored = tuple(
-        _scored(name, alone, again, truth, config) for name in INSTRUMENTS if name in alone.effects
+    alone, again = (
+        _table(model, side, cells, _rows(evidence, range(width)), config, quiet)
+        for side, evidence in ((pairs, first), (other, second))
     )
+    told = _reworded(planted, cells, config, quiet)
+    named = [name for name in TRIED if name in alone.sweeps and name in again.sweeps]
     return Case(
         key=key,
         point=_point(planted, config.site),
         null=planted.null,
         planted=len(truth),
-        scored=scored,
+        scored=tuple(scored(name, alone, again, told, truth, config.floor, config.level) for name in named),
         judged=tuple(judged),
     )
 
@@ -208,13 +207,30 @@ def _point(planted: Planted, site: str) -> str:
 
 def _untestable(planted: Planted, key: str, count: int, claims: Sequence[_Claim], site: str) -> Case:
     """A case where the corruption changes nothing: nothing is found, no claim is judged."""
-    nothing: dict[str, Any] = {"testable": False, "hits": 0, "false": 0, "agreeing": 0, "compared": 0}
-    nothing |= dict.fromkeys(("auroc", "average_precision", "stability"))
     judged = [Judged(claim=one.kind, finding="not testable") for one in claims]
     asked = [name for name in INSTRUMENTS if site == "z" or name != "attention"]
-    scored = tuple(Scored(instrument=name, **nothing) for name in asked)
+    idle = tuple(Scored(instrument=name, testable=False) for name in (*asked, *methods_of(planted.model)))
     point = _point(planted, site)
-    return Case(key=key, point=point, null=planted.null, planted=count, scored=scored, judged=tuple(judged))
+    return Case(key=key, point=point, null=planted.null, planted=count, scored=idle, judged=tuple(judged))
+
+
+def _table(
+    model: OpenLM, pairs: Encoded, cells: list[Cell], evidence: Evidence, config: Calibration, quiet: Run
+) -> Table:
+    """Every instrument on single cells; ``evidence`` has a row for each."""
+    methods = method_sweeps(model, pairs, cells, config.site, config.level, quiet)
+    return Table(evidence, {**sweeps_of(evidence), **methods})
+
+
+def _reworded(planted: Planted, cells: list[Cell], config: Calibration, quiet: Run) -> Table | None:
+    """The same on the pairs said otherwise; None where there are none, or the corruption does nothing."""
+    if planted.reworded is None:
+        return None
+    pairs = encode(planted.model, planted.reworded)
+    if idle_reason(total_effect(planted.model, pairs), pairs):
+        return None
+    evidence = measured(planted.model, pairs, cells, [[at] for at in range(len(cells))], quiet)
+    return _table(planted.model, pairs, cells, evidence, config, quiet)
 
 
 def _claims(planted: Planted, names: Mapping[str, int], seed: int) -> Iterator[_Claim]:
@@ -251,64 +267,13 @@ def _rows(evidence: Evidence, rows: Sequence[int]) -> Evidence:
     return Evidence(effects, evidence.total, evidence.pairs)
 
 
-def _scored(
-    name: str,
-    one: Evidence,
-    two: Evidence,
-    truth: Sequence[int],
-    config: Calibration,
-) -> Scored:
-    """One instrument on single heads, against the truth and against itself on other pairs."""
-    effects = one.effects[name]
-    strength = np.abs(effects.mean(1))
-    chances, shares = max_sign_flip(effects, clusters=one.pairs.clusters), strength / abs(one.total.mean())
-    found = [at for at in range(len(effects)) if chances[at] <= config.level and shares[at] >= config.floor]
-    compared = agreeing = 0
-    if name in _WITH_INTERVALS:
-        sides = [(share_of(one, name, at), share_of(two, name, at)) for at in range(len(effects))]
-        checks = [same for a, b in sides if (same := _agree(a, b)) is not None]
-        compared, agreeing = len(checks), sum(checks)
-    again = np.abs(two.effects[name].mean(1))
-    varies = float(min(np.ptp(strength), np.ptp(again))) > 0
-    return Scored(
-        instrument=name,
-        testable=True,
-        hits=sum(at in truth for at in found),
-        false=sum(at not in truth for at in found),
-        auroc=area(strength, np.isin(np.arange(len(strength)), truth)) if truth else None,
-        average_precision=average_precision(strength, truth) if truth else None,
-        stability=float(spearmanr(strength, again).statistic) if varies else None,
-        agreeing=agreeing,
-        compared=compared,
-    )
-
-
-def _agree(one: Estimate, two: Estimate) -> bool | None:
-    """Whether two independent intervals are of one value, as far as their widths say; None without them."""
-    ends = (one.value, one.low, one.high, two.value, two.low, two.high)
-    if any(end is None for end in ends):
-        return None
-    value, low, high, other, other_low, other_high = (float(end) for end in ends if end is not None)
-    apart = other - value
-    mine, theirs = (high - value, other - other_low) if apart > 0 else (value - low, other_high - other)
-    return bool(abs(apart) <= np.hypot(mine, theirs) + 1e-9)
-
-
-def average_precision(scores: Floats, truth: Sequence[int]) -> float:
-    """Mean of the precision at each of ``truth``, in order of falling scores; ties at their worst."""
-    right = np.isin(np.arange(len(scores)), list(truth))
-    order = np.lexsort((right, -scores))
-    hits = np.cumsum(right[order])
-    return float((hits / np.arange(1, len(scores) + 1))[right[order]].mean())
-
-
 def _card(plants: Plants, cases: Sequence[Case], config: Calibration, first: int) -> InstrumentCard:
     """Counts over seeds."""
     points = dict.fromkeys(case.point for case in cases)
     rows, rulings = [], []
     for point in points:
         own = [case for case in cases if case.point == point]
-        for name in INSTRUMENTS:
+        for name in TRIED:
             scores = [(case, one) for case in own for one in case.scored if one.instrument == name]
             if scores:
                 rows.append(_row(name, point, scores))
@@ -350,6 +315,7 @@ def _row(name: str, point: str, scores: Sequence[tuple[Case, Scored]]) -> Instru
         auroc=listed("auroc"),
         average_precision=listed("average_precision"),
         stability=listed("stability"),
+        paraphrase=listed("paraphrase"),
         agreeing=sum(one.agreeing for _, one in seen),
         compared=sum(one.compared for _, one in seen),
     )
@@ -368,6 +334,8 @@ def metrics_of(card: InstrumentCard, rule: Rule) -> dict[str, Estimate]:
             metrics[f"coverage/{name}"] = _rate(row.agreeing, row.compared, "head", "none", row.cases)
         if row.stability:
             metrics[f"stability/{name}"] = _mean(row.stability, row.cases)
+        if row.paraphrase:
+            metrics[f"paraphrase/{name}"] = _mean(row.paraphrase, row.cases)
         metrics[f"false_positive_rate/{name}"] = _rate(
             row.false_sweeps, row.cases, "sweep", "lower", row.cases
         )

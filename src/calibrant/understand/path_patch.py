@@ -28,6 +28,7 @@ from pydantic import Field, field_validator
 from calibrant.core import Frozen, InputError, OpenLM, Quiet, Result, Run, technique
 from calibrant.core.errors import nearest
 from calibrant.data.rows import Contrasts
+from calibrant.understand._cards import in_words, shipped_card
 from calibrant.understand._contrasts import encode
 from calibrant.understand._effects import Effects
 from calibrant.understand._engine.columns import KINDS
@@ -123,9 +124,15 @@ def path_patch(
     notes = (
         way[config.through],
         f"{len(cells)} senders, two directions: 'found' is corrected for looking at all, an interval is not",
-        "no card: path patching has no error rates on planted circuits yet",
+        _card(model, config),
     )
     return PathPatchResult(metrics=metrics, caveats=(*notes, *effects.notes))
+
+
+def _card(model: OpenLM, config: PathPatching) -> str:
+    if config.receivers == ("logits",) and config.through == "direct":
+        return in_words(shipped_card(), model, "path_logits")
+    return "no card: path patching is calibrated on the direct way to the logits"
 
 
 def _receivers(graph: Graph, names: tuple[str, ...]) -> list[int]:

@@ -78,7 +78,7 @@ class TriangulationResult(Result):
         return (*([shares] if values else []), *by_names(self.metrics))
 
 
-@technique(version=1)
+@technique(version=2)
 def triangulate(
     model: OpenLM,
     contrasts: Contrasts,

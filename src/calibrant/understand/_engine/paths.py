@@ -49,17 +49,34 @@ def path_runs(
         read: what is read off the last position's logits.
         progress: called with rows done and rows in all.
     """
-    theirs = wrote(model, graph, other)
-    masks = torch.stack([_mask(graph, sender, receivers, through) for sender in senders])
     if not through:
-        return masked(model, graph, ids, theirs, masks, read, progress)
-    found, own = [], wrote(model, graph, ids)
-    for done, (sender, mask) in enumerate(zip(senders, masks, strict=True), 1):
+        return direct_runs(model, graph, ids, other, [[one] for one in senders], receivers, read, progress)
+    theirs, found, own = wrote(model, graph, other), [], wrote(model, graph, ids)
+    for done, sender in enumerate(senders, 1):
         along = partial(_held, model, graph, ids, own, theirs, sender)
+        mask = _mask(graph, [sender], receivers, through)
         found.append(masked(model, graph, ids, along, mask[None], read)[0])
         if progress is not None:
             progress(done * len(ids), len(senders) * len(ids))
     return torch.stack(found)
+
+
+def direct_runs(
+    model: OpenLM,
+    graph: Graph,
+    ids: Tensor,
+    other: Tensor,
+    sets: Sequence[Sequence[int]],
+    receivers: Sequence[int],
+    read: Reader,
+    progress: Told | None = None,
+) -> Tensor:
+    """(S, N) float64: the reading of every example with each set of writers put into the receivers directly.
+
+    Args: as ``path_runs``; the writers of a set are put in together.
+    """
+    masks = torch.stack([_mask(graph, senders, receivers, False) for senders in sets])
+    return masked(model, graph, ids, wrote(model, graph, other), masks, read, progress)
 
 
 def plain_readings(model: OpenLM, ids: Tensor, read: Reader, rows: int = 64) -> Tensor:
@@ -77,13 +94,13 @@ def reaches(graph: Graph, sender: int, receivers: Sequence[int]) -> bool:
     return any(sender < graph.readers[reader].upstream for reader in receivers)
 
 
-def _mask(graph: Graph, sender: int, receivers: Sequence[int], through: bool) -> Tensor:
+def _mask(graph: Graph, senders: Sequence[int], receivers: Sequence[int], through: bool) -> Tensor:
     """(E,) bool: the edges that carry what was written in the other run."""
     writers, readers = graph.index
-    put = writers == sender
+    put = torch.isin(writers, torch.tensor(list(senders)))
     if through:
         mlps = torch.tensor([name.startswith("m") for name in graph.writers])
-        put = put | (mlps[writers] & (writers > sender))
+        put = put | (mlps[writers] & (writers > min(senders)))
     return put & torch.isin(readers, torch.tensor(list(receivers)))
 
 
