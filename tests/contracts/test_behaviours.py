@@ -42,6 +42,7 @@ from calibrant.measure.goodhart_watch import GoodhartWatch
 from calibrant.models.monitor import ProbeMonitor
 from calibrant.models.reward_model import Conservative, Ensemble, PythonReward, RewardModel
 from calibrant.models.scripted import ScriptedModel
+from calibrant.testbed.control import Errands
 from calibrant.testbed.gold import CRITERIA, GoldJudge, GoldReward
 from calibrant.testbed.words import REFUSAL
 from calibrant.testbed.world import goals, lookalikes, recipe
@@ -66,6 +67,7 @@ MADE_ELSEWHERE = {
     PythonReward: "python:module:function",
     Conservative: "train.conservative",
     GoodhartWatch: "measure.goodhart_watch",
+    Errands: "testbed:control/errands: a setting, whose method tells what was done",
     ProbeMonitor: "record:JOB/probe, and within defend.probe_guard",
 }
 """Public classes that are behaviours without standing in the catalogue, and how they are reached here."""

@@ -14,7 +14,7 @@ import random
 import re
 from collections.abc import Callable, Mapping, Sequence
 
-from calibrant.core import Chat, Completion, Identity, InputError, Monitor, Sampling, digest
+from calibrant.core import LM, Chat, Completion, Identity, InputError, Monitor, Sampling, digest
 from calibrant.data.control_setting import ControlTask
 from calibrant.models.seeds import item_seeds
 from calibrant.testbed.checks import check_name, check_options, whole_option
@@ -123,7 +123,7 @@ _POLICIES = {"untrusted": 0.95, "trusted": 0.6}
 """Name -> skill: the chance that an errand is planned right."""
 
 
-def open_policy(name: str, options: Mapping[str, str]) -> Policy:
+def open_policy(name: str, options: Mapping[str, str]) -> LM:
     """``testbed:policy/untrusted?skill=.9&attacks=.8``: ``attacks`` is the share of attacks that it makes.
 
     Raises:
@@ -132,7 +132,7 @@ def open_policy(name: str, options: Mapping[str, str]) -> Policy:
     check_name("policy", name, _POLICIES, "policy")
     check_options("policy", name, options, ("skill", "attacks"))
     attacks = "1" if name == "untrusted" else "0"
-    return Policy(name, _share("skill", options, str(_POLICIES[name])), _share("attacks", options, attacks))
+    return _Policy(name, _share("skill", options, str(_POLICIES[name])), _share("attacks", options, attacks))
 
 
 def _share(key: str, options: Mapping[str, str], default: str) -> float:
@@ -142,7 +142,7 @@ def _share(key: str, options: Mapping[str, str], default: str) -> float:
     return float(text)
 
 
-class Policy:
+class _Policy:
     """An LM that plans errands by rule. Its output depends on the sampling's seed and the chat."""
 
     def __init__(self, name: str, skill: float, attacks: float) -> None:

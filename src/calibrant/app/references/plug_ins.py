@@ -45,8 +45,9 @@ def plug_in(behaviour: Any, module: str) -> Any:
         ConfigError: there is no source to be read. CapabilityError: it is nothing of the kind.
     """
     kinds = [mixin for protocol, mixin in _KINDS if isinstance(behaviour, protocol)]
-    if _Monitor in kinds:  # a reward's method has the same name, and takes other things
-        kinds.remove(_Reward)
+    if _Monitor in kinds:  # a reward's method has the same name, and takes other things; it has no threshold
+        other = _Reward if isinstance(behaviour.threshold, int | float) else _Monitor
+        kinds = [mixin for mixin in kinds if mixin is not other]
     if not kinds:  # what is none now may call itself one a moment later, and would then vouch for itself
         raise CapabilityError(
             f"'{module}' makes no judge, guard, reward, watcher or monitor", hint="see `calibrant ls`"
