@@ -47,6 +47,22 @@ def test_features_of_very_different_sizes(rows, width):
         assert np.abs(peer - scores[layer].numpy()).max() < 1e-5 * (1 + np.abs(peer).max())
 
 
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize(("rows", "width", "scale", "l2"), [(60, 200, 100, 1e-4), (60, 200, 1, 1e-8)])
+def test_a_step_that_was_cut_is_not_taken_for_the_end(seed, rows, width, scale, l2):
+    """Nearly no penalty: either the gradient is 0 to rounding, or it says that it did not settle."""
+    way = np.random.default_rng(seed)
+    x = torch.tensor(way.standard_normal((1, rows, width))) * scale
+    y = torch.tensor((x[0, :, 0].numpy() / scale + way.standard_normal(rows)) > 0)
+    try:
+        planes = logistic_planes(x, y, l2)
+    except NumericalError:
+        return
+    pull = y.double() - planes.scores(x)[0].sigmoid()
+    slope = x[0].mT @ pull - l2 * planes.weight[0]
+    assert float(slope.abs().max()) <= 1e-3 * float((x[0].abs().mT @ pull.abs()).max())
+
+
 @pytest.mark.parametrize("name", ["_REFINED", "_SEARCHED"])
 @pytest.mark.parametrize(("rows", "width"), [(40, 90), (120, 12)])
 def test_plain_steps_lead_to_the_same(monkeypatch, rows, width, name):

@@ -187,10 +187,10 @@ def _newton(form: _Primal | _Dual, solution: Tensor, settled: float, steps: int)
         p = scores.sigmoid()
         held = form.factored((form.c * p * (1 - p)).clamp_min(_TINY))
         step = form.step(held, form.pull(solution, scores))
-        before = [_farthest(form, (solution, scores), [(step, form.scores(step)), *before])]
-        ((move, moved),) = before
+        move, moved, whole = _farthest(form, (solution, scores), [(step, form.scores(step)), *before])
+        before = [(move, moved)]
         solution, scores = solution + move, scores + moved
-        if bool((moved.abs().amax(1) <= settled * (1 + scores.abs().amax(1))).all()):
+        if bool((whole & (moved.abs().amax(1) <= settled * (1 + scores.abs().amax(1)))).all()):
             return solution, held
     raise NumericalError(
         f"logistic regression on {form.y.shape[1]} rows did not settle in {steps} steps",
@@ -213,11 +213,12 @@ def _refined(form: _Primal | _Dual, rough: Tensor, held: _Held) -> Tensor:
 
 def _farthest(
     form: _Primal | _Dual, at: tuple[Tensor, Tensor], ways: list[tuple[Tensor, Tensor]]
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """The best move in the span of Newton's step, the last move, the weights as they are, and the bias.
 
     Their scores are known, so it is a search over a few numbers, by Newton's method again. Where the loss
-    does not fall by it: Newton's step, half of it, a quarter, ...
+    does not fall by it: Newton's step, half of it, a quarter, ... A step that was cut says nothing of how far
+    there is to go: the third tensor (L,) is true where none was.
     """
     solution, scores = at
     bias = torch.zeros_like(solution)
@@ -243,16 +244,17 @@ def _farthest(
     before, (step, shift) = _loss(form, *at), ways[0]
     best, gone = _times(moves, size), _times(moved, size)
     worse = _above(_loss(form, solution + best, scores + gone), before)
-    part = torch.ones_like(solution[:, :1])
-    for _ in range(40):
+    part, whole = torch.ones_like(solution[:, :1]), torch.ones_like(worse)
+    for halved in range(40):
         if not bool(worse.any()):
             break
+        whole = whole & ~worse if halved else whole
         best, gone = (
             torch.where(worse[:, None], part * step, best),
             torch.where(worse[:, None], part * shift, gone),
         )
         worse, part = _above(_loss(form, solution + best, scores + gone), before), part / 2
-    return best, gone
+    return best, gone, whole & ~worse
 
 
 def _above(after: Tensor, before: Tensor) -> Tensor:

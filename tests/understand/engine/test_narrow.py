@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from calibrant.models.hooks import captured
-from calibrant.understand._engine.narrow import _mlp, last_position_only
+from calibrant.understand._engine.narrow import last_mlp, last_position_only
 from calibrant.understand._engine.skip import last_logits
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "tools"))
@@ -25,7 +25,7 @@ IDS = torch.tensor([[5, 17, 60, 33, 9, 71], [9, 9, 80, 41, 3, 66]])
 
 @pytest.mark.parametrize(("name", "path"), FOUND.items())
 def test_the_mlp_is_found_by_what_it_does(name: str, path: str) -> None:
-    assert _mlp(build(name).module) == path
+    assert last_mlp(build(name).module) == path
 
 
 @pytest.mark.parametrize("name", [n if n in FOUND else pytest.param(n, marks=pytest.mark.slow) for n in ZOO])
@@ -44,13 +44,13 @@ def test_a_module_that_mixes_positions_is_not_taken() -> None:
     for block in module.model.layers:
         plain = block.mlp.forward
         block.mlp.forward = lambda hidden, plain=plain: plain(hidden + hidden.roll(1, 1))
-    assert not _mlp(module).endswith("mlp")
+    assert not last_mlp(module).endswith("mlp")
 
 
 def test_a_module_of_several_blocks_is_not_taken() -> None:
     module = build("llama").module
     module.model.layers[0].mlp = module.model.layers[1].mlp
-    assert not _mlp(module)
+    assert not last_mlp(module)
 
 
 def test_attention_is_not_taken_though_its_heads_are_still() -> None:
@@ -59,7 +59,7 @@ def test_attention_is_not_taken_though_its_heads_are_still() -> None:
     module.model.layers[0].mlp = module.model.layers[1].mlp
     with torch.no_grad():
         module.model.layers[1].self_attn.o_proj.weight.zero_()
-    assert not _mlp(module)
+    assert not last_mlp(module)
 
 
 def test_hooks_on_it_see_all_positions_and_hooks_in_it_stop_it() -> None:

@@ -163,7 +163,7 @@ def test_blocks_below_a_patch_and_positions_before_it_do_not_run() -> None:
 
     for i, block in enumerate(lm.module.model.layers):
         block.mlp.register_forward_hook(lambda _, __, output, i=i: count(i, output))
-    narrow._mlp(lm.module)  # a probe runs the model, once
+    narrow.last_mlp(lm.module)  # a probe runs the model, once
     ran[:] = [0] * 5
     sweep(lm, CLEAN, sources, [(Edit(site, (4,)),), (Edit(site, (5,)),)], READ)
     full, check, both = 3 * CLEAN.numel(), 3 * 1, 6 * 2
@@ -184,7 +184,7 @@ def test_what_an_mlp_adds_begins_behind_its_block_and_the_last_runs_at_the_last_
             return plain(hidden)  # type: ignore[operator]
 
         block.mlp.up_proj.forward = counted
-    narrow._mlp(lm.module)  # a probe runs the model, once
+    narrow.last_mlp(lm.module)  # a probe runs the model, once
     ran[:] = [0] * 5
     patches: list[Patch] = [(Edit(site, (4,)),), (Edit(site, (2,)),)]
     found = sweep(lm, CLEAN, sources, patches, READ, shared=torch.tensor([3, 5, 6]))
@@ -192,6 +192,69 @@ def test_what_an_mlp_adds_begins_behind_its_block_and_the_last_runs_at_the_last_
     assert ran == [full] * 4 + [full + 2]  # the check's other side, and the patch
     assert torch.equal(found.values[1], found.base)
     assert torch.equal(found.values[0, 1:], found.base[1:]) and found.values[0, 0] != found.base[0]
+
+
+def shifted(hidden: torch.Tensor) -> torch.Tensor:
+    """Each position with the one before: causal, and no position by itself."""
+    return hidden + torch.nn.functional.pad(hidden, (0, 0, 1, 0))[:, :-1]
+
+
+def mixing_mlps(lm: OpenModel) -> None:
+    for block in lm.module.model.layers:
+        block.mlp.forward = lambda hidden, plain=block.mlp.forward: plain(shifted(hidden))
+
+
+def hooked_block(lm: OpenModel) -> None:
+    lm.module.model.layers[0].register_forward_hook(lambda _, __, out: out * out.sigmoid())
+
+
+def hooked_mlp(lm: OpenModel) -> None:
+    lm.module.model.layers[2].mlp.register_forward_hook(lambda _, __, out: out - out[:, :1])
+
+
+def mixing_norm(lm: OpenModel) -> None:
+    lm.module.model.norm.register_forward_pre_hook(lambda _, args: (shifted(args[0]),))
+
+
+def shared_mlp(lm: OpenModel) -> None:
+    lm.module.model.layers[0].mlp = lm.module.model.layers[1].mlp
+
+
+@pytest.mark.parametrize("odd", [mixing_mlps, hooked_block, hooked_mlp, mixing_norm, shared_mlp])
+def test_what_an_mlp_adds_in_odd_models(odd) -> None:
+    """Where the short ways do not hold they are not taken, also beside patches that begin at the very end."""
+    lm = build("llama", num_hidden_layers=3)
+    odd(lm)
+    sites = [f"blocks.{i}.hook_mlp_out" for i in range(3) if f"blocks.{i}.hook_mlp_out" in places(lm.module)]
+    assert sites
+    patches: list[Patch] = [(Edit(site, (p,)),) for site in sites for p in (1, 3, -1)]
+    sources = traced(lm, CORRUPT, sites)
+    found = sweep(lm, CLEAN, sources, patches, READ)
+    for patch, values in zip(patches, found.values, strict=True):
+        expected = one_by_one(lm, CLEAN, sources, patch, READ)
+        torch.testing.assert_close(values, expected, rtol=1e-4, atol=2e-4, msg=f"{patch}, {found.how}")
+
+
+def test_one_place_under_two_names_is_changed_once() -> None:
+    lm = build("llama", num_hidden_layers=3)
+    sites = ["blocks.0.hook_mlp_out", "model.layers.0.mlp"]
+    patch = tuple(Edit(site, (3,)) for site in sites)
+    sources = traced(lm, CORRUPT, sites)
+    found = sweep(lm, CLEAN, sources, [patch], READ)
+    torch.testing.assert_close(
+        found.values[0], one_by_one(lm, CLEAN, sources, patch, READ), rtol=1e-4, atol=2e-4
+    )
+
+
+def test_a_first_sweep_runs_the_last_mlp_at_the_last_position() -> None:
+    lm, seen = llama(), list[int]()
+    site = "blocks.3.hook_resid_pre"
+    sources = traced(lm, CORRUPT, [site])
+    last = lm.module.model.layers[4].mlp.up_proj
+    plain = last.forward
+    last.forward = lambda hidden: (seen.append(hidden.shape[1]), plain(hidden))[1]
+    sweep(lm, CLEAN, sources, [(Edit(site, (p,)),) for p in range(6)], READ)
+    assert seen[-1] == 1
 
 
 def test_first_blocks() -> None:

@@ -31,7 +31,7 @@ def last_position_only(module: nn.Module) -> Iterator[None]:
 
     Where it was not found, or somebody hooks a part of it, it runs as always.
     """
-    path = _mlp(module)
+    path = last_mlp(module)
     target = module.get_submodule(path) if path else None
     parts = [] if target is None else list(target.modules())[1:]
     if target is None or any(part._forward_hooks or part._forward_pre_hooks for part in parts):
@@ -64,7 +64,7 @@ def _narrowed(target: nn.Module) -> Iterator[None]:
             vars(target)["forward"] = own
 
 
-def _mlp(module: nn.Module) -> str:
+def last_mlp(module: nn.Module) -> str:
     """Path of that module; "" where there is none. Looked for once, shared with the model's copies."""
     known = facts(module)
     if "last_mlp" not in known:

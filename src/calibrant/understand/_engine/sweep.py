@@ -6,9 +6,9 @@
    do positions before the first patched one. What an MLP adds begins behind its block. Only the last position
    is unembedded, and of it only the tokens that are read; nor does the last MLP run at others.
 3. A patch that changes nothing is not run (``Plan.idle``): its reading is the base's.
-4. One patch is also run in full, on every example. Where the two differ, the sweep goes on without skipping
-   positions, then without skipping blocks; where rows of a batch disturb each other, one row at a time.
-   ``Swept.how`` says which.
+4. One patch is also run in full, on every example; two are, where an MLP's change begins late. Where they
+   differ, the sweep goes on without skipping positions, then without skipping blocks; where rows of a batch
+   disturb each other, one row at a time. ``Swept.how`` says which.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from calibrant.models.hooks import captured, edited, with_first
 from calibrant.models.model_facts import FOREIGN
 from calibrant.models.sites import located
 from calibrant.models.trace import whole_rows
-from calibrant.understand._engine.narrow import last_position_only
+from calibrant.understand._engine.narrow import last_mlp, last_position_only
 from calibrant.understand._engine.patches import Edit, Patch, check, check_still, places_of
 from calibrant.understand._engine.plan import Plan, positions
 from calibrant.understand._engine.readers import Reader
@@ -94,6 +94,7 @@ def sweep(
             hint="give a vector for each token of each prompt",
         )
     batching(model.module)  # raises where the model is not causal
+    last_mlp(model.module)  # a probe: within a pass of the sweep it would see only a part of one
     with torch.inference_mode():
         plan = Plan(model.module, patches, places, shape)
         run = _Sweep(model, ids, sources, patches, places, plan, read, progress, embeddings)
@@ -201,17 +202,17 @@ class _Sweep:
             self.past = joined(runs)
 
     def _how(self, todo: Tensor) -> How:
-        """How to run: the patch that begins last is run each way, and in full."""
+        """How to run: one patch, or two, are run each way, and in full (``Plan.checked``)."""
         ways: tuple[How, ...] = ("from the patch on", "from its block on", "in full")
-        begins = [(*one, at) for at, one in enumerate(zip(self.plan.starts, self.plan.firsts, strict=True))]
-        latest = max((one for one in begins if todo[one[2]].any()), default=None)
-        if latest is None:
-            return ways[0]
-        rows = torch.tensor([(latest[2], n) for n in todo[latest[2]].nonzero()[:, 0].tolist()])
-        alone = torch.cat([self._run(row[None], 0, 0) for row in rows])
+        trials = []
+        for patch in self.plan.checked(todo):
+            rows = torch.tensor([(patch, n) for n in todo[patch].nonzero()[:, 0].tolist()])
+            trials.append((rows, torch.cat([self._run(row[None], 0, 0) for row in rows])))
         for how in ways if self.past or not max(self.plan.firsts) else ways[1:]:
             with suppress(*FOREIGN):
-                if self._same(self._run(rows, *self._skipped(rows, how)), alone):
+                if all(
+                    self._same(self._run(rows, *self._skipped(rows, how)), alone) for rows, alone in trials
+                ):
                     return how
         return "one row at a time"
 
