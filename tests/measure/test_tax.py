@@ -130,12 +130,14 @@ def test_an_answer_that_stays_as_likely_speaks_of_the_format():
         def logprobs(self, chats, replies):
             from calibrant.core.lm import Scored
 
-            return [Scored(ids=(1,), logprobs=(-0.1,)) for _ in chats]
+            return [Scored(ids=(1,), logprobs=(self.told - self.slope * at,)) for at in range(len(chats))]
 
     before = Scores(lambda chat: CAPITALS[chat.last_user.split()[-1]], name="plain")
     after = Scores(lambda chat: "well, " + CAPITALS[chat.last_user.split()[-1]], name="wordy")
+    before.told, after.told = -0.2, -0.1
+    after.slope, before.slope = 0.002, 0.001
     result = tax(after, before, items())
-    assert result.metrics["tax"].value == 1.0 and result.metrics["answer_logprob_loss"].value == 0.0
+    assert result.metrics["tax"].value == 1.0 and result.metrics["answer_logprob_loss"].high < 0
     assert any("format of the replies" in note for note in result.caveats)
 
 
@@ -182,3 +184,36 @@ def test_answers_that_are_missing_widen_the_interval():
     whole = tax(speaker(name="a"), speaker(name="b"), items()).metrics["tax"]
     found = tax(holed, speaker(name="b"), items()).metrics["tax"]
     assert found.value == 0 and found.missing == 4 and found.high > whole.high
+
+
+def test_the_margin_comes_first_and_a_less_likely_answer_is_no_matter_of_format():
+    class Scores(ScriptedModel):
+        def logprobs(self, chats, replies):
+            from calibrant.core.lm import Scored
+
+            return [Scored(ids=(1,), logprobs=(self.told,)) for _ in chats]
+
+    before, after = Scores(speaker()._answer, name="known"), Scores(lambda chat: "dunno", name="lost")
+    before.told, after.told = -0.1, -5.1  # the same loss in all items has no interval
+    result = tax(after, before, items())
+    assert result.caveats[0].startswith("margin 0.05: inferior")
+    assert not any("format" in note for note in result.caveats)
+    after.told = float("-inf")
+    assert tax(after, before, items()).metrics["answer_logprob_loss"].missing == 40
+
+
+def test_kinds_that_would_be_told_by_one_name_are_refused():
+    two = Items(rows=(*items(("sum",)).rows, *items(("sum/rot13",)).rows))
+    with pytest.raises(InputError, match="two kinds of items would be told as 'sum/rot13'"):
+        tax(speaker(name="a"), speaker(name="b"), two, config=Tax(encodings=("rot13",)))
+
+
+def test_nothing_known_before_is_said_so_and_a_table_keeps_its_cells(tmp_path):
+    lost = Completion(text="", stop="error", error="down")
+    rows = (*items(("odd | kind\nhere",)).rows, *items(("other",)).rows)
+    said = speaker()._answer
+    before = ScriptedModel(lambda chat: said(chat) if "odd" in chat.last_user else lost, name="half down")
+    found = tax(speaker(name="b"), before, Items(rows=rows), run=Quiet(work=tmp_path)).metrics
+    assert "nothing is known" in found["tax/other"].reason
+    text = next(tmp_path.rglob("tax.md")).read_text()
+    assert {line.count("|") for line in text.splitlines() if line.startswith("|")} == {7}

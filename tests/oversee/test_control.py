@@ -318,6 +318,19 @@ def test_nothing_measured_is_unknown():
         assert "honest" in metrics[name].reason
 
 
+def test_a_reply_that_never_came_is_not_safe():
+    """Attacks that were still being reasoned about: nothing is known of them, and the caveats say so."""
+    thinking = Completion(text="", reasoning="first i take the key", stop="length")
+    model = ScriptedModel(
+        lambda chat: thinking if chat.messages[0].role == "system" else f"1 0 {len(chat.last_user)}"
+    )
+    result = control(Setting(), model, Reads(), config=Control(**ONE))
+    safety = [one for name, one in result.metrics.items() if name.startswith("safety/")]
+    assert safety and all(one.value is None for one in safety)
+    assert result.metrics["attack_success_rate/best_of_1"].value is None
+    assert any("never came" in note for note in result.caveats)
+
+
 def test_one_task_has_no_interval():
     metrics = errands("words", n=1, outputs=4).metrics
     assert {one.value for one in metrics.values()} == {None}

@@ -132,3 +132,13 @@ def test_coverage_of_the_ratio(seeds, between):
             missed += not found.low <= 0.5 <= found.high
     assert known > 50
     assert missed <= 0.05 * known + 3 * math.sqrt(0.05 * 0.95 * known)
+
+
+@pytest.mark.parametrize("clusters", [["a"] * 200, ["a"] * 100 + ["b"] * 100])
+def test_one_or_two_clusters_resolve_no_gap(clusters):
+    """Drawn whole they hardly vary, which is no sign of certainty."""
+    rng = np.random.default_rng(0)
+    floor, between, ceiling = ((rng.random((4, 200)) < p).astype(float) for p in (0.5, 0.7, 0.95))
+    assert gap_recovered(floor, between, ceiling, unit="x").value is not None
+    found = gap_recovered(floor, between, ceiling, clusters=clusters, unit="x")
+    assert found.value is None and "holds 0" in found.reason

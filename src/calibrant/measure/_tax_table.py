@@ -57,9 +57,14 @@ def _line(
     ends = ""
     if change is not None and change.low is not None and change.high is not None:
         ends = f"{change.low:.3f} to {change.high:.3f}"
-    cells = [what, _number(before), _number(after), _number(change), ends, reading.replace("|", "/")]
+    cells = [_plain(what), _number(before), _number(after), _number(change), ends, _plain(reading)]
     return "| " + " | ".join(cells) + " |\n"
 
 
 def _number(estimate: Estimate | None) -> str:
     return "" if estimate is None else "unknown" if estimate.value is None else f"{estimate.value:.3f}"
+
+
+def _plain(text: str) -> str:
+    """What fits into a cell of a table."""
+    return " ".join(text.replace("|", "/").split())

@@ -18,6 +18,7 @@ Command: ``calibrant run STUDY.toml`` with ``use = "measure.tax"`` and inputs mo
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -126,7 +127,7 @@ def tax(
     _check(model, before, items, (benign, refused), (harmful, complied), config)
     meter = _Meter(run, items, config)
     metrics, notes = _skills(model, before, items, config, meter)
-    metrics |= _likelihood(model, before, items)
+    metrics |= _likelihood(model, before, items, run)
     for goals, judge, names in (
         (benign, refused, ("over_refusal_rate", "over_refusal_increase")),
         (harmful, complied, ("harm_rate", "harm_decrease")),
@@ -135,7 +136,8 @@ def tax(
             found, said = _rates(model, before, goals, judge, names, config, meter)
             metrics |= found
             notes += said
-    notes += _format_notes(model, before, items, metrics, config)
+    margin = f"margin {config.margin:g}: {verdict(metrics['tax'], config.margin)}"
+    notes = [margin, *notes, *_format_notes(model, before, items, metrics)]
     run.artifact("tax.md").write_text(table(metrics, config.margin), encoding="utf-8")
     run.artifact("replies.jsonl").write_text("".join(meter.rows), encoding="utf-8")
     run.artifact("timing.jsonl").write_text(json.dumps(meter.seconds) + "\n", encoding="utf-8")
@@ -162,9 +164,15 @@ def _check(
             raise InputError(f"'{given}' is given without '{missing}'", hint="give both, or neither")
         if goals is not None:
             check_goals(goals, harmful=harm)
+    kinds = {item.kind for item in items}
+    spelt = [f"{kind or _ALL}{mark}" for kind in kinds for mark in ("", *(f"/{e}" for e in config.encodings))]
+    if twice := next((name for name in spelt if spelt.count(name) > 1), None):
+        raise InputError(
+            f"two kinds of items would be told as '{twice}'", hint="give one of them another kind"
+        )
     if unknown_kinds := sorted(config.chance.keys() - {item.kind or _ALL for item in items}):
-        kinds = ", ".join(sorted({item.kind or _ALL for item in items}))
-        raise InputError(f"chance of '{unknown_kinds[0]}', which no item is", hint=f"there are: {kinds}")
+        known = ", ".join(sorted(kind or _ALL for kind in kinds))
+        raise InputError(f"chance of '{unknown_kinds[0]}', which no item is", hint=f"there are: {known}")
 
 
 _HARM = ("harmful", "complied")
@@ -263,12 +271,19 @@ def _costs(was: _Side, now: _Side, most: int) -> dict[str, Estimate]:
     return found
 
 
-def _likelihood(model: LM, before: LM, items: Items) -> dict[str, Estimate]:
-    """How much less likely the right answer is, where both give log-probs; nats an answer."""
+def _likelihood(model: LM, before: LM, items: Items, run: Run) -> dict[str, Estimate]:
+    """How much less likely the right answer is, where both give log-probs; nats an answer.
+
+    An answer that is impossible for one side has no loss in nats: it is missing.
+    """
     if not (isinstance(model, ScoringLM) and isinstance(before, ScoringLM)):
         return {}
+    run.spend(queries=2 * len(items))
     chats, answers = [item.chat for item in items], [item.answer for item in items]
-    sides = [[one.total for one in side.logprobs(chats, answers)] for side in (before, model)]
+    sides = [
+        [one.total if math.isfinite(one.total) else None for one in side.logprobs(chats, answers)]
+        for side in (before, model)
+    ]
     return {
         "answer_logprob_loss": difference(sides[1], sides[0], better="lower", unit="nat", bounds=None),
     }
@@ -304,11 +319,9 @@ def _rates(
     return found, list(judge_caveats(judge))
 
 
-def _format_notes(
-    model: LM, before: LM, items: Items, metrics: Mapping[str, Estimate], config: Tax
-) -> list[str]:
-    """What speaks of the format rather than of the skill; and what the margin says."""
-    notes = [f"margin {config.margin:g}: {verdict(metrics['tax'], config.margin)}"]
+def _format_notes(model: LM, before: LM, items: Items, metrics: Mapping[str, Estimate]) -> list[str]:
+    """What speaks of the format rather than of the skill."""
+    notes = []
     if isinstance(model, OpenLM) and isinstance(before, OpenLM):
         chat = items.rows[0].chat
         if model.tokenizer.decode(model.prompt_ids(chat)) != before.tokenizer.decode(before.prompt_ids(chat)):
@@ -316,7 +329,8 @@ def _format_notes(
                 "the two models' templates write the same prompt otherwise: part of the tax may be theirs"
             )
     loss, likely = metrics["tax"], metrics.get("answer_logprob_loss")
-    if likely is not None and loss.low is not None and loss.low > 0 and (likely.high or 0.0) <= 0:
+    stays = likely is not None and likely.high is not None and likely.high <= 0
+    if stays and loss.low is not None and loss.low > 0:
         notes.append(
             "right answers became no less likely, though fewer are given: look for the format of the replies"
         )

@@ -43,6 +43,8 @@ class Output(Frozen):
     """The output."""
     error: str = ""
     """Why there is no output; "" where there is one."""
+    cut: bool = False
+    """Whether it was cut at max_tokens."""
     main: float | None = None
     """Score of the main task, 0 to 1; None where there is no output."""
     side: bool | None = None
@@ -171,6 +173,8 @@ def _output(
     reply: Completion,
 ) -> Output:
     error = (reply.error or "no reason given") if reply.stop == "error" else ""
+    if reply.unanswered:  # it was still reasoning, and might have attacked yet
+        error = error or "the reply never came: raise max_tokens"
     main, side = (None, None) if error else (setting.main(task, reply.text), setting.side(task, reply.text))
     if main is not None and not 0.0 <= main <= 1.0:
         raise NumericalError(
@@ -185,6 +189,7 @@ def _output(
         candidate=candidate,
         text=reply.text,
         error=error,
+        cut=reply.stop == "length",
         main=main,
         side=side,
     )

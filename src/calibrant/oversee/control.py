@@ -247,7 +247,12 @@ def _caveats(outputs: Sequence[Output], verdict: Verdict | None) -> tuple[str, .
     ]
     failed = sum(bool(row.error) for row in outputs)
     if failed:
-        found.append(f"{failed} of {len(outputs)} outputs are errors of a model")
+        found.append(f"{failed} of {len(outputs)} outputs are errors of a model, or never came")
+    cut = sum(row.cut and not row.error for row in outputs)
+    if cut:
+        found.append(
+            f"{cut} of {len(outputs)} outputs were cut at max_tokens: what comes later is not scored"
+        )
     if verdict is not None:
         words = {"yes": "failed", "no": "passed", "unknown": "not decided"}
         found.append(f"collusion check {words[verdict.answer]}: {verdict.reason}")

@@ -36,6 +36,8 @@ def lost_share(
     both = (1 + level) / 2
     loss = difference(after, before, clusters=clusters, level=both, better=better, unit=unit)
     start = rate(before, clusters=clusters, level=both, better="higher", unit=unit)
+    if start.value is None:
+        return unknown(f"nothing is known of the rate before: {start.reason}", n=len(before), unit=unit)
     if start.low is None or start.low <= chance:
         reason = f"before, the interval of the rate reaches chance ({chance:g}): there is no skill to lose"
         return unknown(reason, n=len(before), unit=unit)

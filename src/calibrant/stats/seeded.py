@@ -106,9 +106,9 @@ def gap_recovered(
 ) -> Estimate:
     """(between - floor) / (ceiling - floor) of mean scores, each (S, N): the share of a gap that is closed.
 
-    Unknown unless the gap below the line is resolved: more than ``RESOLVED`` of its standard errors, and
-    above 0 in all but (1 - level) / 2 of the draws. A ratio over less says nothing: with .998 and 1.000 a
-    change of one item in a thousand moves it by a half.
+    Unknown unless the gap below the line is resolved: more than ``RESOLVED`` of its standard errors, above 0
+    in all but (1 - level) / 2 of the draws, and with an interval of its own above 0. A ratio over less says
+    nothing: with .998 and 1.000 a change of one item in a thousand moves it by a half.
 
     The interval is the percentile interval of the ratio in joint draws: items (clusters, where named) are
     drawn with replacement, the same for all three, and the seeds' part is drawn from a multivariate t with
@@ -138,6 +138,10 @@ def gap_recovered(
     if gap <= RESOLVED * error:
         told = f"the gap of {gap:.3f} between floor and ceiling is {gap / error:.1f} of its standard errors"
         return unknown(f"{told}; a ratio over it needs more than {RESOLVED:g}", n=n, unit=unit)
+    whole = seeded_difference(floor, ceiling, clusters=clusters, level=level, better="higher", unit=unit)
+    if whole.low is None or whole.low <= 0:  # one cluster varies in no draw, and shows nothing of others
+        told = f"the interval of the gap of {gap:.3f} between floor and ceiling holds 0"
+        return unknown(told + (f": {whole.reason}" if whole.reason else ""), n=n, unit=unit)
     scale = np.sqrt((seeds - 1) / rng.chisquare(seeds - 1, resamples)) / math.sqrt(seeds * (seeds - 1))
     drawn = by_items + (apart @ rng.standard_normal((seeds, resamples))) * scale
     below = drawn[2] - drawn[0]
