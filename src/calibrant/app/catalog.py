@@ -95,6 +95,11 @@ _TECHNIQUES: dict[str, tuple[str, str]] = {
     "measure.refusal": ("compliance rate on direct harmful requests", "compliance_rate"),
     "measure.reward": ("mean reward of samples, and their KL from a reference", "reward"),
     "measure.tax": ("alignment tax: skills, refusals, length and time, before and after", "tax"),
+    "oversee.ai_feedback": ("a model labels pairs under a constitution (RLAIF): soft labels", "agreement"),
+    "oversee.constitution_audit": (
+        "red-team a constitution: conflict, ambiguity, gaps, loopholes",
+        "conflicts_found",
+    ),
     "oversee.control": (
         "AI control: safety and usefulness of protocols, by audit budget",
         "auroc",

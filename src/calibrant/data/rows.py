@@ -23,6 +23,14 @@ _DISPUTED = "counts differ: "
 _SHOWN = 8
 
 
+def _certain(probability: float) -> bool:
+    return probability == 1.0
+
+
+def _unsaid(text: str) -> bool:
+    return not text
+
+
 class Pair(Frozen):
     """A preference: for one prompt, a better and a worse reply."""
 
@@ -34,6 +42,13 @@ class Pair(Frozen):
     """The preferred reply."""
     rejected: str
     """The other one."""
+    chosen_probability: float = Field(default=1.0, ge=0.5, le=1.0, exclude_if=_certain)
+    """How likely it is that ``chosen`` is the better one: a soft label. Training weighs both orders by it;
+    whatever measures agreement with ``chosen`` does not read it."""
+    category: str = Field(default="", exclude_if=_unsaid)
+    """Harm category of the prompt; "" where none is known."""
+    principle: str = Field(default="", exclude_if=_unsaid)
+    """Id of the principle under which the two were compared; "" for none."""
 
 
 class Example(Frozen):

@@ -55,7 +55,8 @@ _HARMFUL = {"safe": False, "benign": False, "unsafe": True, "harmful": True}
 def pair_of(line: int, row: Row, stem: str = "row") -> Pair | Refused:
     """Shape a preference: prompt, chosen, rejected; or chosen and rejected that share their first turns.
 
-    Replies that equal each other but for outer space are refused: they prefer nothing.
+    Replies that equal each other but for outer space are refused: they prefer nothing. With
+    chosen_probability (a soft label from .5 to 1), category and principle if given.
     """
     return _taken(_pair, line, row, stem)
 
@@ -133,7 +134,30 @@ def _pair(name: str, row: Row) -> Pair:
         chosen, rejected = _reply(row, "chosen", prompt), _reply(row, "rejected", prompt)
     if chosen.strip() == rejected.strip():
         raise InputError("equal replies: chosen and rejected are the same text")
-    return Pair(id=name, prompt=prompt, chosen=chosen, rejected=rejected)
+    likely = given(row, "chosen_probability")
+    return Pair(
+        id=name,
+        prompt=prompt,
+        chosen=chosen,
+        rejected=rejected,
+        chosen_probability=1.0 if likely is None else _likely(as_number("chosen_probability", likely)),
+        category=_word(row, "category"),
+        principle=_word(row, "principle"),
+    )
+
+
+def _likely(probability: float) -> float:
+    if not 0.5 <= probability <= 1.0:
+        raise InputError(
+            f"no soft label: chosen_probability is {probability:g}; it lies between .5 and 1, "
+            "and below .5 the other reply is the chosen one"
+        )
+    return probability
+
+
+def _word(row: Row, name: str) -> str:
+    found = given(row, name)
+    return "" if found is None else as_written(name, found)
 
 
 def _example(name: str, row: Row) -> Example:

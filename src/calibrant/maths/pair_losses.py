@@ -115,6 +115,28 @@ def pair_loss(name: str, sums: PairSums, options: Mapping[str, Any] = {}) -> Ten
     return kind.function(diverged(sums, divergence, alpha), **own)
 
 
+def soft_pair_loss(name: str, sums: PairSums, probability: Tensor, options: Mapping[str, Any] = {}) -> Tensor:
+    """p l(w, l) + (1 - p) l(l, w): the loss (B,) that soft labels expect; ``probability`` (B,) that w is
+    better.
+
+    With 'sigmoid' it is the cross-entropy with the label p, equation 7 of 2305.18290 under the labels of
+    Bai et al. 2022 (2212.08073, section 4.1). Where every p is 1 it is ``pair_loss``.
+
+    Raises:
+        ConfigError: see ``pair_loss``; or the loss looks at a whole batch or at one reply alone, and a label
+        is soft.
+    """
+    hard = pair_loss(name, sums, options)
+    if bool((probability == 1).all()):
+        return hard
+    if not LOSSES[name].accumulation_invariant:
+        raise ConfigError(
+            f"loss '{name}' takes no soft labels: it is no sum over pairs",
+            hint="take loss = 'sigmoid', or pairs without chosen_probability",
+        )
+    return probability * hard + (1 - probability) * pair_loss(name, sums.swapped, options)
+
+
 def check_options(name: str, given: Mapping[str, Any]) -> list[str]:
     """Every problem with the options ``given`` to the loss ``name``, a sentence each; [] when it is fine."""
     if name not in LOSSES:

@@ -56,6 +56,14 @@ class PairSums(NamedTuple):
             self.rejected_ratio / self.rejected_tokens.clamp(min=1)
         )
 
+    @property
+    def swapped(self) -> PairSums:
+        """The same pairs with the other reply as the chosen one."""
+        return PairSums(
+            self.policy_rejected, self.policy_chosen, self.ref_rejected, self.ref_chosen,
+            self.rejected_tokens, self.chosen_tokens,
+        )  # fmt: skip
+
 
 def implicit_rewards(sums: PairSums, beta: float) -> tuple[Tensor, Tensor]:
     """beta s of the chosen and of the rejected reply, each (B,), in nats x beta, detached.

@@ -12,7 +12,10 @@ from torch.nn.functional import logsigmoid
 
 
 def bradley_terry(
-    chosen: Tensor, rejected: Tensor, margin: Tensor | float = 0.0, label_smoothing: float = 0.0
+    chosen: Tensor,
+    rejected: Tensor,
+    margin: Tensor | float = 0.0,
+    label_smoothing: Tensor | float = 0.0,
 ) -> Tensor:
     """-(1 - e) ln sigma(z) - e ln sigma(-z) with z = r_w - r_l - margin; shape of ``chosen``.
 
@@ -22,7 +25,7 @@ def bradley_terry(
     a win under Rao and Kupper.
     """
     z = chosen - rejected - margin
-    if label_smoothing == 0.0:
+    if isinstance(label_smoothing, float) and label_smoothing == 0.0:
         return -logsigmoid(z)
     return -(1 - label_smoothing) * logsigmoid(z) - label_smoothing * logsigmoid(-z)
 

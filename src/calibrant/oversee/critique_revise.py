@@ -1,16 +1,18 @@
-"""Critique and revise: the step of constitutional AI that makes preference pairs (2212.08073, section 3).
+"""Critique and revise: the steps of constitutional AI that make data for SFT and pairs (2212.08073, section
+3).
 
 Where this departs from common recipes:
-1. A revision becomes 'chosen' only if the model itself, asked in both orders, prefers it to the first answer;
-   a revision is not assumed to be an improvement.
-2. Harm is judged before and after on the same goals, and the difference is paired.
+1. A revision becomes 'chosen', and a demonstration, only if the model itself, asked in both orders, prefers
+   it to the first answer; a revision is not assumed to be an improvement.
+2. Harm is judged after every round on the same goals, and the difference is paired; so are evasiveness and
+   helpfulness, where judges for them are given: a model that refuses everything does no harm either.
+3. The principle of each goal and round is drawn by the run's seed, and stands beside what came of it.
 
     calibrant show oversee.critique_revise
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 from pydantic import Field, ValidationInfo, field_validator
@@ -19,6 +21,8 @@ from calibrant.core import (
     LM,
     Chat,
     Completion,
+    ConfigError,
+    Estimate,
     Frozen,
     InputError,
     Judge,
@@ -27,11 +31,17 @@ from calibrant.core import (
     Run,
     Sampling,
     technique,
+    unknown,
 )
 from calibrant.core.behaviours import Goal
 from calibrant.core.digest import canonical
-from calibrant.data.rows import Goals, Pair, Preferences
+from calibrant.data.constitution import Constitution, Principle
+from calibrant.data.rows import Example, Examples, Goals, Pair, Preferences
+from calibrant.oversee._comparing import filled
 from calibrant.stats import difference, rate
+from calibrant.stats._sample import Better
+
+_NO_CATEGORY = Goal.model_fields["category"].default
 
 _FIELDS = {
     "critique": ("question", "answer"),
@@ -43,21 +53,23 @@ _FIELDS = {
 class CritiqueRevise(Frozen):
     """The three prompts, and sampling."""
 
-    critique: str = (
-        "Critique the answer below: is it harmful, false or unhelpful?\n\n"
-        "Question: {question}\n\nAnswer: {answer}"
-    )
-    """Asks for a critique; {question} and {answer} are filled in."""
+    critique: str = "Critique the answer below: {principle}\n\nQuestion: {question}\n\nAnswer: {answer}"
+    """Asks for a critique; {question} and {answer} are filled in, and {principle} where it stands."""
+    unprincipled: str = "is it harmful, false or unhelpful?"
+    """What stands for {principle} without a constitution, or where none of its principles speaks to a
+    goal."""
     revise: str = (
         "Rewrite the answer so that the critique no longer applies.\n\nQuestion: {question}\n\n"
         "Answer: {answer}\n\nCritique: {critique}"
     )
-    """Asks for a revision; {critique} may be filled in too."""
+    """Asks for a revision; {critique} and {principle} may be filled in too."""
     compare: str = (
         "Which answer is better? Say 'first' or 'second'.\n\nQuestion: {question}\n\nFirst: {first}\n\n"
         "Second: {second}"
     )
     """Asks which is better; {first} and {second} are filled in."""
+    rounds: int = Field(default=1, ge=1, le=16)
+    """How often the answer is criticised and revised."""
     sampling: Sampling = Sampling()
     """How every reply is sampled."""
 
@@ -71,39 +83,63 @@ class CritiqueRevise(Frozen):
 
 
 class CritiqueReviseResult(Result):
-    """Harm before and after, and the pairs whose revision the model prefers (artefact 'pairs.jsonl')."""
+    """Harm before and after; pairs and revisions that the model prefers ('pairs.jsonl',
+    'revisions.jsonl')."""
 
     pairs: Preferences = Field(exclude=True)
-    """Revision over first answer, where the two differ and both orders agree on the revision."""
+    """Last revision over first answer, where the two differ and both orders agree on the revision."""
+    revisions: Examples = Field(default=Examples(rows=()), exclude=True)
+    """The same revisions as demonstrations for SFT."""
 
 
-@technique(version=2)
+@technique(version=3)
 def critique_revise(
-    model: LM, goals: Goals, judge: Judge, config: CritiqueRevise = CritiqueRevise(), run: Run = Quiet()
+    model: LM,
+    goals: Goals,
+    judge: Judge,
+    constitution: Constitution | None = None,
+    evasive: Judge | None = None,
+    helpful: Judge | None = None,
+    config: CritiqueRevise = CritiqueRevise(),
+    run: Run = Quiet(),
 ) -> CritiqueReviseResult:
-    """One round: answer, critique, revise, compare.
+    """Answer; then ``rounds`` times critique and revise; then compare with the first answer.
+
+    ``judge`` says whether harm happened; ``evasive`` whether a reply refuses, on all goals; ``helpful``
+    whether it helps, on the goals that are not harmful.
 
     Raises:
-        InputError: there are no goals.
+        InputError: there are no goals. ConfigError: a constitution is given, and ``critique`` shows no
+        principle.
     """
+    if constitution is not None and "{principle}" not in config.critique:
+        raise ConfigError(
+            "critique does not contain {principle}: the constitution would change nothing",
+            hint="write {principle} where the model is to read it",
+        )
     if not goals.rows:
         raise InputError("critique and revise needs at least one goal", hint="give goals with a text")
     rows = goals.rows
     chats = [Chat.ask(goal.text) for goal in rows]
-    first = _ask(model, chats, config, run, 1)
-    questions = [{"question": g.text, "answer": r.text} for g, r in zip(rows, first, strict=True)]
-    critiques = _ask(model, [_chat(config.critique, q) for q in questions], config, run, 2)
-    critiqued = [{**q, "critique": c.text} for q, c in zip(questions, critiques, strict=True)]
-    revised = _ask(model, [_chat(config.revise, q) for q in critiqued], config, run, 3)
+    asks = _Asks(model, config, run)
+    answers = [asks(chats)]
+    drawn: list[list[Principle | None]] = []
+    for number in range(1, config.rounds + 1):
+        drawn.append([_drawn(constitution, goal, number, run.seed) for goal in rows])
+        answers.append(_round(asks, rows, answers[-1], drawn[-1]))
+    first, revised = answers[0], answers[-1]
     changed = [_changed(old, new) for old, new in zip(first, revised, strict=True)]
-    prefers = _prefers(model, rows, first, revised, config, run)
+    prefers = _prefers(asks, rows, first, revised, drawn[-1])
     # An error keeps a pair unknown; where nothing changed there is nothing to prefer.
     preferred = [better if differs else differs for differs, better in zip(changed, prefers, strict=True)]
-    before = _harm(judge, rows, chats, first)
-    after = _harm(judge, rows, chats, revised)
-    pairs = _pairs(rows, first, revised, preferred)
+    harms = [_judged(judge, rows, chats, replies) for replies in answers]
+    before, after = harms[0], harms[-1]
+    pairs = _pairs(rows, first, revised, preferred, drawn[-1])
+    shown = [Example(id=pair.id, prompt=pair.prompt, completion=pair.chosen) for pair in pairs]
     run.artifact("pairs.jsonl").write_bytes(b"".join(canonical(pair) + b"\n" for pair in pairs))
+    run.artifact("revisions.jsonl").write_bytes(b"".join(canonical(one) + b"\n" for one in shown))
     clusters = [goal.cluster or goal.id for goal in rows]
+    silent = sum(one is None for one in drawn[-1]) if constitution else 0
     return CritiqueReviseResult(
         metrics={
             "harm_after": rate(after, clusters=clusters, better="lower", unit="goal"),
@@ -111,18 +147,57 @@ def critique_revise(
             "harm_change": difference(before, after, clusters=clusters, better="lower", unit="goal"),
             "revised_share": rate(changed, clusters=clusters, better="none", unit="goal"),
             "pairs_kept": rate(preferred, clusters=clusters, better="none", unit="goal"),
+            **(_by_round("harm", harms, clusters, "lower") if config.rounds > 1 else {}),
+            **_beside("evasive", evasive, list(rows), chats, answers, "lower"),
+            **_beside("helpful", helpful, [g for g in rows if not g.harmful], chats, answers, "higher", rows),
         },
         pairs=Preferences(rows=tuple(pairs), source="critique_revise"),
+        revisions=Examples(rows=tuple(shown), source="critique_revise"),
         caveats=(
-            "one round with one fixed question each: no constitution was sampled",
+            *([] if constitution else ["one fixed question each: no constitution was sampled"]),
+            *([f"no principle speaks to {silent} of {len(rows)} goals"] if silent else []),
             "the model is its own critic: what it cannot see wrong in its answer stays",
         ),
     )
 
 
-def _chat(template: str, parts: dict[str, str]) -> Chat:
-    # One pass over the template alone: braces in a model's answer are text, not fields.
-    return Chat.ask(re.sub(r"\{(\w+)\}", lambda field: parts.get(field[1], field[0]), template))
+class _Asks:
+    """Asks the model a batch at a time, and says how far it is."""
+
+    def __init__(self, model: LM, config: CritiqueRevise, run: Run) -> None:
+        self.config = config
+        self._model, self._run = model, run
+        self._stage, self._stages = 0, 3 + 2 * config.rounds
+
+    def __call__(self, chats: Sequence[Chat]) -> list[Completion]:
+        self._run.spend(queries=len(chats))
+        replies = self._model.generate(
+            chats, self.config.sampling.model_copy(update={"seed": self._run.seed})
+        )
+        self._stage += 1
+        self._run.progress(self._stage, self._stages)
+        return replies
+
+    def text(self, principle: Principle | None) -> str:
+        """What is shown of a principle, or in its place."""
+        return self.config.unprincipled if principle is None else principle.text
+
+
+def _drawn(constitution: Constitution | None, goal: Goal, number: int, seed: int) -> Principle | None:
+    return None if constitution is None else constitution.draw(goal.category, f"{goal.id}/{number}", seed)
+
+
+def _round(
+    asks: _Asks, goals: Sequence[Goal], answers: Sequence[Completion], drawn: Sequence[Principle | None]
+) -> list[Completion]:
+    """Criticise every answer, and revise it."""
+    parts = [
+        {"question": goal.text, "answer": reply.text, "principle": asks.text(principle)}
+        for goal, reply, principle in zip(goals, answers, drawn, strict=True)
+    ]
+    critiques = asks([filled(asks.config.critique, one) for one in parts])
+    parts = [{**one, "critique": reply.text} for one, reply in zip(parts, critiques, strict=True)]
+    return asks([filled(asks.config.revise, one) for one in parts])
 
 
 def _changed(old: Completion, new: Completion) -> bool | None:
@@ -131,32 +206,26 @@ def _changed(old: Completion, new: Completion) -> bool | None:
     return None if failed else old.text != new.text
 
 
-def _ask(model: LM, chats: Sequence[Chat], config: CritiqueRevise, run: Run, stage: int) -> list[Completion]:
-    run.spend(queries=len(chats))
-    replies = model.generate(chats, config.sampling.model_copy(update={"seed": run.seed}))
-    run.progress(stage, 5)
-    return replies
-
-
 def _prefers(
-    model: LM,
+    asks: _Asks,
     goals: Sequence[Goal],
     first: Sequence[Completion],
     revised: Sequence[Completion],
-    config: CritiqueRevise,
-    run: Run,
+    drawn: Sequence[Principle | None],
 ) -> list[bool | None]:
     """True where the model prefers the revision in both orders; None where it contradicts itself."""
     answers: list[list[bool | None]] = []
-    for stage, swapped in ((4, False), (5, True)):
+    for swapped in (False, True):
         sides = [(b, a) if swapped else (a, b) for a, b in zip(first, revised, strict=True)]
         chats = [
-            _chat(config.compare, {"question": g.text, "first": one.text, "second": two.text})
-            for g, (one, two) in zip(goals, sides, strict=True)
+            filled(
+                asks.config.compare,
+                {"question": g.text, "first": one.text, "second": two.text, "principle": asks.text(p)},
+            )
+            for g, (one, two), p in zip(goals, sides, drawn, strict=True)
         ]
-        replies = _ask(model, chats, config, run, stage)
         word = "first" if swapped else "second"
-        answers.append([_says(reply, word) for reply in replies])
+        answers.append([_says(reply, word) for reply in asks(chats)])
     return [a if a == b else None for a, b in zip(*answers, strict=True)]
 
 
@@ -166,7 +235,7 @@ def _says(reply: Completion, word: str) -> bool | None:
     return sides[0] == word if len(sides) == 1 and reply.stop != "error" else None
 
 
-def _harm(
+def _judged(
     judge: Judge, goals: Sequence[Goal], chats: Sequence[Chat], replies: Sequence[Completion]
 ) -> list[bool | None]:
     verdicts = judge.judge(goals, chats, replies)
@@ -178,9 +247,53 @@ def _pairs(
     first: Sequence[Completion],
     revised: Sequence[Completion],
     preferred: Sequence[bool | None],
+    drawn: Sequence[Principle | None],
 ) -> list[Pair]:
     return [
-        Pair(id=goal.id, prompt=Chat.ask(goal.text), chosen=new.text, rejected=old.text)
-        for goal, old, new, keep in zip(goals, first, revised, preferred, strict=True)
+        Pair(
+            id=goal.id,
+            prompt=Chat.ask(goal.text),
+            chosen=new.text,
+            rejected=old.text,
+            category="" if goal.category == _NO_CATEGORY else goal.category,
+            principle="" if principle is None else principle.id,
+        )
+        for goal, old, new, keep, principle in zip(goals, first, revised, preferred, drawn, strict=True)
         if keep
     ]
+
+
+def _by_round(
+    name: str, judged: Sequence[Sequence[bool | None]], clusters: Sequence[str], better: Better
+) -> dict[str, Estimate]:
+    """The rate after every round, round 0 the first answers, and its paired change against those."""
+    metrics = {}
+    for number, answers in enumerate(judged):
+        metrics[f"{name}/round_{number}"] = rate(answers, clusters=clusters, better=better, unit="goal")
+        if number:
+            metrics[f"{name}_change/round_{number}"] = difference(
+                judged[0], answers, clusters=clusters, better=better, unit="goal"
+            )
+    return metrics
+
+
+def _beside(
+    name: str,
+    judge: Judge | None,
+    goals: Sequence[Goal],
+    chats: Sequence[Chat],
+    answers: Sequence[Sequence[Completion]],
+    better: Better,
+    every: Sequence[Goal] | None = None,
+) -> dict[str, Estimate]:
+    """What another judge says of every round, on ``goals``, which are all or some of ``every``."""
+    if judge is None:
+        return {}
+    if not goals:
+        return {f"{name}/round_0": unknown("every goal is harmful: give benign ones, too", n=len(chats))}
+    there = [at for at, goal in enumerate(every or goals) if goal in goals]
+    judged = [
+        _judged(judge, goals, [chats[at] for at in there], [replies[at] for at in there])
+        for replies in answers
+    ]
+    return _by_round(name, judged, [goal.cluster or goal.id for goal in goals], better)

@@ -7,7 +7,8 @@ Where this departs from common trainers:
 3. Prompt and reply are joined on token ids; the end token is part of the reply.
 4. A pair that does not fit the context is left out and counted, never truncated.
 5. An option that the chosen loss ignores is an error.
-6. The drift of both replies' log-probs is reported per token: both may fall (Pal et al., 2402.13228).
+6. Soft labels (``chosen_probability``) weigh both orders of a pair, with any loss that is a sum over pairs.
+7. The drift of both replies' log-probs is reported per token: both may fall (Pal et al., 2402.13228).
 
     calibrant run demo
 """
@@ -24,7 +25,7 @@ from torch import Tensor
 from calibrant.core import OpenLM, Quiet, Run, digest, point, technique
 from calibrant.data.rows import Preferences
 from calibrant.maths.losses import chosen_nll
-from calibrant.maths.pair_losses import LOSSES, pair_loss
+from calibrant.maths.pair_losses import LOSSES, soft_pair_loss
 from calibrant.maths.pair_sums import PairSums, implicit_rewards
 from calibrant.models.branches import Branches, pack, padded_tokens, score, shares, tokenised
 from calibrant.models.fit import Fit, Plan, Share, batches_of, fit, last
@@ -86,13 +87,14 @@ def dpo(model: OpenLM, pairs: Preferences, config: DPO = DPO(), run: Run = Quiet
     policy = adapted(model.copy(), config.lora, run.seed)
     alone, device = shares(policy.module), next(policy.module.parameters()).device
     reference, tokens = reference.to(device), tokens.to(device)
+    likely = torch.tensor([row.chosen_probability for row in rows], device=device)
 
     def loss(part: list[int], whole: list[int]) -> Share:
         some = Branches([prompts[i] for i in part], [both.replies[i] for i in part])
         packed = pack(some, shared=not alone, device=device)
         logps = score(policy.module, packed).sums().view(-1, 2)
         sums = PairSums(logps[:, 0], logps[:, 1], *reference[:, part], *tokens[:, part])
-        each = pair_loss(config.loss, sums, config.options)
+        each = soft_pair_loss(config.loss, sums, likely[part], config.options)
         if config.nll:
             each = each + config.nll * chosen_nll(sums)
         return Share(each.sum() / len(whole), *_noted(sums, beta, len(whole), tokens[:, whole].sum(1)))

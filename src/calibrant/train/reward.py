@@ -145,6 +145,8 @@ class Comparison(NamedTuple):
     """Token ids, end token included."""
     better: list[tuple[int, int]]
     """Places in ``replies`` of chosen and rejected."""
+    wrong: list[float]
+    """How likely each of these labels is wrong: 1 - ``chosen_probability``."""
     equal: list[tuple[int, int]]
     """Places of replies that were called equal."""
 
@@ -203,7 +205,7 @@ def descend(
         scores = classifier.read(*_flat(some))
         first, second, owner, tied = (column.to(device) for column in _places(some))
         one, two = scores[first], scores[second]
-        each = bradley_terry(one, two, task.margin, config.label_smoothing)
+        each = bradley_terry(one, two, task.margin, _wrong(some, config.label_smoothing, device))
         if any(c.equal for c in some):
             each = torch.where(tied[:, None], tie(one, two, task.margin), each)
         if config.centring:
@@ -293,12 +295,14 @@ def _compared(
     units: dict[Any, Comparison] = {}
     for number, row in enumerate(rows):
         key = tuple(prompts[number]) if by_prompt else number
-        unit = units.setdefault(key, Comparison(row.id, prompts[number], [], [], []))
+        unit = units.setdefault(key, Comparison(row.id, prompts[number], [], [], [], []))
         for reply in (first[number], second[number]):
             if reply not in unit.replies:
                 unit.replies.append(reply)
         places = unit.replies.index(first[number]), unit.replies.index(second[number])
         (unit.better if number < len(won) else unit.equal).append(places)
+        if number < len(won):
+            unit.wrong.append(1 - row.chosen_probability)
     return list(units.values())
 
 
@@ -317,6 +321,15 @@ def _places(some: Sequence[Comparison]) -> tuple[Tensor, Tensor, Tensor, Tensor]
         start += len(c.replies)
     first, second, owner, tied = torch.tensor(rows).T
     return first, second, owner, tied == 1
+
+
+def _wrong(some: Sequence[Comparison], smoothing: float, device: torch.device) -> Tensor | float:
+    """Share of wrong labels, (P, 1): each pair's own beside ``smoothing``; one number where no label is
+    soft."""
+    if not any(any(c.wrong) for c in some):
+        return smoothing
+    own = torch.tensor([e for c in some for e in (*c.wrong, *(0.0 for _ in c.equal))], device=device)[:, None]
+    return own * (1 - smoothing) + (1 - own) * smoothing
 
 
 def _tokens(c: Comparison) -> int:

@@ -13,6 +13,7 @@ from calibrant.app.references.opened import Opened, from_bytes, identified
 from calibrant.app.references.scheme import MODELS, Reference, Scheme, found_by
 from calibrant.core import Reward, digest, resolve
 from calibrant.data.cards import JudgeCard
+from calibrant.data.constitution import Constitution, read_constitution
 from calibrant.data.edge_graph import EdgeGraph
 from calibrant.data.instrument_card import InstrumentCard
 from calibrant.data.judge_head import JudgeHead
@@ -47,6 +48,8 @@ def check(reference: Reference, path: Path) -> Any:
         return check_folder(path)
     if reference.wanted is ReleasePolicy:
         return load_policy(path)
+    if reference.wanted is Constitution:
+        return read_constitution(path)
     if reference.wanted is StackSpec:
         return resolve(StackSpec, locate.toml(path), where=reference.text)
     return path
@@ -66,6 +69,8 @@ def read(reference: Reference, found: Any, stored_as: str = "") -> Opened:
         return from_bytes(found, lambda: catalog.load(FILES[wanted])(found), text)
     if wanted is ReleasePolicy:
         return Opened(found.digest, "policy", lambda: found, name=found.name)
+    if wanted is Constitution:
+        return Opened(found.digest, "constitution", lambda: found, name=found.name)
     if wanted is StackSpec:
         return Opened(digest(found), "stack", lambda: found, name=text)
     load = partial(rows.read, wanted, found, text, reference.ignore, stored_as)

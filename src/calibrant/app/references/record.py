@@ -13,6 +13,7 @@ from calibrant.app.references.scheme import MODELS, Checks, Opens, Reference, Sc
 from calibrant.core import Entry, Evidence, InputError, Reward, digest
 from calibrant.core.errors import nearest
 from calibrant.core.record import Artifact
+from calibrant.data.constitution import Constitution
 from calibrant.defend.defended import StackSpec
 
 _ANSWERS = ("govern.gate", "govern.claim")  # what evidence is held against is no evidence
@@ -104,5 +105,5 @@ def evidence(reference: Reference, openers: Opens) -> Opened:
     return Opened(digest(content), "evidence", lambda: Evidence(entries=entries), name="ledger")
 
 
-RECORD = Scheme((*MODELS, *TABLES, *FILES, *probes.AS_PROBE, Reward, StackSpec), check, open)
+RECORD = Scheme((*MODELS, *TABLES, *FILES, *probes.AS_PROBE, Reward, Constitution, StackSpec), check, open)
 EVIDENCE = Scheme((Evidence,), lambda *_: None, evidence)

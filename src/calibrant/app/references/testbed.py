@@ -14,6 +14,7 @@ from calibrant.app.references.rows import TABLES, serving_as
 from calibrant.app.references.scheme import BEHAVIOURS, MODELS, Reference, found_by
 from calibrant.core import ConfigError, Identity, InputError, Monitor
 from calibrant.core.errors import nearest
+from calibrant.data.constitution import Constitution
 from calibrant.data.control_setting import ControlSetting
 from calibrant.data.planted import Plants
 from calibrant.data.rows import Table
@@ -36,7 +37,12 @@ _PLANTS = {
 """Planted models, and their modules in the testbed."""
 
 
-_SCRIPTED = {"attacker": "attacker", "policy": "control"}
+_SCRIPTED = {
+    "attacker": "attacker",
+    "policy": "control",
+    "reader": "constitutions",
+    "writer": "constitutions",
+}
 """Kinds of models that speak by rule, and their modules in the testbed."""
 
 
@@ -66,6 +72,8 @@ def find(reference: Reference) -> Any:
         return _plants(parsed)
     if reference.wanted is ControlSetting:
         return _control(parsed)
+    if reference.wanted is Constitution:
+        return _constitution(parsed)
     if reference.wanted in BEHAVIOURS:
         return behaviours.fitting(_behaviour(parsed), reference)
     return _model(parsed)
@@ -88,6 +96,8 @@ def make(reference: Reference, found: Any) -> Opened:
             parts=identity.parts,
             identity=identity,
         )
+    if reference.wanted is Constitution:
+        return Opened(found.digest, "constitution", lambda: found, name=reference.text)
     if reference.wanted in TABLES:
         return Opened(found.digest, "data", lambda: found, name=reference.text)
     return behaviours.described(found, lambda: found, reference)
@@ -103,6 +113,7 @@ def _rows(parsed: Parsed, wanted: type[Table[Any]]) -> Table[Any]:
     home = parsed.kind if parsed.kind in ("contrasts", "facts") else "serve"
     home = "imitable" if parsed.kind == "classes" else home
     home = "refusal_plant" if parsed.kind == "goals" and parsed.name.startswith("plant_") else home
+    home = "constitutions" if (parsed.kind, parsed.name) == ("pairs", "principled") else home
     home = "backdoor" if parsed.kind == "prompts" and parsed.name == "backdoor" else home
     source = catalog.load(f"calibrant.testbed.{home}:open_{parsed.kind}")(parsed.name, parsed.options)
     table = serving_as(wanted, source)
@@ -127,6 +138,16 @@ def _control(parsed: Parsed) -> ControlSetting:
         parsed.name, parsed.options
     )
     return setting
+
+
+def _constitution(parsed: Parsed) -> Constitution:
+    """Principles, with or without a planted defect."""
+    if parsed.kind != "constitution":
+        raise ConfigError(f"'{parsed.text}' is no constitution", hint="testbed:constitution/clean")
+    found: Constitution = catalog.load("calibrant.testbed.constitutions:open_constitution")(
+        parsed.name, parsed.options
+    )
+    return found
 
 
 def _behaviour(parsed: Parsed) -> Any:
@@ -196,4 +217,6 @@ def _option(parsed: Parsed, *known: str) -> str:
     return next(iter(parsed.options.values()), "0")
 
 
-TESTBED = found_by(find, make, (*MODELS, *TABLES, *BEHAVIOURS, Plants, ControlSetting), columns=False)
+TESTBED = found_by(
+    find, make, (*MODELS, *TABLES, *BEHAVIOURS, Plants, ControlSetting, Constitution), columns=False
+)
