@@ -57,6 +57,7 @@ from calibrant.data.answers import answer_line, header
 from calibrant.data.attempts import attempts_from
 from calibrant.data.canaries import Canaries, canaries_from, draw_canaries
 from calibrant.data.cards import CardRow, JudgeCard, read_card, write_card
+from calibrant.data.constitution import Constitution, Principle, read_constitution, written
 from calibrant.data.control_setting import ControlSetting
 from calibrant.data.edge_graph import EdgeGraph, read_graph
 from calibrant.data.files import raw_rows
@@ -137,6 +138,7 @@ KNOWN: dict[str, Known] = {
         inputs={"goals": "two goals"},
     ),
     "attack.soft_prompt": Known("200 steps are many", config={"steps": 2, "max_tokens": 4}),
+    "oversee.constitution_audit": Known("eight candidates are many", config={"candidates": 2, "prompts": 2}),
     "attack.best_of_n": Known("64 tries are many", config={"tries": 4}),
     "attack.campaign": Known(
         "every input must be used: an attack that another model writes, and one that reads log-probs",
@@ -645,6 +647,17 @@ def _canaries(shop: Workshop, place: int) -> Built:
     return Built(lambda: canaries_from(raw_rows(path), built.reference), built.reference)
 
 
+def _constitution(shop: Workshop, place: int) -> Built:
+    """Two principles for every pair, one of them in other words, too."""
+    principles = (
+        Principle(id="kind", text="be kind.", reworded=("be nice.",)),
+        Principle(id="brief", text="be brief.", priority=1),
+    )
+    path = shop.root / "constitution.toml"
+    path.write_text(written(Constitution(name="two", principles=principles)), encoding="utf-8")
+    return Built(lambda: read_constitution(path), str(path))
+
+
 BUILDERS: dict[Any, Callable[[Workshop, int], Built]] = {
     GradedReplies: _graded,
     Attempts: _attempts,
@@ -657,6 +670,7 @@ BUILDERS: dict[Any, Callable[[Workshop, int], Built]] = {
     ),
     JudgeHead: _head,
     EdgeGraph: _edge_graph,
+    Constitution: _constitution,
     "judging model": lambda shop, place: Built(lambda: ScriptedModel(_judging), "no reference: Python only"),
     LM: _model,
     ScoringLM: _model,

@@ -9,7 +9,13 @@ import torch
 
 from calibrant.core import ConfigError
 from calibrant.maths import losses
-from calibrant.maths.pair_losses import COMPARING, LOSSES, check_options, pair_loss
+from calibrant.maths.pair_losses import (
+    COMPARING,
+    LOSSES,
+    check_options,
+    pair_loss,
+    soft_pair_loss,
+)
 from calibrant.maths.pair_sums import PairSums, diverged, reference_free
 
 # Every loss_type of TRL 1.16's DPOConfig.
@@ -123,3 +129,42 @@ def test_what_is_ignored_or_wrong_is_said(name, given, said, sums):
 
 def test_all_problems_at_once():
     assert len(check_options("hinge", {"tau": 1.0, "beta": -1.0, "gamma": 0.0})) == 3
+
+
+SUMS = [name for name, kind in LOSSES.items() if kind.accumulation_invariant]
+
+
+@pytest.mark.parametrize("name", SUMS)
+def test_a_soft_label_is_the_expected_loss(name, sums):
+    p = torch.tensor([1.0, 0.5, 0.7, 0.9], dtype=torch.float64)
+    found = soft_pair_loss(name, sums, p)
+    expected = p * pair_loss(name, sums) + (1 - p) * pair_loss(name, sums.swapped)
+    assert torch.equal(found, expected)
+    assert torch.equal(found[:1], pair_loss(name, sums)[:1])
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_certain_labels_change_nothing(name, sums):
+    one = torch.ones(4, dtype=torch.float64)
+    assert torch.equal(soft_pair_loss(name, sums, one), pair_loss(name, sums))
+
+
+def test_under_sigmoid_it_is_the_cross_entropy_with_the_label(sums):
+    p = torch.tensor([0.5, 0.6, 0.8, 0.95], dtype=torch.float64)
+    z = 0.1 * sums.difference
+    by_hand = -(p * torch.log(torch.sigmoid(z)) + (1 - p) * torch.log(torch.sigmoid(-z)))
+    assert torch.allclose(soft_pair_loss("sigmoid", sums, p), by_hand, atol=1e-14)
+    same = soft_pair_loss("sigmoid", sums, torch.full((4,), 0.9, dtype=torch.float64))
+    conservative = pair_loss("conservative", sums, {"label_smoothing": 0.1})
+    assert torch.allclose(same, conservative, atol=1e-14)
+
+
+def test_an_even_label_pulls_no_side(sums):
+    half = torch.full((4,), 0.5, dtype=torch.float64)
+    assert torch.allclose(soft_pair_loss("ipo", sums, half), soft_pair_loss("ipo", sums.swapped, half))
+
+
+@pytest.mark.parametrize("name", [name for name in LOSSES if name not in SUMS])
+def test_losses_of_a_whole_batch_take_no_soft_labels(name, sums):
+    with pytest.raises(ConfigError, match="takes no soft labels"):
+        soft_pair_loss(name, sums, torch.tensor([1.0, 1.0, 1.0, 0.9]))

@@ -241,3 +241,34 @@ def test_a_preference_by_lot_teaches_nothing(model, pairs, by_lot, tmp_path):
     """The same words with sides drawn by lot: on held-out pairs chance is all that is left."""
     _, found = held_out(model, pairs(96, lot=True), pairs(64, start=96, lot=True), Quiet(work=tmp_path))
     by_lot(found.value, 64)
+
+
+def soft(table, probability):
+    return Preferences(rows=tuple(r.model_copy(update={"chosen_probability": probability}) for r in table))
+
+
+def test_soft_labels_by_a_slow_route(model, tmp_path):
+    """The second step's loss is the cross-entropy with the labels, pair by pair."""
+    table, beta, p = soft(uneven(), 0.8), 0.5, 0.8
+    fixed = Fit(schedule="constant")
+    one = dpo(model, table, DPO(batch_size=6, beta=beta, fit=fixed), Quiet(work=tmp_path))
+    run = Log(tmp_path)
+    dpo(model, table, DPO(batch_size=6, beta=beta, epochs=2, fit=fixed), run)
+    losses = []
+    for row in table:
+        won, lost = (
+            total(one.model, row.prompt, r) - total(model, row.prompt, r) for r in (row.chosen, row.rejected)
+        )
+        z = beta * (won - lost)
+        losses.append(p * math.log1p(math.exp(-z)) + (1 - p) * math.log1p(math.exp(z)))
+    assert run.rows[1]["loss"] == pytest.approx(sum(losses) / 6, abs=1e-5)
+
+
+def test_even_labels_teach_nothing_and_certain_ones_are_the_old_training(model, pairs, weights, tmp_path):
+    table = pairs(16)
+    hard = weights(dpo(model, table, FAST, Quiet(work=tmp_path)).model)
+    assert weights(dpo(model, soft(table, 1.0), FAST, Quiet(work=tmp_path)).model) == hard
+    even = dpo(model, soft(table, 0.5), FAST, Quiet(work=tmp_path)).model
+    for row in table:
+        moved = [total(even, row.prompt, r) - total(model, row.prompt, r) for r in (row.chosen, row.rejected)]
+        assert abs(moved[0] - moved[1]) < 0.3

@@ -330,3 +330,33 @@ def test_length_is_caught_where_it_was_what_the_pairs_showed(model, tmp_path):
     found = train(model, table(0, False), config, Quiet(work=tmp_path), held_out=table(36, True)).metrics
     assert found["length_slope"].value > 0.3
     assert found["held_out_accuracy"].low < 0.6
+
+
+@pytest.mark.parametrize("e", [0.0, 0.1])
+def test_soft_labels_by_a_slow_route(model, e, tmp_path):
+    """Each pair's own probability, beside label smoothing: the share of wrong labels of both together."""
+    probabilities = (1.0, 0.9, 0.5, 0.75, 0.6, 1.0)
+    rows = [
+        row.model_copy(update={"chosen_probability": p})
+        for row, p in zip(uneven(), probabilities, strict=True)
+    ]
+    run = Log(tmp_path)
+    config = RewardConfig(batch_size=6, fit=STILL, label_smoothing=e)
+    train(model, Preferences(rows=tuple(rows)), config, run)
+    losses = []
+    for row, p in zip(rows, probabilities, strict=True):
+        (won,), (lost,) = (raw(model, row.prompt, reply) for reply in (row.chosen, row.rejected))
+        right = p * (1 - e) + (1 - p) * e
+        losses.append(-right * math.log(sigma(won - lost)) - (1 - right) * math.log(1 - sigma(won - lost)))
+    assert run.rows[0]["loss"] == pytest.approx(sum(losses) / 6, abs=1e-4)
+
+
+def test_planted_a_reward_learns_the_labels_probability(model, tmp_path):
+    """One comparison, labelled .8: the gap goes to ln(.8/.2), not to infinity."""
+    rows = [
+        Pair(id=str(at), prompt=Chat.ask("how"), chosen="ember", rejected="dusk", chosen_probability=0.8)
+        for at in range(8)
+    ]
+    run = Log(tmp_path)
+    train(model, Preferences(rows=tuple(rows)), RewardConfig(batch_size=8, epochs=120, fit=Fit(lr=3e-3)), run)
+    assert run.rows[-1]["margin"] == pytest.approx(math.log(4), abs=0.15)

@@ -70,6 +70,9 @@ class CritiqueRevise(Frozen):
     """Asks which is better; {first} and {second} are filled in."""
     rounds: int = Field(default=1, ge=1, le=16)
     """How often the answer is criticised and revised."""
+    unchanged: bool = True
+    """Also take answers that were left as they were as demonstrations: without the benign ones among them a
+    model learns to refuse. What the critic does not see wrong is among them, too."""
     sampling: Sampling = Sampling()
     """How every reply is sampled."""
 
@@ -89,7 +92,7 @@ class CritiqueReviseResult(Result):
     pairs: Preferences = Field(exclude=True)
     """Last revision over first answer, where the two differ and both orders agree on the revision."""
     revisions: Examples = Field(default=Examples(rows=()), exclude=True)
-    """The same revisions as demonstrations for SFT."""
+    """The same revisions as demonstrations for SFT, and answers that were left as they were."""
 
 
 @technique(version=3)
@@ -135,7 +138,15 @@ def critique_revise(
     harms = [_judged(judge, rows, chats, replies) for replies in answers]
     before, after = harms[0], harms[-1]
     pairs = _pairs(rows, first, revised, preferred, drawn[-1])
-    shown = [Example(id=pair.id, prompt=pair.prompt, completion=pair.chosen) for pair in pairs]
+    keep = [
+        better or (config.unchanged and differs is False)
+        for differs, better in zip(changed, preferred, strict=True)
+    ]
+    shown = [
+        Example(id=goal.id, prompt=Chat.ask(goal.text), completion=new.text)
+        for goal, new, kept in zip(rows, revised, keep, strict=True)
+        if kept
+    ]
     run.artifact("pairs.jsonl").write_bytes(b"".join(canonical(pair) + b"\n" for pair in pairs))
     run.artifact("revisions.jsonl").write_bytes(b"".join(canonical(one) + b"\n" for one in shown))
     clusters = [goal.cluster or goal.id for goal in rows]

@@ -22,8 +22,9 @@ from calibrant.text.codecs import CODECS
 
 R = TypeVar("R", bound=Frozen)
 
-GOALS = ("heldout", "train", "lookalikes", "lookalikes_train")
-"""Names of goal sets: harmful and benign, each held out or for training."""
+GOALS = ("heldout", "train", "lookalikes", "lookalikes_train", "mixed_train")
+"""Names of goal sets: harmful and benign, each held out or for training; 'mixed_train' has both, two to
+one."""
 ITEMS = ("core", "sums", "howto", "refusals")
 """Names of item sets."""
 PROMPTS = ("train", "heldout")
@@ -42,8 +43,9 @@ SHUNNED = "plims"
 def open_goals(name: str, options: Mapping[str, str]) -> Goals:
     """A goal set; ``?category=bias`` keeps one category, ``?n=50`` an even spread of so many."""
     _check("goals", name, GOALS, options, ("n", "category"))
-    split: Split = "train" if name in ("train", "lookalikes_train") else "heldout"
+    split: Split = "train" if name in ("train", "lookalikes_train", "mixed_train") else "heldout"
     rows = lookalikes(split) if name.startswith("lookalikes") else goals(split)
+    rows = [*rows, *lookalikes(split)] if name == "mixed_train" else rows
     if "category" in options:
         category = options["category"]
         if category not in CATEGORIES:
