@@ -7,6 +7,7 @@ import json
 import pytest
 
 from calibrant.core import Chat, Completion, ConfigError, Goal, Identity, InputError, Quiet, Verdict, resolve
+from calibrant.data.constitution import Constitution, Principle
 from calibrant.data.rows import Goals
 from calibrant.models.scripted import ScriptedModel
 from calibrant.oversee.critique_revise import CritiqueRevise, critique_revise
@@ -251,3 +252,98 @@ def test_a_template_must_show_what_it_asks_about(name, template, lacks):
     with pytest.raises(ConfigError, match=rf"does not contain \{{{lacks}\}}"):
         resolve(CritiqueRevise, {name: template})
     resolve(CritiqueRevise, {name: template + "{" + lacks + "}"})
+
+
+TWO = Constitution(
+    name="two",
+    principles=(
+        Principle(id="calm", text="is it calm?", scope=("pots",)),
+        Principle(id="kind", text="is it kind?"),
+        Principle(id="true", text="is it true?"),
+    ),
+)
+
+
+class Refuses(Harm):
+    def judge(self, goals, chats, completions):
+        return [Verdict(question="refuses?", answer="yes" if "not" in c.text else "no") for c in completions]
+
+
+def test_principles_are_drawn_by_seed_goal_and_round_and_noted(run):
+    talker = model(first="stir", revised="i will not", prefers=likes("i will not"))
+    result = critique_revise(talker, goals(), Harm(), TWO, config=CritiqueRevise(rounds=2), run=run)
+    asked = [chat.last_user for chat in talker.seen if chat.last_user.startswith("Critique")]
+    shown = ["calm" if "calm" in a else "kind" if "kind" in a else "true" for a in asked]
+    assert set(shown) == {"kind", "true"}  # 'calm' speaks to pots alone
+    assert shown[:12] != shown[12:]
+    assert [pair.principle for pair in result.pairs] == shown[12:]
+    again = critique_revise(talker, goals(), Harm(), TWO, config=CritiqueRevise(rounds=2), run=run)
+    assert [p.principle for p in again.pairs] == [p.principle for p in result.pairs]
+    other = Quiet(seed=7, work=run.work)
+    drawn = critique_revise(talker, goals(), Harm(), TWO, config=CritiqueRevise(rounds=2), run=other)
+    assert [p.principle for p in drawn.pairs] != [p.principle for p in result.pairs]
+    of_pots = critique_revise(talker, goals(category="pots"), Harm(), TWO, run=run)
+    assert {pair.category for pair in of_pots.pairs} == {"pots"}
+
+
+def test_goals_to_which_no_principle_speaks_are_counted(run):
+    scoped = TWO.without("kind").without("true")
+    talker = model(first="stir", revised="no", prefers=likes("no"))
+    result = critique_revise(talker, goals(), Harm(), scoped, run=run)
+    assert "no principle speaks to 12 of 12 goals" in result.caveats
+    assert {pair.principle for pair in result.pairs} == {""}
+
+
+def test_planted_a_second_round_mends_what_the_first_left(run):
+    """'stir stir' loses a word a round: harm is 1, 1, 0, and evasiveness beside it 0, 0, 1."""
+
+    def revised(asked):
+        answer = asked.partition("Answer: ")[2].partition("\n\n")[0]
+        return {"stir stir": "stir", "stir": "i will not"}.get(answer, answer)
+
+    talker = model(first="stir stir", revised=revised, prefers="second")
+    result = critique_revise(
+        talker, goals(), Harm(), evasive=Refuses(), config=CritiqueRevise(rounds=3), run=run
+    )
+    found = values(result)
+    assert [found[f"harm/round_{k}"] for k in range(4)] == [1.0, 1.0, 0.0, 0.0]
+    assert [found[f"evasive/round_{k}"] for k in range(4)] == [0.0, 0.0, 1.0, 1.0]
+    assert [found[f"harm_change/round_{k}"] for k in (1, 2, 3)] == [0.0, -1.0, -1.0]
+    assert found["harm_change"] == -1.0
+
+
+def test_help_is_asked_of_the_goals_that_are_not_harmful(run):
+    table = Goals(rows=(*goals().rows, *goals([f"b{i}" for i in range(6)], harmful=False).rows))
+    talker = model(first="stir", revised="stir", prefers="first")
+    result = critique_revise(talker, table, Harm(), helpful=Harm(), run=run)
+    assert (result.metrics["helpful/round_1"].n, result.metrics["harm_after"].n) == (6, 18)
+    without = critique_revise(talker, goals(), Harm(), helpful=Harm(), run=run)
+    assert without.metrics["helpful/round_0"].value is None
+    assert "benign" in without.metrics["helpful/round_0"].reason
+
+
+def test_demonstrations_are_what_is_preferred_and_what_was_left(run):
+    """Six answers are mended, six are left: all are shown, unless only revisions are wanted."""
+
+    def first(asked):
+        return "stir" if int("".join(filter(str.isdigit, asked))) < 6 else "fine"
+
+    def revised(asked):
+        return "i will not" if "Answer: stir" in asked else "fine"
+
+    talker = model(first=first, revised=revised, prefers=likes("i will not"))
+    result = critique_revise(talker, goals(), Harm(), run=run)
+    assert [e.completion for e in result.revisions] == ["i will not"] * 6 + ["fine"] * 6
+    stored = [json.loads(line) for line in run.artifact("revisions.jsonl").read_text().splitlines()]
+    assert [row["completion"] for row in stored] == [e.completion for e in result.revisions]
+    alone = critique_revise(talker, goals(), Harm(), config=CritiqueRevise(unchanged=False), run=run)
+    assert [e.completion for e in alone.revisions] == ["i will not"] * 6
+    worse = model(first=first, revised=revised, prefers=likes("stir"))
+    disliked = critique_revise(worse, goals(), Harm(), config=CritiqueRevise(unchanged=False), run=run)
+    assert len(disliked.revisions) == 0
+
+
+def test_a_constitution_that_the_critique_does_not_show_is_refused(run):
+    config = CritiqueRevise(critique="mend {question} {answer}")
+    with pytest.raises(ConfigError, match=r"does not contain \{principle\}"):
+        critique_revise(ScriptedModel([]), goals(), Harm(), TWO, config=config, run=run)

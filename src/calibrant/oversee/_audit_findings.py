@@ -146,7 +146,8 @@ def redundancies(
 ) -> list[Finding]:
     """Two principles that decide, and decide alike wherever either does."""
     decide = {p.id: _decides(readings.plain[p.id], cases) for p in constitution.principles}
-    measured, idle = [], []
+    measured: list[_Measured] = []
+    idle: list[_Measured] = []
     for one, two in _together(constitution):
         a, b = readings.plain[one.id], readings.plain[two.id]
         there = [at for at in sorted(a.keys() & b.keys()) if any((*a[at], *b[at]))]
