@@ -242,3 +242,10 @@ def test_bad_input(run):
     ):
         with pytest.raises(ConfigError):
             resolve(ConstitutionAudit, wrong)
+
+
+def test_counts_name_what_was_found(run):
+    result = audited("conflict", run, loopholes=False)
+    one = result.metrics["conflicts_found"]
+    assert one.value == 1.0 and one.reason.startswith("no_harm/obey")
+    assert result.metrics["gaps_found"].reason == ""

@@ -39,6 +39,7 @@ from calibrant.oversee._audit_loopholes import Search, search
 from calibrant.oversee._audit_reading import read_all
 from calibrant.oversee._comparing import Comparing
 
+_SHOWN = 8
 _COUNTS = {
     "conflict": "conflicts_found",
     "ambiguity": "ambiguous_found",
@@ -203,10 +204,13 @@ def _metrics(findings: list[Finding], searched: Search | None) -> dict[str, Esti
     for kind, name in _COUNTS.items():
         own = [one for one in findings if one.kind == kind]
         if own:
+            there = ["/".join(one.where) for one in own if one.answer == "yes"]
             open_ = sum(one.answer == "undecided" for one in own)
-            told = f"{open_} of {len(own)} are undecided" if open_ else ""
-            found = float(sum(one.answer == "yes" for one in own))
-            metrics[name] = point(found, unit=f"of {len(own)} looked at", n=len(own), reason=told)
+            told = [", ".join(there[:_SHOWN]) + (" ..." if len(there) > _SHOWN else "")] if there else []
+            told += [f"{open_} of {len(own)} are undecided"] if open_ else []
+            metrics[name] = point(
+                float(len(there)), unit=f"of {len(own)} looked at", n=len(own), reason="; ".join(told)
+            )
     for one in findings:
         if one.kind != "loophole":
             metrics["/".join((one.kind, *one.where))] = one.estimate
