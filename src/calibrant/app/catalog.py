@@ -104,10 +104,12 @@ _TECHNIQUES: dict[str, tuple[str, str]] = {
         "AI control: safety and usefulness of protocols, by audit budget",
         "auroc",
     ),
+    "oversee.critic": ("a critic on planted flaws: recall, and what it makes up", "recall_rate"),
     "oversee.critique_revise": (
         "constitutional AI: answer, critique, revise; preference pairs",
         "harm_change",
     ),
+    "oversee.tamper": ("plant known flaws in right answers, to train critics and try them", "tampered"),
     "oversee.weak_to_strong": (
         "weak-to-strong: how much of the gap does a student recover?",
         "pgr",

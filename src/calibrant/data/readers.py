@@ -21,6 +21,7 @@ from calibrant.data import distinct
 from calibrant.data.columns import Columns, Seen
 from calibrant.data.files import RawRow, raw_rows
 from calibrant.data.rows import (
+    CheckedAnswers,
     ClassedTexts,
     Contrasts,
     Examples,
@@ -35,6 +36,7 @@ from calibrant.data.rows import (
     Table,
 )
 from calibrant.data.shapes import (
+    checked_of,
     classed_of,
     contrast_of,
     example_of,
@@ -60,6 +62,7 @@ SHAPES: dict[type[Table[Any]], Callable[[int, dict[str, Any], str], Any]] = {
     Facts: fact_of,
     LabelledTexts: text_of,
     ClassedTexts: classed_of,
+    CheckedAnswers: checked_of,
 }
 """Kind of rows -> what makes one of them."""
 

@@ -167,6 +167,23 @@ class ClassedText(Frozen):
     """Rows that share a template or a source are not independent; "" is its own cluster."""
 
 
+class CheckedAnswer(Frozen):
+    """An answer to criticise, and the flaw that was put into it, if any."""
+
+    id: str
+    """Stable name of the row."""
+    prompt: Chat
+    """The question."""
+    answer: str
+    """The answer to criticise."""
+    flaw: str = ""
+    """The words of the answer that are wrong, as they stand in it; "" where nothing was put in."""
+    kind: str = ""
+    """How it was tampered with, or what kind of question it is: results are also shown by kind."""
+    cluster: str = ""
+    """Rows that share a question or a template are not independent; "" is its own cluster."""
+
+
 class Graded(Frozen):
     """A reply with a human label, to calibrate a judge on."""
 
@@ -271,6 +288,10 @@ class LabelledTexts(Table[LabelledText]):
 
 class ClassedTexts(Table[ClassedText]):
     """Texts of several classes, for weak-to-strong generalisation."""
+
+
+class CheckedAnswers(Table[CheckedAnswer]):
+    """Answers with and without a planted flaw, for critics."""
 
 
 class GradedReplies(Table[Graded]):

@@ -33,6 +33,7 @@ from calibrant.data.cells import (
 )
 from calibrant.data.columns import says_benign
 from calibrant.data.rows import (
+    CheckedAnswer,
     ClassedText,
     Contrast,
     Example,
@@ -114,6 +115,15 @@ def classed_of(line: int, row: Row, stem: str = "row") -> ClassedText | Refused:
     """Shape a text of a class: prompt, text or chat; label (text or a number); weak (a class, or a number a
     class) and cluster if given."""
     return _taken(_classed, line, row, stem)
+
+
+def checked_of(line: int, row: Row, stem: str = "row") -> CheckedAnswer | Refused:
+    """Shape an answer to criticise: question or prompt; answer; flaw, kind and cluster if given.
+
+    A flaw that does not stand in the answer, case and outer space aside, is refused: no critique could quote
+    it.
+    """
+    return _taken(_checked, line, row, stem)
 
 
 def _taken(make: Callable[[str, Row], R], line: int, row: Row, stem: str) -> R | Refused:
@@ -214,6 +224,20 @@ def _classed(name: str, row: Row) -> ClassedText:
         label=as_written(*column(row, "label")),
         weak=weak or {},
         cluster="" if cluster is None else as_written("cluster", cluster),
+    )
+
+
+def _checked(name: str, row: Row) -> CheckedAnswer:
+    answer, flaw = as_text(*column(row, "answer", "completion")), _word(row, "flaw").strip()
+    if flaw.casefold() not in answer.casefold():
+        raise InputError(f"flaw not found: {shown(flaw)} does not stand in the answer")
+    return CheckedAnswer(
+        id=name,
+        prompt=_prompt(row, "question", "prompt", "chat"),
+        answer=answer,
+        flaw=flaw,
+        kind=_word(row, "kind"),
+        cluster=_word(row, "cluster"),
     )
 
 
