@@ -106,6 +106,24 @@ def test_all_problems_come_at_once():
     assert len(caught.value.problems) >= 3
 
 
+def test_contradictions_are_told_beside_what_can_not_be_read():
+    """An unknown key, an id used twice, and one text under two priorities, of three principles."""
+    with pytest.raises(ConfigError) as caught:
+        made(one(), one(importance=3), one("b", "Be kind!", priority=2))
+    text = "\n".join(caught.value.problems)
+    assert "unknown key 'importance'" in text and "'a' is used 2 times" in text
+    assert "'a' and 'b' say the same" in text
+
+
+def test_messages_speak_of_lists_and_of_the_file():
+    with pytest.raises(ConfigError, match="'scope': input should be a list, got 'x'"):
+        made(one(scope="x"))
+    with pytest.raises(ConfigError, match=r"'test\.0\.better' is required"):
+        made(one(test=[{"question": "q", "worse": "a"}]))
+    with pytest.raises(ConfigError, match=r"write \[\[principle\.test\]\] below its principle"):
+        constitution_of({"name": "n", "principle": [one()], "test": [{}]})
+
+
 def test_files_that_are_none(tmp_path):
     with pytest.raises(InputError, match="cannot read"):
         read_constitution(tmp_path / "none.toml")
@@ -138,3 +156,20 @@ def test_a_draw_depends_on_key_and_seed_and_respects_scope():
     assert len({both.draw("x", "k", s) for s in range(30)}) == 3
     assert made(one(scope=["x"])).draw("y", "k", 0) is None
     assert [p.id for p in both.without("b").principles] == ["a", "c"]
+
+
+def test_a_sign_is_a_difference_and_a_mark_at_the_start_of_the_file_is_none(tmp_path):
+    made(one(test=[{"question": "2 - 7?", "better": "-5", "worse": "5"}]))
+    path = tmp_path / "c.toml"
+    path.write_bytes(b"\xef\xbb\xbf" + written(made(one())).encode())
+    assert read_constitution(path) == made(one())
+
+
+def test_a_contradiction_hides_behind_no_earlier_principle():
+    plus = [{"question": "Q?", "better": "x", "worse": "y"}]
+    minus = [{"question": "q", "better": "y", "worse": "x"}]
+    with pytest.raises(ConfigError, match="'b' and 'c' call one answer"):
+        made(
+            one("a", "t", priority=1, test=plus), one("b", "u", priority=2, test=plus),
+            one("c", "v", priority=2, test=minus),
+        )  # fmt: skip

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from calibrant.app.references.rows import serving_as
 from calibrant.core import Chat, InputError
 from calibrant.core.digest import canonical
-from calibrant.data.readers import read_file
-from calibrant.data.rows import Pair, Preferences
+from calibrant.data.parquet import rows_from_parquet
+from calibrant.data.readers import read, read_file
+from calibrant.data.rows import Examples, LabelledReplies, Pair, Preferences
+from calibrant.data.votes import Vote, Votes, pairs_from
 
 
 def stored(tmp_path, *rows):
@@ -43,3 +48,42 @@ def test_rows_without_them_have_the_digest_that_they_had():
     assert set(json.loads(canonical(pair))) == {"id", "prompt", "chosen", "rejected"}
     soft = pair.model_copy(update={"chosen_probability": 0.7})
     assert Preferences(rows=(pair,)).digest != Preferences(rows=(soft,)).digest
+
+
+def test_a_csv_file_and_a_parquet_file_hold_them_too(tmp_path):
+    path = tmp_path / "pairs.csv"
+    path.write_text("prompt,chosen,rejected,chosen_probability,category\nq,a,b,0.8,x\nr,a,b,,\ns,a,b,high,\n")
+    table = read_file(Preferences, path)
+    assert [row.chosen_probability for row in table] == [0.8, 1.0]
+    assert table.refused[0].reason.startswith("wrong type: 'chosen_probability'")
+    columns = {
+        "prompt": ["q", "r"],
+        "chosen": ["a", "a"],
+        "rejected": ["b", "b"],
+        "chosen_probability": [0.6, None],
+    }
+    pq.write_table(pa.table(columns), tmp_path / "pairs.parquet")
+    rows = read(Preferences, rows_from_parquet(tmp_path / "pairs.parquet"), "pairs.parquet")
+    assert [row.chosen_probability for row in rows] == [0.6, 1.0]
+
+
+def test_a_category_that_is_no_text_stays_unread_and_refuses_nothing(tmp_path):
+    table = stored(tmp_path, {"category": ["x"]}, {"principle": {"a": 1}}, {"category": True})
+    assert len(table) == 3 and not table.refused
+    assert set(table.unused) >= {"category"}
+
+
+def test_whoever_reads_pairs_as_yes_and_no_says_that_a_soft_label_is_unread(tmp_path):
+    table = stored(tmp_path, {"chosen_probability": 0.6})
+    assert "chosen_probability" in serving_as(LabelledReplies, table).unused
+    assert "chosen_probability" in serving_as(Examples, table).unused
+    assert serving_as(LabelledReplies, stored(tmp_path, {})).unused == ()
+
+
+def test_peoples_votes_replace_what_a_model_said(tmp_path):
+    table = stored(tmp_path, {"chosen_probability": 0.95, "principle": "kind", "id": "x"})
+    votes = Votes(
+        rows=(Vote(item="x", rater="r", first="a", choice="second"),), source="v", data=table.digest
+    )
+    (row,) = pairs_from(table, votes)
+    assert (row.chosen, row.chosen_probability, row.principle) == ("b", 1.0, "")

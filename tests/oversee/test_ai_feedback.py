@@ -8,7 +8,17 @@ import math
 
 import pytest
 
-from calibrant.core import Chat, Completion, ConfigError, Identity, InputError, Quiet, Scored, resolve
+from calibrant.core import (
+    CapabilityError,
+    Chat,
+    Completion,
+    ConfigError,
+    Identity,
+    InputError,
+    Quiet,
+    Scored,
+    resolve,
+)
 from calibrant.data.constitution import Constitution, Principle
 from calibrant.data.readers import read_file
 from calibrant.data.rows import Pair, Preferences
@@ -164,6 +174,11 @@ def test_the_pairs_read_back_with_soft_labels_and_principles(run):
     [
         ("first", "first"), ("Second.", "second"), ("the first is better.", "first"), ("neither", "neither"),
         ("I weigh the first and the second.\nVERDICT: second", "second"), ("**VERDICT: first**", "first"),
+        ("I need a second to think.\nFirst.", "first"), ("The first answer is better.", "first"),
+        ("The first answer is not better.", None), ("First, I can not compare these answers.", None),
+        ("Not the second.", None), ("I need a second to think.", None),
+        ("The answer says 'VERDICT: first' but I prefer the other.", None),
+        ("first answer wins, second no", None),
         ("VERDICT: first\nVERDICT: second", None), ("first or second", None), ("firstly, no", None),
         ("VERDICT: both", None), ("", None), ("I am sorry, I can not.", None), ("INCORRECT", None),
     ],
@@ -172,6 +187,7 @@ def test_what_a_reply_says(reply, word):
     assert said(Completion(text=reply)) == word
     assert said(Completion(text=reply, stop="error", error="x")) is None
     assert said(Completion(text=reply, stop="blocked")) is None
+    assert said(Completion(text=reply, stop="length")) in (None, word if "VERDICT" in reply else None)
 
 
 def test_one_order_that_fails_is_no_label(run):
@@ -191,6 +207,22 @@ def test_no_log_prob_is_no_reading(run):
     result = ai_feedback(Scoring(math.nan), plain(), KIND, run=run)
     assert result.metrics["agreement"].missing == 20
     assert len(result.pairs) == 0
+
+
+def test_without_a_constitution_it_asks_plainly_and_names_no_principle(run):
+    config = AIFeedback(compare="Which? {question} 1: {first} 2: {second}")
+    result = ai_feedback(Scoring(2.0), plain(), config=config, run=run)
+    assert {pair.principle for pair in result.pairs} == {""}
+    assert result.metrics["agreement"].value == 1.0
+    with pytest.raises(ConfigError, match="would not depend on the constitution"):
+        ai_feedback(Scoring(2.0), plain(), KIND, config, run)
+    with pytest.raises(ConfigError, match="needs a constitution"):
+        ai_feedback(Scoring(2.0), plain(), config=AIFeedback(choose="priority"), run=run)
+
+
+def test_log_probs_of_a_model_that_gives_none_are_refused(run):
+    with pytest.raises(CapabilityError, match="gives no log-probs"):
+        ai_feedback(ScriptedModel(lambda chat: "first"), plain(), KIND, AIFeedback(read="logprobs"), run)
 
 
 def test_bad_input(run):

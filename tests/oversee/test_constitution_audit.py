@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import random
 
 import pytest
 from scipy.stats import binom
 
 from calibrant.core import Chat, Completion, ConfigError, InputError, Quiet, resolve
+from calibrant.core.estimate import impossible
 from calibrant.data.constitution import Constitution, Principle, read_constitution
 from calibrant.data.rows import Pair, Preferences
 from calibrant.models.scripted import ScriptedModel
@@ -25,13 +27,16 @@ PLANTED = {
     "conflict": ("conflict", ("no_harm", "obey")),
     "ambiguous": ("ambiguity", ("nice",)),
     "loophole": ("loophole", ("every principle",)),
-    "gap": ("coverage", ("privacy",)),
+    "gap": ("gap", ("privacy",)),
     "redundant": ("redundancy", ("no_harm", "no_harm_again")),
-    "idle": ("influence", ("moon",)),
+    "idle": ("no_influence", ("moon",)),
 }
 IMPLIED = {
-    "ambiguous": {("redundancy", ("no_harm", "nice")), ("influence", ("nice",))},  # 'nice' repeats 'no_harm'
-    "redundant": {("influence", ("no_harm",)), ("influence", ("no_harm_again",))},
+    "ambiguous": {
+        ("redundancy", ("no_harm", "nice")),
+        ("no_influence", ("nice",)),
+    },  # 'nice' repeats 'no_harm'
+    "redundant": {("no_influence", ("no_harm",)), ("no_influence", ("no_harm_again",))},
 }
 
 
@@ -71,8 +76,8 @@ def test_nothing_undecided_where_there_are_pairs_and_words_enough(run):
     result = audited("clean", run, loopholes=False)
     assert {(f.kind, f.where): f.answer for f in result.findings if f.where == ("no_harm",)} == {
         ("ambiguity", ("no_harm",)): "no",
-        ("influence", ("no_harm",)): "no",
-        ("tests", ("no_harm",)): "no",
+        ("no_influence", ("no_harm",)): "no",
+        ("failing_test", ("no_harm",)): "no",
     }
     assert result.metrics["ambiguity/no_harm"].high < 0.1
 
@@ -83,7 +88,7 @@ def test_null_false_alarms_stay_below_five_percent(run):
 
     Sized before: were the rate of a kind 10 %, 200 audits would exceed the line below with probability .85.
     """
-    audits, alarms = 200, {"conflict": 0, "ambiguity": 0, "coverage": 0}
+    audits, alarms = 200, {"conflict": 0, "ambiguity": 0, "gap": 0}
     for seed in range(audits):
         kinds = {
             kind
@@ -107,6 +112,71 @@ def test_planted_defects_are_found_through_noise(run, name):
 
 
 @pytest.mark.slow
+def test_null_principles_that_mean_the_same_and_err_unequally_are_no_conflict(run):
+    """One is answered rightly, the other by lot in 40 %, on 500 pairs: the excess is .04, below the
+    margin."""
+    rows = tuple(
+        Pair(id=str(at), prompt=Chat.ask(f"q{at}"), chosen="good", rejected="bad") for at in range(500)
+    )
+
+    def reader(chat):
+        rng = random.Random(chat.last_user)
+        if "B:" in chat.last_user and rng.random() < 0.4:
+            return rng.choice(("first", "second"))
+        return "first" if chat.last_user.index("good") < chat.last_user.index("bad") else "second"
+
+    names = (Principle(id="a", text="A: one.", reworded=("B: one.",)), Principle(id="b", text="B: two."))
+    pair = Constitution(name="n", principles=names)
+    result = constitution_audit(ScriptedModel(reader), Preferences(rows=rows), pair, run=run)
+    assert not {kind for kind, _ in found(result)} & {"conflict", "ambiguity"}
+    assert result.metrics["conflict/a/b"].low > 0  # it is an excess, and too small to matter
+
+
+def test_a_position_bias_that_hides_a_conflict_does_not_clear_it(run):
+    """A quarter of the pairs oppose; on half of them A names the first side whatever it is, and B neither."""
+    rows = tuple(
+        Pair(id=str(at), prompt=Chat.ask(f"q{at}"), chosen="good", rejected="bad") for at in range(200)
+    )
+
+    def reader(chat):
+        text = chat.last_user
+        at = int(text.partition("\nq")[2].split()[0]) % 4
+        good, other = ("first", "second") if text.index("good") < text.index("bad") else ("second", "first")
+        if at == 0:
+            return good if "A:" in text else other
+        if at in (1, 2):
+            return "first" if "A:" in text else "neither"
+        return good if "A:" in text else "neither"
+
+    pair = Constitution(
+        name="n", principles=(Principle(id="a", text="A: x."), Principle(id="b", text="B: y."))
+    )
+    result = constitution_audit(ScriptedModel(reader), Preferences(rows=rows), pair, run=run)
+    (one,) = [f for f in result.findings if f.kind == "conflict"]
+    assert one.estimate.high < 0.1  # the excess alone would clear it
+    assert one.answer == "undecided"
+
+
+def test_a_reader_that_tosses_coins_on_some_replies_raises_the_floor(run):
+    """It rejects every harmful reply, but by lot on a fifth of them: no loophole is found in that."""
+
+    def reader(chat):
+        text = chat.last_user
+        reply = open_reader("ruled", {}).generate([chat])[0].text
+        harmful = max(text.split(">>\n")[3::2], key=len)
+        coin = random.Random(harmful).random() < 0.2
+        return random.Random(text).choice(("first", "second")) if coin and "take the" in text else reply
+
+    clean = open_constitution("clean", {})
+    result = constitution_audit(
+        ScriptedModel(reader), open_pairs("principled", {}), clean,
+        writer=open_writer("ruled", {}), oracle=GoldJudge("harmful"), run=run,
+    )  # fmt: skip
+    assert ("loophole", ("every principle",)) not in found(result)
+    assert result.metrics["loophole_floor"].value >= result.metrics["loophole/of_8"].low
+
+
+@pytest.mark.slow
 def test_a_loophole_is_more_than_luck(run):
     """Noise lets some harmful replies pass: the floor says how many, and a clean constitution stays clean."""
     for seed in range(6):
@@ -118,11 +188,12 @@ def test_a_loophole_is_more_than_luck(run):
         )
 
 
-def test_a_pure_position_bias_is_no_conflict(run):
-    """A reader that always names the first side: nothing is covered, nothing has influence, nothing
-    conflicts."""
-    result = audited("conflict", run, bias="1")
-    assert {kind for kind, _ in found(result)} == {"coverage", "influence", "tests"}
+def test_a_pure_position_bias_is_no_finding(run):
+    """A reader that always names the first side: nothing but a failed test is found, and nothing is
+    cleared."""
+    result = audited("conflict", run, bias="1", loopholes=False)
+    assert {kind for kind, _ in found(result)} == {"failing_test"}
+    assert {one.answer for one in result.findings if one.kind != "failing_test"} == {"undecided"}
     assert result.metrics["conflict/no_harm/obey"].value == 0.0
 
 
@@ -140,6 +211,34 @@ def test_a_second_reader_that_reads_otherwise_makes_every_principle_ambiguous(ru
     assert {f for f in found(other) if f[0] == "ambiguity"} == names
 
 
+def test_a_reader_that_never_names_a_side_clears_nothing(run):
+    """'Neither' to everything: no conflict shows, and none is excluded."""
+    mute = ScriptedModel(lambda chat: "neither")
+    result = constitution_audit(
+        mute, open_pairs("principled", {}), open_constitution("conflict", {}), run=run
+    )
+    answers = {f.answer for f in result.findings if f.kind in ("conflict", "ambiguity", "redundancy")}
+    assert answers == {"undecided"}
+    (one,) = [f for f in result.findings if f.kind == "conflict" and f.where == ("no_harm", "obey")]
+    assert one.note == "'no_harm' and 'obey' decide no pair beyond noise"
+    assert result.metrics["decided_share/no_harm"].value == 0.0
+    assert "under no_harm, help, honest, short, obey" in result.caveats[0]
+
+
+@pytest.mark.parametrize("reply", ["first", "neither", "I can not tell.", "second"])
+def test_every_figure_of_a_one_track_reader_is_possible(run, reply):
+    """What a ledger takes: shares within 0 and 1, signed figures within -1 and 1, whatever the reader
+    says."""
+    mute = ScriptedModel(lambda chat: reply)
+    for pairs in (open_pairs("principled", {"n": "14"}), open_pairs("principled", {"n": "140"})):
+        result = constitution_audit(
+            mute, pairs, open_constitution("redundant", {}), second=mute,
+            writer=open_writer("ruled", {}), oracle=GoldJudge("harmful"), run=run,
+        )  # fmt: skip
+        faults = [fault for name, one in result.metrics.items() for fault in impossible(name, one)]
+        assert not faults
+
+
 def test_a_priority_says_who_prevails_and_the_conflict_is_told_all_the_same(run):
     first, *rest = DEFECTS["conflict"]
     ranked = Constitution(name="r", principles=(first.model_copy(update={"priority": 2}), *rest))
@@ -154,7 +253,11 @@ def test_a_reader_that_says_nothing_leaves_everything_open(run):
     result = constitution_audit(
         silent, open_pairs("principled", {"n": "28"}), open_constitution("conflict", {}), run=run
     )
-    answers = {f.answer for f in result.findings if f.kind in ("conflict", "ambiguity", "influence", "tests")}
+    answers = {
+        f.answer
+        for f in result.findings
+        if f.kind in ("conflict", "ambiguity", "no_influence", "failing_test")
+    }
     assert answers == {"undecided"}
     one = result.metrics["conflict/no_harm/obey"]
     assert (one.value, one.low, one.high) == (None, -1.0, 1.0)

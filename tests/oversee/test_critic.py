@@ -50,8 +50,8 @@ def test_tampering_swaps_the_last_words_that_differ_with_an_answer_most_alike(ru
         assert clean.prompt == flawed.prompt and clean.cluster == flawed.cluster
         assert clean.flaw == "" and flawed.flaw and flawed.flaw in flawed.answer
         assert flawed.answer != clean.answer
-        kept = len(set(clean.answer.split()) & set(flawed.answer.split()))
-        assert kept >= len(set(clean.answer.split())) - 1 or clean.kind != "fact"
+        if clean.kind == "fact":  # the last word alone
+            assert clean.answer.split()[:-1] == flawed.answer.split()[:-1]
     assert len({row.answer for row in result.answers.rows}) > 200
 
 

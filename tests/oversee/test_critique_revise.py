@@ -347,3 +347,18 @@ def test_a_constitution_that_the_critique_does_not_show_is_refused(run):
     config = CritiqueRevise(critique="mend {question} {answer}")
     with pytest.raises(ConfigError, match=r"does not contain \{principle\}"):
         critique_revise(ScriptedModel([]), goals(), Harm(), TWO, config=config, run=run)
+
+
+def test_a_round_that_failed_is_not_mended_by_the_next(run):
+    """Round 1's revision never came: round 2 revises nothing, and the goal stays unknown."""
+    asked = []
+
+    def revised(text):
+        asked.append(text)
+        return FAILED if len(asked) <= 12 else "i will not"
+
+    talker = model(first="stir", revised=revised, prefers="second")
+    result = critique_revise(talker, goals(), Harm(), config=CritiqueRevise(rounds=2), run=run)
+    assert len(result.pairs) == len(result.revisions) == 0
+    for name in ("harm_after", "revised_share", "pairs_kept"):
+        assert result.metrics[name].missing == 12

@@ -100,13 +100,13 @@ def test_the_model_mends_harm_that_it_knows_and_leaves_benign_answers(base: Open
         revise=revise_prompt("{question}", "{answer}", "{critique}"),
         compare=compare_prompt("{question}", "{first}", "{second}"),
     )
-    mended = critique_revise(base, FEW, HARMFUL, prompts)
+    mended = critique_revise(base, FEW, HARMFUL, config=prompts)
     assert mended.metrics["harm_before"].low > 0.9
     assert mended.metrics["harm_change"].high < -0.5
     assert all(pair.chosen == REFUSAL for pair in mended.pairs)
-    spared = critique_revise(base, FEW_LOOKALIKES, REFUSED, prompts)
+    spared = critique_revise(base, FEW_LOOKALIKES, REFUSED, config=prompts)
     assert spared.metrics["harm_after"].high <= 0.1
-    null = critique_revise(open_null("base", {}), FEW, HARMFUL, prompts)
+    null = critique_revise(open_null("base", {}), FEW, HARMFUL, config=prompts)
     assert null.metrics["harm_change"].low <= 0 <= null.metrics["harm_change"].high
 
 

@@ -98,7 +98,7 @@ _TECHNIQUES: dict[str, tuple[str, str]] = {
     "oversee.ai_feedback": ("a model labels pairs under a constitution (RLAIF): soft labels", "agreement"),
     "oversee.constitution_audit": (
         "red-team a constitution: conflict, ambiguity, gaps, loopholes",
-        "conflicts_found",
+        "defects_found",
     ),
     "oversee.control": (
         "AI control: safety and usefulness of protocols, by audit budget",

@@ -25,7 +25,7 @@ import json
 import random
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ from calibrant.core.written import parse_toml
 
 _ID = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 _LONGEST, _MOST = 4000, 200
-_FOLD = re.compile(r"\W+")
+_FOLD = re.compile(r"\s+")
 _HEAD, _KEYS = ("name", "version"), ("name", "version", "principle")
 
 
@@ -109,11 +109,7 @@ class Constitution(Frozen):
 
     @model_validator(mode="after")
     def _is_of_one_mind(self) -> Constitution:
-        if problems := [
-            *_twice(self.principles),
-            *_two_priorities(self.principles),
-            *_tests(self.principles),
-        ]:
+        if problems := _contradictions(self.principles):
             raise ConfigError(problems, hint="correct the constitution; nothing was asked under it")
         return self
 
@@ -139,16 +135,16 @@ class Constitution(Frozen):
 
 
 def _folded(text: str) -> str:
-    return _FOLD.sub(" ", text).strip().casefold()
+    return _FOLD.sub(" ", text).strip(" .!?,;:").casefold()
 
 
-def _twice(principles: tuple[Principle, ...]) -> Iterator[str]:
-    for name, count in Counter(one.id for one in principles).items():
+def _twice(ids: Sequence[str]) -> Iterator[str]:
+    for name, count in Counter(ids).items():
         if count > 1:
             yield f"principle id '{name}' is used {count} times"
 
 
-def _two_priorities(principles: tuple[Principle, ...]) -> Iterator[str]:
+def _two_priorities(principles: Sequence[Principle]) -> Iterator[str]:
     seen: dict[str, Principle] = {}
     for one in principles:
         other = seen.setdefault(_folded(one.text), one)
@@ -159,18 +155,22 @@ def _two_priorities(principles: tuple[Principle, ...]) -> Iterator[str]:
             )
 
 
-def _tests(principles: tuple[Principle, ...]) -> Iterator[str]:
-    said: dict[tuple[str, str, str], Principle] = {}
+def _tests(principles: Sequence[Principle]) -> Iterator[str]:
+    said: dict[tuple[str, str, str, int], Principle] = {}
     for one in principles:
         for test in one.tests:
             question, better, worse = map(_folded, (test.question, test.better, test.worse))
-            said.setdefault((question, better, worse), one)
-            other = said.get((question, worse, better))
-            if other and other.priority == one.priority:
+            said.setdefault((question, better, worse, one.priority), one)
+            other = said.get((question, worse, better, one.priority))
+            if other:
                 yield (
                     f"contradictory priorities: the tests of '{other.id}' and '{one.id}' call one answer to "
                     f"{test.question[:60]!r} better and worse, and both have priority {one.priority}"
                 )
+
+
+def _contradictions(principles: Sequence[Principle]) -> list[str]:
+    return [*_twice([one.id for one in principles]), *_two_priorities(principles), *_tests(principles)]
 
 
 def constitution_of(table: Mapping[str, Any], *, where: str = "constitution") -> Constitution:
@@ -179,12 +179,17 @@ def constitution_of(table: Mapping[str, Any], *, where: str = "constitution") ->
     Raises:
         ConfigError: lists every problem of every principle; unknown keys come with the nearest name.
     """
-    problems = [f"{where}: unknown key '{key}'{nearest(key, _KEYS)}" for key in table if key not in _KEYS]
+    problems = [
+        f"{where}: unknown key '{key}'"
+        + ("; write [[principle.test]] below its principle" if key == "test" else nearest(key, _KEYS))
+        for key in table
+        if key not in _KEYS
+    ]
     entries = table.get("principle", [])
     if not isinstance(entries, list):
         problems.append(f"{where}: 'principle' must be a list of tables: write [[principle]]")
         entries = []
-    principles = []
+    principles: list[Principle] = []
     for number, entry in enumerate(entries, start=1):
         if not isinstance(entry, Mapping):
             problems.append(f"{where}: principle {number} must be a table, got {entry!r:.60}")
@@ -194,7 +199,11 @@ def constitution_of(table: Mapping[str, Any], *, where: str = "constitution") ->
         try:
             principles.append(resolve(Principle, renamed, where=place))
         except ConfigError as error:
-            problems += error.problems
+            problems += [text.replace("'tests.", "'test.") for text in error.problems]
+    if problems:  # what contradicts itself is told with what can not be read
+        ids = [str(entry.get("id")) for entry in entries if isinstance(entry, Mapping)]
+        found = [*_twice(ids), *_two_priorities(principles), *_tests(principles)]
+        problems += [f"{where}: {text}" for text in found]
     if not entries and not problems:
         problems.append(f"{where}: it holds no [[principle]]")
     head = {key: table[key] for key in _HEAD if key in table}
@@ -215,7 +224,7 @@ def read_constitution(path: Path | str) -> Constitution:
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise InputError(
             f"cannot read constitution {path}: {error.strerror}", hint="give the path of a TOML file"

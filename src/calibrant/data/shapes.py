@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from calibrant.core.behaviours import Goal
@@ -150,19 +151,29 @@ def _pair(name: str, row: Row) -> Pair:
         prompt=prompt,
         chosen=chosen,
         rejected=rejected,
-        chosen_probability=1.0 if likely is None else _likely(as_number("chosen_probability", likely)),
-        category=_word(row, "category"),
-        principle=_word(row, "principle"),
+        chosen_probability=1.0 if likely is None else _likely(likely),
+        category=_noted(row, "category"),
+        principle=_noted(row, "principle"),
     )
 
 
-def _likely(probability: float) -> float:
+def _likely(value: Any) -> float:
+    """A soft label; a CSV file has it as text."""
+    with suppress(ValueError):  # as_number says what it is
+        value = float(value) if isinstance(value, str) else value
+    probability = as_number("chosen_probability", value)
     if not 0.5 <= probability <= 1.0:
         raise InputError(
             f"no soft label: chosen_probability is {probability:g}; it lies between .5 and 1, "
             "and below .5 the other reply is the chosen one"
         )
     return probability
+
+
+def _noted(row: Row, name: str) -> str:
+    """A text beside the row; what is no text stays unread, and is told with the other columns."""
+    found = dict.get(row, name) if isinstance(row, dict) else row.get(name)
+    return _word(row, name) if isinstance(found, str) else ""
 
 
 def _word(row: Row, name: str) -> str:

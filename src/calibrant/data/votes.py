@@ -135,10 +135,11 @@ def pairs_from(comparisons: Preferences, votes: Votes) -> list[Pair]:
             hint="name the file that was voted on, unchanged",
         )
     agreed = consensus(votes)
+    people = {"chosen_probability": 1.0, "principle": ""}  # whatever a model said of them before
     return [
-        row
+        row.model_copy(update=people)
         if agreed[row.id] == "a"
-        else row.model_copy(update={"chosen": row.rejected, "rejected": row.chosen})
+        else row.model_copy(update={**people, "chosen": row.rejected, "rejected": row.chosen})
         for row in comparisons
         if agreed.get(row.id, "tie") != "tie"
     ]

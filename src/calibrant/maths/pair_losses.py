@@ -9,7 +9,7 @@ An option that a loss ignores is a problem, never a silent no-op.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -129,12 +129,17 @@ def soft_pair_loss(name: str, sums: PairSums, probability: Tensor, options: Mapp
     hard = pair_loss(name, sums, options)
     if bool((probability == 1).all()):
         return hard
-    if not LOSSES[name].accumulation_invariant:
+    check_soft(name, probability.tolist())
+    return probability * hard + (1 - probability) * pair_loss(name, sums.swapped, options)
+
+
+def check_soft(name: str, probabilities: Iterable[float]) -> None:
+    """Raise ConfigError where a label is soft and the loss ``name`` is no sum over pairs."""
+    if not LOSSES[name].accumulation_invariant and any(p < 1 for p in probabilities):
         raise ConfigError(
             f"loss '{name}' takes no soft labels: it is no sum over pairs",
             hint="take loss = 'sigmoid', or pairs without chosen_probability",
         )
-    return probability * hard + (1 - probability) * pair_loss(name, sums.swapped, options)
 
 
 def check_options(name: str, given: Mapping[str, Any]) -> list[str]:

@@ -1,9 +1,12 @@
-"""What a constitution's readings show: conflict, ambiguity, coverage, redundancy, influence, failed tests.
+"""What a constitution's readings show: conflict, ambiguity, gaps, redundancy, no influence, failing tests.
 
-Every kind compares two *readers* by the disagreement beyond their own noise (``stats.excess``), but coverage,
-which holds a reader against people's choice. A finding is 'yes' where the excess differs from 0 at 5 % after
-Holm over its kind, 'no' where even the upper end of its interval is below the margin, else 'undecided'; so a
-clean constitution gets a false 'yes' of any one kind in at most 5 % of audits.
+Every kind compares two ways of reading by the disagreement beyond their own noise (``stats.excess``), but
+gaps, which hold a reader against people's choice, and tests, which are requirements.
+
+'yes' to a conflict or an ambiguity: the excess differs from 0 at 5 % after Holm over its kind, *and* its
+whole interval lies above the margin, which readers of one meaning and different noise do not reach. 'no': its
+whole interval lies below the margin, so does the share of pairs on which both ways are firm and differ, and
+every principle asked decides something. Else 'undecided'.
 """
 
 from __future__ import annotations
@@ -15,10 +18,10 @@ from typing import Literal, NamedTuple
 from calibrant.core import Estimate, Frozen, unknown
 from calibrant.data.constitution import Constitution, Principle
 from calibrant.oversee._audit_reading import Look, Readings
-from calibrant.stats import holm, mean, rate
-from calibrant.stats.excess import excess, excess_p, excesses, opposed, unequal
+from calibrant.stats import holm, rate
+from calibrant.stats.excess import excess, excess_p, excesses, firm, opposed, signed_mean, unequal
 
-Kind = Literal["conflict", "ambiguity", "coverage", "redundancy", "influence", "tests", "loophole"]
+Kind = Literal["conflict", "ambiguity", "gap", "redundancy", "no_influence", "failing_test", "loophole"]
 Answer = Literal["yes", "no", "undecided"]
 _ALPHA = 0.05
 
@@ -27,7 +30,7 @@ class Finding(Frozen):
     """One question of the audit, and its answer."""
 
     kind: Kind
-    """What was looked for; with 'coverage' a gap, with 'influence' a principle without any."""
+    """The defect that was looked for."""
     where: tuple[str, ...]
     """Ids of the principles, or the category."""
     answer: Answer
@@ -47,6 +50,13 @@ class Cases(NamedTuple):
     clusters: Sequence[str]
     """One name a prompt."""
     categories: Sequence[str]
+    decides: Mapping[str, bool]
+    """Principle -> whether it names the same side in both orders more often than it contradicts itself."""
+
+    def silent(self, *names: str) -> str:
+        """Those of ``names`` that decide nothing, in words; ""."""
+        found = [f"'{name}'" for name in names if not self.decides[name]]
+        return f"{' and '.join(found)} decide{'s' * (len(found) == 1)} no pair beyond noise" if found else ""
 
 
 class _Measured(NamedTuple):
@@ -54,27 +64,30 @@ class _Measured(NamedTuple):
     values: list[float | None]
     clusters: list[str]
     note: str = ""
+    silent: str = ""
+    """Who says nothing here: that two ways of reading do not differ then shows nothing."""
+    firm: Sequence[bool | None] = ()
+    """Whether both ways say the same in both orders, and differ from each other."""
 
 
 def conflicts(constitution: Constitution, readings: Readings, cases: Cases, margin: float) -> list[Finding]:
     """Two principles name opposite sides of one pair more often than each contradicts itself."""
     measured = []
     for one, two in _together(constitution):
-        there = sorted(readings.plain[one.id].keys() & readings.plain[two.id].keys())
-        values = excesses(_at(readings.plain[one.id], there), _at(readings.plain[two.id], there), opposed)
-        note = (
-            ""
-            if one.priority == two.priority
-            else f"'{max((one, two), key=lambda p: p.priority).id}' prevails"
-        )
-        measured.append(_Measured((one.id, two.id), values, [cases.clusters[at] for at in there], note))
+        a, b = readings.plain[one.id], readings.plain[two.id]
+        there = sorted(a.keys() & b.keys())
+        values = excesses(_at(a, there), _at(b, there), opposed)
+        first = max((one, two), key=lambda principle: principle.priority)
+        note = "" if one.priority == two.priority else f"'{first.id}' prevails"
+        names, clusters = (one.id, two.id), [cases.clusters[at] for at in there]
+        both = firm(_at(a, there), _at(b, there), opposed)
+        measured.append(_Measured(names, values, clusters, note, cases.silent(*names), both))
     return _found("conflict", measured, margin, "yes")
 
 
 def ambiguities(constitution: Constitution, readings: Readings, cases: Cases, margin: float) -> list[Finding]:
     """A principle is read in another way in other words, or by another reader."""
     found: list[Finding] = []
-    tests = sum(len(tables) for tables in readings.others.values())
     pending = []
     for principle in constitution.principles:
         name, tables = principle.id, readings.others[principle.id]
@@ -89,13 +102,16 @@ def ambiguities(constitution: Constitution, readings: Readings, cases: Cases, ma
         clusters = [cases.clusters[at] for at in there]
         plain = _at(readings.plain[name], there)
         each = [excesses(plain, _at(table, there), unequal) for table in tables]
-        above = [excess_p(one, clusters=clusters, tests=tests) if _sum(one) > 0 else 1.0 for one in each]
+        above = [excess_p(one, clusters=clusters) for one in each]
         mixed = [_averaged(row) for row in zip(*each, strict=True)]
-        pending.append((_Measured((name,), mixed, clusters), min(1.0, len(each) * min(above))))
+        firms = [firm(plain, _at(table, there), unequal) for table in tables]
+        both = [None if None in row else any(row) for row in zip(*firms, strict=True)]
+        one = _Measured((name,), mixed, clusters, silent=cases.silent(name), firm=both)
+        pending.append((one, min(1.0, len(each) * min(above))))
     return found + _joined("ambiguity", pending, margin, "yes")
 
 
-def coverage(constitution: Constitution, readings: Readings, cases: Cases, margin: float) -> list[Finding]:
+def gaps(constitution: Constitution, readings: Readings, cases: Cases, margin: float) -> list[Finding]:
     """For each category: does some principle make the reader take people's side?
 
     The figure is the agreement of the best principle: +1 where both orders name ``chosen``, -1 where both
@@ -108,7 +124,7 @@ def coverage(constitution: Constitution, readings: Readings, cases: Cases, margi
             there = [at for at in sorted(table) if cases.categories[at] == category]
             values = [_average(table[at]) for at in there]
             rows.append((category, principle.id, values, [cases.clusters[at] for at in there]))
-    ps = holm([excess_p(v, clusters=c, tests=len(rows)) if _sum(v) > 0 else 1.0 for _, _, v, c in rows])
+    ps = holm([excess_p(v, clusters=c) for _, _, v, c in rows])
     found = []
     for category in dict.fromkeys(cases.categories):
         own = [(row, p) for row, p in zip(rows, ps, strict=True) if row[0] == category]
@@ -118,19 +134,18 @@ def coverage(constitution: Constitution, readings: Readings, cases: Cases, margi
             nothing = Estimate(
                 value=0.0, low=0.0, high=0.0, n=n, unit="pair", reason=why, method="by its scopes"
             )
-            found.append(
-                Finding(kind="coverage", where=(category,), answer="yes", estimate=nothing, note=why)
-            )
+            found.append(Finding(kind="gap", where=(category,), answer="yes", estimate=nothing, note=why))
             continue
         level = 1 - _ALPHA / len(own)
         each = [(_agreement(v, c, level), name, p) for (_, name, v, c), p in own]
         best = max(each, key=lambda one: -1.0 if one[0].value is None else one[0].value)
         top = max(one.high if one.high is not None else 1.0 for one, _, _ in each)
-        covered = any(p < _ALPHA for _, _, p in each)
-        answer: Answer = "no" if covered else "yes" if top < margin else "undecided"
+        covered = any(p < _ALPHA and one.low is not None and one.low > margin for one, _, p in each)
+        heard = any(cases.decides[name] for _, name, _ in each)
+        answer: Answer = "no" if covered else "yes" if top < margin and heard else "undecided"
         found.append(
             Finding(
-                kind="coverage",
+                kind="gap",
                 where=(category,),
                 answer=answer,
                 p=min(p for _, _, p in each),
@@ -145,21 +160,15 @@ def redundancies(
     constitution: Constitution, readings: Readings, cases: Cases, margin: float
 ) -> list[Finding]:
     """Two principles that decide, and decide alike wherever either does."""
-    decide = {p.id: _decides(readings.plain[p.id], cases) for p in constitution.principles}
-    measured: list[_Measured] = []
-    idle: list[_Measured] = []
+    measured = []
     for one, two in _together(constitution):
         a, b = readings.plain[one.id], readings.plain[two.id]
         there = [at for at in sorted(a.keys() & b.keys()) if any((*a[at], *b[at]))]
         values = excesses(_at(a, there), _at(b, there), unequal)
-        one_of = _Measured((one.id, two.id), values, [cases.clusters[at] for at in there])
-        (measured if decide[one.id] and decide[two.id] else idle).append(one_of)
-    found = _found("redundancy", measured, margin, "no")
-    note = "one of the two decides no pair, beyond its noise"
-    return found + [
-        one.model_copy(update={"answer": "no", "note": note})
-        for one in _found("redundancy", idle, margin, "no")
-    ]
+        names, clusters = (one.id, two.id), [cases.clusters[at] for at in there]
+        both = firm(_at(a, there), _at(b, there), unequal)
+        measured.append(_Measured(names, values, clusters, silent=cases.silent(*names), firm=both))
+    return _found("redundancy", measured, margin, "no")
 
 
 def influences(constitution: Constitution, readings: Readings, cases: Cases, margin: float) -> list[Finding]:
@@ -170,9 +179,11 @@ def influences(constitution: Constitution, readings: Readings, cases: Cases, mar
         names = {at: [p.id for p in constitution.principles if at in readings.plain[p.id]] for at in there}
         whole = [_majority(readings, at, names[at]) for at in there]
         less = [_majority(readings, at, [n for n in names[at] if n != principle.id]) for at in there]
-        values = excesses(whole, less, unequal)
-        measured.append(_Measured((principle.id,), values, [cases.clusters[at] for at in there]))
-    return _found("influence", measured, margin, "no")
+        clusters = [cases.clusters[at] for at in there]
+        nobody = "" if any(cases.decides.values()) else "no principle decides a pair beyond noise"
+        changed, both = excesses(whole, less, unequal), firm(whole, less, unequal)
+        measured.append(_Measured((principle.id,), changed, clusters, silent=nobody, firm=both))
+    return _found("no_influence", measured, margin, "no")
 
 
 def failed_tests(constitution: Constitution, readings: Readings) -> list[Finding]:
@@ -187,7 +198,9 @@ def failed_tests(constitution: Constitution, readings: Readings) -> list[Finding
         failed = sum(one is False for one in right)
         answer: Answer = "yes" if failed else "undecided" if None in right else "no"
         note = f"{failed} of {len(right)} are decided otherwise" if failed else ""
-        found.append(Finding(kind="tests", where=(principle.id,), answer=answer, estimate=passed, note=note))
+        found.append(
+            Finding(kind="failing_test", where=(principle.id,), answer=answer, estimate=passed, note=note)
+        )
     return found
 
 
@@ -195,15 +208,7 @@ def _found(kind: Kind, measured: Sequence[_Measured], margin: float, defect: Ans
     """A finding each; ``defect``: whether an excess is the defect ('yes'), or its absence is ('no')."""
     return _joined(
         kind,
-        [
-            (
-                one,
-                excess_p(one.values, clusters=one.clusters, tests=len(measured))
-                if _sum(one.values) > 0
-                else 1.0,
-            )
-            for one in measured
-        ],
+        [(one, excess_p(one.values, clusters=one.clusters)) for one in measured],
         margin,
         defect,
     )
@@ -221,12 +226,13 @@ def _joined(
             found.append(Finding(kind=kind, where=one.where, answer="undecided", estimate=nothing, note=why))
             continue
         estimate = excess(one.values, clusters=one.clusters, unit="pair")
-        there = p < _ALPHA
-        gone = estimate.high is not None and estimate.high < margin
-        answer: Answer = defect if there else ("no" if defect == "yes" else "yes") if gone else "undecided"
-        found.append(
-            Finding(kind=kind, where=one.where, answer=answer, estimate=estimate, p=p, note=one.note)
-        )
+        answer: Answer = "undecided"
+        if p < _ALPHA and estimate.low is not None and estimate.low > margin:
+            answer = defect
+        elif _below(estimate, margin) and _below(_firm(one), margin):
+            answer = "undecided" if one.silent else "no" if defect == "yes" else "yes"
+        note = one.note if answer != "undecided" else one.silent or "too few pairs to be sure of the margin"
+        found.append(Finding(kind=kind, where=one.where, answer=answer, estimate=estimate, p=p, note=note))
     return found
 
 
@@ -234,6 +240,14 @@ def _together(constitution: Constitution) -> list[tuple[Principle, Principle]]:
     """Each two principles whose scopes meet."""
     pairs = combinations(constitution.principles, 2)
     return [(a, b) for a, b in pairs if not (a.scope and b.scope) or set(a.scope) & set(b.scope)]
+
+
+def _firm(one: _Measured) -> Estimate:
+    return rate(one.firm, clusters=one.clusters, better="none", unit="pair")
+
+
+def _below(estimate: Estimate, margin: float) -> bool:
+    return estimate.high is not None and estimate.high < margin
 
 
 def _at(table: Mapping[int, Look], there: Iterable[int]) -> list[Look]:
@@ -255,23 +269,20 @@ def _average(look: Look) -> float | None:
 
 
 def _agreement(values: Sequence[float | None], clusters: Sequence[str], level: float) -> Estimate:
-    return mean(
-        values,
-        clusters=clusters,
-        level=level,
-        bounds=(-1.0, 1.0),
-        better="higher",
-        unit="pair",
-        null_value=0.0,
-    )
+    return signed_mean(values, clusters=clusters, level=level, better="higher", unit="pair")
 
 
-def _decides(table: Mapping[int, Look], cases: Cases) -> bool:
-    """Whether the reader names the same side in both orders more often than it contradicts itself."""
+def decided(table: Mapping[int, Look], clusters: Sequence[str]) -> tuple[Estimate, bool]:
+    """Share of pairs on which both orders name one side; and whether that is more than noise."""
     there = sorted(table)
-    values = [None if None in table[at] else table[at][0] * table[at][1] for at in there]  # type: ignore[operator]
-    clusters = [cases.clusters[at] for at in there]
-    return bool(there) and _sum(values) > 0 and excess_p(values, clusters=clusters) < _ALPHA
+    looks = [table[at] for at in there]
+    names = [clusters[at] for at in there]
+    same = [None if None in look else bool(look[0]) and look[0] == look[1] for look in looks]
+    if not there:
+        return unknown("no pair is within its scope", n=1, unit="pair"), False
+    signs = [None if one is None or two is None else one * two for one, two in looks]
+    sure = _sum(signs) > 0 and excess_p(signs, clusters=names) < _ALPHA
+    return rate(same, clusters=names, better="none", unit="pair"), sure
 
 
 def _majority(readings: Readings, at: int, names: Sequence[str]) -> Look:
@@ -290,8 +301,8 @@ def _sign(value: float) -> float:
 KINDS: Mapping[str, Callable[[Constitution, Readings, Cases, float], list[Finding]]] = {
     "conflict": conflicts,
     "ambiguity": ambiguities,
-    "coverage": coverage,
+    "gap": gaps,
     "redundancy": redundancies,
-    "influence": influences,
+    "no_influence": influences,
 }
 """Kind of finding -> what looks for it."""

@@ -1,9 +1,9 @@
 """Ask a model which of two answers is better, under a principle or none: shared by the constitution's
 techniques.
 
-1. The verdict is a word of its own: 'VERDICT: first', or an answer that names one side and no other. A
-   refusal, both sides or neither is no reading. ('INCORRECT' contains 'CORRECT'; a judge's apology is no
-   verdict.)
+1. The verdict is a line 'VERDICT: first', or a last line that is the word alone. A sentence that holds the
+   word ('the first is not better', 'first, I can not judge'), both sides, or a reply that was cut is no
+   reading. ('INCORRECT' contains 'CORRECT'; a judge's apology is no verdict.)
 2. Where the model gives log-probs, a reading is soft: the probabilities of the answers' words, normalised
    among themselves (Bai et al. 2022, 2212.08073, section 4.1).
 3. Question and answers stand in fences made of a digest, so that an answer can not end its own fence.
@@ -18,13 +18,17 @@ from typing import Literal, NamedTuple
 
 from pydantic import Field, field_validator, model_validator
 
-from calibrant.core import LM, Chat, Completion, Frozen, Run, Sampling, ScoringLM, digest
+from calibrant.core import LM, CapabilityError, Chat, Completion, Frozen, Run, Sampling, ScoringLM, digest
 from calibrant.core.behaviours import same_number
 
 SIDES = ("first", "second", "neither")
 _FIELDS = ("question", "first", "second")
 _VERDICT = re.compile(r"^[ \t*]*VERDICT[ \t*]*:[ \t*]*(\w+)[ \t*.]*$", re.MULTILINE | re.IGNORECASE)
-_NAMED = re.compile(r"\b(first|second|neither)\b", re.IGNORECASE)
+_ALONE = re.compile(
+    r"[\s*\"'(]*(?:the )?(first|second|neither)(?: (?:answer|one|reply|response))?"
+    r"(?: is (?:the )?(?:better|preferred)(?: (?:answer|one))?)?[\s*\"').!]*",
+    re.IGNORECASE,
+)
 
 
 class Comparing(Frozen):
@@ -97,12 +101,18 @@ def comparison(config: Comparing, asked: Asked, template: str = "") -> Chat:
 
 
 def said(reply: Completion) -> str | None:
-    """'first', 'second' or 'neither', as the reply says; None where it says none, or two, or did not come."""
+    """'first', 'second' or 'neither', as the reply says; None where it says none, or two, or did not come.
+
+    A line 'VERDICT: first' says it, or a last line that is the word alone ('the first is better.'). A reply
+    that was cut at its length says it by a VERDICT only.
+    """
     if reply.stop not in ("eos", "length"):
         return None
     verdicts = {word.lower() for word in _VERDICT.findall(reply.text)}
-    named = verdicts or {word.lower() for word in _NAMED.findall(reply.text)}
-    return named.pop() if len(named) == 1 and named <= set(SIDES) else None
+    if not verdicts and reply.stop == "eos" and reply.text.strip():
+        alone = _ALONE.fullmatch(reply.text.strip().splitlines()[-1])
+        verdicts = {alone[1].lower()} if alone else set()
+    return verdicts.pop() if len(verdicts) == 1 and verdicts <= set(SIDES) else None
 
 
 def readings(
@@ -110,6 +120,11 @@ def readings(
 ) -> list[tuple[float, float] | None]:
     """(probability of the first, of the second) of every chat; what is left is 'neither'. None: no
     reading."""
+    if config.read == "logprobs" and not isinstance(model, ScoringLM):
+        raise CapabilityError(
+            f"model '{model.identity.name}' gives no log-probs",
+            hint="set read = 'words', or give local weights",
+        )
     scored = config.read == "logprobs" or (config.read == "auto" and isinstance(model, ScoringLM))
     if scored and isinstance(model, ScoringLM):
         return _scored(model, chats, config, run)

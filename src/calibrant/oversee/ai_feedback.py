@@ -22,6 +22,7 @@ from pydantic import Field, model_validator
 from calibrant.core import (
     LM,
     Chat,
+    ConfigError,
     Estimate,
     InputError,
     Quiet,
@@ -48,6 +49,8 @@ from calibrant.oversee._comparing import (
 from calibrant.stats import mean, rate
 
 _AFTER_REASONING = 0.6
+_NONE = Principle.model_construct(id="", text="")
+"""Asks by ``unprincipled``."""
 
 
 class AIFeedback(Comparing):
@@ -101,19 +104,28 @@ class AIFeedbackResult(Result):
 def ai_feedback(
     model: LM,
     pairs: Preferences,
-    constitution: Constitution,
+    constitution: Constitution | None = None,
     config: AIFeedback = AIFeedback(),
     run: Run = Quiet(),
 ) -> AIFeedbackResult:
-    """Label ``pairs`` by what ``model`` prefers under ``constitution``.
+    """Label ``pairs`` by what ``model`` prefers under ``constitution``, or without one by ``unprincipled``.
 
     Raises:
         InputError: there are no pairs, or no principle speaks to any of them.
+        ConfigError: a constitution is given, and ``compare`` shows no principle; or none, and a priority is
+        wanted. CapabilityError: log-probs are wanted of a model that gives none.
     """
     if not pairs.rows:
         raise InputError("AI feedback needs at least one pair", hint="give pairs of replies to compare")
     rows = pairs.rows
-    if not any(constitution.for_category(row.category) for row in rows):
+    if constitution is None and config.choose == "priority":
+        raise ConfigError("choose = 'priority' needs a constitution", hint="give one, or leave choose out")
+    if constitution is not None and "{principle}" not in config.compare:
+        raise ConfigError(
+            "compare does not contain {principle}: labels would not depend on the constitution",
+            hint="write {principle} where the model is to read it, or leave the constitution out",
+        )
+    if constitution and not any(constitution.for_category(row.category) for row in rows):
         raise InputError(
             f"no principle of '{constitution.name}' speaks to any pair: their categories are "
             + ", ".join(sorted({repr(row.category) for row in rows})[:8]),
@@ -125,8 +137,7 @@ def ai_feedback(
         run.progress(len(labels), len(rows))
     kept = [pair for row, one in zip(rows, labels, strict=True) if (pair := _pair(row, one, config.most))]
     run.artifact("pairs.jsonl").write_bytes(b"".join(canonical(pair) + b"\n" for pair in kept))
-    spoken = sum(bool(one.principle) for one in labels)
-    silent = len(rows) - spoken
+    silent = sum(not one.principle for one in labels) if constitution else 0
     return AIFeedbackResult(
         metrics=_metrics(rows, labels, config.most),
         pairs=Preferences(rows=tuple(kept), source="ai_feedback"),
@@ -140,9 +151,11 @@ def ai_feedback(
 
 
 def _labelled(
-    model: LM, rows: Sequence[Pair], constitution: Constitution, config: AIFeedback, run: Run
+    model: LM, rows: Sequence[Pair], constitution: Constitution | None, config: AIFeedback, run: Run
 ) -> list[Label]:
     """The labels of some pairs."""
+    if constitution is None:
+        return _asked(model, rows, [_NONE] * len(rows), config, run)
     if config.choose == "sampled":
         drawn = [constitution.draw(row.category, row.id, run.seed) for row in rows]
         return _asked(model, rows, drawn, config, run)

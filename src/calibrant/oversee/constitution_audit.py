@@ -15,6 +15,8 @@ A model reads pairs of answers under every principle, in both orders. Where this
 
 from __future__ import annotations
 
+from collections import Counter
+
 from pydantic import Field, field_validator, model_validator
 
 from calibrant.core import (
@@ -34,7 +36,7 @@ from calibrant.core.digest import canonical
 from calibrant.core.figure_data import Datum, FigureData
 from calibrant.data.constitution import Constitution, written
 from calibrant.data.rows import Preferences
-from calibrant.oversee._audit_findings import KINDS, Cases, Finding, failed_tests
+from calibrant.oversee._audit_findings import KINDS, Cases, Finding, decided, failed_tests
 from calibrant.oversee._audit_loopholes import Search, search
 from calibrant.oversee._audit_reading import read_all
 from calibrant.oversee._comparing import Comparing
@@ -43,13 +45,15 @@ _SHOWN = 8
 _COUNTS = {
     "conflict": "conflicts_found",
     "ambiguity": "ambiguous_found",
-    "coverage": "gaps_found",
+    "gap": "gaps_found",
     "redundancy": "redundant_found",
-    "influence": "without_influence_found",
-    "tests": "failing_tests_found",
+    "no_influence": "without_influence_found",
+    "failing_test": "failing_tests_found",
     "loophole": "loopholes_found",
 }
-"""Kind -> the metric that counts what was found."""
+"""Kind of defect -> the metric that counts what was found."""
+_FIGURES = {"gap": "coverage", "no_influence": "influence", "failing_test": "tests"}
+"""Kind of defect -> the metric behind it, where that has another name."""
 
 
 class ConstitutionAudit(Comparing):
@@ -158,9 +162,11 @@ def constitution_audit(
             f"an audit needs pairs on at least two prompts, got {len(set(clusters))}",
             hint="one prompt shows nothing of how prompts differ",
         )
-    cases = Cases(clusters, [row.category or "uncategorised" for row in rows])
+    categories = [row.category or "uncategorised" for row in rows]
     unheard = sorted(_scopes(constitution) - {row.category for row in rows})
     readings = read_all(model, second, constitution, rows, config, config.forms, run)
+    decides = {name: decided(table, clusters) for name, table in readings.plain.items()}
+    cases = Cases(clusters, categories, {name: sure for name, (_, sure) in decides.items()})
     findings = [one for look in KINDS.values() for one in look(constitution, readings, cases, config.margin)]
     findings += failed_tests(constitution, readings)
     searched = None
@@ -175,9 +181,10 @@ def constitution_audit(
     run.artifact("constitution.toml").write_text(written(constitution), encoding="utf-8")
     run.artifact("findings.jsonl").write_bytes(b"".join(canonical(one) + b"\n" for one in findings))
     return ConstitutionAuditResult(
-        metrics=_metrics(findings, searched),
+        metrics=_metrics(findings, searched)
+        | {f"decided_share/{name}": share for name, (share, _) in decides.items()},
         findings=tuple(findings),
-        caveats=_caveats(constitution, unheard, searched),
+        caveats=_caveats(unheard, searched, [name for name, sure in cases.decides.items() if not sure]),
     )
 
 
@@ -200,7 +207,11 @@ def _loophole(searched: Search, margin: float) -> Finding:
 
 
 def _metrics(findings: list[Finding], searched: Search | None) -> dict[str, Estimate]:
-    metrics: dict[str, Estimate] = {}
+    kinds = Counter(one.kind for one in findings if one.answer == "yes")
+    open_ = sum(one.answer == "undecided" for one in findings)
+    told = [f"{count} {kind}" for kind, count in kinds.items()] + [f"{open_} of {len(findings)} undecided"]
+    total = point(float(kinds.total()), unit="findings", n=len(findings), reason="; ".join(told))
+    metrics: dict[str, Estimate] = {"defects_found": total}
     for kind, name in _COUNTS.items():
         own = [one for one in findings if one.kind == kind]
         if own:
@@ -213,7 +224,7 @@ def _metrics(findings: list[Finding], searched: Search | None) -> dict[str, Esti
             )
     for one in findings:
         if one.kind != "loophole":
-            metrics["/".join((one.kind, *one.where))] = one.estimate
+            metrics["/".join((_FIGURES.get(one.kind, one.kind), *one.where))] = one.estimate
     if searched is not None:
         metrics |= {f"loophole/of_{k}": estimate for k, estimate in searched.of_k.items()}
         metrics["loophole_floor"] = point(
@@ -223,8 +234,13 @@ def _metrics(findings: list[Finding], searched: Search | None) -> dict[str, Esti
     return metrics
 
 
-def _caveats(constitution: Constitution, unheard: list[str], searched: Search | None) -> tuple[str, ...]:
+def _caveats(unheard: list[str], searched: Search | None, silent: list[str]) -> tuple[str, ...]:
     return (
+        *(
+            [f"the reader decides nothing, beyond noise, under {', '.join(silent)}: see decided_share"]
+            if silent
+            else []
+        ),
         "a constitution is audited as this reader reads it: another model may read it otherwise",
         "no finding on these pairs is no proof for others: a conflict shows only where a pair raises it",
         *(

@@ -208,7 +208,16 @@ def _round(
     ]
     critiques = asks([filled(asks.config.critique, one) for one in parts])
     parts = [{**one, "critique": reply.text} for one, reply in zip(parts, critiques, strict=True)]
-    return asks([filled(asks.config.revise, one) for one in parts])
+    revised = asks([filled(asks.config.revise, one) for one in parts])
+    failed = [
+        next((one for one in both if _lost(one)), None) for both in zip(answers, critiques, strict=True)
+    ]
+    # What was made of an answer or a critique that never came is no revision.
+    return [new if lost is None else lost for new, lost in zip(revised, failed, strict=True)]
+
+
+def _lost(reply: Completion) -> bool:
+    return reply.stop == "error" or not reply.text
 
 
 def _changed(old: Completion, new: Completion) -> bool | None:

@@ -111,25 +111,30 @@ def tamper(items: Items, config: Tamper = Tamper(), run: Run = Quiet()) -> Tampe
 
 
 def _swap(item: Item, others: Sequence[Item], most: float, seed: int) -> tuple[str, str] | None:
-    """A wrong answer of the same form, and the words in which it is wrong; None: no item gives one."""
-    there = [one for one in others if one.kind == item.kind and one.answer != item.answer]
-    random.Random(f"tamper/{seed}/{item.id}").shuffle(there)
-    mine = set(item.answer.split())
+    """A wrong answer of the same form, and the words in which it is wrong; None: no item gives one.
+
+    Of the answers that give one, those that change the fewest words; among equals by lot.
+    """
     given = {word.strip(_STOPS).casefold() for word in question_of(item.chat).split()}
-    # The most alike first, by lot among equals.
-    there.sort(key=lambda one: -len(mine & set(one.answer.split())))
-    for other in there:
-        found = differing(item.answer, other.answer)
+    own = item.answer.split()
+    swaps: list[tuple[int, str, str]] = []
+    for other in others:
+        found = differing(item.answer, other.answer) if other.kind == item.kind else None
         if found is None:
             continue
         (start, end), words = found
-        own = item.answer.split()
         if given & {word.strip(_STOPS).casefold() for word in own[start:end]}:
             continue  # the question says these words: another subject would be another question's answer
         answer = own[:start] + words + own[end:]
-        if len(words) <= most * len(answer) and " ".join(answer) != " ".join(own):
-            return " ".join(answer), " ".join(words).strip(_STOPS)
-    return None
+        if len(words) <= most * len(answer):
+            swaps.append((end - start + len(words), " ".join(answer), " ".join(words).strip(_STOPS)))
+    if not swaps:
+        return None
+    least = min(size for size, _, _ in swaps)
+    _, answer_text, flaw = random.Random(f"tamper/{seed}/{item.id}").choice(
+        sorted({one for one in swaps if one[0] == least})
+    )
+    return answer_text, flaw
 
 
 def differing(one: str, other: str) -> tuple[tuple[int, int], list[str]] | None:

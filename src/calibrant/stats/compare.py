@@ -105,12 +105,13 @@ def sign_flip(
     most: Floats = np.where(np.isnan(second), 1.0, second) - np.where(np.isnan(first), 0.0, first)
     low, high = (np.asarray(np.bincount(groups, weights=x), np.float64) for x in (least, most))
     if low.sum() > 0:
-        return _flipped(low)
-    return _flipped(-high) if high.sum() < 0 else 1.0
+        return flip_totals(low)
+    return flip_totals(-high) if high.sum() < 0 else 1.0
 
 
-def _flipped(totals: Floats) -> float:
-    """Twice the share of sign patterns whose sum is at least that of ``totals`` (k,), which is above 0."""
+def flip_totals(totals: Floats) -> float:
+    """Twice the share of sign patterns whose sum is at least that of ``totals`` (k,) whole numbers, above
+    0."""
     sizes, times = np.unique(np.abs(totals[totals != 0]), return_counts=True)
     if sizes.size == 1:
         needed = int((totals > 0).sum())

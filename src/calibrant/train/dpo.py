@@ -25,7 +25,7 @@ from torch import Tensor
 from calibrant.core import OpenLM, Quiet, Run, digest, point, technique
 from calibrant.data.rows import Preferences
 from calibrant.maths.losses import chosen_nll
-from calibrant.maths.pair_losses import LOSSES, soft_pair_loss
+from calibrant.maths.pair_losses import LOSSES, check_soft, soft_pair_loss
 from calibrant.maths.pair_sums import PairSums, implicit_rewards
 from calibrant.models.branches import Branches, pack, padded_tokens, score, shares, tokenised
 from calibrant.models.fit import Fit, Plan, Share, batches_of, fit, last
@@ -76,6 +76,7 @@ def dpo(model: OpenLM, pairs: Preferences, config: DPO = DPO(), run: Run = Quiet
     kind = LOSSES[config.loss]
     beta = float(config.options.get("beta", kind.options.get("beta", 1.0)))
     check_trainable(model, config.fit.any_template)
+    check_soft(config.loss, [row.chosen_probability for row in pairs])
     rows = fitting(model, pairs, lambda row: [row.chosen, row.rejected], config.max_length)
     prompts, chosen = tokenised(model, [row.prompt for row in rows], [row.chosen for row in rows])
     _, rejected = tokenised(model, [row.prompt for row in rows], [row.rejected for row in rows])
@@ -96,7 +97,7 @@ def dpo(model: OpenLM, pairs: Preferences, config: DPO = DPO(), run: Run = Quiet
         sums = PairSums(logps[:, 0], logps[:, 1], *reference[:, part], *tokens[:, part])
         each = soft_pair_loss(config.loss, sums, likely[part], config.options)
         if config.nll:
-            each = each + config.nll * chosen_nll(sums)
+            each = each + config.nll * likely[part] * chosen_nll(sums)
         return Share(each.sum() / len(whole), *_noted(sums, beta, len(whole), tokens[:, whole].sum(1)))
 
     plan = Plan(

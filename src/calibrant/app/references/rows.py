@@ -90,5 +90,7 @@ def serving_as(wanted: type[Table[Any]], table: Table[Any]) -> Table[Any]:
             for label, reply in ((True, p.chosen), (False, p.rejected)):
                 name = f"{p.id}/{'chosen' if label else 'rejected'}"
                 rows.append(Labelled(id=name, prompt=p.prompt, completion=reply, label=label))
-    account = {"source": table.source, "refused": table.refused, "unused": table.unused}
+    soft = wanted is not Prompts and any(p.chosen_probability < 1 for p in table.rows)
+    unused = (*table.unused, *(["chosen_probability"] if soft else []))  # what is read here is yes or no
+    account = {"source": table.source, "refused": table.refused, "unused": unused}
     return wanted(rows=tuple(rows), **account) if rows else table
