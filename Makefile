@@ -74,7 +74,7 @@ peers: $(READY) $(PEERS:%=.peers/%/.installed)
 docs: $(READY)
 	$(BIN)/python tools/docs.py
 
-# The testbed's models, raised again from scratch with their figures: about 40 minutes on two cores.
+# The testbed's models, raised again from scratch with their figures: about two hours on two quiet cores, and it goes on after a kill.
 weights: $(READY)
 	$(BIN)/calibrant run rebuild_testbed
 	$(BIN)/python tools/weights.py
