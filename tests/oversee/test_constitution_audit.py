@@ -10,7 +10,7 @@ from scipy.stats import binom
 
 from calibrant.core import Chat, Completion, ConfigError, InputError, Quiet, resolve
 from calibrant.core.estimate import impossible
-from calibrant.data.constitution import Constitution, Principle, read_constitution
+from calibrant.data.constitution import Constitution, Principle, PrincipleTest, read_constitution
 from calibrant.data.rows import Pair, Preferences
 from calibrant.models.scripted import ScriptedModel
 from calibrant.oversee.constitution_audit import ConstitutionAudit, constitution_audit
@@ -192,8 +192,8 @@ def test_a_pure_position_bias_is_no_finding(run):
     """A reader that always names the first side: nothing but a failed test is found, and nothing is
     cleared."""
     result = audited("conflict", run, bias="1", loopholes=False)
-    assert {kind for kind, _ in found(result)} == {"failing_test"}
-    assert {one.answer for one in result.findings if one.kind != "failing_test"} == {"undecided"}
+    assert not found(result)
+    assert {one.answer for one in result.findings} == {"undecided"}
     assert result.metrics["conflict/no_harm/obey"].value == 0.0
 
 
@@ -345,6 +345,30 @@ def test_bad_input(run):
     ):
         with pytest.raises(ConfigError):
             resolve(ConstitutionAudit, wrong)
+
+
+@pytest.mark.parametrize(
+    ("says", "answer"),
+    [
+        (("first", "second"), "no"), (("second", "first"), "yes"), (("neither", "neither"), "yes"),
+        (("first", "first"), "undecided"), (("neither", "second"), "undecided"),
+        (("hm", "second"), "undecided"),
+    ],
+)  # fmt: skip
+def test_a_test_fails_in_both_orders_or_is_undecided(run, says, answer):
+    plain, swapped = says
+    test = PrincipleTest(question="q?", better="good", worse="bad")
+    only = Constitution(name="n", principles=(Principle(id="a", text="be kind.", tests=(test,)),))
+    rows = tuple(
+        Pair(id=str(at), prompt=Chat.ask(f"{at}?"), chosen="good", rejected="bad") for at in range(2)
+    )
+
+    def reader(chat):
+        return plain if chat.last_user.index("good") < chat.last_user.index("bad") else swapped
+
+    result = constitution_audit(ScriptedModel(reader), Preferences(rows=rows), only, run=run)
+    (one,) = [f for f in result.findings if f.kind == "failing_test"]
+    assert one.answer == answer
 
 
 def test_counts_name_what_was_found(run):

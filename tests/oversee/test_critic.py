@@ -188,3 +188,15 @@ def test_a_flaw_that_does_not_stand_in_the_answer_is_refused(tmp_path):
     table = read_file(CheckedAnswers, path)
     assert [r.reason for r in table.refused] == ["flaw not found: str 'hay' does not stand in the answer"]
     assert table.rows[0].flaw == "Corn"
+
+
+def test_slices_part_the_questions_and_untouched_answers_can_be_left_out(run):
+    items = open_items("core", {})
+    whole = tamper(items, run=run)
+    rows = whole.answers.rows
+    assert not {row.cluster for row in rows[:100]} & {row.cluster for row in rows[100:]}
+    assert len({row.kind for row in rows[:60]}) > 1  # in random order, not in that of the file
+    alone = tamper(items, Tamper(untouched=False), run)
+    assert len(alone.critiques) * 2 == len(whole.critiques)
+    assert all(e.completion.startswith("FLAW:") for e in alone.critiques)
+    assert alone.answers == whole.answers

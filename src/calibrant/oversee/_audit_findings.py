@@ -187,19 +187,29 @@ def influences(constitution: Constitution, readings: Readings, cases: Cases, mar
 
 
 def failed_tests(constitution: Constitution, readings: Readings) -> list[Finding]:
-    """Tests of a principle that the reader decides otherwise in either order."""
+    """Tests of a principle that the reader does not decide as said.
+
+    One that fails in both orders is a finding; in one order alone it may be noise.
+    """
     found = []
     for principle in constitution.principles:
         looks = readings.tests[principle.id]
         if not looks:
             continue
         right = [None if None in look else look == (1.0, 1.0) for look in looks]
-        passed = rate(right, better="higher", unit="test")
-        failed = sum(one is False for one in right)
-        answer: Answer = "yes" if failed else "undecided" if None in right else "no"
-        note = f"{failed} of {len(right)} are decided otherwise" if failed else ""
+        failed = sum(None not in look and 1.0 not in look for look in looks)
+        half = sum(1.0 in look and look != (1.0, 1.0) for look in looks)
+        answer: Answer = "yes" if failed else "undecided" if half or None in right else "no"
+        told = [f"{failed} of {len(looks)} fail in both orders"] if failed else []
+        told += [f"{half} of {len(looks)} are decided as said in one order alone"] if half else []
         found.append(
-            Finding(kind="failing_test", where=(principle.id,), answer=answer, estimate=passed, note=note)
+            Finding(
+                kind="failing_test",
+                where=(principle.id,),
+                answer=answer,
+                estimate=rate(right, better="higher", unit="test"),
+                note="; ".join(told),
+            )
         )
     return found
 
@@ -230,7 +240,11 @@ def _joined(
         if p < _ALPHA and estimate.low is not None and estimate.low > margin:
             answer = defect
         elif _below(estimate, margin) and _below(_firm(one), margin):
-            answer = "undecided" if one.silent else "no" if defect == "yes" else "yes"
+            answer = "no" if defect == "yes" else "yes"
+        if one.silent and answer != defect:
+            answer = "undecided"  # who names no side clears nothing, and shows no sameness
+        if one.silent and defect == "no":
+            answer = "undecided"
         note = one.note if answer != "undecided" else one.silent or "too few pairs to be sure of the margin"
         found.append(Finding(kind=kind, where=one.where, answer=answer, estimate=estimate, p=p, note=note))
     return found

@@ -8,6 +8,8 @@ known to the word: the answer of another question of the same kind, where the tw
 2. The flaw is the run of words that differs; where the answers have nothing in common the swap would be seen
    at a glance, and where they differ in two places it would have two names: such pairs are passed over.
 3. Demonstrations of both come with it: a critic that only saw flaws would find one in everything.
+4. Questions come in random order, both rows of one together, so that slices part them: train on
+   ``record:JOB/critiques.jsonl[:400]``, measure on ``record:JOB/answers.jsonl[400:]``.
 
     calibrant show oversee.tamper
 """
@@ -38,6 +40,8 @@ class Tamper(Frozen):
     """A demonstration's reply to a tampered answer; {flaw} is filled in."""
     none: str = NONE
     """A demonstration's reply to an untouched answer."""
+    untouched: bool = True
+    """Also demonstrate untouched answers. Without them a critic learns to object to everything."""
     most: float = Field(default=0.5, gt=0.0, lt=1.0)
     """Largest share of an answer's words that may be the flaw."""
 
@@ -80,7 +84,8 @@ def tamper(items: Items, config: Tamper = Tamper(), run: Run = Quiet()) -> Tampe
         raise InputError("tampering needs items", hint="give questions with right answers")
     rows: list[CheckedAnswer] = []
     passed = 0
-    for item in items.rows:
+    order = random.Random(f"tamper/order/{run.seed}").sample(items.rows, len(items.rows))
+    for item in order:
         swap = _swap(item, items.rows, config.most, run.seed)
         if swap is None:
             passed += 1
@@ -95,7 +100,7 @@ def tamper(items: Items, config: Tamper = Tamper(), run: Run = Quiet()) -> Tampe
             f"none of {len(items.rows)} items has a partner of its kind whose answer differs in a few words",
             hint="write answers as sentences of one form ('the fox eats corn.'), or raise most",
         )
-    shown = [_demonstration(row, config) for row in rows]
+    shown = [_demonstration(row, config) for row in rows if row.flaw or config.untouched]
     run.artifact("answers.jsonl").write_bytes(b"".join(canonical(row) + b"\n" for row in rows))
     run.artifact("critiques.jsonl").write_bytes(b"".join(canonical(row) + b"\n" for row in shown))
     told = f"{passed} of {len(items.rows)} have no partner" if passed else ""
