@@ -31,6 +31,7 @@ from calibrant.data.rows import (
     LabelledTexts,
     Preferences,
     Prompts,
+    Questions,
     Refused,
     Table,
 )
@@ -44,6 +45,7 @@ from calibrant.data.shapes import (
     labelled_of,
     pair_of,
     prompt_of,
+    question_of,
     text_of,
 )
 
@@ -60,6 +62,7 @@ SHAPES: dict[type[Table[Any]], Callable[[int, dict[str, Any], str], Any]] = {
     Facts: fact_of,
     LabelledTexts: text_of,
     ClassedTexts: classed_of,
+    Questions: question_of,
 }
 """Kind of rows -> what makes one of them."""
 

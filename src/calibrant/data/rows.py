@@ -167,6 +167,25 @@ class ClassedText(Frozen):
     """Rows that share a template or a source are not independent; "" is its own cluster."""
 
 
+class Question(Frozen):
+    """A question with a right and a wrong answer, which players argue and a judge decides."""
+
+    id: str
+    """Stable name of the row."""
+    question: str
+    """What is asked, in words."""
+    correct: str
+    """The right answer."""
+    wrong: str
+    """The wrong one."""
+    passage: str = ""
+    """What players may read and the judge may not; "" for none."""
+    shown: str = ""
+    """What the judge reads, too: say, an excerpt of the passage; "" for none."""
+    cluster: str = ""
+    """Rows that share a passage are not independent; "" is that of the passage, or its own without one."""
+
+
 class Graded(Frozen):
     """A reply with a human label, to calibrate a judge on."""
 
@@ -271,6 +290,10 @@ class LabelledTexts(Table[LabelledText]):
 
 class ClassedTexts(Table[ClassedText]):
     """Texts of several classes, for weak-to-strong generalisation."""
+
+
+class Questions(Table[Question]):
+    """Questions with a right and a wrong answer, for oversight protocols."""
 
 
 class GradedReplies(Table[Graded]):
