@@ -70,5 +70,5 @@ def test_a_shared_id_is_told_apart_and_no_rows_are_an_error(tmp_path):
     path.write_text("".join(json.dumps({**PLAIN, "id": "a", "question": q}) + "\n" for q in ("1?", "2?")))
     assert [row.id for row in read_file(Questions, path).rows] == ["a", "a:2"]
     path.write_text("")
-    with pytest.raises(InputError, match="holds no rows"):
+    with pytest.raises(InputError, match="is empty"):
         read_file(Questions, path)

@@ -117,10 +117,11 @@ def test_open_consultancy_follows_its_agent_and_open_debate_does_not(run):
 
 @pytest.mark.slow
 def test_no_gain_where_players_know_no_more_than_the_judge(tmp_path):
-    """12 seeds of 100 questions; a noisy judge, so that verdicts differ. Each interval of 95 % misses 0 with
-    a chance of 5 %: four or more of 12 misses have one of .2 %. Were the gain .15, as with the passage it is
-    more, half of the intervals (half width about .1) would be above 0, and four or more of 12 have a chance
-    of 93 %."""
+    """12 seeds of 100 questions; the judge misreads at random, so that verdicts differ.
+
+    Each interval of 95 % misses 0 with a chance of 5 %: four or more of 12 have one of .2 %. Half widths are
+    about .07: were the gain .1, each would miss 0 with a chance of .8, and four or more of 12 with over .99.
+    """
     misses = dict.fromkeys(("debate", "consultancy", "recursive"), 0)
     for seed in range(12):
         found = ruled(
@@ -129,9 +130,17 @@ def test_no_gain_where_players_know_no_more_than_the_judge(tmp_path):
         )  # fmt: skip
         for name in misses:
             gain = found.metrics[f"gain/{name}"]
+            assert gain.high - gain.low < 0.22
             misses[name] += not gain.low <= 0 <= gain.high
-        assert any("not shown to know more" in caveat for caveat in found.caveats)
     assert max(misses.values()) < 4
+
+
+def test_nothing_hidden_nothing_gained_and_a_caveat_says_so(run):
+    result = ruled(run, n=40, known="all", names=("debate", "consultancy"))
+    for name in ("debate", "consultancy"):
+        assert result.metrics[f"gain/{name}"].value == 0.0
+        assert result.metrics[f"edge/{name}"].value == 0.0
+    assert any("not shown to know more than the judge (" in caveat for caveat in result.caveats)
 
 
 def test_a_bias_for_a_place_cancels(run):
@@ -158,8 +167,8 @@ def test_verified_quotes_are_what_a_liar_lacks(tmp_path):
         ratings[marks] = result.metrics["rating/debate/player"]
         assert 0.65 < result.metrics["verified_share/debate"].value < 0.85
         assert result.metrics["accuracy/opponent"].value == 1.0
-    assert ratings[True].low > 0.2
-    assert ratings[False].high < -0.2
+    assert ratings[True].low > 0
+    assert ratings[False].high < 0
 
 
 # What each party reads
