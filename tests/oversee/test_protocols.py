@@ -6,6 +6,7 @@ import json
 import math
 import random
 import re
+from pathlib import Path
 
 import pytest
 
@@ -557,3 +558,10 @@ def test_figures_show_every_protocol(run):
         "gain over direct", "over consultancy", "players' edge"
     }  # fmt: skip
     assert {datum.label for datum in third.values} >= {"consultancy", "consultancy open", "critic"}
+
+
+def test_the_pages_example_runs(capsys):
+    page = Path(__file__).parents[2] / "docs" / "oversee.protocols.md"
+    (code,) = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    exec(code, {})  # our own page
+    assert re.match(r"0\.\d+ \[", capsys.readouterr().out)

@@ -7,7 +7,9 @@ import re
 
 import pytest
 
+from calibrant.app.check import check_study
 from calibrant.app.references.openers import Openers
+from calibrant.app.study_file import load_study
 from calibrant.core import LM, CalibrantError, Chat, ConfigError, InputError, ScoringLM
 from calibrant.data.rows import Questions
 from calibrant.ledger import Ledger
@@ -104,6 +106,10 @@ def test_references(openers):
     assert isinstance(arbiter.load(), ScoringLM)
     assert arbiter.digest != openers.open("testbed:arbiter/ruled", LM).digest
     assert openers.open("testbed:debater/ruled", LM).load().identity.name == "testbed:debater/ruled"
+
+
+def test_the_shipped_study_can_run():
+    assert check_study(load_study("oversight"), files=True) == []
 
 
 @pytest.mark.parametrize(

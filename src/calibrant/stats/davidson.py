@@ -48,7 +48,7 @@ class Ratings(NamedTuple):
     players: dict[str, Estimate]
     """Name -> rating: log-strength less the mean of all. A difference d means odds of e^d without ties."""
     ties: Estimate
-    """nu: 2 ties to each win of the first, between equals, where it is 2."""
+    """nu: between equals, so many ties come to each win of the first."""
 
 
 def davidson(
@@ -78,6 +78,9 @@ def davidson(
         for at, name in enumerate(names)
     }
     nu = _estimate(float(np.exp(log_nu[0])), np.exp(nus), level, n, k, "nu", None)
+    if not ties.any():
+        none = "no game was a tie, so nothing bounds it"
+        nu = nu.model_copy(update={"low": None, "high": None, "reason": none})
     return Ratings(rated, nu)
 
 
