@@ -73,7 +73,7 @@ def right(answers, text):
     return "first" if answers[0].startswith("good") else "second"
 
 
-def ruled(run, *, n=150, seed=0, known="1", arbiter=None, player=None, names=("direct",), **config):
+def ruled(run, *, n=80, seed=0, known="1", arbiter=None, player=None, names=("direct",), **config):
     return protocols(
         open_questions("hidden", {"n": str(n), "seed": str(seed), "known": known}),
         open_arbiter("ruled", arbiter or {}),

@@ -121,8 +121,9 @@ def _wrongness(one: Outcome) -> float | None:
 def metrics(sample: Sample) -> dict[str, Estimate]:
     """All figures, protocol by protocol; what players know stands beside what they gain."""
     found: dict[str, Estimate] = {}
-    for name in (*sample.names, *(who for who in ("player", "opponent") if sample.cases[who])):
-        found[f"accuracy/{name}"] = sample.mean(sample.ends(name, _right), "higher", 0.5)
+    for who in (*sample.names, "player", "opponent"):
+        if sample.cases[who]:
+            found[f"accuracy/{who}"] = sample.mean(sample.ends(who, _right), "higher", 0.5)
     for name in sample.names:
         rule = RULES[name]
         if rule.role is not None:
@@ -148,7 +149,8 @@ def _edge(sample: Sample, name: Name) -> Estimate:
 
 def _of_sides(sample: Sample, name: Name) -> dict[str, Estimate]:
     """Accuracy by what the agent argued for: never one number where agents differ."""
-    rule, found = RULES[name], {}
+    rule = RULES[name]
+    found: dict[str, Estimate] = {}
     if rule.role in (None, "assist", "prove") or (rule.role == "debate" and not rule.open and not sample.two):
         return {}
     if rule.open:

@@ -220,7 +220,8 @@ def chosen_side(reading: tuple[float, float]) -> str:
 
 def _games(name: Name, scenes: Sequence[Scene], chosen: Sequence[str]) -> list[_Game]:
     """With seats: who speaks for which side. Debaters speak in the order in which answers are displayed."""
-    rule, games = RULES[name], []
+    rule = RULES[name]
+    games: list[_Game] = []
     for at, scene in enumerate(scenes):
         open_scene = scene._replace(role=rule.role)
         if rule.role is None:
@@ -234,8 +235,8 @@ def _games(name: Name, scenes: Sequence[Scene], chosen: Sequence[str]) -> list[_
             for side in (chosen[at],) if rule.open else (right, scene.side_of(right=False)):
                 game = _Game(name, open_scene, "right" if side == right else "wrong", (("player", side),))
                 if rule.role == "debate":
-                    seats: dict[str, Who] = {side: "player"}
-                    game.seats = tuple((seats.get(one, "opponent"), one) for one in SIDES)
+                    whose: dict[bool, Who] = {True: "player", False: "opponent"}
+                    game.seats = tuple((whose[one == side], one) for one in SIDES)
                 elif rule.role == "criticise":
                     game.scene = open_scene._replace(proposed=side)
                 games.append(game)
@@ -247,7 +248,8 @@ def _round(name: Name, number: int, games: Sequence[_Game], cast: Cast, run: Run
     if RULES[name].role == "assist":
         _speak(number, [(game, "player", part) for part in cast.parts for game in games], cast, run)
         return
-    for seats in ((0, 1),) if RULES[name].simultaneous else ((0,), (1,)):
+    steps: tuple[tuple[int, ...], ...] = ((0, 1),) if RULES[name].simultaneous else ((0,), (1,))
+    for seats in steps:
         owed = [(game, *game.seats[at]) for at in seats for game in games if at < len(game.seats)]
         _speak(number, [one for one in owed if not one[0].silent], cast, run)
 

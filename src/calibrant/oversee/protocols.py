@@ -179,12 +179,13 @@ def _check(rows: Sequence[Question]) -> None:
 
 
 def _bars(found: dict[str, Estimate], families: dict[str, str]) -> tuple[Datum, ...]:
-    named = [(*key.partition("/")[::2], one) for key, one in found.items()]
-    return tuple(
-        Datum(label=name.replace("_", " "), estimate=one, stage=families[kind] if len(families) > 1 else "")
-        for kind, name, one in named
-        if kind in families
-    )
+    bars = []
+    for key, one in found.items():
+        kind, _, name = key.partition("/")
+        if kind in families:
+            stage = families[kind] if len(families) > 1 else ""
+            bars.append(Datum(label=name.replace("_", " "), estimate=one, stage=stage))
+    return tuple(bars)
 
 
 def _caveats(rows: Sequence[Question], cases: Sequence[Case], found: dict[str, Estimate]) -> tuple[str, ...]:

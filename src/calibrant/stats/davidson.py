@@ -19,7 +19,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from calibrant.core import Estimate, InputError, unknown
 from calibrant.stats._sample import Floats, check_level
@@ -143,9 +142,9 @@ def fit(wins: Floats, ties: Floats) -> tuple[Floats, Floats]:
         curve = np.einsum("orm,rm,omq,oms->rqs", chance, played, design, design)
         curve -= np.einsum("rm,rmq,rms->rqs", played, middle, middle)
         step = _solve(curve + pin, seen - expected)
-        step /= np.maximum(1.0, np.abs(step).max(1, keepdims=True))
-        theta += step
-        if np.abs(step).max() < 1e-12:
+        longest = np.abs(step).max(1, keepdims=True)
+        theta += step / np.maximum(1.0, longest)
+        if longest.max() < 1e-12:
             break
     theta[:, :p] -= theta[:, :p].mean(1, keepdims=True)
     lost_rows = (np.abs(step).max(1) > 1e-6) | (np.abs(theta).max(1) > _FAR)
@@ -159,7 +158,7 @@ def _solve(curve: Floats, slope: Floats) -> Floats:
     scale = np.maximum(np.abs(curve).max((1, 2)), 1e-300)
     flat = np.linalg.cond(curve / scale[:, None, None]) > 1e13
     safe = np.where(flat[:, None, None], np.eye(curve.shape[1]), curve)
-    step: NDArray[np.float64] = np.linalg.solve(safe, slope[..., None])[..., 0]
+    step = np.asarray(np.linalg.solve(safe, slope[..., None])[..., 0], dtype=np.float64)
     step[flat] = 1.0
     return step
 
