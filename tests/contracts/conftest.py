@@ -88,6 +88,7 @@ from calibrant.data.rows import (
     LabelledTexts,
     Preferences,
     Prompts,
+    Questions,
 )
 from calibrant.data.votes import Vote, Votes, read_votes
 from calibrant.defend.pattern_guard import PatternGuard, pattern_guard
@@ -105,6 +106,7 @@ from calibrant.testbed.attacker import open_attacker
 from calibrant.testbed.circuits import CircuitPlants
 from calibrant.testbed.control import open_control, open_monitor
 from calibrant.testbed.gold import GoldJudge, GoldReward
+from calibrant.testbed.questions import open_questions
 from calibrant.testbed.raise_model import build_module
 from calibrant.testbed.serve import open_goals, open_items, open_pairs, open_prompts
 from calibrant.testbed.tokens import build_tokenizer
@@ -139,6 +141,10 @@ KNOWN: dict[str, Known] = {
     ),
     "attack.soft_prompt": Known("200 steps are many", config={"steps": 2, "max_tokens": 4}),
     "oversee.constitution_audit": Known("eight candidates are many", config={"candidates": 2, "prompts": 2}),
+    "oversee.protocols": Known(
+        "ten protocols of two rounds are many",
+        config={"protocols": ["debate", "consultancy_open"], "rounds": 1, "verdict_tokens": 4},
+    ),
     "attack.best_of_n": Known("64 tries are many", config={"tries": 4}),
     "attack.campaign": Known(
         "every input must be used: an attack that another model writes, and one that reads log-probs",
@@ -686,6 +692,7 @@ BUILDERS: dict[Any, Callable[[Workshop, int], Built]] = {
     LabelledTexts: _texts,
     ClassedTexts: _classed,
     Canaries: _canaries,
+    Questions: lambda shop, place: shop.rows(Questions, open_questions("hidden", {"n": "3"}).rows),
     Prompts: lambda shop, place: shop.rows(Prompts, open_prompts("train", {"n": "6"}).rows),
     Preferences: lambda shop, place: shop.rows(Preferences, _pairs().rows),
     Examples: _examples,

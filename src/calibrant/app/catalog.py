@@ -109,6 +109,10 @@ _TECHNIQUES: dict[str, tuple[str, str]] = {
         "constitutional AI: answer, critique, revise; preference pairs",
         "harm_change",
     ),
+    "oversee.protocols": (
+        "debate, consultancy, critic ...: which helps a weaker judge most?",
+        "gain/debate",
+    ),
     "oversee.tamper": ("plant known flaws in right answers, to train critics and try them", "tampered"),
     "oversee.weak_to_strong": (
         "weak-to-strong: how much of the gap does a student recover?",

@@ -14,7 +14,7 @@ from calibrant.core.behaviours import Goal
 from calibrant.core.config import Frozen
 from calibrant.core.errors import InputError
 from calibrant.core.lm import Chat
-from calibrant.data.rows import ClassedText, Contrast, Fact, Goals, Item, LabelledText
+from calibrant.data.rows import ClassedText, Contrast, Fact, Goals, Item, LabelledText, Question
 
 
 def normal(text: str) -> str:
@@ -48,6 +48,8 @@ def asks(row: Frozen) -> object | None:
         return normal_chat(row.prompt)
     if isinstance(row, LabelledText):
         return row.prompt, row.reply
+    if isinstance(row, Question):
+        return tuple(map(normal, (row.question, row.correct, row.wrong, row.passage)))
     return None
 
 

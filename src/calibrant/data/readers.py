@@ -32,6 +32,7 @@ from calibrant.data.rows import (
     LabelledTexts,
     Preferences,
     Prompts,
+    Questions,
     Refused,
     Table,
 )
@@ -46,6 +47,7 @@ from calibrant.data.shapes import (
     labelled_of,
     pair_of,
     prompt_of,
+    question_of,
     text_of,
 )
 
@@ -63,6 +65,7 @@ SHAPES: dict[type[Table[Any]], Callable[[int, dict[str, Any], str], Any]] = {
     LabelledTexts: text_of,
     ClassedTexts: classed_of,
     CheckedAnswers: checked_of,
+    Questions: question_of,
 }
 """Kind of rows -> what makes one of them."""
 

@@ -184,6 +184,25 @@ class CheckedAnswer(Frozen):
     """Rows that share a question or a template are not independent; "" is its own cluster."""
 
 
+class Question(Frozen):
+    """A question with a right and a wrong answer, which players argue and a judge decides."""
+
+    id: str
+    """Stable name of the row."""
+    question: str
+    """What is asked, in words."""
+    correct: str
+    """The right answer."""
+    wrong: str
+    """The wrong one."""
+    passage: str = ""
+    """What players may read and the judge may not; "" for none."""
+    shown: str = ""
+    """What the judge reads, too: say, an excerpt of the passage; "" for none."""
+    cluster: str = ""
+    """Rows that share a passage are not independent; "" is that of the passage, or its own without one."""
+
+
 class Graded(Frozen):
     """A reply with a human label, to calibrate a judge on."""
 
@@ -292,6 +311,10 @@ class ClassedTexts(Table[ClassedText]):
 
 class CheckedAnswers(Table[CheckedAnswer]):
     """Answers with and without a planted flaw, for critics."""
+
+
+class Questions(Table[Question]):
+    """Questions with a right and a wrong answer, for oversight protocols."""
 
 
 class GradedReplies(Table[Graded]):

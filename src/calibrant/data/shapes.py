@@ -44,6 +44,7 @@ from calibrant.data.rows import (
     LabelledText,
     Pair,
     Prompt,
+    Question,
     Refused,
 )
 
@@ -125,6 +126,15 @@ def checked_of(line: int, row: Row, stem: str = "row") -> CheckedAnswer | Refuse
     it.
     """
     return _taken(_checked, line, row, stem)
+
+
+def question_of(line: int, row: Row, stem: str = "row") -> Question | Refused:
+    """Shape a question with two answers: question, correct, wrong; passage, shown and cluster if given.
+
+    Other names are read, too: answer for the right one, foil or distractor for the wrong one, article,
+    context or story for the passage, excerpt for what is shown, article_id or passage_id for the cluster.
+    """
+    return _taken(_question, line, row, stem)
 
 
 def _taken(make: Callable[[str, Row], R], line: int, row: Row, stem: str) -> R | Refused:
@@ -341,6 +351,26 @@ def _fact(name: str, row: Row) -> Fact:
         other="" if other is None else as_written("other", other),
         cluster="" if cluster is None else as_written("cluster", cluster),
     )
+
+
+def _question(name: str, row: Row) -> Question:
+    told = {
+        "passage": given(row, "passage", "article", "context", "story"),
+        "shown": given(row, "shown", "excerpt"),
+    }
+    cluster = given(row, "cluster", "article_id", "passage_id")
+    made = Question(
+        id=name,
+        question=as_text(*column(row, "question", "prompt")),
+        correct=as_written(*column(row, "correct", "correct_answer", "answer")),
+        wrong=as_written(*column(row, "wrong", "wrong_answer", "foil", "distractor")),
+        cluster="" if cluster is None else as_written("cluster", cluster),
+        # Rows that this package writes hold "" where there is none.
+        **{key: as_text(key, text) for key, text in told.items() if text not in (None, "")},
+    )
+    if made.correct.strip() == made.wrong.strip():
+        raise InputError("equal answers: the right and the wrong answer are the same text")
+    return made
 
 
 def _continuing(prompt: Chat, name: str, value: object) -> str:

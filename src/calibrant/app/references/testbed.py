@@ -20,7 +20,9 @@ from calibrant.data.planted import Plants
 from calibrant.data.rows import Table
 from calibrant.models.folder import check_folder
 
-_ROWS = ("goals", "items", "pairs", "prompts", "examples", "canaries", "contrasts", "facts", "classes")
+_ROWS = (
+    "goals", "items", "pairs", "prompts", "examples", "canaries", "contrasts", "facts", "classes", "questions"
+)  # fmt: skip
 """Kinds of rows: 'open_goals' of ``testbed/serve.py`` makes goals, and so on."""
 
 _PLANTS = {
@@ -42,6 +44,8 @@ _SCRIPTED = {
     "policy": "control",
     "reader": "constitutions",
     "writer": "constitutions",
+    "debater": "questions",
+    "arbiter": "questions",
 }
 """Kinds of models that speak by rule, and their modules in the testbed."""
 
@@ -110,7 +114,7 @@ def _rows(parsed: Parsed, wanted: type[Table[Any]]) -> Table[Any]:
             f"'{parsed.text}': no rows of kind '{parsed.kind}'{nearest(parsed.kind, _ROWS)}",
             hint=f"kinds with rows: {', '.join(_ROWS)}",
         )
-    home = parsed.kind if parsed.kind in ("contrasts", "facts") else "serve"
+    home = parsed.kind if parsed.kind in ("contrasts", "facts", "questions") else "serve"
     home = "imitable" if parsed.kind == "classes" else home
     home = "refusal_plant" if parsed.kind == "goals" and parsed.name.startswith("plant_") else home
     home = "constitutions" if (parsed.kind, parsed.name) == ("pairs", "principled") else home
