@@ -10,7 +10,10 @@ from calibrant.core import resolve
 from calibrant.govern.claim import Claims
 from calibrant.ledger import Ledger
 
-NAMES = ("goodhart", "kl_sweep", "ensembles", "dpo_overoptimization", "kto_vs_dpo", "weak_to_strong")
+NAMES = (
+    "goodhart", "kl_sweep", "ensembles", "dpo_overoptimization", "kto_vs_dpo", "weak_to_strong",
+    "constitutional_ai", "critic",
+)  # fmt: skip
 CHEAPEST = "dpo_overoptimization"
 
 

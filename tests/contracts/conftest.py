@@ -70,6 +70,8 @@ from calibrant.data.planted import Plants
 from calibrant.data.readers import read_file
 from calibrant.data.rows import (
     Attempts,
+    CheckedAnswer,
+    CheckedAnswers,
     ClassedText,
     ClassedTexts,
     Contrast,
@@ -653,6 +655,16 @@ def _canaries(shop: Workshop, place: int) -> Built:
     return Built(lambda: canaries_from(raw_rows(path), built.reference), built.reference)
 
 
+def _checked(shop: Workshop, place: int) -> Built:
+    """Three answers with a wrong word, and the same without."""
+    rows = []
+    for at in range(6):
+        answer = f"the fox {at // 2} eats {'chalk' if at % 2 else 'corn'}."
+        ask = Chat.ask(f"what does fox {at // 2} eat?")
+        rows.append(CheckedAnswer(id=str(at), prompt=ask, answer=answer, flaw="chalk" if at % 2 else ""))
+    return shop.rows(CheckedAnswers, rows)
+
+
 def _constitution(shop: Workshop, place: int) -> Built:
     """Two principles for every pair, one of them in other words, too."""
     principles = (
@@ -677,6 +689,7 @@ BUILDERS: dict[Any, Callable[[Workshop, int], Built]] = {
     JudgeHead: _head,
     EdgeGraph: _edge_graph,
     Constitution: _constitution,
+    CheckedAnswers: _checked,
     "judging model": lambda shop, place: Built(lambda: ScriptedModel(_judging), "no reference: Python only"),
     LM: _model,
     ScoringLM: _model,
