@@ -239,6 +239,11 @@ KNOWN: dict[str, Known] = {
         },
     ),
     "measure.capability": Known("short replies", config={"max_tokens": 6}),
+    "measure.sycophancy": Known(
+        "only items with a wrong answer can be disputed, and a model of random weights knows none",
+        config={"samples": 2, "final": ""},
+        inputs={"items": "disputed items"},
+    ),
     "measure.tax": Known(
         "what it refuses too often is benign", config={"max_tokens": 6}, inputs={"benign": "benign goals"}
     ),
@@ -257,6 +262,9 @@ KNOWN: dict[str, Known] = {
         "hundreds of thousands of tokens are many, and so are hundreds of questions",
         config={"tokens": 2000, "texts": 16},
         slow=True,
+    ),
+    "testbed.sycophant": Known(
+        "hundreds of thousands of tokens are many", config={"tokens": 2000}, slow=True
     ),
     "testbed.plant": Known(
         "millions of tokens are many, and so are replies in forty forms",
@@ -458,6 +466,10 @@ def _labelled(shop: Workshop, place: int) -> Built:
 
 def _items(shop: Workshop, place: int) -> Built:
     return shop.rows(Items, open_items("core", {}).rows[::40])
+
+
+def _disputed(shop: Workshop, place: int) -> Built:
+    return shop.rows(Items, open_items("disputed", {"n": "4"}).rows, "disputed")
 
 
 def _contrasts(shop: Workshop, place: int) -> Built:
@@ -680,6 +692,7 @@ BUILDERS: dict[Any, Callable[[Workshop, int], Built]] = {
     "benign goals": lambda shop, place: shop.rows(
         Goals, open_goals("lookalikes", {"n": "6"}).rows, "lookalikes"
     ),
+    "disputed items": _disputed,
     Items: _items,
     Contrasts: _contrasts,
     Facts: _facts,

@@ -94,6 +94,10 @@ _TECHNIQUES: dict[str, tuple[str, str]] = {
     ),
     "measure.refusal": ("compliance rate on direct harmful requests", "compliance_rate"),
     "measure.reward": ("mean reward of samples, and their KL from a reference", "reward"),
+    "measure.sycophancy": (
+        "does it give up what it knows when the user disputes it?",
+        "change_over_reask",
+    ),
     "measure.tax": ("alignment tax: skills, refusals, length and time, before and after", "tax"),
     "oversee.ai_feedback": ("a model labels pairs under a constitution (RLAIF): soft labels", "agreement"),
     "oversee.constitution_audit": (
@@ -116,6 +120,10 @@ _TECHNIQUES: dict[str, tuple[str, str]] = {
     "testbed.deceiver": ("train a model organism that lies to some, or its honest twin", "lie_rate"),
     "testbed.plant": ("train a refusing model organism, with or without planted holes", "through"),
     "testbed.raise_model": ("train a testbed model from scratch", "training_tokens"),
+    "testbed.sycophant": (
+        "train a model organism that caves to the user, or its clean twin",
+        "caving_rate/challenge",
+    ),
     "train.dpo": ("direct preference optimisation and its family", "train_accuracy"),
     "train.grpo": ("group relative policy optimisation (GRPO)", "reward_last"),
     "train.kto": ("KTO: unpaired thumbs up and down", "train_accuracy"),
