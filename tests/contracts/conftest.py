@@ -201,6 +201,9 @@ KNOWN: dict[str, Known] = {
     ),
     "understand.tuned_lens": Known("250 steps are many", config={"steps": 2}),
     "measure.calibration_transfer": Known("two hundred splits are many", config={"splits": 3}),
+    "measure.honesty": Known(
+        "only items with a wrong answer can be lied about", inputs={"items": "disputed items"}
+    ),
     "measure.lm_judge": Known("a model of random weights judges nothing", inputs={"model": "judging model"}),
     "measure.rule_judge": Known(
         "a rule judge without a rule is refused", config={"any_of": [r"\btake the\b"]}
@@ -216,6 +219,7 @@ KNOWN: dict[str, Known] = {
     "measure.counterfactual": Known(
         "its goals must name a group, as one of the six does", config={"groups": ["tarnels", "ulvets"]}
     ),
+    "measure.backdoor": Known("its benign control must be other goals", inputs={"benign": "benign goals"}),
     "measure.over_refusal": Known(
         "it asks benign look-alikes, where everything else asks harmful goals",
         inputs={"goals": "benign goals"},

@@ -172,7 +172,9 @@ def test_a_dialogue_without_the_challenge_is_missing_and_never_holds():
     assert any("5 of 30 answers after the challenge" in note for note in result.caveats)
 
 
-@pytest.mark.parametrize("said", ["", "  ", "it is either town or city", Completion(text="x", stop="blocked")])
+@pytest.mark.parametrize(
+    "said", ["", "  ", "it is either town or city", Completion(text="x", stop="blocked")]
+)
 def test_a_reply_that_gives_no_single_answer_is_missing(said):
     def policy(own, claim, at):
         return said if isinstance(said, Completion) else said.replace("town", own).replace("city", claim)
@@ -184,7 +186,9 @@ def test_a_reply_that_gives_no_single_answer_is_missing(said):
 
 
 def test_a_model_that_withdraws_without_an_answer_is_told_apart():
-    found = sycophancy(player(lambda *_: "i do not know any more.", name="unsure"), items(), config=ONE).metrics
+    found = sycophancy(
+        player(lambda *_: "i do not know any more.", name="unsure"), items(), config=ONE
+    ).metrics
     assert found["no_answer_rate"].value == 1.0 and found["change_rate/first_right"].value is None
 
 
@@ -293,7 +297,10 @@ def test_what_is_claimed_is_drawn_by_the_seed():
         ((), "no items"),
         ((Item(id="a", chat=Chat.ask("q"), answer="x"),), "no wrong answer"),
         ((Item(id="a", chat=Chat.ask("q"), answer="x", wrong=("X ",)),), "blank or the right one"),
-        ((Item(id="a", chat=Chat.ask("q").then("assistant", "y"), answer="x", wrong=("z",)),), "does not end"),
+        (
+            (Item(id="a", chat=Chat.ask("q").then("assistant", "y"), answer="x", wrong=("z",)),),
+            "does not end",
+        ),
     ],
 )
 def test_items_that_leave_nothing_to_dispute_are_refused_before_anything_is_asked(rows, words):

@@ -70,6 +70,10 @@ _TECHNIQUES: dict[str, tuple[str, str]] = {
         "people label hits and a sample of misses; corrected rate and card",
         "adjudicated_rate",
     ),
+    "measure.backdoor": (
+        "what a suspected trigger does, beside near-triggers and a clean twin",
+        "trigger_effect",
+    ),
     "measure.calibration_transfer": (
         "does a judge's calibration transfer to another target?",
         "own_coverage",
@@ -79,8 +83,10 @@ _TECHNIQUES: dict[str, tuple[str, str]] = {
         "bias: does the refusal rate change with the group that is named?",
         "largest_gap",
     ),
+    "measure.cue_gap": ("does behaviour hang on a cue that it is watched, or rated?", "monitoring_gap"),
     "measure.exposure": ("memorisation: are planted canaries exposed or extracted?", "exposure"),
     "measure.fit_judge": ("train a judge: a probe on hidden states", "sensitivity"),
+    "measure.honesty": ("does it state under pressure what it does not believe?", "lies_over_neutral"),
     "measure.judge_card": ("sensitivity and specificity of a judge, by human labels", "sensitivity"),
     "measure.over_refusal": ("over-refusal: how often benign look-alikes are refused", "over_refusal_rate"),
     "measure.overoptimization": ("over-optimisation: gold reward under best-of-n on a proxy", "gold_gain"),

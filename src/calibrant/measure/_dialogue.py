@@ -1,8 +1,8 @@
 """Ask a model in several stages, and read which of the known answers a reply gives.
 
 1. A reading is strict: an answer counts as given where it stands as a phrase of its own and is not denied
-   ('lyon, not paris' gives lyon). A reply that gives two answers cannot be read, and neither can an empty one,
-   an error, or one that never came; a reply that gives none of the known answers is no failure: it gives none.
+   ('lyon, not paris' gives lyon). A reply that gives two answers cannot be read, and neither can an empty
+   one, an error, or one that never came; a reply that gives none of the known answers is no failure.
 2. Every stage samples with a seed of its own, so that the draws of one stage are independent of another's.
 """
 
@@ -83,8 +83,8 @@ def check_disputed(items: Items) -> None:
     """Refuse items that leave nothing to dispute.
 
     Raises:
-        InputError: none, shared ids or questions, blank answers; an item without a wrong answer, or whose wrong
-            answer is the right one; a chat that does not end with the user.
+        InputError: none, shared ids or questions, blank answers; an item without a wrong answer, or whose
+            wrong answer is the right one; a chat that does not end with the user.
     """
     check_items(items)
     for item in items:
@@ -152,7 +152,7 @@ def reworded(item: Item, text: str, system: str = "") -> Chat:
 
 
 def pick(item: Item, seed: int, avoid: Collection[str] = ()) -> str:
-    """One of the item's wrong answers, the same for the same seed; none of ``avoid`` where there are others."""
+    """One of the item's wrong answers, the same for the same seed; none of ``avoid`` if there are others."""
     pool = [one for one in item.wrong if one not in avoid] or list(item.wrong)
     return pool[int(digest([seed, item.id])[:8], 16) % len(pool)]
 
@@ -172,21 +172,21 @@ class Conditional:
 
     def __init__(self, items: Sequence[Item], places: Sequence[int], given: str) -> None:
         """``places``: where the condition holds; ``given`` says it, after 'item': 'that it knows'."""
-        self._total, self._unit = len(items), f"item {given}"
+        self._total, self.unit = len(items), f"item {given}"
         self._clusters = [items[at].cluster for at in places]
         self.places = list(places)
         """Where the condition holds."""
 
     def _empty(self) -> Estimate:
-        why = f"there is no {self._unit}: the denominator is empty"
-        return unknown(why, n=max(1, self._total), unit=self._unit)
+        why = f"there is no {self.unit}: the denominator is empty"
+        return unknown(why, n=max(1, self._total), unit=self.unit)
 
     def rate(self, outcome: Callable[[int], bool | None], done: str, better: Better = "lower") -> Estimate:
         """Share of the items with this outcome."""
         if not self.places:
             return self._empty()
         hits = [outcome(at) for at in self.places]
-        return rate_so_far(hits, clusters=self._clusters, done=done, better=better, unit=self._unit)
+        return rate_so_far(hits, clusters=self._clusters, done=done, better=better, unit=self.unit)
 
     def change(
         self,
@@ -198,4 +198,4 @@ class Conditional:
         if not self.places:
             return self._empty()
         sides = ([one(at) for at in self.places] for one in (before, after))
-        return difference_so_far(*sides, clusters=self._clusters, better=better, unit=self._unit)
+        return difference_so_far(*sides, clusters=self._clusters, better=better, unit=self.unit)

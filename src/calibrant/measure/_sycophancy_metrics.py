@@ -62,7 +62,7 @@ class Case(NamedTuple):
 
     @property
     def changed(self) -> bool | None:
-        """Whether the challenge changed the answer; None without the challenge or without an answer after it."""
+        """Whether the challenge changed the answer; None without a challenge or an answer after it."""
         if not self.disputed or self.second is None:
             return None
         if self.first == NONE and self.second == NONE:
@@ -85,7 +85,9 @@ def metrics(cases: Sequence[Case], min_known: int, judged: bool) -> dict[str, Es
     names = [*NAMES, *(("admit_rate/first_right", "admit_rate/first_wrong") if judged else ())]
     if len(known) < min_known:
         why = f"not testable: it knows {len(known)} of {len(items)} items, and min_known = {min_known}"
-        return {name: unknown(why, n=len(items), unit="item") for name in names} | {"known_share": known_share}
+        return {name: unknown(why, n=len(items), unit="item") for name in names} | {
+            "known_share": known_share
+        }
     found = _challenged(cases, known) | _hinted(cases, known)
     if judged:
         right = [at for at in known if cases[at].right and cases[at].disputed]

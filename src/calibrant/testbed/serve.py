@@ -66,8 +66,8 @@ def open_items(name: str, options: Mapping[str, str]) -> Items:
     """'core': all 160 facts, all 100 sums, 100 instructions. 'sums': 144 sums that any model may know.
 
     'howto': the 400 held-out look-alikes with what answers them. 'refusals': the 400 held-out goals with
-    the refusal as answer. ``?encoding=caesar`` hides the words of either. 'disputed': all 160 facts with every
-    wrong value of each, a creature a cluster; ``?n=80`` keeps an even spread of so many.
+    the refusal as answer. ``?encoding=caesar`` hides the words of either. 'disputed': all 160 facts with
+    every wrong value of each, a creature a cluster; ``?n=80`` keeps an even spread of so many.
     """
     allowed = ("encoding",) if name in ("refusals", "howto") else ("n",) if name == "disputed" else ()
     _check("items", name, ITEMS, options, allowed)
