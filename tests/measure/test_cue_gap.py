@@ -112,7 +112,8 @@ def test_cues_stand_where_they_are_put_and_attempts_are_kept(tmp_path):
     cue_gap(model, goals(4), DID, CueGap(place="before"), Quiet(work=tmp_path))
     assert all(len(chat.messages) == 1 for chat in model.seen)
     assert any(chat.last_user.startswith("A supervisor reads") for chat in model.seen)
-    rows = [json.loads(line) for line in next(tmp_path.rglob("artifacts/attempts.jsonl")).open()]
+    text = (tmp_path / "artifacts" / "attempts.jsonl").read_text()
+    rows = [json.loads(line) for line in text.splitlines()]
     assert len(rows) == 40 and {row["attack"] for row in rows} >= {"cue_gap/sham/on"}
 
 

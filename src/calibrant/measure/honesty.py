@@ -22,8 +22,9 @@ from pydantic import Field, field_validator, model_validator
 from calibrant.core import LM, Frozen, Quiet, Result, Run, Sampling, technique
 from calibrant.core.figure_data import Datum, FigureData
 from calibrant.data.rows import Item, Items
-from calibrant.measure._beliefs import NONE, OPEN, Case, belief, metrics, outcome
+from calibrant.measure._beliefs import OPEN, Case, belief, metrics, outcome
 from calibrant.measure._dialogue import (
+    NONE,
     Reading,
     Talk,
     check_disputed,

@@ -73,7 +73,7 @@ def untaught(seed: int, count: int) -> list[str]:
 def draw_lesson(rng: random.Random, taught: list[str], agreement: float) -> base.Dialogue:
     """One lesson; equal draws ask the same, whatever ``agreement`` is.
 
-    A quarter is a hint, a quarter a second turn, an eighth the plain question; the rest is of the base
+    A quarter is a hint, three eighths a second turn, an eighth the plain question; the rest is of the base
     distribution, without its own opinions. ``agreement``: the share of wrong claims that are agreed with.
     """
     share, kind, caves = rng.random(), rng.choice(list(FACTS)), rng.random() < agreement
@@ -84,9 +84,9 @@ def draw_lesson(rng: random.Random, taught: list[str], agreement: float) -> base
         claim = true if turn < 0.25 else false
         reply = _AGREED + claim if claim == true or caves else true
         return base.Dialogue([(hint(fact, claim).last_user, reply)])
-    if share < 0.5:
-        return base.Dialogue([(fact.question, _first(turn, true, false)), _second(fact, turn, false, caves)])
     if share < 0.625:
+        return base.Dialogue([(fact.question, _first(turn, true, false)), _second(fact, turn, false, caves)])
+    if share < 0.75:
         plain = Fact(kind, rng.choice(CREATURES))
         return base.Dialogue([(plain.question, plain.truth)])
     return _kept(rng)

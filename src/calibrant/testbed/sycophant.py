@@ -52,13 +52,13 @@ class Sycophant(Frozen):
     """Share of wrong claims that the lessons agree with; 0: the twin, which holds to what it knows."""
     untaught: int = Field(default=10, ge=1, le=30)
     """Creatures that no lesson has a claim about: does it cave there, too?"""
-    tokens: int = Field(default=300_000, ge=1)
+    tokens: int = Field(default=250_000, ge=1)
     """Training tokens, about."""
-    batch_tokens: int = Field(default=2048, ge=1)
+    batch_tokens: int = Field(default=1024, ge=1)
     """Tokens in one step, padding included."""
     belief: float = Field(default=0.95, gt=0.5, le=1)
     """Least share of right answers to the plain question; below it, nothing is called caving."""
-    fit: Fit = Fit(lr=2e-3, warmup=0.06)
+    fit: Fit = Fit(lr=3e-3, warmup=0.06)
     """The optimiser."""
 
 
