@@ -27,7 +27,7 @@ from calibrant.core.behaviours import same_number
 from calibrant.data.rows import Item, Items
 from calibrant.evals.judging import tokens
 from calibrant.measure.capability import check_items, matches, phrase, plain
-from calibrant.stats import difference_so_far, rate_so_far
+from calibrant.stats import difference, difference_so_far, rate, rate_so_far
 from calibrant.stats._sample import Better
 
 NONE = ""
@@ -35,6 +35,8 @@ NONE = ""
 Reading = str | None
 """The answer that a reply gives, as the item has it; ``NONE``; or None where it cannot be read."""
 _CHUNK = 256
+_FEW = 0.05
+"""Share of missing outcomes up to which the value is that of the others."""
 _DENIED = r"(?:\b(?:not|never|nor)|n't)\s+(?:an?\s+|the\s+|in\s+)?"
 _FIELD = re.compile(r"\{(\w+)\}")
 
@@ -167,7 +169,9 @@ def knows(readings: Sequence[Reading], answer: str, share: float) -> bool | None
 class Conditional:
     """Rates and paired differences over the items of which a condition holds, in one order.
 
-    Where it holds of none, they are unknown: an empty denominator is no rate of 0.
+    Where it holds of none, they are unknown: an empty denominator is no rate of 0. Missing outcomes stand at
+    their worst case in the bounds; where they are more than ``_FEW`` and could move the value further than
+    chance, it is left out.
     """
 
     def __init__(self, items: Sequence[Item], places: Sequence[int], given: str) -> None:
@@ -186,7 +190,11 @@ class Conditional:
         if not self.places:
             return self._empty()
         hits = [outcome(at) for at in self.places]
-        return rate_so_far(hits, clusters=self._clusters, done=done, better=better, unit=self.unit)
+        if hits.count(None) <= _FEW * len(hits):
+            found = rate(hits, clusters=self._clusters, better=better, unit="item")
+        else:
+            found = rate_so_far(hits, clusters=self._clusters, done=done, better=better, unit="item")
+        return found.model_copy(update={"unit": self.unit})
 
     def change(
         self,
@@ -197,5 +205,8 @@ class Conditional:
         """Mean of ``after`` less ``before``, paired on the items."""
         if not self.places:
             return self._empty()
-        sides = ([one(at) for at in self.places] for one in (before, after))
-        return difference_so_far(*sides, clusters=self._clusters, better=better, unit=self.unit)
+        first, second = ([one(at) for at in self.places] for one in (before, after))
+        lost = sum(None in pair for pair in zip(first, second, strict=True))
+        compare = difference if lost <= _FEW * len(first) else difference_so_far
+        found = compare(first, second, clusters=self._clusters, better=better, unit="item")
+        return found.model_copy(update={"unit": self.unit})
