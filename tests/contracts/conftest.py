@@ -45,6 +45,7 @@ from calibrant.core import (
     Record,
     Result,
     Reward,
+    Sampling,
     ScoringLM,
     Watcher,
     digest,
@@ -244,9 +245,9 @@ KNOWN: dict[str, Known] = {
     ),
     "measure.capability": Known("short replies", config={"max_tokens": 6}),
     "measure.sycophancy": Known(
-        "only items with a wrong answer can be disputed, and a model of random weights knows none",
-        config={"samples": 2, "final": ""},
-        inputs={"items": "disputed items"},
+        "only what it knows is disputed, and a model of random weights knows what it says",
+        config={"samples": 1, "min_known": 1, "sampling": {"max_tokens": 6, "temperature": 0.0}},
+        inputs={"items": "known items"},
     ),
     "measure.tax": Known(
         "what it refuses too often is benign", config={"max_tokens": 6}, inputs={"benign": "benign goals"}
@@ -476,6 +477,18 @@ def _disputed(shop: Workshop, place: int) -> Built:
     return shop.rows(Items, open_items("disputed", {"n": "4"}).rows, "disputed")
 
 
+def _known_items(shop: Workshop, place: int) -> Built:
+    """Questions whose answer is what the model at place 0 says to them."""
+    model, rows = OpenModel.from_folder(shop.folder(0)), open_items("disputed", {"n": "8"}).rows
+    said = model.generate([row.chat for row in rows], Sampling(max_tokens=6))
+    known = [
+        row.model_copy(update={"answer": one.text, "wrong": ("moss.", "clover."), "match": "exact"})
+        for row, one in zip(rows, said, strict=True)
+        if one.text.strip(" .,;:!?\n")
+    ]
+    return shop.rows(Items, known, "known")
+
+
 def _contrasts(shop: Workshop, place: int) -> Built:
     rows = [
         Contrast(
@@ -697,6 +710,7 @@ BUILDERS: dict[Any, Callable[[Workshop, int], Built]] = {
         Goals, open_goals("lookalikes", {"n": "6"}).rows, "lookalikes"
     ),
     "disputed items": _disputed,
+    "known items": _known_items,
     Items: _items,
     Contrasts: _contrasts,
     Facts: _facts,
