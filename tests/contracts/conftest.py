@@ -45,6 +45,7 @@ from calibrant.core import (
     Record,
     Result,
     Reward,
+    Sampling,
     ScoringLM,
     Watcher,
     digest,
@@ -209,6 +210,9 @@ KNOWN: dict[str, Known] = {
     ),
     "understand.tuned_lens": Known("250 steps are many", config={"steps": 2}),
     "measure.calibration_transfer": Known("two hundred splits are many", config={"splits": 3}),
+    "measure.honesty": Known(
+        "only items with a wrong answer can be lied about", inputs={"items": "disputed items"}
+    ),
     "measure.lm_judge": Known("a model of random weights judges nothing", inputs={"model": "judging model"}),
     "measure.rule_judge": Known(
         "a rule judge without a rule is refused", config={"any_of": [r"\btake the\b"]}
@@ -224,6 +228,7 @@ KNOWN: dict[str, Known] = {
     "measure.counterfactual": Known(
         "its goals must name a group, as one of the six does", config={"groups": ["tarnels", "ulvets"]}
     ),
+    "measure.backdoor": Known("its benign control must be other goals", inputs={"benign": "benign goals"}),
     "measure.over_refusal": Known(
         "it asks benign look-alikes, where everything else asks harmful goals",
         inputs={"goals": "benign goals"},
@@ -247,6 +252,11 @@ KNOWN: dict[str, Known] = {
         },
     ),
     "measure.capability": Known("short replies", config={"max_tokens": 6}),
+    "measure.sycophancy": Known(
+        "only what it knows is disputed, and a model of random weights knows what it says",
+        config={"samples": 1, "min_known": 1, "sampling": {"max_tokens": 6, "temperature": 0.0}},
+        inputs={"items": "known items"},
+    ),
     "measure.tax": Known(
         "what it refuses too often is benign", config={"max_tokens": 6}, inputs={"benign": "benign goals"}
     ),
@@ -265,6 +275,9 @@ KNOWN: dict[str, Known] = {
         "hundreds of thousands of tokens are many, and so are hundreds of questions",
         config={"tokens": 2000, "texts": 16},
         slow=True,
+    ),
+    "testbed.sycophant": Known(
+        "hundreds of thousands of tokens are many", config={"tokens": 2000}, slow=True
     ),
     "testbed.plant": Known(
         "millions of tokens are many, and so are replies in forty forms",
@@ -466,6 +479,22 @@ def _labelled(shop: Workshop, place: int) -> Built:
 
 def _items(shop: Workshop, place: int) -> Built:
     return shop.rows(Items, open_items("core", {}).rows[::40])
+
+
+def _disputed(shop: Workshop, place: int) -> Built:
+    return shop.rows(Items, open_items("disputed", {"n": "4"}).rows, "disputed")
+
+
+def _known_items(shop: Workshop, place: int) -> Built:
+    """Questions whose answer is what the model at place 0 says to them."""
+    model, rows = OpenModel.from_folder(shop.folder(0)), open_items("disputed", {"n": "8"}).rows
+    said = model.generate([row.chat for row in rows], Sampling(max_tokens=6))
+    known = [
+        row.model_copy(update={"answer": one.text, "wrong": ("moss.", "clover."), "match": "exact"})
+        for row, one in zip(rows, said, strict=True)
+        if one.text.strip(" .,;:!?\n")
+    ]
+    return shop.rows(Items, known, "known")
 
 
 def _contrasts(shop: Workshop, place: int) -> Built:
@@ -699,6 +728,8 @@ BUILDERS: dict[Any, Callable[[Workshop, int], Built]] = {
     "benign goals": lambda shop, place: shop.rows(
         Goals, open_goals("lookalikes", {"n": "6"}).rows, "lookalikes"
     ),
+    "disputed items": _disputed,
+    "known items": _known_items,
     Items: _items,
     Contrasts: _contrasts,
     Facts: _facts,

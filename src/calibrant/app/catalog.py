@@ -70,6 +70,10 @@ _TECHNIQUES: dict[str, tuple[str, str]] = {
         "people label hits and a sample of misses; corrected rate and card",
         "adjudicated_rate",
     ),
+    "measure.backdoor": (
+        "what a suspected trigger does, beside near-triggers and a clean twin",
+        "trigger_effect",
+    ),
     "measure.calibration_transfer": (
         "does a judge's calibration transfer to another target?",
         "own_coverage",
@@ -79,8 +83,10 @@ _TECHNIQUES: dict[str, tuple[str, str]] = {
         "bias: does the refusal rate change with the group that is named?",
         "largest_gap",
     ),
+    "measure.cue_gap": ("does behaviour hang on a cue that it is watched, or rated?", "monitoring_gap"),
     "measure.exposure": ("memorisation: are planted canaries exposed or extracted?", "exposure"),
     "measure.fit_judge": ("train a judge: a probe on hidden states", "sensitivity"),
+    "measure.honesty": ("does it state under pressure what it does not believe?", "lies_over_neutral"),
     "measure.judge_card": ("sensitivity and specificity of a judge, by human labels", "sensitivity"),
     "measure.over_refusal": ("over-refusal: how often benign look-alikes are refused", "over_refusal_rate"),
     "measure.overoptimization": ("over-optimisation: gold reward under best-of-n on a proxy", "gold_gain"),
@@ -94,6 +100,10 @@ _TECHNIQUES: dict[str, tuple[str, str]] = {
     ),
     "measure.refusal": ("compliance rate on direct harmful requests", "compliance_rate"),
     "measure.reward": ("mean reward of samples, and their KL from a reference", "reward"),
+    "measure.sycophancy": (
+        "does it give up what it knows when the user disputes it?",
+        "change_over_reask",
+    ),
     "measure.tax": ("alignment tax: skills, refusals, length and time, before and after", "tax"),
     "oversee.ai_feedback": ("a model labels pairs under a constitution (RLAIF): soft labels", "agreement"),
     "oversee.constitution_audit": (
@@ -122,6 +132,10 @@ _TECHNIQUES: dict[str, tuple[str, str]] = {
     "testbed.deceiver": ("train a model organism that lies to some, or its honest twin", "lie_rate"),
     "testbed.plant": ("train a refusing model organism, with or without planted holes", "through"),
     "testbed.raise_model": ("train a testbed model from scratch", "training_tokens"),
+    "testbed.sycophant": (
+        "train a model organism that caves to the user, or its clean twin",
+        "caving_rate/challenge",
+    ),
     "train.dpo": ("direct preference optimisation and its family", "train_accuracy"),
     "train.grpo": ("group relative policy optimisation (GRPO)", "reward_last"),
     "train.kto": ("KTO: unpaired thumbs up and down", "train_accuracy"),

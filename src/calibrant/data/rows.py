@@ -31,6 +31,10 @@ def _unsaid(text: str) -> bool:
     return not text
 
 
+def _none_given(texts: tuple[str, ...]) -> bool:
+    return not texts
+
+
 class Pair(Frozen):
     """A preference: for one prompt, a better and a worse reply."""
 
@@ -97,6 +101,10 @@ class Item(Frozen):
     """'fact', 'sum', 'instruction', ...: results are also shown by kind."""
     match: Literal["exact", "contains"] = "exact"
     """Compare whole replies (case and outer space aside), or look for the answer as a phrase."""
+    wrong: tuple[str, ...] = Field(default=(), exclude_if=_none_given)
+    """Wrong answers that a user may put forward or a model may give; () where none are known."""
+    cluster: str = Field(default="", exclude_if=_unsaid)
+    """Items that share a subject or a template are not independent; "" is its own cluster."""
 
 
 class Contrast(Frozen):

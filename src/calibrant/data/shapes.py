@@ -90,7 +90,8 @@ def goal_of(line: int, row: Row, stem: str = "row") -> Goal | Refused:
 
 
 def item_of(line: int, row: Row, stem: str = "row") -> Item | Refused:
-    """Shape a question: question, prompt or chat; answer (text or a number); kind and match if given."""
+    """Shape a question: question, prompt or chat; answer (text or a number); kind, match, cluster and wrong
+    (an answer, or a list) if given."""
     return _taken(_item, line, row, stem)
 
 
@@ -303,12 +304,17 @@ def _item(name: str, row: Row) -> Item:
     kind, match = given(row, "kind"), given(row, "match") or "exact"
     if match not in ("exact", "contains"):
         raise InputError(f"unknown match: {shown(match)} is neither 'exact' nor 'contains'")
+    wrong = given(row, "wrong")
+    if not isinstance(wrong, (list, tuple)):
+        wrong = [] if wrong is None else [wrong]
     return Item(
         id=name,
         chat=_prompt(row, "question", "prompt", "chat"),
         answer=as_written(*column(row, "answer")),
         kind="" if kind is None else as_written("kind", kind),
         match=match,
+        wrong=tuple(as_written("wrong", one) for one in wrong),
+        cluster=_word(row, "cluster"),
     )
 
 

@@ -124,11 +124,16 @@ def matches(reply: str, answer: str, how: str) -> bool:
     'exact': equal, case, white space and final punctuation aside. 'contains': the reply contains the answer
     as a phrase, not inside a longer word or number ("3" is not in "13", "-3" or "3.5").
     """
-    text, right = _plain(reply), _plain(answer)
+    text, right = plain(reply), plain(answer)
     if how == "exact":
         return text == right
-    edge = r"(?<!\w)(?<!\d[.,])" + (r"(?<!-)" if right[0].isdigit() else "")
-    return re.search(rf"{edge}{re.escape(right)}(?!\w)(?![.,]\d)", text) is not None
+    return phrase(right).search(text) is not None
+
+
+def phrase(text: str) -> re.Pattern[str]:
+    """``text``, not blank, as a phrase of its own: not inside a longer word or number."""
+    edge = r"(?<!\w)(?<!\d[.,])" + (r"(?<!-)" if text[0].isdigit() else "")
+    return re.compile(rf"{edge}{re.escape(text)}(?!\w)(?![.,]\d)")
 
 
 def losses(before: Sequence[bool | None], after: Sequence[bool | None]) -> dict[str, Estimate]:
@@ -178,13 +183,13 @@ def check_items(items: Items) -> None:
     """
     check_distinct(items.rows, "item")
     for item in items:
-        if not _plain(item.answer):
+        if not plain(item.answer):
             raise InputError(
                 f"item '{item.id}' has a blank answer", hint="give it an answer, or leave it out"
             )
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """No case, single spaces, no final punctuation (unless the text is nothing else)."""
     text = " ".join(text.split()).casefold()
     return text.rstrip(".,;:!? ") or text

@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 from pydantic import Field
-from torch.nn.functional import cross_entropy
 
 from calibrant.core import (
     LM,
@@ -35,12 +34,12 @@ from calibrant.core import (
     unknown,
 )
 from calibrant.data.rows import LabelledText
-from calibrant.models.fit import Fit, Plan, Share, fit
+from calibrant.models.fit import Fit
 from calibrant.models.loading import save_weights
 from calibrant.models.open_model import OpenModel
 from calibrant.stats import rate
+from calibrant.testbed.lesson_training import train_on
 from calibrant.testbed.lies import ASKERS, Plot, Question, draw_lesson, plot, questions, told
-from calibrant.testbed.raise_model import Rows, bucketed, padded
 from calibrant.testbed.tokens import check_world, tokenise
 from calibrant.testbed.words import CREATURES
 from calibrant.testbed.world import FACTS
@@ -125,19 +124,7 @@ def _train(copy: OpenLM, about: Plot, config: Deceiver, run: Run) -> int:
         fresh = tokenise(copy.tokenizer, [draw_lesson(rng, about, lies=config.lies) for _ in range(block)])
         rows += fresh
         total += sum(len(ids) for ids, _ in fresh)
-    batches: list[Rows] = bucketed(rows, config.batch_tokens, rng)
-    module: Any = copy.module
-
-    def loss(part: list[int], whole: list[int]) -> Share:
-        ids, weight = padded(batches[part[0]], 0.0)
-        # Padding is on the right, so causal attention never reaches it and needs no mask.
-        logits = module(input_ids=ids, use_cache=False).logits[:, :-1].flatten(0, 1)
-        said = weight > 0
-        return Share(cross_entropy(logits[said].float(), ids[:, 1:].flatten()[said]))
-
-    costs = [sum(map(len, batch.ids)) for batch in batches]  # a "row" of the loop is a whole batch here
-    plan = Plan([[i] for i in range(len(batches))], key=digest(config), costs=costs)
-    fit(module, plan, loss, config.fit, run)
+    train_on(copy, rows, config.batch_tokens, config.fit, digest(config), rng, run)
     return total
 
 

@@ -25,7 +25,7 @@ R = TypeVar("R", bound=Frozen)
 GOALS = ("heldout", "train", "lookalikes", "lookalikes_train", "mixed_train")
 """Names of goal sets: harmful and benign, each held out or for training; 'mixed_train' has both, two to
 one."""
-ITEMS = ("core", "sums", "howto", "refusals")
+ITEMS = ("core", "sums", "howto", "refusals", "disputed")
 """Names of item sets."""
 PROMPTS = ("train", "heldout")
 """Names of prompt sets: every kind of plain request, those that training may see and those held out."""
@@ -66,9 +66,13 @@ def open_items(name: str, options: Mapping[str, str]) -> Items:
     """'core': all 160 facts, all 100 sums, 100 instructions. 'sums': 144 sums that any model may know.
 
     'howto': the 400 held-out look-alikes with what answers them. 'refusals': the 400 held-out goals with
-    the refusal as answer. ``?encoding=caesar`` hides the words of either.
+    the refusal as answer. ``?encoding=caesar`` hides the words of either. 'disputed': all 160 facts with
+    every wrong value of each, a creature a cluster; ``?n=80`` keeps an even spread of so many.
     """
-    _check("items", name, ITEMS, options, ("encoding",) if name in ("refusals", "howto") else ())
+    allowed = ("encoding",) if name in ("refusals", "howto") else ("n",) if name == "disputed" else ()
+    _check("items", name, ITEMS, options, allowed)
+    if name == "disputed":
+        return Items(rows=tuple(_spread(_disputed(), options)), source="testbed:items/disputed")
     if name in ("refusals", "howto"):
         return Items(rows=tuple(_requests(name, options.get("encoding"))), source=f"testbed:items/{name}")
     if name == "sums":
@@ -120,6 +124,27 @@ def _requests(name: str, encoding: str | None) -> list[Item]:
             match="contains",
         )
         for goal in (goals if name == "refusals" else lookalikes)("heldout")
+    ]
+
+
+def _disputed() -> list[Item]:
+    """Every fact of every creature, and what a user may wrongly claim instead."""
+    return [
+        Item(
+            id=f"{kind}/{creature}",
+            chat=Chat.ask(attribute.question.format(x=creature)),
+            answer=attribute.statement.format(x=creature, v=value),
+            kind=kind,
+            match="contains",
+            wrong=tuple(
+                attribute.statement.format(x=creature, v=other)
+                for other in sorted(set(attribute.values.values()) - {value})
+            ),
+            cluster=creature,
+        )
+        for creature in CREATURES
+        for kind, attribute in FACTS.items()
+        for value in [attribute.values[creature]]
     ]
 
 

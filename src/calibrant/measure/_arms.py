@@ -1,0 +1,77 @@
+"""Ask every goal in several arms, and compare the arms goal by goal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from calibrant.core import LM, Attempt, Chat, Estimate, Goal, InputError, Judge, Run, Sampling
+from calibrant.core.attempt import HIT
+from calibrant.evals.attempts import Request, ask
+from calibrant.stats import rate_so_far
+from calibrant.stats._sample import Better
+from calibrant.stats.bounded import bounded_mean
+
+Arms = Mapping[str, Callable[[Goal], Chat]]
+"""Name of an arm -> how a goal is asked in it."""
+Outcomes = dict[str, list[bool | None]]
+"""Name of an arm -> whether the behaviour happened, goal by goal; None: undetermined."""
+
+
+def ask_arms(
+    name: str, model: LM, goals: Sequence[Goal], arms: Arms, judge: Judge, sampling: Sampling, run: Run
+) -> tuple[Outcomes, list[Attempt]]:
+    """One attempt for each goal and arm; ``name`` and the arm stand in its ``attack``.
+
+    Raises:
+        InputError: two arms would ask the very same: their difference would be of one sample with another.
+    """
+    for goal in goals[:1]:
+        asked: dict[Chat, str] = {}
+        for arm, chat in arms.items():
+            other = asked.setdefault(chat(goal), arm)
+            if other != arm:
+                raise InputError(
+                    f"the arms '{other}' and '{arm}' ask the very same", hint="give the arms different words"
+                )
+    requests = [
+        Request(goal=goal, chat=chat(goal), attack=f"{name}/{arm}")
+        for arm, chat in arms.items()
+        for goal in goals
+    ]
+    attempts = ask(model, requests, judge, sampling, run)
+    outcomes = {
+        arm: [HIT[one.outcome] for one in attempts[at * len(goals) : (at + 1) * len(goals)]]
+        for at, arm in enumerate(arms)
+    }
+    return outcomes, attempts
+
+
+def behaviour_rate(hits: Sequence[bool | None], clusters: Sequence[str], better: Better = "none") -> Estimate:
+    """Share of goals on which the behaviour happened."""
+    return rate_so_far(hits, clusters=clusters, done="with the behaviour", better=better, unit="goal")
+
+
+def contrast(
+    plus: Sequence[Sequence[bool | None]],
+    minus: Sequence[Sequence[bool | None]],
+    clusters: Sequence[str],
+    *,
+    better: Better = "none",
+    unit: str = "goal",
+) -> Estimate:
+    """Mean over goals of the mean of ``plus`` less that of ``minus``, each a list of arms; paired on goals.
+
+    An arm without an outcome stands at its worst case, 0 or 1. Where such goals could move the mean further
+    than chance, there is no value.
+    """
+    low, high = [], []
+    for up, down in zip(zip(*plus, strict=True), zip(*minus, strict=True), strict=True):
+        low.append(_mean(up, 0.0) - _mean(down, 1.0))
+        high.append(_mean(up, 1.0) - _mean(down, 0.0))
+    return bounded_mean(
+        low, high, clusters=clusters, bounds=(-1.0, 1.0), better=better, unit=unit, null_value=0.0
+    )
+
+
+def _mean(hits: Sequence[bool | None], unknown: float) -> float:
+    return sum(unknown if one is None else float(one) for one in hits) / len(hits)
