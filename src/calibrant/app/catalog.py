@@ -79,6 +79,7 @@ _TECHNIQUES: dict[str, tuple[str, str]] = {
         "bias: does the refusal rate change with the group that is named?",
         "largest_gap",
     ),
+    "measure.eval_log": ("an Inspect log as evidence: each score, lost samples at their worst", "lost_rate"),
     "measure.exposure": ("memorisation: are planted canaries exposed or extracted?", "exposure"),
     "measure.fit_judge": ("train a judge: a probe on hidden states", "sensitivity"),
     "measure.judge_card": ("sensitivity and specificity of a judge, by human labels", "sensitivity"),
