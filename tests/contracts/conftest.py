@@ -60,6 +60,7 @@ from calibrant.data.cards import CardRow, JudgeCard, read_card, write_card
 from calibrant.data.constitution import Constitution, Principle, read_constitution, written
 from calibrant.data.control_setting import ControlSetting
 from calibrant.data.edge_graph import EdgeGraph, read_graph
+from calibrant.data.eval_log import EvalEvidence
 from calibrant.data.files import raw_rows
 from calibrant.data.graded import graded_from
 from calibrant.data.human_labels import HumanLabel, HumanLabels, labels_from
@@ -587,6 +588,16 @@ def _human_labels(shop: Workshop, place: int) -> Built:
     return Built(lambda: labels_from(raw_rows(path), f"jsonl:{path}"), f"jsonl:{path}")
 
 
+def _eval_log(shop: Workshop, place: int) -> Built:
+    from calibrant.app.export import report_of
+    from calibrant.formats.eval_log import read_eval
+    from calibrant.formats.inspect_log import inspect_log
+
+    path = shop.root / "attempts.eval"
+    path.write_bytes(inspect_log(report_of(Attempts(rows=tuple(_made_attempts())), "a model")))
+    return Built(lambda: read_eval(path), f"inspect:{path}")
+
+
 def _card(shop: Workshop, place: int) -> Built:
     path = shop.root / "card.json"
     row = CardRow(target="tiny 0", family="plain", found=18, positives=20, cleared=29, negatives=30)
@@ -670,6 +681,7 @@ BUILDERS: dict[Any, Callable[[Workshop, int], Built]] = {
     ),
     JudgeHead: _head,
     EdgeGraph: _edge_graph,
+    EvalEvidence: _eval_log,
     Constitution: _constitution,
     "judging model": lambda shop, place: Built(lambda: ScriptedModel(_judging), "no reference: Python only"),
     LM: _model,
