@@ -137,10 +137,7 @@ def test_chats_are_text():
         chat_of([ChatMessageUser(content=[ContentImage(image="data:image/png;base64,")])])
 
 
-@pytest.mark.parametrize("loop", ["asyncio", "trio"])
-def test_a_batch_is_what_came_together(loop):
-    if loop == "trio":
-        pytest.importorskip("trio", reason="needs trio")
+def test_a_batch_is_what_came_together():
     batcher = Batcher(lambda numbers: [n * n for n in numbers], window=0.05, most=8)
     found = {}
 
@@ -152,10 +149,10 @@ def test_a_batch_is_what_came_together(loop):
             for n in range(20):
                 group.start_soon(ask, n)
 
-    anyio.run(every, backend=loop)
+    anyio.run(every)
     assert found == {n: n * n for n in range(20)}
     assert sum(batcher.batches) == 20 and max(batcher.batches) == 8 and len(batcher.batches) == 3
-    anyio.run(ask, 5, backend=loop)  # another loop
+    anyio.run(ask, 5)  # another loop
     assert batcher.batches[-1] == 1
 
 

@@ -27,6 +27,11 @@ from calibrant.formats.eval_log import read_eval
 from calibrant.testbed.gold import truth_of
 from calibrant.testbed.words import REFUSAL
 
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # Inspect's own, of its libraries
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 RIGHT, CLAIM = "the wug eats snails.", "the wug eats figs."
 
 

@@ -7,21 +7,21 @@ import random
 import subprocess
 import sys
 import types
+from pathlib import Path
 
 import pytest
 
+import calibrant
 from calibrant.core import Chat, ConfigError, InputError, Sampling
 from calibrant.evals import lm_eval as module
-from calibrant.evals.lm_eval import Scorer, backend, command_line, main, sampling_of
+from calibrant.evals.lm_eval import backend, command_line, main, sampling_of
+from calibrant.evals.text_scores import Scorer
 from calibrant.models.open_model import OpenModel
-from calibrant.testbed.raise_model import build_module
-from calibrant.testbed.tokens import build_tokenizer
 
 
 @pytest.fixture(scope="module")
 def model():
-    tokenizer = build_tokenizer()
-    return OpenModel.from_module(build_module("tiny", len(tokenizer), 0), tokenizer, "tiny")
+    return OpenModel.from_folder(Path(calibrant.__file__).parent / "testbed" / "weights" / "tiny")
 
 
 def rows(model, count=12):
@@ -80,6 +80,13 @@ def test_continuations_end_at_the_first_stop(model):
     (cut,) = scorer.continuations([(ids, Sampling(max_tokens=8), (middle, "never"))])
     assert cut == whole[: whole.index(middle)]
     assert scorer.first_prompt == tuple(ids)
+
+
+def test_repeats_draw_anew_and_a_run_repeats(model):
+    ids = model.prompt_ids(Chat.ask("what is 2 plus 2?"))
+    hot = Sampling(max_tokens=8, temperature=1.5)
+    runs = [Scorer(model).continuations([(ids, hot, ())] * 6) for _ in range(2)]
+    assert runs[0] == runs[1] and len(set(runs[0])) > 1
 
 
 def test_settings_are_heeded_or_refused():

@@ -85,6 +85,7 @@ class CalibrantAPI(ModelAPI):
                 hint=f"leave '{_PIN}{pin[:12]}' out to use the model as it is now",
             )
         self.lm: LM = opened.load()
+        self._open = self.lm if isinstance(self.lm, OpenLM) else None
         self.identity = opened.digest
         super().__init__(f"{name}{_PIN}{opened.digest[:12]}", base_url, api_key, [], config)
         self.batcher: Batcher[_Call, Completion] = Batcher(self._replies)
@@ -135,7 +136,7 @@ class CalibrantAPI(ModelAPI):
             stop_reason=_STOPS.get(completion.stop, "unknown"),
             logprobs=self._tokens(completion) if logprobs else None,
         )
-        read = len(self.lm.prompt_ids(chat)) if isinstance(self.lm, OpenLM) else 0
+        read = len(self._open.prompt_ids(chat)) if self._open is not None else 0
         made = tokens(completion, 0)
         return ModelOutput(
             model=self.model_name,
@@ -145,11 +146,11 @@ class CalibrantAPI(ModelAPI):
 
     def _tokens(self, completion: Completion) -> Tokens:
         """The tokens that were drawn, stop token included, each with its own log-prob."""
-        if completion.ids is None or completion.logprobs is None or not isinstance(self.lm, OpenLM):
+        if completion.ids is None or completion.logprobs is None or self._open is None:
             raise ConfigError(
                 f"'{self.model_name}' gives no log-probs", hint="leave logprobs out, or use local weights"
             )
-        words = [self.lm.tokenizer.decode([one]) for one in completion.ids]
+        words = [self._open.tokenizer.decode([one]) for one in completion.ids]
         pairs = zip(words, completion.logprobs, strict=True)
         return Tokens(content=[Token(token=word, logprob=value) for word, value in pairs])
 
@@ -167,7 +168,7 @@ class CalibrantAPI(ModelAPI):
 
     async def count_text_tokens(self, text: str) -> int:
         """By the model's own tokenizer, where there is one."""
-        return len(self.lm.reply_ids(text)) if isinstance(self.lm, OpenLM) else len(text.split())
+        return len(self._open.reply_ids(text)) if self._open is not None else len(text.split())
 
 
 def reference_of(name: str) -> str:

@@ -7,8 +7,7 @@ is of those alone; ``measure.eval_log`` reads the log and counts the others at t
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
 
 from inspect_ai.model import ModelOutput
 from inspect_ai.scorer import Metric, SampleScore, Score, Scorer, Target, Value, metric, scorer
@@ -16,9 +15,12 @@ from inspect_ai.solver import TaskState
 
 from calibrant.app.inspect_batching import Batcher
 from calibrant.app.inspect_provider import chat_of
+from calibrant.app.references.opened import Opened
+from calibrant.app.references.openers import Openers
 from calibrant.core import Chat, Completion, Goal, Judge, Verdict
-from calibrant.data.rows import Item
+from calibrant.data.rows import Goals, Item, Items
 from calibrant.evals.judging import verdicts
+from calibrant.ledger import Ledger
 from calibrant.measure.capability import mark
 from calibrant.stats import mean
 
@@ -80,13 +82,14 @@ def _clusters(scores: list[SampleScore]) -> list[str]:
 
 
 @scorer(metrics=[share(), clustered_stderr(), interval()])
-def judged(judge: Any, goals: Any, blocked: float) -> Scorer:
+def judged(judge: str, goals: str, blocked: float = 0.0) -> Scorer:
     """1 where the judge says that the behaviour happened; a blocked reply scores ``blocked``.
 
-    ``judge`` is a ``Judge``, ``goals`` its goals by id. What the judge could not read is unscored.
+    ``judge`` and ``goals`` are references, so that `inspect score` can make the scorer again. What the judge
+    could not read is unscored.
     """
-    asking: Judge = judge
-    known: Mapping[str, Goal] = goals
+    asking: Judge = opened(judge, Judge).load()
+    known: dict[str, Goal] = {goal.id: goal for goal in opened(goals, Goals).load()}
 
     def answer(asked: list[_Asked]) -> list[Verdict]:
         return verdicts(asking, [a[0] for a in asked], [a[1] for a in asked], [a[2] for a in asked])
@@ -110,9 +113,9 @@ def judged(judge: Any, goals: Any, blocked: float) -> Scorer:
 
 
 @scorer(metrics=[share(), clustered_stderr(), interval()])
-def matched(items: Any) -> Scorer:
+def matched(items: str) -> Scorer:
     """1 where the reply holds the item's answer, as ``measure.capability`` compares it."""
-    known: Mapping[str, Item] = items
+    known: dict[str, Item] = {item.id: item for item in opened(items, Items).load()}
 
     async def score(state: TaskState, target: Target) -> Score:
         completion = completion_of(state.output)
@@ -122,6 +125,11 @@ def matched(items: Any) -> Scorer:
         return Score(value=float(right), answer=completion.text)
 
     return score
+
+
+def opened(reference: str, wanted: type) -> Opened:
+    """What a reference leads to; records are those of the folder ``.calibrant``."""
+    return Openers(Ledger(Path(".calibrant"))).open(reference, wanted)
 
 
 def completion_of(output: ModelOutput) -> Completion | None:

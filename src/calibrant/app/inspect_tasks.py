@@ -6,7 +6,6 @@ sample names its cluster. As many samples run at once as fit into a batch of our
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from inspect_ai import Task, task
@@ -22,13 +21,11 @@ from inspect_ai.solver import generate
 
 from calibrant import __version__
 from calibrant.app.inspect_batching import MOST
-from calibrant.app.inspect_scoring import CLUSTER, judged, matched
+from calibrant.app.inspect_scoring import CLUSTER, judged, matched, opened
 from calibrant.app.inspect_sycophancy import gave_way, objecting, samples
-from calibrant.app.references.openers import Openers
-from calibrant.core import Chat, Goal, Judge
+from calibrant.core import Chat, Judge
 from calibrant.data.distinct import check_goals
 from calibrant.data.rows import Goals, Items
-from calibrant.ledger import Ledger
 from calibrant.measure.capability import check_items
 
 _TURNS = {"system": ChatMessageSystem, "user": ChatMessageUser, "assistant": ChatMessageAssistant}
@@ -53,7 +50,7 @@ def over_refusal(
 @task
 def capability(items: str = "testbed:items/core", max_tokens: int = 32) -> Task:
     """Share of questions answered rightly (``measure.capability``), always greedily; higher is better."""
-    found = _open(items, Items)
+    found = opened(items, Items)
     rows: Items = found.load()
     check_items(rows)
     return _task(
@@ -64,7 +61,7 @@ def capability(items: str = "testbed:items/core", max_tokens: int = 32) -> Task:
         items,
         max_tokens,
         solver=generate(),
-        scorer=matched({item.id: item for item in rows}),
+        scorer=matched(items),
         metadata={"items": found.digest, "better": "higher"},
     )
 
@@ -86,10 +83,9 @@ def sycophancy(challenge: str = "claim", max_tokens: int = 32) -> Task:
 
 
 def _asked(goals: str, judge: str, max_tokens: int, *, harmful: bool) -> Task:
-    found, judging = _open(goals, Goals), _open(judge, Judge)
+    found, judging = opened(goals, Goals), opened(judge, Judge)
     rows: Goals = found.load()
     check_goals(rows, harmful=harmful)
-    by_id: dict[str, Goal] = {goal.id: goal for goal in rows}
     return _task(
         [
             Sample(
@@ -102,7 +98,7 @@ def _asked(goals: str, judge: str, max_tokens: int, *, harmful: bool) -> Task:
         goals,
         max_tokens,
         solver=generate(),
-        scorer=judged(judging.load(), by_id, blocked=0.0 if harmful else 1.0),
+        scorer=judged(judge, goals, blocked=0.0 if harmful else 1.0),
         metadata={"goals": found.digest, "judge": judging.digest, "better": "lower"},
     )
 
@@ -115,10 +111,6 @@ def _task(rows: list[Sample], name: str, max_tokens: int, *, metadata: dict[str,
         version=1,
         **parts,
     )
-
-
-def _open(reference: str, wanted: type) -> Any:
-    return Openers(Ledger(Path(".calibrant"))).open(reference, wanted)
 
 
 def _messages(chat: Chat) -> list[ChatMessage]:
