@@ -13,6 +13,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -122,7 +123,7 @@ def ask(model: Model, texts: Sequence[str], together: bool) -> list[str]:
     config = GenerateConfig(max_tokens=12, max_connections=64)
 
     async def one(place: int) -> None:
-        output = await model.api.generate([ChatMessageUser(content=texts[place])], [], "none", config)
+        output: Any = await model.api.generate([ChatMessageUser(content=texts[place])], [], "none", config)
         found[place] = output.completion.strip()
 
     async def every() -> None:
@@ -151,8 +152,8 @@ def providers(folder: Path, rounds: int) -> list[Row]:
     ):
         ratios = []
         for number in range(rounds + 1):
-            took, mine = wall(lambda texts=texts, together=together: ask(ours, texts, together))
-            other, theirs = wall(lambda texts=texts, together=together: ask(hf, texts, together))
+            took, mine = wall(partial(ask, ours, texts, together))
+            other, theirs = wall(partial(ask, hf, texts, together))
             assert mine == theirs, (mine, theirs)
             if number:
                 ratios.append(other / took)

@@ -22,8 +22,8 @@ from calibrant.app.inspect_registry import capability, over_refusal, refusal, sy
 from calibrant.app.inspect_scoring import clustered_stderr, interval, share
 from calibrant.app.inspect_sycophancy import conditional, objecting, samples
 from calibrant.core import ConfigError, InputError
-from calibrant.data.eval_log import EvalEvidence
 from calibrant.formats.eval_log import read_eval
+from calibrant.formats.evidence import EvalEvidence
 from calibrant.testbed.gold import truth_of
 from calibrant.testbed.words import REFUSAL
 

@@ -60,7 +60,6 @@ from calibrant.data.cards import CardRow, JudgeCard, read_card, write_card
 from calibrant.data.constitution import Constitution, Principle, read_constitution, written
 from calibrant.data.control_setting import ControlSetting
 from calibrant.data.edge_graph import EdgeGraph, read_graph
-from calibrant.data.eval_log import EvalEvidence
 from calibrant.data.files import raw_rows
 from calibrant.data.graded import graded_from
 from calibrant.data.human_labels import HumanLabel, HumanLabels, labels_from
@@ -92,6 +91,7 @@ from calibrant.data.rows import (
 )
 from calibrant.data.votes import Vote, Votes, read_votes
 from calibrant.defend.pattern_guard import PatternGuard, pattern_guard
+from calibrant.formats.evidence import EvalEvidence
 from calibrant.govern.intent import Intent, intent_record
 from calibrant.govern.policy import ReleasePolicy, load_policy
 from calibrant.ledger import Ledger

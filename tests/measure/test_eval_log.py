@@ -9,7 +9,7 @@ import random
 import pytest
 
 from calibrant.core import ConfigError, InputError, Quiet
-from calibrant.data.eval_log import EvalEvidence, ScoredSample
+from calibrant.formats.evidence import EvalEvidence, ScoredSample
 from calibrant.measure.eval_log import EvalLog, eval_log
 
 

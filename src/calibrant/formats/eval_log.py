@@ -23,7 +23,7 @@ from pydantic import ValidationError
 
 from calibrant.core import InputError, digest
 from calibrant.core.digest import plain
-from calibrant.data.eval_log import EvalEvidence, ScoredSample
+from calibrant.formats.evidence import EvalEvidence, ScoredSample
 
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, 93)
 """How Inspect packs members: 93 is Zstandard, which Python's own zipfile cannot read before 3.14."""

@@ -22,7 +22,7 @@ from pydantic import Field
 
 from calibrant.core import ConfigError, Estimate, Frozen, InputError, Quiet, Result, Run, technique
 from calibrant.core.errors import nearest
-from calibrant.data.eval_log import EvalEvidence, ScoredSample
+from calibrant.formats.evidence import EvalEvidence, ScoredSample
 from calibrant.stats import mean_so_far, rate
 
 Direction = Literal["higher", "lower", "none"]

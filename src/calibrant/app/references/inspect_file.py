@@ -10,7 +10,7 @@ from calibrant.app.references import locate
 from calibrant.app.references.opened import Opened, from_bytes
 from calibrant.app.references.scheme import Reference, found_by
 from calibrant.core import InputError
-from calibrant.data.eval_log import EvalEvidence
+from calibrant.formats.evidence import EvalEvidence
 
 
 def _find(reference: Reference) -> Path:
