@@ -594,7 +594,8 @@ def _eval_log(shop: Workshop, place: int) -> Built:
     from calibrant.formats.inspect_log import inspect_log
 
     path = shop.root / "attempts.eval"
-    path.write_bytes(inspect_log(report_of(Attempts(rows=tuple(_made_attempts())), "a model")))
+    if not path.exists():  # a log holds the time at which it was written
+        path.write_bytes(inspect_log(report_of(Attempts(rows=tuple(_made_attempts())), "a model")))
     return Built(lambda: read_eval(path), f"inspect:{path}")
 
 
