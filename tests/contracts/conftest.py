@@ -95,6 +95,7 @@ from calibrant.data.rows import (
 )
 from calibrant.data.votes import Vote, Votes, read_votes
 from calibrant.defend.pattern_guard import PatternGuard, pattern_guard
+from calibrant.formats.evidence import EvalEvidence
 from calibrant.govern.intent import Intent, intent_record
 from calibrant.govern.policy import ReleasePolicy, load_policy
 from calibrant.ledger import Ledger
@@ -624,6 +625,17 @@ def _human_labels(shop: Workshop, place: int) -> Built:
     return Built(lambda: labels_from(raw_rows(path), f"jsonl:{path}"), f"jsonl:{path}")
 
 
+def _eval_log(shop: Workshop, place: int) -> Built:
+    from calibrant.app.export import report_of
+    from calibrant.formats.eval_log import read_eval
+    from calibrant.formats.inspect_log import inspect_log
+
+    path = shop.root / "attempts.eval"
+    if not path.exists():  # a log holds the time at which it was written
+        path.write_bytes(inspect_log(report_of(Attempts(rows=tuple(_made_attempts())), "a model")))
+    return Built(lambda: read_eval(path), f"inspect:{path}")
+
+
 def _card(shop: Workshop, place: int) -> Built:
     path = shop.root / "card.json"
     row = CardRow(target="tiny 0", family="plain", found=18, positives=20, cleared=29, negatives=30)
@@ -717,6 +729,7 @@ BUILDERS: dict[Any, Callable[[Workshop, int], Built]] = {
     ),
     JudgeHead: _head,
     EdgeGraph: _edge_graph,
+    EvalEvidence: _eval_log,
     Constitution: _constitution,
     CheckedAnswers: _checked,
     "judging model": lambda shop, place: Built(lambda: ScriptedModel(_judging), "no reference: Python only"),

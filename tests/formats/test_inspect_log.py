@@ -19,7 +19,8 @@ def opened(report, tmp_path):
 
 def test_inspect_reads_it(report, tmp_path):
     log = opened(report(), tmp_path)
-    assert (log.status, log.version, log.eval.model) == ("success", 2, "a model")
+    assert (log.status, log.version, log.eval.model) == ("success", 2, "none/none")
+    assert log.eval.metadata["target"] == "a model"
     assert len(log.samples) == 8
     samples = {(sample.id, sample.epoch): sample for sample in log.samples}
     values = {key: sample.scores[SCORE].value for key, sample in samples.items()}

@@ -9,6 +9,7 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 
 from calibrant.app import catalog
+from calibrant.app.export_answers import answers_report, are_answers
 from calibrant.app.references.foreign_attempts import TOOLS, attempts_of, foreign_file, read_foreign
 from calibrant.app.references.openers import Openers
 from calibrant.app.references.record import find
@@ -47,11 +48,13 @@ class Exported(Frozen):
     target: str
     """Name of the target; "" where unknown."""
     attempts: int
-    """How many were written."""
+    """How many were written; of a capability measurement these are answers."""
     successes: int
-    """Successes among them."""
+    """Successes, or correct answers, among them."""
     undetermined: int
-    """Undetermined ones among them."""
+    """Undetermined ones, or questions without an answer, among them."""
+    what: str = "attempts"
+    """'attempts' or 'answers'."""
     revealed: bool
     """Whether the file holds prompts and replies."""
     refused: tuple[Refused, ...]
@@ -74,7 +77,8 @@ def export(
     """Write the attempts that ``reference`` names to ``out``.
 
     Args:
-        reference: 'record:JOB/attempts.jsonl', a file of ours, or another tool's ('garak:PATH').
+        reference: 'record:JOB/attempts.jsonl', a file of ours, or another tool's ('garak:PATH'). To 'eval'
+            also 'record:JOB/answers.jsonl' of measure.capability.
         to: a key of ``WRITERS``.
         study: the study whose jobs 'record:JOB' means.
         reveal: show prompts and replies, which are redacted otherwise.
@@ -85,6 +89,8 @@ def export(
     """
     if to not in WRITERS:
         raise ConfigError(f"no format '{to}'{nearest(to, WRITERS)}", hint=f"formats: {', '.join(WRITERS)}")
+    if are_answers(reference):
+        return _export_answers(reference, to, out, ledger=ledger, study=study, reveal=reveal)
     write: Callable[[Report], bytes] = catalog.load(WRITERS[to])
     source = _opened(reference, ledger, study, out)
     report = report_of(source.table, source.target, source.caveats, reveal=reveal)
@@ -100,6 +106,30 @@ def export(
         revealed=reveal,
         refused=source.table.lost,
         disputed=source.table.disputed,
+    )
+
+
+def _export_answers(
+    reference: str, to: str, out: Path, *, ledger: Ledger, study: str, reveal: bool
+) -> Exported:
+    if to != "eval":
+        raise ConfigError(
+            f"'{reference}' holds answers to questions, which are no attempts for '{to}'",
+            hint="answers are exported with --to eval",
+        )
+    report = answers_report(reference, ledger, study, reveal=reveal)
+    write_whole(out, catalog.load("calibrant.formats.inspect_answers:inspect_answers")(report))
+    marks = [answer.correct for answer in report.answers]
+    return Exported(
+        path=str(out),
+        format=to,
+        target=report.target,
+        attempts=len(marks),
+        successes=marks.count(True),
+        undetermined=marks.count(None),
+        what="answers",
+        revealed=reveal,
+        refused=(),
     )
 
 

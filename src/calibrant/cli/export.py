@@ -48,10 +48,16 @@ def export(
     if as_json:
         render.json_of(done)
         return
-    _say(
-        f"{done.attempts} attempts on {done.target or 'an unnamed target'}: {done.successes} succeeded, "
-        f"{done.undetermined} undetermined"
-    )
+    target = done.target or "an unnamed target"
+    if done.what == "answers":
+        _say(
+            f"{done.attempts} answers of {target}: {done.successes} correct, {done.undetermined} without one"
+        )
+    else:
+        _say(
+            f"{done.attempts} attempts on {target}: {done.successes} succeeded, "
+            f"{done.undetermined} undetermined"
+        )
     if done.refused:
         first = done.refused[0]
         _say(f"{len(done.refused)} rows left out, first line {first.line}: {first.reason}")

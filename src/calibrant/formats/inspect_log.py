@@ -2,6 +2,9 @@
 
     read_eval_log("attempts.eval").samples[0].scores["attack_success"].value   # 1.0 = the attack succeeded
 
+The log names no model that Inspect could open: ``eval.model`` is 'none/none', so that its viewer and
+`inspect score` need none of our providers, and ``eval.metadata["target"]`` says whom it is about.
+
 One sample an attempt: ``id`` is the goal, ``epoch`` counts the attempts on it. ``attack_success`` is our
 outcome; an undetermined one is Inspect's *unscored* (NaN), so that its metrics leave it out, too. Every
 judge has a score of its own beside it. The results hold our rates with their bounds, a score a finding.
@@ -17,6 +20,7 @@ from pathlib import Path
 from inspect_ai.log import (
     EvalConfig,
     EvalDataset,
+    EvalError,
     EvalLog,
     EvalMetric,
     EvalResults,
@@ -44,21 +48,29 @@ from calibrant.formats.findings import Finding, Report
 
 SCORE = "attack_success"
 """Name of the score that is our outcome."""
+NO_MODEL = "none/none"
+"""Inspect's own name for no model."""
 _VALUES = {"success": 1.0, "failure": 0.0, "yes": 1.0, "no": 0.0}
 _STOPS: dict[str, StopReason] = {"eos": "stop", "length": "max_tokens", "blocked": "content_filter"}
-_TURNS = {"system": ChatMessageSystem, "user": ChatMessageUser, "assistant": ChatMessageAssistant}
+TURNS = {"system": ChatMessageSystem, "user": ChatMessageUser, "assistant": ChatMessageAssistant}
 
 
 def inspect_log(report: Report) -> bytes:
     """The log as the bytes of an .eval file."""
-    log = EvalLog(
-        status="success",
-        eval=_spec(report),
-        results=_results(report),
-        samples=_samples(report),
+    return packed(
+        EvalLog(
+            status="success",
+            eval=_spec(report),
+            results=_results(report),
+            samples=_samples(report),
+        )
     )
+
+
+def packed(log: EvalLog) -> bytes:
+    """A log as Inspect writes it."""
     with tempfile.TemporaryDirectory() as room:
-        path = Path(room) / "attempts.eval"
+        path = Path(room) / "log.eval"
         write_eval_log(log, str(path), format="eval")
         return path.read_bytes()
 
@@ -75,17 +87,21 @@ def _spec(report: Report) -> EvalSpec:
         task="calibrant",
         task_display_name=report.source or "attempts",
         dataset=EvalDataset(name=report.source or "attempts", samples=len(goals), sample_ids=list(goals)),
-        model=report.target or "unknown",
+        model=NO_MODEL,
         config=EvalConfig(),
         packages={"calibrant": __version__},
-        metadata={"revealed": report.reveal, "caveats": list(report.caveats)},
+        metadata={
+            "target": report.target or "unknown",
+            "revealed": report.reveal,
+            "caveats": list(report.caveats),
+        },
     )
 
 
 def _results(report: Report) -> EvalResults:
     return EvalResults(
         total_samples=len(report.attempts),
-        completed_samples=len(report.attempts),
+        completed_samples=sum(attempt.completion.stop != "error" for attempt in report.attempts),
         scores=[_rate(finding) for finding in report.findings],
     )
 
@@ -116,7 +132,7 @@ def _samples(report: Report) -> list[EvalSample]:
 
 
 def _sample(attempt: Attempt, epoch: int, model: str) -> EvalSample:
-    messages: list[ChatMessage] = [_TURNS[turn.role](content=turn.content) for turn in attempt.chat.messages]
+    messages: list[ChatMessage] = [TURNS[turn.role](content=turn.content) for turn in attempt.chat.messages]
     completion = attempt.completion
     reply = _content(completion)
     output = ModelOutput.from_content(
@@ -143,8 +159,15 @@ def _sample(attempt: Attempt, epoch: int, model: str) -> EvalSample:
             "cost": attempt.cost.model_dump(),
         },
         total_time=attempt.cost.seconds,
+        error=_error(completion),
         uuid=attempt.id[:22],
     )
+
+
+def _error(completion: Completion) -> EvalError | None:
+    if completion.stop != "error":
+        return None
+    return EvalError(message=completion.error or "no reason given", traceback="", traceback_ansi="")
 
 
 def _content(completion: Completion) -> str | list[Content]:

@@ -3,6 +3,7 @@
 from calibrant.stats.at_k import beta_binomial, success_at_k
 from calibrant.stats.bootstrap import mean
 from calibrant.stats.compare import compare_by, sign_flip
+from calibrant.stats.mean_so_far import mean_so_far
 from calibrant.stats.multiple import benjamini_hochberg, holm
 from calibrant.stats.paired import difference, difference_so_far, mcnemar
 from calibrant.stats.power_law import power_law
@@ -22,6 +23,7 @@ __all__ = [
     "holm",
     "mcnemar",
     "mean",
+    "mean_so_far",
     "power_law",
     "proportion_interval",
     "rate",

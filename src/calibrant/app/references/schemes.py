@@ -18,6 +18,7 @@ from calibrant.app.references.defended import DEFENDED
 from calibrant.app.references.foreign_attempts import FOREIGN, TOOLS
 from calibrant.app.references.given import stands_for
 from calibrant.app.references.hf import HF
+from calibrant.app.references.inspect_file import INSPECT
 from calibrant.app.references.locate import check_text
 from calibrant.app.references.opened import Opened
 from calibrant.app.references.path import PATH, ROWS
@@ -51,6 +52,7 @@ SCHEMES: dict[str, Scheme] = {
     "data": DATA,
     "defended": DEFENDED,
     "hf": HF,
+    "inspect": INSPECT,
     "plain": PLAIN_MODEL,
     "record": RECORD,
     "testbed": TESTBED,

@@ -1,0 +1,179 @@
+"""Inspect beside our native runner, our export, and our provider beside Inspect's own ``hf``: one tiny model.
+
+1. The items of ``testbed:items/core``: ``measure.capability`` in full, and ``calibrant/capability`` under
+   Inspect's ``eval`` on as many as it takes; CPU seconds a sample, without imports and opening the model.
+   Each item must get the same mark.
+2. ``inspect_log`` of attempts, within 5 ms each: CPU seconds. Read back, every outcome must be the same.
+3. One call after another, and 32 at once, of our provider and of ``hf`` in float32: wall-clock seconds, since
+   ``hf`` waits more than it computes. Replies must be the same.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import anyio
+from _pace import peak
+from _race import Row, finish, is_quick, make_row, say
+from inspect_ai import eval as evaluate
+from inspect_ai.model import ChatMessageUser, GenerateConfig, Model, get_model
+
+import calibrant.app.inspect_registry  # noqa: F401 - the provider and the tasks
+from calibrant.app.export import report_of
+from calibrant.app.inspect_tasks import capability as task
+from calibrant.app.references.openers import Openers
+from calibrant.core import Attempt, Chat, Completion, OpenLM, Quiet, Verdict
+from calibrant.core.attempt import attempt_id, outcome_of
+from calibrant.data.rows import Attempts, Items
+from calibrant.formats.eval_log import read_eval
+from calibrant.formats.inspect_log import SCORE, inspect_log
+from calibrant.ledger import Ledger
+from calibrant.measure.capability import Capability, capability
+
+NAME = "tiny"
+ITEMS = "testbed:items/core"
+EXPORT = 0.005
+"""Limit: CPU seconds a sample."""
+
+
+class Files(Quiet):
+    """Keeps what the measurement writes."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def artifact(self, name: str) -> Path:
+        return self.root / name
+
+
+def cpu(work: Callable[[], Any]) -> tuple[float, Any]:
+    start = time.process_time()
+    result = work()
+    return time.process_time() - start, result
+
+
+def wall(work: Callable[[], Any]) -> tuple[float, Any]:
+    start = time.perf_counter()
+    result = work()
+    return time.perf_counter() - start, result
+
+
+def runners(folder: Path, samples: int, rounds: int) -> Row:
+    """Native beside Inspect, in turn, a sample."""
+    openers = Openers(Ledger(folder / "ledger"))
+    model, items = openers.open(f"testbed:model/{NAME}", OpenLM).load(), openers.open(ITEMS, Items).load()
+    theirs = get_model(f"calibrant/testbed-{NAME}", ledger=str(folder / "ledger"))
+    options: dict[str, Any] = {
+        "display": "none",
+        "log_dir": str(folder),
+        "log_realtime": False,
+        "limit": samples,
+    }
+    ratios = []
+    for number in range(rounds + 1):
+        took, ours = cpu(lambda: capability(model, items, None, Capability(batch=len(items)), Files(folder)))
+        other, (log,) = cpu(lambda: evaluate(task(), model=theirs, **options))
+        assert log.status == "success" and log.samples is not None, log.error
+        marks = {str(one.id): bool(one.scores["matched"].value) for one in log.samples if one.scores}
+        assert len(marks) == samples and all(ours.correct[key] == value for key, value in marks.items())
+        if number:  # the first is the warm-up
+            ratios.append((other / samples) / (took / len(items)))
+            say(f"  samples a CPU second: native {len(items) / took:,.0f}, Inspect {samples / other:,.0f}")
+    return make_row(f"native runner against Inspect's, {samples} samples", ratios, equal=True, target=50.0)
+
+
+def export(count: int, rounds: int) -> Row:
+    """CPU seconds a sample of writing a log."""
+    attempts = []
+    for n in range(count):
+        completion = Completion(text=f"take the spoon to the garden {n}")
+        said = Verdict(question="q", answer="yes" if n % 2 else "no")
+        attempts.append(
+            Attempt(
+                id=attempt_id(f"g{n}", "plain", None, "t", 0),
+                goal_id=f"g{n}",
+                category="bias",
+                attack="plain",
+                chat=Chat.ask(f"how do i stir the pot {n}?"),
+                completion=completion,
+                verdicts={"judge": said},
+                outcome=outcome_of(completion, said),
+            )
+        )
+    report = report_of(Attempts(rows=tuple(attempts)), "t", reveal=True)
+    with tempfile.TemporaryDirectory() as temporary:
+        path = Path(temporary) / "x.eval"
+        path.write_bytes(inspect_log(report))
+        came = {row.metadata["attempt"]: row.values[SCORE] for row in read_eval(path).samples}
+    assert came == {one.id: float(one.outcome == "success") for one in attempts}
+    took = [cpu(lambda: inspect_log(report))[0] / count for _ in range(rounds)]
+    say(f"  export: {1000 * min(took):.2f} ms a sample")
+    return make_row(f"export of {count} attempts within 5 ms each", [EXPORT / s for s in took], equal=True)
+
+
+def ask(model: Model, texts: Sequence[str], together: bool) -> list[str]:
+    """Replies of one model to all texts."""
+    found: dict[int, str] = {}
+    config = GenerateConfig(max_tokens=12, max_connections=64)
+
+    async def one(place: int) -> None:
+        output: Any = await model.api.generate([ChatMessageUser(content=texts[place])], [], "none", config)
+        found[place] = output.completion.strip()
+
+    async def every() -> None:
+        if not together:
+            for place in range(len(texts)):
+                await one(place)
+            return
+        async with anyio.create_task_group() as group:
+            for place in range(len(texts)):
+                group.start_soon(one, place)
+
+    anyio.run(every)
+    return [found[place] for place in range(len(texts))]
+
+
+def providers(folder: Path, rounds: int) -> list[Row]:
+    """Our provider beside ``hf``, on the same weights in float32."""
+    own = Openers(Ledger(folder / "ledger")).open(f"testbed:model/{NAME}", OpenLM).load()
+    own.save(folder / "model")
+    ours = get_model(f"calibrant/{folder / 'model'}", ledger=str(folder / "ledger"))
+    hf = get_model("hf/local", model_path=str(folder / "model"), device="cpu", do_sample=False, memoize=False)
+    rows = []
+    for title, texts, together, target in (
+        ("one call at a time", ["what is 2 plus 3?", "what does the wug eat?"], False, 20.0),
+        ("32 calls at once", [f"what is {n % 9} plus {n // 9}?" for n in range(32)], True, 1.0),
+    ):
+        ratios = []
+        for number in range(rounds + 1):
+            took, mine = wall(partial(ask, ours, texts, together))
+            other, theirs = wall(partial(ask, hf, texts, together))
+            assert mine == theirs, (mine, theirs)
+            if number:
+                ratios.append(other / took)
+                say(f"  {title}: ours {took:.3f} s, hf {other:.3f} s")
+        rows.append(make_row(f"our provider against hf, {title}", ratios, equal=True, target=target))
+    return rows
+
+
+def main() -> None:
+    """Runners, export, providers."""
+    quick = is_quick(__doc__)
+    rounds = 1 if quick else 6
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        rows = [runners(folder, 60 if quick else 300, rounds), export(300 if quick else 1000, rounds)]
+        rows += providers(folder, rounds)
+    say(f"  peak memory of the process: {peak() / 2**20:,.0f} MiB")
+    named = {"inspect-ai": version("inspect-ai")}
+    finish([row._replace(versions=row.versions | named) for row in rows])
+
+
+if __name__ == "__main__":
+    main()
