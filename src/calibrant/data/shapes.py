@@ -12,15 +12,14 @@ A reason reads "kind: detail", so that refusals can be counted by kind.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, TypeVar
 
 from calibrant.core.behaviours import Goal
 from calibrant.core.config import Frozen
-from calibrant.core.errors import InputError, nearest
-from calibrant.core.lm import Chat, Message
+from calibrant.core.errors import InputError
+from calibrant.core.lm import Chat
 from calibrant.data.cells import (
     Row,
     as_boolean,
@@ -47,11 +46,10 @@ from calibrant.data.rows import (
     Question,
     Refused,
 )
+from calibrant.data.turns import asked, dialogue, final, messages_of, parted, prompt_in, reply_in
 
 R = TypeVar("R", bound=Frozen)
 
-_TURN = re.compile(r"(?:\A\s*|\r?\n\r?\n)(Human|Assistant):")
-_SPEAKER = {"Human": "user", "Assistant": "assistant"}
 _HARMFUL = {"safe": False, "benign": False, "unsafe": True, "harmful": True}
 
 
@@ -150,10 +148,10 @@ def _taken(make: Callable[[str, Row], R], line: int, row: Row, stem: str) -> R |
 
 def _pair(name: str, row: Row) -> Pair:
     if row.get("prompt") is None:
-        prompt, chosen, rejected = _parted(_dialogue(row, "chosen"), _dialogue(row, "rejected"))
+        prompt, chosen, rejected = parted(dialogue(row, "chosen"), dialogue(row, "rejected"))
     else:
-        prompt = _prompt(row, "prompt")
-        chosen, rejected = _reply(row, "chosen", prompt), _reply(row, "rejected", prompt)
+        prompt = prompt_in(row, "prompt")
+        chosen, rejected = reply_in(row, "chosen", prompt), reply_in(row, "rejected", prompt)
     if chosen.strip() == rejected.strip():
         raise InputError("equal replies: chosen and rejected are the same text")
     likely = given(row, "chosen_probability")
@@ -194,18 +192,18 @@ def _word(row: Row, name: str) -> str:
 
 def _example(name: str, row: Row) -> Example:
     if row.get("messages") is None:
-        prompt = _prompt(row, "prompt", wanted="prompt and completion, or messages")
-        return Example(id=name, prompt=prompt, completion=_reply(row, "completion", prompt))
-    turns = _messages("messages", row["messages"])
-    reply = _final("messages", turns)
-    return Example(id=name, prompt=_asked("messages", turns[:-1]), completion=reply)
+        prompt = prompt_in(row, "prompt", wanted="prompt and completion, or messages")
+        return Example(id=name, prompt=prompt, completion=reply_in(row, "completion", prompt))
+    turns = messages_of("messages", row["messages"])
+    reply = final("messages", turns)
+    return Example(id=name, prompt=asked("messages", turns[:-1]), completion=reply)
 
 
 def _only_prompt(name: str, row: Row) -> Prompt:
     if row.get("prompt") is None and row.get("chosen") is not None:
         return Prompt(id=name, prompt=_pair(name, row).prompt)
     wanted = ("prompt", "question", "chat", "text", "goal", "messages")
-    return Prompt(id=name, prompt=_prompt(row, *wanted))
+    return Prompt(id=name, prompt=prompt_in(row, *wanted))
 
 
 def _labelled(name: str, row: Row) -> Labelled:
@@ -220,13 +218,13 @@ def _label(row: Row) -> bool:
 
 
 def _text(name: str, row: Row) -> LabelledText:
-    prompt = _prompt(row, "prompt", "text", "chat", "messages")
+    prompt = prompt_in(row, "prompt", "text", "chat", "messages")
     reply = next((key for key in ("reply", "completion") if given(row, key) is not None), None)
     template, task = given(row, "template"), given(row, "task")
     return LabelledText(
         id=name,
         prompt=prompt,
-        reply="" if reply is None else _reply(row, reply, prompt),
+        reply="" if reply is None else reply_in(row, reply, prompt),
         label=_label(row),
         template="" if template is None else as_written("template", template),
         task="" if task is None else as_written("task", task),
@@ -242,7 +240,7 @@ def _classed(name: str, row: Row) -> ClassedText:
         weak = {as_written("weak", weak): 1.0}
     return ClassedText(
         id=name,
-        prompt=_prompt(row, "prompt", "text", "chat", "messages"),
+        prompt=prompt_in(row, "prompt", "text", "chat", "messages"),
         label=as_written(*column(row, "label")),
         weak=weak or {},
         cluster="" if cluster is None else as_written("cluster", cluster),
@@ -255,7 +253,7 @@ def _checked(name: str, row: Row) -> CheckedAnswer:
         raise InputError(f"flaw not found: {shown(flaw)} does not stand in the answer")
     return CheckedAnswer(
         id=name,
-        prompt=_prompt(row, "question", "prompt", "chat"),
+        prompt=prompt_in(row, "question", "prompt", "chat"),
         answer=answer,
         flaw=flaw,
         kind=_word(row, "kind"),
@@ -309,7 +307,7 @@ def _item(name: str, row: Row) -> Item:
         wrong = [] if wrong is None else [wrong]
     return Item(
         id=name,
-        chat=_prompt(row, "question", "prompt", "chat"),
+        chat=prompt_in(row, "question", "prompt", "chat"),
         answer=as_written(*column(row, "answer")),
         kind="" if kind is None else as_written("kind", kind),
         match=match,
@@ -322,8 +320,8 @@ def _contrast(name: str, row: Row) -> Contrast:
     cluster = given(row, "cluster", "template")
     made = Contrast(
         id=name,
-        clean=_prompt(row, "clean"),
-        corrupt=_prompt(row, "corrupt", "corrupted"),
+        clean=prompt_in(row, "clean"),
+        corrupt=prompt_in(row, "corrupt", "corrupted"),
         answer=as_written(*column(row, "answer")),
         foil=as_written(*column(row, "foil")),
         cluster="" if cluster is None else as_written("cluster", cluster),
@@ -335,7 +333,7 @@ def _contrast(name: str, row: Row) -> Contrast:
 
 def _fact(name: str, row: Row) -> Fact:
     subject = as_written(*column(row, "subject"))
-    prompt = _prompt(row, "prompt")
+    prompt = prompt_in(row, "prompt")
     last = prompt.messages[-1]
     if "{}" in last.content and subject in last.content.replace("{}", ""):
         raise InputError(f"unclear: the prompt has both '{{}}' and {shown(subject)}, its subject")
@@ -385,107 +383,3 @@ def _continuing(prompt: Chat, name: str, value: object) -> str:
     if name in ("answer", "foil") or text[:1].isspace() or prompt.messages[-1].content[-1:].isspace():
         return text
     return f" {text}"
-
-
-def _parted(chosen: tuple[Message, ...], rejected: tuple[Message, ...]) -> tuple[Chat, str, str]:
-    """Split two dialogues into the turns that they share and the one reply in which they differ."""
-    better, worse = _final("chosen", chosen), _final("rejected", rejected)
-    if chosen == rejected:
-        raise InputError("equal replies: chosen and rejected are the same dialogue")
-    alike = [one == other for one, other in zip(chosen, rejected, strict=False)]
-    shared = alike.index(False) if False in alike else len(alike)
-    if shared == 0:
-        raise InputError("no common prompt: chosen and rejected differ from the first turn on")
-    if not len(chosen) == len(rejected) == shared + 1:
-        raise InputError(
-            f"more than one turn differs: the dialogues part at turn {shared + 1}, "
-            f"chosen has {len(chosen)} turns and rejected {len(rejected)}"
-        )
-    return _asked("prompt", chosen[:shared]), better, worse
-
-
-def _dialogue(row: Row, name: str) -> tuple[Message, ...]:
-    """Read a whole dialogue, prompt included: a transcript or a list of messages."""
-    value = column(row, name, wanted="chosen and rejected, with prompt unless they share one")[1]
-    if not isinstance(value, str):
-        return _messages(name, value)
-    turns = _transcript(name, as_text(name, value))
-    if not turns:
-        raise InputError(
-            f"no common prompt: there is no 'prompt'{nearest('prompt', row)}, "
-            f"and '{name}' has no 'Human:' and 'Assistant:' turns"
-        )
-    return turns
-
-
-def _transcript(name: str, text: str) -> tuple[Message, ...]:
-    """Split HH-RLHF's text into turns, outer space removed; () if it does not start with a turn."""
-    before, *parts = _TURN.split(text)
-    if before:
-        return ()
-    pairs = zip(parts[::2], parts[1::2], strict=True)
-    return tuple(
-        _message(name, at, _SPEAKER[who], words.strip()) for at, (who, words) in enumerate(pairs, start=1)
-    )
-
-
-def _messages(name: str, value: Any) -> tuple[Message, ...]:
-    """Read a list of {role, content}; other keys are for ``columns.py`` to tell."""
-    if not isinstance(value, (list, tuple)):
-        raise InputError(f"wrong type: '{name}' must be text or a list of messages, got {shown(value)}")
-    if not value:
-        raise InputError(f"empty text: '{name}' has no messages")
-    turns = []
-    for at, item in enumerate(value, start=1):
-        if not isinstance(item, Mapping) or "role" not in item or "content" not in item:
-            raise InputError(
-                f"wrong type: message {at} of '{name}' must have role and content, got {shown(item)}"
-            )
-        turns.append(_message(name, at, item["role"], item["content"]))
-    return tuple(turns)
-
-
-def _message(name: str, at: int, role: Any, content: Any) -> Message:
-    if role not in ("system", "user", "assistant"):
-        raise InputError(
-            f"unknown role: message {at} of '{name}' is by {shown(role)}, not system, user or assistant"
-        )
-    return Message(role=role, content=as_text(f"message {at} of {name}", content))
-
-
-def _prompt(row: Row, *names: str, wanted: str = "") -> Chat:
-    """Read what is answered: text, a transcript, a list of messages or {messages: [...]}."""
-    name, value = column(row, *names, wanted=wanted)
-    if isinstance(value, Mapping):
-        value = value.get("messages")
-    if not isinstance(value, str):
-        return _asked(name, _messages(name, value))
-    # A transcript may end with a bare "Assistant:", which is where the reply begins.
-    turns = _transcript(name, re.sub(r"\r?\n\r?\nAssistant:\s*\Z", "", as_text(name, value)))
-    return _asked(name, turns) if turns else Chat.ask(value)
-
-
-def _asked(name: str, turns: tuple[Message, ...]) -> Chat:
-    if not turns or turns[-1].role != "user":
-        raise InputError(
-            f"no user turn at the end: what '{name}' asks must end with a user turn before the reply"
-        )
-    return Chat(messages=turns)
-
-
-def _final(name: str, turns: tuple[Message, ...]) -> str:
-    if turns[-1].role != "assistant":
-        raise InputError(f"no assistant turn at the end: '{name}' ends with a {turns[-1].role} turn")
-    return turns[-1].content
-
-
-def _reply(row: Row, name: str, prompt: Chat) -> str:
-    """Read a reply: text, or one assistant message, with or without the prompt's turns before it."""
-    value = column(row, name)[1]
-    if isinstance(value, str):
-        return as_text(name, value)
-    turns = _messages(name, value)
-    reply = _final(name, turns)
-    if len(turns) > 1 and turns[:-1] != prompt.messages:
-        raise InputError(f"another prompt: the turns of '{name}' before its reply are not those of 'prompt'")
-    return reply
