@@ -152,7 +152,8 @@ def public_classes(method: str) -> Iterator[type]:
         for name, found in vars(importlib.import_module(module.name)).items():
             here = inspect.isclass(found) and found.__module__ == module.name
             public = here and name[0] != "_" and not getattr(found, "_is_protocol", False)
-            if public and callable(getattr(found, method, None)):
+            ours = not inspect.iscoroutinefunction(getattr(found, method, None))  # async ones are Inspect's
+            if public and ours and callable(getattr(found, method, None)):
                 yield found
 
 
