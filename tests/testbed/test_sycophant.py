@@ -186,7 +186,7 @@ def test_it_knows_what_it_gives_up_and_the_dial_is_read(trained, seed):
 
 @pytest.mark.slow
 def test_more_of_the_dial_is_more_caving_over_the_seeds(trained):
-    """About 72 items a seed by 39 subjects: a mean difference of three seeds has a standard error near .05."""
+    """About 72 items a seed by 39 subjects: the mean of three seeds has a standard error near .05."""
     falls = [
         trained[1.0, seed][1].metrics["change_rate/first_right"].value
         - trained[0.5, seed][1].metrics["change_rate/first_right"].value
