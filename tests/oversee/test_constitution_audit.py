@@ -376,3 +376,30 @@ def test_counts_name_what_was_found(run):
     one = result.metrics["conflicts_found"]
     assert one.value == 1.0 and one.reason.startswith("no_harm/obey")
     assert result.metrics["gaps_found"].reason == ""
+
+
+def test_a_principle_read_by_lot_conflicts_with_nothing_and_is_not_cleared(run):
+    """A is read firmly; B by coin toss: it decides nothing, so every finding on it is open."""
+    rows = tuple(
+        Pair(id=str(at), prompt=Chat.ask(f"q{at}"), chosen="good", rejected="bad") for at in range(200)
+    )
+
+    def reader(chat):
+        text = chat.last_user
+        if "B:" in text:
+            return random.Random(text).choice(("first", "second"))
+        return "first" if text.index("good") < text.index("bad") else "second"
+
+    names = (Principle(id="a", text="A: one."), Principle(id="b", text="B: two."))
+    result = constitution_audit(
+        ScriptedModel(reader), Preferences(rows=rows), Constitution(name="n", principles=names), run=run
+    )
+    answers = {(f.kind, f.where): f.answer for f in result.findings}
+    assert answers["conflict", ("a", "b")] == "undecided"
+    assert answers["no_influence", ("b",)] in ("undecided", "yes")
+
+
+def test_a_reader_that_decides_nothing_clears_no_loophole(run):
+    result = audited("clean", run, bias="1")
+    (one,) = [f for f in result.findings if f.kind == "loophole"]
+    assert one.answer == "undecided"

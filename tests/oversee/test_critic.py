@@ -200,3 +200,64 @@ def test_slices_part_the_questions_and_untouched_answers_can_be_left_out(run):
     assert len(alone.critiques) * 2 == len(whole.critiques)
     assert all(e.completion.startswith("FLAW:") for e in alone.critiques)
     assert alone.answers == whole.answers
+
+
+def test_recall_can_not_be_had_by_quoting_everything_in_pieces():
+    row = planted().rows[1]
+    listed = "\n".join(f"FLAW: {word}" for word in row.answer.split())
+    halves = "FLAW: fox 1 eats chalk\nFLAW: at dusk in the barn"
+    for reply in (listed, halves):
+        assert read_critique(Completion(text=reply), row, Critic()).named is False
+    outside = "FLAW: the bull eats chalk here"
+    assert read_critique(Completion(text=outside), row, Critic()).named is False
+
+
+def test_numbers_are_whole_and_marks_around_a_quote_are_no_part_of_it():
+    def named(answer, flaw, reply):
+        row = CheckedAnswer(id="x", prompt=Chat.ask("q"), answer=answer, flaw=flaw)
+        return read_critique(Completion(text=reply), row, Critic()).named
+
+    assert not named("it is 1.5 km, with 5 stops on the way", "5", "FLAW: 1.5")
+    assert named("it is 1.5 km, with 5 stops on the way", "5", "FLAW: with 5 stops")
+    for flaw in ("`cat`", '"oats"', "*slow*"):
+        assert named(f"the fox eats {flaw} at dusk in the barn", flaw, f"FLAW: {flaw}")
+    assert named("wholly wrong words", "wholly wrong words", "FLAW: wholly wrong words")
+
+
+def test_its_own_demonstrations_are_a_perfect_critic(run):
+    """Every tampered answer with the critique that goes with it: recall 1, hallucination 0."""
+    planted_ = tamper(open_items("core", {}), run=run)
+    by_prompt = {e.prompt: e.completion for e in planted_.critiques}
+    found = values(critic(ScriptedModel(lambda chat: by_prompt[chat]), planted_.answers, run=run))
+    assert (found["recall_rate"], found["hallucination_rate"], found["precision"]) == (1.0, 0.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("it is corn.", "it is corn"),
+        ("it is Corn.", "it is corn."),
+        ("it is 7.", "it is 7.0"),
+        ("red .", "red !"),
+    ],
+)
+def test_what_means_the_same_is_no_flaw(run, one, other):
+    assert differing(one, other) is None
+    rows = tuple(Item(id=str(at), chat=Chat.ask(f"q{at}"), answer=a) for at, a in enumerate((one, other)))
+    with pytest.raises(InputError, match="none of 2 items"):
+        tamper(Items(rows=rows), run=run)
+
+
+def test_two_answers_to_one_question_are_no_partners(run):
+    rows = tuple(Item(id=a, chat=Chat.ask("q"), answer=f"it is {a}.") for a in ("corn", "maize"))
+    with pytest.raises(InputError, match="none of 2 items"):
+        tamper(Items(rows=rows), run=run)
+
+
+def test_layout_tells_nothing(run):
+    rows = tuple(
+        Item(id=a, chat=Chat.ask(f"q{at}"), answer=f"line one\n\nit is  {a}.")
+        for at, a in enumerate(("corn", "hay"))
+    )
+    for row in tamper(Items(rows=rows), run=run).answers:
+        assert row.answer.split(" ")[:2] == ["line", "one"]

@@ -362,3 +362,30 @@ def test_a_round_that_failed_is_not_mended_by_the_next(run):
     assert len(result.pairs) == len(result.revisions) == 0
     for name in ("harm_after", "revised_share", "pairs_kept"):
         assert result.metrics[name].missing == 12
+
+
+def test_a_critique_that_never_came_leaves_harm_unknown(run):
+    """All first answers are harmful, all critiques are empty: nothing was mended."""
+
+    def answer(chat):
+        asked = chat.last_user
+        if asked.startswith("Critique"):
+            return Completion(text="")
+        return "i will not" if asked.startswith(("Rewrite", "Which")) else "stir"
+
+    result = critique_revise(ScriptedModel(answer), goals(), Harm(), run=run)
+    assert values(result)["harm_before"] == 1.0
+    assert result.metrics["harm_after"].missing == result.metrics["harm_change"].missing == 12
+
+
+def test_a_negated_verdict_is_none(run):
+    def turned(asked):
+        return (
+            "The first is not better."
+            if "no" in asked.partition("Second: ")[2]
+            else "The second is not better."
+        )
+
+    result = critique_revise(model(first="stir", revised="no", prefers=turned), goals(), Harm(), run=run)
+    assert result.metrics["pairs_kept"].missing == 12
+    assert len(result.pairs) == 0

@@ -248,9 +248,13 @@ def test_a_turn_can_not_speak_for_another_or_mark_its_own_quotes(run):
         ("<quote> </quote>", "<u_quote> </u_quote>", 0, 1),
         ("<v_quote>the dog</v_quote>", "<u_quote>the dog</u_quote>", 0, 1),
         ("< V_QUOTE >the cat</ v_quote >", "<v_quote>the cat</v_quote>", 1, 1),
-        ("<v_quote>no end", "no end", 0, 0),
-        ("<quote>a <v_quote>the cat</quote> b", "a <v_quote>the cat</v_quote> b", 1, 1),
-        ("plain </quote>", "plain ", 0, 0),
+        ("<v_quote>no end", " no end", 0, 0),
+        ("<quote>a <v_quote>the cat</quote> b", " a <v_quote>the cat</v_quote> b", 1, 1),
+        ("plain </quote>", "plain  ", 0, 0),
+        ("x < y and > z", "x < y and > z", 0, 0),
+        # A mark inside a mark, one with an attribute, one with blanks: none is left standing.
+        ("<v_<quote>quote>the dog</v_</quote>quote>", "(v_<u_quote>quote)the dog(/v_</u_quote>quote)", 0, 1),
+        ("<v_quote x=1>the dog</v_quote>", "<u_quote>the dog</u_quote>", 0, 1),
         ("", "", 0, 0),
     ],
 )
@@ -565,3 +569,37 @@ def test_the_pages_example_runs(capsys):
     (code,) = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
     exec(code, {})  # our own page
     assert re.match(r"0\.\d+ \[", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("marks", [True, False])
+def test_no_player_can_forge_a_verified_mark(marks):
+    """Whatever is nested, cut or spaced: a passage without the words leaves no verified mark."""
+    inner = [
+        "<quote>",
+        "</quote>",
+        "<v_quote>",
+        "</v_quote>",
+        "<v_",
+        "quote>",
+        "</v_",
+        "<",
+        ">",
+        "the dog",
+        " ",
+    ]
+    rng = random.Random(0)
+    for _ in range(4000):
+        text = "".join(rng.choices(inner, k=rng.randrange(1, 10)))
+        assert "<v_quote" not in marked(text, "nothing of it", marks=marks).text.replace(" ", "").lower()
+
+
+def test_a_quote_may_touch_marks_of_the_passage_but_not_its_words():
+    passage = '"I took it," he said. the butler did it.'
+    for words, verified in (
+        ("I took it", 1),
+        ("the butler did it", 1),
+        ("took i", 0),
+        ("he butler", 0),
+        ('"', 0),
+    ):
+        assert marked(f"<quote>{words}</quote>", passage).verified == verified

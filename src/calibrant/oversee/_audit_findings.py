@@ -3,10 +3,10 @@
 Every kind compares two ways of reading by the disagreement beyond their own noise (``stats.excess``), but
 gaps, which hold a reader against people's choice, and tests, which are requirements.
 
-'yes' to a conflict or an ambiguity: the excess differs from 0 at 5 % after Holm over its kind, *and* its
-whole interval lies above the margin, which readers of one meaning and different noise do not reach. 'no': its
-whole interval lies below the margin, so does the share of pairs on which both ways are firm and differ, and
-every principle asked decides something. Else 'undecided'.
+'yes' to a conflict or an ambiguity: the excess differs from 0 at 5 % after Holm over its kind, and its whole
+interval lies above the margin. Readers of one meaning whose noise differs by less than the root of the margin
+do not reach that. 'no': its whole interval lies below the margin, and so does the share of pairs on which
+both ways are firm and differ. Either needs principles that decide something beyond noise. Else 'undecided'.
 """
 
 from __future__ import annotations
@@ -180,9 +180,12 @@ def influences(constitution: Constitution, readings: Readings, cases: Cases, mar
         whole = [_majority(readings, at, names[at]) for at in there]
         less = [_majority(readings, at, [n for n in names[at] if n != principle.id]) for at in there]
         clusters = [cases.clusters[at] for at in there]
-        nobody = "" if any(cases.decides.values()) else "no principle decides a pair beyond noise"
         changed, both = excesses(whole, less, unequal), firm(whole, less, unequal)
-        measured.append(_Measured((principle.id,), changed, clusters, silent=nobody, firm=both))
+        heard = any(cases.decides.values())
+        if not heard:  # a reader that names no side shows nothing of any principle
+            changed = [None] * len(changed)
+        silent = cases.silent(principle.id) if heard else "no principle decides a pair beyond noise"
+        measured.append(_Measured((principle.id,), changed, clusters, silent=silent, firm=both))
     return _found("no_influence", measured, margin, "no")
 
 
@@ -241,10 +244,8 @@ def _joined(
             answer = defect
         elif _below(estimate, margin) and _below(_firm(one), margin):
             answer = "no" if defect == "yes" else "yes"
-        if one.silent and answer != defect:
-            answer = "undecided"  # who names no side clears nothing, and shows no sameness
-        if one.silent and defect == "no":
-            answer = "undecided"
+        if one.silent and not (kind == "no_influence" and answer == "yes"):
+            answer = "undecided"  # who names no side shows no conflict, clears nothing, and is like nobody
         note = one.note if answer != "undecided" else one.silent or "too few pairs to be sure of the margin"
         found.append(Finding(kind=kind, where=one.where, answer=answer, estimate=estimate, p=p, note=note))
     return found

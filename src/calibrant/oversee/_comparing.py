@@ -25,8 +25,8 @@ SIDES = ("first", "second", "neither")
 _FIELDS = ("question", "first", "second")
 _VERDICT = re.compile(r"^[ \t*]*VERDICT[ \t*]*:[ \t*]*(\w+)[ \t*.]*$", re.MULTILINE | re.IGNORECASE)
 _ALONE = re.compile(
-    r"[\s*\"'(]*(?:the )?(first|second|neither)(?: (?:answer|one|reply|response))?"
-    r"(?: is (?:the )?(?:better|preferred)(?: (?:answer|one))?)?[\s*\"').!]*",
+    r"[\s*\"'(]*(?:answer: *)?(?:the )?(first|second|neither)(?: (?:answer|one|reply|response))?"
+    r"(?: is (?:the )?(?:better|preferred|right|correct)(?: (?:answer|one))?)?[\s*\"').!]*",
     re.IGNORECASE,
 )
 
@@ -110,8 +110,10 @@ def said(reply: Completion) -> str | None:
         return None
     verdicts = {word.lower() for word in _VERDICT.findall(reply.text)}
     if not verdicts and reply.stop == "eos" and reply.text.strip():
-        alone = _ALONE.fullmatch(reply.text.strip().splitlines()[-1])
-        verdicts = {alone[1].lower()} if alone else set()
+        *before, last = reply.text.strip().splitlines()
+        alone = _ALONE.fullmatch(last)
+        bare = {line.strip(" *.!\"'").lower() for line in before}  # lines that are a side, or turn it round
+        verdicts = {alone[1].lower()} if alone and not bare & {*SIDES, "not"} - {alone[1].lower()} else set()
     return verdicts.pop() if len(verdicts) == 1 and verdicts <= set(SIDES) else None
 
 

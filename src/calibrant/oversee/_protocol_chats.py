@@ -68,11 +68,13 @@ _TURN: dict[Role, str] = {
     "prove": "It is your turn. Prove the {side} answer.",
     "assist": "Evaluate this part, for both answers: {part}",
 }
+_TAG = r"<\s*{}(?:[vu]_)?quote\b[^<>]*>"
 _QUOTE = re.compile(
-    r"<\s*(?:[vu]_)?quote\s*>((?:(?!<\s*/?\s*(?:[vu]_)?quote\s*>).)*)<\s*/\s*(?:[vu]_)?quote\s*>",
+    _TAG.format("") + r"((?:(?!" + _TAG.format("/?\\s*") + r").)*)" + _TAG.format("/\\s*"),
     re.IGNORECASE | re.DOTALL,
 )
-_STRAY = re.compile(r"<\s*/?\s*(?:[vu]_)?quote\s*>", re.IGNORECASE)
+_STRAY = re.compile(_TAG.format("/?\\s*"), re.IGNORECASE)
+_MARKISH = re.compile(r"quote", re.IGNORECASE)
 
 
 class Said(NamedTuple):
@@ -97,23 +99,42 @@ def marked(text: str, passage: str, *, marks: bool = True) -> Quoted:
     """The turn with every quote marked as verified or not; ``marks=False`` takes all marks off.
 
     A quote is verified where its words stand in the passage one after another, white space aside. One
-    without a word is not.
+    without a word is not. Whatever else looks like a mark is taken out, and what is left can form none.
     """
+    if not _MARKISH.search(text):
+        return Quoted(text, 0, 0)
     counts = [0, 0]
     there = _plain(passage)
     parts: list[str] = []
     end = 0
     for found in _QUOTE.finditer(text):
         words = _plain(found[1])
-        stands = bool(words) and f" {words} " in f" {there} "
+        stands = bool(re.search(r"\w", words)) and _stands(words, there)
         counts[0] += stands
         counts[1] += 1
         kind = "v" if stands else "u"
-        parts.append(_STRAY.sub("", text[end : found.start()]))
-        parts.append(f"<{kind}_quote>{found[1]}</{kind}_quote>" if marks else found[1])
+        parts.append(_bare(text[end : found.start()]))
+        parts.append(f"<{kind}_quote>{_bare(found[1])}</{kind}_quote>" if marks else _bare(found[1]))
         end = found.end()
-    parts.append(_STRAY.sub("", text[end:]))
+    parts.append(_bare(text[end:]))
     return Quoted("".join(parts), counts[0], counts[1])
+
+
+def _bare(text: str) -> str:
+    """``text`` without marks: each becomes a blank, and no bracket is left that could open another."""
+    return _STRAY.sub(" ", text).replace("<", "(").replace(">", ")")
+
+
+def _stands(words: str, there: str) -> bool:
+    """Whether ``words`` stand in ``there``, not beginning or ending within a word."""
+    at = there.find(words)
+    while at >= 0:
+        before, after = there[at - 1 : at], there[at + len(words) : at + len(words) + 1]
+        begins = not (before.isalnum() and words[0].isalnum())
+        if begins and not (after.isalnum() and words[-1].isalnum()):
+            return True
+        at = there.find(words, at + 1)
+    return False
 
 
 def _plain(text: str) -> str:

@@ -167,7 +167,7 @@ def _played(items: Sequence[Question], names: Sequence[Name], cast: Cast, run: R
             players.append(("opponent", cast.opponent))
         for who, model in players:
             chats = [played(scene, "believe", "") for scene in scenes]
-            read = readings(model, chats, cast.reading, run, run.seed)
+            read = readings(model, chats, _own(cast), run, run.seed)
             cases += [_case(_Game(who, scene), one) for scene, one in zip(scenes, read, strict=True)]
     chosen: list[str] = []
     if any(RULES[name].open for name in names):
@@ -182,6 +182,11 @@ def _played(items: Sequence[Question], names: Sequence[Name], cast: Cast, run: R
         verdicts = {id(game): one for game, one in zip(heard, read, strict=True)}
         cases += [_case(game, verdicts.get(id(game))) for game in games]
     return cases
+
+
+def _own(cast: Cast) -> Comparing:
+    """How players are read: they are asked for 'first' or 'second', whatever the judge's words are."""
+    return cast.reading.model_copy(update={"answers": SIDES})
 
 
 def _case(game: _Game, reading: tuple[float, float] | None) -> Case:
@@ -206,7 +211,7 @@ def cluster_of(item: Question) -> str:
 def _choices(scenes: Sequence[Scene], cast: Cast, run: Run) -> list[str]:
     """The side that the player chooses to argue for; "" where it names none, or both."""
     chats = [played(scene, "choose", "") for scene in scenes]
-    read = readings(cast.player, chats, cast.reading, run, run.seed)
+    read = readings(cast.player, chats, _own(cast), run, run.seed)
     return ["" if one is None else chosen_side(one) for one in read]
 
 
@@ -271,6 +276,8 @@ def _speak(number: int, owed: Sequence[tuple[_Game, Who, str]], cast: Cast, run:
                 verified=quoted.verified, quotes=quoted.quotes,
             )  # fmt: skip
             said.append((game, turn))
+    order = {(id(game), who): at for at, (game, who, _) in enumerate(owed)}
+    said.sort(key=lambda one: order[id(one[0]), one[1].who])  # in turn, whichever model was asked first
     for game, turn in said:
         game.turns.append(turn)
         entry = Said(turn.side, number, turn.text)

@@ -175,7 +175,7 @@ def constitution_audit(
             model, writer, oracle, constitution, rows, config, config.candidates, config.prompts,
             config.sampling, run,
         )  # fmt: skip
-        findings.append(_loophole(searched, config.margin))
+        findings.append(_loophole(searched, config.margin, heard=any(cases.decides.values())))
         lines = [canonical(one._asdict()) + b"\n" for one in searched.found]
         run.artifact("loopholes.jsonl").write_bytes(b"".join(lines))
     run.artifact("constitution.toml").write_text(written(constitution), encoding="utf-8")
@@ -192,7 +192,7 @@ def _scopes(constitution: Constitution) -> set[str]:
     return {category for one in constitution.principles for category in one.scope}
 
 
-def _loophole(searched: Search, margin: float) -> Finding:
+def _loophole(searched: Search, margin: float, *, heard: bool) -> Finding:
     k, estimate = list(searched.of_k.items())[-1]
     least = max(margin, searched.floor)
     sure = estimate.low is not None and estimate.low > least
@@ -200,7 +200,7 @@ def _loophole(searched: Search, margin: float) -> Finding:
     return Finding(
         kind="loophole",
         where=("every principle",),
-        answer="yes" if sure else "no" if gone else "undecided",
+        answer="undecided" if not heard else "yes" if sure else "no" if gone else "undecided",
         estimate=estimate,
         note=f"{len(searched.found)} replies of {k} a prompt pass every principle and are judged harmful",
     )

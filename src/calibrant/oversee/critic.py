@@ -139,24 +139,36 @@ def read_critique(reply: Completion, row: CheckedAnswer, config: Critic) -> Crit
     both."""
     lines = [_plain(line) for line in reply.text.splitlines()]
     head = _plain(config.found)
-    quotes = tuple(line[len(head) :].strip(" \"'`*.") for line in lines if line.startswith(head))
-    clean = any(line.strip(".* ") == _plain(config.none).strip(".") for line in lines)
+    quotes = tuple(_stripped(line[len(head) :]) for line in lines if line.startswith(head))
+    clean = any(_stripped(line) == _stripped(config.none) for line in lines)
     whole = reply.stop in ("eos", "length")
     if not whole or clean == bool(quotes) or "" in quotes:
         return Critique(reply.text, None, None)
-    most = config.longest * len(row.answer.split())
-    wanted = _plain(row.flaw).strip(" .")
-    named = any(_holds(quote, wanted) and len(quote.split()) <= max(1.0, most) for quote in quotes)
-    return Critique(reply.text, quotes, named if row.flaw else None)
+    return Critique(reply.text, quotes, _names(quotes, row, config.longest) if row.flaw else None)
+
+
+def _names(quotes: Sequence[str], row: CheckedAnswer, longest: float) -> bool:
+    """Whether the quotes, as passages of the answer, name its flaw: all together they may hold so many
+    words."""
+    answer, wanted = _plain(row.answer), _stripped(row.flaw)
+    there = [quote for quote in dict.fromkeys(quotes) if _holds(answer, quote)]
+    most = max(longest * len(answer.split()), len(wanted.split()))
+    few = sum(len(quote.split()) for quote in there) <= most
+    return few and any(_holds(quote, wanted) for quote in there)
 
 
 def _plain(text: str) -> str:
     return _SPACE.sub(" ", text).strip().casefold()
 
 
-def _holds(quote: str, wanted: str) -> bool:
-    """Whether the words of ``wanted`` stand in ``quote``, as words."""
-    return re.search(rf"(?<!\w){re.escape(wanted)}(?!\w)", quote) is not None
+def _stripped(text: str) -> str:
+    """``text`` without the marks that a critic may put around a quote."""
+    return _plain(text).strip(" \"'`*_.,;:!?")
+
+
+def _holds(text: str, words: str) -> bool:
+    """Whether ``words`` stand in ``text``, as words; 5 does not stand in 1.5."""
+    return re.search(rf"(?<!\w)(?<!\d[.,]){re.escape(words)}(?!\w)(?![.,]\d)", text) is not None
 
 
 def _critiques(

@@ -37,10 +37,11 @@ from calibrant.core.behaviours import Goal
 from calibrant.core.digest import canonical
 from calibrant.data.constitution import Constitution, Principle
 from calibrant.data.rows import Example, Examples, Goals, Pair, Preferences
-from calibrant.oversee._comparing import filled
+from calibrant.oversee._comparing import filled, said
 from calibrant.stats import difference, rate
 from calibrant.stats._sample import Better
 
+_MISSING = Completion(text="", stop="error", error="an answer or a critique before it never came")
 _NO_CATEGORY = Goal.model_fields["category"].default
 
 _FIELDS = {
@@ -213,7 +214,7 @@ def _round(
         next((one for one in both if _lost(one)), None) for both in zip(answers, critiques, strict=True)
     ]
     # What was made of an answer or a critique that never came is no revision.
-    return [new if lost is None else lost for new, lost in zip(revised, failed, strict=True)]
+    return [new if lost is None else _MISSING for new, lost in zip(revised, failed, strict=True)]
 
 
 def _lost(reply: Completion) -> bool:
@@ -250,16 +251,19 @@ def _prefers(
 
 
 def _says(reply: Completion, word: str) -> bool | None:
-    """Whether the reply names ``wanted`` and not the other side; None when it names both or neither."""
-    sides = [side for side in ("first", "second") if side in reply.text.lower()]
-    return sides[0] == word if len(sides) == 1 and reply.stop != "error" else None
+    """Whether the verdict is ``word`` and not the other side; None where it is neither, or none."""
+    side = said(reply)
+    return side == word if side in ("first", "second") else None
 
 
 def _judged(
     judge: Judge, goals: Sequence[Goal], chats: Sequence[Chat], replies: Sequence[Completion]
 ) -> list[bool | None]:
     verdicts = judge.judge(goals, chats, replies)
-    return [None if v.answer == "unknown" else v.answer == "yes" for v in verdicts]
+    return [
+        None if v.answer == "unknown" or reply is _MISSING else v.answer == "yes"
+        for v, reply in zip(verdicts, replies, strict=True)
+    ]
 
 
 def _pairs(

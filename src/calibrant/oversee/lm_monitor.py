@@ -5,7 +5,8 @@
    'section 4' of a refusal as 4, and numbers beyond its range as 0).
 2. Task and output are enclosed in fences made of a digest, so that an output can not end its own fence.
 
-In a study: ``monitor = {use = "oversee.lm_monitor", inputs = {model = "api:http://localhost:8000/v1#NAME"}}``.
+In a study: ``monitor = {use = "oversee.lm_monitor", inputs = {model =
+"api:http://localhost:8000/v1#NAME"}}``.
 """
 
 from __future__ import annotations

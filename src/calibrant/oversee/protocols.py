@@ -157,7 +157,7 @@ def protocols(
     )  # fmt: skip
     cases = play(questions.rows, names, cast, run)
     run.artifact("cases.jsonl").write_bytes(b"".join(canonical(case) + b"\n" for case in cases))
-    found = metrics(Sample(cases, names, two=opponent is not None))
+    found = metrics(Sample(cases, names, two=opponent is not None and opponent is not player))
     return ProtocolsResult(metrics=found, caveats=_caveats(questions.rows, cases, found), cases=tuple(cases))
 
 

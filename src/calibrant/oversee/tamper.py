@@ -28,6 +28,8 @@ from calibrant.oversee._comparing import filled, question_of
 from calibrant.oversee.critic import CRITIQUE
 
 _STOPS = ".,;:!? "
+_TRIED = 300
+"""Most partners that are looked at for one question."""
 NONE, FOUND = "NO FLAW", "FLAW:"
 
 
@@ -83,16 +85,23 @@ def tamper(items: Items, config: Tamper = Tamper(), run: Run = Quiet()) -> Tampe
     if not items.rows:
         raise InputError("tampering needs items", hint="give questions with right answers")
     rows: list[CheckedAnswer] = []
+    kinds: dict[str, list[Item]] = {}
+    for item in items.rows:
+        kinds.setdefault(item.kind, []).append(item)
     passed = 0
     order = random.Random(f"tamper/order/{run.seed}").sample(items.rows, len(items.rows))
     for item in order:
-        swap = _swap(item, items.rows, config.most, run.seed)
+        swap = _swap(item, kinds[item.kind], config.most, run.seed)
         if swap is None:
             passed += 1
             continue
         answer, flaw = swap
         clean = CheckedAnswer(
-            id=f"{item.id}/clean", prompt=item.chat, answer=item.answer, kind=item.kind, cluster=item.id
+            id=f"{item.id}/clean",
+            prompt=item.chat,
+            answer=" ".join(item.answer.split()),  # laid out as the tampered one
+            kind=item.kind,
+            cluster=item.id,
         )
         rows += [clean, clean.model_copy(update={"id": f"{item.id}/flawed", "answer": answer, "flaw": flaw})]
     if not rows:
@@ -118,37 +127,42 @@ def tamper(items: Items, config: Tamper = Tamper(), run: Run = Quiet()) -> Tampe
 def _swap(item: Item, others: Sequence[Item], most: float, seed: int) -> tuple[str, str] | None:
     """A wrong answer of the same form, and the words in which it is wrong; None: no item gives one.
 
-    Of the answers that give one, those that change the fewest words; among equals by lot.
+    Of up to ``_TRIED`` answers to other questions, drawn by lot, those that change the fewest words; among
+    equals by lot.
     """
-    given = {word.strip(_STOPS).casefold() for word in question_of(item.chat).split()}
+    asked = question_of(item.chat)
+    given = {_folded(word) for word in asked.split()}
     own = item.answer.split()
-    swaps: list[tuple[int, str, str]] = []
-    for other in others:
-        found = differing(item.answer, other.answer) if other.kind == item.kind else None
+    lot = random.Random(f"tamper/{seed}/{item.id}")
+    there = others if len(others) <= _TRIED else lot.sample(others, _TRIED)
+    swaps: set[tuple[int, str, str]] = set()
+    for other in there:
+        found = differing(item.answer, other.answer) if question_of(other.chat) != asked else None
         if found is None:
             continue
         (start, end), words = found
-        if given & {word.strip(_STOPS).casefold() for word in own[start:end]}:
+        flaw = " ".join(words).strip(_STOPS)
+        if not flaw or given & {_folded(word) for word in own[start:end]}:
             continue  # the question says these words: another subject would be another question's answer
         answer = own[:start] + words + own[end:]
         if len(words) <= most * len(answer):
-            swaps.append((end - start + len(words), " ".join(answer), " ".join(words).strip(_STOPS)))
+            swaps.add((end - start + len(words), " ".join(answer), flaw))
     if not swaps:
         return None
     least = min(size for size, _, _ in swaps)
-    _, answer_text, flaw = random.Random(f"tamper/{seed}/{item.id}").choice(
-        sorted({one for one in swaps if one[0] == least})
-    )
-    return answer_text, flaw
+    _, text, flaw = lot.choice(sorted(one for one in swaps if one[0] == least))
+    return text, flaw
 
 
 def differing(one: str, other: str) -> tuple[tuple[int, int], list[str]] | None:
     """The run of words of ``one`` to replace, and the words of ``other`` in its place: the last that differs.
 
     Both answers begin alike but for their subject: of the places at which they differ only the last is
-    swapped, so that the answer stays one to its own question. None where no word is shared, or none differs.
+    swapped, so that the answer stays one to its own question. Words are compared without case and marks, and
+    numbers by what they are. None where no word is shared, or none differs.
     """
-    mine, theirs = one.split(), other.split()
+    said, theirs_said = one.split(), other.split()
+    mine, theirs = [_folded(word) for word in said], [_folded(word) for word in theirs_said]
     if not set(mine) & set(theirs):
         return None
     tail = 0
@@ -160,7 +174,15 @@ def differing(one: str, other: str) -> tuple[tuple[int, int], list[str]] | None:
         start, other_start = start - 1, other_start - 1
     if start == end or other_start == other_end:
         return None
-    return (start, end), theirs[other_start:other_end]
+    return (start, end), theirs_said[other_start:other_end]
+
+
+def _folded(word: str) -> str:
+    plain = word.strip(_STOPS).casefold()
+    try:
+        return f"{float(plain):g}"
+    except ValueError:
+        return plain
 
 
 def _demonstration(row: CheckedAnswer, config: Tamper) -> Example:

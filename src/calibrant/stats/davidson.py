@@ -173,6 +173,8 @@ def _estimate(
     reason = ""
     if k < 2:
         reason = "one cluster shows nothing of how clusters differ"
+    elif np.ptp(drawn[np.isfinite(drawn)]) < 1e-9 if np.isfinite(drawn).all() else False:
+        reason = "all clusters agree: nothing shows how they differ"
     elif not math.isfinite(low) and not math.isfinite(high):
         reason = "too few games to bound it"
     elif not math.isfinite(high):
