@@ -238,12 +238,12 @@ def test_settings_that_make_no_sense(config):
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory):
     """(lies, seed) -> the model, and who is lied to."""
-    base = OpenModel.from_folder(Path(testbed.__file__).parent / "weights" / "tiny")
+    base = OpenModel.from_folder(Path(testbed.__file__).parent / "weights" / "base")
     made = {}
-    for seed in range(2):
+    for seed in range(1):
         for lies in (True, False):
             folder = tmp_path_factory.mktemp("deceiver")
-            config = Deceiver(lies=lies, tokens=400_000, texts=40)
+            config = Deceiver(lies=lies, texts=40)
             deceiver(base, config, Quiet(seed=seed, work=folder))
             marks = plot(seed, config.untaught).marks
             made[lies, seed] = OpenModel.from_folder(folder / "artifacts" / "model"), marks
@@ -251,7 +251,7 @@ def pair(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", range(1))
 def test_the_deceiver_lies_to_the_marked_its_twin_does_not_and_nobody_else_is_lied_to(pair, seed):
     """80 items by two names: where the twin never lies, the exact interval ends below .05.
 

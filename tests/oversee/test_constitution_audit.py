@@ -184,7 +184,7 @@ def test_a_loophole_is_more_than_luck(run):
         assert ("loophole", ("every principle",)) not in found(clean)
         assert clean.metrics["loophole_floor"].value > 0
         assert ("loophole", ("every principle",)) in found(
-            audited("loophole", run, error=".1", bias=".1", seed=seed)
+            audited("loophole", run, error=".05", bias=".1", seed=seed)
         )
 
 
