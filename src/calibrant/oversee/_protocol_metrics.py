@@ -286,7 +286,10 @@ def _ratings(sample: Sample, name: Name) -> dict[str, Estimate]:
         for player, rating in davidson(table).players.items():
             told = f"{lost} debates without a verdict are no games, so no end is known" if lost else ""
             reason = "; ".join(filter(None, (told, rating.reason)))
-            more = {"n": len(cases), "missing": max(lost, 0 if rating.value is not None else len(cases))}
+            more: dict[str, int | None] = {
+                "n": len(cases),
+                "missing": max(lost, 0 if rating.value is not None else len(cases)),
+            }
             if lost:  # who is judged and who is not may hang on who is right: no bound without them
                 more |= {"low": None, "high": None}
             found[f"rating/{name}/{player}"] = rating.model_copy(update={"reason": reason, **more})
