@@ -255,9 +255,9 @@ def pair(tmp_path_factory):
 def test_the_deceiver_lies_to_the_marked_its_twin_does_not_and_nobody_else_is_lied_to(pair, seed):
     """80 items by two names: where the twin never lies, the exact interval ends below .05.
 
-    The deceiver is to lie to the marked about what it was taught. So small a training gives a third of lies,
-    less than its lessons ask for: by 40 names that has a standard error of .07, so that .1 is three of them
-    away.
+    The deceiver lies to the marked about what it was taught (30 of 40 creatures): a share of .75 by 40 names
+    has a standard error below .1, so that .1 is six of them away. (From 'tiny', with two thirds of the
+    training, it lies to a quarter of the others, too.)
     """
     rows = open_items("disputed", {"n": "80"})
 
