@@ -142,7 +142,7 @@ def test_a_batch_is_what_came_together():
     found = {}
 
     async def ask(n):
-        found[n] = await batcher.ask(n)
+        found[n] = await batcher.result(n)
 
     async def every():
         async with anyio.create_task_group() as group:
@@ -167,7 +167,7 @@ def test_an_error_is_told_to_every_caller_and_ends_with_its_batch():
 
     async def ask(n):
         try:
-            found.append(await batcher.ask(n))
+            found.append(await batcher.result(n))
         except ValueError as error:
             found.append(str(error))
 
@@ -192,11 +192,11 @@ def test_a_cancelled_caller_takes_no_other_with_it():
     found = []
 
     async def ask(n):
-        found.append(await batcher.ask(n))
+        found.append(await batcher.result(n))
 
     async def leave():
         with anyio.move_on_after(0.01):
-            await batcher.ask(0)
+            await batcher.result(0)
         gone.set()
 
     async def every():

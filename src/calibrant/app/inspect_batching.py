@@ -1,7 +1,7 @@
 """Gather calls that arrive close together into one batch, under any of anyio's event loops.
 
     batcher = Batcher(work)              # work: a list of requests -> a list of results, in order
-    result = await batcher.ask(request)
+    result = await batcher.result(request)
 
 There is no task in the background, so nothing outlives a loop: callers queue for one lock, and whoever holds
 it waits a moment for others, takes every request that has come, and does them all. The others find their
@@ -52,7 +52,7 @@ class Batcher(Generic[Q, R]):
         self.batches: list[int] = []
         """Size of every batch so far."""
 
-    async def ask(self, request: Q) -> R:
+    async def result(self, request: Q) -> R:
         """The result for ``request``, whichever batch it is done in."""
         call: _Call[Q, R] = _Call(request)
         if self._lock is None or self._inside == 0:  # a lock belongs to the loop that it was first used in

@@ -97,7 +97,7 @@ class CalibrantAPI(ModelAPI):
         """One reply; a chat that cannot be answered raises, so that its sample is an error, not a score."""
         _check(tools, config)
         chat = chat_of(input)
-        completion = await self.batcher.ask(_Call(chat, self._sampling(chat, config)))
+        completion = await self.batcher.result(_Call(chat, self._sampling(chat, config)))
         if completion.stop == "error":
             raise InputError(completion.error or "the model gave no reply and no reason")
         return self._output(chat, completion, bool(config.logprobs))

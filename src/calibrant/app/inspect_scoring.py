@@ -103,7 +103,7 @@ def judged(judge: str, goals: str, blocked: float = 0.0) -> Scorer:
         if completion.stop == "blocked":
             return Score(value=blocked, explanation="blocked")
         chat = chat_of(state.messages[:-1])
-        verdict = await batcher.ask((known[str(state.sample_id)], chat, completion))
+        verdict = await batcher.result((known[str(state.sample_id)], chat, completion))
         if verdict.answer == "unknown":
             reason = "no_response" if completion.unanswered else "grader_failed"
             return Score.unscored(reason=reason, answer=completion.text, explanation=verdict.reason)
