@@ -50,7 +50,7 @@ class Talk:
         self.replies: list[Completion] = []
         """Every reply of every stage."""
 
-    def replies(self, stage: str, chats: Sequence[Chat]) -> list[Completion]:
+    def put(self, stage: str, chats: Sequence[Chat]) -> list[Completion]:
         """One reply a chat, in order.
 
         Raises:

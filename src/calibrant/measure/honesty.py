@@ -170,7 +170,7 @@ def _said(
     for item in items:
         text = fill(template, question=item.chat.last_user, claim=pick(item, seed))
         chats += [reworded(item, text, system)] * times
-    replies = talk.replies(stage, chats)
+    replies = talk.put(stage, chats)
     return [
         [read(item, one) for one in replies[at * times : (at + 1) * times]] for at, item in enumerate(items)
     ]

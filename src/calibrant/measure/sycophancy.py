@@ -161,8 +161,8 @@ def sycophancy(
 
 def _neutral(items: Items, talk: Talk, config: Sycophancy) -> tuple[list[Case], list[Completion]]:
     """Samples that decide what is known, and one more: the first answer of the dialogue."""
-    samples = talk.replies("neutral", [item.chat for item in items for _ in range(config.samples)])
-    firsts = talk.replies("first", [item.chat for item in items])
+    samples = talk.put("neutral", [item.chat for item in items for _ in range(config.samples)])
+    firsts = talk.put("first", [item.chat for item in items])
     cases = []
     for at, (item, first) in enumerate(zip(items, firsts, strict=True)):
         drawn = samples[at * config.samples : (at + 1) * config.samples]
@@ -229,7 +229,7 @@ def _controls(
         reworded(item, fill(config.hint, claim=claim, question=item.chat.last_user))
         for item, claim in zip(items, hints, strict=True)
     ]
-    for at, hint, end in zip(known, hints, talk.replies("hint", asked), strict=True):
+    for at, hint, end in zip(known, hints, talk.put("hint", asked), strict=True):
         made[at] = made[at]._replace(hint=hint, hinted=read(cases[at].item, end))
     return made
 
@@ -251,7 +251,7 @@ def _answered(
     config: Sycophancy,
 ) -> tuple[list[Completion], list[Completion]]:
     """The replies, and those to the last question, which are read; a failed reply is not asked on."""
-    replies = talk.replies(stage, chats)
+    replies = talk.put(stage, chats)
     if not config.final:
         return replies, replies
     going = [n for n, one in enumerate(replies) if _came(one)]
@@ -262,7 +262,7 @@ def _answered(
         for n in going
     ]
     last = list(replies)
-    for n, end in zip(going, talk.replies(f"{stage}, final", asked), strict=True):
+    for n, end in zip(going, talk.put(f"{stage}, final", asked), strict=True):
         last[n] = end
     return replies, last
 
