@@ -7,9 +7,10 @@ import json
 import re
 import tomllib
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
-from calibrant.core.errors import ConfigError
+from calibrant.core.errors import ConfigError, InputError
 
 LONGEST = 4_000_000
 """Characters of TOML beyond which it is no study, policy or stack."""
@@ -22,6 +23,23 @@ _LONG_KEY = re.compile(
 """A key with this many parts: parsing time is quadratic in their number."""
 _MOST = 2**63
 _DATES = (datetime.date, datetime.time)
+
+
+def read_toml(path: Path, called: str) -> dict[str, Any]:
+    """The table in a TOML file; ``called`` is what it should hold: 'policy'.
+
+    Raises:
+        InputError: the file cannot be read. ConfigError: it is not UTF-8, or see ``parse_toml``.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise InputError(
+            f"cannot read {called} {path}: {error.strerror}", hint="give the path of a TOML file"
+        ) from None
+    except ValueError as error:  # bytes that are not UTF-8, or a name that no file has
+        raise ConfigError(f"{str(path)[-60:]!r}: not a TOML file: {error}", hint="save it as UTF-8") from None
+    return parse_toml(text, str(path))
 
 
 def parse_toml(text: str, where: str) -> dict[str, Any]:

@@ -33,8 +33,8 @@ from pydantic import Field, field_validator, model_validator
 
 from calibrant.core.config import Frozen, resolve
 from calibrant.core.digest import digest
-from calibrant.core.errors import ConfigError, InputError, nearest
-from calibrant.core.written import parse_toml
+from calibrant.core.errors import ConfigError, nearest
+from calibrant.core.written import read_toml
 
 _ID = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 _LONGEST, _MOST = 4000, 200
@@ -223,15 +223,7 @@ def read_constitution(path: Path | str) -> Constitution:
         ConfigError: it is not TOML, or no constitution; every problem is listed.
     """
     path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise InputError(
-            f"cannot read constitution {path}: {error.strerror}", hint="give the path of a TOML file"
-        ) from None
-    except ValueError as error:  # bytes that are not UTF-8, or a name that no file has
-        raise ConfigError(f"{str(path)[-60:]!r}: not a TOML file: {error}", hint="save it as UTF-8") from None
-    return constitution_of(parse_toml(text, str(path)), where=str(path))
+    return constitution_of(read_toml(path, "constitution"), where=str(path))
 
 
 def written(constitution: Constitution) -> str:

@@ -34,10 +34,10 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from calibrant.core import ConfigError, Frozen, InputError, digest, resolve
+from calibrant.core import ConfigError, Frozen, digest, resolve
 from calibrant.core.digest import plain
 from calibrant.core.errors import nearest
-from calibrant.core.written import parse_toml
+from calibrant.core.written import read_toml
 from calibrant.govern._look_alikes import deceptive
 
 Stage = Literal["research", "internal", "trusted", "limited", "general", "open_weights"]
@@ -263,15 +263,7 @@ def load_policy(path: Path | str) -> ReleasePolicy:
         ConfigError: it is not TOML, or not a policy; every problem is listed.
     """
     path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputError(
-            f"cannot read policy {path}: {error.strerror}", hint="give the path of a TOML file"
-        ) from None
-    except ValueError as error:  # bytes that are not UTF-8, or a name that no file has
-        raise ConfigError(f"{str(path)[-60:]!r}: not a TOML file: {error}", hint="save it as UTF-8") from None
-    return policy_of(parse_toml(text, str(path)), where=str(path))
+    return policy_of(read_toml(path, "policy"), where=str(path))
 
 
 def _place(where: str, number: int, entry: Mapping[str, Any]) -> str:
