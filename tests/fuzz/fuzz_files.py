@@ -51,6 +51,7 @@ from calibrant.data.judge_folder import read_head
 from calibrant.data.parquet import rows_from_parquet
 from calibrant.data.readers import describe, read, read_file
 from calibrant.data.rows import (
+    CheckedAnswers,
     ClassedTexts,
     Examples,
     Goals,
@@ -58,6 +59,7 @@ from calibrant.data.rows import (
     LabelledReplies,
     Preferences,
     Prompts,
+    Questions,
     Table,
 )
 from calibrant.data.votes import read_comparisons, votes_from
@@ -136,6 +138,17 @@ ROWS = {
     "goals tsv": table(Goals, "x.tsv", b"text\tharmful\tnote\nBake a moon\tno\tx\nBake a sun\t1\t\n"),
     "items": table(Items, "x.jsonl", ITEMS),
     "classed": table(ClassedTexts, "x.jsonl", CLASSED),
+    "soft pairs csv": table(
+        Preferences,
+        "x.csv",
+        b"prompt,chosen,rejected,chosen_probability,category\nHi,yes,no,0.8,bias\nBye,a,b,,\n",
+    ),
+    "checked": table(
+        CheckedAnswers, "x.jsonl", lines({"question": "Q?", "answer": "red hay", "flaw": "hay", "kind": "k"})
+    ),
+    "questions": table(
+        Questions, "x.jsonl", lines({"question": "Q?", "correct": "a", "wrong": "b", "passage": "a is so"})
+    ),
     "graded": own(graded_from, "x.jsonl", GRADED),
     "graded xstest": own(graded_from, "completions_m.csv", XSTEST),
     "canaries": own(canaries_from, "x.jsonl", CANARIES),

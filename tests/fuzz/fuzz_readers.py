@@ -32,6 +32,7 @@ from calibrant.core import (
 )
 from calibrant.core.reasoning import part
 from calibrant.core.written import parse_toml
+from calibrant.data.constitution import constitution_of, read_constitution, written
 from calibrant.data.rows import (
     Attempts,
     Goals,
@@ -65,6 +66,32 @@ def opened(wanted: Any) -> Callable[[bytes, Path], object]:
 
 def references(wanted: Any, *seeds: str) -> Reader:
     return Reader(opened(wanted), tuple(seed.encode() for seed in seeds))
+
+
+CONSTITUTION = """
+name = "n"
+version = "1"
+[[principle]]
+id = "kind"
+text = "be kind."
+scope = ["bias"]
+priority = 1
+reworded = ["be nice."]
+[[principle.test]]
+question = "q?"
+better = "yes"
+worse = "no"
+[[principle]]
+id = "brief"
+text = "be brief."
+"""
+
+
+def _there_and_back(path: Path) -> object:
+    """What can be read is written, and read again, as it was."""
+    found = read_constitution(path)
+    assert constitution_of(parse_toml(written(found), "again")) == found
+    return found.digest
 
 
 def toml_table(read_table: Callable[[Mapping[str, Any], Path], object], seed: str) -> Reader:
@@ -154,6 +181,7 @@ SAID = {
         ),
     ),
     "policies": file("p.toml", lambda path: load_policy(path).digest, POLICY.encode()),
+    "constitutions": file("c.toml", _there_and_back, CONSTITUTION.encode()),
     "stacks": file("s.toml", lambda path: resolve(StackSpec, locate.toml(path)), STACK.encode()),
     "console": text(
         typed, "/goal 1\nhello", "/sample 0.5 3", "/convert rot13 hi", "/system be brief", "/branch 1"
