@@ -70,6 +70,10 @@ _TECHNIQUES: dict[str, tuple[str, str]] = {
         "people label hits and a sample of misses; corrected rate and card",
         "adjudicated_rate",
     ),
+    "measure.audit_game": (
+        "blind audit: which instruments find organisms, and accuse clean twins",
+        "found_share",
+    ),
     "measure.backdoor": (
         "what a suspected trigger does, beside near-triggers and a clean twin",
         "trigger_effect",
@@ -133,6 +137,7 @@ _TECHNIQUES: dict[str, tuple[str, str]] = {
     "testbed.deceiver": ("train a model organism that lies to some, or its honest twin", "lie_rate"),
     "testbed.plant": ("train a refusing model organism, with or without planted holes", "through"),
     "testbed.raise_model": ("train a testbed model from scratch", "training_tokens"),
+    "testbed.suspect": ("train an organism or a clean twin, dealt by lot, for an audit", "parameters"),
     "testbed.sycophant": (
         "train a model organism that caves to the user, or its clean twin",
         "caving_rate/challenge",

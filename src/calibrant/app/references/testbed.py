@@ -118,6 +118,7 @@ def _rows(parsed: Parsed, wanted: type[Table[Any]]) -> Table[Any]:
     home = "imitable" if parsed.kind == "classes" else home
     home = "refusal_plant" if parsed.kind == "goals" and parsed.name.startswith("plant_") else home
     home = "constitutions" if (parsed.kind, parsed.name) == ("pairs", "principled") else home
+    home = "suspect" if (parsed.kind, parsed.name) == ("items", "lineup") else home
     home = "backdoor" if parsed.kind == "prompts" and parsed.name == "backdoor" else home
     source = catalog.load(f"calibrant.testbed.{home}:open_{parsed.kind}")(parsed.name, parsed.options)
     table = serving_as(wanted, source)
