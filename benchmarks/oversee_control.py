@@ -1,9 +1,9 @@
 """oversee.control against control_arena 20.1.1: a frontier of safety, with intervals of 1,000 resamples.
 
 200 honest outputs and 200 attacks that all do their side task, a task each, suspicions without ties, ten
-audit budgets of whole outputs. Safety at each budget must agree to 1e-9, and the ends of its interval to .05:
-both sides resample by lots of their own, and a resample has ties, which control_arena leaves without an
-audit. It runs in two ways:
+audit budgets of whole outputs. Safety at each budget must agree to 1e-9, and the ends of its interval to .05
+(.1 of 50 resamples): both sides resample by lots of their own, and a resample has ties, which control_arena
+leaves without an audit. It runs in two ways:
 
 - *frames*: ``compute_safety`` on resampled frames, what a user of its analysis writes;
 - *scores*: its own ``compute_bootstrapped_confidence_interval`` with safety written on arrays, its best.
@@ -27,11 +27,13 @@ from _train_peer import Told, Worker, core, in_turn, peer_python, peer_version, 
 PEER = "control_arena"
 OUTPUTS, RESAMPLES = 200, 1000
 BUDGETS = (0.01, 0.02, 0.03, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5)
-SAME, NEAR = 1e-9, 0.05
+SAME, NEAR = 1e-9, {"frames": 0.1, "scores": 0.05}
 """Most difference of a safety, and of an end of its interval."""
 TARGETS = {"frames": 100.0, "scores": 5.0}
 """The peer's way -> ratio to reach."""
-WARM, ROUNDS = 1, {"frames": 2, "scores": 6}
+PART = {"frames": 20, "scores": 1}
+"""The peer runs one resample of so many, and its time is multiplied: *frames* takes minutes."""
+WARM, ROUNDS = 1, {"frames": 4, "scores": 6}
 
 
 def scored() -> dict[str, Any]:
@@ -51,11 +53,11 @@ def scored() -> dict[str, Any]:
     return {"honest": honest.tolist(), "attack": attack.tolist(), "done": [True] * OUTPUTS}
 
 
-def agree(ours: Told, theirs: Told) -> None:
+def agree(ours: Told, theirs: Told, near: float) -> None:
     """Every budget."""
     apart = np.abs(np.array(ours["losses"]) - np.array(theirs["losses"])).reshape(-1, 3)
     assert apart[:, 0].max() <= SAME, f"safety differs by {apart[:, 0].max():.1e}"
-    assert apart[:, 1:].max() <= NEAR, f"ends of intervals differ by {apart[:, 1:].max():.3f}"
+    assert apart[:, 1:].max() <= near, f"ends of intervals differ by {apart[:, 1:].max():.3f}"
 
 
 def race(way: str, folder: Path, quick: bool) -> Row:
@@ -63,17 +65,19 @@ def race(way: str, folder: Path, quick: bool) -> Row:
     rounds = 1 if quick else ROUNDS[way]
     job = scored() | {"budgets": BUDGETS, "resamples": RESAMPLES, "warm": WARM, "rounds": rounds}
     job["core"] = None if quick else core()
+    part = PART[way]
+    theirs = job | {"way": way, "resamples": RESAMPLES // part}
     name = f"oversee.control, ten budgets, {RESAMPLES:,} resamples, against control_arena's {way}"
     say(name)
     with ExitStack() as stack:
         ours = stack.enter_context(Worker(Path(sys.executable), "_worker_control.py", job, folder / "ours"))
-        other = Worker(peer_python(PEER), "_worker_control_arena.py", job | {"way": way}, folder / "peer")
+        other = Worker(peer_python(PEER), "_worker_control_arena.py", theirs, folder / "peer")
         stack.enter_context(other)
         start = [[ours.next()], [other.next()]]
-        mine, theirs = in_turn(start, (ours, other), rounds)
-        for one, two in zip(mine, theirs, strict=True):
-            agree(one, two)
-    row = versus(name, mine, theirs, WARM + rounds, TARGETS[way])
+        mine, told = in_turn(start, (ours, other), rounds)
+        for one, two in zip(mine, told, strict=True):
+            agree(one, two, NEAR[way])
+    row = versus(name, mine, told, WARM + rounds, TARGETS[way], scale=part)
     return row._replace(versions=row.versions | {"control-arena": peer_version(PEER, "control-arena")})
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from calibrant.core import ConfigError, InputError, Quiet, resolve
+from calibrant.core import ConfigError, Identity, InputError, Quiet, resolve
 from calibrant.data.rows import Preferences
 from calibrant.models.classifier import Classifier
 from calibrant.models.fit import Fit
+from calibrant.models.open_model import OpenModel
 from calibrant.models.reward_folder import read_card, reward_identity
 from calibrant.models.reward_model import Conservative, Ensemble, RewardModel, open_reward
+from calibrant.testbed.circuits import open_plant
 from calibrant.train import reward_ensemble as module
 from calibrant.train.reward import RewardConfig
 from calibrant.train.reward_ensemble import RewardEnsemble, averaged, reward_ensemble
@@ -183,6 +185,49 @@ def test_labels_by_lot_teach_nothing(model, pairs, by_lot, kind, tmp_path):
         model, pairs(96, lot=True), kind, Quiet(work=tmp_path), 2, held_out=pairs(64, start=96, lot=True)
     )
     by_lot(result.metrics["held_out_accuracy"].value, 64)
+
+
+def test_members_take_turns_on_the_trunks(model, pairs, tmp_path, monkeypatch):
+    """What pretraining got wrong is then not shared."""
+    other, seen, trained, table = redrawn(model), [], module._trained, pairs(16)
+    monkeypatch.setattr(
+        module,
+        "_trained",
+        lambda trunk, *rest: seen.append(trunk.identity.digest) or trained(trunk, *rest),
+    )
+    found = made(model, table, "independent", Log(tmp_path), model_2=other)
+    first, second = model.identity.digest, other.identity.digest
+    assert seen == [first, second, first]
+    assert any("share their data," in one for one in found.caveats)
+    alone = made(model, table, "independent", Log(tmp_path / "alone"))
+    assert scores(found.reward.members[1], table) != scores(alone.reward.members[1], table)
+    assert scores(found.reward.members[0], table) == scores(alone.reward.members[0], table)
+
+
+def test_trunks_that_do_not_go_together_are_refused(model, pairs, tmp_path):
+    other = redrawn(model)
+    for kind in ("warm", "shared_trunk"):
+        with pytest.raises(ConfigError, match="one trunk"):
+            made(model, pairs(8), kind, Log(tmp_path), model_2=other)
+    with pytest.raises(ConfigError, match="3 trunks for 2 members"):
+        made(
+            model, pairs(8), "independent", Log(tmp_path), members=2, model_2=other, model_3=redrawn(model, 2)
+        )
+    with pytest.raises(InputError, match="given twice"):
+        made(model, pairs(8), "independent", Log(tmp_path), model_2=model)
+    with pytest.raises(InputError, match="different tokenizers"):
+        made(model, pairs(8), "independent", Log(tmp_path), model_2=open_plant("induction", {}))
+
+
+def redrawn(model, seed=1):
+    """The same shape and vocabulary with other weights."""
+    torch.manual_seed(seed)
+    copy = model.copy()
+    for parameter in copy.module.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    return OpenModel(
+        copy.module, copy.tokenizer, identity=Identity(name=f"other{seed}", parts={"seed": str(seed)})
+    )
 
 
 def test_contradictory_settings_are_refused():

@@ -1,7 +1,9 @@
 """Reward-model ensembles: independent models, heads on one trunk, or averaged weights (WARM).
 
 1. independent: M models that differ in head initialisation and data order (Coste et al.,
-   2310.02743). Their disagreement is the reward's uncertainty; M times the training and scoring cost.
+   2310.02743). Their disagreement is the reward's uncertainty; M times the training and scoring cost. Given
+   further trunks ('model_2' to 'model_4'), members take turns on them: what pretraining got wrong is then not
+   shared (pretrain ensembles of Eisenstein et al., 2312.09244).
 2. shared_trunk: M heads on one trunk, at about the cost of one model; disagreement is underestimated.
 3. warm: M fine-tunings of one initialisation, head included, whose *weights* are averaged into one model
    (WARM, 2401.12187). No disagreement, but the scoring cost of one model, and less memorisation of wrong
@@ -23,7 +25,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from pydantic import Field
 
-from calibrant.core import OpenLM, Quiet, Record, Run, digest, point, technique
+from calibrant.core import ConfigError, InputError, OpenLM, Quiet, Record, Run, digest, point, technique
 from calibrant.data.rows import Preferences
 from calibrant.models.checkpoint import Checkpoint
 from calibrant.models.classifier import Classifier
@@ -76,17 +78,27 @@ def reward_ensemble(
     pairs: Preferences,
     held_out: Preferences | None = None,
     ties: Preferences | None = None,
+    model_2: OpenLM | None = None,
+    model_3: OpenLM | None = None,
+    model_4: OpenLM | None = None,
     config: RewardEnsemble = RewardEnsemble(),
     run: Run = Quiet(),
 ) -> RewardResult:
     """Train several reward models on the trunk of ``model``, saved as one artefact 'reward'.
 
-    Inputs and errors are those of ``train.reward``. A killed run keeps its finished members.
+    Inputs and errors are those of ``train.reward``. A killed run keeps its finished members. With ``model_2``
+    to ``model_4``, members of kind 'independent' take turns on all that are given.
+
+    Raises:
+        ConfigError: further trunks for a kind that has only one.
+        InputError: trunks of different tokenizers, or a trunk that is given twice.
     """
+    trunks = _trunks([model, model_2, model_3, model_4], config)
     together = config.kind == "shared_trunk"
     each = config.each.model_copy(update={"heads": config.members}) if together else config.each
     task = prepared(model, pairs, ties, each)
-    trained = [_trained(model, task, member, run) for member in _members(each, config, run.seed)]
+    members = _members(each, config, run.seed)
+    trained = [_trained(trunks[m.number % len(trunks)], task, m, run) for m in members]
     rows, name = held_out_rows(model, held_out, each), f"{config.kind} rewards on {model.identity.name}"
     models = [RewardModel(c, normaliser(c, task)) for c in _joined([c for c, _ in trained], config.kind)]
     saved: RewardModel | Ensemble
@@ -97,6 +109,7 @@ def reward_ensemble(
         figures = calibration(models[0], rows)
         card = RewardCard(kind="heads" if together else "warm", members=config.members, calibration=figures)
         saved = stored(models[0], run.artifact("reward"), card, name)
+    shared = "their data" if len(trunks) > 1 else "their data and their trunk"
     numbers = {n: sum(notes[n] for _, notes in trained) / len(trained) for n in _LOGGED}
     return RewardResult(
         reward=saved,
@@ -111,9 +124,30 @@ def reward_ensemble(
         },
         caveats=(
             *caveats(task, models[0].classifier, held_out, each.fit.bf16),
-            "members share their data and their trunk, so they can agree and be wrong together",
+            f"members share {shared}, so they can agree and be wrong together",
         ),
     )
+
+
+def _trunks(given: Sequence[OpenLM | None], config: RewardEnsemble) -> list[OpenLM]:
+    """What members are trained from, in turn."""
+    trunks = [one for one in given if one is not None]
+    if len(trunks) > 1 and config.kind != "independent":
+        raise ConfigError(
+            f"kind '{config.kind}' has one trunk, and {len(trunks)} are given",
+            hint="set kind = 'independent', or leave model_2 to model_4 out",
+        )
+    if len(trunks) > config.members:
+        raise ConfigError(f"{len(trunks)} trunks for {config.members} members", hint="give each a member")
+    if len({one.identity.digest for one in trunks}) < len(trunks):
+        raise InputError("a trunk is given twice", hint="leave it out: members take turns anyway")
+    vocabularies = [one.tokenizer.get_vocab() for one in trunks]
+    if any(other != vocabularies[0] for other in vocabularies):
+        raise InputError(
+            "the trunks have different tokenizers, so one table of tokens does not serve them all",
+            hint="give models that were pretrained on one vocabulary",
+        )
+    return trunks
 
 
 def averaged(classifiers: Sequence[Classifier]) -> Classifier:
@@ -158,7 +192,8 @@ def _trained(model: OpenLM, task: Task, member: _Member, run: Run) -> tuple[Clas
     """One trained model and its last numbers; taken from ``run.work`` where an earlier try finished it."""
     classifier = Classifier.from_lm(model, member.config.heads, member.start)
     member_run = _MemberRun(run, member, steps=task.steps(member.config))
-    checkpoint = Checkpoint(member_run.work / "finished.safetensors", digest([task.key, *member]))
+    key = digest([task.key, *member, model.identity.digest])
+    checkpoint = Checkpoint(member_run.work / "finished.safetensors", key)
     contents = checkpoint.load()
     if contents is None:
         steps = descend(classifier, task, member.config, member.order, member_run)
