@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from calibrant.testbed.circuits import open_contrasts, open_plant
 
@@ -48,6 +49,21 @@ def test_a_draw_where_nothing_is_testable_is_left_out(monkeypatch):
     monkeypatch.setattr(relp_table, "SITES", ("z",))
     *_, row = table("a null", [null, null])
     assert row == f"| `z` | {' | '.join(['unknown: 0 draws'] * 4)} | 0 |"
+
+
+def test_lessons_tell_what_comes_next():
+    """Every target follows from an earlier occurrence of the word before it; at no fixed distance."""
+    ids, after = relp_table.lesson(24, 12, 40, torch.Generator().manual_seed(0))
+    distances = set()
+    for row, targets in zip(ids.tolist(), after.tolist(), strict=True):
+        assert any(target != -100 for target in targets)
+        for at, target in enumerate(targets):
+            if target == -100:
+                continue
+            earlier = [place for place in range(at) if row[place] == row[at]]
+            assert earlier and row[earlier[-1] + 1] == target
+            distances.add(at - earlier[-1])
+    assert len(distances) > 5
 
 
 def test_one_draw_is_refused(capsys):
