@@ -136,7 +136,7 @@ def lesson(words: int, length: int, batch: int, way: torch.Generator) -> tuple[t
     period = torch.randint(3, 10, (half, 1), generator=way)
     ids[:half] = ids[:half].gather(1, at % period)
     after = torch.full_like(ids, -100)
-    after[:half, :-1] = torch.where(at[1:] >= period, ids[:half, 1:], -100)
+    after[:half, :-1] = torch.where(at[1:] > period, ids[:half, 1:], -100)
     tail, rows = ids[half:], torch.arange(batch - half)
     place = torch.randint(0, length - 2, (batch - half,), generator=way)
     after[half:, -1] = tail[rows, place + 1]
