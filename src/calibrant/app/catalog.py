@@ -120,6 +120,10 @@ _TECHNIQUES: dict[str, tuple[str, str]] = {
         "constitutional AI: answer, critique, revise; preference pairs",
         "harm_change",
     ),
+    "oversee.decomposition": (
+        "is a task solved better in parts, and which parts are worth an audit?",
+        "gain",
+    ),
     "oversee.protocols": (
         "debate, consultancy, critic ...: which helps a weaker judge most?",
         "gain/debate",
