@@ -114,6 +114,15 @@ def _gain(audits: Sequence[Audit]) -> Estimate:
     )  # fmt: skip
 
 
+class Settings(NamedTuple):
+    """What is compared."""
+
+    policies: tuple[Policy, ...]
+    budgets: tuple[int, ...]
+    draws: int
+    most_sets: int
+
+
 def plans(
     sample: Sample, audits: Sequence[Audit], suspicions: Suspicions | None, settings: Settings, seed: int
 ) -> list[Plan]:
@@ -122,49 +131,57 @@ def plans(
     names = sorted(set(sample.clusters))
     fold_of = dict(zip(names, (rng.permutation(len(names)) % FOLDS).tolist(), strict=True))
     rates = [_Rates([one for one in audits if fold_of[one.cluster] != fold]) for fold in range(FOLDS)]
-    known: dict[tuple[object, ...], list[int] | None] = {}
+    by_shape: dict[tuple[object, ...], _Worth] = {}
     found = []
     for at, tree in enumerate(sample.layouts):
         fold = fold_of[tree.cluster]
-        before, after = (np.array([rates[fold](kind)[i] for _, _, kind in tree.shape]) for i in (0, 1))
-        formula = [(parts, needs) for parts, needs, _ in tree.shape]
+        if (tree.shape, fold) not in by_shape:
+            by_shape[tree.shape, fold] = _Worth(tree, rates[fold], settings.most_sets)
+        worth = by_shape[tree.shape, fold]
+        sets: list[tuple[Policy, int, list[int]]] = []
         for budget in settings.budgets:
             for policy in settings.policies:
-                if policy in ("gain", "optimum"):
-                    key = (tree.shape, fold, budget, policy)
-                    if key not in known:
-                        known[key] = (
-                            greedy_audits(formula, before, after, budget)
-                            if policy == "gain"
-                            else best_audits(formula, before, after, budget, settings.most_sets)
-                        )
-                    places = [known[key]]
-                elif policy == "uniform":
+                if policy == "uniform":
                     most = min(budget, len(tree.nodes))
-                    places = [
-                        rng.choice(len(tree.nodes), most, replace=False).tolist()
-                        for _ in range(settings.draws)
-                    ]
-                else:
-                    places = [_ranked(tree, policy, suspicions[at] if suspicions else {})[:budget]]
-                for chosen in places:
-                    if chosen is None:
-                        continue
-                    flags = np.zeros((2, len(tree.nodes)), dtype=bool)
-                    flags[1, chosen] = True
-                    none, some = audited_accuracies(formula, before, after, flags)
-                    nodes = frozenset(np.array(list(tree.nodes))[chosen].tolist())
-                    found.append(Plan(at, policy, budget, nodes, float(some - none)))
+                    lots = [rng.choice(len(tree.nodes), most, replace=False) for _ in range(settings.draws)]
+                    sets += [(policy, budget, lot.tolist()) for lot in lots]
+                    continue
+                scores = suspicions[at] if suspicions else {}
+                by_rates = policy in ("gain", "optimum")
+                chosen = worth.best(policy, budget) if by_rates else _ranked(tree, policy, scores)[:budget]
+                if chosen is not None:
+                    sets.append((policy, budget, chosen))
+        gains = worth.gains([chosen for _, _, chosen in sets])
+        places = list(tree.nodes)
+        for (policy, budget, chosen), gain in zip(sets, gains, strict=True):
+            found.append(Plan(at, policy, budget, frozenset(places[one] for one in chosen), gain))
     return found
 
 
-class Settings(NamedTuple):
-    """What is compared."""
+class _Worth:
+    """What audits of one shape of tree are worth by the formula, at given rates."""
 
-    policies: tuple[Policy, ...]
-    budgets: tuple[int, ...]
-    draws: int
-    most_sets: int
+    def __init__(self, tree: Layout, rates: _Rates, most_sets: int) -> None:
+        self._tree = [(parts, needs) for parts, needs, _ in tree.shape]
+        self._before, self._after = (np.array([rates(kind)[i] for _, _, kind in tree.shape]) for i in (0, 1))
+        self._most, self._known = most_sets, dict[tuple[Policy, int], list[int] | None]()
+
+    def best(self, policy: Policy, budget: int) -> list[int] | None:
+        """Places by greatest gain one by one, or of the best set; None where there are too many sets."""
+        if (policy, budget) not in self._known:
+            told = (self._tree, self._before, self._after, budget)
+            self._known[policy, budget] = (
+                greedy_audits(*told) if policy == "gain" else best_audits(*told, self._most)
+            )
+        return self._known[policy, budget]
+
+    def gains(self, sets: Sequence[list[int]]) -> list[float]:
+        """What each set of places adds to the accuracy of the root."""
+        flags = np.zeros((len(sets) + 1, len(self._tree)), dtype=bool)
+        for row, chosen in enumerate(sets):
+            flags[row, chosen] = True
+        values = audited_accuracies(self._tree, self._before, self._after, flags)
+        return [float(value) for value in values[:-1] - values[-1]]
 
 
 class _Rates:

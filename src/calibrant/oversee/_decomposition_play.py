@@ -194,6 +194,8 @@ class Panel:
 
     def after_audit(self, given: Sequence[tuple[Step, str]]) -> list[Answer]:
         """Each answer as an audit leaves it; None where the auditor, or the fixer, said nothing."""
+        if not given:
+            return []
         out = self.rejects(given)
         fixed = iter(self.fix([one for one, rejected in zip(given, out, strict=True) if rejected]))
         return [
