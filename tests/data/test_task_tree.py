@@ -7,7 +7,9 @@ import json
 import pytest
 
 from calibrant.core import InputError
-from calibrant.data.readers import read_file
+from calibrant.data.columns import ignoring
+from calibrant.data.files import raw_rows
+from calibrant.data.readers import read, read_file
 from calibrant.data.rows import Refused
 from calibrant.data.shapes import tree_of
 from calibrant.data.task_tree import Layout, SubTask, TaskTree, TaskTrees
@@ -108,3 +110,16 @@ def test_what_is_written_is_read_back_and_copies_are_refused(tmp_path):
     copy = rows[0].model_copy(update={"id": "other"})
     path.write_text("".join(row.model_dump_json() + "\n" for row in (rows[0], copy)))
     assert "asks the same as 't'" in read_file(TaskTrees, path).refused[0].reason
+
+
+def test_keys_of_nodes_are_read_and_others_can_be_ignored(tmp_path):
+    path = tmp_path / "trees.jsonl"
+    path.write_text(tree(ROOT, A, B, C).model_dump_json() + "\n")
+    assert read_file(TaskTrees, path).unused == ()
+    path.write_text(
+        json.dumps({"question": "q?", "nodes": [{"id": "a", "ask": "a?", "answer": "1", "note": "n"}]})
+    )
+    with pytest.raises(InputError, match="unknown key: 'note'"):
+        read_file(TaskTrees, path)
+    rows = ignoring(raw_rows(path), ["nodes.note"])
+    assert read(TaskTrees, rows, str(path)).rows[0].nodes[0].id == "a"

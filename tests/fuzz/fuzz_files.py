@@ -62,6 +62,7 @@ from calibrant.data.rows import (
     Questions,
     Table,
 )
+from calibrant.data.task_tree import TaskTrees
 from calibrant.data.votes import read_comparisons, votes_from
 from calibrant.formats.garak import read_garak
 from calibrant.formats.harmbench import read_harmbench
@@ -148,6 +149,20 @@ ROWS = {
     ),
     "questions": table(
         Questions, "x.jsonl", lines({"question": "Q?", "correct": "a", "wrong": "b", "passage": "a is so"})
+    ),
+    "trees": table(
+        TaskTrees,
+        "x.jsonl",
+        lines(
+            {
+                "question": "Q?",
+                "nodes": [
+                    {"id": "a", "ask": "a?", "answer": 1, "kind": "k"},
+                    {"id": "r", "ask": "{a}?", "answer": "2", "parts": ["a"], "needs": "any"},
+                ],
+                "cluster": "c",
+            }
+        ),
     ),
     "graded": own(graded_from, "x.jsonl", GRADED),
     "graded xstest": own(graded_from, "completions_m.csv", XSTEST),

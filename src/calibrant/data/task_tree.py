@@ -15,7 +15,7 @@ Needs = Literal["all", "majority", "any"]
 _NEEDS: tuple[Needs, ...] = ("all", "majority", "any")
 _WORD = re.compile(r"[A-Za-z0-9_]+")
 _FIELD = re.compile(r"\{(\w+)\}")
-_KEYS = ("id", "ask", "answer", "parts", "needs", "kind")
+NODE_KEYS = ("id", "ask", "answer", "parts", "needs", "kind")
 
 
 class SubTask(Frozen):
@@ -185,9 +185,9 @@ def tree_made(name: str, row: Mapping[str, Any]) -> TaskTree:
 def _node(raw: Any) -> SubTask:
     if not isinstance(raw, Mapping):
         raise InputError(f"wrong type: a node must be an object, got {shown(raw)}")
-    unread = [key for key in raw if key not in _KEYS]
+    unread = [key for key in raw if key not in NODE_KEYS]
     if unread:
-        raise InputError(f"unknown key: '{unread[0]}' in a node; known: {', '.join(_KEYS)}")
+        raise InputError(f"unknown key: '{unread[0]}' in a node; known: {', '.join(NODE_KEYS)}")
     parts, needs, kind = given(raw, "parts") or (), given(raw, "needs") or "all", given(raw, "kind")
     if not isinstance(parts, (list, tuple)):
         raise InputError(f"wrong type: 'parts' must be a list of names, got {shown(parts)}")
