@@ -128,6 +128,10 @@ _TECHNIQUES: dict[str, tuple[str, str]] = {
         "debate, consultancy, critic ...: which helps a weaker judge most?",
         "gain/debate",
     ),
+    "oversee.sandwiching": (
+        "sandwiching: people alone, with advice, experts; over-reliance",
+        "gain",
+    ),
     "oversee.tamper": ("plant known flaws in right answers, to train critics and try them", "tampered"),
     "oversee.weak_to_strong": (
         "weak-to-strong: how much of the gap does a student recover?",
