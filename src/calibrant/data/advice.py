@@ -93,7 +93,7 @@ def _said(value: Any, answers: tuple[str, ...]) -> str:
         return ""
     if word not in answers:
         raise InputError(
-            f"the advice is {shown(word)}{nearest(word, answers)}", hint=f"one of: {', '.join(answers)}"
+            f"the advice is {word[:40]!r}{nearest(word, answers)}", hint=f"one of: {', '.join(answers)}"
         )
     return word
 

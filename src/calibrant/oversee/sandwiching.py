@@ -27,6 +27,7 @@ from calibrant.data.human_labels import HumanLabel, HumanLabels
 from calibrant.oversee._sandwich_metrics import FIXED, UNIT, Draws, Mark
 
 _BY_ID = "nobody answered an item both ways"
+_UNNAMED = "(unnamed)"
 _ADVICE = {"yes": True, "no": False}
 _BARS = {"alone": "alone", "assisted": "with advice", "expert": "experts", "advice": "the advice itself"}
 
@@ -142,12 +143,20 @@ def _arm(name: str, table: HumanLabels, right: Mapping[str, bool]) -> Arm:
     rows = [row for row in table if row.id in right]
     if not rows:
         raise InputError(f"no answer of '{name}' is on an item of known truth", hint="are the ids the same?")
-    fixed = name == "expert"
+    answers = {(row.rater or _UNNAMED, row.id): row for row in rows}
+    if len(answers) < len(rows):
+        raise InputError(
+            f"somebody answers an item twice in '{name}'", hint="give one answer a person and item"
+        )
     marks = [
-        Mark(FIXED if fixed else row.rater, row.id, None if row.human is None else row.human == right[row.id])
-        for row in rows
+        Mark(
+            FIXED if name == "expert" else rater,
+            item,
+            None if row.human is None else row.human == right[item],
+        )
+        for (rater, item), row in answers.items()
     ]
-    return Arm(marks, {(row.rater, row.id): row for row in rows})
+    return Arm(marks, answers)
 
 
 def _accuracies(arms: Mapping[str, Arm], draws: Draws, n: int) -> dict[str, Estimate]:
