@@ -26,7 +26,7 @@ def ledger(tmp_path_factory):
     root = tmp_path_factory.mktemp("assist")
     ledger = Ledger(root / "ledger")
     judged = Job(
-        id="judged", use="measure.refusal", inputs={"target": MODEL, "goals": GOALS, "judge": JUDGE},
+        id="judged", use="measure.refusal", inputs={"model": MODEL, "goals": GOALS, "judge": JUDGE},
         config={"sampling": {"max_tokens": 4}},
     )  # fmt: skip
     steps = Job(
@@ -53,7 +53,7 @@ def test_a_judge_of_an_earlier_job_advises(ledger, source):
 def test_a_job_that_left_none_says_so(ledger):
     with pytest.raises(InputError, match="the job 'steps' left no advice"):
         assisting("steps", YES_NO, (), ledger)
-    with pytest.raises(InputError, match="holds no advice"):
+    with pytest.raises(InputError, match="1: no 'id'"):
         assisting("record:steps/steps.jsonl", YES_NO, (), ledger)
     with pytest.raises(InputError, match="no job 'stepz'"):
         assisting("stepz", YES_NO, (), ledger)

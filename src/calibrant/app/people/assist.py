@@ -7,6 +7,7 @@ from pathlib import Path
 
 from calibrant.app.references.openers import Openers
 from calibrant.app.references.record import find
+from calibrant.app.references.rows import named
 from calibrant.app.study import finished_jobs
 from calibrant.core import Entry, InputError
 from calibrant.core.record import Artifact
@@ -32,8 +33,8 @@ def assisting(
     reference = source if source.startswith("record:") else f"record:{source}"
     openers = Openers(ledger, jobs=finished_jobs(ledger, reference, study))
     artifact = _artifact(reference, openers)
-    path = ledger.open(artifact)
-    return advice_from(raw_rows(path), source, answers, pairs)
+    with named(ledger.open(artifact), artifact.name) as path:
+        return advice_from(raw_rows(path), source, answers, pairs)
 
 
 def _artifact(reference: str, openers: Openers) -> Artifact:
