@@ -41,6 +41,7 @@ from safetensors.numpy import save
 
 from calibrant.core import Estimate, Record
 from calibrant.core.record import job_digest, result_digest
+from calibrant.data.advice import advice_from
 from calibrant.data.attempts import attempts_from
 from calibrant.data.canaries import canaries_from
 from calibrant.data.cards import read_card
@@ -170,6 +171,11 @@ ROWS = {
     "votes": own(votes_from, "x.jsonl", VOTES),
     "labels": own(labels_from, "x.jsonl", LABELS),
     "queue": file("x.jsonl", lambda path: (is_queue(path), used(read_queue(path))), QUEUE),
+    "advice": file(
+        "x.jsonl",
+        lambda path: list(advice_from(raw_rows(path), "x", ("yes", "no")).values()),
+        lines({"id": "a", "advice": "yes", "text": "t"}, {"id": "b", "verdicts": {"j": {"answer": "no"}}}),
+    ),
     "comparisons": file("x.jsonl", read_comparisons, lines({"prompt": "Hi", "a": "x", "b": "y"})),
     "attempts": own(attempts_from, "x.jsonl", lines(ATTEMPT, {**ATTEMPT, "id": "b"})),
 }
