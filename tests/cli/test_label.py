@@ -58,3 +58,53 @@ def test_keys_are_yes_no_and_unsure():
 def test_pairs_make_no_sense_of_a_queue(sit, tmp_path):
     with pytest.raises(InputError, match="queue of single replies"):
         sit(pairs=tmp_path / "pairs.jsonl")
+
+
+# With advice
+
+
+@pytest.fixture
+def advice(tmp_path):
+    path = tmp_path / "advice.jsonl"
+    path.write_text(
+        '{"id": "q0", "advice": "yes", "text": "it \\u001b[2J hums."}\n{"id": "q2", "advice": null}\n'
+    )
+    return str(path)
+
+
+def test_advice_is_shown_beside_each_reply_and_written_with_the_answer(sit, tmp_path, advice):
+    shown = sit("y", "n", "y", assist=advice)
+    assert shown.count("[advice]") == 3
+    assert shown.count("none on this one") == 2
+    assert "yes\nit " in shown
+    assert "\x1b" not in shown
+    rows = {row.id: row for row in labels_from(raw_rows(tmp_path / "labels.jsonl"), "x")}
+    assert {row.condition for row in rows.values()} == {"assisted"}
+    assert {name: row.advice for name, row in rows.items()} == {"q0": "yes", "q1": "", "q2": ""}
+    assert "3 of 3 labelled" in sit(assist=advice)  # the same command goes on
+
+
+def test_no_advice_without_being_asked_for(sit, tmp_path):
+    assert "[advice]" not in sit("y", condition="alone")
+    assert labels_from(raw_rows(tmp_path / "labels.jsonl"), "x").rows[0].condition == "alone"
+
+
+def test_a_file_has_one_condition(sit, advice):
+    sit("y")
+    with pytest.raises(InputError, match="the condition 'not said', and this one is 'assisted'"):
+        sit("y", assist=advice)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"condition": "helped"}, "no condition 'helped'"),
+        ({"condition": "assisted"}, "goes with --assist"),
+        ({"condition": "alone", "assist": "x"}, "goes without --assist"),
+        ({"assist": "nowhere"}, "no job 'nowhere'"),
+        ({"assist": "record:nowhere/advice.jsonl"}, "no job 'nowhere'"),
+    ],
+)
+def test_conditions_that_make_no_sense(sit, tmp_path, options, says):
+    with pytest.raises(InputError, match=says):
+        sit("y", ledger=tmp_path / "ledger", **options)

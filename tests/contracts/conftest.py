@@ -93,6 +93,7 @@ from calibrant.data.rows import (
     Prompts,
     Questions,
 )
+from calibrant.data.task_tree import TaskTrees
 from calibrant.data.votes import Vote, Votes, read_votes
 from calibrant.defend.pattern_guard import PatternGuard, pattern_guard
 from calibrant.formats.evidence import EvalEvidence
@@ -109,6 +110,7 @@ from calibrant.models.scripted import ScriptedModel
 from calibrant.testbed.attacker import open_attacker
 from calibrant.testbed.circuits import CircuitPlants
 from calibrant.testbed.control import open_control, open_monitor
+from calibrant.testbed.decompositions import open_solver, open_trees
 from calibrant.testbed.gold import GoldJudge, GoldReward
 from calibrant.testbed.questions import open_questions
 from calibrant.testbed.raise_model import build_module
@@ -145,6 +147,11 @@ KNOWN: dict[str, Known] = {
     ),
     "attack.soft_prompt": Known("200 steps are many", config={"steps": 2, "max_tokens": 4}),
     "oversee.constitution_audit": Known("eight candidates are many", config={"candidates": 2, "prompts": 2}),
+    "oversee.decomposition": Known(
+        "three budgets are many; and only an answer that is whole can be rejected, which leaves a fixer work",
+        config={"budgets": [1], "draws": 2},
+        inputs={"solver": "step solver"},
+    ),
     "oversee.protocols": Known(
         "ten protocols of two rounds are many",
         config={"protocols": ["debate", "consultancy_open"], "rounds": 1, "verdict_tokens": 4},
@@ -750,6 +757,10 @@ BUILDERS: dict[Any, Callable[[Workshop, int], Built]] = {
     ClassedTexts: _classed,
     Canaries: _canaries,
     Questions: lambda shop, place: shop.rows(Questions, open_questions("hidden", {"n": "3"}).rows),
+    "step solver": lambda shop, place: Built(
+        lambda: open_solver("ruled", {"error": ".9"}), "testbed:solver/ruled?error=.9"
+    ),
+    TaskTrees: lambda shop, place: shop.rows(TaskTrees, open_trees("sums", {"n": "3", "depth": "1"}).rows),
     Prompts: lambda shop, place: shop.rows(Prompts, open_prompts("train", {"n": "6"}).rows),
     Preferences: lambda shop, place: shop.rows(Preferences, _pairs().rows),
     Examples: _examples,

@@ -31,6 +31,7 @@ from calibrant.measure.goodhart_watch import GoodhartWatch
 from calibrant.models.open_model import OpenModel
 from calibrant.testbed import control
 from calibrant.testbed.attacker import Ruled
+from calibrant.testbed.decompositions import open_solver
 from calibrant.testbed.gold import GoldJudge, GoldReward
 
 pytestmark = pytest.mark.parametrize("name", TECHNIQUES)
@@ -152,10 +153,11 @@ class Fuse:
 
 
 def break_model(monkeypatch, reference, error):
-    """The model in one folder, or the testbed's attacker, raises ``error`` whatever it is asked."""
-    if reference.startswith("testbed:attacker/"):
-        monkeypatch.setattr(Ruled, "generate", Fuse(error))
-        return
+    """The model in one folder, or one of the testbed's by rule, raises ``error`` whatever it is asked."""
+    for begins, kind in (("testbed:attacker/", Ruled), ("testbed:solver/", type(open_solver("perfect", {})))):
+        if reference.startswith(begins):
+            monkeypatch.setattr(kind, "generate", Fuse(error))
+            return
     whole = OpenModel.from_folder
 
     def from_folder(path, **options):

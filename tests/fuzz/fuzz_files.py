@@ -41,6 +41,7 @@ from safetensors.numpy import save
 
 from calibrant.core import Estimate, Record
 from calibrant.core.record import job_digest, result_digest
+from calibrant.data.advice import advice_from
 from calibrant.data.attempts import attempts_from
 from calibrant.data.canaries import canaries_from
 from calibrant.data.cards import read_card
@@ -62,6 +63,7 @@ from calibrant.data.rows import (
     Questions,
     Table,
 )
+from calibrant.data.task_tree import TaskTrees
 from calibrant.data.votes import read_comparisons, votes_from
 from calibrant.formats.garak import read_garak
 from calibrant.formats.harmbench import read_harmbench
@@ -149,12 +151,31 @@ ROWS = {
     "questions": table(
         Questions, "x.jsonl", lines({"question": "Q?", "correct": "a", "wrong": "b", "passage": "a is so"})
     ),
+    "trees": table(
+        TaskTrees,
+        "x.jsonl",
+        lines(
+            {
+                "question": "Q?",
+                "nodes": [
+                    {"id": "a", "ask": "a?", "answer": 1, "kind": "k"},
+                    {"id": "r", "ask": "{a}?", "answer": "2", "parts": ["a"], "needs": "any"},
+                ],
+                "cluster": "c",
+            }
+        ),
+    ),
     "graded": own(graded_from, "x.jsonl", GRADED),
     "graded xstest": own(graded_from, "completions_m.csv", XSTEST),
     "canaries": own(canaries_from, "x.jsonl", CANARIES),
     "votes": own(votes_from, "x.jsonl", VOTES),
     "labels": own(labels_from, "x.jsonl", LABELS),
     "queue": file("x.jsonl", lambda path: (is_queue(path), used(read_queue(path))), QUEUE),
+    "advice": file(
+        "x.jsonl",
+        lambda path: list(advice_from(raw_rows(path), "x", ("yes", "no")).values()),
+        lines({"id": "a", "advice": "yes", "text": "t"}, {"id": "b", "verdicts": {"j": {"answer": "no"}}}),
+    ),
     "comparisons": file("x.jsonl", read_comparisons, lines({"prompt": "Hi", "a": "x", "b": "y"})),
     "attempts": own(attempts_from, "x.jsonl", lines(ATTEMPT, {**ATTEMPT, "id": "b"})),
 }

@@ -195,3 +195,13 @@ def test_attempts_of_two_judges_need_one_named():
         adjudication(table(rows), config=Adjudication(judge="c"))
     with pytest.raises(InputError, match="no attempts"):
         adjudication(Attempts(rows=()))
+
+
+def test_labels_that_were_given_with_advice_are_told_of(tmp_path):
+    rows = simulated(60)
+    plain = told(rows)
+    helped = {"condition": "assisted", "advice": "yes"}
+    some = HumanLabels(rows=(plain.rows[0].model_copy(update=helped), *plain.rows[1:]))
+    for labels, count in ((plain, 0), (some, 1)):
+        result = adjudication(table(rows), labels, run=Quiet(work=tmp_path / f"{count}"))
+        assert sum("1 labels were given with advice" in caveat for caveat in result.caveats) == count

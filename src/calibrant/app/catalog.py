@@ -124,9 +124,17 @@ _TECHNIQUES: dict[str, tuple[str, str]] = {
         "constitutional AI: answer, critique, revise; preference pairs",
         "harm_change",
     ),
+    "oversee.decomposition": (
+        "is a task solved better in parts, and which parts are worth an audit?",
+        "gain",
+    ),
     "oversee.protocols": (
         "debate, consultancy, critic ...: which helps a weaker judge most?",
         "gain/debate",
+    ),
+    "oversee.sandwiching": (
+        "sandwiching: people alone, with advice, experts; over-reliance",
+        "gain",
     ),
     "oversee.tamper": ("plant known flaws in right answers, to train critics and try them", "tampered"),
     "oversee.weak_to_strong": (

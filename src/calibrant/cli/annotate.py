@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
@@ -12,15 +12,20 @@ import typer
 from calibrant.app import catalog
 from calibrant.cli import render
 from calibrant.core import Chat, InputError
+from calibrant.core.errors import nearest
 from calibrant.core.shown import visible
+from calibrant.data.answers import CONDITIONS
 from calibrant.data.columns import listed
 from calibrant.data.human_labels import Queue, Queued, is_queue, read_queue
-from calibrant.data.rows import Preferences, Table
+from calibrant.data.rows import Pair, Preferences, Table
 from calibrant.data.votes import Choice, read_comparisons
+from calibrant.ledger import Ledger
 
 if TYPE_CHECKING:  # what it needs to know of agreement is loaded when someone annotates
     from calibrant.app.people.annotate import Session, Shown
+    from calibrant.app.people.answer_file import Worked
     from calibrant.app.people.labelling import LabelSession
+    from calibrant.data.advice import Advised
 
 KEYS: dict[str, Choice] = {
     "1": "first",
@@ -50,6 +55,16 @@ def annotate(
     repeats: Annotated[float, typer.Option("--repeats", help="Share shown again, swapped.")] = 0.1,
     seed: Annotated[int, typer.Option("--seed", help="Order, sides and repeats.")] = 0,
     ignore: Ignore = None,
+    assist: Annotated[
+        str, typer.Option("--assist", help="Show this advice: a job, record:JOB/FILE, or a file.")
+    ] = "",
+    condition: Annotated[
+        str, typer.Option("--condition", help="How you work, for the record: alone or expert.")
+    ] = "",
+    study: Annotated[str, typer.Option("--study", help="Name of the study whose job --assist means.")] = "",
+    ledger: Annotated[
+        Path, typer.Option("--ledger", help="Folder of the ledger.", envvar="CALIBRANT_LEDGER")
+    ] = Path(".calibrant"),
 ) -> None:
     """Compare two outputs, or label the replies of a queue, blind; run it again to resume."""
     if not rater and pairs is None:
@@ -59,7 +74,8 @@ def annotate(
     if is_queue(file):
         if pairs is not None or not rater:
             raise InputError(f"{file} is a queue of single replies", hint="give --rater NAME, and no --pairs")
-        _label(read_queue(file, ignore or ()), votes, rater, seed)
+        worked = _worked(assist, condition, ("yes", "no"), (), ledger, study)
+        _label(read_queue(file, ignore or ()), votes, rater, seed, worked)
         return
     comparisons = read_comparisons(file, ignore or ())
     tell_unused(comparisons)
@@ -67,13 +83,36 @@ def annotate(
         first = comparisons.refused[0]
         _say(f"{len(comparisons.refused)} rows left out, first line {first.line}: {first.reason}")
     if rater:
+        worked = _worked(assist, condition, ("a", "b", "tie"), comparisons.rows, ledger, study)
         with catalog.load("calibrant.app.people.annotate:Session")(
-            comparisons, votes, rater, seed=seed, repeats=repeats
+            comparisons, votes, rater, seed=seed, repeats=repeats, worked=worked
         ) as session:
             _sit(session)
             _summary(session)
     if pairs is not None:
         _export(comparisons, votes, pairs)
+
+
+def _worked(
+    assist: str, condition: str, answers: tuple[str, ...], pairs: Sequence[Pair], ledger: Path, study: str
+) -> Worked:
+    """How the rater works. Raises InputError for a condition that there is not, or advice to one alone."""
+    made = catalog.load("calibrant.app.people.answer_file:Worked")
+    if condition not in ("", *CONDITIONS):
+        raise InputError(
+            f"no condition '{condition}'{nearest(condition, CONDITIONS)}",
+            hint=f"one of: {', '.join(CONDITIONS)}",
+        )
+    if bool(assist) != (condition == "assisted") and (condition or not assist):
+        raise InputError(
+            f"--condition {condition} goes {'without' if assist else 'with'} --assist",
+            hint="with --assist the condition is assisted, and needs no --condition",
+        )
+    if not assist:
+        return made(condition)  # type: ignore[no-any-return]
+    find = catalog.load("calibrant.app.people.assist:assisting")
+    advice = find(assist, answers, pairs, Ledger(ledger), study)
+    return made("assisted", advice)  # type: ignore[no-any-return]
 
 
 def tell_unused(table: Table[Any]) -> None:
@@ -82,11 +121,11 @@ def tell_unused(table: Table[Any]) -> None:
         _say(f"columns not used: {listed(table.unused)}")
 
 
-def _label(queue: Queue, votes: Path, rater: str, seed: int) -> None:
+def _label(queue: Queue, votes: Path, rater: str, seed: int, worked: Worked) -> None:
     """Label the replies of a queue."""
     tell_unused(queue)
     with catalog.load("calibrant.app.people.labelling:LabelSession")(
-        queue, votes, rater, seed=seed
+        queue, votes, rater, seed=seed, worked=worked
     ) as session:
         _label_all(session)
         _say(f"\n{session.done} of {session.total} labelled by {visible(rater)}")
@@ -97,6 +136,7 @@ def _label(queue: Queue, votes: Path, rater: str, seed: int) -> None:
 def _label_all(session: LabelSession) -> None:
     while (item := session.next()) is not None:
         _show_one(item, session.done + 1, session.total)
+        _advise(session.advised(item.id), session.worked)
         typed = _typed(LABEL_HELP, LABELS, session)
         if typed is None:
             return
@@ -114,11 +154,24 @@ def _sit(session: Session) -> None:
     """Show and ask until all is answered, or the rater stops."""
     while (item := session.next()) is not None:
         _show(item, session.done + 1, session.total)
+        _advise(item.advice, session.worked)
         typed = _typed(HELP, KEYS, session)
         if typed is None:
             return
         if typed in KEYS:
             session.vote(KEYS[typed])
+
+
+def _advise(advised: Advised | None, worked: Worked) -> None:
+    """Show the advice; where there is none, say so, lest its absence be read as a no."""
+    if worked.condition != "assisted":
+        return
+    if advised is None or not (advised.says or advised.text):
+        _say("[advice]\nnone on this one\n")
+        return
+    says = {"first": "1 is better", "second": "2 is better", "tie": "neither is better"}
+    words = f"\n{visible(advised.text)}" if advised.text.strip() else ""
+    _say(f"[advice]\n{says.get(advised.says, advised.says) or 'it does not say'}{words}\n")
 
 
 class _Undoes(Protocol):

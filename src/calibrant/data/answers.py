@@ -5,18 +5,21 @@
     {"undo": "q1", "rater": "ann"}
 
 An undo takes back that rater's latest standing answer, which must be about that row. A header may come again
-(files of several raters, joined) if it names the same data.
+(files of several raters, joined) if it names the same data. ``condition`` says how the rater worked, and
+``advice`` what was shown beside the row; files without them, or with blank ones, do not say.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
-from typing import Any, ClassVar, Generic, TypeVar
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any, ClassVar, Generic, Literal, TypeVar, get_args
+
+from pydantic import Field
 
 from calibrant.core.config import Frozen
 from calibrant.core.digest import canonical
-from calibrant.core.errors import InputError
+from calibrant.core.errors import InputError, nearest
 from calibrant.data.cells import as_text, as_written, given
 from calibrant.data.columns import Columns, Seen
 from calibrant.data.files import RawRow
@@ -28,6 +31,15 @@ Showing = tuple[str, str, bool]
 """Row, rater, and whether it was the hidden second showing."""
 
 
+Condition = Literal["alone", "assisted", "expert"]
+"""How a rater worked: without help, with advice beside each row, or as one who is taken to know."""
+CONDITIONS: tuple[Condition, ...] = get_args(Condition)
+
+
+def _unsaid(value: object) -> bool:
+    return not value
+
+
 class Answer(Frozen, ABC):
     """One rater's answer about one row."""
 
@@ -37,6 +49,10 @@ class Answer(Frozen, ABC):
     """What it is about: 'comparisons'."""
     rater: str
     """Who answered."""
+    condition: Condition | Literal[""] = Field(default="", exclude_if=_unsaid)
+    """How the rater worked; "" where the file does not say."""
+    advice: str = Field(default="", exclude_if=_unsaid)
+    """What was advised, in the words of the answers: yes, no; a, b, tie; "" where nothing was shown."""
 
     @property
     @abstractmethod
@@ -83,6 +99,25 @@ def answer_line(answer: Answer) -> bytes:
 def undo_line(answer: Answer) -> bytes:
     """The line that takes back ``answer``, the latest of its rater."""
     return canonical({"undo": answer.row, "rater": answer.rater}) + b"\n"
+
+
+def circumstances(raw: Mapping[str, Any], advices: Collection[str]) -> dict[str, Any]:
+    """Condition and advice of a line, where it says them; an advice is one of ``advices``.
+
+    Raises:
+        InputError: no such condition or advice, or advice to one who worked without.
+    """
+    said = {}
+    for name, known in (("condition", CONDITIONS), ("advice", advices)):
+        value = given(raw, name)
+        if value not in (None, ""):
+            said[name] = as_text(name, value)
+            if said[name] not in known:
+                near = nearest(said[name], known)
+                raise InputError(f"{name!r} is {said[name]!r}{near}, none of: {', '.join(known)}")
+    if "advice" in said and said.get("condition") != "assisted":
+        raise InputError(f"advice was shown, but the condition is {said.get('condition', 'not said')!r}")
+    return said
 
 
 def replayed(

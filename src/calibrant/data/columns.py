@@ -19,6 +19,7 @@ from calibrant.core.errors import InputError, nearest
 from calibrant.data.cells import is_blank
 from calibrant.data.files import RawRow
 from calibrant.data.rows import Goals, Items, Preferences, Refused, Table
+from calibrant.data.task_tree import NODE_KEYS
 
 CHANGE_MEANING = {
     "system", "system_prompt", "system_message", "developer", "context", "documents", "input", "history",
@@ -162,14 +163,14 @@ def _left(row: Seen) -> Iterator[tuple[str, Any]]:
 
 
 def _inside(name: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """Keys beside the messages of a chat, and in them beside role and content."""
+    """Keys beside the messages of a chat, and in them beside role and content; likewise of a tree's nodes."""
     if isinstance(value, Mapping):
         yield from ((f"{name}.{key}", inner) for key, inner in value.items() if key != "messages")
         value = value.get("messages")
     if isinstance(value, (list, tuple)):
         for turn in value:
             if isinstance(turn, Mapping):
-                own = ("role", "content")
+                own = NODE_KEYS if name == "nodes" else ("role", "content")
                 yield from ((f"{name}.{key}", inner) for key, inner in turn.items() if key not in own)
 
 

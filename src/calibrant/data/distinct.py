@@ -15,6 +15,7 @@ from calibrant.core.config import Frozen
 from calibrant.core.errors import InputError
 from calibrant.core.lm import Chat
 from calibrant.data.rows import ClassedText, Contrast, Fact, Goals, Item, LabelledText, Question
+from calibrant.data.task_tree import TaskTree
 
 
 def normal(text: str) -> str:
@@ -50,6 +51,8 @@ def asks(row: Frozen) -> object | None:
         return row.prompt, row.reply
     if isinstance(row, Question):
         return tuple(map(normal, (row.question, row.correct, row.wrong, row.passage)))
+    if isinstance(row, TaskTree):
+        return normal(row.question), row.nodes
     return None
 
 

@@ -2,7 +2,8 @@
 
     {"human": true, "id": "4be0...", "rater": "ann"}
 
-``human`` is true, false, or null for unsure; a bare list of {id, human} lines will do. What is labelled is a
+``human`` is true, false, or null for unsure; a bare list of {id, human} lines will do. Where advice was shown
+it is 'yes' or 'no'. What is labelled is a
 queue: one JSON object a line with ``id``, ``goal``, ``chat`` and ``reply``, as ``measure.adjudication``
 writes it.
 """
@@ -17,7 +18,7 @@ from calibrant.core.config import Frozen
 from calibrant.core.digest import canonical
 from calibrant.core.errors import InputError, nearest
 from calibrant.core.lm import Chat
-from calibrant.data.answers import Answer, Answers, replayed
+from calibrant.data.answers import Answer, Answers, circumstances, replayed
 from calibrant.data.cells import as_boolean, as_text, as_written, found_in, given, is_blank, shown
 from calibrant.data.columns import Columns, Seen, ignoring
 from calibrant.data.files import RawRow, raw_rows
@@ -152,6 +153,7 @@ def _label(raw: Mapping[str, Any]) -> HumanLabel:
         id=as_written("id", raw["id"]),
         human=_answer(raw["human"]),
         rater="" if rater is None else as_written("rater", rater),
+        **circumstances(raw, tuple(_WORDS)),
     )
 
 

@@ -49,7 +49,9 @@ from calibrant.data.shapes import (
     prompt_of,
     question_of,
     text_of,
+    tree_of,
 )
+from calibrant.data.task_tree import TaskTrees
 
 T = TypeVar("T", bound=Table[Any])
 
@@ -66,6 +68,7 @@ SHAPES: dict[type[Table[Any]], Callable[[int, dict[str, Any], str], Any]] = {
     ClassedTexts: classed_of,
     CheckedAnswers: checked_of,
     Questions: question_of,
+    TaskTrees: tree_of,
 }
 """Kind of rows -> what makes one of them."""
 

@@ -46,6 +46,7 @@ from calibrant.data.rows import (
     Question,
     Refused,
 )
+from calibrant.data.task_tree import TaskTree, tree_made
 from calibrant.data.turns import asked, dialogue, final, messages_of, parted, prompt_in, reply_in
 
 R = TypeVar("R", bound=Frozen)
@@ -134,6 +135,12 @@ def question_of(line: int, row: Row, stem: str = "row") -> Question | Refused:
     context or story for the passage, excerpt for what is shown, article_id or passage_id for the cluster.
     """
     return _taken(_question, line, row, stem)
+
+
+def tree_of(line: int, row: Row, stem: str = "row") -> TaskTree | Refused:
+    """Shape a task taken apart: question, nodes (id, ask, answer; parts, needs and kind if given); cluster if
+    given. Nodes that make no tree are refused."""
+    return _taken(tree_made, line, row, stem)
 
 
 def _taken(make: Callable[[str, Row], R], line: int, row: Row, stem: str) -> R | Refused:

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Literal, get_args
 
 from calibrant.core.digest import canonical
 from calibrant.core.errors import InputError, nearest
-from calibrant.data.answers import Answer, Answers, Showing, replayed
+from calibrant.data.answers import Answer, Answers, Showing, circumstances, replayed
 from calibrant.data.cells import as_boolean, as_text, found_in
 from calibrant.data.columns import ignoring
 from calibrant.data.files import RawRow, raw_rows
@@ -184,7 +184,14 @@ def _vote(raw: Mapping[str, Any]) -> Vote:
         near = nearest(choice, CHOICES)
         raise InputError(f"'choice' is {choice!r}{near}, none of: {', '.join(CHOICES)}")
     repeat = as_boolean("repeat", raw.get("repeat", False))
-    return Vote(item=_text(raw, "item"), rater=_text(raw, "rater"), first=first, choice=choice, repeat=repeat)
+    return Vote(
+        item=_text(raw, "item"),
+        rater=_text(raw, "rater"),
+        first=first,
+        choice=choice,
+        repeat=repeat,
+        **circumstances(raw, get_args(Winner)),
+    )
 
 
 def _text(raw: Mapping[str, Any], name: str) -> str:

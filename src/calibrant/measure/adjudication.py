@@ -277,6 +277,9 @@ def _caveats(cases: Sequence[Case], labels: HumanLabels | None, config: Adjudica
     caveats = []
     if labels is not None and labels.simulated:
         caveats.append("the labels are simulated: they say nothing about people")
+    helped = sum(label.condition == "assisted" for label in labels or ())
+    if helped:
+        caveats.append(f"{helped} labels were given with advice, and may repeat its errors")
     if not any(case.human is not None for case in cases if case.judged is not True):
         caveats.append("there are no labels of the judge's negatives, which may hide anything")
     if not config.target:

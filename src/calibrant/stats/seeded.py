@@ -25,10 +25,9 @@ from calibrant.stats._sample import (
     sentence,
 )
 from calibrant.stats.bootstrap import RESAMPLES, Bounds, check_resamples, mean
+from calibrant.stats.gap import ratio_ends, unresolved
 from calibrant.stats.paired import difference
 
-RESOLVED = 3.0
-"""Standard errors that a gap must have before anything is divided by it."""
 _OVER_SEEDS = "student-t over seeds"
 
 
@@ -106,9 +105,8 @@ def gap_recovered(
 ) -> Estimate:
     """(between - floor) / (ceiling - floor) of mean scores, each (S, N): the share of a gap that is closed.
 
-    Unknown unless the gap below the line is resolved: more than ``RESOLVED`` of its standard errors, above 0
-    in all but (1 - level) / 2 of the draws, and with an interval of its own above 0. A ratio over less says
-    nothing: with .998 and 1.000 a change of one item in a thousand moves it by a half.
+    Unknown unless the gap below the line is resolved: see ``stats.gap``, and above 0 in all but
+    (1 - level) / 2 of the draws.
 
     The interval is the percentile interval of the ratio in joint draws: items (clusters, where named) are
     drawn with replacement, the same for all three, and the seeds' part is drawn from a multivariate t with
@@ -128,31 +126,24 @@ def gap_recovered(
     means = by_seed.mean(1)
     gap = float(means[2] - means[0])
     if gap <= 0:
-        return unknown(f"the ceiling is not above the floor: the gap is {gap:.3f}", n=n, unit=unit)
+        return unknown(unresolved(gap, 0.0), n=n, unit=unit)
     codes = cluster_codes(clusters, n)
     rng = np.random.default_rng(seed)
     by_items = _drawn_items(tables.mean(1), codes, resamples, rng)
     apart = by_seed - means[:, None]
     gap_seeds = float(((apart[2] - apart[0]) ** 2).sum()) / (seeds * (seeds - 1))
     error = math.sqrt(float(np.var(by_items[2] - by_items[0])) + gap_seeds)
-    if gap <= RESOLVED * error:
-        told = f"the gap of {gap:.3f} between floor and ceiling is {gap / error:.1f} of its standard errors"
-        return unknown(f"{told}; a ratio over it needs more than {RESOLVED:g}", n=n, unit=unit)
     whole = seeded_difference(floor, ceiling, clusters=clusters, level=level, better="higher", unit=unit)
-    if whole.low is None or whole.low <= 0:  # one cluster varies in no draw, and shows nothing of others
-        told = f"the interval of the gap of {gap:.3f} between floor and ceiling holds 0"
-        return unknown(told + (f": {whole.reason}" if whole.reason else ""), n=n, unit=unit)
+    told = unresolved(gap, error, whole)
+    if told:
+        return unknown(told, n=n, unit=unit)
     scale = np.sqrt((seeds - 1) / rng.chisquare(seeds - 1, resamples)) / math.sqrt(seeds * (seeds - 1))
     drawn = by_items + (apart @ rng.standard_normal((seeds, resamples))) * scale
-    below = drawn[2] - drawn[0]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = (drawn[1] - drawn[0]) / below
-    tail = (1 - level) / 2
-    low = float(np.quantile(np.where(below > 0, ratio, -np.inf), tail, method="lower"))
-    high = float(np.quantile(np.where(below > 0, ratio, np.inf), 1 - tail, method="higher"))
-    if not (math.isfinite(low) and math.isfinite(high)):
-        told = f"the gap of {gap:.3f} between floor and ceiling is not above 0 in {np.mean(below <= 0):.1%}"
+    drawn_ends = ratio_ends(drawn, level)
+    if isinstance(drawn_ends, float):
+        told = f"the gap of {gap:.3f} between floor and ceiling is not above 0 in {drawn_ends:.1%}"
         return unknown(f"{told} of the draws of items and seeds; run more seeds", n=n, unit=unit)
+    low, high = drawn_ends
     value = float(means[1] - means[0]) / gap
     ends, remark = (min(low, value), max(high, value)), ""
     for place, name in ((0, "floor"), (2, "ceiling")):

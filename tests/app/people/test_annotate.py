@@ -68,7 +68,8 @@ def test_what_is_shown_says_nothing_about_which_side_it_is(tmp_path: Path) -> No
     with Session(table, tmp_path / "v.jsonl", "ann", repeats=0.5) as session:
         starts = []
         while shown := session.next():
-            assert shown._fields == ("prompt", "first", "second")
+            assert shown._fields == ("prompt", "first", "second", "advice")
+            assert shown.advice is None
             starts.append(shown.first[:4])
             session.vote("same")
     assert len(starts) == session.total == 30

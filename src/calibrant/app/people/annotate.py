@@ -15,8 +15,9 @@ import random
 from pathlib import Path
 from typing import NamedTuple
 
-from calibrant.app.people.answer_file import AnswerSession
+from calibrant.app.people.answer_file import AnswerSession, Worked
 from calibrant.core import Chat, Estimate, InputError, unknown
+from calibrant.data.advice import Advised
 from calibrant.data.rows import Preferences
 from calibrant.data.votes import (
     CHOICES,
@@ -43,6 +44,8 @@ class Shown(NamedTuple):
     prompt: Chat
     first: str
     second: str
+    advice: Advised | None = None
+    """What is shown beside them, its side as it is displayed: first, second or tie; None where nothing is."""
 
 
 class Planned(NamedTuple):
@@ -73,7 +76,14 @@ class Session(AnswerSession[Vote]):
     """One rater's session. It holds the file of votes until it is closed."""
 
     def __init__(
-        self, comparisons: Preferences, votes: Path, rater: str, *, seed: int = 0, repeats: float = 0.1
+        self,
+        comparisons: Preferences,
+        votes: Path,
+        rater: str,
+        *,
+        seed: int = 0,
+        repeats: float = 0.1,
+        worked: Worked = Worked(),
     ) -> None:
         """Open or make the file ``votes`` for comparisons, see ``data.votes``.
 
@@ -85,7 +95,7 @@ class Session(AnswerSession[Vote]):
         """
         if not 0 <= repeats <= 1:
             raise InputError(f"repeats = {repeats} is not a share", hint="give a number from 0 to 1")
-        super().__init__(comparisons, votes, rater, seed, Vote, votes_from)
+        super().__init__(comparisons, votes, rater, seed, Vote, votes_from, worked)
         self._rows = comparisons.rows
         self._plan = plan(len(self._rows), repeats, self._random)
 
@@ -107,7 +117,11 @@ class Session(AnswerSession[Vote]):
         row = self._rows[open_one.row]
         sides = {"a": row.chosen, "b": row.rejected}
         first = self._first(open_one)
-        return Shown(row.prompt, sides[first], sides[_other(first)])
+        advised = self.advised(row.id)
+        if advised is not None:
+            places: dict[str, str] = {first: "first", _other(first): "second"}
+            advised = advised.model_copy(update={"says": places.get(advised.says, advised.says)})
+        return Shown(row.prompt, sides[first], sides[_other(first)], advised)
 
     def vote(self, choice: Choice) -> None:
         """Answer what ``next`` shows; it is on the disk when this returns.

@@ -3,17 +3,36 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, Self, TypeVar
 
 from calibrant.core import InputError
-from calibrant.data.answers import SIMULATED, Answer, Answers, answer_line, header, is_simulated, undo_line
+from calibrant.data.advice import Advised
+from calibrant.data.answers import (
+    SIMULATED,
+    Answer,
+    Answers,
+    Condition,
+    answer_line,
+    header,
+    is_simulated,
+    undo_line,
+)
 from calibrant.data.files import RawRow, raw_rows
 from calibrant.data.rows import Table
 from calibrant.ledger.lines import Lines
 
 A = TypeVar("A", bound=Answer)
+
+
+class Worked(NamedTuple):
+    """How a rater works."""
+
+    condition: Condition | Literal[""] = ""
+    """Alone, assisted, or as an expert; "" is not said."""
+    advice: Mapping[str, Advised] = {}
+    """Row -> what is shown beside it where the rater is assisted."""
 
 
 class AnswerSession(Generic[A]):
@@ -27,6 +46,7 @@ class AnswerSession(Generic[A]):
         seed: int,
         answer: type[A],
         read: Callable[[Iterable[RawRow], str], Answers[A]],
+        worked: Worked = Worked(),
     ) -> None:
         """Open or make ``path`` and go on where this rater left off.
 
@@ -37,16 +57,17 @@ class AnswerSession(Generic[A]):
             seed: decides the order, together with the rows and the rater's name.
             answer: the kind of answer.
             read: replays the file.
+            worked: how the rater works, and the advice that is shown.
 
         Raises:
-            InputError: a bad rater or file; answers on other data or by simulated raters; a file that another
-                session holds, or that cannot be written.
+            InputError: a bad rater or file; answers on other data, of people who worked otherwise, or by
+                simulated raters; a file that another session holds, or that cannot be written.
         """
         if not rater.strip() or is_simulated(rater):
             raise InputError(
                 f"a rater cannot be called {rater!r}", hint=f"any name that does not begin with '{SIMULATED}'"
             )
-        self.rater = rater
+        self.rater, self.worked = rater, worked
         self._random = random.Random(f"{table.digest}/{rater}/{seed}")
         self._file = Lines(path)
         try:
@@ -87,8 +108,15 @@ class AnswerSession(Generic[A]):
         del self._answers[last.showing]
         return True
 
+    def advised(self, row: str) -> Advised | None:
+        """The advice on a row; None where none is shown."""
+        return self.worked.advice.get(row) if self.worked.condition == "assisted" else None
+
     def _give(self, answer: A) -> None:
-        """Have an answer on the disk."""
+        """Have an answer on the disk, with how it was made."""
+        advised = self.advised(answer.row)
+        update = {"condition": self.worked.condition, "advice": advised.says if advised else ""}
+        answer = answer.model_copy(update=update)
         self._file.add([answer_line(answer).rstrip()])
         self._answers[answer.showing] = answer
 
@@ -99,6 +127,13 @@ class AnswerSession(Generic[A]):
             raise InputError(
                 f"{self._file.path} {why}, not those of {table.source}",
                 hint=f"the data must be unchanged; for other data name a new file of {answer.kind}s",
+            )
+        other = next((one for one in self._held if one.condition != self.worked.condition), None)
+        if other is not None:
+            was, now = (one or "not said" for one in (other.condition, self.worked.condition))
+            raise InputError(
+                f"{self._file.path} holds {answer.kind}s of the condition {was!r}, and this one is {now!r}",
+                hint="give each condition a file of its own",
             )
         if self._held.simulated:
             raise InputError(

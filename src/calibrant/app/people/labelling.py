@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from calibrant.app.people.answer_file import AnswerSession
+from calibrant.app.people.answer_file import AnswerSession, Worked
 from calibrant.core import Estimate, InputError, unknown
 from calibrant.data.human_labels import HumanLabel, Queue, Queued, labels_from
 from calibrant.stats.agreement import agreement, ratings
@@ -21,13 +21,15 @@ from calibrant.stats.agreement import agreement, ratings
 class LabelSession(AnswerSession[HumanLabel]):
     """One rater's session. It holds the file of labels until it is closed."""
 
-    def __init__(self, queue: Queue, labels: Path, rater: str, *, seed: int = 0) -> None:
+    def __init__(
+        self, queue: Queue, labels: Path, rater: str, *, seed: int = 0, worked: Worked = Worked()
+    ) -> None:
         """Open or make the file ``labels`` for a queue, see ``data.human_labels``.
 
         Raises:
             InputError: see ``AnswerSession``.
         """
-        super().__init__(queue, labels, rater, seed, HumanLabel, labels_from)
+        super().__init__(queue, labels, rater, seed, HumanLabel, labels_from, worked)
         self._order = self._random.sample(queue.rows, len(queue))
 
     @property

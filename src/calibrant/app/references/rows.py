@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,15 +46,22 @@ def read(
 ) -> Any:
     """Read rows; pairs also serve as demonstrations and as labelled replies.
 
-    ``stored_as`` is the name of a ledger's file: it is stored by digest, and readers go by the suffix.
+    ``stored_as`` is the name of a ledger's file, see ``named``.
     """
     if stored_as:
-        with tempfile.TemporaryDirectory() as room:
-            named = Path(room) / stored_as
-            named.symlink_to(path.resolve())
-            return read(wanted, named, reference, ignore)
+        with named(path, stored_as) as file:
+            return read(wanted, file, reference, ignore)
     table = _read(wanted, path, reference, ignore)
     return table.model_copy(update={"unused": (*table.unused, *ignore)}) if ignore else table
+
+
+@contextmanager
+def named(path: Path, name: str) -> Iterator[Path]:
+    """A ledger's file under its own name: it is stored by digest, and readers go by the suffix."""
+    with tempfile.TemporaryDirectory() as room:
+        link = Path(room) / Path(name).name
+        link.symlink_to(path.resolve())
+        yield link
 
 
 def _read(wanted: type[Table[Any]], path: Path, reference: str, ignore: Sequence[str]) -> Any:

@@ -21,7 +21,8 @@ from calibrant.data.rows import Table
 from calibrant.models.folder import check_folder
 
 _ROWS = (
-    "goals", "items", "pairs", "prompts", "examples", "canaries", "contrasts", "facts", "classes", "questions"
+    "goals", "items", "pairs", "prompts", "examples", "canaries", "contrasts", "facts", "classes",
+    "questions", "trees", "labels",
 )  # fmt: skip
 """Kinds of rows: 'open_goals' of ``testbed/serve.py`` makes goals, and so on."""
 
@@ -46,6 +47,7 @@ _SCRIPTED = {
     "writer": "constitutions",
     "debater": "questions",
     "arbiter": "questions",
+    "solver": "decompositions",
 }
 """Kinds of models that speak by rule, and their modules in the testbed."""
 
@@ -115,7 +117,7 @@ def _rows(parsed: Parsed, wanted: type[Table[Any]]) -> Table[Any]:
             hint=f"kinds with rows: {', '.join(_ROWS)}",
         )
     home = parsed.kind if parsed.kind in ("contrasts", "facts", "questions") else "serve"
-    home = "imitable" if parsed.kind == "classes" else home
+    home = {"classes": "imitable", "trees": "decompositions", "labels": "sandwich"}.get(parsed.kind, home)
     home = "refusal_plant" if parsed.kind == "goals" and parsed.name.startswith("plant_") else home
     home = "constitutions" if (parsed.kind, parsed.name) == ("pairs", "principled") else home
     home = "suspect" if (parsed.kind, parsed.name) == ("items", "lineup") else home
@@ -156,10 +158,13 @@ def _constitution(parsed: Parsed) -> Constitution:
 
 
 def _behaviour(parsed: Parsed) -> Any:
-    """The gold truth: one judge a criterion, one reward; and the monitors of the control setting."""
+    """The gold truth: one judge a criterion, one reward; monitors and auditors that go by rules."""
     if parsed.kind == "monitor":
         monitor: Monitor = catalog.load("calibrant.testbed.control:open_monitor")(parsed.name, parsed.options)
         return monitor
+    if parsed.kind in ("auditor", "suspicion"):
+        home = "calibrant.testbed.decompositions"
+        return catalog.load(f"{home}:open_{parsed.kind}")(parsed.name, parsed.options)
     _option(parsed)
     if parsed.kind == "judge":
         return catalog.load("calibrant.testbed.gold:GoldJudge")(parsed.name)
@@ -168,7 +173,7 @@ def _behaviour(parsed: Parsed) -> Any:
     raise ConfigError(
         f"'{parsed.text}' is no behaviour",
         hint="testbed:judge/harmful (refused, helpful, honest, concise), testbed:reward/gold, "
-        "testbed:monitor/words",
+        "testbed:monitor/words, testbed:auditor/ruled, testbed:suspicion/ruled",
     )
 
 
