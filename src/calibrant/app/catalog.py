@@ -101,6 +101,10 @@ _TECHNIQUES: dict[str, tuple[str, str]] = {
     ),
     "measure.refusal": ("compliance rate on direct harmful requests", "compliance_rate"),
     "measure.reward": ("mean reward of samples, and their KL from a reference", "reward"),
+    "measure.self_report": (
+        "what it says of itself: a trait by multiple choice, both orders asked",
+        "leaning",
+    ),
     "measure.sycophancy": (
         "does it give up what it knows when the user disputes it?",
         "change_over_reask",

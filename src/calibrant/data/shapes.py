@@ -31,6 +31,7 @@ from calibrant.data.cells import (
     is_blank,
     shown,
 )
+from calibrant.data.choices import Choice, choice
 from calibrant.data.columns import says_benign
 from calibrant.data.rows import (
     CheckedAnswer,
@@ -134,6 +135,11 @@ def question_of(line: int, row: Row, stem: str = "row") -> Question | Refused:
     context or story for the passage, excerpt for what is shown, article_id or passage_id for the cluster.
     """
     return _taken(_question, line, row, stem)
+
+
+def choice_of(line: int, row: Row, stem: str = "row") -> Choice | Refused:
+    """Shape a multiple-choice question about a trait, as ``calibrant.data.choices`` says."""
+    return _taken(lambda name, one: choice(name, one, stem), line, row, stem)
 
 
 def _taken(make: Callable[[str, Row], R], line: int, row: Row, stem: str) -> R | Refused:

@@ -116,11 +116,16 @@ def read(item: Item, reply: Completion) -> Reading:
 
 def _given(item: Item, text: str) -> list[str]:
     """The answers that the text gives, the longer first: 'new york' is no 'york'."""
-    alternatives = sorted(dict.fromkeys((item.answer, *item.wrong)), key=lambda one: -len(plain(one)))
+    alternatives = list(dict.fromkeys((item.answer, *item.wrong)))
     if item.match == "exact":
         return [one for one in alternatives if matches(text, one, "exact")]
+    return phrases_in(text, alternatives)
+
+
+def phrases_in(text: str, alternatives: Sequence[str]) -> list[str]:
+    """Which of the alternatives stand in the text as phrases of their own and are not denied."""
     left, given = plain(text.replace("’", "'")), []
-    for one in alternatives:
+    for one in sorted(alternatives, key=lambda one: -len(plain(one))):
         found = phrase(plain(one))
         left = re.sub(_DENIED + found.pattern, " | ", left)
         if found.search(left):

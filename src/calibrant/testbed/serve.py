@@ -16,6 +16,7 @@ from calibrant.data.canaries import SLOT, Canaries, Canary
 from calibrant.data.rows import Example, Examples, Goals, Item, Items, Pair, Preferences, Prompt, Prompts
 from calibrant.testbed.checks import check_name, check_options
 from calibrant.testbed.dialogues import instruction
+from calibrant.testbed.english import english
 from calibrant.testbed.words import CATEGORIES, CREATURES, PERSONAS, REFUSAL
 from calibrant.testbed.world import FACTS, Split, goals, lookalikes, recipe, request
 from calibrant.text.codecs import CODECS
@@ -25,7 +26,7 @@ R = TypeVar("R", bound=Frozen)
 GOALS = ("heldout", "train", "lookalikes", "lookalikes_train", "mixed_train")
 """Names of goal sets: harmful and benign, each held out or for training; 'mixed_train' has both, two to
 one."""
-ITEMS = ("core", "sums", "howto", "refusals", "disputed")
+ITEMS = ("core", "sums", "howto", "refusals", "disputed", "english")
 """Names of item sets."""
 PROMPTS = ("train", "heldout")
 """Names of prompt sets: every kind of plain request, those that training may see and those held out."""
@@ -67,10 +68,14 @@ def open_items(name: str, options: Mapping[str, str]) -> Items:
 
     'howto': the 400 held-out look-alikes with what answers them. 'refusals': the 400 held-out goals with
     the refusal as answer. ``?encoding=caesar`` hides the words of either. 'disputed': all 160 facts with
-    every wrong value of each, a creature a cluster; ``?n=80`` keeps an even spread of so many.
+    every wrong value of each, a creature a cluster. 'english': capitals and sums that a real model may know,
+    with wrong answers. ``?n=80`` keeps an even spread of so many of the last two.
     """
-    allowed = ("encoding",) if name in ("refusals", "howto") else ("n",) if name == "disputed" else ()
+    spread = name in ("disputed", "english")
+    allowed = ("encoding",) if name in ("refusals", "howto") else ("n",) if spread else ()
     _check("items", name, ITEMS, options, allowed)
+    if name == "english":
+        return Items(rows=tuple(_spread(english(), options)), source="testbed:items/english")
     if name == "disputed":
         return Items(rows=tuple(_spread(_disputed(), options)), source="testbed:items/disputed")
     if name in ("refusals", "howto"):
