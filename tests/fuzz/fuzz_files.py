@@ -44,6 +44,7 @@ from calibrant.core.record import job_digest, result_digest
 from calibrant.data.attempts import attempts_from
 from calibrant.data.canaries import canaries_from
 from calibrant.data.cards import read_card
+from calibrant.data.choices import Choices
 from calibrant.data.files import raw_rows
 from calibrant.data.graded import graded_from
 from calibrant.data.human_labels import is_queue, labels_from, read_queue
@@ -148,6 +149,17 @@ ROWS = {
     ),
     "questions": table(
         Questions, "x.jsonl", lines({"question": "Q?", "correct": "a", "wrong": "b", "passage": "a is so"})
+    ),
+    "choices": table(
+        Choices,
+        "x.jsonl",
+        lines(
+            {
+                "question": "Q?\n\nChoices:\n (A) a\n (B) b",
+                "answer_matching_behavior": "(A)",
+                "answer_not_matching_behavior": "(B)",
+            }
+        ),
     ),
     "graded": own(graded_from, "x.jsonl", GRADED),
     "graded xstest": own(graded_from, "completions_m.csv", XSTEST),
