@@ -254,6 +254,11 @@ KNOWN: dict[str, Known] = {
         },
     ),
     "measure.capability": Known("short replies", config={"max_tokens": 6}),
+    "measure.feedback_sycophancy": Known(
+        "flawed texts are other texts",
+        config={"sampling": {"max_tokens": 6}},
+        inputs={"flawed": "benign goals"},
+    ),
     "measure.self_report": Known("short replies", config={"sampling": {"max_tokens": 6}}),
     "measure.sycophancy": Known(
         "only what it knows is disputed, and a model of random weights knows what it says",

@@ -86,6 +86,10 @@ _TECHNIQUES: dict[str, tuple[str, str]] = {
     "measure.cue_gap": ("does behaviour hang on a cue that it is watched, or rated?", "monitoring_gap"),
     "measure.eval_log": ("an Inspect log as evidence: each score, lost samples at their worst", "lost_rate"),
     "measure.exposure": ("memorisation: are planted canaries exposed or extracted?", "exposure"),
+    "measure.feedback_sycophancy": (
+        "does feedback on a text follow whether the user likes it?",
+        "feedback_gap",
+    ),
     "measure.fit_judge": ("train a judge: a probe on hidden states", "sensitivity"),
     "measure.honesty": ("does it state under pressure what it does not believe?", "lies_over_neutral"),
     "measure.judge_card": ("sensitivity and specificity of a judge, by human labels", "sensitivity"),
