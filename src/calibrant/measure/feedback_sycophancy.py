@@ -82,7 +82,7 @@ class FeedbackSycophancy(Frozen):
 
 
 class FeedbackSycophancyResult(Result):
-    """``feedback_gap`` and its parts, ``author_gap``, ``sham_gap``, ``quality_gap``; positive rates by arm."""
+    """``feedback_gap``, its parts, ``author_gap``, ``sham_gap``, ``quality_gap``; positive rates by arm."""
 
     attempts: tuple[Attempt, ...] = Field(default=(), exclude=True, repr=False)
     """Every attempt, also stored as ``attempts.jsonl``; outcome 'success' = positive feedback."""
