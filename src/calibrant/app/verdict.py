@@ -210,7 +210,7 @@ def _own(study: Study) -> set[str]:
 
 
 def _origins(study: Study, reference: Any) -> set[str]:
-    """The given things that a model comes from: it, behind guards or a prompt, its best of n, trained from it."""
+    """The given things that a model comes from: it, behind guards or a prompt, best of n, trained from it."""
     if not isinstance(reference, str) or not reference:
         return set()
     name = given.named(reference)
