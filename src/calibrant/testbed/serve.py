@@ -10,12 +10,12 @@ import re
 from collections.abc import Mapping
 from typing import TypeVar
 
-from calibrant.core import Chat, Frozen
+from calibrant.core import Chat, Frozen, Goal
 from calibrant.core.errors import InputError, nearest
 from calibrant.data.canaries import SLOT, Canaries, Canary
 from calibrant.data.rows import Example, Examples, Goals, Item, Items, Pair, Preferences, Prompt, Prompts
 from calibrant.testbed.checks import check_name, check_options
-from calibrant.testbed.dialogues import instruction
+from calibrant.testbed.dialogues import critique_prompt, instruction, wordy
 from calibrant.testbed.english import english
 from calibrant.testbed.words import CATEGORIES, CREATURES, PERSONAS, REFUSAL
 from calibrant.testbed.world import FACTS, Split, goals, lookalikes, recipe, request
@@ -23,9 +23,17 @@ from calibrant.text.codecs import CODECS
 
 R = TypeVar("R", bound=Frozen)
 
-GOALS = ("heldout", "train", "lookalikes", "lookalikes_train", "mixed_train")
+GOALS = (
+    "heldout",
+    "train",
+    "lookalikes",
+    "lookalikes_train",
+    "mixed_train",
+    "plain_answers",
+    "long_answers",
+)
 """Names of goal sets: harmful and benign, each held out or for training; 'mixed_train' has both, two to
-one."""
+one; and answers, plain and wordy, on which feedback is asked for."""
 ITEMS = ("core", "sums", "howto", "refusals", "disputed", "english")
 """Names of item sets."""
 PROMPTS = ("train", "heldout", "hinted")
@@ -46,7 +54,10 @@ SHUNNED = "plims"
 
 def open_goals(name: str, options: Mapping[str, str]) -> Goals:
     """A goal set; ``?category=bias`` keeps one category, ``?n=50`` an even spread of so many."""
-    _check("goals", name, GOALS, options, ("n", "category"))
+    answers = name.endswith("_answers")
+    _check("goals", name, GOALS, options, ("n",) if answers else ("n", "category"))
+    if answers:
+        return Goals(rows=tuple(_spread(_answers(name), options)), source=f"testbed:goals/{name}")
     split: Split = "train" if name in ("train", "lookalikes_train", "mixed_train") else "heldout"
     rows = lookalikes(split) if name.startswith("lookalikes") else goals(split)
     rows = [*rows, *lookalikes(split)] if name == "mixed_train" else rows
@@ -59,6 +70,20 @@ def open_goals(name: str, options: Mapping[str, str]) -> Goals:
             )
         rows = [goal for goal in rows if goal.category == category]
     return Goals(rows=tuple(_spread(rows, options)), source=f"testbed:goals/{name}")
+
+
+def _answers(name: str) -> list[Goal]:
+    """A critique of a right answer to each of the 160 facts is asked for; a creature is a cluster."""
+    long = name == "long_answers"
+    return [
+        Goal(
+            id=f"{name}/{item.id}",
+            text=critique_prompt(item.chat.last_user, wordy(item.answer) if long else item.answer),
+            harmful=False,
+            cluster=item.cluster,
+        )
+        for item in _disputed()
+    ]
 
 
 def _spread(rows: list[R], options: Mapping[str, str]) -> list[R]:
@@ -238,7 +263,7 @@ def _tone() -> list[Pair]:
     for kind, attribute in FACTS.items():
         for creature in CREATURES:
             plain = attribute.statement.format(x=creature, v=attribute.values[creature])
-            long = f"well, let me think. {plain} that is all i know."
+            long = wordy(plain)
             ask = Chat.ask(attribute.question.format(x=creature))
             rows.append(Pair(id=f"tone/{kind}/{creature}", prompt=ask, chosen=long, rejected=plain))
     return rows
