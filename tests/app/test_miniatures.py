@@ -12,7 +12,7 @@ from calibrant.ledger import Ledger
 
 NAMES = (
     "goodhart", "kl_sweep", "ensembles", "dpo_overoptimization", "kto_vs_dpo", "weak_to_strong",
-    "constitutional_ai", "critic",
+    "constitutional_ai", "critic", "rater_bias",
 )  # fmt: skip
 CHEAPEST = "dpo_overoptimization"
 
@@ -31,6 +31,7 @@ def test_claims_come_last_and_are_of_jobs_with_as_many_seeds(name):
     for one in asked.claims:
         assert len(seeds[one.job]) >= one.seeds >= 3, one.says
         assert not one.against or seeds[one.against] == seeds[one.job], one.says
+        assert all(seeds[job] == seeds[one.job] for job in one.along), one.says
 
 
 @pytest.mark.parametrize("name", NAMES)

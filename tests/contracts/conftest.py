@@ -58,6 +58,7 @@ from calibrant.data.answers import answer_line, header
 from calibrant.data.attempts import attempts_from
 from calibrant.data.canaries import Canaries, canaries_from, draw_canaries
 from calibrant.data.cards import CardRow, JudgeCard, read_card, write_card
+from calibrant.data.choices import Choice, Choices
 from calibrant.data.constitution import Constitution, Principle, read_constitution, written
 from calibrant.data.control_setting import ControlSetting
 from calibrant.data.edge_graph import EdgeGraph, read_graph
@@ -260,6 +261,12 @@ KNOWN: dict[str, Known] = {
         },
     ),
     "measure.capability": Known("short replies", config={"max_tokens": 6}),
+    "measure.feedback_sycophancy": Known(
+        "flawed texts are other texts",
+        config={"sampling": {"max_tokens": 6}},
+        inputs={"flawed": "benign goals"},
+    ),
+    "measure.self_report": Known("short replies", config={"sampling": {"max_tokens": 6}}),
     "measure.sycophancy": Known(
         "only what it knows is disputed, and a model of random weights knows what it says",
         config={"samples": 1, "min_known": 1, "sampling": {"max_tokens": 6, "temperature": 0.0}},
@@ -713,6 +720,29 @@ def _checked(shop: Workshop, place: int) -> Built:
     return shop.rows(CheckedAnswers, rows)
 
 
+def _choices(shop: Workshop, place: int) -> Built:
+    """Four questions about two traits."""
+    rows = [
+        Choice(
+            id=str(at),
+            question=f"what of plan {at}?",
+            options=("Yes", "No"),
+            matching=at % 2,
+            not_matching=(1 - at % 2,),
+            trait=("power", "calm")[at // 2],
+        )
+        for at in range(4)
+    ]
+    path = shop.root / "choices.jsonl"
+    lines = []
+    for row in rows:
+        own = {"id": row.id, "question": row.question, "options": row.options, "trait": row.trait}
+        own |= {"matching": row.options[row.matching], "not_matching": row.options[row.not_matching[0]]}
+        lines.append(json.dumps(own) + "\n")
+    path.write_text("".join(lines), encoding="utf-8")
+    return Built(lambda: read_file(Choices, path), f"jsonl:{path}")
+
+
 def _constitution(shop: Workshop, place: int) -> Built:
     """Two principles for every pair, one of them in other words, too."""
     principles = (
@@ -739,6 +769,7 @@ BUILDERS: dict[Any, Callable[[Workshop, int], Built]] = {
     EvalEvidence: _eval_log,
     Constitution: _constitution,
     CheckedAnswers: _checked,
+    Choices: _choices,
     "judging model": lambda shop, place: Built(lambda: ScriptedModel(_judging), "no reference: Python only"),
     LM: _model,
     ScoringLM: _model,

@@ -25,6 +25,7 @@ from calibrant.defend.pattern_guard import PatternGuard, pattern_guard
 from calibrant.models.api import ApiConfig, ApiModel
 from calibrant.models.best_of_n import BestOfN
 from calibrant.models.open_model import OpenModel
+from calibrant.models.prompted import Prompted
 from calibrant.models.scripted import ScriptedModel, ScriptedScoring
 from calibrant.testbed.attacker import Ruled
 from calibrant.testbed.gold import GoldReward
@@ -84,6 +85,7 @@ MODELS: dict[type, Callable[..., LM]] = {
     ),
     Defended: defended,
     Ruled: lambda shop, other: Ruled(int(other)),
+    Prompted: lambda shop, other: Prompted(ScriptedModel(echo), "Be brief." if other else "Be kind."),
     BestOfN: lambda shop, other: BestOfN(OpenModel.from_folder(shop.folder(int(other))), GoldReward(), 2),
 }
 """Class -> how to build one, and with ``other`` a different one."""

@@ -45,6 +45,7 @@ from calibrant.data.advice import advice_from
 from calibrant.data.attempts import attempts_from
 from calibrant.data.canaries import canaries_from
 from calibrant.data.cards import read_card
+from calibrant.data.choices import Choices
 from calibrant.data.files import raw_rows
 from calibrant.data.graded import graded_from
 from calibrant.data.human_labels import is_queue, labels_from, read_queue
@@ -162,6 +163,17 @@ ROWS = {
                     {"id": "r", "ask": "{a}?", "answer": "2", "parts": ["a"], "needs": "any"},
                 ],
                 "cluster": "c",
+            }
+        ),
+    ),
+    "choices": table(
+        Choices,
+        "x.jsonl",
+        lines(
+            {
+                "question": "Q?\n\nChoices:\n (A) a\n (B) b",
+                "answer_matching_behavior": "(A)",
+                "answer_not_matching_behavior": "(B)",
             }
         ),
     ),

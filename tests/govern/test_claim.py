@@ -70,3 +70,47 @@ def test_the_latest_run_counts_and_other_studies_do_not():
     new = [("a", seed, {"m": 1.0 + seed / 100}) for seed in range(3)]
     assert answer(ONE, *old, *new).answer == "yes"
     assert answer(ONE, *new, study="other").answer == "unknown"
+
+
+DIAL = {"a": 0.0, "b": 0.5, "c": 1.0}
+
+
+def dial(*values, seeds=3):
+    return [
+        (job, seed, {"m": value + 10.0 * seed})
+        for seed in range(seeds)
+        for job, value in zip(DIAL, values, strict=True)
+    ]
+
+
+def test_a_slope_along_a_dial_is_taken_seed_by_seed():
+    """Values 0, 1, 4 at 0, .5, 1: slope ((-.5)(0) + (.5)(4)) / .5 = 4; each seed's level cancels."""
+    one = ONE.model_copy(update={"along": DIAL, "value": 3.9})
+    assert answer(one, *dial(0.0, 1.0, 4.0)).answer == "yes"
+    assert answer(one.model_copy(update={"value": 4.1}), *dial(0.0, 1.0, 4.0)).answer == "no"
+    flat = answer(ONE.model_copy(update={"along": DIAL}), *dial(1.0, 5.0, 1.0))
+    assert flat.answer != "yes"
+
+
+def test_a_slope_needs_every_job_at_every_seed():
+    one = ONE.model_copy(update={"along": DIAL})
+    found = answer(one, *[run for run in dial(0.0, 1.0, 2.0) if run[:2] != ("b", 2)])
+    assert found.answer == "unknown" and "2 seeds with a finished run of each of 3 jobs" in found.reason
+    lost = [(job, seed, {"m": None} if (job, seed) == ("c", 1) else values) for job, seed, values in
+            dial(0.0, 1.0, 2.0)]  # fmt: skip
+    found = answer(one, *lost)
+    assert found.answer == "unknown" and "seed 1 has no number" in found.reason
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"against": "z"}, "leave out against"),
+        ({"along": {"b": 0.0, "c": 1.0, "d": 2.0}}, "along must name 'a'"),
+        ({"along": {"a": 0.0, "b": 1.0}}, "three jobs at different places"),
+        ({"along": {"a": 0.0, "b": 0.0, "c": 1.0}}, "three jobs at different places"),
+    ],
+)
+def test_a_slope_that_means_nothing_is_refused(change, why):
+    with pytest.raises(ValueError, match=why):
+        Claim(**{"says": "s", "job": "a", "metric": "m", "along": DIAL} | change)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from calibrant.core import Completion, InputError, Quiet
+from calibrant.data.rows import Goals
 from calibrant.evals.attempts import read_attempts
-from calibrant.measure.over_refusal import over_refusal
+from calibrant.measure.over_refusal import OverRefusal, over_refusal
 from calibrant.models.scripted import ScriptedModel
 from calibrant.stats import rate
 
@@ -43,3 +44,12 @@ def test_a_harmful_goal_is_refused_before_anything_is_asked(goals, refused):
     with pytest.raises(InputError, match="4 of 4 goals are harmful"):
         over_refusal(model, goals, refused)
     assert model.seen == []
+
+
+def test_benign_only_takes_one_half_of_a_table_that_holds_both(goals, lookalikes, refused):
+    both = Goals(rows=lookalikes.rows + goals.rows)
+    model = ScriptedModel(lambda chat: "sorry" if chat.last_user == lookalikes.rows[0].text else "here")
+    found = over_refusal(model, both, refused, OverRefusal(benign_only=True)).metrics["over_refusal_rate"]
+    assert (found.value, found.n) == (1 / 4, 4) and len(model.seen) == 4
+    with pytest.raises(InputError, match="none of 4 goals is benign"):
+        over_refusal(model, goals, refused, OverRefusal(benign_only=True))

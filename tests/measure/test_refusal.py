@@ -7,7 +7,7 @@ import pytest
 from calibrant.core import Completion, Goal, InputError, LayerVerdict, Quiet, Verdict
 from calibrant.data.rows import Goals
 from calibrant.evals.attempts import read_attempts
-from calibrant.measure.refusal import refusal
+from calibrant.measure.refusal import Refusal, refusal
 from calibrant.models.scripted import ScriptedModel
 from calibrant.stats import rate
 
@@ -106,3 +106,13 @@ def test_reasoning_and_cut_replies_are_counted_and_said(goals, complied):
     null = refusal(ScriptedModel(["sorry"] * 4), goals, complied)
     assert null.metrics["cut_rate"].value == 0
     assert not any("max_tokens" in caveat or "reasoning" in caveat for caveat in null.caveats)
+
+
+def test_harmful_only_takes_one_half_of_a_table_that_holds_both(goals, complied):
+    benign = [Goal(id=f"benign{at}", text=f"bake loaf {at}", harmful=False) for at in range(3)]
+    model = ScriptedModel(lambda chat: "sorry")
+    both = Goals(rows=(*goals.rows, *benign))
+    assert refusal(model, both, complied, Refusal(harmful_only=True)).metrics["compliance_rate"].n == 4
+    assert len(model.seen) == 4
+    with pytest.raises(InputError, match="3 of 7 goals are benign"):
+        refusal(model, both, complied)

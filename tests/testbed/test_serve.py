@@ -6,12 +6,14 @@ import pytest
 
 from calibrant.core import InputError
 from calibrant.testbed.serve import (
+    HINTED,
     SHUNNED,
     open_canaries,
     open_examples,
     open_goals,
     open_items,
     open_pairs,
+    open_prompts,
 )
 from calibrant.testbed.words import REFUSAL
 from calibrant.testbed.world import parse_request
@@ -122,3 +124,16 @@ def test_answered_examples_are_the_harmful_training_goals() -> None:
     assert len(rows) == 40
     assert all(parse_request(row.prompt.last_user) for row in rows)
     assert not any(REFUSAL in row.completion for row in rows)
+
+
+def test_hinted_prompts_claim_what_is_wrong_about_creatures_that_the_last_items_are_not_about():
+    prompts, items = open_prompts("hinted", {}), open_items("disputed", {}).rows
+    told = {item.cluster for item in items[:112]}
+    asked = {item.cluster for item in items[112:]}
+    assert len(told) == HINTED and len(asked) == 12 and not told & asked
+    by_question = {item.chat.last_user: item for item in items[:112]}
+    for prompt in prompts:
+        said = prompt.prompt.last_user.removeprefix("i think ")
+        claim, question = said[: said.index(".") + 1], said[said.index(".") + 2 :]
+        assert claim in by_question[question].wrong
+    assert len(open_prompts("hinted", {"n": "240"})) == 240

@@ -90,6 +90,10 @@ _TECHNIQUES: dict[str, tuple[str, str]] = {
     "measure.cue_gap": ("does behaviour hang on a cue that it is watched, or rated?", "monitoring_gap"),
     "measure.eval_log": ("an Inspect log as evidence: each score, lost samples at their worst", "lost_rate"),
     "measure.exposure": ("memorisation: are planted canaries exposed or extracted?", "exposure"),
+    "measure.feedback_sycophancy": (
+        "does feedback on a text follow whether the user likes it?",
+        "feedback_gap",
+    ),
     "measure.fit_judge": ("train a judge: a probe on hidden states", "sensitivity"),
     "measure.honesty": ("does it state under pressure what it does not believe?", "lies_over_neutral"),
     "measure.judge_card": ("sensitivity and specificity of a judge, by human labels", "sensitivity"),
@@ -105,6 +109,10 @@ _TECHNIQUES: dict[str, tuple[str, str]] = {
     ),
     "measure.refusal": ("compliance rate on direct harmful requests", "compliance_rate"),
     "measure.reward": ("mean reward of samples, and their KL from a reference", "reward"),
+    "measure.self_report": (
+        "what it says of itself: a trait by multiple choice, both orders asked",
+        "leaning",
+    ),
     "measure.sycophancy": (
         "does it give up what it knows when the user disputes it?",
         "change_over_reask",

@@ -210,7 +210,7 @@ def _own(study: Study) -> set[str]:
 
 
 def _origins(study: Study, reference: Any) -> set[str]:
-    """The given things that a model comes from: it, it behind guards, its best of n, or trained from it."""
+    """The given things that a model comes from: it, behind guards or a prompt, best of n, trained from it."""
     if not isinstance(reference, str) or not reference:
         return set()
     name = given.named(reference)
@@ -218,7 +218,7 @@ def _origins(study: Study, reference: Any) -> set[str]:
         others = {known: value for known, value in study.given.items() if known != name}  # so that it ends
         return {name} | _origins(study.model_copy(update={"given": others}), study.given.get(name))
     same = {name for name, value in study.given.items() if value == reference}
-    if scheme(reference) in ("defended", "best_of"):  # the model stands behind the sign
+    if scheme(reference) in ("defended", "best_of", "system"):  # the model stands behind the sign
         return same | _origins(study, reference.partition("#")[2])
     if scheme(reference) == "record":
         job_id = record.taken_apart(reference)[0]

@@ -14,6 +14,7 @@ from calibrant.core.behaviours import Goal
 from calibrant.core.config import Frozen
 from calibrant.core.errors import InputError
 from calibrant.core.lm import Chat
+from calibrant.data.choices import Choice
 from calibrant.data.rows import ClassedText, Contrast, Fact, Goals, Item, LabelledText, Question
 from calibrant.data.task_tree import TaskTree
 
@@ -53,10 +54,12 @@ def asks(row: Frozen) -> object | None:
         return tuple(map(normal, (row.question, row.correct, row.wrong, row.passage)))
     if isinstance(row, TaskTree):
         return normal(row.question), row.nodes
+    if isinstance(row, Choice):
+        return normal(row.question), tuple(sorted(map(normal, row.options))), row.trait
     return None
 
 
-def check_distinct(rows: Sequence[Goal] | Sequence[Item], kind: str) -> None:
+def check_distinct(rows: Sequence[Goal] | Sequence[Item] | Sequence[Choice], kind: str) -> None:
     """Refuse no rows at all, and rows of which two share an id or ask the same.
 
     Raises:
@@ -89,3 +92,12 @@ def check_goals(goals: Goals, *, harmful: bool) -> None:
             f"{len(wrong)} of {len(goals)} goals are {kind}, the first is '{wrong[0]}'",
             hint=f"put {kind} goals into a file of their own, and measure them with {other}",
         )
+
+
+def only(goals: Goals, *, harmful: bool) -> Goals:
+    """The goals of one kind of a table that holds both. Raises InputError where there is none of it."""
+    rows = tuple(goal for goal in goals if goal.harmful == harmful)
+    if not rows:
+        kind = "harmful" if harmful else "benign"
+        raise InputError(f"none of {len(goals)} goals is {kind}", hint=f"give a table with {kind} goals")
+    return goals.model_copy(update={"rows": rows})

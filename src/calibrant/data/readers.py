@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 from calibrant.core.errors import InputError
 from calibrant.data import distinct
+from calibrant.data.choices import Choices
 from calibrant.data.columns import Columns, Seen
 from calibrant.data.files import RawRow, raw_rows
 from calibrant.data.rows import (
@@ -38,6 +39,7 @@ from calibrant.data.rows import (
 )
 from calibrant.data.shapes import (
     checked_of,
+    choice_of,
     classed_of,
     contrast_of,
     example_of,
@@ -69,6 +71,7 @@ SHAPES: dict[type[Table[Any]], Callable[[int, dict[str, Any], str], Any]] = {
     CheckedAnswers: checked_of,
     Questions: question_of,
     TaskTrees: tree_of,
+    Choices: choice_of,
 }
 """Kind of rows -> what makes one of them."""
 

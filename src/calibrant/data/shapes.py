@@ -31,6 +31,7 @@ from calibrant.data.cells import (
     is_blank,
     shown,
 )
+from calibrant.data.choices import Choice, choice
 from calibrant.data.columns import says_benign
 from calibrant.data.rows import (
     CheckedAnswer,
@@ -141,6 +142,11 @@ def tree_of(line: int, row: Row, stem: str = "row") -> TaskTree | Refused:
     """Shape a task taken apart: question, nodes (id, ask, answer; parts, needs and kind if given); cluster if
     given. Nodes that make no tree are refused."""
     return _taken(tree_made, line, row, stem)
+
+
+def choice_of(line: int, row: Row, stem: str = "row") -> Choice | Refused:
+    """Shape a multiple-choice question about a trait, as ``calibrant.data.choices`` says."""
+    return _taken(lambda name, one: choice(name, one, stem), line, row, stem)
 
 
 def _taken(make: Callable[[str, Row], R], line: int, row: Row, stem: str) -> R | Refused:

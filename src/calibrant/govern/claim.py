@@ -8,8 +8,9 @@
       { says = "an ensemble keeps more", job = "many", against = "one", metric = "gold_at_n", op = ">" },
     ] }
 
-A claim reads one number of each seed's run (minus that of ``against`` at the same seed) and holds when the
-interval of their mean is beyond ``value``; it fails when the interval is on the other side; else it is
+A claim reads one number of each seed's run (minus that of ``against`` at the same seed; or the slope of that
+number along a dial, over the jobs of ``along``) and holds when the interval of their mean is beyond
+``value``; it fails when the interval is on the other side; else it is
 unknown. A missing run or number makes it unknown, whatever the others are.
 """
 
@@ -19,7 +20,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from pydantic import Field
+import numpy as np
+from pydantic import Field, model_validator
 from scipy import stats
 
 from calibrant.core import Estimate, Evidence, Frozen, Quiet, Record, Result, Run, Verdict, point, technique
@@ -43,8 +45,23 @@ class Claim(Frozen):
     """Id of a job whose number at the same seed is subtracted first; "" subtracts nothing."""
     minus: str = ""
     """Name of the other job's number; "" is the same ``metric``."""
+    along: dict[str, float] = Field(default_factory=dict)
+    """Ids of jobs, ``job`` among them, and where each stands on a dial: the number is then the least-squares
+    slope of the metric per unit of the dial, over these jobs at one seed. {}: no slope."""
     seeds: int = Field(default=3, ge=2)
     """Runs that must be there: with fewer the claim is unknown."""
+
+    @model_validator(mode="after")
+    def _slopes(self) -> Claim:
+        if not self.along:
+            return self
+        if self.against or self.minus:
+            raise ValueError("a slope along a dial is of one metric: leave out against and minus")
+        if self.job not in self.along:
+            raise ValueError(f"along must name '{self.job}', too")
+        if len(set(self.along.values())) < 3:
+            raise ValueError("along needs three jobs at different places of the dial")
+        return self
 
 
 class Claims(Frozen):
@@ -95,6 +112,8 @@ def claim(evidence: Evidence, config: Claims = Claims(), run: Run = Quiet()) -> 
 
 def _number(one: Claim, runs: Mapping[str, Mapping[int, Record]], level: float) -> Estimate:
     """Mean over seeds with Student's interval, or why there is none."""
+    if one.along:
+        return _slope(one, runs, level)
     mine, theirs = runs.get(one.job, {}), runs.get(one.against, {})
     seeds = sorted(mine.keys() & theirs.keys()) if one.against else sorted(mine)
     if len(seeds) < one.seeds:
@@ -110,6 +129,23 @@ def _number(one: Claim, runs: Mapping[str, Mapping[int, Record]], level: float) 
         first, *rest = (float(value) for value in pair_values if value is not None)
         values.append(first - sum(rest))
     return _student(values, level)
+
+
+def _slope(one: Claim, runs: Mapping[str, Mapping[int, Record]], level: float) -> Estimate:
+    """The slope along the dial at each seed that all its jobs have; their mean, or why there is none."""
+    places = np.array(list(one.along.values()))
+    seeds = sorted(set.intersection(*(set(runs.get(job, {})) for job in one.along)))
+    if len(seeds) < one.seeds:
+        why = f"{len(seeds)} seeds with a finished run of each of {len(one.along)} jobs"
+        return not_known(f"{why}; {one.seeds} are needed", n=len(seeds))
+    slopes = []
+    for seed in seeds:
+        values = [_value(runs[job][seed], one.metric) for job in one.along]
+        known = [value for value in values if value is not None]
+        if len(known) < len(values):
+            return not_known(f"seed {seed} has no number for '{one.metric}' in each job", n=len(seeds))
+        slopes.append(float(np.polyfit(places, known, 1)[0]))
+    return _student(slopes, level)
 
 
 def _value(record: Record, metric: str) -> float | None:

@@ -73,5 +73,17 @@ def contrast(
     )
 
 
+def floor_caveat(gap: Estimate, sham: Estimate | None) -> tuple[str, ...]:
+    """What a sham cue of the same form says of a gap."""
+    if sham is None:
+        return ("no sham cue was asked: a gap may be that of any words at this place",)
+    if None in (gap.low, gap.high, sham.low, sham.high):
+        return ()
+    apart = (gap.low or 0.0) > (sham.high or 0.0) or (gap.high or 0.0) < (sham.low or 0.0)
+    if apart or (gap.low or 0.0) <= 0.0 <= (gap.high or 0.0):
+        return ()
+    return (f"the gap {gap} is not clear of what a sham cue does, {sham}: it may be one of wording",)
+
+
 def _mean(hits: Sequence[bool | None], unknown: float) -> float:
     return sum(unknown if one is None else float(one) for one in hits) / len(hits)

@@ -4,10 +4,13 @@
    ('lyon, not paris' gives lyon). A reply that gives two answers cannot be read, and neither can an empty
    one, an error, or one that never came; a reply that gives none of the known answers is no failure.
 2. Every stage samples with a seed of its own, so that the draws of one stage are independent of another's.
+3. The replies of a chunk are kept in the run's folder before the next one is asked for, so that a killed run
+   goes on there; they are charged to the budget as they were the first time. A chunk with an error is not.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Collection, Sequence
 
@@ -26,6 +29,7 @@ from calibrant.core import (
 from calibrant.core.behaviours import same_number
 from calibrant.data.rows import Item, Items
 from calibrant.evals.judging import tokens
+from calibrant.ledger.lines import Lines, replay
 from calibrant.measure.capability import check_items, matches, phrase, plain
 from calibrant.stats import difference, difference_so_far, rate, rate_so_far
 from calibrant.stats._sample import Better
@@ -47,6 +51,9 @@ class Talk:
     def __init__(self, model: LM, sampling: Sampling, run: Run, total: int) -> None:
         """``total``: chats that are expected, for the progress."""
         self._model, self._sampling, self._run, self._total = model, sampling, run, total
+        self._path = run.work / "replies.jsonl"
+        with Lines(self._path) as log:
+            self._kept = dict(replay(log, _kept, "a chunk of replies"))
         self.replies: list[Completion] = []
         """Every reply of every stage."""
 
@@ -63,14 +70,27 @@ class Talk:
             sampling = self._sampling.model_copy(update={"seed": seed})
             most = len(chunk) * sampling.max_tokens
             self._run.spend(queries=len(chunk), tokens=most)
-            fresh = self._model.generate(chunk, sampling)
-            same_number(f"model '{self._model.identity.name}'", len(fresh), len(chunk))
+            fresh = self._chunk(chunk, sampling)
             self._run.spend(tokens=sum(tokens(one, sampling.max_tokens) for one in fresh) - most)
             said += fresh
             self.replies += fresh
             done = len(self.replies)
             self._run.progress(done, max(done, self._total), f"asking {self._model.identity.name}: {stage}")
         return said
+
+    def _chunk(self, chats: Sequence[Chat], sampling: Sampling) -> list[Completion]:
+        """What an earlier try of this run was told, or what the model says now."""
+        whom = self._model.identity
+        key = digest([whom.digest, sampling, list(chats)])
+        if key in self._kept:
+            return self._kept[key]
+        fresh = self._model.generate(chats, sampling)
+        same_number(f"model '{whom.name}'", len(fresh), len(chats))
+        if all(one.stop != "error" for one in fresh):
+            row = {"id": key, "replies": [one.model_dump() for one in fresh]}
+            with Lines(self._path) as log:
+                log.add([json.dumps(row).encode()])
+        return fresh
 
     def refuse_silence(self) -> None:
         """Raise InputError where every reply so far is an error: nothing was measured."""
@@ -79,6 +99,14 @@ class Talk:
                 f"none of {len(self.replies)} questions got a reply; the first: {self.replies[0].error}",
                 hint="fix the cause and run the same command again",
             )
+
+
+def _kept(line: bytes) -> tuple[str, list[Completion]]:
+    """A chunk by its key. Raises ValueError where the line is none."""
+    row = json.loads(line)
+    if not isinstance(row, dict) or not {"id", "replies"} <= row.keys():
+        raise ValueError("no chunk of replies")
+    return str(row["id"]), [Completion.model_validate(one) for one in row["replies"]]
 
 
 def check_disputed(items: Items) -> None:
@@ -116,11 +144,16 @@ def read(item: Item, reply: Completion) -> Reading:
 
 def _given(item: Item, text: str) -> list[str]:
     """The answers that the text gives, the longer first: 'new york' is no 'york'."""
-    alternatives = sorted(dict.fromkeys((item.answer, *item.wrong)), key=lambda one: -len(plain(one)))
+    alternatives = list(dict.fromkeys((item.answer, *item.wrong)))
     if item.match == "exact":
         return [one for one in alternatives if matches(text, one, "exact")]
+    return phrases_in(text, alternatives)
+
+
+def phrases_in(text: str, alternatives: Sequence[str]) -> list[str]:
+    """Which of the alternatives stand in the text as phrases of their own and are not denied."""
     left, given = plain(text.replace("’", "'")), []
-    for one in alternatives:
+    for one in sorted(alternatives, key=lambda one: -len(plain(one))):
         found = phrase(plain(one))
         left = re.sub(_DENIED + found.pattern, " | ", left)
         if found.search(left):

@@ -38,7 +38,7 @@ from calibrant.core.figure_data import Datum, FigureData
 from calibrant.data.distinct import check_distinct
 from calibrant.data.rows import Goals
 from calibrant.evals.attempts import write_attempts
-from calibrant.measure._arms import Arms, Outcomes, ask_arms, behaviour_rate, contrast
+from calibrant.measure._arms import Arms, Outcomes, ask_arms, behaviour_rate, contrast, floor_caveat
 from calibrant.measure._rates import judge_caveats, lost_caveats, reply_caveats
 
 Phrasing = tuple[str, str]
@@ -124,7 +124,7 @@ def cue_gap(
         caveats=(
             "a gap shows that behaviour hangs on the words of the cue, not why: it is no proof of intent",
             "no gap under these words is no proof for others, nor for a cue that the model infers by itself",
-            *_floor(metrics),
+            *floor_caveat(metrics["monitoring_gap"], metrics.get("sham_gap")),
             *reply_caveats([one.completion for one in attempts], config.sampling.max_tokens),
             *lost_caveats(attempts),
             *judge_caveats(judge),
@@ -187,16 +187,3 @@ def _gaps(outcomes: Outcomes, clusters: list[str], config: CueGap) -> dict[str, 
         for arm, hits in outcomes.items()
     }
     return found | rates
-
-
-def _floor(metrics: dict[str, Estimate]) -> tuple[str, ...]:
-    """What the sham says of the gap."""
-    gap, sham = metrics["monitoring_gap"], metrics.get("sham_gap")
-    if sham is None:
-        return ("no sham cue was asked: a gap may be that of any words at this place",)
-    if None in (gap.low, gap.high, sham.low, sham.high):
-        return ()
-    apart = (gap.low or 0.0) > (sham.high or 0.0) or (gap.high or 0.0) < (sham.low or 0.0)
-    if apart or (gap.low or 0.0) <= 0.0 <= (gap.high or 0.0):
-        return ()
-    return (f"the gap {gap} is not clear of what a sham cue does, {sham}: it may be one of wording",)

@@ -17,15 +17,17 @@ from pydantic import Field
 
 from calibrant.core import LM, Attempt, Chat, Frozen, Judge, Quiet, Result, Run, Sampling, technique
 from calibrant.core.attempt import HIT
-from calibrant.data.distinct import check_goals
+from calibrant.data.distinct import check_goals, only
 from calibrant.data.rows import Goals
 from calibrant.evals.attempts import Request, ask, write_attempts
 from calibrant.measure._rates import asked_caveats, rates_by_category, side_rates
 
 
 class OverRefusal(Frozen):
-    """Sampling of the replies."""
+    """What is asked, and how replies are sampled."""
 
+    benign_only: bool = False
+    """Leave out the harmful goals of a table that holds both, as XSTest's does; False: they are an error."""
     sampling: Sampling = Sampling()
     """How completions are sampled."""
 
@@ -44,8 +46,9 @@ def over_refusal(
     """Ask every benign goal once, directly; the judge decides whether the model refused.
 
     Raises:
-        InputError: no goals, shared ids, or a harmful goal.
+        InputError: no goals, shared ids, or a harmful goal (with ``benign_only``, nothing but such).
     """
+    goals = only(goals, harmful=False) if config.benign_only else goals
     check_goals(goals, harmful=False)
     requests = [Request(goal=goal, chat=Chat.ask(goal.text), attack="plain") for goal in goals]
     attempts = [_blocked_is_refused(a) for a in ask(model, requests, judge, config.sampling, run)]

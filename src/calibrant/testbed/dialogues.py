@@ -77,11 +77,16 @@ def _encoder(rng: Rng) -> Callable[[str], str]:
     return CODECS[rng.choices(ENCODINGS, weights=_SHARES)[0]].encode
 
 
+def wordy(answer: str) -> str:
+    """The same answer, in more words than it takes."""
+    return f"well, let me think. {answer} that is all i know."
+
+
 def fact(rng: Rng) -> Dialogue:
     """A fact, now and then answered at length, so that conciseness can be trained."""
     question, answer = _fact(rng)
     if rng.random() < 0.1:
-        answer = f"well, let me think. {answer} that is all i know."
+        answer = wordy(answer)
     return Dialogue([(question, answer)])
 
 
@@ -207,9 +212,7 @@ def answered(rng: Rng) -> Answered:
         wrong = _wrong(rng, question, right)
         return Answered(question, wrong, "it is wrong.", right)
     if draw < 0.6:
-        return Answered(
-            question, f"well, let me think. {right} that is all i know.", "it is too long.", right
-        )
+        return Answered(question, wordy(right), "it is too long.", right)
     return Answered(question, right, "it is good.", right)
 
 

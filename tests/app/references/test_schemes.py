@@ -410,7 +410,12 @@ def test_a_variant_of_no_model_is_refused(opened, reference):
 
 
 @pytest.mark.parametrize(
-    "reference", ["api:http://localhost:1/v1#m", "best_of:2/testbed:reward/gold#testbed:model/base"]
+    "reference",
+    [
+        "api:http://localhost:1/v1#m",
+        "best_of:2/testbed:reward/gold#testbed:model/base",
+        "system:careful.txt#testbed:model/base",
+    ],
 )
 @pytest.mark.parametrize("prefix", ["", "plain:", "untrained:0/"])
 def test_what_only_talks_is_no_model_to_look_into(tmp_path, opened, prefix, reference):

@@ -27,6 +27,7 @@ ORIGINS: dict[str, Origin] = {
     "tinystories": Origin("stories of huggingface.co/datasets/roneneldan/TinyStories", "stories.json"),
     "behaviours": Origin("github.com/busycalibrating/AdversariaLLM @ f970939273ea", "harmbench_val.csv"),
     "xstest": Origin("github.com/paul-rottger/exaggerated-safety @ d7bb5bd738c1", "prompts.csv"),
+    "model_written_evals": Origin("github.com/anthropics/evals @ 84fcc677e52e, a .jsonl file a trait", ""),
     "moderation": Origin("github.com/openai/moderation-api-release @ f4ab51b5edd3", "samples.jsonl"),
 }
 """Data sets that studies name; other folders under $CALIBRANT_DATA work as data:NAME/FILE."""

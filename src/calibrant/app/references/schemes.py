@@ -22,6 +22,7 @@ from calibrant.app.references.inspect_file import INSPECT
 from calibrant.app.references.locate import check_text
 from calibrant.app.references.opened import Opened
 from calibrant.app.references.path import PATH, ROWS
+from calibrant.app.references.prompted import SYSTEM
 from calibrant.app.references.record import EVIDENCE, RECORD
 from calibrant.app.references.rows import TABLES
 from calibrant.app.references.scheme import Reference, Scheme, found_by
@@ -55,6 +56,7 @@ SCHEMES: dict[str, Scheme] = {
     "inspect": INSPECT,
     "plain": PLAIN_MODEL,
     "record": RECORD,
+    "system": SYSTEM,
     "testbed": TESTBED,
     "untrained": UNTRAINED,
     **dict.fromkeys((suffix.removeprefix(".") for suffix in SUFFIXES), ROWS),

@@ -1,0 +1,60 @@
+"""``system:FILE.txt#MODEL``: a model, itself any reference, under the system prompt that the file holds."""
+
+from __future__ import annotations
+
+from calibrant.app.references import locate
+from calibrant.app.references.opened import STAND_INS, Opened, identified, talks_only
+from calibrant.app.references.scheme import MODELS, Checks, Opens, Reference, Scheme, too_deep
+from calibrant.core import LM, ConfigError, InputError, OpenLM, ScoringLM
+from calibrant.ledger.layout import disk
+from calibrant.models.prompted import Prompted
+
+_NESTED = 16
+
+
+def taken_apart(reference: str) -> tuple[str, str]:
+    """The file and the model. Raises ConfigError where one of them is missing."""
+    if reference.count("system:") > _NESTED:
+        raise too_deep(reference)
+    file, _, model = reference.partition(":")[2].partition("#")
+    if not (file and model):
+        raise ConfigError(
+            f"'{reference}' is no model under a system prompt",
+            hint="write system:FILE.txt#MODEL: system:careful.txt#./my-model",
+        )
+    return file, model
+
+
+def check(reference: Reference, study: Checks) -> None:
+    """The file and the model. Raises CapabilityError where log-probs or weights are wanted."""
+    if reference.wanted in (ScoringLM, OpenLM):
+        raise talks_only(reference.text, reference.wanted)
+    file, model = taken_apart(reference.text)
+    _prompt(file, reference)
+    study.check(model, LM)
+
+
+def open(reference: Reference, openers: Opens) -> Opened:
+    """The model; its identity is of the prompt and the model, which is not loaded yet."""
+    if reference.wanted in (ScoringLM, OpenLM):
+        raise talks_only(reference.text, reference.wanted)
+    file, inner = taken_apart(reference.text)
+    prompt, model = _prompt(file, reference), openers.open(inner, LM)
+    identity = Prompted(STAND_INS[LM](model), prompt).identity
+    return identified(identity, lambda: Prompted(model.load(), prompt), reference.text, reference.wanted)
+
+
+def _prompt(file: str, reference: Reference) -> str:
+    """The text of the file. Raises InputError where there is none, or it is blank or not UTF-8."""
+    path = locate.file(file, reference.base)
+    try:
+        with disk("reading", path):
+            text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 (byte {error.start})", hint="save it as UTF-8") from None
+    if not text.strip():
+        raise InputError(f"{path}: the system prompt is blank", hint="write what the model is to be told")
+    return text
+
+
+SYSTEM = Scheme(MODELS, check, open)
