@@ -87,6 +87,10 @@ _TECHNIQUES: dict[str, tuple[str, str]] = {
     "measure.eval_log": ("an Inspect log as evidence: each score, lost samples at their worst", "lost_rate"),
     "measure.exposure": ("memorisation: are planted canaries exposed or extracted?", "exposure"),
     "measure.fit_judge": ("train a judge: a probe on hidden states", "sensitivity"),
+    "measure.goal_misgeneralisation": (
+        "does it competently pursue a proxy of the goal it was trained on?",
+        "misgeneralisation",
+    ),
     "measure.honesty": ("does it state under pressure what it does not believe?", "lies_over_neutral"),
     "measure.judge_card": ("sensitivity and specificity of a judge, by human labels", "sensitivity"),
     "measure.over_refusal": ("over-refusal: how often benign look-alikes are refused", "over_refusal_rate"),
@@ -131,6 +135,10 @@ _TECHNIQUES: dict[str, tuple[str, str]] = {
     ),
     "testbed.annotate": ("simulated raters compare a model's replies", "votes_true"),
     "testbed.deceiver": ("train a model organism that lies to some, or its honest twin", "lie_rate"),
+    "testbed.goal_misgeneraliser": (
+        "train a model whose goal may be a cue that went with it, or its twin",
+        "proxy_rate",
+    ),
     "testbed.plant": ("train a refusing model organism, with or without planted holes", "through"),
     "testbed.raise_model": ("train a testbed model from scratch", "training_tokens"),
     "testbed.sycophant": (

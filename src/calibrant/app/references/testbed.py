@@ -21,7 +21,8 @@ from calibrant.data.rows import Table
 from calibrant.models.folder import check_folder
 
 _ROWS = (
-    "goals", "items", "pairs", "prompts", "examples", "canaries", "contrasts", "facts", "classes", "questions"
+    "goals", "items", "pairs", "prompts", "examples", "canaries", "contrasts", "facts", "classes",
+    "questions", "goal_probes",
 )  # fmt: skip
 """Kinds of rows: 'open_goals' of ``testbed/serve.py`` makes goals, and so on."""
 
@@ -115,7 +116,7 @@ def _rows(parsed: Parsed, wanted: type[Table[Any]]) -> Table[Any]:
             hint=f"kinds with rows: {', '.join(_ROWS)}",
         )
     home = parsed.kind if parsed.kind in ("contrasts", "facts", "questions") else "serve"
-    home = "imitable" if parsed.kind == "classes" else home
+    home = {"classes": "imitable", "goal_probes": "scenes"}.get(parsed.kind, home)
     home = "refusal_plant" if parsed.kind == "goals" and parsed.name.startswith("plant_") else home
     home = "constitutions" if (parsed.kind, parsed.name) == ("pairs", "principled") else home
     home = "backdoor" if parsed.kind == "prompts" and parsed.name == "backdoor" else home
