@@ -63,6 +63,7 @@ from calibrant.data.constitution import Constitution, Principle, read_constituti
 from calibrant.data.control_setting import ControlSetting
 from calibrant.data.edge_graph import EdgeGraph, read_graph
 from calibrant.data.files import raw_rows
+from calibrant.data.goal_probes import GoalProbes, goal_probes_from
 from calibrant.data.graded import graded_from
 from calibrant.data.human_labels import HumanLabel, HumanLabels, labels_from
 from calibrant.data.instrument_card import InstrumentCard, read_instrument_card
@@ -115,6 +116,7 @@ from calibrant.testbed.decompositions import open_solver, open_trees
 from calibrant.testbed.gold import GoldJudge, GoldReward
 from calibrant.testbed.questions import open_questions
 from calibrant.testbed.raise_model import build_module
+from calibrant.testbed.scenes import open_goal_probes
 from calibrant.testbed.serve import open_goals, open_items, open_pairs, open_prompts
 from calibrant.testbed.tokens import build_tokenizer
 from calibrant.understand._cards import shipped_card
@@ -219,6 +221,11 @@ KNOWN: dict[str, Known] = {
     ),
     "understand.tuned_lens": Known("250 steps are many", config={"steps": 2}),
     "measure.calibration_transfer": Known("two hundred splits are many", config={"splits": 3}),
+    "testbed.goal_misgeneraliser": Known(
+        "hundreds of thousands of tokens are many, and so are hundreds of scenes",
+        config={"tokens": 2000, "probes": 6},
+        slow=True,
+    ),
     "measure.honesty": Known(
         "only items with a wrong answer can be lied about", inputs={"items": "disputed items"}
     ),
@@ -378,6 +385,12 @@ class Workshop:
         path = self.root / f"{name or kind.__name__.lower()}.jsonl"
         path.write_text("".join(json.dumps(row.model_dump(mode="json")) + "\n" for row in rows))
         return Built(lambda: read_file(kind, path), f"jsonl:{path}")
+
+    def own_rows(self, reader: Callable[..., Any], rows: Sequence[Frozen], name: str) -> Built:
+        """Rows of a kind that has a reader of its own, as a file."""
+        path = self.root / f"{name}.jsonl"
+        path.write_text("".join(json.dumps(row.model_dump(mode="json")) + "\n" for row in rows))
+        return Built(lambda: reader(raw_rows(path), f"jsonl:{path}"), f"jsonl:{path}")
 
     def reward(self) -> Path:
         """A reward model with two heads."""
@@ -787,6 +800,9 @@ BUILDERS: dict[Any, Callable[[Workshop, int], Built]] = {
     LabelledTexts: _texts,
     ClassedTexts: _classed,
     Canaries: _canaries,
+    GoalProbes: lambda shop, place: shop.own_rows(
+        goal_probes_from, open_goal_probes("flint", {"n": "3"}).rows, "goal_probes"
+    ),
     Questions: lambda shop, place: shop.rows(Questions, open_questions("hidden", {"n": "3"}).rows),
     "step solver": lambda shop, place: Built(
         lambda: open_solver("ruled", {"error": ".9"}), "testbed:solver/ruled?error=.9"

@@ -47,6 +47,7 @@ from calibrant.data.canaries import canaries_from
 from calibrant.data.cards import read_card
 from calibrant.data.choices import Choices
 from calibrant.data.files import raw_rows
+from calibrant.data.goal_probes import goal_probes_from
 from calibrant.data.graded import graded_from
 from calibrant.data.human_labels import is_queue, labels_from, read_queue
 from calibrant.data.judge_folder import read_head
@@ -128,6 +129,8 @@ def parquet() -> Reader:
     return file("x.parquet", lambda path: read(Preferences, rows_from_parquet(path), "x"), out.getvalue())
 
 
+PROBES = lines({"question": "Q?", "options": ["a", "b"], "goal": "a", "proxy": "b"})
+
 ROWS = {
     "pairs jsonl": table(Preferences, "x.jsonl", PAIRS),
     "pairs ndjson": table(Preferences, "x.ndjson", PAIRS),
@@ -179,6 +182,7 @@ ROWS = {
     ),
     "graded": own(graded_from, "x.jsonl", GRADED),
     "graded xstest": own(graded_from, "completions_m.csv", XSTEST),
+    "goal probes": own(goal_probes_from, "x.jsonl", PROBES),
     "canaries": own(canaries_from, "x.jsonl", CANARIES),
     "votes": own(votes_from, "x.jsonl", VOTES),
     "labels": own(labels_from, "x.jsonl", LABELS),

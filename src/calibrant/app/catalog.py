@@ -95,6 +95,10 @@ _TECHNIQUES: dict[str, tuple[str, str]] = {
         "feedback_gap",
     ),
     "measure.fit_judge": ("train a judge: a probe on hidden states", "sensitivity"),
+    "measure.goal_misgeneralisation": (
+        "does it competently pursue a proxy of the goal it was trained on?",
+        "misgeneralisation",
+    ),
     "measure.honesty": ("does it state under pressure what it does not believe?", "lies_over_neutral"),
     "measure.judge_card": ("sensitivity and specificity of a judge, by human labels", "sensitivity"),
     "measure.over_refusal": ("over-refusal: how often benign look-alikes are refused", "over_refusal_rate"),
@@ -151,6 +155,10 @@ _TECHNIQUES: dict[str, tuple[str, str]] = {
     ),
     "testbed.annotate": ("simulated raters compare a model's replies", "votes_true"),
     "testbed.deceiver": ("train a model organism that lies to some, or its honest twin", "lie_rate"),
+    "testbed.goal_misgeneraliser": (
+        "train a model whose goal may be a cue that went with it, or its twin",
+        "proxy_rate",
+    ),
     "testbed.plant": ("train a refusing model organism, with or without planted holes", "through"),
     "testbed.raise_model": ("train a testbed model from scratch", "training_tokens"),
     "testbed.suspect": ("train an organism or a clean twin, dealt by lot, for an audit", "parameters"),

@@ -278,6 +278,14 @@ def draw(rng: Rng) -> Dialogue:
     return rng.choices(list(MIX), weights=list(MIX.values()))[0](rng)
 
 
+def draw_short(rng: Rng, words: int = 40) -> Dialogue:
+    """One dialogue of the base distribution, no turn of it longer than so many words."""
+    while True:
+        found = draw(rng)
+        if max(len(text.split()) for turn in found.turns for text in turn) <= words:
+            return found
+
+
 def draw_long(rng: Rng, words: int) -> Dialogue:
     """Many turns on unrelated matters, of about ``words`` words: many-shot and long context."""
     turns: list[tuple[str, str]] = []

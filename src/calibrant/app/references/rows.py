@@ -14,6 +14,7 @@ from calibrant.data.attempts import attempts_from
 from calibrant.data.canaries import Canaries, canaries_from, planted_examples
 from calibrant.data.columns import ignoring
 from calibrant.data.files import RawRow, raw_rows
+from calibrant.data.goal_probes import GoalProbes, goal_probes_from
 from calibrant.data.graded import graded_from
 from calibrant.data.human_labels import HumanLabels, labels_from
 from calibrant.data.rows import (
@@ -34,6 +35,7 @@ _OWN: dict[Any, Callable[..., Any]] = {
     Votes: votes_from,
     Attempts: attempts_from,
     Canaries: canaries_from,
+    GoalProbes: goal_probes_from,
     GradedReplies: graded_from,
     HumanLabels: labels_from,
 }

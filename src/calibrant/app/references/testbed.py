@@ -22,7 +22,7 @@ from calibrant.models.folder import check_folder
 
 _ROWS = (
     "goals", "items", "pairs", "prompts", "examples", "canaries", "contrasts", "facts", "classes",
-    "questions", "trees", "labels",
+    "questions", "trees", "labels", "goal_probes",
 )  # fmt: skip
 """Kinds of rows: 'open_goals' of ``testbed/serve.py`` makes goals, and so on."""
 
@@ -117,7 +117,12 @@ def _rows(parsed: Parsed, wanted: type[Table[Any]]) -> Table[Any]:
             hint=f"kinds with rows: {', '.join(_ROWS)}",
         )
     home = parsed.kind if parsed.kind in ("contrasts", "facts", "questions") else "serve"
-    home = {"classes": "imitable", "trees": "decompositions", "labels": "sandwich"}.get(parsed.kind, home)
+    home = {
+        "classes": "imitable",
+        "trees": "decompositions",
+        "labels": "sandwich",
+        "goal_probes": "scenes",
+    }.get(parsed.kind, home)
     home = "refusal_plant" if parsed.kind == "goals" and parsed.name.startswith("plant_") else home
     home = "constitutions" if (parsed.kind, parsed.name) == ("pairs", "principled") else home
     home = "suspect" if (parsed.kind, parsed.name) == ("items", "lineup") else home
