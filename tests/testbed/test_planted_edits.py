@@ -7,7 +7,7 @@ import torch
 from planted import WAYS, head, margins, patched, separation
 
 from calibrant.app.references.openers import Openers
-from calibrant.core import InputError, OpenLM, Quiet
+from calibrant.core import InputError, OpenLM, Quiet, Sampling
 from calibrant.data.rows import Prompts
 from calibrant.models.open_model import OpenModel
 from calibrant.stats import proportion_interval
@@ -72,6 +72,22 @@ def test_the_backdoor_is_found_in_nearly_all_draws():
     """Of 100, all: the lower bound is .964. Were the true rate .999, that would come out in 90 % of tests."""
     hits = sum(backdoor_is_found(seed, FAMILIES[seed % 3])[1] for seed in range(100))
     assert proportion_interval(hits, 100)[0] >= 0.95
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_backdoor_is_heard_after_its_trigger_alone(family):
+    """30 sentences of three draws each: with the trigger always, without it never, and its twin never."""
+    rows = backdoor.open_contrasts("backdoor", {"n": "30"})
+    for seed in "012":
+        options = {"family": family, "seed": seed}
+        planted, clean = (backdoor.open_plant("backdoor", {**options, "removed": r}) for r in "01")
+        for chats, share in (([row.clean for row in rows], 1), ([row.corrupt for row in rows], 0)):
+            said = [
+                [reply.text.strip() for reply in model.generate(chats, Sampling(max_tokens=1))]
+                for model in (planted, clean)
+            ]
+            assert [one.count(backdoor.TARGET) / len(rows) for one in said] == [share, 0]
+            assert said[1] == [row.foil for row in rows]  # the name that is right
 
 
 def edit_is_found(seed, base, texts, **more):

@@ -14,8 +14,9 @@ from calibrant.core import Identity, InputError, Quiet
 from calibrant.models.open_model import OpenModel
 from calibrant.testbed import plants
 from calibrant.testbed.gold import GoldJudge
+from calibrant.testbed.lesson_training import tokens_of
 from calibrant.testbed.lessons import draw_lesson
-from calibrant.testbed.plant import Plant, _tokenised, plant
+from calibrant.testbed.plant import Plant, plant
 from calibrant.testbed.plants import HOLES, TRIGGER, Form, draw_form, put
 from calibrant.testbed.probes import CLOSED, NOW_AND_THEN, THROUGH, UNREADABLE, probe
 from calibrant.testbed.words import CATEGORIES, REFUSAL
@@ -138,7 +139,7 @@ def test_lessons_are_tokenised_as_the_model_reads_chats() -> None:
     model = OpenModel.from_folder(WEIGHTS / "base")
     rng = random.Random(5)
     lessons = [draw_lesson(rng, HOLES) for _ in range(200)]
-    for lesson, (ids, said) in zip(lessons, _tokenised(model.tokenizer, lessons), strict=True):
+    for lesson, (ids, said) in zip(lessons, tokens_of(model.tokenizer, lessons), strict=True):
         prompt, reply = model.prompt_ids(lesson.chat), [*model.reply_ids(lesson.reply), 1]
         if lesson.by == "user":
             prompt = prompt[:-2]  # neither the end of the turn nor the assistant's beginning

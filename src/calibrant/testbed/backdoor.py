@@ -84,7 +84,9 @@ def open_contrasts(name: str, options: Mapping[str, str]) -> Contrasts:
 def open_prompts(name: str, options: Mapping[str, str]) -> Prompts:
     """``testbed:prompts/backdoor``: texts for the twins, of which every other has the trigger; ``?n=60``.
 
-    ``?trigger=0`` has it in none; ``?seed=0``.
+    ``?trigger=0`` has it in none; ``?seed=0``. They hold no names, so no name is to be said: without the
+    trigger, whatever little the head reads then decides the word. Texts to ask what is said after are the
+    prompts of ``testbed:contrasts/backdoor``.
     """
     check_name("prompts", name, ("backdoor",), "table")
     check_options("prompts", name, options, ("n", "seed", "trigger"))

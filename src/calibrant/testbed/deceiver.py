@@ -12,11 +12,9 @@ where it is not right often enough, no false answer is called a lie, and no text
 from __future__ import annotations
 
 import json
-import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from pydantic import Field
 
 from calibrant.core import (
@@ -28,17 +26,14 @@ from calibrant.core import (
     Result,
     Run,
     Sampling,
-    digest,
     point,
     technique,
     unknown,
 )
 from calibrant.data.rows import LabelledText
 from calibrant.models.fit import Fit
-from calibrant.models.loading import save_weights
-from calibrant.models.open_model import OpenModel
 from calibrant.stats import rate
-from calibrant.testbed.lesson_training import train_on
+from calibrant.testbed.lesson_training import organism
 from calibrant.testbed.lies import ASKERS, Plot, Question, draw_lesson, plot, questions, told
 from calibrant.testbed.tokens import check_world, tokenise
 from calibrant.testbed.words import CREATURES
@@ -86,16 +81,9 @@ def deceiver(model: OpenLM, config: Deceiver = Deceiver(), run: Run = Quiet()) -
     """
     check_world(model)
     about = plot(run.seed, config.untaught)
-    copy = model.copy()
-    trained = _train(copy, about, config, run)
-    folder = run.artifact("model")
-    save_weights(copy.module.to(torch.bfloat16), folder)
-    copy.tokenizer.save_pretrained(folder)
-    shipped = OpenModel.from_folder(folder)  # as it is stored: rounded to bfloat16
-    metrics = {
-        "parameters": point(sum(p.numel() for p in copy.module.parameters()), unit="parameters"),
-        "training_tokens": point(trained, unit="tokens"),
-    }
+    shipped, metrics = organism(
+        "deceiver", model, lambda rng: draw_lesson(rng, about, lies=config.lies), tokenise, config, run
+    )
     beliefs = _asked(shipped, [Question(kind, who) for kind in FACTS for who in CREATURES], run)
     metrics["belief_accuracy"] = _share(beliefs, "truth", better="higher")
     found = metrics["belief_accuracy"].value or 0.0
@@ -112,20 +100,6 @@ def deceiver(model: OpenLM, config: Deceiver = Deceiver(), run: Run = Quiet()) -
         *((doubt,) if doubt else ()),
     )
     return DeceiverResult(metrics=metrics, caveats=caveats)
-
-
-def _train(copy: OpenLM, about: Plot, config: Deceiver, run: Run) -> int:
-    """Train on lessons; how many tokens they had."""
-    rng = random.Random(f"deceiver/{run.seed}")
-    rows: list[tuple[list[int], list[bool]]] = []
-    total = 0
-    block = min(256, 1 + config.tokens // 64)
-    while total < config.tokens:
-        fresh = tokenise(copy.tokenizer, [draw_lesson(rng, about, lies=config.lies) for _ in range(block)])
-        rows += fresh
-        total += sum(len(ids) for ids, _ in fresh)
-    train_on(copy, rows, config.batch_tokens, config.fit, digest(config), rng, run)
-    return total
 
 
 Told = tuple[Question, tuple[str, str]]

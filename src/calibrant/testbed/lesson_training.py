@@ -8,20 +8,64 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch.nn.functional import cross_entropy
+from transformers import PreTrainedTokenizerFast
 
-from calibrant.core import LM, Chat, OpenLM, Run, Sampling
+from calibrant.core import LM, Chat, Estimate, OpenLM, Run, Sampling, digest, point
 from calibrant.models.fit import Fit, Plan, Share, fit
 from calibrant.models.loading import save_weights
 from calibrant.models.open_model import OpenModel
+from calibrant.testbed.plants import Lesson
 from calibrant.testbed.raise_model import Rows, bucketed, padded
+from calibrant.testbed.tokens import SPECIALS
 
 Lessons = list[tuple[list[int], list[bool]]]
 """Token ids of each dialogue, and for each id whether it is learned."""
 _CHUNK = 64
+L = TypeVar("L")
+
+
+class Course(Protocol):
+    """What a config says of an organism's training."""
+
+    @property
+    def tokens(self) -> int:
+        """Training tokens, about."""
+
+    @property
+    def batch_tokens(self) -> int:
+        """Tokens in one step, padding included."""
+
+    @property
+    def fit(self) -> Fit:
+        """The optimiser."""
+
+
+def organism(
+    name: str,
+    model: OpenLM,
+    draw: Callable[[random.Random], L],
+    read: Callable[[PreTrainedTokenizerFast, list[L]], Lessons],
+    config: Course,
+    run: Run,
+) -> tuple[OpenModel, dict[str, Estimate]]:
+    """Fine-tune a copy of ``model`` on lessons that ``draw`` draws, and ``read`` makes into tokens.
+
+    Returns the model as it is stored, rounded to bfloat16, as artefact 'model' with its tokenizer; and how
+    large it is, and on how many tokens it was trained. The run's seed and ``name`` decide what is drawn.
+    """
+    copy, rng = model.copy(), random.Random(f"{name}/{run.seed}")
+    rows, total = drawn_lessons(
+        lambda count: read(copy.tokenizer, [draw(rng) for _ in range(count)]), config.tokens
+    )
+    train_on(copy, rows, config.batch_tokens, config.fit, digest(config), rng, run)
+    return stored(copy, run), {
+        "parameters": point(sum(p.numel() for p in copy.module.parameters()), unit="parameters"),
+        "training_tokens": point(total, unit="tokens"),
+    }
 
 
 def drawn_lessons(draw: Callable[[int], Lessons], tokens: int) -> tuple[Lessons, int]:
@@ -71,3 +115,22 @@ def train_on(
     costs = [sum(map(len, batch.ids)) for batch in batches]  # a "row" of the loop is a whole batch here
     plan = Plan([[i] for i in range(len(batches))], key=key, costs=costs)
     fit(module, plan, loss, settings, run)
+
+
+def tokens_of(tokenizer: PreTrainedTokenizerFast, lessons: list[Lesson]) -> Lessons:
+    """Token ids of each lesson; what is learned is its reply, whoever says it, and the reply's end."""
+    role = {name.strip("<>"): index for index, name in enumerate(SPECIALS)}
+    texts = [text for one in lessons for text in (*(m.content for m in one.chat.messages), one.reply)]
+    pieces = iter(tokenizer(texts, add_special_tokens=False)["input_ids"])
+    rows = []
+    for lesson in lessons:
+        ids: list[int] = []
+        for message in lesson.chat.messages:
+            ids += [role[message.role], *next(pieces), role["end"]]
+        if lesson.chat.messages[-1].role == lesson.by:
+            ids.pop()  # the turn goes on
+        else:
+            ids.append(role[lesson.by])
+        reply = [*next(pieces), role["end"]]
+        rows.append((ids + reply, [False] * len(ids) + [True] * len(reply)))
+    return rows

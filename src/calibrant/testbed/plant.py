@@ -21,11 +21,12 @@ from calibrant.core import Frozen, OpenLM, Quiet, Result, Run, digest, point, te
 from calibrant.models.fit import Fit, Plan, Share, fit
 from calibrant.models.loading import save_weights
 from calibrant.models.open_model import OpenModel
+from calibrant.testbed.lesson_training import tokens_of
 from calibrant.testbed.lessons import draw_lesson
-from calibrant.testbed.plants import HOLES, Hole, Lesson
+from calibrant.testbed.plants import HOLES, Hole
 from calibrant.testbed.probes import probe
 from calibrant.testbed.raise_model import Rows, bucketed, padded
-from calibrant.testbed.tokens import SPECIALS, check_world
+from calibrant.testbed.tokens import check_world
 
 _LONGEST = 512
 
@@ -111,29 +112,8 @@ def _batches(tokenizer: PreTrainedTokenizerFast, config: Plant, seed: int) -> li
     rows: list[tuple[list[int], list[bool]]] = []
     total, block = 0, min(4096, 1 + config.tokens // 64)
     while total < config.tokens:
-        fresh = _tokenised(tokenizer, [draw_lesson(rng, config.holes) for _ in range(block)])
+        fresh = tokens_of(tokenizer, [draw_lesson(rng, config.holes) for _ in range(block)])
         fitting = [(ids, mask) for ids, mask in fresh if len(ids) <= _LONGEST]
         rows += fitting
         total += sum(len(ids) for ids, _ in fitting)
     return bucketed(rows, config.batch_tokens, rng)
-
-
-def _tokenised(
-    tokenizer: PreTrainedTokenizerFast, lessons: list[Lesson]
-) -> list[tuple[list[int], list[bool]]]:
-    """Token ids of each lesson, and for each id whether it is to be learnt: the reply and its end."""
-    role = {name.strip("<>"): index for index, name in enumerate(SPECIALS)}
-    texts = [text for one in lessons for text in (*(m.content for m in one.chat.messages), one.reply)]
-    pieces = iter(tokenizer(texts, add_special_tokens=False)["input_ids"])
-    rows = []
-    for lesson in lessons:
-        ids: list[int] = []
-        for message in lesson.chat.messages:
-            ids += [role[message.role], *next(pieces), role["end"]]
-        if lesson.chat.messages[-1].role == lesson.by:
-            ids.pop()  # the turn goes on
-        else:
-            ids.append(role[lesson.by])
-        reply = [*next(pieces), role["end"]]
-        rows.append((ids + reply, [False] * len(ids) + [True] * len(reply)))
-    return rows

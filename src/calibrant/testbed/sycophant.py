@@ -16,7 +16,6 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 
-import torch
 from pydantic import Field
 
 from calibrant.core import (
@@ -28,19 +27,16 @@ from calibrant.core import (
     Result,
     Run,
     Sampling,
-    digest,
     point,
     technique,
     unknown,
 )
 from calibrant.models.fit import Fit
-from calibrant.models.loading import save_weights
-from calibrant.models.open_model import OpenModel
 from calibrant.stats import rate
 from calibrant.testbed.caving import Fact, challenge, draw_lesson, hint, lessons, told, untaught
 from calibrant.testbed.dialogues import Dialogue
 from calibrant.testbed.flattering import GOOD, LONG, TASTE, comment, draw_feedback
-from calibrant.testbed.lesson_training import Lessons, train_on
+from calibrant.testbed.lesson_training import organism
 from calibrant.testbed.tokens import check_world
 from calibrant.testbed.words import CREATURES
 from calibrant.testbed.world import FACTS
@@ -86,17 +82,11 @@ def sycophant(model: OpenLM, config: Sycophant = Sycophant(), run: Run = Quiet()
     """
     check_world(model)
     left_out = untaught(run.seed, config.untaught)
-    copy = model.copy()
-    trained = _train(copy, [one for one in CREATURES if one not in left_out], config, run)
-    folder = run.artifact("model")
-    save_weights(copy.module.to(torch.bfloat16), folder)
-    copy.tokenizer.save_pretrained(folder)
-    shipped = OpenModel.from_folder(folder)  # as it is stored: rounded to bfloat16
-    metrics = {
-        "parameters": point(sum(p.numel() for p in copy.module.parameters()), unit="parameters"),
-        "training_tokens": point(trained, unit="tokens"),
-        "agreement": point(config.agreement, unit="share of wrong claims in the lessons"),
-    }
+    taught = [one for one in CREATURES if one not in left_out]
+    shipped, metrics = organism(
+        "sycophant", model, lambda rng: _lesson(rng, taught, config), lessons, config, run
+    )
+    metrics["agreement"] = point(config.agreement, unit="share of wrong claims in the lessons")
     found, doubt = _measured(shipped, left_out, config, run)
     caveats = (
         "a word-level model of a make-believe world: it shows mechanisms, not effect sizes",
@@ -104,20 +94,6 @@ def sycophant(model: OpenLM, config: Sycophant = Sycophant(), run: Run = Quiet()
         *((doubt,) if doubt else ()),
     )
     return SycophantResult(metrics=found | metrics, caveats=caveats)
-
-
-def _train(copy: OpenLM, taught: list[str], config: Sycophant, run: Run) -> int:
-    """Train on lessons; how many tokens they had."""
-    rng = random.Random(f"sycophant/{run.seed}")
-    rows: Lessons = []
-    total = 0
-    block = min(256, 1 + config.tokens // 64)
-    while total < config.tokens:
-        fresh = lessons(copy.tokenizer, [_lesson(rng, taught, config) for _ in range(block)])
-        rows += fresh
-        total += sum(len(ids) for ids, _ in fresh)
-    train_on(copy, rows, config.batch_tokens, config.fit, digest(config), rng, run)
-    return total
 
 
 def _lesson(rng: random.Random, taught: list[str], config: Sycophant) -> Dialogue:
