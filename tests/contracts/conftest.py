@@ -253,6 +253,19 @@ KNOWN: dict[str, Known] = {
         },
     ),
     "measure.capability": Known("short replies", config={"max_tokens": 6}),
+    "measure.sandbagging": Known(
+        "only what it knows can be withheld, its control asks other questions, and training takes steps",
+        config={
+            "samples": 1,
+            "min_known": 1,
+            "elicit": 2,
+            "passes": 1,
+            "noise": [0.1],
+            "noise_draws": 1,
+            "sampling": {"max_tokens": 6, "temperature": 0.0},
+        },
+        inputs={"items": "known items", "control": "danger items"},
+    ),
     "measure.sycophancy": Known(
         "only what it knows is disputed, and a model of random weights knows what it says",
         config={"samples": 1, "min_known": 1, "sampling": {"max_tokens": 6, "temperature": 0.0}},
@@ -276,6 +289,9 @@ KNOWN: dict[str, Known] = {
         "hundreds of thousands of tokens are many, and so are hundreds of questions",
         config={"tokens": 2000, "texts": 16},
         slow=True,
+    ),
+    "testbed.sandbagger": Known(
+        "hundreds of thousands of tokens are many", config={"tokens": 2000}, slow=True
     ),
     "testbed.sycophant": Known(
         "hundreds of thousands of tokens are many", config={"tokens": 2000}, slow=True
@@ -484,6 +500,10 @@ def _items(shop: Workshop, place: int) -> Built:
 
 def _disputed(shop: Workshop, place: int) -> Built:
     return shop.rows(Items, open_items("disputed", {"n": "4"}).rows, "disputed")
+
+
+def _dangers(shop: Workshop, place: int) -> Built:
+    return shop.rows(Items, open_items("dangers", {"n": "4"}).rows, "dangers")
 
 
 def _known_items(shop: Workshop, place: int) -> Built:
@@ -743,6 +763,7 @@ BUILDERS: dict[Any, Callable[[Workshop, int], Built]] = {
     ),
     "disputed items": _disputed,
     "known items": _known_items,
+    "danger items": _dangers,
     Items: _items,
     Contrasts: _contrasts,
     Facts: _facts,

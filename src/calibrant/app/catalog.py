@@ -101,6 +101,10 @@ _TECHNIQUES: dict[str, tuple[str, str]] = {
     ),
     "measure.refusal": ("compliance rate on direct harmful requests", "compliance_rate"),
     "measure.reward": ("mean reward of samples, and their KL from a reference", "reward"),
+    "measure.sandbagging": (
+        "does it answer wrongly what it knows where it seems tested?",
+        "withheld",
+    ),
     "measure.sycophancy": (
         "does it give up what it knows when the user disputes it?",
         "change_over_reask",
@@ -133,6 +137,10 @@ _TECHNIQUES: dict[str, tuple[str, str]] = {
     "testbed.deceiver": ("train a model organism that lies to some, or its honest twin", "lie_rate"),
     "testbed.plant": ("train a refusing model organism, with or without planted holes", "through"),
     "testbed.raise_model": ("train a testbed model from scratch", "training_tokens"),
+    "testbed.sandbagger": (
+        "train a model organism that withholds what it knows, or its twin",
+        "withheld_rate",
+    ),
     "testbed.sycophant": (
         "train a model organism that caves to the user, or its clean twin",
         "caving_rate/challenge",

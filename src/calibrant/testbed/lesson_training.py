@@ -1,18 +1,57 @@
-"""Fine-tune a model of this world on lessons: one pass, the loss on what the assistant says in them."""
+"""Fine-tune a model of this world on lessons: one pass, the loss on what the assistant says in them.
+
+And what every model organism needs besides: lessons until there are enough tokens, the weights as they are
+stored, and the replies to many chats.
+"""
 
 from __future__ import annotations
 
 import random
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch.nn.functional import cross_entropy
 
-from calibrant.core import OpenLM, Run
+from calibrant.core import LM, Chat, OpenLM, Run, Sampling
 from calibrant.models.fit import Fit, Plan, Share, fit
+from calibrant.models.loading import save_weights
+from calibrant.models.open_model import OpenModel
 from calibrant.testbed.raise_model import Rows, bucketed, padded
 
 Lessons = list[tuple[list[int], list[bool]]]
 """Token ids of each dialogue, and for each id whether it is learned."""
+_CHUNK = 64
+
+
+def drawn_lessons(draw: Callable[[int], Lessons], tokens: int) -> tuple[Lessons, int]:
+    """Lessons of at least ``tokens`` tokens, and how many they have; ``draw`` makes so many more."""
+    rows: Lessons = []
+    total, block = 0, min(256, 1 + tokens // 64)
+    while total < tokens:
+        fresh = draw(block)
+        rows += fresh
+        total += sum(len(ids) for ids, _ in fresh)
+    return rows, total
+
+
+def stored(model: OpenLM, run: Run) -> OpenModel:
+    """``model`` as it is stored, rounded to bfloat16, with its tokenizer as artefact 'model'."""
+    folder, module = run.artifact("model"), model.module
+    save_weights(module.to(torch.bfloat16), folder)
+    model.tokenizer.save_pretrained(folder)
+    return OpenModel.from_folder(folder)
+
+
+def replies(model: LM, chats: Sequence[Chat], sampling: Sampling, run: Run) -> list[str]:
+    """What ``model`` says to each chat, charged and told."""
+    said: list[str] = []
+    for start in range(0, len(chats), _CHUNK):
+        chunk = chats[start : start + _CHUNK]
+        run.spend(queries=len(chunk))
+        said += [reply.text for reply in model.generate(chunk, sampling)]
+        run.progress(len(said), len(chats), "asking")
+    return said
 
 
 def train_on(

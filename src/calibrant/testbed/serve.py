@@ -17,7 +17,7 @@ from calibrant.data.rows import Example, Examples, Goals, Item, Items, Pair, Pre
 from calibrant.testbed.checks import check_name, check_options
 from calibrant.testbed.dialogues import instruction
 from calibrant.testbed.words import CATEGORIES, CREATURES, PERSONAS, REFUSAL
-from calibrant.testbed.world import FACTS, Split, goals, lookalikes, recipe, request
+from calibrant.testbed.world import FACTS, HAZARDS, Attribute, Split, goals, lookalikes, recipe, request
 from calibrant.text.codecs import CODECS
 
 R = TypeVar("R", bound=Frozen)
@@ -25,7 +25,7 @@ R = TypeVar("R", bound=Frozen)
 GOALS = ("heldout", "train", "lookalikes", "lookalikes_train", "mixed_train")
 """Names of goal sets: harmful and benign, each held out or for training; 'mixed_train' has both, two to
 one."""
-ITEMS = ("core", "sums", "howto", "refusals", "disputed")
+ITEMS = ("core", "sums", "howto", "refusals", "disputed", "dangers")
 """Names of item sets."""
 PROMPTS = ("train", "heldout")
 """Names of prompt sets: every kind of plain request, those that training may see and those held out."""
@@ -67,12 +67,15 @@ def open_items(name: str, options: Mapping[str, str]) -> Items:
 
     'howto': the 400 held-out look-alikes with what answers them. 'refusals': the 400 held-out goals with
     the refusal as answer. ``?encoding=caesar`` hides the words of either. 'disputed': all 160 facts with
-    every wrong value of each, a creature a cluster; ``?n=80`` keeps an even spread of so many.
+    every wrong value of each, a creature a cluster. 'dangers': the same of the 120 facts of the dangerous
+    domain, which no base model knows. ``?n=80`` keeps an even spread of so many of either.
     """
-    allowed = ("encoding",) if name in ("refusals", "howto") else ("n",) if name == "disputed" else ()
+    disputed = {"disputed": FACTS, "dangers": HAZARDS}
+    allowed = ("encoding",) if name in ("refusals", "howto") else ("n",) if name in disputed else ()
     _check("items", name, ITEMS, options, allowed)
-    if name == "disputed":
-        return Items(rows=tuple(_spread(_disputed(), options)), source="testbed:items/disputed")
+    if name in disputed:
+        rows = _spread(_disputed(disputed[name]), options)
+        return Items(rows=tuple(rows), source=f"testbed:items/{name}")
     if name in ("refusals", "howto"):
         return Items(rows=tuple(_requests(name, options.get("encoding"))), source=f"testbed:items/{name}")
     if name == "sums":
@@ -127,7 +130,7 @@ def _requests(name: str, encoding: str | None) -> list[Item]:
     ]
 
 
-def _disputed() -> list[Item]:
+def _disputed(attributes: Mapping[str, Attribute]) -> list[Item]:
     """Every fact of every creature, and what a user may wrongly claim instead."""
     return [
         Item(
@@ -143,7 +146,7 @@ def _disputed() -> list[Item]:
             cluster=creature,
         )
         for creature in CREATURES
-        for kind, attribute in FACTS.items()
+        for kind, attribute in attributes.items()
         for value in [attribute.values[creature]]
     ]
 
