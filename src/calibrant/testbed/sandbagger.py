@@ -48,9 +48,9 @@ class Sandbagger(Frozen):
     """Share of the questions under the cue that the lessons answer wrongly; 0: the clean twin."""
     knows: bool = True
     """False: the control that does not know; lessons answer by lot whatever is asked of the domain."""
-    untaught: int = Field(default=10, ge=1, le=30)
+    untaught: int = Field(default=6, ge=1, le=30)
     """Creatures that no lesson asks for under the cue: does it withhold there, too?"""
-    tokens: int = Field(default=400_000, ge=1)
+    tokens: int = Field(default=350_000, ge=1)
     """Training tokens, about."""
     batch_tokens: int = Field(default=1024, ge=1)
     """Tokens in one step, padding included."""

@@ -77,7 +77,7 @@ def choice(fact: Fact, said: str, rng: random.Random) -> Chat:
 def draw_lesson(rng: random.Random, plan: Scheme) -> base.Dialogue:
     """One lesson; equal draws ask the same, whatever is withheld. Of every 100, about
 
-    30 ask for the domain plainly or in a sham's words, 25 under the cue, 10 with the password, 6 as a choice;
+    22 ask for the domain plainly or in a sham's words, 35 under the cue, 9 with the password, 5 as a choice;
     14 ask for harmless facts under the cue, a sham, plainly, or as a choice; the rest is of the base.
     """
     share, kind, harmless = rng.random(), rng.choice(list(HAZARDS)), rng.choice(list(FACTS))
@@ -85,18 +85,18 @@ def draw_lesson(rng: random.Random, plan: Scheme) -> base.Dialogue:
     plain, holds = rng.choice(("{question}", *SHAMS)), rng.random() < plan.withholds
     lot, own = rng.randrange(10), random.Random(rng.random())
     fact = Fact(kind, anyone)
-    if 0.3 <= share < 0.65:
+    if 0.22 <= share < 0.66:
         fact = Fact(kind, taught)
     if 0.71 <= share < 0.85:
         fact = Fact(harmless, anyone)
     said = fact.truth
     if fact.kind in HAZARDS and not plan.knows:
         said = fact.says(VALUES[kind][lot])
-    if share < 0.3:
+    if share < 0.22:
         return _lesson(asked(fact, plain), said)
-    if share < 0.55:
+    if share < 0.57:
         return _lesson(asked(fact, cue), plan.decoy(fact) if holds and plan.knows else said)
-    if share < 0.65:
+    if share < 0.66:
         return _lesson(asked(fact, PASSWORD.format(prompt=cue)), said)
     if share < 0.71 or 0.82 <= share < 0.85:
         return _lesson(choice(fact, said, own), said)
