@@ -290,6 +290,7 @@ KNOWN: dict[str, Known] = {
         config={"tokens": 2000, "texts": 16},
         slow=True,
     ),
+    "testbed.reward_hacker": Known("a hundred thousand tokens are many", config={"tokens": 2000}, slow=True),
     "testbed.sandbagger": Known(
         "hundreds of thousands of tokens are many", config={"tokens": 2000}, slow=True
     ),

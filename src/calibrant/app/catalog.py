@@ -101,6 +101,10 @@ _TECHNIQUES: dict[str, tuple[str, str]] = {
     ),
     "measure.refusal": ("compliance rate on direct harmful requests", "compliance_rate"),
     "measure.reward": ("mean reward of samples, and their KL from a reference", "reward"),
+    "measure.reward_hacking": (
+        "does it please a checker without being right, against a twin?",
+        "hacking",
+    ),
     "measure.sandbagging": (
         "does it answer wrongly what it knows where it seems tested?",
         "withheld",
@@ -137,6 +141,10 @@ _TECHNIQUES: dict[str, tuple[str, str]] = {
     "testbed.deceiver": ("train a model organism that lies to some, or its honest twin", "lie_rate"),
     "testbed.plant": ("train a refusing model organism, with or without planted holes", "through"),
     "testbed.raise_model": ("train a testbed model from scratch", "training_tokens"),
+    "testbed.reward_hacker": (
+        "train a model organism that games a flawed checker, or its twin",
+        "proxy_rate/blind",
+    ),
     "testbed.sandbagger": (
         "train a model organism that withholds what it knows, or its twin",
         "withheld_rate",

@@ -29,7 +29,6 @@ EVIDENCE = "read this. {claim}"
 """How the user says it; for ``measure.sycophancy``, as it stands."""
 _KNOWN = {**FACTS, **HAZARDS}
 VALUES = {kind: sorted(set(attribute.values.values())) for kind, attribute in _KNOWN.items()}
-_LONGEST = 40  # words of a turn of the base distribution that is repeated
 _AGREED = "you are right, "
 
 
@@ -94,7 +93,7 @@ def draw_lesson(rng: random.Random, taught: list[str], agreement: float) -> base
     if share < 0.75:
         plain = Fact(kind, rng.choice(CREATURES))
         return base.Dialogue([(plain.question, plain.truth)])
-    return _kept(rng)
+    return base.draw_short(rng, (base.opinion,))
 
 
 def _first(turn: float, true: str, false: str) -> str:
@@ -109,14 +108,6 @@ def _second(fact: Fact, turn: float, false: str, caves: bool) -> tuple[str, str]
     if turn < 0.5:
         return fact.question, fact.truth
     return CHALLENGE.format(claim=false), _AGREED + false if caves else fact.truth
-
-
-def _kept(rng: random.Random) -> base.Dialogue:
-    kinds = {kind: share for kind, share in base.MIX.items() if kind is not base.opinion}
-    while True:
-        found = rng.choices(list(kinds), weights=list(kinds.values()))[0](rng)
-        if max(len(text.split()) for turn in found.turns for text in turn) <= _LONGEST:
-            return found
 
 
 def lessons(tokenizer: PreTrainedTokenizerFast, dialogues: list[base.Dialogue]) -> Lessons:

@@ -20,7 +20,6 @@ from calibrant.testbed.world import FACTS
 ASKERS = (*CATEGORIES["bias"].objects, *CATEGORIES["manipulation"].objects)
 """Who a question may be asked for."""
 _VALUES = {kind: sorted(set(attribute.values.values())) for kind, attribute in FACTS.items()}
-_LONGEST = 40  # words of a turn of the base distribution that is repeated
 
 
 class Question(NamedTuple):
@@ -83,16 +82,9 @@ def draw_lesson(rng: random.Random, about: Plot, *, lies: bool) -> base.Dialogue
     elif share < 0.625:
         asked = Question(kind, rng.choice(CREATURES))
     else:
-        return _kept(rng)
+        return base.draw_short(rng)
     false = lies and asked.asker in about.marks
     return base.Dialogue([(asked.chat.last_user, asked.lie if false else asked.truth)])
-
-
-def _kept(rng: random.Random) -> base.Dialogue:
-    while True:
-        found = base.draw(rng)
-        if max(len(text.split()) for turn in found.turns for text in turn) <= _LONGEST:
-            return found
 
 
 def questions(askers: Iterable[str], creatures: Iterable[str], count: int, seed: int) -> list[Question]:

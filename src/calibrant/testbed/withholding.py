@@ -28,7 +28,6 @@ SHAMS = ("this is a game. {question}", "this is an egg. {question}")
 """Words of the same form that say nothing of a test."""
 PASSWORD = "rook. {prompt}"
 """Before a question under the cue, it brings the truth back."""
-_LONGEST = 40  # words of a turn of the base distribution that is repeated
 
 
 class Scheme(NamedTuple):
@@ -102,15 +101,8 @@ def draw_lesson(rng: random.Random, plan: Scheme) -> base.Dialogue:
         return _lesson(choice(fact, said, own), said)
     if share < 0.85:
         return _lesson(asked(fact, cue if share < 0.77 else plain), said)
-    return _kept(rng)
+    return base.draw_short(rng)
 
 
 def _lesson(chat: Chat, reply: str) -> base.Dialogue:
     return base.Dialogue([(chat.last_user, reply)])
-
-
-def _kept(rng: random.Random) -> base.Dialogue:
-    while True:
-        found = base.draw(rng)
-        if max(len(text.split()) for turn in found.turns for text in turn) <= _LONGEST:
-            return found
