@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -109,7 +110,7 @@ def against_chance(heard: Heard, arm: str) -> Estimate:
     if not given or all(right(at) is None for at in given):
         return unknown("no reply gives any of the answers", n=max(1, len(places)), unit="answer given")
     units = heard.units
-    chance = sum(1 / (1 + len(units[at].wrong)) for at in given) / len(given)
+    chance = math.fsum(1 / (1 + len(units[at].wrong)) for at in given) / len(given)
     return rate(
         [right(at) for at in given],
         clusters=[units[at].cluster for at in given],
