@@ -79,6 +79,6 @@ def noised(model: OpenLM, scale: float, seed: int) -> OpenLM:
         for weights in copy.module.parameters():
             if weights.ndim >= 2:
                 drawn = torch.randn(weights.shape, generator=generator)
-                weights += (drawn * float(weights.float().std()) * scale).to(weights)
+                weights.add_((drawn * float(weights.float().std()) * scale).to(weights))
             weights.requires_grad_(False)
     return copy
