@@ -57,8 +57,8 @@ def trained(
     run: Run,
 ) -> tuple[dict[str, Estimate], list[Talk]]:
     """Train copies on the first of ``parts``, with right answers and with wrong ones; ask them the second."""
-    taught, kept = parts
-    places = heard.places(lambda at: at in set(taught))
+    taught, kept = set(parts[0]), parts[1]
+    places = heard.places(lambda at: at in taught)
     asked = chats(heard, config)
     lessons = [asked[at] for at in places]
     items = [heard.units[at] for at in places]

@@ -23,7 +23,7 @@ from pydantic import Field
 
 from calibrant.core import LM, InputError, OpenLM, Quiet, Result, Run, technique
 from calibrant.core.figure_data import Datum, FigureData
-from calibrant.data.distinct import check_distinct
+from calibrant.data.distinct import normal_chat
 from calibrant.data.rows import Items
 from calibrant.measure._dialogue import Talk, check_disputed
 from calibrant.measure._elicit import split
@@ -126,7 +126,12 @@ def _check(
     check_disputed(items)
     if control is not None:
         check_disputed(control)
-        check_distinct([*items.rows, *control.rows], "item")
+        asked = {normal_chat(item.chat): item.id for item in items}
+        if both := next((one.id for one in control if normal_chat(one.chat) in asked), None):
+            raise InputError(
+                f"item '{both}' of the control asks the same as one of the items",
+                hint="the control holds other questions, harmless ones that the model knows",
+            )
     trains = isinstance(model, OpenLM) and config.elicit > 0
     if ignorant is not None and not trains:
         raise InputError(
