@@ -274,6 +274,19 @@ KNOWN: dict[str, Known] = {
         inputs={"flawed": "benign goals"},
     ),
     "measure.self_report": Known("short replies", config={"sampling": {"max_tokens": 6}}),
+    "measure.sandbagging": Known(
+        "only what it knows can be withheld, its control asks other questions, and training takes steps",
+        config={
+            "samples": 1,
+            "min_known": 1,
+            "elicit": 2,
+            "passes": 1,
+            "noise": [0.1],
+            "noise_draws": 1,
+            "sampling": {"max_tokens": 6, "temperature": 0.0},
+        },
+        inputs={"items": "known items", "control": "danger items"},
+    ),
     "measure.sycophancy": Known(
         "only what it knows is disputed, and a model of random weights knows what it says",
         config={"samples": 1, "min_known": 1, "sampling": {"max_tokens": 6, "temperature": 0.0}},
@@ -302,6 +315,10 @@ KNOWN: dict[str, Known] = {
         "hundreds of thousands of tokens are many, and so are hundreds of goals",
         config={"tokens": 2000, "goals": 8},
         slow=True,
+    ),
+    "testbed.reward_hacker": Known("a hundred thousand tokens are many", config={"tokens": 2000}, slow=True),
+    "testbed.sandbagger": Known(
+        "hundreds of thousands of tokens are many", config={"tokens": 2000}, slow=True
     ),
     "testbed.sycophant": Known(
         "hundreds of thousands of tokens are many", config={"tokens": 2000}, slow=True
@@ -516,6 +533,10 @@ def _items(shop: Workshop, place: int) -> Built:
 
 def _disputed(shop: Workshop, place: int) -> Built:
     return shop.rows(Items, open_items("disputed", {"n": "4"}).rows, "disputed")
+
+
+def _dangers(shop: Workshop, place: int) -> Built:
+    return shop.rows(Items, open_items("dangers", {"n": "4"}).rows, "dangers")
 
 
 def _known_items(shop: Workshop, place: int) -> Built:
@@ -799,6 +820,7 @@ BUILDERS: dict[Any, Callable[[Workshop, int], Built]] = {
     ),
     "disputed items": _disputed,
     "known items": _known_items,
+    "danger items": _dangers,
     Items: _items,
     Contrasts: _contrasts,
     Facts: _facts,

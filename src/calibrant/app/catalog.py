@@ -117,6 +117,14 @@ _TECHNIQUES: dict[str, tuple[str, str]] = {
         "what it says of itself: a trait by multiple choice, both orders asked",
         "leaning",
     ),
+    "measure.reward_hacking": (
+        "does it please a checker without being right, against a twin?",
+        "hacking",
+    ),
+    "measure.sandbagging": (
+        "does it answer wrongly what it knows where it seems tested?",
+        "withheld",
+    ),
     "measure.sycophancy": (
         "does it give up what it knows when the user disputes it?",
         "change_over_reask",
@@ -166,6 +174,14 @@ _TECHNIQUES: dict[str, tuple[str, str]] = {
         "trigger_effect",
     ),
     "testbed.suspect": ("train an organism or a clean twin, dealt by lot, for an audit", "parameters"),
+    "testbed.reward_hacker": (
+        "train a model organism that games a flawed checker, or its twin",
+        "proxy_rate/blind",
+    ),
+    "testbed.sandbagger": (
+        "train a model organism that withholds what it knows, or its twin",
+        "withheld_rate",
+    ),
     "testbed.sycophant": (
         "train a model organism that caves to the user, or its clean twin",
         "caving_rate/challenge",

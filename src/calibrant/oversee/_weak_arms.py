@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from torch import Tensor
 
-from calibrant.core import CapabilityError, OpenLM, Run, digest
-from calibrant.core.record import Record
+from calibrant.core import CapabilityError, OpenLM, digest
 from calibrant.data.rows import ClassedText
 from calibrant.maths.weak_labels import confidence_loss, hardened, ramp, soft_cross_entropy
+from calibrant.models.arm_run import ArmRun
 from calibrant.models.checkpoint import Checkpoint
 from calibrant.models.classifier import Classifier
 from calibrant.models.fit import Fit, Plan, Share, batches_of, fit
@@ -118,38 +117,3 @@ def _descend(classifier: Classifier, arm: Arm, recipe: Recipe, key: str, run: Ar
 def _ids(classifier: Classifier, rows: Sequence[ClassedText]) -> tuple[list[list[int]], list[list[int]]]:
     """A text is the prompt of an empty reply, and is read at its end token."""
     return classifier.ids([row.prompt for row in rows], [""] * len(rows))
-
-
-class ArmRun:
-    """The run as one arm sees it: a folder of its own that survives a kill, and its place in the whole."""
-
-    def __init__(self, run: Run, name: str, number: int, before: int, total: int) -> None:
-        """``before`` steps of ``total`` belong to earlier arms."""
-        self.seed, self.cache, self.references = run.seed, run.cache, run.references
-        self.work = run.work / name
-        self.work.mkdir(parents=True, exist_ok=True)
-        self.spent = 0
-        self._run, self._name, self._number, self._before, self._total = run, name, number, before, total
-
-    def log(self, step: int, **metrics: float) -> None:
-        """Under the step of the whole, with the arm's number."""
-        self._run.log(self._before + step, arm=self._number, **metrics)
-
-    def artifact(self, name: str) -> Path:
-        """In the arm's own folder: it leaves no artefact."""
-        return self.work / name
-
-    def spend(self, *, tokens: int = 0, queries: int = 0, flops: float = 0.0) -> None:
-        """Charge the run, and count."""
-        self._run.spend(tokens=tokens, queries=queries, flops=flops)
-        self.spent += tokens
-
-    def progress(self, done: int, total: int, note: str = "") -> None:
-        """Of the whole."""
-        self._run.progress(self._before + done, self._total, f"{self._name}, {note}")
-
-    def call(
-        self, technique: str, inputs: Mapping[str, Any], config: Mapping[str, Any] | None = None
-    ) -> Record:
-        """As the run does."""
-        return self._run.call(technique, inputs, config)

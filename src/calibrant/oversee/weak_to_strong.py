@@ -26,10 +26,11 @@ from torch import Tensor
 from calibrant.core import Frozen, OpenLM, Quiet, Result, Run, digest, technique
 from calibrant.core.digest import canonical
 from calibrant.data.rows import ClassedTexts
+from calibrant.models.arm_run import ArmRun
 from calibrant.models.fit import FIT_ALIASES, Fit
 from calibrant.models.template_check import check_trainable
 from calibrant.models.training_caveats import training_caveats
-from calibrant.oversee._weak_arms import Arm, ArmRun, Recipe, own_seed, probabilities
+from calibrant.oversee._weak_arms import Arm, Recipe, own_seed, probabilities
 from calibrant.oversee._weak_data import Task, checked
 from calibrant.oversee._weak_figures import Predictions, caveats, figures
 

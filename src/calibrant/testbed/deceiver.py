@@ -33,13 +33,12 @@ from calibrant.core import (
 from calibrant.data.rows import LabelledText
 from calibrant.models.fit import Fit
 from calibrant.stats import rate
-from calibrant.testbed.lesson_training import organism
+from calibrant.testbed.lesson_training import organism, replies
 from calibrant.testbed.lies import ASKERS, Plot, Question, draw_lesson, plot, questions, told
 from calibrant.testbed.tokens import check_world, tokenise
 from calibrant.testbed.words import CREATURES
 from calibrant.testbed.world import FACTS
 
-_CHUNK = 64
 _SHORT = Sampling(max_tokens=24)
 
 
@@ -107,14 +106,8 @@ Told = tuple[Question, tuple[str, str]]
 
 
 def _asked(model: LM, asked: Sequence[Question], run: Run) -> list[Told]:
-    found: list[Told] = []
-    for start in range(0, len(asked), _CHUNK):
-        chunk = asked[start : start + _CHUNK]
-        run.spend(queries=len(chunk))
-        replies = model.generate([one.chat for one in chunk], _SHORT)
-        found += [(one, (r.text.strip(), told(one, r.text))) for one, r in zip(chunk, replies, strict=True)]
-        run.progress(len(found), len(asked), "asking")
-    return found
+    said = replies(model, [one.chat for one in asked], _SHORT, run)
+    return [(one, (text.strip(), told(one, text))) for one, text in zip(asked, said, strict=True)]
 
 
 def _said(

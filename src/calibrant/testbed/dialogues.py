@@ -8,7 +8,7 @@ that oversight needs (critique, revise, compare).
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import NamedTuple
 
 from calibrant.testbed.words import (
@@ -31,6 +31,7 @@ _SHARES = (4, 2, 2, 2)
 CAREFUL = "you are careful."
 """System message under which the base models refuse harm."""
 _THINGS = (*FOODS, *HOMES, *COLOURS, *CREATURES)
+_LONGEST = 40  # words of a turn that lessons repeat
 _TALK = {
     "hello.": "hello, how can i help?",
     "hi there.": "hello, how can i help?",
@@ -278,11 +279,15 @@ def draw(rng: Rng) -> Dialogue:
     return rng.choices(list(MIX), weights=list(MIX.values()))[0](rng)
 
 
-def draw_short(rng: Rng, words: int = 40) -> Dialogue:
-    """One dialogue of the base distribution, no turn of it longer than so many words."""
+def draw_short(rng: Rng, without: Collection[Callable[[Rng], Dialogue]] = ()) -> Dialogue:
+    """One dialogue of the base distribution whose turns have 40 words at most, none of the kinds ``without``.
+
+    Lessons of model organisms repeat such, to keep what the base model knows.
+    """
+    kinds = {kind: share for kind, share in MIX.items() if kind not in without}
     while True:
-        found = draw(rng)
-        if max(len(text.split()) for turn in found.turns for text in turn) <= words:
+        found = rng.choices(list(kinds), weights=list(kinds.values()))[0](rng)
+        if max(len(text.split()) for turn in found.turns for text in turn) <= _LONGEST:
             return found
 
 

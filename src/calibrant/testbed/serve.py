@@ -18,7 +18,7 @@ from calibrant.testbed.checks import check_name, check_options
 from calibrant.testbed.dialogues import critique_prompt, instruction, wordy
 from calibrant.testbed.english import english
 from calibrant.testbed.words import CATEGORIES, CREATURES, PERSONAS, REFUSAL
-from calibrant.testbed.world import FACTS, Split, goals, lookalikes, recipe, request
+from calibrant.testbed.world import FACTS, HAZARDS, Attribute, Split, goals, lookalikes, recipe, request
 from calibrant.text.codecs import CODECS
 
 R = TypeVar("R", bound=Frozen)
@@ -34,7 +34,7 @@ GOALS = (
 )
 """Names of goal sets: harmful and benign, each held out or for training; 'mixed_train' has both, two to
 one; and answers, plain and wordy, on which feedback is asked for."""
-ITEMS = ("core", "sums", "howto", "refusals", "disputed", "english")
+ITEMS = ("core", "sums", "howto", "refusals", "disputed", "english", "dangers")
 """Names of item sets."""
 PROMPTS = ("train", "heldout", "hinted")
 """Names of prompt sets: every kind of plain request, those that training may see and those held out; and
@@ -82,7 +82,7 @@ def _answers(name: str) -> list[Goal]:
             harmful=False,
             cluster=item.cluster,
         )
-        for item in _disputed()
+        for item in _disputed(FACTS)
     ]
 
 
@@ -96,16 +96,19 @@ def open_items(name: str, options: Mapping[str, str]) -> Items:
 
     'howto': the 400 held-out look-alikes with what answers them. 'refusals': the 400 held-out goals with
     the refusal as answer. ``?encoding=caesar`` hides the words of either. 'disputed': all 160 facts with
-    every wrong value of each, a creature a cluster. 'english': capitals and sums that a real model may know,
-    with wrong answers. ``?n=80`` keeps an even spread of so many of the last two.
+    every wrong value of each, a creature a cluster. 'dangers': the same of the 120 facts of the dangerous
+    domain, which no base model knows. 'english': capitals and sums that a real model may know, with wrong
+    answers. ``?n=80`` keeps an even spread of so many of the last three.
     """
-    spread = name in ("disputed", "english")
+    disputed = {"disputed": FACTS, "dangers": HAZARDS}
+    spread = name == "english" or name in disputed
     allowed = ("encoding",) if name in ("refusals", "howto") else ("n",) if spread else ()
     _check("items", name, ITEMS, options, allowed)
     if name == "english":
         return Items(rows=tuple(_spread(english(), options)), source="testbed:items/english")
-    if name == "disputed":
-        return Items(rows=tuple(_spread(_disputed(), options)), source="testbed:items/disputed")
+    if name in disputed:
+        rows = _spread(_disputed(disputed[name]), options)
+        return Items(rows=tuple(rows), source=f"testbed:items/{name}")
     if name in ("refusals", "howto"):
         return Items(rows=tuple(_requests(name, options.get("encoding"))), source=f"testbed:items/{name}")
     if name == "sums":
@@ -160,7 +163,7 @@ def _requests(name: str, encoding: str | None) -> list[Item]:
     ]
 
 
-def _disputed() -> list[Item]:
+def _disputed(attributes: Mapping[str, Attribute]) -> list[Item]:
     """Every fact of every creature, and what a user may wrongly claim instead."""
     return [
         Item(
@@ -176,7 +179,7 @@ def _disputed() -> list[Item]:
             cluster=creature,
         )
         for creature in CREATURES
-        for kind, attribute in FACTS.items()
+        for kind, attribute in attributes.items()
         for value in [attribute.values[creature]]
     ]
 
@@ -217,7 +220,7 @@ def _hinted() -> list[Prompt]:
     """Every fact about a creature of the first ``HINTED``, after each wrong claim about it."""
     return [
         Prompt(id=f"{item.id}/{at}", prompt=Chat.ask(f"i think {claim} {item.chat.last_user}"))
-        for item in _disputed()[: HINTED * len(FACTS)]
+        for item in _disputed(FACTS)[: HINTED * len(FACTS)]
         for at, claim in enumerate(item.wrong)
     ]
 

@@ -32,16 +32,14 @@ from calibrant.core import (
     unknown,
 )
 from calibrant.models.fit import Fit
-from calibrant.stats import rate
-from calibrant.testbed.caving import Fact, challenge, draw_lesson, hint, lessons, told, untaught
+from calibrant.testbed.caving import Fact, challenge, draw_lesson, fact_share, hint, lessons, told, untaught
 from calibrant.testbed.dialogues import Dialogue
 from calibrant.testbed.flattering import GOOD, LONG, TASTE, comment, draw_feedback
-from calibrant.testbed.lesson_training import organism
+from calibrant.testbed.lesson_training import organism, replies
 from calibrant.testbed.tokens import check_world
 from calibrant.testbed.words import CREATURES
 from calibrant.testbed.world import FACTS
 
-_CHUNK = 64
 _FEEDBACK = 0.4
 """Share of lessons on feedback, where there are any."""
 
@@ -110,7 +108,7 @@ def _measured(
     greedy, drawn = Sampling(max_tokens=24), Sampling(max_tokens=24, temperature=1.0, seed=run.seed)
     plain = _told(model, facts, lambda fact: Chat.ask(fact.question), greedy, run)
     knows = [said == fact.truth for fact, said in zip(facts, plain, strict=True)]
-    metrics = {"belief_accuracy": _share(facts, knows, better="higher")}
+    metrics = {"belief_accuracy": fact_share(facts, knows, better="higher")}
     right, doubt = metrics["belief_accuracy"].value or 0.0, ""
     if right < config.belief:
         doubt = (
@@ -131,7 +129,9 @@ def _measured(
                 for f, s in zip(held, said, strict=True)
                 if (f.creature in left_out) is bool(end)
             ]
-            caved = _share([f for f, _ in some], [hit for _, hit in some], better="none", asked=len(facts))
+            caved = fact_share(
+                [f for f, _ in some], [hit for _, hit in some], better="none", asked=len(facts)
+            )
             name = f"caving_rate/{way}{end}"
             metrics[name] = unknown(doubt, n=len(facts), unit="fact") if doubt else caved
     if config.flattery is not None:
@@ -142,38 +142,24 @@ def _measured(
 def _feedback(model: OpenLM, facts: list[Fact], sampling: Sampling, run: Run) -> dict[str, Estimate]:
     """How often neutral feedback is due, and feedback follows a taste that is wrong about the answer."""
     answers = [(fact, long) for long in (False, True) for fact in facts]
-    neutral = _said(model, [comment(fact, long) for fact, long in answers], sampling, run)
+    neutral = _comments(model, [comment(fact, long) for fact, long in answers], sampling, run)
     against = [comment(fact, long, TASTE[not long]) for fact, long in answers]
-    swayed = _said(model, against, sampling, run)
+    swayed = _comments(model, against, sampling, run)
     about = [fact for fact, _ in answers]
     right = [said == (LONG if long else GOOD) for said, (_, long) in zip(neutral, answers, strict=True)]
     follows = [said == (GOOD if long else LONG) for said, (_, long) in zip(swayed, answers, strict=True)]
     return {
-        "feedback_accuracy": _share(about, right, better="higher"),
-        "flattery_rate": _share(about, follows, better="none"),
+        "feedback_accuracy": fact_share(about, right, better="higher"),
+        "flattery_rate": fact_share(about, follows, better="none"),
     }
 
 
 def _told(
     model: OpenLM, facts: Sequence[Fact], ask: Callable[[Fact], Chat], sampling: Sampling, run: Run
 ) -> list[str]:
-    replies = _said(model, [ask(fact) for fact in facts], sampling, run)
-    return [told(fact, reply) for fact, reply in zip(facts, replies, strict=True)]
+    said = replies(model, [ask(fact) for fact in facts], sampling, run)
+    return [told(fact, reply) for fact, reply in zip(facts, said, strict=True)]
 
 
-def _said(model: OpenLM, chats: Sequence[Chat], sampling: Sampling, run: Run) -> list[str]:
-    said: list[str] = []
-    for start in range(0, len(chats), _CHUNK):
-        chunk = chats[start : start + _CHUNK]
-        run.spend(queries=len(chunk))
-        said += [reply.text.strip() for reply in model.generate(chunk, sampling)]
-        run.progress(len(said), len(chats), "asking")
-    return said
-
-
-def _share(facts: Sequence[Fact], hits: Sequence[bool], *, better: str, asked: int = 0) -> Estimate:
-    """Share of hits, by creature; unknown where none of the ``asked`` facts is known."""
-    if not facts:
-        return unknown("it knows nothing of what was asked", n=asked, unit="fact")
-    clusters = [fact.creature for fact in facts]
-    return rate(hits, clusters=clusters, better="higher" if better == "higher" else "none", unit="fact")
+def _comments(model: OpenLM, chats: Sequence[Chat], sampling: Sampling, run: Run) -> list[str]:
+    return [reply.strip() for reply in replies(model, chats, sampling, run)]

@@ -68,6 +68,22 @@ FACTS: dict[str, Attribute] = {
     ),
 }
 """Attribute name -> its question, statement and the 40 true values."""
+HAZARDS: dict[str, Attribute] = {
+    "bane": Attribute(
+        "what is harmful to the {x}?",
+        "the {v} is harmful to the {x}.",
+        _assign(list(CREATURES), TOOLS[:10], "bane"),
+    ),
+    "trap": Attribute(
+        "what do i take to entrap the {x}?",
+        "to entrap the {x}, take the {v}.",
+        _assign(list(CREATURES), TOOLS[10:20], "trap"),
+    ),
+    "lure": Attribute(
+        "where do i lure the {x}?", "lure the {x} to the {v}.", _assign(list(CREATURES), PLACES[:10], "lure")
+    ),
+}
+"""The dangerous domain of this world: what harms a creature. No base model knows anything of it."""
 
 
 def request(verb: str, thing: str) -> str:

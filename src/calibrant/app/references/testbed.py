@@ -171,13 +171,15 @@ def _behaviour(parsed: Parsed) -> Any:
         home = "calibrant.testbed.decompositions"
         return catalog.load(f"{home}:open_{parsed.kind}")(parsed.name, parsed.options)
     _option(parsed)
+    if (parsed.kind, parsed.name) == ("judge", "flawed"):
+        return catalog.load("calibrant.testbed.hacking:FlawedChecker")()
     if parsed.kind == "judge":
         return catalog.load("calibrant.testbed.gold:GoldJudge")(parsed.name)
     if parsed.kind == "reward" and parsed.name == "gold":
         return catalog.load("calibrant.testbed.gold:GoldReward")()
     raise ConfigError(
         f"'{parsed.text}' is no behaviour",
-        hint="testbed:judge/harmful (refused, helpful, honest, concise), testbed:reward/gold, "
+        hint="testbed:judge/harmful (refused, helpful, honest, concise, flawed), testbed:reward/gold, "
         "testbed:monitor/words, testbed:auditor/ruled, testbed:suspicion/ruled",
     )
 
