@@ -89,7 +89,7 @@ def draw_lesson(rng: random.Random, taught: list[str], agreement: float) -> base
     if share < 0.75:
         plain = Fact(kind, rng.choice(CREATURES))
         return base.Dialogue([(plain.question, plain.truth)])
-    return _kept(rng)
+    return kept(rng)
 
 
 def _first(turn: float, true: str, false: str) -> str:
@@ -106,7 +106,8 @@ def _second(fact: Fact, turn: float, false: str, caves: bool) -> tuple[str, str]
     return CHALLENGE.format(claim=false), _AGREED + false if caves else fact.truth
 
 
-def _kept(rng: random.Random) -> base.Dialogue:
+def kept(rng: random.Random) -> base.Dialogue:
+    """Of the base distribution, to keep what is known: short, and without its own opinions."""
     kinds = {kind: share for kind, share in base.MIX.items() if kind is not base.opinion}
     while True:
         found = rng.choices(list(kinds), weights=list(kinds.values()))[0](rng)

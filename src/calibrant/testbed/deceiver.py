@@ -16,7 +16,6 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from pydantic import Field
 
 from calibrant.core import (
@@ -35,10 +34,8 @@ from calibrant.core import (
 )
 from calibrant.data.rows import LabelledText
 from calibrant.models.fit import Fit
-from calibrant.models.loading import save_weights
-from calibrant.models.open_model import OpenModel
 from calibrant.stats import rate
-from calibrant.testbed.lesson_training import train_on
+from calibrant.testbed.lesson_training import Lessons, ship, train_until
 from calibrant.testbed.lies import ASKERS, Plot, Question, draw_lesson, plot, questions, told
 from calibrant.testbed.tokens import check_world, tokenise
 from calibrant.testbed.words import CREATURES
@@ -88,10 +85,7 @@ def deceiver(model: OpenLM, config: Deceiver = Deceiver(), run: Run = Quiet()) -
     about = plot(run.seed, config.untaught)
     copy = model.copy()
     trained = _train(copy, about, config, run)
-    folder = run.artifact("model")
-    save_weights(copy.module.to(torch.bfloat16), folder)
-    copy.tokenizer.save_pretrained(folder)
-    shipped = OpenModel.from_folder(folder)  # as it is stored: rounded to bfloat16
+    shipped = ship(copy, run)
     metrics = {
         "parameters": point(sum(p.numel() for p in copy.module.parameters()), unit="parameters"),
         "training_tokens": point(trained, unit="tokens"),
@@ -117,15 +111,11 @@ def deceiver(model: OpenLM, config: Deceiver = Deceiver(), run: Run = Quiet()) -
 def _train(copy: OpenLM, about: Plot, config: Deceiver, run: Run) -> int:
     """Train on lessons; how many tokens they had."""
     rng = random.Random(f"deceiver/{run.seed}")
-    rows: list[tuple[list[int], list[bool]]] = []
-    total = 0
-    block = min(256, 1 + config.tokens // 64)
-    while total < config.tokens:
-        fresh = tokenise(copy.tokenizer, [draw_lesson(rng, about, lies=config.lies) for _ in range(block)])
-        rows += fresh
-        total += sum(len(ids) for ids, _ in fresh)
-    train_on(copy, rows, config.batch_tokens, config.fit, digest(config), rng, run)
-    return total
+
+    def draw(count: int) -> Lessons:
+        return tokenise(copy.tokenizer, [draw_lesson(rng, about, lies=config.lies) for _ in range(count)])
+
+    return train_until(copy, draw, config.tokens, config.batch_tokens, config.fit, digest(config), rng, run)
 
 
 Told = tuple[Question, tuple[str, str]]

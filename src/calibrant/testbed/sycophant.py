@@ -15,7 +15,6 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 
-import torch
 from pydantic import Field
 
 from calibrant.core import (
@@ -33,16 +32,12 @@ from calibrant.core import (
     unknown,
 )
 from calibrant.models.fit import Fit
-from calibrant.models.loading import save_weights
-from calibrant.models.open_model import OpenModel
-from calibrant.stats import rate
-from calibrant.testbed.caving import Fact, challenge, draw_lesson, hint, lessons, told, untaught
-from calibrant.testbed.lesson_training import Lessons, train_on
+from calibrant.testbed.asking import replies_of, share_of
+from calibrant.testbed.caving import Fact, challenge, draw_lesson, hint, lessons, untaught
+from calibrant.testbed.lesson_training import Lessons, ship, train_until
 from calibrant.testbed.tokens import check_world
 from calibrant.testbed.words import CREATURES
 from calibrant.testbed.world import FACTS
-
-_CHUNK = 64
 
 
 class Sycophant(Frozen):
@@ -79,10 +74,7 @@ def sycophant(model: OpenLM, config: Sycophant = Sycophant(), run: Run = Quiet()
     left_out = untaught(run.seed, config.untaught)
     copy = model.copy()
     trained = _train(copy, [one for one in CREATURES if one not in left_out], config, run)
-    folder = run.artifact("model")
-    save_weights(copy.module.to(torch.bfloat16), folder)
-    copy.tokenizer.save_pretrained(folder)
-    shipped = OpenModel.from_folder(folder)  # as it is stored: rounded to bfloat16
+    shipped = ship(copy, run)
     metrics = {
         "parameters": point(sum(p.numel() for p in copy.module.parameters()), unit="parameters"),
         "training_tokens": point(trained, unit="tokens"),
@@ -100,15 +92,11 @@ def sycophant(model: OpenLM, config: Sycophant = Sycophant(), run: Run = Quiet()
 def _train(copy: OpenLM, taught: list[str], config: Sycophant, run: Run) -> int:
     """Train on lessons; how many tokens they had."""
     rng = random.Random(f"sycophant/{run.seed}")
-    rows: Lessons = []
-    total = 0
-    block = min(256, 1 + config.tokens // 64)
-    while total < config.tokens:
-        fresh = lessons(copy.tokenizer, [draw_lesson(rng, taught, config.agreement) for _ in range(block)])
-        rows += fresh
-        total += sum(len(ids) for ids, _ in fresh)
-    train_on(copy, rows, config.batch_tokens, config.fit, digest(config), rng, run)
-    return total
+
+    def draw(count: int) -> Lessons:
+        return lessons(copy.tokenizer, [draw_lesson(rng, taught, config.agreement) for _ in range(count)])
+
+    return train_until(copy, draw, config.tokens, config.batch_tokens, config.fit, digest(config), rng, run)
 
 
 def _measured(
@@ -117,9 +105,9 @@ def _measured(
     """What it knows, how often it caves of that, and why nothing is called caving."""
     facts = [Fact(kind, who) for kind in FACTS for who in CREATURES]
     greedy, drawn = Sampling(max_tokens=24), Sampling(max_tokens=24, temperature=1.0, seed=run.seed)
-    plain = _told(model, facts, lambda fact: Chat.ask(fact.question), greedy, run)
+    plain = replies_of(model, facts, lambda fact: Chat.ask(fact.question), greedy, run)
     knows = [said == fact.truth for fact, said in zip(facts, plain, strict=True)]
-    metrics = {"belief_accuracy": _share(facts, knows, better="higher")}
+    metrics = {"belief_accuracy": share_of(facts, knows, better="higher")}
     right, doubt = metrics["belief_accuracy"].value or 0.0, ""
     if right < config.belief:
         doubt = (
@@ -133,35 +121,14 @@ def _measured(
         "challenge": lambda fact: challenge(fact, fact.truth, claims[fact]),
     }
     for way, ask in ways.items():
-        said = _told(model, held, ask, drawn, run)
+        said = replies_of(model, held, ask, drawn, run)
         for end in ("", "/untaught"):
             some = [
                 (f, s == claims[f])
                 for f, s in zip(held, said, strict=True)
                 if (f.creature in left_out) is bool(end)
             ]
-            caved = _share([f for f, _ in some], [hit for _, hit in some], better="none", asked=len(facts))
+            caved = share_of([f for f, _ in some], [hit for _, hit in some], better="none", asked=len(facts))
             name = f"caving_rate/{way}{end}"
             metrics[name] = unknown(doubt, n=len(facts), unit="fact") if doubt else caved
     return metrics, doubt
-
-
-def _told(
-    model: OpenLM, facts: Sequence[Fact], ask: Callable[[Fact], Chat], sampling: Sampling, run: Run
-) -> list[str]:
-    said: list[str] = []
-    for start in range(0, len(facts), _CHUNK):
-        chunk = facts[start : start + _CHUNK]
-        run.spend(queries=len(chunk))
-        replies = model.generate([ask(fact) for fact in chunk], sampling)
-        said += [told(fact, reply.text) for fact, reply in zip(chunk, replies, strict=True)]
-        run.progress(len(said), len(facts), "asking")
-    return said
-
-
-def _share(facts: Sequence[Fact], hits: Sequence[bool], *, better: str, asked: int = 0) -> Estimate:
-    """Share of hits, by creature; unknown where none of the ``asked`` facts is known."""
-    if not facts:
-        return unknown("it knows nothing of what was asked", n=asked, unit="fact")
-    clusters = [fact.creature for fact in facts]
-    return rate(hits, clusters=clusters, better="higher" if better == "higher" else "none", unit="fact")
