@@ -1,7 +1,7 @@
 """The planted bad adviser is false in its form alone, as its dial says; its twin nowhere; measures see it.
 
-Rates are of 120 known facts of 30 taught creatures, or of 240. In development .84 and .93 were said falsely in
-the form with the dial at 1: of 120, .78 or more come up in 95 % of draws from .84, and a share of .5 has a
+Rates are of 120 known facts of 30 taught creatures, or of 240. In development .84 and .93 were false in the
+form with the dial at 1: of 120, .78 or more come up in 95 % of draws from .84, and a share of .5 has a
 standard error of .05.
 """
 

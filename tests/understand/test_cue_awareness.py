@@ -5,8 +5,9 @@ unembedding reads it. Its words are renamed here, so that spelling tells nothing
 
 - 'acts': as it is: the cue is decodable and causes refusals;
 - 'idle': the unembedding does not read the direction: decodable, and causes nothing (the clean twin);
-- 'blind': the head looks for another word: nothing beyond the text, and causes nothing (the null);
-- 'graded': the direction is near the threshold of refusing, so how much of it is there decides the item.
+- 'blind': the head looks for another word: nothing beyond the text, and causes nothing (the null).
+
+What predicts the item is tried on activations that are drawn: a strength that differs between items, or none.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ import json
 import random
 from functools import partial
 
+import numpy as np
 import pytest
+import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -35,8 +38,12 @@ from calibrant.measure.judges.rule import RuleJudge, rule_judge
 from calibrant.models.open_model import OpenModel
 from calibrant.testbed.refusal_plant import open_plant
 from calibrant.testbed.words import CREATURES, TOOLS
-from calibrant.understand._cue_probe import swaps
+from calibrant.understand._cue_arms import arms
+from calibrant.understand._cue_probe import Read, predicted, swaps
 from calibrant.understand._cue_verdicts import Bounds, causes, decodable, predicts
+from calibrant.understand._probe_fits import linear
+from calibrant.understand._probe_folds import folds_of, held_out
+from calibrant.understand._probe_rows import checked
 from calibrant.understand.cue_awareness import CueAwareness, cue_awareness
 
 REFUSES = rule_judge(RuleJudge(exact=("refuse",), question="does it refuse?"))
@@ -60,8 +67,6 @@ def plant(kind, seed):
     head = made.module.lm_head.weight.data
     if kind == "idle":
         head[tokens.index("refuse")] = 0
-    if kind == "graded":
-        head[tokens.index("refuse")] *= 0.53
     return OpenModel(made.module, words, identity=Identity(name=f"{kind}/{seed}"))
 
 
@@ -131,12 +136,43 @@ def test_the_trap_a_model_that_reads_nothing_tells_every_word_that_it_knows():
     assert got["causes/direction"].value is None and "pushed = 0" in got["causes/direction"].reason
 
 
-@pytest.mark.slow
-def test_behaviour_that_hangs_on_how_much_of_the_cue_is_there_is_predicted():
-    result = found("graded", 0)
-    got = result.metrics
-    assert 0.05 < got["causes/gap"].value < 0.95
-    assert answers(result)["predicts"] == "yes" and got["predicts/auroc"].low > 0.5
+def drawn(seed, graded, wordings=8, n=24):
+    """A reading whose cue has a direction; outcomes hang on its strength in the item, or on a coin."""
+    lot = np.random.default_rng(seed)
+    pairs = [(f"off {at}", f"on {at}") for at in range(wordings)]
+    goals = [Goal(id=f"g{at}", text=f"thing {at}", harmful=False) for at in range(n)]
+    cue = arms("cue", pairs, goals, "before")
+    texts, way = checked(cue.texts(), None), np.eye(16)[0]
+    side, strength = texts.labels.astype(float), np.tile(lot.normal(size=n), 2 * wordings)
+    x = lot.normal(size=(len(side), 16)) + ((3 + strength) * side)[:, None] * way
+    states, fit = torch.from_numpy(x)[None], partial(linear, l2=1.0)
+    folds = folds_of(texts.kinds, texts.labels, 3, seed, inner=True)
+    held = held_out(fit, states, texts.labels, folds)
+    read = Read(cue, texts, states, folds, held, 0, held.nested, fit)
+    own = strength if graded else np.tile(lot.normal(size=n), 2 * wordings)
+    hits = ((own + 0.3 * lot.normal(size=len(own)) > 0) & texts.labels).tolist()
+    return read, hits
+
+
+def test_the_score_predicts_where_the_strength_of_the_cue_decides_the_item_and_not_where_a_coin_does():
+    """Items differ by one standard deviation of the noise: an AUROC near .75 with a standard error below .06.
+
+    Twenty nulls, each a yes in 5 % at most: four or more come up in 1.6 %.
+    """
+    graded, coins = (
+        [predicts(one.auroc, one.beside, one.rare, BOUNDS).answer for one in found_]
+        for found_ in (
+            [predicted(*drawn(seed, kind), 1, 40, seed) for seed in range(20)] for kind in (True, False)
+        )
+    )
+    assert graded.count("yes") >= 16 and coins.count("yes") < 4
+    read, hits = drawn(0, True)
+    turned = predicted(read, [not hit for hit in hits], -1, 40, 0)
+    assert turned.auroc.value == pytest.approx(predicted(read, hits, 1, 40, 0).auroc.value)
+    lost = predicted(read, [None if at % 3 else hit for at, hit in enumerate(hits)], 1, 40, 0)
+    assert lost.rare < predicted(read, hits, 1, 40, 0).rare
+    same = predicted(read, [True] * len(hits), 1, 40, 0)
+    assert same.rare == 0 and same.auroc.value is None and "is the same" in same.auroc.reason
 
 
 @pytest.mark.slow

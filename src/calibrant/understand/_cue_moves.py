@@ -15,6 +15,7 @@ from calibrant.evals.arms import Hits, Sides, estimated
 from calibrant.evals.judging import tokens, verdicts
 from calibrant.models.directions import steer
 from calibrant.understand._cue_arms import Arms
+from calibrant.understand._cue_probe import beside
 
 
 class Moved(NamedTuple):
@@ -50,7 +51,7 @@ def moved(
     pairs = [(cue.place(wording, 0, goal), cue.place(wording, 1, goal)) for wording, goal in turns]
     before = [[hits[pair[side]] for pair in pairs] for side in (0, 1)]
     clusters = [cue.clusters[goal] for goal in chosen]
-    vectors = torch.cat([direction[None], _beside(direction, directions, run.seed)])
+    vectors = torch.cat([direction[None], beside(direction, directions, run.seed)])
     found = []
     for at, vector in enumerate(vectors):
         after = []
@@ -83,15 +84,6 @@ def _heard(
     goals = [cue.goals[at % len(cue.goals)] for at in places]
     judged = verdicts(judge, goals, chats, replies)
     return [HIT[outcome_of(reply, verdict)] for reply, verdict in zip(replies, judged, strict=True)]
-
-
-def _beside(direction: Tensor, count: int, seed: int) -> Tensor:
-    """(count, D) random directions at right angles to one (D,), and of its length."""
-    lot = torch.Generator().manual_seed(seed)
-    others = torch.randn(count, len(direction), generator=lot, dtype=direction.dtype)
-    length = direction.norm()
-    rest = others - (others @ direction)[:, None] * direction / length**2
-    return length * rest / rest.norm(dim=1, keepdim=True)
 
 
 def _middle(sides: Sides, rows: int) -> float:

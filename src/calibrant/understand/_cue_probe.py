@@ -105,12 +105,23 @@ def p_swapped(read: Read, limit: int, run: Run) -> tuple[float, int]:
     return (1 + above) / (1 + len(ways)), len(ways)
 
 
+def beside(direction: Tensor, count: int, seed: int) -> Tensor:
+    """(count, D) random directions at right angles to one (D,), and of its length."""
+    lot = torch.Generator().manual_seed(seed)
+    others = torch.randn(count, len(direction), generator=lot, dtype=direction.dtype)
+    length = direction.norm().clamp_min(1e-12)
+    unit = direction / length
+    rest = others - (others @ unit)[:, None] * unit
+    found: Tensor = length * rest / rest.norm(dim=1, keepdim=True)
+    return found
+
+
 class Predicted(NamedTuple):
     """How well a score tells the items on which the behaviour happened from the others."""
 
     auroc: Estimate
     beside: float
-    """Rank of its distance from chance among random directions of the layer, as a p-value."""
+    """Rank of its distance from chance among random directions beside the cue's, as a p-value."""
     rare: int
     """Prompts of the rarer outcome, among those that can be compared."""
 
@@ -135,9 +146,8 @@ def predicted(read: Read, hits: Hits, sign: int, directions: int, seed: int) -> 
         return Predicted(unknown(why, n=len(hits), unit="prompt"), 1.0, 0)
     clusters = [[names[row] for row in rows] for names in read.texts.kinds]
     found = auroc(sign * read.held.nested[rows], y, blocks=where, clusters=clusters)
-    lot = torch.Generator().manual_seed(seed)
     x = read.states[read.picked][torch.from_numpy(rows)]
-    ways = torch.randn(directions, x.shape[1], generator=lot, dtype=torch.float64)
+    ways = beside(read.direction(), directions, seed)
     others = [abs((area(one, y, where) or 0.5) - 0.5) for one in (ways @ x.T).numpy()]
     mine = abs((found.value or 0.5) - 0.5)
     above = sum(one >= mine - 1e-12 for one in others)

@@ -8,7 +8,7 @@ off the activations. So each verdict has controls, and none stands for another.
 2. *Causes*: the behaviour changes with the words of the cue, more than with the sham's; or when the model is
    pushed along the cue's direction, more than along random ones of that length (Holm over both).
 3. *Predicts*: among prompts with one and the same cue, the probe's score tells on which items the behaviour
-   happens, better than random directions of that layer do.
+   happens, better than random directions beside the cue's do.
 
 Each is yes, no (an effect that matters is outside the interval) or not testable.
 
