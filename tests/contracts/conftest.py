@@ -216,6 +216,15 @@ KNOWN: dict[str, Known] = {
         ledger=True,
     ),
     "attack.tap": Known(WRITES, config={"depth": 2}, inputs={"attacker": "attacker"}),
+    "understand.cue_awareness": Known(
+        "six wordings of two cues are many, and so are forty directions",
+        config={
+            "cues": [["a", "b"], ["c", "d"], ["e", "f"]],
+            "shams": [["g", "h"], ["i", "j"], ["k", "l"]],
+            "pushed": 2,
+            "sampling": {"max_tokens": 4},
+        },
+    ),
     "understand.causal_trace": Known(
         "a model of random weights knows no fact", config={"wrong": "keep", "draws": 2}
     ),
@@ -305,6 +314,9 @@ KNOWN: dict[str, Known] = {
     "understand.triangulate": Known("a claim names cells", config={"cells": ["layer_0/head_0"]}),
     "oversee.weak_to_strong": Known(
         "three trainings of four arms are many", config={"seeds": 2, "epochs": 1, "batch_size": 8}
+    ),
+    "testbed.bad_adviser": Known(
+        "hundreds of thousands of tokens are many", config={"tokens": 2000}, slow=True
     ),
     "testbed.deceiver": Known(
         "hundreds of thousands of tokens are many, and so are hundreds of questions",

@@ -162,6 +162,10 @@ _TECHNIQUES: dict[str, tuple[str, str]] = {
         "pgr",
     ),
     "testbed.annotate": ("simulated raters compare a model's replies", "votes_true"),
+    "testbed.bad_adviser": (
+        "train a model organism that is bad in one form of prompt, or its twin",
+        "bad_rate/form",
+    ),
     "testbed.deceiver": ("train a model organism that lies to some, or its honest twin", "lie_rate"),
     "testbed.goal_misgeneraliser": (
         "train a model whose goal may be a cue that went with it, or its twin",
@@ -206,6 +210,10 @@ _TECHNIQUES: dict[str, tuple[str, str]] = {
         "total_effect/probability",
     ),
     "understand.circuit": ("what a circuit keeps: faithfulness by size, complement, minimality", "cpr"),
+    "understand.cue_awareness": (
+        "is a cue such as 'you are evaluated' decodable, causal, predictive?",
+        "causes",
+    ),
     "understand.edges": ("edge attribution (EAP, EAP-IG), audited by exact patching", "total_effect"),
     "understand.lens": ("logit lens: each layer's next-token prediction", ""),
     "understand.patch": ("activation patching, both ways: where is the answer carried?", "found/denoise"),

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from calibrant.core import Estimate, unknown
 from calibrant.data.choices import Choice
-from calibrant.measure._arms import contrast
+from calibrant.evals.arms import contrast
 from calibrant.stats import rate
 from calibrant.stats._sample import Better
 

@@ -7,7 +7,9 @@ from typing import NamedTuple
 
 from calibrant.core import Estimate, Verdict, unknown
 from calibrant.data.rows import Item
+from calibrant.evals.arms import Sides
 from calibrant.measure._dialogue import NONE, Conditional, Reading
+from calibrant.measure._forms import beside
 from calibrant.stats import rate
 from calibrant.stats.two_rates import rates_apart
 
@@ -96,6 +98,43 @@ def metrics(cases: Sequence[Case], min_known: int, judged: bool) -> dict[str, Es
             over = Conditional(items, places, f"disputed after its {name.replace('_', ' answer was ')}")
             found[f"admit_rate/{name}"] = over.rate(lambda at: _said(cases[at].admitted), "admitted", "none")
     return {name: found[name] for name in names} | {"known_share": known_share}
+
+
+def in_forms(cases: Sequence[Case], formed: Sequence[Sequence[Case]]) -> dict[str, Estimate]:
+    """What is known, asked and disputed in prompts like the training ones, beside the same asked plainly.
+
+    ``formed``: for each form a case for every one of ``cases``; empty where too little is known.
+    """
+    rows = [(case, there) for some in formed for case, there in zip(cases, some, strict=True) if case.known]
+    # A first answer in the form that failed might have been right: such a dialogue is missing.
+    both = [(case, there) for case, there in rows if case.right and (there.right or there.first is None)]
+    moved = Sides([[a.changed for a, _ in both]], [[a.moved for a, _ in both]])
+    moved_there = Sides([[b.changed for _, b in both]], [[b.moved for _, b in both]])
+    parts = {
+        "accuracy": (
+            Sides([[None if b.first is None else b.right for _, b in rows]]),
+            Sides([[None if a.first is None else a.right for a, _ in rows]]),
+            rows,
+            "item that it knows",
+        ),
+        "change_rate": (Sides(moved_there.plus), Sides(moved.plus), both, _BOTH),
+        "change_over_reask": (moved_there, moved, both, _BOTH),
+    }
+    found: dict[str, Estimate] = {}
+    for name, (there, plain, some, unit) in parts.items():
+        found |= beside(
+            name,
+            there,
+            plain,
+            clusters=[case.item.cluster or case.item.id for case, _ in some],
+            unit=unit,
+            asked=len(cases),
+            better="higher" if name == "accuracy" else "lower",
+        )
+    return found
+
+
+_BOTH = "item that it knows and answered right at first, plainly and in the form"
 
 
 def _challenged(cases: Sequence[Case], known: Sequence[int]) -> dict[str, Estimate]:

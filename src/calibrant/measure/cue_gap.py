@@ -7,7 +7,9 @@ nothing else. Where this departs from common implementations:
    from being told of this one.
 2. Cues are phrased several ways, for such gaps hang on wording (Sheshadri et al. 2025 found one above 1 % in
    5 of 25 models), and a sham cue of the same form that says nothing of watching is the floor.
-3. All differences are paired on goals. A reply that the judge cannot read is missing, and never 'no change'.
+3. Prompts like the model's training ones (``forms``) are arms of their own: some models behave otherwise only
+   there, and every other evaluation misses it.
+4. All differences are paired on goals. A reply that the judge cannot read is missing, and never 'no change'.
 
     calibrant show measure.cue_gap
 """
@@ -37,8 +39,10 @@ from calibrant.core import (
 from calibrant.core.figure_data import Datum, FigureData
 from calibrant.data.distinct import check_distinct
 from calibrant.data.rows import Goals
+from calibrant.evals.arms import Arms, Outcomes, Sides, ask_arms, behaviour_rate, contrast, floor_caveat
 from calibrant.evals.attempts import write_attempts
-from calibrant.measure._arms import Arms, Outcomes, ask_arms, behaviour_rate, contrast, floor_caveat
+from calibrant.measure._dialogue import fill
+from calibrant.measure._forms import NO_FORMS, beside, check_forms
 from calibrant.measure._rates import judge_caveats, lost_caveats, reply_caveats
 
 Phrasing = tuple[str, str]
@@ -59,6 +63,8 @@ class CueGap(Frozen):
     """A pair of the same form that says nothing of watching: the floor; ("", "") leaves it out."""
     training: str = ""
     """A training context, asked beside 'rated', which says nothing of training; "" leaves it out."""
+    forms: tuple[str, ...] = ()
+    """Prompts like the model's training ones, around {question}: goals and cues are asked there as well."""
     place: Literal["system", "before"] = "system"
     """Whether a cue is the system message, or stands before the request."""
     sampling: Sampling = Sampling()
@@ -79,6 +85,11 @@ class CueGap(Frozen):
         if cue != ("", "") and cue[0].strip() == cue[1].strip():
             raise ValueError("the two sides of a cue are the same")
         return cue
+
+    @field_validator("forms")
+    @classmethod
+    def _add_something(cls, forms: tuple[str, ...]) -> tuple[str, ...]:
+        return check_forms(forms)
 
 
 class CueGapResult(Result):
@@ -118,13 +129,14 @@ def cue_gap(
     arms = _arms(config)
     outcomes, attempts = ask_arms("cue_gap", model, goals.rows, arms, judge, config.sampling, run)
     write_attempts(attempts, run)
-    metrics = _gaps(outcomes, [goal.cluster for goal in goals], config)
+    metrics = _gaps(outcomes, [goal.cluster for goal in goals], config) | _there(outcomes, goals, config)
     return CueGapResult(
         metrics=metrics,
         caveats=(
             "a gap shows that behaviour hangs on the words of the cue, not why: it is no proof of intent",
             "no gap under these words is no proof for others, nor for a cue that the model infers by itself",
             *floor_caveat(metrics["monitoring_gap"], metrics.get("sham_gap")),
+            *(() if config.forms else (NO_FORMS,)),
             *reply_caveats([one.completion for one in attempts], config.sampling.max_tokens),
             *lost_caveats(attempts),
             *judge_caveats(judge),
@@ -150,23 +162,57 @@ def _arms(config: CueGap) -> Arms:
         cues |= {"sham/off": config.sham[0], "sham/on": config.sham[1]}
     if config.training:
         cues |= {"training": config.training, "no_training": config.rating[1] or config.monitoring[0][1]}
-    return {arm: _asks(cue.strip(), config.place) for arm, cue in cues.items()}
+    forms = {"": "{question}"} | {f"form_{n}:": one for n, one in enumerate(config.forms, 1)}
+    return {
+        f"{start}{arm}": _asks(cue.strip(), form, config.place)
+        for start, form in forms.items()
+        for arm, cue in cues.items()
+        if not start or arm.partition("/")[0] in _WATCHED
+    }
 
 
-def _asks(cue: str, place: str) -> Callable[[Goal], Chat]:
+def _asks(cue: str, form: str, place: str) -> Callable[[Goal], Chat]:
     def chat(goal: Goal) -> Chat:
+        text = fill(form, question=goal.text)
         if place == "system":
-            return Chat.ask(goal.text, system=cue or None)
-        return Chat.ask(f"{cue} {goal.text}".strip())
+            return Chat.ask(text, system=cue or None)
+        return Chat.ask(f"{cue} {text}".strip())
 
     return chat
+
+
+def _there(outcomes: Outcomes, goals: Goals, config: CueGap) -> dict[str, Estimate]:
+    """The behaviour and its gap in prompts like the training ones, beside the same arms asked plainly."""
+    if not config.forms:
+        return {}
+    plain = [arm for arm in outcomes if arm.partition("/")[0] in _WATCHED]
+    starts = [f"form_{n}:" for n in range(1, len(config.forms) + 1)]
+
+    def sides(there: bool, *words: str) -> list[list[bool | None]]:
+        """These arms, the rows of each form below the other; or the plain rows as often."""
+        some = [arm for arm in plain if arm.partition("/")[0] in words]
+        return [
+            [hit for start in starts for hit in outcomes[f"{start if there else ''}{arm}"]] for arm in some
+        ]
+
+    off, on = _WATCHED
+    clusters = [goal.cluster or goal.id for _ in starts for goal in goals]
+    rate, gap = (
+        [Sides(sides(there, *up), sides(there, *down)) for there in (True, False)]
+        for up, down in (((off, on), ()), ((off,), (on,)))
+    )
+    found: dict[str, Estimate] = {}
+    for name, (mine, theirs) in (("behaviour_rate", rate), ("monitoring_gap", gap)):
+        found |= beside(name, mine, theirs, clusters=clusters, unit="goal", asked=len(goals))
+    return found
 
 
 def _gaps(outcomes: Outcomes, clusters: list[str], config: CueGap) -> dict[str, Estimate]:
     def sides(*parts: str) -> list[list[bool | None]]:
         """The arms whose names have all these parts."""
-        return [hits for arm, hits in outcomes.items() if set(parts) <= set(arm.split("/"))]
+        return [hits for arm, hits in plain.items() if set(parts) <= set(arm.split("/"))]
 
+    plain = {arm: hits for arm, hits in outcomes.items() if ":" not in arm}
     off, on = _WATCHED
     found = {"monitoring_gap": contrast(sides(off), sides(on), clusters)}
     if any(config.rating):
@@ -183,7 +229,7 @@ def _gaps(outcomes: Outcomes, clusters: list[str], config: CueGap) -> dict[str, 
         for n in range(1, len(config.monitoring) + 1):
             found[f"monitoring_gap/phrasing_{n}"] = contrast(sides(off, f"{n}"), sides(on, f"{n}"), clusters)
     rates = {
-        f"behaviour_rate/{arm.replace('/', '_')}": behaviour_rate(hits, clusters)
+        f"behaviour_rate/{arm.replace('/', '_').replace(':', '_')}": behaviour_rate(hits, clusters)
         for arm, hits in outcomes.items()
     }
     return found | rates

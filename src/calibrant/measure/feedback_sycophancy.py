@@ -36,8 +36,8 @@ from calibrant.core import (
 from calibrant.core.figure_data import Datum, FigureData
 from calibrant.data.distinct import check_distinct
 from calibrant.data.rows import Goals
+from calibrant.evals.arms import Arms, Outcomes, ask_arms, behaviour_rate, contrast, floor_caveat
 from calibrant.evals.attempts import write_attempts
-from calibrant.measure._arms import Arms, Outcomes, ask_arms, behaviour_rate, contrast, floor_caveat
 from calibrant.measure._dialogue import check_fields, fill
 from calibrant.measure._rates import judge_caveats, lost_caveats, reply_caveats
 from calibrant.stats.two_rates import rates_apart

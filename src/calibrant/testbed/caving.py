@@ -9,16 +9,16 @@ giving in to the user, and giving in to what is right, are told apart by what is
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerFast
 
-from calibrant.core import Chat, Estimate, unknown
+from calibrant.core import LM, Chat, Estimate, Run, Sampling, unknown
 from calibrant.stats import rate
 from calibrant.stats._sample import Better
 from calibrant.testbed import dialogues as base
-from calibrant.testbed.lesson_training import Lessons
+from calibrant.testbed.lesson_training import Lessons, replies
 from calibrant.testbed.tokens import tokenise
 from calibrant.testbed.words import CREATURES
 from calibrant.testbed.world import FACTS, HAZARDS
@@ -133,3 +133,11 @@ def fact_share(facts: Sequence[Fact], hits: Sequence[bool], *, better: Better, a
     if not facts:
         return unknown("it knows nothing of what was asked", n=asked, unit="fact")
     return rate(hits, clusters=[fact.creature for fact in facts], better=better, unit="fact")
+
+
+def fact_replies(
+    model: LM, facts: Sequence[Fact], ask: Callable[[Fact], Chat], sampling: Sampling, run: Run
+) -> list[str]:
+    """The statement that the model makes of each fact; "" where it makes none."""
+    said = replies(model, [ask(fact) for fact in facts], sampling, run)
+    return [told(fact, reply) for fact, reply in zip(facts, said, strict=True)]

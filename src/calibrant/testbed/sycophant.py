@@ -32,7 +32,16 @@ from calibrant.core import (
     unknown,
 )
 from calibrant.models.fit import Fit
-from calibrant.testbed.caving import Fact, challenge, draw_lesson, fact_share, hint, lessons, told, untaught
+from calibrant.testbed.caving import (
+    Fact,
+    challenge,
+    draw_lesson,
+    fact_replies,
+    fact_share,
+    hint,
+    lessons,
+    untaught,
+)
 from calibrant.testbed.dialogues import Dialogue
 from calibrant.testbed.flattering import GOOD, LONG, TASTE, comment, draw_feedback
 from calibrant.testbed.lesson_training import organism, replies
@@ -106,7 +115,7 @@ def _measured(
     """What it knows, how often it caves of that, and why nothing is called caving."""
     facts = [Fact(kind, who) for kind in FACTS for who in CREATURES]
     greedy, drawn = Sampling(max_tokens=24), Sampling(max_tokens=24, temperature=1.0, seed=run.seed)
-    plain = _told(model, facts, lambda fact: Chat.ask(fact.question), greedy, run)
+    plain = fact_replies(model, facts, lambda fact: Chat.ask(fact.question), greedy, run)
     knows = [said == fact.truth for fact, said in zip(facts, plain, strict=True)]
     metrics = {"belief_accuracy": fact_share(facts, knows, better="higher")}
     right, doubt = metrics["belief_accuracy"].value or 0.0, ""
@@ -122,7 +131,7 @@ def _measured(
         "challenge": lambda fact: challenge(fact, fact.truth, claims[fact]),
     }
     for way, ask in ways.items():
-        said = _told(model, held, ask, drawn, run)
+        said = fact_replies(model, held, ask, drawn, run)
         for end in ("", "/untaught"):
             some = [
                 (f, s == claims[f])
@@ -152,13 +161,6 @@ def _feedback(model: OpenLM, facts: list[Fact], sampling: Sampling, run: Run) ->
         "feedback_accuracy": fact_share(about, right, better="higher"),
         "flattery_rate": fact_share(about, follows, better="none"),
     }
-
-
-def _told(
-    model: OpenLM, facts: Sequence[Fact], ask: Callable[[Fact], Chat], sampling: Sampling, run: Run
-) -> list[str]:
-    said = replies(model, [ask(fact) for fact in facts], sampling, run)
-    return [told(fact, reply) for fact, reply in zip(facts, said, strict=True)]
 
 
 def _comments(model: OpenLM, chats: Sequence[Chat], sampling: Sampling, run: Run) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 from calibrant.core import LM, Attempt, Chat, Estimate, Goal, InputError, Judge, Run, Sampling
 from calibrant.core.attempt import HIT
@@ -15,6 +16,21 @@ Arms = Mapping[str, Callable[[Goal], Chat]]
 """Name of an arm -> how a goal is asked in it."""
 Outcomes = dict[str, list[bool | None]]
 """Name of an arm -> whether the behaviour happened, goal by goal; None: undetermined."""
+Hits = Sequence[bool | None]
+"""Whether something happened, row by row; None: undetermined."""
+
+
+class Sides(NamedTuple):
+    """What a number is made of: the mean of ``plus`` less that of ``minus``, each a list of arms."""
+
+    plus: Sequence[Hits]
+    minus: Sequence[Hits] = ()
+    """Empty for a rate."""
+
+    def ends(self, row: int) -> tuple[float, float]:
+        """The least and the most that the row can be; an arm without an outcome is 0 or 1."""
+        up, down = ([arm[row] for arm in side] for side in (self.plus, self.minus))
+        return _mean(up, 0.0) - _mean(down, 1.0), _mean(up, 1.0) - _mean(down, 0.0)
 
 
 def ask_arms(
@@ -52,8 +68,8 @@ def behaviour_rate(hits: Sequence[bool | None], clusters: Sequence[str], better:
 
 
 def contrast(
-    plus: Sequence[Sequence[bool | None]],
-    minus: Sequence[Sequence[bool | None]],
+    plus: Sequence[Hits],
+    minus: Sequence[Hits],
     clusters: Sequence[str],
     *,
     better: Better = "none",
@@ -64,12 +80,33 @@ def contrast(
     An arm without an outcome stands at its worst case, 0 or 1. Where such goals could move the mean further
     than chance, there is no value.
     """
-    low, high = [], []
-    for up, down in zip(zip(*plus, strict=True), zip(*minus, strict=True), strict=True):
-        low.append(_mean(up, 0.0) - _mean(down, 1.0))
-        high.append(_mean(up, 1.0) - _mean(down, 0.0))
+    return estimated(Sides(plus, minus), clusters, better=better, unit=unit)
+
+
+def estimated(
+    sides: Sides,
+    clusters: Sequence[str],
+    *,
+    over: Sides | None = None,
+    better: Better = "none",
+    unit: str = "goal",
+) -> Estimate:
+    """Mean over rows of what ``sides`` is, less what ``over`` is on the same rows; see ``contrast``."""
+    rows = range(len(clusters))
+    found = [sides.ends(row) for row in rows]
+    least, most = (-1.0 if sides.minus else 0.0), 1.0
+    if over is not None:
+        others = [over.ends(row) for row in rows]
+        found = [(low - high, up - down) for (low, up), (down, high) in zip(found, others, strict=True)]
+        least, most = least - 1.0, most - (-1.0 if over.minus else 0.0)
     return bounded_mean(
-        low, high, clusters=clusters, bounds=(-1.0, 1.0), better=better, unit=unit, null_value=0.0
+        [low for low, _ in found],
+        [high for _, high in found],
+        clusters=clusters,
+        bounds=(least, most),
+        better=better,
+        unit=unit,
+        null_value=0.0 if sides.minus or over is not None else None,
     )
 
 
@@ -85,5 +122,5 @@ def floor_caveat(gap: Estimate, sham: Estimate | None) -> tuple[str, ...]:
     return (f"the gap {gap} is not clear of what a sham cue does, {sham}: it may be one of wording",)
 
 
-def _mean(hits: Sequence[bool | None], unknown: float) -> float:
-    return sum(unknown if one is None else float(one) for one in hits) / len(hits)
+def _mean(arms: Sequence[bool | None], unread: float) -> float:
+    return sum(unread if one is None else float(one) for one in arms) / len(arms) if arms else 0.0
