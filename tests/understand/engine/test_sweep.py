@@ -101,7 +101,8 @@ def test_a_sweep_is_what_full_passes_give(name: str) -> None:
     for patch, values in zip(patches, found.values, strict=True):
         expected = one_by_one(lm, CLEAN, sources, patch, READ)
         torch.testing.assert_close(values, expected, rtol=1e-4, atol=2e-4, msg=f"{patch}, {found.how}")
-    base = READ(lm.module(CLEAN).logits[:, -1][:, READ.columns], torch.arange(3)).double()
+    logits = torch.cat([lm.forward(lm._pad([row.tolist()], [[]]))[:, -1] for row in CLEAN])
+    base = READ(logits[:, READ.columns].float(), torch.arange(3)).double()
     torch.testing.assert_close(found.base, base, rtol=1e-4, atol=2e-4)
     assert (found.values - found.base).abs().max() > 1e-2
     assert name not in RESUMED or found.how == "from the patch on"

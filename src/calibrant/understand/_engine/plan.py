@@ -53,19 +53,19 @@ class Plan:
 
         They begin where their pass does, so nothing runs before them. One has two blocks to go, for what is
         wrong at its first position is read in the next block; one enters below rows that run already; one
-        begins later since it is what an MLP adds.
+        begins later since it is what an MLP adds; one is in the blocks, and not alone in its pass.
         """
-        shown: dict[int, tuple[bool, bool, bool]] = {}
+        shown: dict[int, tuple[bool, ...]] = {}
         for rows in batches:
             patches = set(rows[:, 0].tolist())
             first, start = min(self.firsts[p] for p in patches), min(self.starts[p] for p in patches)
             for p in patches:
                 if self.starts[p] < self.blocks and (whole or self.firsts[p] == first):
-                    begins = self.starts[p]
-                    shown[p] = (begins < self.blocks - 1, begins > start, begins > self.early[p])
+                    begins, beside = self.starts[p], self.inner[p] and len(rows) > 1
+                    shown[p] = (begins < self.blocks - 1, begins > start, begins > self.early[p], beside)
         order = sorted(shown, key=lambda p: (sum(shown[p]), self.starts[p], self.firsts[p], p))
         chosen: list[int] = []
-        for kind in range(3):
+        for kind in range(4):
             able = [p for p in order if shown[p][kind]]
             if able and not any(shown[p][kind] for p in chosen):
                 chosen.append(able[-1])
@@ -123,7 +123,7 @@ class Plan:
 
 Row = tuple[int, int]
 """A patch and an example."""
-_PASS = 16
+_PASS = 32
 """A forward pass by itself costs about as much as this part of the tokens that it has room for."""
 
 
