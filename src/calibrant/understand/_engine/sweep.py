@@ -280,9 +280,8 @@ class _Sweep:
         entering = self._streams(starts, examples, first) if joined or starts[0] else {}
         if lifted:
             stream, counts = torch.cat(list(entering.values())), [len(one) for one in entering.values()]
-            for site, (where, source) in lifted.items():
-                there = self.bases[site][examples][:, first:][where]
-                stream[where] += source.to(stream) - there.to(stream)
+            for where, change in lifted.values():
+                stream[where] += change.to(stream)
             entering = dict(zip(entering, torch.split(stream, counts), strict=True))
         changes = {site: partial(_replaced, *edit) for site, edit in edits.items()}
         running = [examples[: bisect_right(starts, layer)] for layer in range(len(self.past))]
@@ -310,7 +309,7 @@ class _Sweep:
         return edited(self.module, {"hook_embed": lambda own: given.to(own)}, self.embed)
 
     def _edits(self, rows: Tensor, starts: Sequence[int], first: int) -> tuple[_Edits, _Edits]:
-        """Edits of the stream that rows enter with, and those of the pass."""
+        """What is added to the stream that rows enter with, and what is replaced in the pass."""
         found: tuple[dict[str, _Cells], dict[str, _Cells]] = ({}, {})
         length = self.ids.shape[1]
         for row, ((patch, example), start) in enumerate(zip(rows.tolist(), starts, strict=True)):
@@ -320,13 +319,17 @@ class _Sweep:
                 for position, part in _cells(edit, length, self.parts[edit.site]):
                     for numbers, number in zip(at, (row, example, position, part), strict=True):
                         numbers.append(number)
-        lifted, within = ({site: self._edit(site, at, first) for site, at in side.items()} for side in found)
-        return lifted, within
+        lifted = {site: self._edit(site, at, first, self.bases[site]) for site, at in found[0].items()}
+        return lifted, {site: self._edit(site, at, first) for site, at in found[1].items()}
 
-    def _edit(self, site: str, cells: _Cells, first: int) -> tuple[tuple[Tensor, ...], Tensor]:
+    def _edit(
+        self, site: str, cells: _Cells, first: int, base: Tensor | None = None
+    ) -> tuple[tuple[Tensor, ...], Tensor]:
         row, example, position, part = (torch.tensor(one, device=self.ids.device) for one in cells)
         within = (part,) if self.parts[site] else ()
-        return (row, position - first, *within), self.sources[site][(example, position, *within)]
+        source = self.sources[site][(example, position, *within)]
+        change = source if base is None else source.to(base) - base[(example, position, *within)]
+        return (row, position - first, *within), change
 
     def _forward(self, examples: Tensor, first: int, past: Past | None, *, joined: bool = False) -> Tensor:
         """Readings (R,) or (R, K) float64 of the last position; ids before ``first`` are in ``past``.
@@ -343,7 +346,7 @@ class _Sweep:
 _Cells = tuple[list[int], list[int], list[int], list[int]]
 """Row, example, position, and head or column, of each number that is replaced."""
 _Edits = dict[str, tuple[tuple[Tensor, ...], Tensor]]
-"""Site -> where rows are replaced (rows, positions, and perhaps heads or columns), and by what."""
+"""Site -> where rows are changed (rows, positions, and perhaps heads or columns), and by what."""
 
 
 def _cells(edit: Edit, length: int, parts: int) -> Iterator[tuple[int, int]]:
