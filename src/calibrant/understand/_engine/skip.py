@@ -97,7 +97,7 @@ def first_changed(call: Call, change: Callable[[Tensor], Tensor]) -> Call:
     args, kwargs = call
     if args:
         return (change(args[0]), *args[1:]), kwargs
-    name = next(iter(kwargs))
+    name = next(key for key, value in kwargs.items() if isinstance(value, Tensor))
     return args, {**kwargs, name: change(kwargs[name])}
 
 
@@ -109,10 +109,7 @@ class Past:
     """Keys and values of earlier positions, for one forward pass, which adds to them."""
 
     def __init__(
-        self,
-        kept: KeysAndValues | None = None,
-        rows: Sequence[Tensor] = (),
-        length: int = 0,
+        self, kept: KeysAndValues | None = None, rows: Sequence[Tensor] = (), length: int = 0
     ) -> None:
         """Empty, or the first ``length`` positions of what a run kept.
 
