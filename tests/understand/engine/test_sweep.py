@@ -101,6 +101,9 @@ def test_a_sweep_is_what_full_passes_give(name: str) -> None:
     for patch, values in zip(patches, found.values, strict=True):
         expected = one_by_one(lm, CLEAN, sources, patch, READ)
         torch.testing.assert_close(values, expected, rtol=1e-4, atol=2e-4, msg=f"{patch}, {found.how}")
+    logits = torch.cat([lm.forward(lm._pad([row.tolist()], [[]]))[:, -1] for row in CLEAN])
+    base = READ(logits[:, READ.columns].float(), torch.arange(3)).double()
+    torch.testing.assert_close(found.base, base, rtol=1e-4, atol=2e-4)
     assert (found.values - found.base).abs().max() > 1e-2
     assert name not in RESUMED or found.how == "from the patch on"
 
@@ -152,8 +155,8 @@ def test_log_probs_are_read_off_all_logits() -> None:
 
 
 def test_blocks_below_a_patch_and_positions_before_it_do_not_run() -> None:
-    """Tokens through each MLP of 5: the base twice (once with keys and values), a full check an example, and
-    patches at block 3 there and above alone, from their positions on."""
+    """Tokens through each MLP of 5: the base, a full check an example, and
+    patches at block 3 there and above alone, in one pass from the first of their positions on."""
     lm, ran = llama(), [0] * 5
     site = "blocks.3.hook_resid_pre"
     sources = traced(lm, CORRUPT, [site])
@@ -166,8 +169,8 @@ def test_blocks_below_a_patch_and_positions_before_it_do_not_run() -> None:
     narrow.last_mlp(lm.module)  # a probe runs the model, once
     ran[:] = [0] * 5
     sweep(lm, CLEAN, sources, [(Edit(site, (4,)),), (Edit(site, (5,)),)], READ)
-    full, check, both = 3 * CLEAN.numel(), 3 * 1, 6 * 2
-    assert ran[:3] == [full] * 3 and ran[3:] == [full + check + both] * 2
+    full, both = 2 * CLEAN.numel(), 6 * 2
+    assert ran[:3] == [full] * 3 and ran[3:] == [full + both] * 2
 
 
 def test_what_an_mlp_adds_begins_behind_its_block_and_the_last_runs_at_the_last_position() -> None:
@@ -188,10 +191,54 @@ def test_what_an_mlp_adds_begins_behind_its_block_and_the_last_runs_at_the_last_
     ran[:] = [0] * 5
     patches: list[Patch] = [(Edit(site, (4,)),), (Edit(site, (2,)),)]
     found = sweep(lm, CLEAN, sources, patches, READ, shared=torch.tensor([3, 5, 6]))
-    full = 2 * CLEAN.numel() + CLEAN.shape[1]  # the base, again with keys and values, and an example's check
-    assert ran == [full] * 4 + [full + 2]  # the check's other side, and the patch
+    full = CLEAN.numel() + CLEAN.shape[1]  # the base, and an example's check
+    assert ran == [full] * 4 + [full + 1]  # the patch
     assert torch.equal(found.values[1], found.base)
     assert torch.equal(found.values[0, 1:], found.base[1:]) and found.values[0, 0] != found.base[0]
+
+
+def counts_rows(lm: OpenModel) -> list[list[int]]:
+    """Rows of each call of each block."""
+    rows: list[list[int]] = [[] for _ in lm.module.model.layers]
+    for block, seen in zip(lm.module.model.layers, rows, strict=True):
+        block.register_forward_hook(lambda _, __, output, seen=seen: seen.append(len(output)))
+    narrow.last_mlp(lm.module)  # a probe runs the model, once
+    for seen in rows:
+        seen.clear()
+    return rows
+
+
+def across(lm: OpenModel) -> tuple[list[Patch], torch.Tensor]:
+    """The stream before blocks 0, 2 and 4, at two positions; what full passes give."""
+    sites = [f"blocks.{i}.hook_resid_pre" for i in (0, 2, 4)]
+    patches: list[Patch] = [(Edit(site, (p,)),) for p in (2, 3) for site in sites]
+    sources = traced(lm, CORRUPT, sites)
+    return patches, torch.stack([one_by_one(lm, CLEAN, sources, patch, READ) for patch in patches])
+
+
+def test_patches_of_many_blocks_share_a_pass() -> None:
+    """The base, the check of two examples apart, and one pass that rows enter at blocks 0, 2 and 4."""
+    lm = llama()
+    patches, expected = across(lm)
+    sources, rows = traced(lm, CORRUPT, [edit.site for patch in patches for edit in patch]), counts_rows(lm)
+    found = sweep(lm, CLEAN, sources, patches, READ)
+    torch.testing.assert_close(found.values, expected, rtol=1e-4, atol=2e-4)
+    assert [sorted(seen) for seen in rows] == [[1, 2, 3, n] for n in (6, 6, 12, 12, 18)]
+
+
+def test_blocks_that_look_at_ids_have_their_own() -> None:
+    """A block that adds what the row's own ids say: passes begin at one block, with all ids."""
+    lm, seen = llama(), []
+    embed = lm.module.model.embed_tokens
+    embed.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    lm.module.model.layers[3].register_forward_hook(
+        lambda _, __, output: output + (seen[-1] % 7)[..., None].to(output) / 7
+    )
+    patches, expected = across(lm)
+    sources, rows = traced(lm, CORRUPT, [edit.site for patch in patches for edit in patch]), counts_rows(lm)
+    found = sweep(lm, CLEAN, sources, patches, READ)
+    torch.testing.assert_close(found.values, expected, rtol=1e-4, atol=2e-4)
+    assert found.how == "from the patch on" and rows[-1].count(18) == 1 and rows[-1][-3:] == [6, 6, 6]
 
 
 def shifted(hidden: torch.Tensor) -> torch.Tensor:

@@ -8,7 +8,7 @@ a head may be still by chance.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -18,11 +18,10 @@ from torch import Tensor, nn
 from calibrant.models.anatomy import anatomy
 from calibrant.models.hooks import with_first
 from calibrant.models.model_facts import FOREIGN, facts, first_tensor, muted, sample_ids
-from calibrant.understand._engine.skip import last_logits
+from calibrant.understand._engine.skip import Call, first_changed, last_logits
 
 _TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-9}  # of the largest output; half precision: 2 %
 _TRIED = 4
-_Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 @contextmanager
@@ -49,7 +48,7 @@ def _narrowed(target: nn.Module) -> Iterator[None]:
         handed = first_tensor((*args, *kwargs.values()))
         if handed is None or handed.ndim != 3 or handed.shape[1] < 2:
             return plain(*args, **kwargs)
-        (args, kwargs), length = _first_changed((args, kwargs), _last), handed.shape[1]
+        (args, kwargs), length = first_changed((args, kwargs), _last), handed.shape[1]
         output = plain(*args, **kwargs)
         value = first_tensor(output)
         assert value is not None  # seen when it was found
@@ -79,7 +78,7 @@ def _look(module: nn.Module) -> str:
     blocks = anatomy(module).blocks
     if not blocks:
         return ""
-    root, seen = module.get_submodule(blocks[-1]), dict[str, list[_Call]]()
+    root, seen = module.get_submodule(blocks[-1]), dict[str, list[Call]]()
     sizes = {
         path: sum(p.numel() for p in part.parameters())
         for path, part in root.named_modules()
@@ -108,9 +107,9 @@ def _look(module: nn.Module) -> str:
     for path in once[:_TRIED]:
         part = root.get_submodule(path)
         with suppress(*FOREIGN):
-            args, kwargs = _first_changed(seen[path][0], _noise)
+            args, kwargs = first_changed(seen[path][0], _noise)
             whole = first_tensor(part(*args, **kwargs))
-            args, kwargs = _first_changed((args, kwargs), _last)
+            args, kwargs = first_changed((args, kwargs), _last)
             alone = first_tensor(part(*args, **kwargs))
             assert whole is not None and alone is not None  # it gave a tensor before
             with _narrowed(part):
@@ -125,15 +124,6 @@ def _attends(root: nn.Module, path: str) -> bool:
     around = [path.rsplit(".", up)[0] for up in range(path.count(".") + 1)]
     kinds = [type(root.get_submodule(part)).__name__ for part in (*inside, *around)]
     return any("att" in name.lower() for name in inside) or any("attention" in kind.lower() for kind in kinds)
-
-
-def _first_changed(call: _Call, change: Callable[[Tensor], Tensor]) -> _Call:
-    """The same call, its first tensor changed."""
-    args, kwargs = call
-    if args:
-        return (change(args[0]), *args[1:]), kwargs
-    name = next(iter(kwargs))
-    return args, {**kwargs, name: change(kwargs[name])}
 
 
 def _last(value: Tensor) -> Tensor:

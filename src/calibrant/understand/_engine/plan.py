@@ -30,6 +30,9 @@ class Plan:
         """Site of an MLP -> its block: a change of what it adds is one of the stream behind the block."""
         self.firsts_of = {site: first_block(module, place) for site, place in places.items()}
         spans = [[p for edit in patch for p in positions(edit, self.length)] for patch in patches]
+        inside = {site for site, first in self.firsts_of.items() if first or _within(module, places[site])}
+        self.inner = [all(edit.site in inside for edit in patch) for patch in patches]
+        """Whether all of a patch is in the blocks, or behind: its stream may enter at its first block."""
         self.early = [min(self.firsts_of[edit.site] for edit in patch) for patch in patches]
         self.starts = [self._start(patch) for patch in patches]
         """The first block that each patch runs."""
@@ -45,14 +48,28 @@ class Plan:
         first = {edit.site for edit in patch if self.firsts_of[edit.site] == start}
         return start + (len(first) == 1 and self.added.get(*first) == start)
 
-    def checked(self, todo: Tensor) -> list[int]:
-        """Patches that are tried against a pass in full: of those that run a block the last to begin, and the
-        last one that an MLP's change makes begin later; any, where none runs a block."""
-        begins = sorted((*one, at) for at, one in enumerate(zip(self.starts, self.firsts, strict=True)))
-        able = [at for start, _, at in begins if todo[at].any() and start < self.blocks]
-        lifted = [at for at in able if self.starts[at] > self.early[at]]
-        found = able[-1:] + lifted[-1:] or [at for _, _, at in begins if todo[at].any()][-1:]
-        return list(dict.fromkeys(found))
+    def checked(self, batches: Sequence[Tensor], *, whole: bool) -> list[int]:
+        """Patches that are tried against a pass in full: as few as show all that is left out.
+
+        They begin where their pass does, so nothing runs before them. One has two blocks to go, for what is
+        wrong at its first position is read in the next block; one enters below rows that run already; one
+        begins later since it is what an MLP adds; one is in the blocks, and not alone in its pass.
+        """
+        shown: dict[int, tuple[bool, ...]] = {}
+        for rows in batches:
+            patches = set(rows[:, 0].tolist())
+            first, start = min(self.firsts[p] for p in patches), min(self.starts[p] for p in patches)
+            for p in patches:
+                if self.starts[p] < self.blocks and (whole or self.firsts[p] == first):
+                    begins, beside = self.starts[p], self.inner[p] and len(rows) > 1
+                    shown[p] = (begins < self.blocks - 1, begins > start, begins > self.early[p], beside)
+        order = sorted(shown, key=lambda p: (sum(shown[p]), self.starts[p], self.firsts[p], p))
+        chosen: list[int] = []
+        for kind in range(4):
+            able = [p for p in order if shown[p][kind]]
+            if able and not any(shown[p][kind] for p in chosen):
+                chosen.append(able[-1])
+        return chosen or order[-1:] or [p for rows in batches for p in rows[:, 0].tolist()][-1:]
 
     def idle(self, shared: Tensor | None) -> Tensor:
         """(P, N) bool: the patch changes nothing that the last position sees.
@@ -67,39 +84,52 @@ class Plan:
         still = torch.tensor(behind)[:, None].repeat(1, self.count)
         return still if shared is None else still | (torch.tensor(self.lasts)[:, None] < shared.cpu())
 
-    def batches(self, start: int, todo: Tensor, room: int, *, whole: bool = False) -> Iterator[Tensor]:
-        """Rows (R, 2) of patch and example that begin at block ``start``, of those ``todo`` (P, N).
+    def batches(self, todo: Tensor, room: int, *, joined: bool, whole: bool) -> Iterator[Tensor]:
+        """Rows (R, 2) of patch and example that go through a pass together, of those ``todo`` (P, N).
 
-        Those that begin at the earliest position come first. A row that begins later than others of its pass
-        runs positions that it does not need; as soon as these cost more than a pass by itself, one begins.
+        Those that begin at the earliest position come first; in a pass, those that begin at the first block.
+        A row that begins at a later position than others of its pass runs some that it does not need; as soon
+        as these cost more than a pass by itself, one begins.
 
         Args:
-            start: the block.
             todo: which rows are to be run.
             room: tokens in a pass.
+            joined: rows may enter a pass at their blocks; otherwise all begin at one.
             whole: every position runs in each.
         """
-        waiting = sorted(
-            (p for p, s in enumerate(self.starts) if s == start and todo[p].any()),
-            key=lambda p: self.firsts[p],
-        )
-        rows = [(p, n) for p in waiting for n in todo[p].nonzero()[:, 0].tolist()]
-        group: list[tuple[int, int]] = []
-        spare = 0
+        kinds: dict[int, list[int]] = {}
+        for patch, start in enumerate(self.starts):
+            if todo[patch].any():
+                kinds.setdefault(-1 if joined and self.inner[patch] else start, []).append(patch)
+        for _, some in sorted(kinds.items()):
+            waiting = sorted(some, key=lambda patch: self.firsts[patch])
+            rows = [(patch, n) for patch in waiting for n in todo[patch].nonzero()[:, 0].tolist()]
+            for group in self._groups(rows, room, whole=whole):
+                yield torch.tensor(sorted(group, key=lambda row: self.starts[row[0]]))
+
+    def _groups(self, rows: Sequence[Row], room: int, *, whole: bool) -> Iterator[list[Row]]:
+        group: list[Row] = []
+        spare, most = 0, max(self.blocks - self.starts[patch] for patch, _ in rows) * room // _PASS
         for row in rows:
-            begins = 0 if whole or not group else self.firsts[row[0]] - self.firsts[group[0][0]]
-            length = self.length - (0 if whole else self.firsts[(group or [row])[0][0]])
-            if group and ((len(group) + 1) * length > room or spare + begins > room // _PASS):
-                yield torch.tensor(group)
+            first = 0 if whole else self.firsts[(group or [row])[0][0]]
+            begins = 0 if whole else (self.firsts[row[0]] - first) * (self.blocks - self.starts[row[0]])
+            if group and ((len(group) + 1) * (self.length - first) > room or spare + begins > most):
+                yield group
                 group, spare, begins = [], 0, 0
             group.append(row)
             spare += begins
-        if group:
-            yield torch.tensor(group)
+        yield group
 
 
-_PASS = 16
+Row = tuple[int, int]
+"""A patch and an example."""
+_PASS = 32
 """A forward pass by itself costs about as much as this part of the tokens that it has room for."""
+
+
+def _within(module: nn.Module, place: Place) -> bool:
+    """Whether a place is the first block's, rather than before it."""
+    return any(place.path == path or place.path.startswith(f"{path}.") for path in anatomy(module).blocks[:1])
 
 
 def _may_lift(module: nn.Module) -> bool:

@@ -8,7 +8,7 @@ not assumed: ``sweep`` compares.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
 from calibrant.models.batching import memory_name
 from calibrant.models.hooks import with_first
@@ -24,24 +25,44 @@ from calibrant.models.model_facts import accepted, first_tensor, unembedding
 
 
 @contextmanager
-def resumed(module: nn.Module, outputs: Mapping[str, Any], stream: Tensor | None) -> Iterator[None]:
-    """A block in which some blocks of the model do not run, and the last of them gives ``stream`` (R, T, D).
+def resumed(
+    module: nn.Module, blocks: Sequence[str], outputs: Mapping[str, Any], entering: Mapping[int, Tensor]
+) -> Iterator[None]:
+    """A block in which rows (r, T, D) enter the stream where they begin, below the rows that run already.
 
-    Nor do hooks that stand on them: the stream is what they left. ``outputs``: path of each -> what it gave
-    in an earlier run, whose form is kept.
+    Blocks before the first of them do not run, nor do hooks that stand on them: the stream is what they left.
+    Nothing ``entering``: all run.
+
+    Args:
+        module: the model.
+        blocks: path of each of its blocks.
+        outputs: path of each -> what it gave in an earlier run, whose form is kept.
+        entering: number of the block that rows enter -> their stream.
     """
-    skipped = [module.get_submodule(path) for path in outputs]
+    start = min(entering, default=0)
+    skipped = [module.get_submodule(path) for path in blocks[:start]]
     own = [{name: vars(block)[name] for name in _REPLACED if name in vars(block)} for block in skipped]
+    handles = []
     try:
-        for block, output in zip(skipped, outputs.values(), strict=True):
-            given = stream if block is skipped[-1] else None
+        for path, block in zip(blocks, skipped, strict=False):
+            given = entering[start] if block is skipped[-1] else None
             vars(block).update(
-                forward=partial(_give, output, given),
+                forward=partial(_give, outputs[path], given),
                 _forward_hooks=OrderedDict(),
                 _forward_pre_hooks=OrderedDict(),
             )
+        for number, stream in entering.items():
+            if number == 0:
+                enter = partial(_begin, stream)
+                first = module.get_submodule(blocks[0])
+                handles.append(first.register_forward_pre_hook(enter, with_kwargs=True))
+            elif number > start:
+                below = module.get_submodule(blocks[number - 1])
+                handles.append(below.register_forward_hook(partial(_join, stream)))
         yield
     finally:
+        for handle in handles:
+            handle.remove()
         for block, before in zip(skipped, own, strict=True):
             vars(block).pop("forward", None)
             vars(block).update(before)
@@ -57,6 +78,29 @@ def _give(output: Any, stream: Tensor | None, *args: Any, **kwargs: Any) -> Any:
     return with_first(output, value)
 
 
+def _begin(stream: Tensor, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+    return first_changed((args, kwargs), lambda _: stream)
+
+
+def _join(stream: Tensor, _: nn.Module, __: Any, output: Any) -> Any:
+    running = first_tensor(output)
+    assert running is not None  # a block is one by its stream
+    return with_first(output, torch.cat([running, stream]))
+
+
+Call = tuple[tuple[Any, ...], dict[str, Any]]
+"""What a module is called with."""
+
+
+def first_changed(call: Call, change: Callable[[Tensor], Tensor]) -> Call:
+    """The same call, its first tensor changed."""
+    args, kwargs = call
+    if args:
+        return (change(args[0]), *args[1:]), kwargs
+    name = next(key for key, value in kwargs.items() if isinstance(value, Tensor))
+    return args, {**kwargs, name: change(kwargs[name])}
+
+
 KeysAndValues = list[tuple[Tensor, Tensor]]
 """(B, heads, T, d) of each layer."""
 
@@ -65,24 +109,27 @@ class Past:
     """Keys and values of earlier positions, for one forward pass, which adds to them."""
 
     def __init__(
-        self,
-        kept: KeysAndValues | None = None,
-        examples: Tensor | None = None,
-        length: int = 0,
-        skipped: int = 0,
+        self, kept: KeysAndValues | None = None, rows: Sequence[Tensor] = (), length: int = 0
     ) -> None:
-        """Empty, or the first ``length`` positions of ``examples`` (R,) of what a run kept.
+        """Empty, or the first ``length`` positions of what a run kept.
 
-        Of the first ``skipped`` layers, which do not run, one row stands for all: only its length is asked.
+        ``rows``: of each layer, the examples whose rows it runs; of a layer that runs none, one stands for
+        all, for its length may be asked.
         """
-        rows = [slice(1) if layer < skipped else examples for layer in range(len(kept or []))]
-        self.cache = DynamicCache(
-            [
-                (k[some, :, :length], v[some, :, :length])
-                for some, (k, v) in zip(rows, kept or [], strict=True)
-            ]
-        )
+        self.cache = DynamicCache()
         """Of full layers: a sliding window is the mask's business."""
+        for (keys, values), some in zip(kept or [], rows, strict=False):
+            layer = DynamicLayer()  # type: ignore[no-untyped-call]
+            layer.lazy_initialization(keys, values)
+            layer.keys, layer.values = _of(keys[:, :, :length], some), _of(values[:, :, :length], some)
+            self.cache.layers.append(layer)
+
+
+def _of(kept: Tensor, some: Tensor) -> Tensor:
+    """Rows of examples, without a copy where there is only one."""
+    if len(some) == 0 or len(kept) == 1:
+        return kept[:1].expand(max(1, len(some)), *kept.shape[1:])
+    return kept[some]
 
 
 def joined(runs: Sequence[Past]) -> KeysAndValues:
