@@ -7,18 +7,17 @@ Where features outnumber rows it is sought among the rows' combinations, w = sum
 never leaves (Rasmussen & Williams 2006, algorithm 3.1, with a free bias): N unknowns instead of D. Labels
 that a plane separates have a finite answer, too, because of the penalty.
 
-Each step also searches the last move, the length of the weights and the bias, whose scores are known: half as
-many steps. They are made in float32, and the last digits come from steps with their factor and a gradient in
-float64, which cost a few products with vectors.
+The first steps also search the last move, the length of the weights and the bias, whose scores are known:
+half as many steps. They are made in float32. The last digits come from steps with their factor and a gradient
+in float64, which cost a few products with vectors.
 
-One layer at a time: its copy in float32 and its factor lie in a core's cache, and no two layers' are in memory
-at once. Labellings of one layer share what does not depend on labels.
+One layer at a time: its copy in float32 and its factor lie in a core's cache, and no two layers' are in
+memory at once. Labellings of one layer share what does not depend on labels.
 """
 
 from __future__ import annotations
 
 from contextlib import suppress
-from itertools import pairwise
 from math import inf
 from typing import NamedTuple
 
@@ -27,16 +26,15 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from calibrant.core.errors import InputError, NumericalError
+from calibrant.maths.probe_forms import Dual, Held, Primal
 
 _TINY = 1e-10  # curvature of a row that is certain; keeps its working response finite
 _REFINED, _LEFT = 12, 1e-9
 """Most steps of refinement, and the largest move of a score, relative, that is left to make."""
 _FIRST, _SEARCHED = 2, 3
-"""Steps that search, and how often they do: later ones are Newton's own, which then has few digits to gain."""
-_INNER, _NEAR, _NEARER = 8, 0.1, 1e-3
-"""Most conjugate gradients with an old factor, which cost what a new one does, and what they may leave."""
-_NOTHING = 1e-30
-_HALVES = 4
+"""Steps that search, and how often they do: later ones are Newton's own, with little to gain."""
+_NEAR, _NEARER = 0.1, 1e-3
+"""What conjugate gradients may leave of a step."""
 
 
 class _Until(NamedTuple):
@@ -78,168 +76,21 @@ def logistic_planes(x: Tensor, labels: Tensor, l2: float, weights: Tensor | None
         NumericalError: a feature is NaN or infinite, or a hundred steps were not enough.
     """
     y, c = _checked(x, labels, l2, weights)
-    kind = _Primal if x.shape[2] < x.shape[1] else _Dual
+    kind = Primal if x.shape[2] < x.shape[1] else Dual
     weight, bias = x.new_empty((len(y), x.shape[2]), dtype=torch.float64), torch.empty_like(y[:, 0])
     rows = coarse = None
-    for layer in range(len(y)):
-        if rows is None or len(x) > 1:
-            rows = coarse = None  # frees those of the layer before
-            rows = x[layer].double()
-            coarse = kind.coarse(rows)
-        form = kind(rows, y[layer], c[layer], l2)
-        weight[layer], bias[layer] = form.plane(_minimum(form, coarse))
+    with torch.inference_mode():  # less is noted of each small operation
+        for layer in range(len(y)):
+            if rows is None or coarse is None or len(x) > 1:
+                rows = coarse = None  # frees those of the layer before
+                rows = x[layer].double()
+                coarse = kind.coarse(rows)
+            form = kind(rows, y[layer], c[layer], l2)
+            weight[layer], bias[layer] = form.plane(_minimum(form, coarse))
     return Planes(weight, bias)
 
 
-class _Primal:
-    """Unknowns: w and b."""
-
-    def __init__(self, x: Tensor, y: Tensor, c: Tensor, l2: float) -> None:
-        self.x, self.y, self.c, self.l2 = x, y, c, l2
-        self.ridge = x.new_full((x.shape[1] + 1,), l2)
-        self.ridge[-1] = 0.0
-        self.wide: Tensor | None = None
-
-    @staticmethod
-    def coarse(x: Tensor) -> Tensor:
-        """What steps in float32 read: the features and a one."""
-        return _with_ones(x, torch.float32)
-
-    def rough(self, coarse: Tensor) -> _Primal:
-        """The same in float32."""
-        form = _Primal(coarse[:, :-1], self.y.float(), self.c.float(), self.l2)
-        form.wide = coarse
-        return form
-
-    def start(self) -> Tensor:
-        return torch.zeros_like(self.ridge)
-
-    def plane(self, solution: Tensor) -> tuple[Tensor, Tensor]:
-        return solution[:-1], solution[-1]
-
-    def scores(self, solution: Tensor) -> Tensor:
-        return self.x @ solution[:-1] + solution[-1]
-
-    def pull(self, solution: Tensor, rest: Tensor) -> Tensor:
-        """Downhill: minus the gradient."""
-        return torch.addcmul(torch.cat([self.x.T @ rest, rest.sum()[None]]), self.ridge, solution, value=-1)
-
-    def step(self, held: _Held | None, pull: Tensor, curve: Tensor, near: float) -> _Step:
-        """Newton's; with what an older one divided by, by conjugate gradients."""
-        if self.wide is None:
-            self.wide = _with_ones(self.x, self.x.dtype)
-        if held is None:
-            bend = _gram((self.wide * curve.sqrt()[:, None]).T)
-            bend.diagonal().add_(self.ridge)
-            held = _Held(torch.cholesky_inverse(_factor(bend)), curve, curve)
-            return _Step(held.matrix @ pull, held, pull.dtype == torch.float64)
-        way = held.matrix @ pull
-        found, rest, last = torch.zeros_like(pull), pull.clone(), float(pull @ way)
-        enough = near * near * last
-        for _ in range(_INNER):
-            bent = torch.addcmul(self.wide.T @ (curve * (self.wide @ way)), self.ridge, way)
-            along = float(way @ bent)
-            if not along > _NOTHING:
-                return _Step(held.matrix @ pull, held, True)
-            found.add_(way, alpha=last / along)
-            rest.sub_(bent, alpha=last / along)
-            back = held.matrix @ rest
-            left = float(rest @ back)
-            if left <= enough:
-                return _Step(found, held, False)
-            way, last = back.add_(way, alpha=left / last), left
-        return _Step(found, held, True)
-
-    def products(self, one: Tensor, other: Tensor, _: Tensor) -> Tensor:
-        """Of directions (i, K) and (j, K) under the penalty."""
-        return self.l2 * (one[:, :-1] @ other[:, :-1].T)
-
-
-def _with_ones(x: Tensor, dtype: torch.dtype) -> Tensor:
-    wide = torch.ones((len(x), x.shape[1] + 1), dtype=dtype, device=x.device)
-    wide[:, :-1] = x
-    return wide
-
-
-class _Dual:
-    """Unknowns: a of each row, and b."""
-
-    def __init__(self, x: Tensor, y: Tensor, c: Tensor, l2: float, kernel: Tensor | None = None) -> None:
-        self.x, self.y, self.c, self.l2, self.kernel = x, y, c, l2, kernel
-
-    @staticmethod
-    def coarse(x: Tensor) -> Tensor:
-        """The rows' products: many steps pay for them, the few last ones do not."""
-        return _gram(x.float())
-
-    def rough(self, coarse: Tensor) -> _Dual:
-        """The same in float32."""
-        return _Dual(self.x, self.y.float(), self.c.float(), self.l2, coarse)
-
-    def start(self) -> Tensor:
-        return self.y.new_zeros(len(self.y) + 1)
-
-    def plane(self, solution: Tensor) -> tuple[Tensor, Tensor]:
-        return self.x.T @ solution[:-1], solution[-1]
-
-    def scores(self, solution: Tensor) -> Tensor:
-        a = solution[:-1]
-        plain = self.x @ (self.x.T @ a) if self.kernel is None else self.kernel @ a
-        return plain + solution[-1]
-
-    def pull(self, solution: Tensor, rest: Tensor) -> Tensor:
-        """c (y - p) - l2 a, which is 0 at the least loss, and minus the sum of a, which is, too."""
-        a = solution[:-1]
-        return torch.cat([rest - self.l2 * a, -a.sum()[None]])
-
-    def step(self, held: _Held | None, pull: Tensor, curve: Tensor, _: float) -> _Step:
-        """(l2 / W + K) da + db = pull / W, and a + da sums to 0."""
-        if held is None:
-            matrix = self._factor(curve)
-            sides = torch.stack([pull[:-1] / curve, torch.ones_like(curve)], 1)
-            alone, beside = torch.cholesky_solve(sides, matrix).unbind(1)
-            held = _Held(matrix, curve, beside)
-        else:
-            alone = torch.cholesky_solve((pull[:-1] / held.curve)[:, None], held.matrix)[:, 0]
-        bias = (alone.sum() - pull[-1]) / held.beside.sum()
-        return _Step(torch.cat([alone - bias * held.beside, bias[None]]), held, True)
-
-    def _factor(self, curve: Tensor) -> Tensor:
-        if self.kernel is None:
-            self.kernel = _gram(self.x)
-        across = self.kernel.diagonal()
-        own = across.clone()
-        across.add_(self.l2 / curve)
-        try:
-            return _factor(self.kernel)
-        finally:
-            across.copy_(own)
-
-    def products(self, one: Tensor, other: Tensor, scores: Tensor) -> Tensor:
-        return self.l2 * (one[:, :-1] @ (scores - other[:, -1:]).T)
-
-
-class _Held(NamedTuple):
-    """What a Newton step divides by."""
-
-    matrix: Tensor
-    """Of w and b: the Hessian's inverse (D + 1, D + 1). Of rows: the factor (N, N) of Cholesky."""
-    curve: Tensor
-    """(N,) of the rows when it was made."""
-    beside: Tensor
-    """Of rows: what they lose (N,) where the bias gains 1."""
-
-
-class _Step(NamedTuple):
-    """One of Newton's, or nearly."""
-
-    move: Tensor
-    held: _Held
-    tired: bool
-    """Whether the next one should divide by something new."""
-
-
-def _minimum(form: _Primal | _Dual, coarse: Tensor) -> Tensor:
+def _minimum(form: Primal | Dual, coarse: Tensor) -> Tensor:
     """Newton's steps in float32; what is left in float64, by the factor of the last of them.
 
     Where that does not do, Newton's steps in float64.
@@ -255,7 +106,7 @@ def _minimum(form: _Primal | _Dual, coarse: Tensor) -> Tensor:
     return _newton(form, start, _EXACT)[0]
 
 
-def _newton(form: _Primal | _Dual, start: Tensor, until: _Until) -> tuple[Tensor, _Held]:
+def _newton(form: Primal | Dual, start: Tensor, until: _Until) -> tuple[Tensor, Held]:
     """Steps until no score moves, and what the last one divided by."""
     at = _at(form, start, start[-1].expand_as(form.y))
     held, ways, last = None, list[tuple[Tensor, Tensor]](), 1.0
@@ -276,7 +127,7 @@ def _newton(form: _Primal | _Dual, start: Tensor, until: _Until) -> tuple[Tensor
     )
 
 
-def _refined(form: _Primal | _Dual, rough: _Primal | _Dual, start: Tensor, held: _Held) -> Tensor:
+def _refined(form: Primal | Dual, rough: Primal | Dual, start: Tensor, held: Held) -> Tensor:
     """Steps with an old factor and a new gradient: each leaves a small part of what was missing."""
     solution, last = start.double(), 0.0
     scores = form.scores(solution)
@@ -311,16 +162,15 @@ class _At(NamedTuple):
     """Whether the step that led here was not cut: one that was says nothing of how far there is to go."""
 
 
-def _at(form: _Primal | _Dual, solution: Tensor, scores: Tensor, whole: bool = True) -> _At:
-    penalty = form.products(solution[None], solution[None], scores[None])
-    loss = float(form.c @ (softplus(scores) - form.y * scores)) + 0.5 * float(penalty)
-    return _At(solution, scores, loss, whole)
+def _at(form: Primal | Dual, solution: Tensor, scores: Tensor, whole: bool = True) -> _At:
+    loss = float(form.c @ (softplus(scores).addcmul_(form.y, scores, value=-1)))
+    return _At(solution, scores, loss + 0.5 * form.penalty(solution, scores), whole)
 
 
-def _farthest(form: _Primal | _Dual, at: _At, ways: list[tuple[Tensor, Tensor]], wide: bool) -> _At:
+def _farthest(form: Primal | Dual, at: _At, ways: list[tuple[Tensor, Tensor]], wide: bool) -> _At:
     """The best place in the span of Newton's step, the last move, the weights as they are, and the bias.
 
-    Where the search is not ``wide``, or the loss does not fall by it: Newton's step, half of it, a quarter, ...
+    Where the search is not ``wide``, or the loss does not fall by it: Newton's step, half of it, ...
     """
     if wide:
         move, moved = _searched(form, at, ways)
@@ -336,9 +186,7 @@ def _farthest(form: _Primal | _Dual, at: _At, ways: list[tuple[Tensor, Tensor]],
     return found
 
 
-def _searched(
-    form: _Primal | _Dual, at: _At, ways: list[tuple[Tensor, Tensor]]
-) -> tuple[Tensor, Tensor]:
+def _searched(form: Primal | Dual, at: _At, ways: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     """Their scores are known, so it is a search over a few numbers, by Newton's method again."""
     solution, scores = at.solution, at.scores
     bias, plain = torch.zeros_like(solution), solution.clone()
@@ -366,26 +214,6 @@ def _alike(like: Tensor) -> float:
 def _above(after: _At, before: _At) -> bool:
     slack = 1e-10 if after.scores.dtype == torch.float64 else 1e-5
     return not after.loss <= before.loss + slack * (1 + abs(before.loss))
-
-
-def _gram(x: Tensor) -> Tensor:
-    """x x^T, (N, N); each pair of blocks of rows is multiplied once."""
-    count = len(x)
-    ends = [count * part // _HALVES for part in range(_HALVES + 1)]
-    found = x.new_empty((count, count))
-    for start, end in pairwise(ends):
-        torch.mm(x[start:end], x[:end].T, out=found[start:end, :end])
-        found[:start, start:end] = found[start:end, :start].T
-    return found
-
-
-def _factor(bend: Tensor) -> Tensor:
-    """Of Cholesky; (K, K) is positive definite."""
-    factor: Tensor
-    factor, wrong = torch.linalg.cholesky_ex(bend)
-    if int(wrong):
-        raise NumericalError("the penalty is too small for these features", hint="raise l2")
-    return factor
 
 
 def _checked(x: Tensor, labels: Tensor, l2: float, weights: Tensor | None) -> tuple[Tensor, Tensor]:
