@@ -79,7 +79,7 @@ def causes(found: Mapping[str, Estimate], adjusted: tuple[float, float | None], 
     by_direction = adjusted[1] is not None and adjusted[1] <= bounds.level and _sign(moved) != 0
     if by_words or by_direction:
         how = [f"the words change the behaviour by {gap}"] if by_words else []
-        how += [f"the direction changes it by {moved}, random ones do not"] if by_direction else []
+        how += [f"the direction changes it by {moved}, further than random ones"] if by_direction else []
         return Finding("yes", "; ".join(how))
     if gap.low is None or gap.high is None:
         return Finding("not testable", gap.reason or "the change of the behaviour has no interval")
