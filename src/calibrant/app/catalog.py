@@ -147,7 +147,7 @@ _TECHNIQUES: dict[str, tuple[str, str]] = {
     ),
     "testbed.sandbagger": (
         "train a model organism that withholds what it knows, or its twin",
-        "withheld_rate",
+        "belief_accuracy",
     ),
     "testbed.sycophant": (
         "train a model organism that caves to the user, or its clean twin",
