@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from sklearn.linear_model import LogisticRegression
 
 from calibrant.core import InputError, NumericalError
 from calibrant.maths.probe import logistic_planes
+from calibrant.maths.probe_forms import Dual, Primal
 
 
 def drawn(layers, rows, width, seed=0, noise=1.0):
@@ -148,11 +151,34 @@ def test_what_has_no_answer_is_refused(change, words):
         logistic_planes(*change(x, labels[0]))
 
 
-def test_a_feature_that_is_no_number_is_an_error():
-    x, labels = drawn(2, 12, 5)
-    x[1, 3, 2] = torch.nan
+@pytest.mark.parametrize("wrong", [torch.nan, torch.inf])
+@pytest.mark.parametrize("width", [5, 20])
+def test_a_feature_that_is_no_number_is_an_error(width, wrong):
+    x, labels = drawn(2, 12, width)
+    x[1, 3, 2] = wrong
     with pytest.raises(NumericalError, match="NaN or infinite"):
         logistic_planes(x, labels[0], 1.0)
+
+
+@pytest.mark.parametrize("width", [5, 60])
+def test_no_two_layers_are_held_at_once(monkeypatch, width):
+    """What steps in float32 read of a layer is gone before that of the next one is made."""
+    made = []
+    for kind in (Primal, Dual):
+
+        def coarse(x, before=kind.coarse):
+            assert not any(one() is not None for one in made)
+            found = before(x)
+            made.append(weakref.ref(found))
+            return found
+
+        monkeypatch.setattr(kind, "coarse", staticmethod(coarse))
+    x, labels = drawn(4, 30, width)
+    logistic_planes(x, labels[0], 1.0)
+    assert len(made) == 4
+    made.clear()
+    logistic_planes(x[:1], labels, 1.0)  # one layer, four labellings
+    assert len(made) == 1
 
 
 def test_float32_features_are_taken_as_float64():
