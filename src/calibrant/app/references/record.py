@@ -16,7 +16,11 @@ from calibrant.core.record import Artifact
 from calibrant.data.constitution import Constitution
 from calibrant.defend.defended import StackSpec
 
-_ANSWERS = ("govern.claim", "govern.gate", "measure.audit_game")
+_ANSWERS = (
+    "govern.claim",
+    "govern.gate",
+    "measure.audit_game",
+)  # what evidence is held against is no evidence
 _DIGEST = re.compile("[0-9a-f]{6,64}")
 
 
