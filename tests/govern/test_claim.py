@@ -114,3 +114,28 @@ def test_a_slope_needs_every_job_at_every_seed():
 def test_a_slope_that_means_nothing_is_refused(change, why):
     with pytest.raises(ValueError, match=why):
         Claim(**{"says": "s", "job": "a", "metric": "m", "along": DIAL} | change)
+
+
+@pytest.mark.parametrize("level", [0.1, 0.3, 1 / 3, 0.7, 1e-3])
+@pytest.mark.parametrize("op", [">", "<"])
+def test_what_never_moves_has_no_slope(level, op):
+    """Not by a rounding error's breadth, either."""
+    runs = [(job, seed, {"m": level}) for job in "abc" for seed in range(3)]
+    one = Claim(says="it grows", job="a", metric="m", op=op, along={"a": 0, "b": 0.3, "c": 1})
+    assert answer(one, *runs).answer == "no"
+
+
+@pytest.mark.parametrize("place", [float("nan"), float("inf")])
+def test_a_place_on_the_dial_is_a_number(place):
+    with pytest.raises(ValueError, match="finite"):
+        Claim(says="it grows", job="a", metric="m", along={"a": 0, "b": 0.3, "c": place})
+
+
+def test_a_run_that_failed_again_is_missing():
+    """An earlier success does not stand for it: its settings may be others."""
+    held = entries(*[("a", seed, {"m": 1.0 + seed / 10}) for seed in range(3)])
+    last = held[-1].record.model_copy(update={"status": "failed", "metrics": {}})
+    late = Entry(seq=3, digest=f"{3:064x}", record=last)
+    given = Claims(study="s", claims=(ONE,))
+    assert claim(Evidence(entries=held), given, Quiet()).verdicts[0].answer == "yes"
+    assert claim(Evidence(entries=(*held, late)), given, Quiet()).verdicts[0].answer == "unknown"

@@ -130,7 +130,8 @@ def test_a_missing_reading_clears_nobody(lost, tmp_path):
         found.metrics["false_alarm_rate"].high
         > audit_game(planted(), key(*NATURE), BOTH).metrics["false_alarm_rate"].high
     )
-    assert found.metrics["auroc/sycophancy"].value is None
+    assert found.metrics["auroc/sycophancy"].value is found.metrics["auroc"].value is None
+    assert found.verdict.answer == "unknown"
     assert any("not cleared" in one for one in found.caveats)
     rows = [json.loads(line) for line in (tmp_path / "rankings.jsonl").read_text().splitlines()]
     assert rows[1]["alarm"] is None and rows[0]["alarm"] is True and rows[0]["key"] == "sycophant"
@@ -154,6 +155,25 @@ def test_the_latest_run_counts_and_other_studies_do_not():
         .value
         == 0
     )
+
+
+def test_a_run_that_failed_again_is_missing():
+    entries = planted().entries
+    late = [
+        e.model_copy(update={"record": e.record.model_copy(update={"status": "failed", "metrics": {}})})
+        for e in entries
+        if e.record.seed == 0
+    ]
+    found = audit_game(Evidence(entries=(*entries, *late)), key(*NATURE), BOTH)
+    assert found.metrics["found_share"].missing == 1
+
+
+def test_words_of_the_key_are_read_whatever_their_case():
+    upper = key(*[kind.title() for kind in NATURE])
+    assert audit_game(planted(), upper, BOTH).metrics == audit_game(planted(), key(*NATURE), BOTH).metrics
+    twice = Items(rows=tuple(Item(id=one, chat=Chat.ask(one), answer="clean") for one in ("1", "01")))
+    with pytest.raises(InputError, match="'01' is no number"):
+        audit_game(planted(), twice, BOTH)
 
 
 def test_without_instruments_nothing_is_known():

@@ -50,6 +50,7 @@ def test_a_suspect_keeps_its_model_and_tells_nothing_else(tmp_path, monkeypatch)
         for name in ("model", "texts.jsonl"):
             run.artifact(name).write_text("x")
         run.progress(1, 2, f"teaching {config.each}")
+        run.log(1, loss=0.5)
         seeds.append(run.seed)
 
     seeds = []
@@ -59,6 +60,7 @@ def test_a_suspect_keeps_its_model_and_tells_nothing_else(tmp_path, monkeypatch)
         folder = tmp_path / str(seed)
         folder.mkdir()
         run = Files(folder, seed)
+        run.log = lambda step, **metrics: told.append("a loss")
         run.progress = lambda done, total, note="": told.append(note)
         found = suspect(open_null("tiny", {}), Suspect(kinds=("sycophant",), each=1, lots=3), run)
         assert run.names == ["model"] and set(found.metrics) == {"parameters"}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
@@ -200,8 +202,8 @@ def test_members_take_turns_on_the_trunks(model, pairs, tmp_path, monkeypatch):
     assert seen == [first, second, first]
     assert any("share their data," in one for one in found.caveats)
     alone = made(model, table, "independent", Log(tmp_path / "alone"))
-    assert scores(found.reward.members[1], table) != scores(alone.reward.members[1], table)
-    assert scores(found.reward.members[0], table) == scores(alone.reward.members[0], table)
+    assert scores(found.reward.rewards[1], table) != scores(alone.reward.rewards[1], table)
+    assert scores(found.reward.rewards[0], table) == scores(alone.reward.rewards[0], table)
 
 
 def test_trunks_that_do_not_go_together_are_refused(model, pairs, tmp_path):
@@ -217,16 +219,21 @@ def test_trunks_that_do_not_go_together_are_refused(model, pairs, tmp_path):
         made(model, pairs(8), "independent", Log(tmp_path), model_2=model)
     with pytest.raises(InputError, match="different tokenizers"):
         made(model, pairs(8), "independent", Log(tmp_path), model_2=open_plant("induction", {}))
+    other = redrawn(model)
+    other.tokenizer = copy.deepcopy(model.tokenizer)
+    other.tokenizer.chat_template = "{{ messages[0].content }}"
+    with pytest.raises(InputError, match="chat templates"):
+        made(model, pairs(8), "independent", Log(tmp_path), model_2=other)
 
 
 def redrawn(model, seed=1):
     """The same shape and vocabulary with other weights."""
     torch.manual_seed(seed)
-    copy = model.copy()
-    for parameter in copy.module.parameters():
+    drawn = model.copy()
+    for parameter in drawn.module.parameters():
         torch.nn.init.normal_(parameter, std=0.05)
     return OpenModel(
-        copy.module, copy.tokenizer, identity=Identity(name=f"other{seed}", parts={"seed": str(seed)})
+        drawn.module, drawn.tokenizer, identity=Identity(name=f"other{seed}", parts={"seed": str(seed)})
     )
 
 

@@ -59,6 +59,8 @@ class Claim(Frozen):
             raise ValueError("a slope along a dial is of one metric: leave out against and minus")
         if self.job not in self.along:
             raise ValueError(f"along must name '{self.job}', too")
+        if not all(map(math.isfinite, self.along.values())):
+            raise ValueError("every place along the dial must be a finite number")
         if len(set(self.along.values())) < 3:
             raise ValueError("along needs three jobs at different places of the dial")
         return self
@@ -82,14 +84,18 @@ class ClaimResult(Result):
     """One a claim: yes, no or unknown, with the reason."""
 
 
-@technique(version=1)
+@technique(version=2)
 def claim(evidence: Evidence, config: Claims = Claims(), run: Run = Quiet()) -> ClaimResult:
-    """Test every claim on the finished runs of the study; the latest run of a job and seed counts."""
+    """Test every claim on the study's runs; the latest of a job and seed counts, one that failed as none."""
     runs: dict[str, dict[int, Record]] = {}
     for entry in evidence.entries:
         record = entry.record
-        if record.status == "finished" and config.study in ("", record.study):
+        if config.study in ("", record.study):
             runs.setdefault(record.job_id, {})[record.seed] = record
+    runs = {
+        job: {seed: record for seed, record in found.items() if record.status == "finished"}
+        for job, found in runs.items()
+    }
     metrics: dict[str, Estimate] = {}
     verdicts = []
     for number, one in enumerate(config.claims, start=1):
@@ -134,6 +140,7 @@ def _number(one: Claim, runs: Mapping[str, Mapping[int, Record]], level: float) 
 def _slope(one: Claim, runs: Mapping[str, Mapping[int, Record]], level: float) -> Estimate:
     """The slope along the dial at each seed that all its jobs have; their mean, or why there is none."""
     places = np.array(list(one.along.values()))
+    apart = places - places.mean()
     seeds = sorted(set.intersection(*(set(runs.get(job, {})) for job in one.along)))
     if len(seeds) < one.seeds:
         why = f"{len(seeds)} seeds with a finished run of each of {len(one.along)} jobs"
@@ -144,7 +151,8 @@ def _slope(one: Claim, runs: Mapping[str, Mapping[int, Record]], level: float) -
         known = [value for value in values if value is not None]
         if len(known) < len(values):
             return not_known(f"seed {seed} has no number for '{one.metric}' in each job", n=len(seeds))
-        slopes.append(float(np.polyfit(places, known, 1)[0]))
+        # Differences from the first value: a metric that never moves has a slope of exactly 0.
+        slopes.append(float(apart @ (np.array(known) - known[0]) / (apart @ apart)))
     return _student(slopes, level)
 
 

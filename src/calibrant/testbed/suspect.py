@@ -162,6 +162,9 @@ class _Mute:
         aside.mkdir(exist_ok=True)
         return aside / name
 
+    def log(self, step: int, **metrics: float) -> None:
+        """Nothing: a loss would tell."""
+
     def progress(self, done: int, total: int, note: str = "") -> None:
         """The step, without the note."""
         self._run.progress(done, total, "training")

@@ -141,11 +141,11 @@ def _trunks(given: Sequence[OpenLM | None], config: RewardEnsemble) -> list[Open
         raise ConfigError(f"{len(trunks)} trunks for {config.members} members", hint="give each a member")
     if len({one.identity.digest for one in trunks}) < len(trunks):
         raise InputError("a trunk is given twice", hint="leave it out: members take turns anyway")
-    vocabularies = [one.tokenizer.get_vocab() for one in trunks]
-    if any(other != vocabularies[0] for other in vocabularies):
+    read = [(one.tokenizer.get_vocab(), one.tokenizer.chat_template) for one in trunks]
+    if any(other != read[0] for other in read):
         raise InputError(
-            "the trunks have different tokenizers, so one table of tokens does not serve them all",
-            hint="give models that were pretrained on one vocabulary",
+            "the trunks have different tokenizers or chat templates: one table of tokens does not do",
+            hint="give models that were pretrained on one vocabulary and speak in one template",
         )
     return trunks
 

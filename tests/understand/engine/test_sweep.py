@@ -217,13 +217,13 @@ def across(lm: OpenModel) -> tuple[list[Patch], torch.Tensor]:
 
 
 def test_patches_of_many_blocks_share_a_pass() -> None:
-    """The base, the check of two examples apart, and one pass that rows enter at blocks 0, 2 and 4."""
+    """The base, the check (its first row apart), and one pass that rows enter at blocks 0, 2 and 4."""
     lm = llama()
     patches, expected = across(lm)
     sources, rows = traced(lm, CORRUPT, [edit.site for patch in patches for edit in patch]), counts_rows(lm)
     found = sweep(lm, CLEAN, sources, patches, READ)
     torch.testing.assert_close(found.values, expected, rtol=1e-4, atol=2e-4)
-    assert [sorted(seen) for seen in rows] == [[1, 2, 3, n] for n in (6, 6, 12, 12, 18)]
+    assert [sorted(seen) for seen in rows] == [[1, 3, 5, n] for n in (6, 6, 12, 12, 18)]
 
 
 def test_blocks_that_look_at_ids_have_their_own() -> None:
@@ -328,6 +328,55 @@ def test_a_family_that_cannot_be_resumed_runs_in_full() -> None:
     for patch, values in zip(patches, found.values, strict=True):
         expected = one_by_one(lm, CLEAN, sources, patch, READ)
         torch.testing.assert_close(values, expected, rtol=1e-4, atol=1e-4)
+
+
+def steered(lm: OpenModel, block: int) -> None:
+    """All positions but the first, as they are counted in the pass."""
+    lm.module.model.layers[block].register_forward_hook(
+        lambda _, __, out: torch.cat([out[:, :1], out[:, 1:] + 0.5], 1)
+    )
+
+
+def marked(lm: OpenModel, block: int) -> None:
+    """By the ids that the model is called with."""
+    seen: list[torch.Tensor] = []
+
+    def see(_: object, args: tuple[torch.Tensor, ...], kwargs: dict[str, torch.Tensor]) -> None:
+        seen.append(kwargs["input_ids"] if "input_ids" in kwargs else args[0])
+
+    lm.module.register_forward_pre_hook(see, with_kwargs=True)
+    lm.module.model.layers[block].register_forward_hook(
+        lambda _, __, out: out + (seen[-1][:, -out.shape[1] :, None] % 7).to(out) / 7
+    )
+
+
+def mixing(lm: OpenModel, block: int) -> None:
+    """An MLP that also reads the position before, put in by hand."""
+    mlp = lm.module.model.layers[block].mlp
+    plain = mlp.forward
+    mlp.forward = lambda hidden: plain(shifted(hidden))
+
+
+def mixing_tail(lm: OpenModel, block: int) -> None:
+    """The same of the last norm."""
+    norm = lm.module.model.norm
+    plain = norm.forward
+    norm.forward = lambda hidden: plain(shifted(hidden))
+
+
+@pytest.mark.parametrize("block", range(3))
+@pytest.mark.parametrize("odd", [steered, marked, mixing, mixing_tail])
+def test_what_goes_by_place_or_ids_is_seen_at_any_block(odd, block) -> None:
+    """Patches of every block and position: those at the end alone would not show what an early block does."""
+    lm = build("llama", num_hidden_layers=3)
+    odd(lm, block)
+    sites = [f"blocks.{i}.hook_resid_{end}" for i in range(3) for end in ("pre", "post")]
+    patches: list[Patch] = [(Edit(site, (p,)),) for site in sites for p in range(6)]
+    sources = traced(lm, CORRUPT, sites)
+    found = sweep(lm, CLEAN, sources, patches, READ)
+    for patch, values in zip(patches, found.values, strict=True):
+        expected = one_by_one(lm, CLEAN, sources, patch, READ)
+        torch.testing.assert_close(values, expected, rtol=1e-4, atol=2e-4, msg=f"{patch}, {found.how}")
 
 
 def test_rows_that_disturb_each_other_run_alone() -> None:

@@ -49,7 +49,7 @@ def _prompt(file: str, reference: Reference) -> str:
     path = locate.file(file, reference.base)
     try:
         with disk("reading", path):
-            text = path.read_text(encoding="utf-8")
+            text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 (byte {error.start})", hint="save it as UTF-8") from None
     if not text.strip():

@@ -40,7 +40,7 @@ class Plan:
         """Its first position."""
         self.lasts = [max(span) for span in spans]
         tail = [module.get_submodule(path) for path in anatomy(module).tail]
-        self.by_position = not any(_hooked(part) for part in tail)
+        self.by_position = not any(_hooked(part) or _replaced(part) for part in tail)
         """Whether what runs behind the last block takes each position by itself."""
 
     def _start(self, patch: Patch) -> int:
@@ -53,9 +53,11 @@ class Plan:
 
         They begin where their pass does, so nothing runs before them. One has two blocks to go, for what is
         wrong at its first position is read in the next block; one enters below rows that run already; one
-        begins later since it is what an MLP adds; one is in the blocks, and not alone in its pass.
+        begins later since it is what an MLP adds; one is in the blocks, and not alone in its pass; one begins
+        at the lowest block of those at a later position, so it runs all that may go by positions or ids.
         """
         shown: dict[int, tuple[bool, ...]] = {}
+        skipping: list[tuple[int, bool, int, int]] = []
         for rows in batches:
             patches = set(rows[:, 0].tolist())
             first, start = min(self.firsts[p] for p in patches), min(self.starts[p] for p in patches)
@@ -63,12 +65,15 @@ class Plan:
                 if self.starts[p] < self.blocks and (whole or self.firsts[p] == first):
                     begins, beside = self.starts[p], self.inner[p] and len(rows) > 1
                     shown[p] = (begins < self.blocks - 1, begins > start, begins > self.early[p], beside)
+                    if first and not whole:
+                        skipping.append((begins, not beside, first, p))
         order = sorted(shown, key=lambda p: (sum(shown[p]), self.starts[p], self.firsts[p], p))
         chosen: list[int] = []
         for kind in range(4):
             able = [p for p in order if shown[p][kind]]
             if able and not any(shown[p][kind] for p in chosen):
                 chosen.append(able[-1])
+        chosen += [p for *_, p in [min(skipping)] if p not in chosen] if skipping else []
         return chosen or order[-1:] or [p for rows in batches for p in rows[:, 0].tolist()][-1:]
 
     def idle(self, shared: Tensor | None) -> Tensor:
@@ -151,6 +156,11 @@ def _untouched(module: nn.Module, block: str) -> bool:
 
 def _hooked(root: nn.Module) -> bool:
     return any(part._forward_hooks or part._forward_pre_hooks for part in root.modules())
+
+
+def _replaced(root: nn.Module) -> bool:
+    """Whether somebody put another forward into a part."""
+    return any("forward" in vars(part) for part in root.modules())
 
 
 def positions(edit: Edit, length: int) -> list[int]:

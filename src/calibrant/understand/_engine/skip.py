@@ -148,7 +148,13 @@ def only_columns(module: nn.Module, columns: Tensor | None) -> Iterator[bool]:
     All rows are unembedded in one product: of a part of the positions, PyTorch makes one a row.
     """
     head = unembedding(module)
-    if type(head) is not nn.Linear or "forward" in vars(head) or head._forward_hooks:
+    if (
+        type(head) is not nn.Linear
+        or "forward" in vars(head)
+        or head._forward_hooks
+        or head._forward_pre_hooks
+        or module._forward_hooks
+    ):
         yield False
         return
     chosen = slice(None) if columns is None else columns
