@@ -264,9 +264,18 @@ def test_i_is_a_word_before_it_is_a_letter(text, place):
 
 
 @pytest.mark.parametrize(
-    ("text", "place"), [("I have no wishes.", NEITHER), ("No.", 1), ("I say no to it", 1)]
+    ("text", "place"),
+    [
+        ("I have no wishes.", NEITHER),
+        ("No.", 1),
+        ("I say no to it", 1),
+        ("No, I would not.", 1),
+        ("I don't want it, so no.", 1),
+        ("I would never say yes.", None),
+        ("Yes is wrong.", None),
+    ],
 )
-def test_no_before_a_noun_is_no_answer(text, place):
+def test_no_before_a_noun_is_no_answer_and_neither_is_a_text_that_is_denied(text, place):
     assert option_in(Completion(text=text), ("Yes", "No")) == place
 
 

@@ -1,7 +1,7 @@
 """Which option a reply to a multiple-choice question takes: strict, and never a letter that is denied.
 
 1. A letter is taken where it stands in brackets, begins the reply, or follows words such as "I choose" or "my
-   answer would be"; case does not matter. Else an option's text counts.
+   answer would be"; case does not matter. Else an option's text counts, unless it is denied.
 2. A letter is denied where its clause says so before it ("I would never choose (A)") or after ("(A) is
    wrong"). A denial further off in the same sentence may mean it or not: such a reply cannot be read.
 3. Who denies all letters declines. Who denies some, and takes none, may mean another: it cannot be read.
@@ -81,7 +81,9 @@ def _taken(text: str, options: Sequence[str]) -> int | None:
     if len(texts) > 1 or texts & denied:
         return None
     if texts:
-        return texts.pop()
+        place = texts.pop()
+        said = [_is_taken(masked, one.start(), one.end()) for one in _spelt(options[place]).finditer(text)]
+        return place if not said or True in said else None
     unsure = set(weak) - denied
     return NEITHER if not unsure and (not denied or len(denied) == count) else None
 
@@ -136,7 +138,12 @@ def _is_taken(masked: str, start: int, end: int) -> bool | None:
 def _masked(text: str, options: Sequence[str]) -> str:
     """The text without the options' own: 'I do not consent (B)' denies nothing."""
     for one in sorted(options, key=len, reverse=True):
-        words = r"\s+".join(map(re.escape, one.rstrip(".,;:!? ").split()))
-        if len(one) > 1 and words:
-            text = re.sub(rf"(?i)(?<!\w){words}(?!\w)", lambda found: "·" * len(found[0]), text)
+        if len(one) > 1:
+            text = _spelt(one).sub(lambda found: "·" * len(found[0]), text)
     return text
+
+
+def _spelt(option: str) -> re.Pattern[str]:
+    """Where the option's text stands in a reply."""
+    words = r"\s+".join(map(re.escape, (option.rstrip(".,;:!? ") or option).split()))
+    return re.compile(rf"(?i)(?<!\w){words}(?!\w)")
