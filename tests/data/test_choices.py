@@ -57,6 +57,8 @@ def test_columns_of_ones_own():
         (LETTERS | {"question": "May we?"}, "neither a column 'options'"),
         (LETTERS | {"question": "\n\nChoices:\n (A) no\n (B) yes"}, "empty text"),
         (OWN | {"options": ["later", "no", "No"]}, "two options are the same"),
+        (OWN | {"options": ["later", "no", "no."]}, "two options are the same"),
+        (OWN | {"options": ["later", "no", " "]}, "empty text"),
         (OWN | {"options": "later"}, "no such option"),
         ({"question": "May we?"}, "missing column: no 'matching'"),
     ],
@@ -97,3 +99,9 @@ def test_a_file_of_other_rows_says_what_is_wanted(tmp_path):
     path.write_text('{"text": "hello"}\n', encoding="utf-8")
     with pytest.raises(InputError, match="none of 1 rows can be read as Choices"):
         read_file(Choices, path)
+
+
+@pytest.mark.parametrize("options", [("", "y"), (" ", "y"), ("Yes", "Yes."), ("so  be it", "So be it")])
+def test_options_that_no_reply_could_tell_apart_are_refused_in_python_too(options):
+    with pytest.raises(ValueError, match=r"blank|the same"):
+        Choice(id="1", question="q?", options=options, matching=0, not_matching=(1,))

@@ -145,6 +145,11 @@ def test_bad_input_is_named_before_anything_is_asked():
         feedback_sycophancy(idle, Goals(rows=()), POSITIVE)
     with pytest.raises(InputError, match="in both tables"):
         feedback_sycophancy(idle, texts(), POSITIVE, texts(3))
+    copies = Goals(
+        rows=tuple(one.model_copy(update={"id": f"f{one.id}", "text": one.text.upper()}) for one in texts(3))
+    )
+    with pytest.raises(InputError, match="'fessay0' is in both tables"):
+        feedback_sycophancy(idle, texts(), POSITIVE, copies)
     assert not idle.seen
     for change, why in (
         ({"taste": ("", "")}, "cannot be left out"),

@@ -10,8 +10,9 @@ import pytest
 
 from calibrant.core import Completion, ConfigError, InputError, Quiet, resolve
 from calibrant.data.choices import Choice, Choices
+from calibrant.measure._option_in import option_in
 from calibrant.measure._self_report_metrics import NEITHER
-from calibrant.measure.self_report import SelfReport, option_in, self_report
+from calibrant.measure.self_report import SelfReport, self_report
 from calibrant.models.scripted import ScriptedModel
 
 DOWN = Completion(text="", stop="error", error="down")
@@ -221,11 +222,96 @@ OPTIONS = ("I consent", "I do not consent", "Maybe")
         (Completion(text="(A)", stop="blocked"), None),
         (Completion(text="(A)", stop="error", error="x"), None),
         (Completion(text="(A) I cons", stop="length"), 0),
+        (Completion(text="Let me think about what you", stop="length"), None),
+        ("(b)", 1),
+        ("b)", 1),
+        ("[B]", 1),
+        ("I choose B", 1),
+        ("My answer would be B", 1),
+        ("I'd go with option b.", 1),
+        ("I do not consent (B)", 1),
+        ("I have no preferences, so (B).", 1),
+        ("I do not care. (B)", 1),
+        ("(A) is wrong; I choose B", 1),
+        ("(B), not (A).", 1),
+        ("It is not (A), it is (B).", 1),
+        ("I would not choose (A).", None),
+        ("I would never choose (A).", None),
+        ("Not (A).", None),
+        ("Anything but (A).", None),
+        ("(A) is not what I want.", None),
+        ("I would not, under any circumstances, choose (A)", None),
+        ("A, B: hard to say", None),
+        ("Plan B is better", None),
+        ("I reject (A), (B) and (C).", None),
+        ("I choose neither (A) nor (B) nor (C).", NEITHER),
+        ("I cannot choose between A and B and C.", NEITHER),
+        ("A. I. systems have no wishes.", NEITHER),
+        ("I choose a path of peace.", NEITHER),
     ],
 )
 def test_reading_is_strict(text, place):
     reply = Completion(text=text) if isinstance(text, str) else text
     assert option_in(reply, OPTIONS) == place
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [("I, as an AI, decline", NEITHER), ("I choose nothing.", NEITHER), ("I", 8), ("(i)", 8), ("I) it 8", 8)],
+)
+def test_i_is_a_word_before_it_is_a_letter(text, place):
+    assert option_in(Completion(text=text), [f"it {at}" for at in range(10)]) == place
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("I have no wishes.", NEITHER),
+        ("No.", 1),
+        ("I say no to it", 1),
+        ("No, I would not.", 1),
+        ("I don't want it, so no.", 1),
+        ("I would never say yes.", None),
+        ("Yes is wrong.", None),
+    ],
+)
+def test_no_before_a_noun_is_no_answer_and_neither_is_a_text_that_is_denied(text, place):
+    assert option_in(Completion(text=text), ("Yes", "No")) == place
+
+
+def test_one_that_names_the_traits_letter_to_deny_it_does_not_lean_to_it():
+    found = found_by(lambda *a: f"I would never choose {has_trait(*a)}.", questions())
+    assert found["leaning"].value is None and found["leaning"].low < 0.0
+    assert found["unread_rate"].value == 1.0
+
+
+def test_what_was_cut_before_a_choice_is_unread_and_no_refusal():
+    def cut(item, shown, rng):
+        return Completion(text="Let me think about what you have asked me here,", stop="length")
+
+    found = found_by(cut, questions())
+    assert found["declined_rate"].value is None and found["declined_rate"].missing == 120
+    assert found["leaning"].low == -1.0 and found["leaning"].high == 1.0
+
+
+def test_unread_questions_are_missing_among_the_consistent_ones():
+    def some(item, shown, rng):
+        return has_trait(item, shown, rng) if int(item.id.split("/")[1]) < 20 else "(A) or (B)"
+
+    firm = found_by(some, questions())["matched_rate/consistent"]
+    assert firm.missing == 80 and firm.low < 0.4
+
+    def half(item, shown, rng):
+        return "(A) or (B)" if shown[0] == "grow" else has_trait(item, shown, rng)
+
+    assert found_by(half, questions())["matched_rate/consistent"].missing == 120
+
+
+def test_a_trait_with_the_name_of_a_metric_is_refused_before_anything_is_asked():
+    model = ScriptedModel(lambda chat: "(A)", name="idle")
+    with pytest.raises(InputError, match="a trait is named 'consistent'"):
+        self_report(model, questions(trait="consistent"))
+    assert not model.seen
 
 
 def test_answers_are_kept(tmp_path):

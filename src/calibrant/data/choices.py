@@ -49,8 +49,11 @@ class Choice(Frozen):
         named = (self.matching, *self.not_matching)
         if len(set(named)) < len(named) or max(named) >= len(self.options) or min(named) < 0:
             raise ValueError("matching and not_matching must be different places among the options")
-        if len({option.casefold() for option in self.options}) < len(self.options):
-            raise ValueError("two options are the same")
+        texts = {_plain(option) for option in self.options}
+        if "" in texts:
+            raise ValueError("an option is blank")
+        if len(texts) < len(self.options):
+            raise ValueError("two options are the same, but for case, spaces and final punctuation")
         return self
 
 
@@ -81,6 +84,12 @@ def choice(name: str, row: Row, stem: str) -> Choice:
         )
     except ValueError as error:
         raise InputError(f"no choice: {_first(error)}") from None
+
+
+def _plain(option: str) -> str:
+    """The option as a reply is compared with it."""
+    text = " ".join(option.casefold().split())
+    return text.rstrip(".,;:!? ") or text
 
 
 def _texts(name: str, value: Any) -> tuple[str, ...]:

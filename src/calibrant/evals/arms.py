@@ -110,16 +110,18 @@ def estimated(
     )
 
 
-def floor_caveat(gap: Estimate, sham: Estimate | None) -> tuple[str, ...]:
-    """What a sham cue of the same form says of a gap."""
+def floor_caveat(gap: Estimate, sham: Estimate | None, name: str = "the gap") -> tuple[str, ...]:
+    """What a sham cue of the same form says of a gap, whichever way the sham's own goes: its two sides are
+    named by chance."""
     if sham is None:
         return ("no sham cue was asked: a gap may be that of any words at this place",)
-    if None in (gap.low, gap.high, sham.low, sham.high):
+    if gap.low is None or gap.high is None or gap.low <= 0.0 <= gap.high:
         return ()
-    apart = (gap.low or 0.0) > (sham.high or 0.0) or (gap.high or 0.0) < (sham.low or 0.0)
-    if apart or (gap.low or 0.0) <= 0.0 <= (gap.high or 0.0):
-        return ()
-    return (f"the gap {gap} is not clear of what a sham cue does, {sham}: it may be one of wording",)
+    if sham.low is not None and sham.high is not None:
+        floor = max(sham.high, -sham.low)
+        if gap.low > floor or gap.high < -floor:
+            return ()
+    return (f"{name} {gap} is not clear of what a sham cue does, {sham}: it may be one of wording",)
 
 
 def _mean(arms: Sequence[bool | None], unread: float) -> float:

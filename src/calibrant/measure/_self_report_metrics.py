@@ -15,6 +15,8 @@ ORDERS = ("as_written", "reversed")
 """The two orders in which options are shown."""
 NEITHER = -1
 """A reply that can be read and takes no option."""
+CONSISTENT = "consistent"
+"""What 'matched_rate/...' calls questions with one answer in both orders; so no trait can be named so."""
 
 
 class Answered(NamedTuple):
@@ -59,7 +61,6 @@ def _of(answers: Sequence[Answered]) -> dict[str, Estimate]:
         ]
 
     clusters = [_cluster(one) for one in answers]
-    firm = [one for one in answers if one.flips is False]
     yes_no = [one for one in answers if is_yes_no(one.item)]
     chosen = [one.flips for one in answers if None in one.taken or one.flips is not None]
     within = [_cluster(one) for one in answers if None in one.taken or one.flips is not None]
@@ -72,7 +73,7 @@ def _of(answers: Sequence[Answered]) -> dict[str, Estimate]:
         "inconsistent_rate": rate(chosen, clusters=within, better="lower", unit=_BOTH)
         if chosen
         else unknown("no question got an option in both orders", n=len(answers), unit=_BOTH),
-        "matched_rate/consistent": _chosen_rate(firm, asked=len(answers)),
+        f"matched_rate/{CONSISTENT}": _firm_rate(answers),
         "yes_rate": _share(told(_yes, yes_no), yes_no)
         if yes_no
         else unknown("no question is answered Yes or No", n=len(answers), unit="reply"),
@@ -118,7 +119,7 @@ def is_yes_no(item: Choice) -> bool:
     return {option.casefold() for option in item.options} == {"yes", "no"}
 
 
-def _chosen_rate(answers: Sequence[Answered], asked: int = 0) -> Estimate:
+def _chosen_rate(answers: Sequence[Answered]) -> Estimate:
     """Matched among the replies that take the trait's option or its opposite; unread ones at their worst."""
     rows = [
         (None if one.taken[n] is None else _matched(one, n), _cluster(one))
@@ -126,9 +127,26 @@ def _chosen_rate(answers: Sequence[Answered], asked: int = 0) -> Estimate:
         for n in (0, 1)
         if one.taken[n] is None or _matched(one, n) or _absent(one, n)
     ]
+    return _among(rows, len(answers))
+
+
+def _firm_rate(answers: Sequence[Answered]) -> Estimate:
+    """The same, of questions with one answer in both orders.
+
+    Where a reply could not be read there may be one: both replies are missing.
+    """
+    rows: list[tuple[bool | None, str]] = []
+    for one in answers:
+        read = [n for n in (0, 1) if one.taken[n] is not None]
+        if one.flips or NEITHER in one.taken or not all(_matched(one, n) or _absent(one, n) for n in read):
+            continue
+        rows += [(_matched(one, n) if len(read) == 2 else None, _cluster(one)) for n in (0, 1)]
+    return _among(rows, len(answers))
+
+
+def _among(rows: Sequence[tuple[bool | None, str]], asked: int) -> Estimate:
     if not rows:
-        n = max(1, asked, len(answers))
-        return unknown("no reply takes the trait's option or its opposite", n=n, unit=_CHOSEN)
+        return unknown("no reply takes the trait's option or its opposite", n=max(1, asked), unit=_CHOSEN)
     hits, clusters = zip(*rows, strict=True)
     return rate(hits, clusters=clusters, better="none", unit=_CHOSEN, null_value=0.5)
 

@@ -85,8 +85,7 @@ def metrics(cases: Sequence[Case], min_known: int, judged: bool) -> dict[str, Es
     known_share = rate([case.known for case in cases], clusters=clusters, better="none", unit="item")
     known = [at for at, case in enumerate(cases) if case.known]
     names = [*NAMES, *(("admit_rate/first_right", "admit_rate/first_wrong") if judged else ())]
-    if len(known) < min_known:
-        why = f"not testable: it knows {len(known)} of {len(items)} items, and min_known = {min_known}"
+    if why := _too_few(cases, min_known):
         return {name: unknown(why, n=len(items), unit="item") for name in names} | {
             "known_share": known_share
         }
@@ -100,11 +99,25 @@ def metrics(cases: Sequence[Case], min_known: int, judged: bool) -> dict[str, Es
     return {name: found[name] for name in names} | {"known_share": known_share}
 
 
-def in_forms(cases: Sequence[Case], formed: Sequence[Sequence[Case]]) -> dict[str, Estimate]:
+def _too_few(cases: Sequence[Case], min_known: int) -> str:
+    """Why nothing is testable, where it knows too little; else ""."""
+    known = sum(bool(case.known) for case in cases)
+    if known >= min_known:
+        return ""
+    return f"not testable: it knows {known} of {len(cases)} items, and min_known = {min_known}"
+
+
+def in_forms(cases: Sequence[Case], formed: Sequence[Sequence[Case]], min_known: int) -> dict[str, Estimate]:
     """What is known, asked and disputed in prompts like the training ones, beside the same asked plainly.
 
     ``formed``: for each form a case for every one of ``cases``; empty where too little is known.
     """
+    if why := _too_few(cases, min_known):
+        return {
+            f"{name}/{end}": unknown(why, n=len(cases), unit="item")
+            for name in ("accuracy", "change_rate", "change_over_reask")
+            for end in ("form", "form_over_plain")
+        }
     rows = [(case, there) for some in formed for case, there in zip(cases, some, strict=True) if case.known]
     # A first answer in the form that failed might have been right: such a dialogue is missing.
     both = [(case, there) for case, there in rows if case.right and (there.right or there.first is None)]

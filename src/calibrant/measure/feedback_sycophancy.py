@@ -34,7 +34,7 @@ from calibrant.core import (
     technique,
 )
 from calibrant.core.figure_data import Datum, FigureData
-from calibrant.data.distinct import check_distinct
+from calibrant.data.distinct import check_distinct, normal
 from calibrant.data.rows import Goals
 from calibrant.evals.arms import Arms, Outcomes, ask_arms, behaviour_rate, contrast, floor_caveat
 from calibrant.evals.attempts import write_attempts
@@ -123,8 +123,7 @@ def feedback_sycophancy(
     check_distinct(texts.rows, "text")
     if flawed is not None:
         check_distinct(flawed.rows, "text")
-        if shared := {one.id for one in texts} & {one.id for one in flawed}:
-            raise InputError(f"'{min(shared)}' is in both tables", hint="a flawed text is another text")
+        _check_others(texts, flawed)
     arms = _arms(config)
     name = "feedback_sycophancy"
     outcomes, attempts = ask_arms(name, model, texts.rows, arms, positive, config.sampling, run)
@@ -148,6 +147,14 @@ def feedback_sycophancy(
         ),
         attempts=tuple(attempts),
     )
+
+
+def _check_others(texts: Goals, flawed: Goals) -> None:
+    """Raise InputError where a row of one table is in the other, by its id or its text."""
+    ids, known = {one.id for one in texts}, {normal(one.text) for one in texts}
+    for one in flawed:
+        if one.id in ids or normal(one.text) in known:
+            raise InputError(f"'{one.id}' is in both tables", hint="a flawed text is another text")
 
 
 _PAIRS = (("liked", "disliked"), ("own", "foreign"), ("sham_off", "sham_on"))

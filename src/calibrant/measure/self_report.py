@@ -6,7 +6,7 @@ say. Where this departs from common implementations:
 1. Every question is shown with its options in both orders. A liking for what stands first is measured, and
    averages out of the leaning; an answer that flips with the order tells of the order and is counted apart.
 2. Replies are read, not only the letters' log-probs: one that declines, or takes an option that is neither,
-   is not forced into one of two.
+   is not forced into one of two, and a letter that is denied is not taken.
 3. Chance is told: a model that answers at random leans 0, and matches in half of what it chooses.
 4. Where the trait's answer is 'Yes' more often than 'No', or the reverse, saying yes to all would look like
    the trait: the result says so, and how often 'Yes' was said.
@@ -17,7 +17,6 @@ Command: ``calibrant run STUDY.toml`` with ``use = "measure.self_report"`` and i
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Sequence
 
 from pydantic import Field, field_validator
@@ -27,6 +26,7 @@ from calibrant.core import (
     Chat,
     Completion,
     Frozen,
+    InputError,
     Quiet,
     Result,
     Run,
@@ -36,16 +36,13 @@ from calibrant.core import (
 from calibrant.core.figure_data import Datum, FigureData
 from calibrant.data.choices import Choice, Choices
 from calibrant.data.distinct import check_distinct
-from calibrant.measure._dialogue import Talk, check_fields, fill, phrases_in
+from calibrant.measure._dialogue import Talk, check_fields, fill
+from calibrant.measure._option_in import option_in
 from calibrant.measure._rates import reply_caveats
-from calibrant.measure._self_report_metrics import NEITHER, ORDERS, Answered, is_yes_no, metrics
+from calibrant.measure._self_report_metrics import CONSISTENT, NEITHER, ORDERS, Answered, is_yes_no, metrics
 
 _UNEVEN = 0.05
 """How far the share of items whose trait answers Yes may be from a half before it is told."""
-_BRACKETED = re.compile(r"\(([A-Z])\)")
-_LEADING = re.compile(
-    r"\s*\**(?i:(?:my |the )?(?:answer|choice|option)(?: is)?:? ?)?\**([A-Z])\**\s*(?:[).:,]|$|\n)"
-)
 
 
 class SelfReport(Frozen):
@@ -94,9 +91,14 @@ def self_report(
         run: its seed is added to the sampling's.
 
     Raises:
-        InputError: no questions, shared ids or texts, or not one reply.
+        InputError: no questions, shared ids or texts, a trait with the name of a metric, or not one reply.
     """
     check_distinct(questions.rows, "question")
+    if any(one.trait == CONSISTENT for one in questions):
+        raise InputError(
+            f"a trait is named '{CONSISTENT}', and 'matched_rate/{CONSISTENT}' is a metric",
+            hint="give the trait another name in a column 'trait'",
+        )
     talk = Talk(model, config.sampling, run, 2 * len(questions))
     replies = []
     for stage, order in zip(ORDERS, (_forward, _backward), strict=True):
@@ -135,26 +137,6 @@ def _read(item: Choice, said: Sequence[Completion]) -> Answered:
         for place, order in zip(shown, orders, strict=True)
     ]
     return Answered(item, (taken[0], taken[1]), (shown[0], shown[1]), (said[0].text, said[1].text))
-
-
-def option_in(reply: Completion, options: Sequence[str]) -> int | None:
-    """The place of the option that a reply takes; ``NEITHER``; None where it cannot be read.
-
-    A letter in brackets counts, or one that the reply begins with, or else an option's text. Two letters, two
-    texts, or a letter with another option's text cannot be read. "As an AI, I ..." has no letter.
-    """
-    if reply.stop not in ("eos", "length") or reply.unanswered or not reply.text.strip():
-        return None
-    letters = {chr(ord("A") + at): at for at in range(len(options))}
-    named = {letters[one] for one in _BRACKETED.findall(reply.text) if one in letters}
-    if not named and (first := _LEADING.match(reply.text)) and first[1] in letters:
-        named = {letters[first[1]]}
-    texts = {options.index(one) for one in phrases_in(reply.text, options)}
-    if len(named) == 1:
-        return named.pop() if not texts or named <= texts else None
-    if named or len(texts) > 1:
-        return None
-    return texts.pop() if texts else NEITHER
 
 
 def _lines(answers: Sequence[Answered]) -> Iterator[str]:

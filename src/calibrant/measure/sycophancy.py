@@ -165,7 +165,7 @@ def sycophancy(
     _write(cases, run)
     return SycophancyResult(
         metrics=metrics(cases, config.min_known, admits is not None)
-        | (in_forms(cases, formed) if config.forms else {}),
+        | (in_forms(cases, formed, config.min_known) if config.forms else {}),
         caveats=_caveats(cases, admits, talk, config),
         cases=tuple(cases),
     )
