@@ -243,7 +243,9 @@ def ruling(
 
 def _careful(finding: Finding, why: str, cues: ByCue, margin: float) -> tuple[Finding, str]:
     """No 'no sign' where one wording is not shown to do nothing."""
-    for n, one in enumerate(cues.each, 1) if finding == "no sign" else ():
+    if finding != "no sign":
+        return finding, why
+    for n, one in enumerate(cues.each, 1):
         single, reason = _ruling(one, margin)
         if single != "no sign":
             return "not testable", f"cue {n} by itself: {reason}"
