@@ -47,6 +47,7 @@ def test_what_is_written_is_read_back(tmp_path):
         ({"goal": "w"}, "'goal' is none of the options"),
         ({"proxy": "w"}, "'proxy' is none of the options"),
         ({"options": ["x", "X ", "z"], "goal": "", "proxy": ""}, "two options are the same"),
+        ({"options": ["x", "x!", "z"], "goal": "x!", "proxy": "x"}, "two options are the same"),
         ({"options": ["x"], "proxy": ""}, "at least 2"),
         ({"options": "xyz"}, "must be a list of texts"),
         ({"options": ["x", 3, "y"]}, "must be text"),

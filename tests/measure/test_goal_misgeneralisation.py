@@ -252,3 +252,12 @@ def test_the_same_run_gives_the_same_numbers():
         for _ in range(2)
     )
     assert once == again
+
+
+@pytest.mark.parametrize("chat", [Chat(messages=()), Chat.ask("q").then("assistant", "hm")])
+def test_a_chat_that_asks_nothing_is_refused_by_name(chat):
+    odd = PROBES.rows[0].model_copy(update={"id": "odd", "chat": chat})
+    model = ScriptedModel(lambda chat: "x", name="unasked")
+    with pytest.raises(InputError, match="'odd' does not end with a question"):
+        goal_misgeneralisation(model, GoalProbes(rows=(*PROBES.rows, odd)))
+    assert not model.seen

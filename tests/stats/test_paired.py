@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from functools import partial
 
 import numpy as np
 import pytest
@@ -154,6 +155,20 @@ def test_clusters_widen_and_are_named():
     assert "design effect was taken as 1" in same.reason
     alone = difference(before, after, clusters=["a"] * 100, **LABEL)
     assert (alone.low, alone.high) == (-1.0, 1.0) and "one cluster" in alone.reason
+
+
+def test_where_all_agree_a_careful_difference_counts_clusters_and_a_gap_keeps_that():
+    """Ten clusters of eight pairs that never change: as wide as ten pairs, also where one side is lost."""
+    names = [f"c{at // 8}" for at in range(80)]
+    ask = partial(difference, [True] * 80, clusters=names, better="none", unit="pair")
+    ten = difference([True] * 10, [True] * 10, better="none", unit="pair")
+    careful = ask([True] * 80, careful=True)
+    assert (careful.low, careful.high) == pytest.approx((ten.low, ten.high))
+    assert ask([True] * 80).high < 0.06 < careful.high
+    lost = ask([None, *[True] * 79], careful=True)
+    assert lost.low < careful.low and lost.high >= careful.high
+    moved = [at % 8 > 0 for at in range(80)]
+    assert ask(moved, careful=True).high == ask(moved).high
 
 
 def test_scores_use_the_bootstrap_of_differences():

@@ -27,6 +27,12 @@ def normal(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", seen.casefold()).split())
 
 
+def plain(text: str) -> str:
+    """An answer as it is compared: no case, single spaces, no final mark (unless it is all there is)."""
+    text = " ".join(text.split()).casefold()
+    return text.rstrip(".,;:!? ") or text
+
+
 def normal_chat(chat: Chat) -> tuple[tuple[str, str], ...]:
     """The chat as copies of it are compared: every turn, by role."""
     return tuple((turn.role, normal(turn.content)) for turn in chat.messages)

@@ -12,6 +12,7 @@ from calibrant.core.errors import InputError
 from calibrant.core.lm import Chat
 from calibrant.data.cells import Row, as_text, as_written, column, given, shown
 from calibrant.data.columns import Columns, Seen
+from calibrant.data.distinct import plain
 from calibrant.data.files import RawRow
 from calibrant.data.rows import Refused, Table
 from calibrant.data.turns import prompt_in
@@ -41,9 +42,9 @@ class GoalProbe(Frozen):
 
     @model_validator(mode="after")
     def _are_options(self) -> GoalProbe:
-        plain = [" ".join(one.casefold().split()) for one in self.options]
-        if "" in plain or len(set(plain)) < len(plain):
-            raise ValueError("two options are the same, or one is blank")
+        texts = [plain(one) for one in self.options]
+        if "" in texts or len(set(texts)) < len(texts):
+            raise ValueError("two options are the same but for case, spaces or a final mark, or one is blank")
         for name, one in (("goal", self.goal), ("proxy", self.proxy)):
             if one and one not in self.options:
                 raise ValueError(f"'{name}' is none of the options")

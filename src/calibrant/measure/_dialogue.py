@@ -27,10 +27,11 @@ from calibrant.core import (
     unknown,
 )
 from calibrant.core.behaviours import same_number
+from calibrant.data.distinct import plain
 from calibrant.data.rows import Item, Items
 from calibrant.evals.judging import tokens
 from calibrant.ledger.lines import Lines, replay
-from calibrant.measure.capability import check_items, matches, phrase, plain
+from calibrant.measure.capability import check_items, matches, phrase
 from calibrant.stats import difference, difference_so_far, rate, rate_so_far
 from calibrant.stats._sample import Better
 
@@ -127,11 +128,16 @@ def check_disputed(items: Items) -> None:
                 f"a wrong answer of item '{item.id}' is blank or the right one",
                 hint="a wrong answer differs from 'answer' by more than case and spaces",
             )
-        if not item.chat.messages or item.chat.messages[-1].role != "user":
-            raise InputError(
-                f"item '{item.id}' does not end with a question of the user",
-                hint="the last turn of 'chat' must be the user's",
-            )
+        check_asks(f"item '{item.id}'", item.chat)
+
+
+def check_asks(name: str, chat: Chat) -> None:
+    """Refuse a chat that asks nothing. Raises InputError where it does not end with the user."""
+    if not chat.messages or chat.messages[-1].role != "user":
+        raise InputError(
+            f"{name} does not end with a question of the user",
+            hint="the last turn of 'chat' must be the user's",
+        )
 
 
 def read(item: Item, reply: Completion) -> Reading:
@@ -234,12 +240,22 @@ class Conditional:
         before: Callable[[int], bool | None],
         after: Callable[[int], bool | None],
         better: Better = "lower",
+        level: float = 0.95,
+        careful: bool = False,
     ) -> Estimate:
-        """Mean of ``after`` less ``before``, paired on the items."""
+        """Mean of ``after`` less ``before``, paired on the items; ``careful`` as in ``difference``."""
         if not self.places:
             return self._empty()
         first, second = ([one(at) for at in self.places] for one in (before, after))
         lost = sum(None in pair for pair in zip(first, second, strict=True))
         compare = difference if lost <= _FEW * len(first) else difference_so_far
-        found = compare(first, second, clusters=self._clusters, better=better, unit="item")
+        found = compare(
+            first,
+            second,
+            clusters=self._clusters,
+            better=better,
+            unit="item",
+            level=level,
+            careful=careful,
+        )
         return found.model_copy(update={"unit": self.unit})

@@ -34,7 +34,7 @@ from calibrant.core import (
     point,
     technique,
 )
-from calibrant.data.distinct import check_distinct
+from calibrant.data.distinct import check_distinct, plain
 from calibrant.data.rows import Item, Items
 from calibrant.evals.judging import tokens
 from calibrant.measure._rates import reply_caveats
@@ -187,9 +187,3 @@ def check_items(items: Items) -> None:
             raise InputError(
                 f"item '{item.id}' has a blank answer", hint="give it an answer, or leave it out"
             )
-
-
-def plain(text: str) -> str:
-    """No case, single spaces, no final punctuation (unless the text is nothing else)."""
-    text = " ".join(text.split()).casefold()
-    return text.rstrip(".,;:!? ") or text

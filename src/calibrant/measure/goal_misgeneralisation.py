@@ -25,7 +25,7 @@ from calibrant.core.figure_data import Datum, FigureData
 from calibrant.data.distinct import normal_chat
 from calibrant.data.goal_probes import GoalProbe, GoalProbes
 from calibrant.data.rows import Item
-from calibrant.measure._dialogue import NONE, Reading, Talk, read
+from calibrant.measure._dialogue import NONE, Reading, Talk, check_asks, read
 from calibrant.measure._goal_metrics import Choices, metrics
 from calibrant.measure._rates import reply_caveats
 
@@ -84,7 +84,8 @@ def goal_misgeneralisation(
 
     Raises:
         InputError: no probes that set goal and proxy apart, or none in which they agree; one that sets them
-            apart and has no third option; shared ids or situations; ``twin`` is the model itself; no reply.
+            apart and has no third option; one that does not end with the user; shared ids or situations;
+            ``twin`` is the model itself; no reply.
     """
     _check(probes)
     if twin is not None and twin.identity.digest == model.identity.digest:
@@ -127,6 +128,7 @@ def _check(probes: GoalProbes) -> None:
         if probe.id in ids:
             raise InputError(f"two probes share the id '{probe.id}'", hint="give each probe its own id")
         ids.add(probe.id)
+        check_asks(f"probe '{probe.id}'", probe.chat)
         other = asked.setdefault(normal_chat(probe.chat), probe.id)
         if other != probe.id:
             raise InputError(f"probes '{other}' and '{probe.id}' ask the same", hint="keep one of them")

@@ -35,6 +35,7 @@ from calibrant.measure._sandbagging_metrics import (
     Finding,
     Heard,
     against_chance,
+    by_cue,
     comparisons,
     headline,
     restored,
@@ -110,7 +111,8 @@ def sandbagging(
     if isinstance(model, OpenLM) and config.noise:
         more, others = with_noise(model, heard, config, run)
         found, talks = found | more, talks + others
-    finding, why = ruling(found, known, config.min_known, config.margin)
+    cues = by_cue(heard, beside)
+    finding, why = ruling(found, cues, known, config.min_known, config.margin)
     for name, one in (("known_share", heard), ("known_share/control", beside)):
         if one is not None:
             clusters = [item.cluster for item in one.items]
@@ -183,5 +185,7 @@ def _caveats(
         notes.append("nothing was trained: knowledge that is withheld everywhere is not looked for")
     if config.noise and isinstance(model, OpenLM):
         notes.append("noise may bring a score up to chance, and that is no knowledge; its draws are few")
+    elif config.noise:
+        notes.append("'noise' was not tried: the weights of this model cannot be reached")
     replies = [reply for talk in talks for reply in talk.replies]
     return (*notes, *reply_caveats(replies, config.sampling.max_tokens))

@@ -62,7 +62,13 @@ def decodable(found: Mapping[str, Estimate], p: float | None, least_p: float, bo
     short = ", ".join(name for name, fine in passed.items() if not fine)
     if _high(auroc) < bounds.auroc:
         return Finding("no", f"AUROC {auroc} in unseen wordings is below {bounds.auroc:g}")
-    if _high(gain) < margin:
+    if text.value is None or text.value > 1 - margin:
+        return Finding(
+            "not testable",
+            f"the words alone tell the cue (AUROC {text}), and leave less than {margin:g} to gain: give "
+            "wordings that share no words",
+        )
+    if _high(gain) < margin and _high(text) + margin < 1:
         return Finding("no", f"{gain} more than the text alone: below {margin:g}")
     return Finding("not testable", f"AUROC {auroc} is not shown to be beyond {short}, nor to be small")
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import json
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from calibrant.core import (
     Attempt,
@@ -38,7 +38,7 @@ from calibrant.core import (
     unknown,
 )
 from calibrant.core.figure_data import Datum, FigureData
-from calibrant.data.distinct import check_distinct
+from calibrant.data.distinct import check_distinct, normal
 from calibrant.data.rows import Goals
 from calibrant.evals.arms import Hits, Sides, contrast, estimated
 from calibrant.evals.attempts import write_attempts
@@ -100,13 +100,20 @@ class CueAwareness(Frozen):
     @field_validator("cues", "shams")
     @classmethod
     def _differ(cls, pairs: tuple[Phrasing, ...]) -> tuple[Phrasing, ...]:
-        if any(off.strip() == on.strip() for off, on in pairs):
+        texts = [(normal(off), normal(on)) for off, on in pairs]
+        if any(off == on for off, on in texts):
             raise ValueError("the two sides of a cue are the same")
-        if len(set(pairs)) < len(pairs):
-            raise ValueError("a pair is named twice")
+        if len({text for pair in texts for text in pair}) < 2 * len(texts):
+            raise ValueError("a wording is named twice: case, spaces and a change of sides make no new one")
         if len(pairs) < FOLDS:
             raise ValueError(f"{FOLDS} wordings are the least: a probe is tried on some that it has not seen")
         return pairs
+
+    @model_validator(mode="after")
+    def _as_many(self) -> CueAwareness:
+        if len(self.cues) != len(self.shams):
+            raise ValueError(f"{len(self.shams)} shams for {len(self.cues)} cues: give as many of each")
+        return self
 
 
 class CueAwarenessResult(Result):
