@@ -111,7 +111,7 @@ def _of_judges(verdicts: Mapping[str, Any], answers: tuple[str, ...]) -> Advised
 
 
 def _preferred(line: int, raw: Mapping[str, Any], compared: Pair | None) -> str:
-    """The side of the comparison that a pair prefers; "" where the two are about another prompt, or other replies."""
+    """The side of the comparison that a pair prefers; "" where prompt or replies are others."""
     made = pair_of(line, raw)
     if isinstance(made, Refused):
         raise InputError(made.reason)
