@@ -318,7 +318,7 @@ def _advised(
             harm = f"[{gain.low:.3f}, {gain.high:.3f}]"
             return (
                 "none",
-                f"no audit is better; {name}, the best that was compared, changes accuracy by {harm}",
+                f"no audit is better: {name} audits change accuracy by {harm}",
             )
     return name, told
 
