@@ -84,6 +84,29 @@ def test_advice_is_shown_beside_each_reply_and_written_with_the_answer(sit, tmp_
     assert "3 of 3 labelled" in sit(assist=advice)  # the same command goes on
 
 
+def test_how_many_rows_have_advice_is_told(sit, advice):
+    assert "there is advice on 1 of 3 rows" in sit("y", assist=advice)
+
+
+def test_advice_on_none_of_the_rows_is_refused_and_nothing_is_written(sit, tmp_path):
+    path = tmp_path / "other.jsonl"
+    path.write_text('{"id": "z0", "advice": "yes"}\n')
+    with pytest.raises(InputError, match="the advice is on none of the rows"):
+        sit("y", assist=str(path))
+    assert not (tmp_path / "labels.jsonl").exists()
+
+
+def test_nobody_goes_on_with_other_advice(sit, tmp_path, advice):
+    sit("y", assist=advice)
+    path = tmp_path / "advice.jsonl"
+    with path.open("a") as file:  # on no row: the same advice
+        file.write('{"id": "z0", "advice": "yes"}\n')
+    sit("y", assist=advice)
+    path.write_text('{"id": "q0", "advice": "no"}\n')
+    with pytest.raises(InputError, match="begun with other advice"):
+        sit("y", assist=advice)
+
+
 def test_no_advice_without_being_asked_for(sit, tmp_path):
     assert "[advice]" not in sit("y", condition="alone")
     assert labels_from(raw_rows(tmp_path / "labels.jsonl"), "x").rows[0].condition == "alone"

@@ -58,15 +58,16 @@ def test_a_critique_says_what_it_quotes_and_never_what_was_planted(tmp_path):
 
 def test_pairs_advise_the_side_that_they_prefer(tmp_path):
     ask = Chat.ask("q?")
-    compared = [Pair(id=name, prompt=ask, chosen=f"x{name}", rejected=f"y{name}") for name in "123"]
+    compared = [Pair(id=name, prompt=ask, chosen=f"x{name}", rejected=f"y{name}") for name in "1235"]
     rows = [
         {"id": "1", "prompt": "q?", "chosen": "x1", "rejected": "y1"},
         {"id": "2", "prompt": "q?", "chosen": "y2", "rejected": "x2"},
         {"id": "3", "prompt": "q?", "chosen": "x3", "rejected": "another"},
         {"id": "4", "prompt": "q?", "chosen": "x", "rejected": "y"},
+        {"id": "5", "prompt": "another?", "chosen": "x5", "rejected": "y5"},
     ]
     found = read(tmp_path, *rows, answers=SIDES, pairs=compared)
-    assert [found[name].says for name in "1234"] == ["a", "b", "", ""]
+    assert [found[name].says for name in "12345"] == ["a", "b", "", "", ""]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
 from calibrant.core import ConfigError, InputError, resolve
@@ -86,6 +88,95 @@ def test_a_change_of_mind_without_reason_is_no_reliance():
     assert found["over_reliance_rate"].low > 0
     assert covers(found["own_change_rate"], 0.2)
     assert covers(found["reliance"])
+
+
+def unseen(p=0.6, right=0.85, n=200, people=6):
+    """Answers by lot, twice and independently: nobody sees the advice."""
+    rng = random.Random(0)
+    truth = {f"{at}": rng.random() < 0.5 for at in range(n)}
+    advice = {item: good == (rng.random() < right) for item, good in truth.items()}
+    raters = [f"r{at}" for at in range(people)]
+    alone, helped = (
+        [(r, item, good == (rng.random() < p)) for r in raters for item, good in truth.items()] for _ in "12"
+    )
+    told = [(*row, "yes" if advice[row[1]] else "no") for row in helped]
+    return sandwiching(
+        given("truth", *[("k", item, good) for item, good in truth.items()]),
+        given("alone", *alone), given("assisted", *told),
+    ).metrics  # fmt: skip
+
+
+def test_who_never_sees_the_advice_does_not_rely_on_it():
+    """A wrong answer changes in .6 and a right one in .4: without the split, reliance is .12 to .25."""
+    found = unseen()
+    assert covers(found["reliance"])
+    assert found["reliance"].high - found["reliance"].low < 0.35
+    assert covers(found["own_change_rate/was_right"], 0.4)
+    assert covers(found["own_change_rate/was_wrong"], 0.6)
+    assert covers(found["over_reliance_rate"], found["own_change_rate/was_right"].value)
+
+
+def uneven(alone, helped):
+    """No effect of advice: even items are easy (.95), odd ones a coin. Items that somebody answers by arm."""
+    rng = random.Random(1)
+    truth = {f"{at}": rng.random() < 0.5 for at in range(100)}
+
+    def answers(who):
+        return [
+            (f"r{r}", item, good == (rng.random() < (0.5 if int(item) % 2 else 0.95)))
+            for r in range(8)
+            for item, good in truth.items()
+            if who(r, int(item) % 2 == 0)
+        ]
+
+    told = [(*row, "no" if truth[row[1]] else "yes") for row in answers(helped)]
+    return sandwiching(
+        given("truth", *[("k", item, good) for item, good in truth.items()]),
+        given("alone", *answers(alone)), given("assisted", *told), given("expert", *[
+            ("e", item, good) for item, good in truth.items()
+        ]),
+    ).metrics  # fmt: skip
+
+
+def test_each_item_weighs_the_same_in_both_conditions():
+    """Easy items mostly alone, hard ones mostly with advice: means over answers differ by .27."""
+    found = uneven(lambda r, easy: easy or r < 2, lambda r, easy: not easy or r < 2)
+    assert found["accuracy/alone"].value - found["accuracy/assisted"].value > 0.2
+    assert covers(found["gain"])
+    assert found["gain"].high - found["gain"].low < 0.25
+    assert abs(found["gap_recovered"].value) < 0.3
+    assert abs(found["gap"].value + found["short_of_expert"].value - found["gain"].value) < 1e-9
+
+
+def test_an_error_change_is_on_items_that_were_answered_both_ways():
+    found = uneven(lambda r, easy: easy, lambda r, easy: True)
+    change = found["error_change/wrong_advice"]
+    assert covers(change)
+    assert change.high - change.low < 0.2
+    assert found["assisted_error_rate/wrong_advice"].value > 0.2
+
+
+def test_nothing_to_compare_is_no_gain():
+    """All are unsure alone: two raters' wide interval may not hide that."""
+    truth = given("truth", *[("k", f"{at}", True) for at in range(40)])
+    alone = given("alone", *[(rater, f"{at}", None) for rater in "ab" for at in range(40)])
+    helped = given(
+        "assisted", *[(r, f"{at}", r == "a" and at % 9 > 0, "yes") for r in "ab" for at in range(40)]
+    )
+    gain = sandwiching(truth, alone, helped).metrics["gain"]
+    assert gain.value is None
+    assert gain.missing == 80
+    assert "nothing is left to compare" in gain.reason
+
+
+def test_advice_on_an_item_may_differ_between_raters():
+    """Each item was advised rightly to one and wrongly to the other: half is right, in any order of rows."""
+    truth = given("truth", *[("k", f"{at}", True) for at in range(20)])
+    rows = [(r, f"{at}", True, "yes" if r == "a" else "no") for r in "ab" for at in range(20)]
+    for order in (rows, rows[::-1]):
+        assert sandwiching(truth, assisted=given("assisted", *order)).metrics["accuracy/advice"].value == 0.5
+    with pytest.raises(InputError, match="the advice on '0' is 'tie'"):
+        sandwiching(truth, assisted=given("assisted", ("a", "0", True, "tie")))
 
 
 @pytest.mark.slow
@@ -184,6 +275,15 @@ def test_one_annotator_says_nothing_of_others():
     one = given("alone", *[("a", f"{at}", at % 3 > 0) for at in range(30)])
     found = sandwiching(truth, one)
     assert "one annotator" in found.metrics["accuracy/alone"].reason
+    planted = [(f"{at}", at % 5 < 3, at % 5 < 4) for at in range(200)]
+    three = sandwiching(
+        given("truth", *[("k", item, True) for item, _, _ in planted]),
+        given("alone", *[("a", item, alone) for item, alone, _ in planted]),
+        given("assisted", *[("a", item, helped, "yes") for item, _, helped in planted]),
+        given("expert", *[("e", item, True) for item, _, _ in planted]),
+    )
+    assert three.metrics["gap_recovered"].value == pytest.approx(0.5)
+    assert "one annotator" in three.metrics["gap_recovered"].reason
     assert any("fewer than three annotators (alone)" in caveat for caveat in found.caveats)
 
 

@@ -87,6 +87,7 @@ def annotate(
         with catalog.load("calibrant.app.people.annotate:Session")(
             comparisons, votes, rater, seed=seed, repeats=repeats, worked=worked
         ) as session:
+            _tell_advice(comparisons, worked)
             _sit(session)
             _summary(session)
     if pairs is not None:
@@ -127,6 +128,7 @@ def _label(queue: Queue, votes: Path, rater: str, seed: int, worked: Worked) -> 
     with catalog.load("calibrant.app.people.labelling:LabelSession")(
         queue, votes, rater, seed=seed, worked=worked
     ) as session:
+        _tell_advice(queue, worked)
         _label_all(session)
         _say(f"\n{session.done} of {session.total} labelled by {visible(rater)}")
         if len({label.rater for label in session.answers}) > 1:
@@ -160,6 +162,14 @@ def _sit(session: Session) -> None:
             return
         if typed in KEYS:
             session.vote(KEYS[typed])
+
+
+def _tell_advice(table: Table[Any], worked: Worked) -> None:
+    """How many rows have advice."""
+    if worked.condition == "assisted":
+        said = [worked.advice.get(row.id) for row in table.rows]
+        count = sum(one is not None and bool(one.says or one.text) for one in said)
+        _say(f"there is advice on {count} of {len(said)} rows")
 
 
 def _advise(advised: Advised | None, worked: Worked) -> None:

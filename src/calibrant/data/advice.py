@@ -111,11 +111,13 @@ def _of_judges(verdicts: Mapping[str, Any], answers: tuple[str, ...]) -> Advised
 
 
 def _preferred(line: int, raw: Mapping[str, Any], compared: Pair | None) -> str:
-    """The side of the comparison that a pair prefers; "" where the two are about other replies."""
+    """The side of the comparison that a pair prefers; "" where prompt or replies are others."""
     made = pair_of(line, raw)
     if isinstance(made, Refused):
         raise InputError(made.reason)
     if compared is None:
+        return ""
+    if made.prompt != compared.prompt:
         return ""
     sides = {compared.chosen: "a", compared.rejected: "b"}
     return sides.get(made.chosen, "") if {made.chosen, made.rejected} == set(sides) else ""

@@ -5,7 +5,8 @@
     {"undo": "q1", "rater": "ann"}
 
 An undo takes back that rater's latest standing answer, which must be about that row. A header may come again
-(files of several raters, joined) if it names the same data. ``condition`` says how the rater worked, and
+(files of several raters, joined) if it names the same data; where advice was shown it holds the digest of it.
+``condition`` says how the rater worked, and
 ``advice`` what was shown beside the row; files without them, or with blank ones, do not say.
 """
 
@@ -86,9 +87,11 @@ def is_simulated(rater: str) -> bool:
     return rater.startswith(SIMULATED)
 
 
-def header(answer: type[Answer], data: str, source: str) -> bytes:
-    """The first line of a file of answers about the rows with the digest ``data``."""
-    return canonical({f"{answer.kind}s": 1, "data": data, "source": source}) + b"\n"
+def header(answer: type[Answer], data: str, source: str, advice: str = "") -> bytes:
+    """The first line of a file of answers about the rows with the digest ``data``; ``advice``: the digest of
+    what is shown beside them."""
+    shown = {"advice": advice} if advice else {}
+    return canonical({f"{answer.kind}s": 1, "data": data, "source": source} | shown) + b"\n"
 
 
 def answer_line(answer: Answer) -> bytes:

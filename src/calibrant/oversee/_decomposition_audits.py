@@ -23,6 +23,8 @@ from calibrant.stats.bounded import bounded_mean
 
 Policy = Literal["uniform", "root_first", "leaves_first", "suspicious", "gain", "optimum"]
 POLICIES: tuple[Policy, ...] = get_args(Policy)
+BY_RATES: tuple[Policy, ...] = ("gain", "optimum")
+Advice = Policy | Literal["none"]
 FOLDS = 5
 _LEVEL = 0.95
 Suspicions = Sequence[dict[str, float | None]]
@@ -48,8 +50,8 @@ class Plan(NamedTuple):
     policy: Policy
     budget: int
     nodes: frozenset[str]
-    expected: float
-    """What that gains, by the formula and other tasks' rates."""
+    expected: float | None
+    """What that gains, by the formula and other tasks' rates; None where the auditor said too little."""
 
 
 def audited(panel: Panel, steps: Sequence[tuple[Step, str | None]]) -> list[Audit]:
@@ -147,14 +149,17 @@ def plans(
                     sets += [(policy, budget, lot.tolist()) for lot in lots]
                     continue
                 scores = suspicions[at] if suspicions else {}
-                by_rates = policy in ("gain", "optimum")
-                chosen = worth.best(policy, budget) if by_rates else _ranked(tree, policy, scores)[:budget]
+                if policy in BY_RATES:
+                    chosen = worth.best(policy, budget) if rates[fold].known else None
+                else:
+                    chosen = _ranked(tree, policy, scores)[:budget]
                 if chosen is not None:
                     sets.append((policy, budget, chosen))
         gains = worth.gains([chosen for _, _, chosen in sets])
         places = list(tree.nodes)
         for (policy, budget, chosen), gain in zip(sets, gains, strict=True):
-            found.append(Plan(at, policy, budget, frozenset(places[one] for one in chosen), gain))
+            expected = gain if rates[fold].known else None
+            found.append(Plan(at, policy, budget, frozenset(places[one] for one in chosen), expected))
     return found
 
 
@@ -186,20 +191,34 @@ class _Worth:
 
 class _Rates:
     """Kind -> chance that a step is right, before and after an audit; half a right and half a wrong one are
-    added, so that no rate is 0 or 1."""
+    added, so that no rate is 0 or 1.
+
+    Where an audit left no answer, what it would have left is taken from right steps where the step was right,
+    and from wrong ones where it was wrong: an auditor may be silent on just those.
+    """
 
     def __init__(self, audits: Sequence[Audit]) -> None:
-        self._right: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0, 0.0])
+        self._steps: dict[tuple[str, bool], list[float]] = defaultdict(lambda: [0.0, 0.0, 0.0])
         for one in audits:
-            if one.right is not None and one.after is not None:
+            if one.right is not None:
                 for kind in (one.kind, ""):
-                    counts = self._right[kind]
-                    counts[0] += one.right
-                    counts[1] += one.after
-                    counts[2] += 1
+                    counts = self._steps[kind, one.right]
+                    counts[0] += 1
+                    counts[1] += one.after is not None
+                    counts[2] += one.after is True
+        sides = [self._steps["", right] for right in (True, False)]
+        self.known = sides[0][1] + sides[1][1] > 0 and all(2 * side[1] >= side[0] for side in sides)
+        """Whether at least half of the right steps and of the wrong ones have an answer after their audit."""
 
     def __call__(self, kind: str) -> tuple[float, float]:
-        before, after, n = self._right[kind] if self._right[kind][2] else self._right[""]
+        if not any(self._steps[kind, right][0] for right in (True, False)):
+            kind = ""
+        n = before = after = 0.0
+        for right in (True, False):
+            held, said, well = self._steps[kind, right]
+            _, all_said, all_well = self._steps["", right]
+            n, before = n + held, before + held * right
+            after += held * (well / said if said else all_well / max(all_said, 1.0))
         return (before + 0.5) / (n + 1), (after + 0.5) / (n + 1)
 
 
@@ -215,26 +234,30 @@ def _ranked(tree: Layout, policy: Policy, suspicion: dict[str, float | None]) ->
 
 
 def audit_metrics(
-    sample: Sample, made: Sequence[Plan], played: Sequence[Flags], settings: Settings
-) -> tuple[dict[str, Estimate], dict[int, tuple[Policy, str]]]:
+    sample: Sample, made: Sequence[Plan], played: Sequence[Flags], settings: Settings, audits: Sequence[Audit]
+) -> tuple[dict[str, Estimate], dict[int, tuple[Advice, str]]]:
     """Figures by policy and budget, and for each budget what is recommended, and why."""
     roots: dict[tuple[Policy, int], dict[int, list[bool | None]]] = defaultdict(lambda: defaultdict(list))
-    expected: dict[tuple[Policy, int], list[float]] = defaultdict(list)
+    expected: dict[tuple[Policy, int], list[float | None]] = defaultdict(list)
     for plan, flags in zip(made, played, strict=True):
         roots[plan.policy, plan.budget][plan.task].append(flags[sample.layouts[plan.task].root])
         expected[plan.policy, plan.budget].append(plan.expected)
     tried = {key: _ends(by_task, len(sample.layouts)) for key, by_task in roots.items()}
     ends = {key: pair for key, pair in tried.items() if pair is not None}
     before, found = between(sample.whole), {}
-    advice: dict[int, tuple[Policy, str]] = {}
+    advice: dict[int, tuple[Advice, str]] = {}
     for budget in settings.budgets:
         made_by = {policy: ends[policy, budget] for policy in settings.policies if (policy, budget) in ends}
         count = np.array([min(budget, len(tree.nodes)) for tree in sample.layouts])
         for policy in settings.policies:
             name = f"{policy}/at_{budget}"
             if policy not in made_by:
+                heard = all(one is not None for tries in expected.values() for one in tries)
                 told = f"a tree has more than {settings.most_sets} sets of audits to try"
-                found[f"audited_accuracy/{name}"] = unknown(told, n=len(sample.layouts), unit="task")
+                if policy == "gain" or not heard:
+                    told = f"there are no rates to go by: {_silent(audits)[1]}"
+                for metric in ("audited_accuracy", "audit_gain", "expected_gain"):
+                    found[f"{metric}/{name}"] = unknown(told, n=len(sample.layouts), unit="task")
                 continue
             after = made_by[policy]
             gain = less(after, before)
@@ -243,18 +266,32 @@ def audit_metrics(
             per = (gain[0] / count, gain[1] / count)
             found[f"gain_per_audit/{name}"] = sample.mean(per, null=0.0, least=-1.0)
             if policy != "suspicious":  # the formula knows no scores
-                found[f"expected_gain/{name}"] = point(
-                    float(np.mean(expected[policy, budget])),
-                    unit="root accuracy",
-                    n=len(sample.layouts),
-                    reason="by the formula, at the rates of other tasks",
+                found[f"expected_gain/{name}"] = _expected(
+                    expected[policy, budget], len(sample.layouts), audits
                 )
             for other, word in (("uniform", "over_uniform"), ("optimum", "over_optimum")):
                 if other in made_by and other != policy:
                     versus = less(after, made_by[other])
                     found[f"{word}/{name}"] = sample.mean(versus, null=0.0, least=-1.0)
-        advice[budget] = _advised(sample, made_by, budget)
+        advice[budget] = _advised(sample, made_by, before, budget)
     return found, advice
+
+
+def _silent(audits: Sequence[Audit]) -> tuple[int, str]:
+    """How many answered steps have no answer after their audit, and in words."""
+    answered = [one for one in audits if one.right is not None]
+    silent = sum(one.after is None for one in answered)
+    return silent, f"{silent} of {len(answered)} steps have no answer after an audit"
+
+
+def _expected(gains: Sequence[float | None], n: int, audits: Sequence[Audit]) -> Estimate:
+    """What the formula says of a policy; unknown where the auditor said too little."""
+    known = [gain for gain in gains if gain is not None]
+    count, silent = _silent(audits)
+    if len(known) < len(gains):
+        return unknown(f"there are no rates to go by: {silent}", n=n, unit="root accuracy")
+    told = f"by the formula, at the rates of other tasks{f'; {silent}' if count else ''}"
+    return point(float(np.mean(known)), unit="root accuracy", n=n, reason=told)
 
 
 def _ends(by_task: dict[int, list[bool | None]], n: int) -> tuple[Floats, Floats] | None:
@@ -265,11 +302,30 @@ def _ends(by_task: dict[int, list[bool | None]], n: int) -> tuple[Floats, Floats
     return np.array([low.mean() for low, _ in pairs]), np.array([high.mean() for _, high in pairs])
 
 
-def _advised(sample: Sample, made_by: dict[Policy, tuple[Floats, Floats]], budget: int) -> tuple[Policy, str]:
-    """The policy that beats uniform audits by most, of those that are shown to; else uniform.
+def _advised(
+    sample: Sample, made_by: dict[Policy, tuple[Floats, Floats]], before: tuple[Floats, Floats], budget: int
+) -> tuple[Advice, str]:
+    """The policy that beats uniform audits by most, of those that are shown to; else uniform. 'none' where
+    the one that is left is shown to do harm.
 
-    The interval is Bonferroni's over all that are compared, so that none is named by chance in over 5 %.
+    The intervals are Bonferroni's over all that are compared, so that none is named by chance in over 5 %.
     """
+    name, told = _beats_uniform(sample, made_by, budget)
+    if name in made_by:
+        level = 1 - (1 - _LEVEL) / len(made_by)
+        gain = sample.mean(less(made_by[name], before), null=0.0, least=-1.0, level=level)
+        if gain.high is not None and gain.high < 0:
+            harm = f"[{gain.low:.3f}, {gain.high:.3f}]"
+            return (
+                "none",
+                f"no audit is better: {name} audits change accuracy by {harm}",
+            )
+    return name, told
+
+
+def _beats_uniform(
+    sample: Sample, made_by: dict[Policy, tuple[Floats, Floats]], budget: int
+) -> tuple[Policy, str]:
     others: list[Policy] = [name for name in reversed(POLICIES) if name in made_by and name != "uniform"]
     if "uniform" not in made_by or not others:
         return "uniform", "nothing was compared with uniform audits"

@@ -2,7 +2,8 @@
 
 The formula takes each kind's error rate from steps that were shown the right answers of their parts, so it
 knows nothing of how errors come together. Its difference to what was measured has an interval from whole
-clusters, drawn with replacement: the rates, and so the formula, are reckoned anew in each draw.
+clusters, drawn with replacement: the rates, and so the formula, are reckoned anew in each draw. Its spread is
+at least the one that independent errors have by chance, as draws hold no pair of errors that was never seen.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from scipy.special import stdtrit
 from calibrant.core import Estimate, point, unknown
 from calibrant.data.task_tree import Layout, Needs
 from calibrant.maths.decomposition import enough, node_accuracies
+from calibrant.oversee._decomposition_null import Group, spreads
 from calibrant.oversee._decomposition_play import Answer, is_right
 from calibrant.stats import rate
 from calibrant.stats._sample import Better, Floats
@@ -193,6 +195,22 @@ class _Tables:
             counts, 1.0
         )
 
+    def chance(self, rates: Floats) -> tuple[Floats, float]:
+        """Spread of the excess by column, and of ``joint``, where all err independently at ``rates`` (K,).
+
+        Of tasks that were answered throughout; 0 where there are none.
+        """
+        whole = (self.lost.sum(1) == 0) & (self.open.sum(1) == 0)
+        sizes = [int((whole & (self.shape_of == at)).sum()) for at in range(len(self.shapes))]
+        groups = [
+            Group(
+                [(parts, needs) for parts, needs, _ in shape], self.kind_at[at], self.heights[at], sizes[at]
+            )
+            for at, shape in enumerate(self.shapes)
+            if sizes[at]
+        ]
+        return spreads(groups, rates, len(self.columns)) if groups else (np.zeros(len(self.columns)), 0.0)
+
     def joint(self, weights: Floats, rates: Floats) -> Floats:
         """(r,) mean over tasks of the covariance of two steps' errors, over all pairs of steps of a task."""
         whole = (self.lost.sum(1) == 0) & (self.steps.sum(1) > 1)
@@ -219,6 +237,7 @@ def _formula(sample: Sample) -> dict[str, Estimate]:
     formula = [tables.formula(weights, one) for one in (rates[0], rates[2], rates[1])]
     measured = [tables.measured(weights, lost) for lost in (None, 0.0, 1.0)]
     excess = [one - other for one, other in zip(measured, (formula[0], formula[2], formula[1]), strict=True)]
+    chance, joint_chance = tables.chance(rates[0][0])
     found: dict[str, Estimate] = {}
     for at, column in enumerate(tables.columns):
         unit, size = ("task" if column == "root" else "step"), int(tables.nodes[:, at].sum())
@@ -227,7 +246,8 @@ def _formula(sample: Sample) -> dict[str, Estimate]:
         if column != "root":
             parts["accuracy"] = (measured, (0.0, 1.0), None)
         for name, (table, bounds, null) in parts.items():
-            one = _drawn([side[:, at] for side in table], k, bounds, null)
+            least = float(chance[at]) if name == "excess" else 0.0
+            one = _drawn([side[:, at] for side in table], k, bounds, null, least)
             better: Better = "higher" if name == "accuracy" else "none"
             found[f"{name}/{column}"] = one.model_copy(
                 update={"n": size, "missing": lost, "unit": unit, "better": better}
@@ -237,7 +257,7 @@ def _formula(sample: Sample) -> dict[str, Estimate]:
         found["joint_error_excess"] = unknown("no task has two steps that were all answered", n=steps)
         return found
     joint = tables.joint(weights, rates[0])
-    whole = _drawn([joint] * 3, k, (-0.25, 1.0), 0.0)
+    whole = _drawn([joint] * 3, k, (-0.25, 1.0), 0.0, joint_chance)
     gone = int((tables.lost.sum(1) > 0).sum())
     if gone:
         told = f"{gone} of {n} tasks have a step without an answer, and were left out: no end holds them"
@@ -246,21 +266,25 @@ def _formula(sample: Sample) -> dict[str, Estimate]:
     return found
 
 
-def _drawn(sides: Sequence[Floats], k: int, bounds: tuple[float, float], null: float | None) -> Estimate:
+def _drawn(
+    sides: Sequence[Floats], k: int, bounds: tuple[float, float], null: float | None, least: float = 0.0
+) -> Estimate:
     """What stands first in each of three rows, with the spread of the draws that follow it.
 
     The rows are of what is known, and with what failed at its least and at its most. The interval is
-    Student's t by the draws' standard deviation. Where no draw differs, the ends allow for clusters that
-    differ unseen.
+    Student's t by the draws' standard deviation, which is taken for no less than ``least``. Where no draw
+    differs, the ends allow for clusters that differ unseen.
     """
     known, low, high = sides
     times = float(stdtrit(k - 1, (1 + _LEVEL) / 2)) * math.sqrt(k / (k - 1))
     unseen = 1.0 - ((1 - _LEVEL) / 2) ** (1 / k)
-    spreads = [float(side[1:].std()) for side in (known, low, high)]
-    reach = [times * spread if spread > _ALIKE else unseen for spread in spreads]
+    deviations = [max(least, float(side[1:].std())) for side in (known, low, high)]
+    reach = [times * spread if spread > _ALIKE else unseen for spread in deviations]
     value: float | None = float(known[0])
     reason = (
-        "all clusters agree: the ends allow for clusters that differ unseen" if spreads[0] <= _ALIKE else ""
+        "all clusters agree: the ends allow for clusters that differ unseen"
+        if deviations[0] <= _ALIKE
+        else ""
     )
     moved = max(float(known[0] - low[0]), float(high[0] - known[0]))
     if moved > reach[0]:

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -58,11 +59,13 @@ class Parties(NamedTuple):
 
 
 class _Kept(Frozen):
-    """A line of ``run.work``: an answer, or whether the auditor rejects it; None where it failed."""
+    """A line of ``run.work``: an answer, whether the auditor rejects it, or the monitor's score of it; None
+    where it failed."""
 
     key: str
     text: str | None = None
     rejects: bool | None = None
+    score: float | None = None
 
 
 class Panel:
@@ -73,7 +76,12 @@ class Panel:
         self.layouts, self.parties, self._run, self._log = layouts, parties, run, log
         self._done = {kept.key: kept for kept in replay(log, _Kept.model_validate_json, "an answer")}
         told = [parties.prompt, parties.retry, parties.yes_means, parties.sampling, run.seed]
-        names = {"solver": parties.solver, "fixer": parties.fixer, "auditor": parties.auditor}
+        names = {
+            "solver": parties.solver,
+            "fixer": parties.fixer,
+            "auditor": parties.auditor,
+            "monitor": parties.monitor,
+        }
         self._who = {k: digest([k, *told, one.identity.digest if one else ""]) for k, one in names.items()}
         self._who["fixer"] = digest([self._who["fixer"], self._who["solver"]])
         self._keys: dict[tuple[str, Step, str], str] = {}
@@ -147,15 +155,20 @@ class Panel:
         return [self._done[key].rejects for key in keys]
 
     def suspicion(self, given: Sequence[tuple[Step, str]]) -> list[float | None]:
-        """The monitor's scores of answers; None where it gave none."""
+        """The monitor's scores of answers; None where it gave none, or no number."""
         monitor = self.parties.monitor
         if monitor is None:
             raise ValueError("there is no monitor")
-        chats = [Chat.ask(self.question(step)).then("assistant", answer) for step, answer in given]
-        self._run.spend(queries=len(chats))
-        scores = monitor.score(chats)
-        same_number(f"monitor '{monitor.identity.name}'", len(scores), len(chats))
-        return scores
+        keys = [self._key("monitor", step, answer) for step, answer in given]
+        new = {key: one for key, one in zip(keys, given, strict=True) if key not in self._done}
+        for block in _blocks(list(new)):
+            asked = (new[key] for key in block)
+            chats = [Chat.ask(self.question(step)).then("assistant", answer) for step, answer in asked]
+            self._run.spend(queries=len(chats))
+            scores = monitor.score(chats)
+            same_number(f"monitor '{monitor.identity.name}'", len(scores), len(chats))
+            self._keep([_Kept(key=k, score=_finite(one)) for k, one in zip(block, scores, strict=True)])
+        return [self._done[key].score for key in keys]
 
     def _keep(self, lines: Sequence[_Kept]) -> None:
         self._log.add([canonical(line) for line in lines])
@@ -231,14 +244,20 @@ def _plain(text: str) -> str:
 def answer_of(reply: Completion) -> Answer:
     """What follows ANSWER: on a line, or the whole reply where no line begins so.
 
-    None where nothing was said, two lines differ, or a reply was cut before such a line.
+    None where nothing was said, two lines differ, or a reply was cut before such a line or within it.
     """
     if reply.stop not in ("eos", "length") or reply.unanswered:
         return None
+    if reply.stop == "length" and any(line.end() == len(reply.text) for line in _SAID.finditer(reply.text)):
+        return None  # 'ANSWER: 1' may have been going to say 12
     lines = list(dict.fromkeys(line.strip() for line in _SAID.findall(reply.text) if line.strip()))
     if not lines and reply.stop == "eos" and not _SAID.search(reply.text):
         lines = [reply.text.strip()]
     return lines[0] if len(lines) == 1 and lines[0] else None
+
+
+def _finite(score: float | None) -> float | None:
+    return None if score is None or not math.isfinite(score) else float(score)
 
 
 def _blocks(keys: Sequence[str]) -> Iterator[Sequence[str]]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from calibrant.core import Estimate
 from calibrant.core.figure_data import Datum, FigureData
-from calibrant.oversee._decomposition_audits import Policy
+from calibrant.oversee._decomposition_audits import Advice
 from calibrant.oversee._decomposition_metrics import Sample
 
 _BUDGET = re.compile(r"audited_accuracy/(?P<label>[a-z_]+)/at_(?P<at>\d+)")
@@ -64,7 +64,7 @@ def _here(found: Mapping[str, Estimate]) -> tuple[Datum, ...]:
 
 
 def caveats(
-    sample: Sample, found: Mapping[str, Estimate], advice: Mapping[int, tuple[Policy, str]]
+    sample: Sample, found: Mapping[str, Estimate], advice: Mapping[int, tuple[Advice, str]]
 ) -> tuple[str, ...]:
     """What the figures do not show, and what is recommended."""
     told = [

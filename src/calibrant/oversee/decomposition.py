@@ -38,6 +38,7 @@ from calibrant.core.figure_data import FigureData
 from calibrant.data.task_tree import Layout, TaskTrees
 from calibrant.oversee._decomposition_audits import (
     POLICIES,
+    Advice,
     Plan,
     Policy,
     Settings,
@@ -106,6 +107,10 @@ class Decomposition(Frozen):
     def _are_rates(cls, errors: tuple[float, ...]) -> tuple[float, ...]:
         if any(not 0.0 <= error <= 1.0 for error in errors) or len(set(errors)) < len(errors):
             raise ValueError("errors are different rates from 0 to 1")
+        if len({f"{error:g}" for error in errors}) < len(errors):
+            raise ValueError(
+                "errors holds two rates that are the same to six digits: their figures share a name"
+            )
         return errors
 
     @model_validator(mode="after")
@@ -120,8 +125,9 @@ class DecompositionResult(Result):
     """Accuracies, the formula's excess, and audits by policy and budget; steps in 'steps.jsonl', audits in
     'allocation.jsonl'."""
 
-    recommended: dict[int, Policy] = Field(default_factory=dict, exclude=True)
-    """Budget -> the policy that is shown to beat uniform audits by most; 'uniform' where none is."""
+    recommended: dict[int, Advice] = Field(default_factory=dict, exclude=True)
+    """Budget -> the policy that is shown to beat uniform audits by most; 'uniform' where none is, 'none'
+    where that one is shown to do harm."""
 
     def figure_data(self) -> tuple[FigureData, ...]:
         """Direct against decomposed; accuracy by height and by error rate beside the formula's; audits."""
@@ -177,7 +183,7 @@ def decomposition(
         sample = Sample(layouts, direct, own, _marked(played, truths))
         found = metrics(sample, config.errors)
         made: list[Plan] = []
-        advice: dict[int, tuple[Policy, str]] = {}
+        advice: dict[int, tuple[Advice, str]] = {}
         if auditor is not None:
             run.progress(1, 3, "auditing")
             audits = audited(asked, list(zip(alone, answers, strict=True)))
@@ -187,7 +193,7 @@ def decomposition(
             run.progress(2, 3, "comparing audits")
             ways = asked.play([(plan.task, plan.nodes) for plan in made])
             marked = _marked(ways, [truths[plan.task] for plan in made])
-            figures, advice = audit_metrics(sample, made, marked, settings)
+            figures, advice = audit_metrics(sample, made, marked, settings, audits)
             found |= figures | auditor_metrics(audits, sample.kinds)
         run.progress(3, 3, "comparing audits")
     _write(run, sample, played, made, advice)
@@ -254,7 +260,7 @@ def _write(
     sample: Sample,
     played: Sequence[dict[str, Answer]],
     made: Sequence[Plan],
-    advice: dict[int, tuple[Policy, str]],
+    advice: dict[int, tuple[Advice, str]],
 ) -> None:
     """Every step with its marks, and what the recommended policy audits."""
     steps = [
@@ -270,7 +276,8 @@ def _write(
         rows = [
             {"task": sample.layouts[one.task].tree.id, "policy": one.policy, "budget": one.budget,
              "nodes": [name for name in sample.layouts[one.task].nodes if name in one.nodes],
-             "expected_gain": round(one.expected, 9), "recommended": advice[one.budget][0] == one.policy}
+             "expected_gain": None if one.expected is None else round(one.expected, 9),
+             "recommended": advice[one.budget][0] == one.policy}
             for one in made
         ]  # fmt: skip
         run.artifact("allocation.jsonl").write_bytes(

@@ -7,7 +7,8 @@ items are answered alone, with advice, and by experts. Where this departs from p
 2. Over-reliance is following wrong advice against one's own right answer, and stands beside a control: what
    people get wrong alone on the same items. Under-reliance likewise.
 3. Reliance is a change of mind where advice disagrees, less that where it agrees: people who answer twice
-   change their minds by themselves.
+   change their minds by themselves. Both are of those who were right alone, and of those who were wrong, and
+   then averaged: a wrong answer changes more often by itself, and advice disagrees with just those.
 4. Intervals hold items and annotators; experts are taken as given. Who is unsure is missing, never wrong.
 
     calibrant show oversee.sandwiching
@@ -140,6 +141,12 @@ def _arm(name: str, table: HumanLabels, right: Mapping[str, bool]) -> Arm:
             f"'{name}' holds an answer of the condition '{other.condition}', on '{other.id}'",
             hint=f"give it as {other.condition} = ...",
         )
+    odd = next((row for row in table if row.advice and row.advice not in _ADVICE), None)
+    if odd is not None:
+        raise InputError(
+            f"the advice on '{odd.id}' is {odd.advice!r}, which is no answer to a yes or no question",
+            hint=f"one of: {', '.join(_ADVICE)}",
+        )
     rows = [row for row in table if row.id in right]
     if not rows:
         raise InputError(f"no answer of '{name}' is on an item of known truth", hint="are the ids the same?")
@@ -178,7 +185,7 @@ def _accuracies(arms: Mapping[str, Arm], draws: Draws, n: int) -> dict[str, Esti
             continue
         same = arms[upper].items & arms[lower].items
         one, other = arms[upper].on(same), arms[lower].on(same)
-        found[metric] = draws.difference(one, other, better="higher", null=0.0, none=_BY_ID, n=n)
+        found[metric] = draws.difference(one, other, better="higher", null=0.0, none=_BY_ID, n=n, even=True)
     missing = [name for name in CONDITIONS if name not in arms]
     if missing:
         told = f"the condition '{missing[0]}' is missing"
@@ -188,7 +195,7 @@ def _accuracies(arms: Mapping[str, Arm], draws: Draws, n: int) -> dict[str, Esti
     if not same:
         told = "no item was answered in all three conditions"
         return found | {"gap_recovered": unknown(told, n=n, unit="share of the gap")}
-    gap = draws.difference(three[2], three[0], better="higher", null=0.0, none=_BY_ID, n=n)
+    gap = draws.difference(three[2], three[0], better="higher", null=0.0, none=_BY_ID, n=n, even=True)
     return found | {"gap_recovered": draws.recovered(three, gap)}
 
 
@@ -199,10 +206,12 @@ def _reliance(
     helped = arms["assisted"].answers if "assisted" in arms else {}
     own = arms["alone"].answers if "alone" in arms else {}
     shown = {key: _ADVICE[row.advice] for key, row in helped.items() if row.advice}
-    advised = {item: said for (_, item), said in shown.items()}
+    advised = sorted(
+        {(item, said) for (_, item), said in shown.items()}
+    )  # two who were advised differently: both
     none = "no advice is known" if helped else "the condition 'assisted' is missing"
     mean = draws.difference
-    on_items = [Mark(FIXED, item, said == right[item]) for item, said in advised.items()]
+    on_items = [Mark(FIXED, item, said == right[item]) for item, said in advised]
     followed = [_mark(key, helped[key].human, said) for key, said in shown.items()]
     found = {
         "accuracy/advice": mean(on_items, better="none", none=none, n=n),
@@ -217,7 +226,11 @@ def _reliance(
         lacking = why if not one else "nobody answered these items alone"
         found[f"assisted_error_rate/{kind}_advice"] = mean(one, better="lower", none=why, n=n)
         found[f"alone_error_rate/{kind}_advice"] = mean(other, better="lower", none=lacking, n=n)
-        found[f"error_change/{kind}_advice"] = mean(one, other, better="lower", null=0.0, none=lacking, n=n)
+        both = {mark.item for mark in other}
+        same = [mark for mark in one if mark.item in both]
+        found[f"error_change/{kind}_advice"] = mean(
+            same, other, better="lower", null=0.0, none=lacking, n=n, even=True
+        )
     return found | _against_own(helped, own, shown, right, draws, n, none)
 
 
@@ -237,26 +250,27 @@ def _against_own(
     """The same person's answers alone and with advice."""
     over: list[Mark] = []
     under: list[Mark] = []
-    against: list[Mark] = []
-    along: list[Mark] = []
+    against: dict[bool, list[Mark]] = {True: [], False: []}
+    along: dict[bool, list[Mark]] = {True: [], False: []}
     both = 0
     for key, said in shown.items():
         mine = own[key].human if key in own else None
         if mine is None:
             continue
         both += 1
-        then = helped[key].human
+        then, was_right = helped[key].human, mine == right[key[1]]
         changed = Mark(*key, None if then is None else then != mine)
         if mine == said:
-            along.append(changed)
+            along[was_right].append(changed)
+            continue
+        against[was_right].append(changed)
+        if was_right:
+            over.append(_mark(key, then, said))
         else:
-            against.append(changed)
-            if mine == right[key[1]]:
-                over.append(_mark(key, then, said))
-            else:
-                under.append(_mark(key, then, not said))
+            under.append(_mark(key, then, not said))
     why = none if not shown else "nobody answered an item both alone and with advice" if not both else ""
     mean = draws.difference
+    lacking = "among those who were right alone, or wrong, advice always or never agreed"
     return {
         "over_reliance_rate": mean(
             over, better="lower", none=why or "wrong advice never met a right answer", n=n
@@ -264,9 +278,18 @@ def _against_own(
         "under_reliance_rate": mean(
             under, better="lower", none=why or "right advice never met a wrong answer", n=n
         ),
-        "own_change_rate": mean(along, better="none", none=why or "advice never agreed", n=n),
-        "reliance": mean(
-            against, along, better="none", null=0.0, none=why or "advice always or never agreed", n=n
+        "own_change_rate": mean(
+            along[True] + along[False], better="none", none=why or "advice never agreed", n=n
+        ),
+        "own_change_rate/was_right": mean(
+            along[True], better="none", none=why or "right advice never met a right answer", n=n
+        ),
+        "own_change_rate/was_wrong": mean(
+            along[False], better="none", none=why or "wrong advice never met a wrong answer", n=n
+        ),
+        "reliance": draws.contrast(
+            [against[True], along[True], against[False], along[False]], [0.5, -0.5, 0.5, -0.5],
+            better="none", null=0.0, none=why or lacking, n=n,
         ),
     }  # fmt: skip
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Generic, Literal, NamedTuple, Self, TypeVar
 
-from calibrant.core import InputError
+from calibrant.core import InputError, digest
 from calibrant.data.advice import Advised
 from calibrant.data.answers import (
     SIMULATED,
@@ -60,18 +60,20 @@ class AnswerSession(Generic[A]):
             worked: how the rater works, and the advice that is shown.
 
         Raises:
-            InputError: a bad rater or file; answers on other data, of people who worked otherwise, or by
-                simulated raters; a file that another session holds, or that cannot be written.
+            InputError: a bad rater or file; advice on none of the rows; answers on other data, of people who
+                worked otherwise or saw other advice, or by simulated raters; a file that another session
+                holds, or that cannot be written.
         """
         if not rater.strip() or is_simulated(rater):
             raise InputError(
                 f"a rater cannot be called {rater!r}", hint=f"any name that does not begin with '{SIMULATED}'"
             )
         self.rater, self.worked = rater, worked
+        shown = self._shown(table)
         self._random = random.Random(f"{table.digest}/{rater}/{seed}")
         self._file = Lines(path)
         try:
-            first = header(answer, table.digest, table.source).rstrip()
+            first = header(answer, table.digest, table.source, shown).rstrip()
             if first.startswith(self._file.torn) and not any(self._file):
                 self._file.add([first])
             rows = list(raw_rows(path))
@@ -79,6 +81,7 @@ class AnswerSession(Generic[A]):
                 rows.pop()  # a kill cut it short, so it was never given
             self._held = read(rows, str(path))
             self._check(table, answer)
+            self._check_advice(rows, f"{answer.kind}s", shown)
         except BaseException:
             self.close()
             raise
@@ -119,6 +122,28 @@ class AnswerSession(Generic[A]):
         answer = answer.model_copy(update=update)
         self._file.add([answer_line(answer).rstrip()])
         self._answers[answer.showing] = answer
+
+    def _shown(self, table: Table[Any]) -> str:
+        """Digest of the advice on the rows; "" where none is shown. Raises InputError where none has any."""
+        if self.worked.condition != "assisted":
+            return ""
+        found = {row.id: self.worked.advice[row.id] for row in table.rows if row.id in self.worked.advice}
+        if table.rows and not any(one.says or one.text for one in found.values()):
+            some = next(iter(self.worked.advice), "")
+            raise InputError(
+                f"the advice is on none of the rows of {table.source}",
+                hint=f"are the ids the same? advice is on '{some}', the first row is '{table.rows[0].id}'",
+            )
+        return digest([[name, one.says, one.text] for name, one in sorted(found.items())])
+
+    def _check_advice(self, rows: Iterable[RawRow], kinds: str, shown: str) -> None:
+        """Nobody goes on with other advice; older files do not say which they had."""
+        for _, raw in rows:
+            if isinstance(raw, Mapping) and kinds in raw and raw.get("advice") not in (None, shown):
+                raise InputError(
+                    f"{self._file.path} was begun with other advice",
+                    hint="give the advice of then, or name a new file",
+                )
 
     def _check(self, table: Table[Any], answer: type[A]) -> None:
         """Nothing is written to a file that is about something else."""
