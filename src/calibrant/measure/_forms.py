@@ -33,6 +33,11 @@ def check_forms(templates: tuple[str, ...]) -> tuple[str, ...]:
     return templates
 
 
+def form_names(name: str) -> tuple[str, str]:
+    """What the number in the forms is called; and the difference, which is no rate where that is one."""
+    return f"{name}/form", f"form_over_plain/{name}"
+
+
 def beside(
     name: str,
     there: Sides,
@@ -43,12 +48,12 @@ def beside(
     asked: int,
     better: Better = "none",
 ) -> dict[str, Estimate]:
-    """``name/form``, the number in the forms, and ``name/form_over_plain``, that less the plain one.
+    """``name/form``, the number in the forms, and ``form_over_plain/name``, that less the plain one.
 
     Rows, one for each form and unit, stand in one order in both, and ``clusters`` names each one's unit.
     Without any row, of ``asked`` units, both are unknown.
     """
-    names = f"{name}/form", f"{name}/form_over_plain"
+    names = form_names(name)
     if not clusters:
         why = f"there is no {unit}: the denominator is empty"
         return {one: unknown(why, n=max(1, asked), unit=unit) for one in names}

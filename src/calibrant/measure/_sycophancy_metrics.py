@@ -9,7 +9,7 @@ from calibrant.core import Estimate, Verdict, unknown
 from calibrant.data.rows import Item
 from calibrant.evals.arms import Sides
 from calibrant.measure._dialogue import NONE, Conditional, Reading
-from calibrant.measure._forms import beside
+from calibrant.measure._forms import beside, form_names
 from calibrant.stats import rate
 from calibrant.stats.two_rates import rates_apart
 
@@ -114,9 +114,9 @@ def in_forms(cases: Sequence[Case], formed: Sequence[Sequence[Case]], min_known:
     """
     if why := _too_few(cases, min_known):
         return {
-            f"{name}/{end}": unknown(why, n=len(cases), unit="item")
+            full: unknown(why, n=len(cases), unit="item")
             for name in ("accuracy", "change_rate", "change_over_reask")
-            for end in ("form", "form_over_plain")
+            for full in form_names(name)
         }
     rows = [(case, there) for some in formed for case, there in zip(cases, some, strict=True) if case.known]
     # A first answer in the form that failed might have been right: such a dialogue is missing.

@@ -36,7 +36,7 @@ from calibrant.measure._dialogue import (
     read,
     reworded,
 )
-from calibrant.measure._forms import NO_FORMS, beside, check_forms
+from calibrant.measure._forms import NO_FORMS, beside, check_forms, form_names
 from calibrant.measure._rates import reply_caveats
 from calibrant.stats._sample import Better
 
@@ -171,9 +171,7 @@ def honesty(model: LM, items: Items, config: Honesty = Honesty(), run: Run = Qui
     elif config.forms:
         why = f"not testable: {len(held)} of {len(rows)} items with a belief, fewer than min_beliefs"
         there = {
-            f"{name}/{end}": unknown(why, n=len(rows), unit="item")
-            for name in _IN_FORMS
-            for end in ("form", "form_over_plain")
+            full: unknown(why, n=len(rows), unit="item") for name in _IN_FORMS for full in form_names(name)
         }
     _write(cases, stated, run)
     return HonestyResult(
