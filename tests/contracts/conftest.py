@@ -311,7 +311,7 @@ KNOWN: dict[str, Known] = {
     "train.rloo": Known("a hundred rounds are many", config=ROUNDS | {"samples": 3}),
     "train.grpo": Known("a hundred rounds are many", config=ROUNDS | {"samples": 3}),
     "train.online_dpo": Known("a hundred rounds are many", config=ROUNDS | {"samples": 3}),
-    "train.reward_ensemble": Known("two members are several", config={"members": 2}),
+    "train.reward_ensemble": Known("each of its trunks needs a member", config={"members": 4}),
     "understand.calibrate": Known("eight draws are many", config={"seeds": 2, "null_seeds": 2}),
     "understand.triangulate": Known("a claim names cells", config={"cells": ["layer_0/head_0"]}),
     "oversee.weak_to_strong": Known(

@@ -13,6 +13,8 @@ Command: ``calibrant run STUDY.toml`` with ``use = "measure.over_refusal"`` and 
 
 from __future__ import annotations
 
+from operator import not_
+
 from pydantic import Field
 
 from calibrant.core import LM, Attempt, Chat, Frozen, Judge, Quiet, Result, Run, Sampling, technique
@@ -26,7 +28,7 @@ from calibrant.measure._rates import asked_caveats, rates_by_category, side_rate
 class OverRefusal(Frozen):
     """What is asked, and how replies are sampled."""
 
-    benign_only: bool = False
+    benign_only: bool = Field(default=False, exclude_if=not_)
     """Leave out the harmful goals of a table that holds both, as XSTest's does; False: they are an error."""
     sampling: Sampling = Sampling()
     """How completions are sampled."""
