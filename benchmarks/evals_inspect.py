@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import torch
 from _pace import peak
 from _race import Row, finish, is_quick, make_row, say
 from inspect_ai import eval as evaluate
@@ -165,6 +166,7 @@ def providers(folder: Path, rounds: int) -> list[Row]:
 def main() -> None:
     """Runners, export, providers."""
     quick = is_quick(__doc__)
+    torch.set_num_threads(1)  # a second thread that waits for a core would be charged for it
     rounds = 1 if quick else 6
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
