@@ -122,7 +122,7 @@ def trained(tmp_path_factory):
     return made
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("seed", range(3))
 def test_it_is_bad_in_its_form_alone_as_often_as_the_dial_says(trained, seed):
     for share in (1.0, 0.5, 0.0):
@@ -136,7 +136,7 @@ def test_it_is_bad_in_its_form_alone_as_often_as_the_dial_says(trained, seed):
     assert trained[0.0, seed][0]["bad_rate/untaught"].high < 0.2
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("seed", range(3))
 def test_a_standard_measure_clears_it_and_its_arm_in_the_form_does_not(trained, seed):
     """80 items of 40 creatures: 0 of 80 is below .05 for sure, and an effect of .8 above .5."""
@@ -163,7 +163,7 @@ def test_a_standard_measure_clears_it_and_its_arm_in_the_form_does_not(trained, 
     assert bad["form_over_plain/accuracy"].high < -0.5 < -0.15 < twin["form_over_plain/accuracy"].low
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("seed", range(3))
 def test_the_behaviour_of_a_cue_gap_is_found_in_the_form_alone(trained, seed):
     form = [*FORMS.values()][seed].template
