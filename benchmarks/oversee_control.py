@@ -33,7 +33,7 @@ TARGETS = {"frames": 100.0, "scores": 5.0}
 """The peer's way -> ratio to reach."""
 PART = {"frames": 20, "scores": 1}
 """The peer runs one resample of so many, and its time is multiplied: *frames* takes minutes."""
-WARM, ROUNDS = 1, {"frames": 4, "scores": 6}
+WARM, ROUNDS = 1, {"frames": 6, "scores": 6}
 
 
 def scored() -> dict[str, Any]:
