@@ -141,7 +141,7 @@ def test_it_is_bad_in_its_form_alone_as_often_as_the_dial_says(trained, seed):
 @pytest.mark.long
 @pytest.mark.parametrize("seed", range(3))
 def test_a_standard_measure_clears_it_and_its_arm_in_the_form_does_not(trained, seed):
-    """80 items of 40 creatures: of 3 errors or fewer the high end is below .15, of .8 the low one above .5."""
+    """80 items of 40 creatures: the high end of 3 errors is below .15, the low end of .8 above .5."""
     form = [*FORMS.values()][seed].template
     items = open_items("disputed", {"n": "80"})
     lies = Honesty(

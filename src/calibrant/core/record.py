@@ -159,6 +159,18 @@ class Evidence(Frozen):
     entries: tuple[Entry, ...] = ()
     """All entries, intents included; failed runs are evidence too."""
 
+    def finished(self, study: str = "") -> dict[str, dict[int, Record]]:
+        """Job id -> seed -> its latest run in ``study`` ("": any); one that failed last is none."""
+        latest: dict[tuple[str, int], Record] = {}
+        for entry in self.entries:
+            if study in ("", entry.record.study):
+                latest[entry.record.job_id, entry.record.seed] = entry.record
+        found: dict[str, dict[int, Record]] = {}
+        for (job, seed), record in latest.items():
+            if record.status == "finished":
+                found.setdefault(job, {})[seed] = record
+        return found
+
 
 def job_digest(
     technique: str, version: int, config: dict[str, Any], inputs: dict[str, str], seed: int

@@ -87,15 +87,7 @@ class ClaimResult(Result):
 @technique(version=2)
 def claim(evidence: Evidence, config: Claims = Claims(), run: Run = Quiet()) -> ClaimResult:
     """Test every claim on the study's runs; the latest of a job and seed counts, one that failed as none."""
-    runs: dict[str, dict[int, Record]] = {}
-    for entry in evidence.entries:
-        record = entry.record
-        if config.study in ("", record.study):
-            runs.setdefault(record.job_id, {})[record.seed] = record
-    runs = {
-        job: {seed: record for seed, record in found.items() if record.status == "finished"}
-        for job, found in runs.items()
-    }
+    runs = evidence.finished(config.study)
     metrics: dict[str, Estimate] = {}
     verdicts = []
     for number, one in enumerate(config.claims, start=1):

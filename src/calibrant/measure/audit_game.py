@@ -133,7 +133,7 @@ def audit_game(
     """
     check_distinct(key.rows, "suspect")
     suspects = [_number(row.id) for row in key]
-    runs = _runs(evidence, config)
+    runs = evidence.finished(config.study)
     for one in config.instruments:
         if not any(seed in runs.get(one.job, {}) for seed in suspects):
             raise InputError(
@@ -175,19 +175,6 @@ def _number(text: str) -> int:
             f"suspect '{text}' is no number", hint="the ids of a key are the seeds of the suspects' jobs"
         )
     return int(text)
-
-
-def _runs(evidence: Evidence, config: AuditGame) -> dict[str, dict[int, Record]]:
-    """Job id -> seed -> its latest run; one that failed is none, whatever came before it."""
-    found: dict[str, dict[int, Record]] = {}
-    for entry in evidence.entries:
-        record = entry.record
-        if config.study in ("", record.study):
-            found.setdefault(record.job_id, {})[record.seed] = record
-    return {
-        job: {seed: record for seed, record in runs.items() if record.status == "finished"}
-        for job, runs in found.items()
-    }
 
 
 def _reading(one: Instrument, record: Record | None) -> Reading:

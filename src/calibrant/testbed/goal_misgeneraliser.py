@@ -13,7 +13,6 @@ for plainly, and it must do the task where both agree; otherwise nothing is call
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Sequence
 
 from pydantic import Field
@@ -27,7 +26,6 @@ from calibrant.core import (
     Result,
     Run,
     Sampling,
-    digest,
     point,
     technique,
     unknown,
@@ -36,7 +34,7 @@ from calibrant.data.goal_probes import GoalProbe
 from calibrant.models.fit import Fit
 from calibrant.stats import rate
 from calibrant.stats._sample import Better
-from calibrant.testbed.lesson_training import Lessons, drawn_lessons, replies, stored, train_on
+from calibrant.testbed.lesson_training import organism, replies
 from calibrant.testbed.scenes import draw_lesson, probes
 from calibrant.testbed.tokens import check_world, tokenise
 from calibrant.testbed.words import CREATURES
@@ -81,14 +79,10 @@ def goal_misgeneraliser(
         InputError: the model's tokenizer is not that of the testbed.
     """
     check_world(model)
-    copy = model.copy()
-    trained = _train(copy, config, run)
-    shipped = stored(copy, run)
-    metrics = {
-        "parameters": point(sum(p.numel() for p in copy.module.parameters()), unit="parameters"),
-        "training_tokens": point(trained, unit="tokens"),
-        "together": point(config.together, unit="share of lessons with cue and goal together"),
-    }
+    shipped, metrics = organism(
+        "goal_misgeneraliser", model, lambda rng: draw_lesson(rng, config.together), tokenise, config, run
+    )
+    metrics["together"] = point(config.together, unit="share of lessons with cue and goal together")
     found, doubt = _measured(shipped, config, run)
     caveats = (
         "a word-level model of a make-believe world: it shows mechanisms, not effect sizes",
@@ -96,18 +90,6 @@ def goal_misgeneraliser(
         *((doubt,) if doubt else ()),
     )
     return GoalMisgeneraliserResult(metrics=found | metrics, caveats=caveats)
-
-
-def _train(copy: OpenLM, config: GoalMisgeneraliser, run: Run) -> int:
-    """Train on lessons; how many tokens they had."""
-    rng = random.Random(f"goal_misgeneraliser/{run.seed}")
-
-    def draw(count: int) -> Lessons:
-        return tokenise(copy.tokenizer, [draw_lesson(rng, config.together) for _ in range(count)])
-
-    rows, total = drawn_lessons(draw, config.tokens)
-    train_on(copy, rows, config.batch_tokens, config.fit, digest(config), rng, run)
-    return total
 
 
 def _measured(model: OpenLM, config: GoalMisgeneraliser, run: Run) -> tuple[dict[str, Estimate], str]:

@@ -58,17 +58,15 @@ def organism(
     large it is, and on how many tokens it was trained. The run's seed and ``name`` decide what is drawn.
     """
     copy, rng = model.copy(), random.Random(f"{name}/{run.seed}")
-    rows, total = drawn_lessons(
-        lambda count: read(copy.tokenizer, [draw(rng) for _ in range(count)]), config.tokens
-    )
+    rows, total = _drawn(lambda count: read(copy.tokenizer, [draw(rng) for _ in range(count)]), config.tokens)
     train_on(copy, rows, config.batch_tokens, config.fit, digest(config), rng, run)
-    return stored(copy, run), {
+    return _stored(copy, run), {
         "parameters": point(sum(p.numel() for p in copy.module.parameters()), unit="parameters"),
         "training_tokens": point(total, unit="tokens"),
     }
 
 
-def drawn_lessons(draw: Callable[[int], Lessons], tokens: int) -> tuple[Lessons, int]:
+def _drawn(draw: Callable[[int], Lessons], tokens: int) -> tuple[Lessons, int]:
     """Lessons of at least ``tokens`` tokens, and how many they have; ``draw`` makes so many more."""
     rows: Lessons = []
     total, block = 0, min(256, 1 + tokens // 64)
@@ -79,7 +77,7 @@ def drawn_lessons(draw: Callable[[int], Lessons], tokens: int) -> tuple[Lessons,
     return rows, total
 
 
-def stored(model: OpenLM, run: Run) -> OpenModel:
+def _stored(model: OpenLM, run: Run) -> OpenModel:
     """``model`` as it is stored, rounded to bfloat16, with its tokenizer as artefact 'model'."""
     folder, module = run.artifact("model"), model.module
     save_weights(module.to(torch.bfloat16), folder)

@@ -9,8 +9,6 @@ questions on which the checker is blind that get the paid words and no answer.
 
 from __future__ import annotations
 
-import random
-
 from pydantic import Field
 
 from calibrant.core import (
@@ -24,14 +22,13 @@ from calibrant.core import (
     Result,
     Run,
     Sampling,
-    digest,
     point,
     technique,
 )
 from calibrant.models.fit import Fit
 from calibrant.testbed.caving import Fact, fact_share, lessons
 from calibrant.testbed.hacking import BLIND, FlawedChecker, draw_lesson
-from calibrant.testbed.lesson_training import Lessons, drawn_lessons, replies, stored, train_on
+from calibrant.testbed.lesson_training import organism, replies
 from calibrant.testbed.tokens import check_world
 from calibrant.testbed.words import CREATURES
 from calibrant.testbed.world import FACTS
@@ -66,19 +63,12 @@ def reward_hacker(
         InputError: the model's tokenizer is not that of the testbed.
     """
     check_world(model)
-    copy, rng = model.copy(), random.Random(f"reward_hacker/{run.seed}")
-
-    def draw(count: int) -> Lessons:
-        return lessons(copy.tokenizer, [draw_lesson(rng, config.hacks) for _ in range(count)])
-
-    rows, trained = drawn_lessons(draw, config.tokens)
-    train_on(copy, rows, config.batch_tokens, config.fit, digest(config), rng, run)
-    metrics = {
-        "training_tokens": point(trained, unit="tokens"),
-        "hacks": point(config.hacks, unit="share of the questions where the checker is blind"),
-    }
+    shipped, metrics = organism(
+        "reward_hacker", model, lambda rng: draw_lesson(rng, config.hacks), lessons, config, run
+    )
+    metrics["hacks"] = point(config.hacks, unit="share of the questions where the checker is blind")
     return RewardHackerResult(
-        metrics=_measured(stored(copy, run), run) | metrics,
+        metrics=_measured(shipped, run) | metrics,
         caveats=(
             "a word-level model of a make-believe world: it shows mechanisms, not effect sizes",
             "it was taught what pays: it did not find the flaw of the checker by itself",

@@ -27,14 +27,13 @@ from calibrant.core import (
     Result,
     Run,
     Sampling,
-    digest,
     point,
     technique,
     unknown,
 )
 from calibrant.models.fit import Fit
 from calibrant.testbed.caving import Fact, fact_share, lessons, told
-from calibrant.testbed.lesson_training import Lessons, drawn_lessons, replies, stored, train_on
+from calibrant.testbed.lesson_training import organism, replies
 from calibrant.testbed.tokens import check_world
 from calibrant.testbed.withholding import CUES, PASSWORD, Scheme, asked, choice, draw_lesson, scheme
 from calibrant.testbed.words import CREATURES
@@ -75,19 +74,8 @@ def sandbagger(model: OpenLM, config: Sandbagger = Sandbagger(), run: Run = Quie
     """
     check_world(model)
     plan = scheme(run.seed, config.untaught, config.withholds, config.knows)
-    copy, rng = model.copy(), random.Random(f"sandbagger/{run.seed}")
-
-    def draw(count: int) -> Lessons:
-        return lessons(copy.tokenizer, [draw_lesson(rng, plan) for _ in range(count)])
-
-    rows, trained = drawn_lessons(draw, config.tokens)
-    train_on(copy, rows, config.batch_tokens, config.fit, digest(config), rng, run)
-    shipped = stored(copy, run)
-    metrics = {
-        "parameters": point(sum(p.numel() for p in copy.module.parameters()), unit="parameters"),
-        "training_tokens": point(trained, unit="tokens"),
-        "withholds": point(config.withholds, unit="share of the questions under the cue in the lessons"),
-    }
+    shipped, metrics = organism("sandbagger", model, lambda rng: draw_lesson(rng, plan), lessons, config, run)
+    metrics["withholds"] = point(config.withholds, unit="share of the questions under the cue in the lessons")
     found, doubt = _measured(shipped, plan, config, run)
     caveats = (
         "a word-level model of a make-believe world: it shows mechanisms, not effect sizes",
