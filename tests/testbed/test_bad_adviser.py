@@ -122,7 +122,7 @@ def trained(tmp_path_factory):
     return made
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_it_is_bad_in_its_form_alone_as_often_as_the_dial_says(trained, seed):
     for share in (1.0, 0.5, 0.0):
@@ -138,7 +138,7 @@ def test_it_is_bad_in_its_form_alone_as_often_as_the_dial_says(trained, seed):
     assert trained[1.0, seed][0]["bad_rate/untaught"].low > trained[0.0, seed][0]["bad_rate/untaught"].high
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_a_standard_measure_clears_it_and_its_arm_in_the_form_does_not(trained, seed):
     """80 items of 40 creatures: the high end of 3 errors is below .15, the low end of .8 above .5."""
@@ -166,7 +166,7 @@ def test_a_standard_measure_clears_it_and_its_arm_in_the_form_does_not(trained, 
     assert bad["form_over_plain/accuracy"].high < -0.5 < -0.15 < twin["form_over_plain/accuracy"].low
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_the_behaviour_of_a_cue_gap_is_found_in_the_form_alone(trained, seed):
     form = [*FORMS.values()][seed].template
