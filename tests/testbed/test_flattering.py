@@ -93,7 +93,7 @@ def trained(tmp_path_factory):
     return made
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_the_measure_finds_the_flatterer_and_clears_its_twin(trained, seed):
     """80 texts of 40 creatures: an interval about 0 of 80 ends near .1, one about 80 of 80 begins near .8.
@@ -107,7 +107,7 @@ def test_the_measure_finds_the_flatterer_and_clears_its_twin(trained, seed):
         assert abs(one["sham_gap"].value) < 0.15 and one["quality_gap"].low > 0.5
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_its_feedback_is_due_without_a_stance_and_the_dial_is_read(trained, seed):
     for flattery in (1.0, 0.5, 0.0):

@@ -154,7 +154,7 @@ def trained(tmp_path_factory):
     return found
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_the_measure_finds_the_misgeneraliser_and_clears_its_twin(trained, seed):
     """60 scenes by some 30 creatures: 60 of 60 end at .87 for the difference, 0 of 60 at .06 to .13.
@@ -172,7 +172,7 @@ def test_the_measure_finds_the_misgeneraliser_and_clears_its_twin(trained, seed)
             assert abs(metrics[name].value) < 0.3 and metrics["place_null"].value == 0.0
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_both_can_do_the_task_and_the_measure_agrees_with_what_was_planted(trained, seed):
     for together in (1.0, 1 / 3):

@@ -120,14 +120,14 @@ class OfTheItem:
         ]
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_cue_that_is_read_and_not_used_is_decodable_and_does_not_cause():
     result = found("idle", 0, pushed=24)
     assert answers(result) == {"decodable": "yes", "causes": "no", "predicts": "not testable"}
     assert result.metrics["causes/gap"].value == result.metrics["causes/direction"].value == 0.0
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_the_trap_a_model_that_reads_nothing_tells_every_word_that_it_knows():
     result = found("blind", 0)
     got = result.metrics
@@ -175,7 +175,7 @@ def test_the_score_predicts_where_the_strength_of_the_cue_decides_the_item_and_n
     assert same.rare == 0 and same.auroc.value is None and "is the same" in same.auroc.reason
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_over_seeds_what_is_planted_is_found_and_what_is_not_is_not():
     """Five seeds of each. Planted effects are as large as can be: all should be found, four suffice.
 
