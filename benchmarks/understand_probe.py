@@ -26,7 +26,7 @@ from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyp
 
 from calibrant.maths.probe import logistic_planes
 
-EQUAL, TARGET, PAIRS = 1e-6, 5.0, 6
+EQUAL, TARGET, PAIRS = 1e-6, 5.0, 10
 SOLVERS, TOLERANCES = ("lbfgs", "newton-cg", "newton-cholesky"), (1e-4, 1e-6, 1e-8, 1e-10, 1e-12)
 
 

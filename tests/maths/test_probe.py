@@ -104,6 +104,22 @@ def test_layers_may_have_labels_of_their_own():
         torch.testing.assert_close(together.bias[layer], alone.bias[0], rtol=1e-7, atol=1e-9)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_a_layer_does_not_hang_on_the_one_before(seed):
+    """It starts from the margin of that one, however far off: separable and sure, noise, tiny, copied."""
+    way = torch.Generator().manual_seed(seed)
+    x = torch.randn(6, 40, 90, generator=way, dtype=torch.float64)
+    labels = torch.rand(6, 40, generator=way) < 0.4
+    sure = 30.0 * (2 * labels[0].double() - 1)
+    x[0, :, 0] = x[2, :, 0] = sure
+    x[1] *= 1e-3
+    x[3, :, :], labels[4] = x[4], ~labels[3]
+    together = logistic_planes(x, labels, 0.1).scores(x)
+    for at in range(6):
+        alone = logistic_planes(x[at : at + 1], labels[at : at + 1], 0.1).scores(x[at : at + 1])
+        assert torch.allclose(together[at], alone[0], atol=1e-7, rtol=1e-7)
+
+
 @pytest.mark.parametrize("width", [5, 60])
 def test_one_layer_may_have_many_labellings(width):
     x, labels = drawn(6, 30, width)

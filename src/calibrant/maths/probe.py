@@ -12,7 +12,9 @@ half as many steps. They are made in float32. The last digits come from steps wi
 in float64, which cost a few products with vectors.
 
 One layer at a time: its copy in float32 and its factor lie in a core's cache, and no two layers' are in
-memory at once. Labellings of one layer share what does not depend on labels.
+memory at once. Labellings of one layer share what does not depend on labels. Where features outnumber rows, a
+layer starts from scores as sure as the median of the layer before, which saves a step; from zeros, if the loss
+is less there.
 """
 
 from __future__ import annotations
@@ -79,6 +81,7 @@ def logistic_planes(x: Tensor, labels: Tensor, l2: float, weights: Tensor | None
     kind = Primal if x.shape[2] < x.shape[1] else Dual
     weight, bias = x.new_empty((len(y), x.shape[2]), dtype=torch.float64), torch.empty_like(y[:, 0])
     rows = coarse = None
+    margin = None
     with torch.inference_mode():  # less is noted of each small operation
         for layer in range(len(y)):
             if rows is None or coarse is None or len(x) > 1:
@@ -86,36 +89,44 @@ def logistic_planes(x: Tensor, labels: Tensor, l2: float, weights: Tensor | None
                 rows = x[layer].double()
                 coarse = kind.coarse(rows)
             form = kind(rows, y[layer], c[layer], l2)
-            weight[layer], bias[layer] = form.plane(_minimum(form, coarse))
+            solution, scores = _minimum(form, coarse, margin)
+            weight[layer], bias[layer] = form.plane(solution)
+            margin = ((2 * y[layer] - 1) * scores).median() if kind is Dual else None
     return Planes(weight, bias)
 
 
-def _minimum(form: Primal | Dual, coarse: Tensor) -> Tensor:
+def _minimum(form: Primal | Dual, coarse: Tensor, margin: Tensor | None) -> tuple[Tensor, Tensor]:
     """Newton's steps in float32; what is left in float64, by the factor of the last of them.
 
-    Where that does not do, Newton's steps in float64.
+    Where that does not do, Newton's steps in float64. ``margin`` is the layer's before. With the scores.
     """
     share = (form.c @ form.y) / form.c.sum()
     start = form.start()
     start[-1] = (share / (1 - share)).log()
     with suppress(NumericalError):
         rough = form.rough(coarse)
-        return _refined(form, rough, *_newton(rough, start.float(), _ROUGH))
+        return _refined(form, rough, *_newton(rough, start.float(), _ROUGH, margin))
     if not bool(form.x.isfinite().all()):
         raise NumericalError("a feature is NaN or infinite", hint="load the model in float32")
-    return _newton(form, start, _EXACT)[0]
+    solution = _newton(form, start, _EXACT)[0]
+    return solution, form.scores(solution)
 
 
-def _newton(form: Primal | Dual, start: Tensor, until: _Until) -> tuple[Tensor, Held]:
+def _newton(
+    form: Primal | Dual, start: Tensor, until: _Until, margin: Tensor | None = None
+) -> tuple[Tensor, Held]:
     """Steps until no score moves, and what the last one divided by."""
     at = _at(form, start, start[-1].expand_as(form.y))
     held, ways, last = None, list[tuple[Tensor, Tensor]](), 1.0
+    searching = _FIRST
+    if margin is not None and (likely := _likely(form, margin.to(start.dtype))).loss < at.loss:
+        at, searching = likely, 1
     for number in range(until.steps):
         p = at.scores.sigmoid()
         curve = (form.c * (p * (1 - p))).clamp_min_(_TINY)
         step = form.step(held, form.pull(at.solution, form.c * (form.y - p)), curve, min(_NEAR, last))
         ways = [(step.move, form.scores(step.move)), *ways[:1]]
-        after = _farthest(form, at, ways, number < _FIRST)
+        after = _farthest(form, at, ways, number < searching)
         last = _relative(after.scores - at.scores, after.scores) if after.whole else inf
         ways = [(after.solution - at.solution, after.scores - at.scores)]
         at, held = after, None if step.tired else step.held
@@ -127,7 +138,17 @@ def _newton(form: Primal | Dual, start: Tensor, until: _Until) -> tuple[Tensor, 
     )
 
 
-def _refined(form: Primal | Dual, rough: Primal | Dual, start: Tensor, held: Held) -> Tensor:
+def _likely(form: Primal | Dual, margin: Tensor) -> _At:
+    """Where Newton's step leads from scores of the right sign and one size, though no weights give them."""
+    scores = (2 * form.y - 1) * margin
+    p = scores.sigmoid()
+    curve = (form.c * (p * (1 - p))).clamp_min_(_TINY)
+    pull = form.pull(form.start(), curve * scores + form.c * (form.y - p))
+    solution = form.step(None, pull, curve, _NEAR).move
+    return _at(form, solution, form.scores(solution))
+
+
+def _refined(form: Primal | Dual, rough: Primal | Dual, start: Tensor, held: Held) -> tuple[Tensor, Tensor]:
     """Steps with an old factor and a new gradient: each leaves a small part of what was missing."""
     solution, last = start.double(), 0.0
     scores = form.scores(solution)
@@ -142,7 +163,7 @@ def _refined(form: Primal | Dual, rough: Primal | Dual, start: Tensor, held: Hel
         gone = _relative(moved, scores)
         left = min(gone, gone * gone / last) if last else gone  # the next one, if it shrinks as this one did
         if left <= _LEFT:
-            return solution
+            return solution, scores
         last = gone
     raise NumericalError("a factor in float32 does not do", hint="take one in float64")
 

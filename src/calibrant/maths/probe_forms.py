@@ -67,19 +67,19 @@ class Primal:
         if held is None:
             bend = _gram((self.wide * curve.sqrt()[:, None]).T)
             bend.diagonal().add_(self.ridge)
-            held = Held(torch.cholesky_inverse(_factor(bend)), curve, curve)
-            return Step(held.matrix @ pull, held, pull.dtype == torch.float64)
-        way = held.matrix @ pull
+            held = Held(_factor(bend), curve, curve)
+            return Step(_solved(held, pull), held, pull.dtype == torch.float64)
+        way = _solved(held, pull)
         found, rest, last = torch.zeros_like(pull), pull.clone(), float(pull @ way)
         enough = near * near * last
         for _ in range(_INNER):
             bent = (self.turned @ (self.wide @ way).mul_(curve)).addcmul_(self.ridge, way)
             along = float(way @ bent)
             if not along > _NOTHING:
-                return Step(held.matrix @ pull, held, True)
+                return Step(_solved(held, pull), held, True)
             found.add_(way, alpha=last / along)
             rest.sub_(bent, alpha=last / along)
-            back = held.matrix @ rest
+            back = _solved(held, rest)
             left = float(rest @ back)
             if left <= enough:
                 return Step(found, held, False)
@@ -143,7 +143,7 @@ class Dual:
             alone, beside = torch.cholesky_solve(sides, matrix).unbind(1)
             held = Held(matrix, curve, beside)
         else:
-            alone = torch.cholesky_solve((pull[:-1] / held.curve)[:, None], held.matrix)[:, 0]
+            alone = _solved(held, pull[:-1] / held.curve)
         bias = (alone.sum() - pull[-1]) / held.beside.sum()
         return Step(torch.cat([alone - bias * held.beside, bias[None]]), held, True)
 
@@ -171,7 +171,7 @@ class Held(NamedTuple):
     """What a Newton step divides by."""
 
     matrix: Tensor
-    """Of w and b: the Hessian's inverse (D + 1, D + 1). Of rows: the factor (N, N) of Cholesky."""
+    """Cholesky's factor: (D + 1, D + 1) of w and b, (N, N) of rows."""
     curve: Tensor
     """(N,) of the rows when it was made."""
     beside: Tensor
@@ -185,6 +185,10 @@ class Step(NamedTuple):
     held: Held
     tired: bool
     """Whether the next one should divide by something new."""
+
+
+def _solved(held: Held, side: Tensor) -> Tensor:
+    return torch.cholesky_solve(side[:, None], held.matrix)[:, 0]
 
 
 def _gram(x: Tensor) -> Tensor:
