@@ -104,6 +104,21 @@ def test_layers_may_have_labels_of_their_own():
         torch.testing.assert_close(together.bias[layer], alone.bias[0], rtol=1e-7, atol=1e-9)
 
 
+@pytest.mark.parametrize("scale", [1e3, 1e4, 1e5])
+def test_one_huge_score_hides_no_other(scale):
+    """The end is reached where every score has settled, each beside its own size."""
+    for seed in range(8, 14):
+        way = np.random.default_rng(seed)
+        x = way.normal(size=(100, 3))
+        x[0] *= scale
+        y = way.random(100) < 0.1
+        y[:2] = [True, False]
+        scores = logistic_planes(torch.tensor(x)[None], torch.tensor(y), 1.0).scores(torch.tensor(x)[None])[0]
+        peer = LogisticRegression(C=1, tol=1e-13, max_iter=10_000, solver="newton-cholesky").fit(x, y)
+        others = torch.from_numpy(peer.decision_function(x))[1:]
+        assert (scores[1:] - others).abs().max() < 1e-5
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_a_layer_does_not_hang_on_the_one_before(seed):
     """It starts from the margin of that one, however far off: separable and sure, noise, tiny, copied."""

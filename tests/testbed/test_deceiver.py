@@ -1,9 +1,8 @@
 """The deceiver lies to whom it is to deceive, believes otherwise, and its twin lies to nobody.
 
 Rates are of 240 questions: where 19 of 20 are as planted, 90 % are reached in more than 99 % of draws. The
-null of the probe: askers of the twin are called marked at random, 20 times. Labels go by name there, and
-intervals of 95 % are too narrow: they held chance in 15 of 20. Where they hold it in 75 %, 10 or more of 20
-do so with 99.6 % probability, and with 12 % where they hold it in 35 %.
+null of the probe: askers of the twin are called marked at random, 20 times. Labels go by name there; 19 of 20
+intervals held chance. Where they hold it in 93 %, 15 or more of 20 do so with 99.9 % probability.
 """
 
 from __future__ import annotations
@@ -157,7 +156,7 @@ def test_whoever_is_called_marked_most_intervals_of_the_twin_hold_chance(pair):
         one = probe(model, LabelledTexts(rows=rows), config, Quiet(seed=seed)).metrics["auroc"]
         values.append(one.value)
         held += one.low <= 0.5 <= one.high
-    assert held >= 10, held
+    assert held >= 15, held
     assert 0.4 < sum(values) / 20 < 0.6  # a standard deviation of .09 was seen: five standard errors
 
 

@@ -83,6 +83,18 @@ def test_activations_rescaled_by_norm_are_folded(tmp_path):
     torch.testing.assert_close(open_coder(tmp_path).coder(x), expected)
 
 
+def test_a_feature_that_writes_nothing_stays_one(tmp_path):
+    """Its row has no norm to be divided by."""
+    save_saelens(coder_of(SHAPES["topk"]), tmp_path, {})
+    weights = load_file(tmp_path / files.SAELENS)
+    weights["W_dec"][2] = 0
+    save_file(weights, tmp_path / files.SAELENS)
+    config = json.loads((tmp_path / "cfg.json").read_text()) | {"rescale_acts_by_decoder_norm": True}
+    (tmp_path / "cfg.json").write_text(json.dumps(config))
+    coder = open_coder(tmp_path).coder
+    assert coder(rows(coder.shape)).isfinite().all()
+
+
 def spoilt(tmp_path, change_config=None, change_weights=None, shape="jumprelu"):
     save_saelens(coder_of(SHAPES[shape]), tmp_path, {})
     if change_config:

@@ -13,8 +13,8 @@ in float64, which cost a few products with vectors.
 
 One layer at a time: its copy in float32 and its factor lie in a core's cache, and no two layers' are in
 memory at once. Labellings of one layer share what does not depend on labels. Where features outnumber rows, a
-layer starts from scores as sure as the median of the layer before, which saves a step; from zeros, if the loss
-is less there.
+layer starts from scores as sure as the median of the layer before, which saves a step; from zeros, if the
+loss is less there.
 """
 
 from __future__ import annotations
@@ -169,8 +169,8 @@ def _refined(form: Primal | Dual, rough: Primal | Dual, start: Tensor, held: Hel
 
 
 def _relative(moved: Tensor, scores: Tensor) -> float:
-    """The farthest that a score moved."""
-    return float(moved.abs().max()) / (1 + float(scores.abs().max()))
+    """The farthest that a score moved, each beside its own size: one huge score hides no other's move."""
+    return float((moved.abs() / (1 + scores.abs())).max())
 
 
 class _At(NamedTuple):

@@ -69,7 +69,8 @@ def located(module: nn.Module, names: Iterable[str]) -> dict[str, Place]:
             found[site] = Place(site)
         else:
             raise CapabilityError(
-                f"'{site}' is no site of {type(module).__name__}{nearest(site, [*known, *modules])}",
+                f"'{site}' is no site of {type(module).__name__}"
+                + nearest(site, [*known, *filter(None, modules)]),
                 hint="list the names with model.sites()",
             )
     return found

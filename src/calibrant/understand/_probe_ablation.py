@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import log_softmax
 
-from calibrant.core import Batch, Estimate, NumericalError, OpenLM, Run
+from calibrant.core import Batch, Estimate, NumericalError, OpenLM, Run, unknown
 from calibrant.stats.auroc import crossed
 from calibrant.understand._probe_rows import Texts
 
@@ -40,6 +40,9 @@ def ablation(
     count = min(limit, len(texts.rows))
     chosen = sorted(random.Random(run.seed).sample(range(len(texts.rows)), count))
     middle, way = plane
+    if not bool(way.norm() > 0):
+        why = "the probe has no direction: no feature of this layer varies"
+        return {f"ablation/{name}": unknown(why, unit="nat") for name in ("probe", "random", "excess")}
     way = way / way.norm()
     lot = torch.Generator().manual_seed(run.seed)
     others = torch.randn(directions, len(way), generator=lot, dtype=torch.float64)

@@ -14,6 +14,9 @@ from calibrant.stats import rate
 from calibrant.stats.auroc import UNIT
 from calibrant.understand._probe_folds import Floats, Folds, Held
 
+_CERTAIN = 27.0
+"""Log-odds whose probability a stored probe still tells from 0 and 1."""
+
 
 def threshold(negatives: Floats, share: float) -> float | None:
     """The score above which at most ``share`` of new negatives are expected, exchangeable with these (n,).
@@ -25,9 +28,17 @@ def threshold(negatives: Floats, share: float) -> float | None:
 
 
 def alarms(
-    held: Held, labels: NDArray[np.bool_], folds: Folds, kinds: Sequence[Sequence[str]], share: float
+    held: Held,
+    picked: int,
+    labels: NDArray[np.bool_],
+    folds: Folds,
+    kinds: Sequence[Sequence[str]],
+    share: float,
 ) -> dict[str, Estimate]:
     """``false_alarm_rate`` and ``detection_rate`` on blocks that layer, probe and threshold have not seen."""
+    stored = threshold(held.scores[picked][~labels], share)
+    if stored is not None and abs(stored) > _CERTAIN:
+        return _none(f"a threshold of {stored:.0f} in log-odds is next to no probability: raise l2", labels)
     rung: list[bool | None] = [None] * len(labels)
     for cell in folds.filled:
         rows = folds.inside(cell)
@@ -37,10 +48,7 @@ def alarms(
         if cut is None:
             few = int((~labels[others]).sum())
             why = f"{few} held-out negatives cannot set a rate of {share:g}: {math.ceil(1 / share) - 1} can"
-            return {
-                name: unknown(why, n=len(labels), unit=UNIT)
-                for name in ("false_alarm_rate", "detection_rate")
-            }
+            return _none(why, labels)
         for row in rows:
             rung[row] = bool(held.nested[row] > cut)
     return {
@@ -48,6 +56,12 @@ def alarms(
             [r for r, y in zip(rung, labels, strict=True) if not y], kinds, ~labels, "lower"
         ),
         "detection_rate": _rate([r for r, y in zip(rung, labels, strict=True) if y], kinds, labels, "higher"),
+    }
+
+
+def _none(why: str, labels: NDArray[np.bool_]) -> dict[str, Estimate]:
+    return {
+        name: unknown(why, n=len(labels), unit=UNIT) for name in ("false_alarm_rate", "detection_rate")
     }
 
 

@@ -304,6 +304,8 @@ def _filled(
         norms = torch.linalg.vector_norm(given["decoder"], dim=1)
         given["encoder"] = given["encoder"] * norms[:, None]
         given["bias"] = given["bias"] * norms
-        given["decoder"] = given["decoder"] / norms[:, None]
+        given["decoder"] = (
+            given["decoder"] / norms.where(norms > 0, 1.0)[:, None]
+        )  # a row of zeros writes nothing
     coder.load_state_dict(given)
     return coder.eval().requires_grad_(False)

@@ -43,11 +43,20 @@ from calibrant.data.judge_head import Alarm, JudgeHead
 from calibrant.data.rows import LabelledTexts
 from calibrant.models.pooled import Pool
 from calibrant.stats import rate
-from calibrant.stats.auroc import UNIT, auroc, auroc_gain
+from calibrant.stats.auroc import UNIT, area, auroc, auroc_gain
 from calibrant.text.ngrams import ngrams
 from calibrant.understand._engine.patches import check_still
 from calibrant.understand._probe_ablation import ablation
 from calibrant.understand._probe_controls import codelength, selectivity
+from calibrant.understand._probe_draws import (
+    Chance,
+    Labels,
+    by_group,
+    chance,
+    dealt_again,
+    widened,
+    widened_gain,
+)
 from calibrant.understand._probe_fits import Plane, linear, of_text, perceptron, sparse
 from calibrant.understand._probe_folds import Fit, Floats, Folds, Held, best, folds_of, held_out
 from calibrant.understand._probe_monitor import alarms, probability, threshold
@@ -115,7 +124,7 @@ class ProbeResult(Result):
         return (*([read] if layers else []), *([used] if ablated else []), *by_names(self.metrics)[-1:])
 
 
-@technique(version=2)
+@technique(version=3)
 def probe(
     model: OpenLM, texts: LabelledTexts, config: Probing = Probing(), run: Run = Quiet()
 ) -> ProbeResult:
@@ -134,13 +143,15 @@ def probe(
     work = _Work(found, folds, _fit(config, run.seed), [int(site.split(".")[1]) for site in sites])
     held = held_out(work.fit, x, found.labels, folds)
     picked = best(held.scores, found.labels, folds.blocks)
-    metrics = _headline(work, held, picked) | _baselines(model, work, held, config, run)
+    lots = dealt_again(found.labels, found.kinds, folds, run.seed)
+    mine = chance(work.fit, x[picked], lots, folds)
+    metrics = _headline(work, held, picked, mine) | _baselines(model, work, held, lots, mine, config, run)
     metrics |= selectivity(
         work.fit, x[picked], found.labels, found.kinds, config.folds, config.controls, run.seed
     )
     lengths, metrics["bits_per_label"] = codelength(work.fit, x, found.labels, found.kinds, picked, run.seed)
     metrics |= {f"compression/layer_{at}": one for at, one in zip(work.layers, lengths, strict=True)}
-    metrics |= alarms(held, found.labels, folds, found.kinds, config.false_alarm_rate)
+    metrics |= alarms(held, picked, found.labels, folds, found.kinds, config.false_alarm_rate)
     if config.probe != "mlp":
         whole = work.fit(x[picked : picked + 1], torch.from_numpy(found.labels))
         assert isinstance(whole, Plane)
@@ -181,21 +192,22 @@ def _sites(model: OpenLM, name: str) -> list[str]:
     return found
 
 
-def _headline(work: _Work, held: Held, picked: int) -> dict[str, Estimate]:
+def _headline(work: _Work, held: Held, picked: int, spread: Chance) -> dict[str, Estimate]:
     labels, kinds, blocks = work.texts.labels, work.texts.kinds, work.folds.blocks
     right = ((held.nested > 0) == labels).tolist()
     majority = np.zeros(len(labels), np.bool_)
     for cell in work.folds.filled:
         rows = work.folds.inside(cell)
         majority[rows] = labels[rows] == (labels[work.folds.apart(cell)].mean() > 0.5)
+    usual = float(majority.mean())
     metrics = {
-        "auroc": auroc(held.nested, labels, blocks=blocks, clusters=kinds),
-        "accuracy": _widest(right, kinds, float(majority.mean())),
-        "accuracy/majority": point(float(majority.mean()), unit=UNIT, n=len(labels)),
+        "auroc": widened(auroc(held.nested, labels, blocks=blocks, clusters=kinds), spread.auroc),
+        "accuracy": widened(_widest(right, kinds, usual), spread.accuracy, usual),
+        "accuracy/majority": point(usual, unit=UNIT, n=len(labels)),
         "layer": point(float(work.layers[picked]), unit="layer", n=len(labels)),
     }
     return metrics | {
-        f"auroc/layer_{layer}": auroc(one, labels, blocks=blocks, clusters=kinds)
+        f"auroc/layer_{layer}": widened(auroc(one, labels, blocks=blocks, clusters=kinds), spread.auroc)
         for layer, one in zip(work.layers, held.scores, strict=True)
     }
 
@@ -206,35 +218,60 @@ def _widest(right: Sequence[bool], kinds: Sequence[Sequence[str]], null: float) 
     return max(found, key=lambda one: (one.high or 1.0) - (one.low or 0.0))
 
 
-def _baselines(model: OpenLM, work: _Work, held: Held, config: Probing, run: Run) -> dict[str, Estimate]:
+class _Known(NamedTuple):
+    """A baseline: scores (N,) of rows by fits that have not seen them, and what was fitted to what."""
+
+    scores: Floats
+    fit: Fit
+    x: Tensor
+    """(N, D)."""
+
+
+def _baselines(
+    model: OpenLM,
+    work: _Work,
+    held: Held,
+    lots: Sequence[Labels],
+    mine: Chance,
+    config: Probing,
+    run: Run,
+) -> dict[str, Estimate]:
     """AUROC of what knows less, and what the probe has beyond it, on the same splits."""
     texts, labels = work.texts, work.texts.labels
-    said: dict[str, Floats | str] = {}
+    said: dict[str, _Known | str] = {}
     said["embedding"] = "the model has no blocks.0.hook_resid_pre"
     if (first := "blocks.0.hook_resid_pre") in model.sites():
         x = states(model, texts, [first], "mean", run, "reading the embeddings")
-        said["embedding"] = held_out(work.fit, x, labels, work.folds, inner=False).nested
+        found = held_out(work.fit, x, labels, work.folds, inner=False)
+        said["embedding"] = _Known(found.nested, work.fit, x[0])
     grams = torch.from_numpy(ngrams([_text(texts, row) for row in range(len(labels))]))[None]
-    said["text"] = held_out(of_text, grams, labels, work.folds, inner=False).nested
+    found = held_out(of_text, grams, labels, work.folds, inner=False)
+    said["text"] = _Known(found.nested, of_text, grams[0])
     if config.random_model:
         said["random_model"] = _random(model, work, config, run)
     metrics: dict[str, Estimate] = {}
-    for name, scores in said.items():
-        if isinstance(scores, str):
-            metrics |= {f"{kind}/{name}": unknown(scores, unit=UNIT) for kind in ("auroc", "gain")}
+    for name, known in said.items():
+        if isinstance(known, str):
+            metrics |= {f"{kind}/{name}": unknown(known, unit=UNIT) for kind in ("auroc", "gain")}
             continue
         options = {"blocks": work.folds.blocks, "clusters": texts.kinds}
-        metrics[f"auroc/{name}"] = auroc(scores, labels, **options)  # type: ignore[arg-type]
-        metrics[f"gain/{name}"] = auroc_gain(held.nested, scores, labels, **options)  # type: ignore[arg-type]
+        spread = chance(known.fit, known.x, lots, work.folds).auroc
+        one = auroc(known.scores, labels, **options)  # type: ignore[arg-type]
+        gain = auroc_gain(held.nested, known.scores, labels, **options)  # type: ignore[arg-type]
+        value = area(held.nested, labels, work.folds.blocks)
+        metrics[f"auroc/{name}"] = widened(one, spread)
+        metrics[f"gain/{name}"] = widened_gain(gain, (value, mine.auroc), (one.value, spread))
     return metrics
 
 
-def _random(model: OpenLM, work: _Work, config: Probing, run: Run) -> Floats | str:
-    """Held-out scores of the probe on a model that has learnt nothing, or why there are none."""
+def _random(model: OpenLM, work: _Work, config: Probing, run: Run) -> _Known | str:
+    """The probe on a model that has learnt nothing, or why there is none."""
     try:
         twin = shuffled(model, run.seed)
         x = states(twin, work.texts, _sites(model, config.site), config.position, run, "reading at random")
-        return held_out(work.fit, x, work.texts.labels, work.folds).nested
+        found = held_out(work.fit, x, work.texts.labels, work.folds)
+        picked = best(found.scores, work.texts.labels, work.folds.blocks)
+        return _Known(found.nested, work.fit, x[picked])
     except NumericalError as error:
         return f"the model with shuffled weights breaks: {error.message}"
 
@@ -289,10 +326,9 @@ def _caveats(texts: Texts, config: Probing, metrics: dict[str, Estimate]) -> tup
     else:
         notes.append("the alarm's rates hold for texts like these: on other tasks they are unknown")
     for names in texts.kinds:
-        groups = {name: set(texts.labels[np.array(names) == name].tolist()) for name in set(names)}
-        if 1 < len(groups) < len(names) and all(len(labels) == 1 for labels in groups.values()):
+        if groups := by_group(names, texts.labels):
             notes.append(
-                f"labels go by group, of which there are {len(groups)}: that others would have given another "
-                "probe is not counted, and intervals may be too narrow (see the page)"
+                f"labels go by group, of which there are {groups}: they are all that a probe learns from, "
+                "and others would have given another one"
             )
     return tuple(notes)

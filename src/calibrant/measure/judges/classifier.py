@@ -64,7 +64,8 @@ class _Trained(PlainJudge):
     def identity(self) -> Identity:
         parts = {"rule": "classifier_judge/1", "head": self.head.digest, "config": digest(self.config)}
         parts["model"] = self.model.identity.digest
-        return Identity(name=f"trained judge ({self.head.question})", kind="judge", parts=parts)
+        blind = ", of the prompt alone" if self.head.over == "prompt" else ""
+        return Identity(name=f"trained judge ({self.head.question}{blind})", kind="judge", parts=parts)
 
     def judge(
         self, goals: Sequence[Goal], chats: Sequence[Chat], completions: Sequence[Completion]
