@@ -1,7 +1,7 @@
 """Intervals of probes hold chance where nothing is planted, with groups and without.
 
-Features are noise, so no model is needed. 150 draws of each set-up: intervals that hold .5 in 93 % do so in 129
-or more with 99.9 % probability. Without the labellings of no meaning they held it in 85 to 90 %.
+Features are noise, so no model is needed. 150 draws of each set-up: intervals that hold .5 in 93 % do so in
+129 or more with 99.9 % probability. Without the labellings of no meaning they held it in 85 to 90 %.
 """
 
 from __future__ import annotations

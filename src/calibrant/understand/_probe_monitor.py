@@ -60,9 +60,7 @@ def alarms(
 
 
 def _none(why: str, labels: NDArray[np.bool_]) -> dict[str, Estimate]:
-    return {
-        name: unknown(why, n=len(labels), unit=UNIT) for name in ("false_alarm_rate", "detection_rate")
-    }
+    return {name: unknown(why, n=len(labels), unit=UNIT) for name in ("false_alarm_rate", "detection_rate")}
 
 
 def probability(score: float) -> float:
