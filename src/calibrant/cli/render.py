@@ -17,6 +17,7 @@ from calibrant.app.study import Outcome
 from calibrant.core import Estimate
 from calibrant.core.digest import plain
 from calibrant.core.shown import harmless, harmless_json
+from calibrant.data.edge_graph import DOUBT
 
 
 class _Out(Console):
@@ -34,6 +35,8 @@ WORDS = {"yes": "PASS", "no": "FAIL", "unknown": "INCONCLUSIVE"}
 """How an answer reads when a release is asked about."""
 ANSWERS = ("measure.preference", "understand.triangulate")
 """Techniques whose first limit says whether a claim is supported."""
+OF_INPUTS = (NOT_USED, DOUBT)
+"""How limits begin that say what is odd about an input: each is printed once."""
 _LINES = 8
 """Most lines that are shown of what one rule leaves open."""
 _COLOURS = {"yes": "green", "no": "red", "unknown": "yellow"}
@@ -113,8 +116,8 @@ def outcome(done: Outcome, gates: list[tuple[int, dict[str, Any]]], page: str) -
             for limit in record.limits:
                 OUT.print(f"  {'':<22} [dim]{escape(_flat(limit))}[/dim]")
     unfinished(done)
-    unused = [limit for _, e in done.runs for limit in e.record.limits if limit.startswith(NOT_USED)]
-    for limit in dict.fromkeys(unused):
+    doubted = [limit for _, e in done.runs for limit in e.record.limits if limit.startswith(OF_INPUTS)]
+    for limit in dict.fromkeys(doubted):
         OUT.print(escape(_flat(limit)))
     for job, entry in done.runs:
         matrix(f"{job.id}#{job.seed}", hazards(entry.record))
