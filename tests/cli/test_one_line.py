@@ -20,7 +20,7 @@ def test_no_name_writes_a_verdict(capsys: pytest.CaptureFixture[str]) -> None:
     render.matrix("attack#0", {SPOOF: {SPOOF: found}})
     record = SimpleNamespace(
         status="failed", technique="measure.preference", limits=(f"columns not used {SPOOF}",),
-        failure=Failure(type="InputError", message=SPOOF, hint=SPOOF), metrics={SPOOF: found},
+        failure=Failure(type="InputError", message=SPOOF, hint=SPOOF), metrics={SPOOF: found}, artifacts=(),
     )  # fmt: skip
     done: Any = SimpleNamespace(
         runs=[(SimpleNamespace(id="plain", seed=0), SimpleNamespace(record=record))], skipped={}, reused=0,
@@ -39,8 +39,9 @@ def test_no_name_writes_a_verdict(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_doubt_about_an_input_is_printed_once(capsys: pytest.CaptureFixture[str]) -> None:
     limits = (f"{DOUBT} was scored on another model", "an edge outside carries a corrupted activation")
     record = SimpleNamespace(
-        status="finished", technique="understand.circuit", limits=limits, metrics={"cpr": Estimate(value=1.0)}
-    )
+        status="finished", technique="understand.circuit", limits=limits, artifacts=(),
+        metrics={"cpr": Estimate(value=1.0)},
+    )  # fmt: skip
     runs = [(SimpleNamespace(id="circuit", seed=seed), SimpleNamespace(record=record)) for seed in (0, 1)]
     done: Any = SimpleNamespace(
         runs=runs, skipped={}, reused=0, unfinished=(), study=SimpleNamespace(verdict=None),

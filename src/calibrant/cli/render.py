@@ -16,6 +16,7 @@ from calibrant.app.listing import PLANNED, hazards, headline
 from calibrant.app.study import Outcome
 from calibrant.core import Estimate
 from calibrant.core.digest import plain
+from calibrant.core.record import why_nothing
 from calibrant.core.shown import harmless, harmless_json
 from calibrant.data.edge_graph import DOUBT
 
@@ -115,6 +116,9 @@ def outcome(done: Outcome, gates: list[tuple[int, dict[str, Any]]], page: str) -
         elif estimate is not None and estimate.value is None:  # why nothing was measured
             for limit in record.limits:
                 OUT.print(f"  {'':<22} [dim]{escape(_flat(limit))}[/dim]")
+        else:
+            for limit in why_nothing(record):
+                OUT.print(f"  {'':<22} [dim]nothing is stored: {escape(_flat(limit))}[/dim]")
     unfinished(done)
     doubted = [limit for _, e in done.runs for limit in e.record.limits if limit.startswith(OF_INPUTS)]
     for limit in dict.fromkeys(doubted):
