@@ -94,6 +94,10 @@ PLANNED = "planned_queries"
 """The metric that tells most of a campaign that was only quoted (``dry_run``)."""
 
 
+_FOUND, _NAMED = "found/denoise", 3
+"""A headline that counts cells, and how many of them are named beside it."""
+
+
 def headline(record: Record) -> tuple[str, Estimate | None]:
     """The metric that tells most; a record keeps its metrics in alphabetical order. ("", None): none."""
     known = techniques().get(record.technique)
@@ -101,6 +105,23 @@ def headline(record: Record) -> tuple[str, Estimate | None]:
     if name not in record.metrics:
         name = PLANNED if PLANNED in record.metrics else next(iter(record.metrics), "")
     return name, record.metrics.get(name)
+
+
+def beside(record: Record) -> str:
+    """What a count leaves out: which cells do most, or how faithful the least circuit is. "": nothing."""
+    name, counted = headline(record)
+    if name == _FOUND and counted is not None and counted.value:
+        shares = {key.removeprefix("denoise/"): one.value or 0.0 for key, one in record.metrics.items()
+                  if key.startswith("denoise/")}  # fmt: skip
+        most = sorted(shares, key=lambda cell: -abs(shares[cell]))[: min(int(counted.value), _NAMED)]
+        return f"largest shares: {', '.join(f'{cell} {shares[cell]:.2f}' for cell in most)}"
+    least = record.metrics.get("least_size")
+    if record.technique != "understand.circuit" or least is None:
+        return ""
+    sizes = [key.partition("/")[2] for key, one in record.metrics.items()
+             if key.startswith("kept/") and one.value is not None and one.value == least.value]  # fmt: skip
+    kept = [f"faithfulness {record.metrics[f'faithfulness/{size}']}" for size in sizes[:1]]
+    return ", ".join([f"least_size {least}", *kept])
 
 
 def hazards(record: Record) -> dict[str, dict[str, Estimate]]:

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from calibrant.app.execute import NOT_USED
-from calibrant.app.listing import PLANNED, hazards, headline
+from calibrant.app.listing import PLANNED, beside, hazards, headline
 from calibrant.app.study import Outcome
 from calibrant.core import Estimate
 from calibrant.core.digest import plain
@@ -107,6 +107,8 @@ def outcome(done: Outcome, gates: list[tuple[int, dict[str, Any]]], page: str) -
             continue
         metric, estimate = headline(record)
         OUT.print(f"  {name:<22} {escape(_flat(f'{metric} {estimate}') if metric else 'done')}")
+        if more := beside(record):
+            OUT.print(f"  {'':<22} {escape(_flat(more))}")
         if metric == PLANNED:
             for planned, most in record.metrics.items():
                 if planned != PLANNED:
