@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from calibrant.app.catalog import behaviours, find_behaviour, find_technique, techniques
 from calibrant.app.references import locate
-from calibrant.core import ConfigError, Entry, Estimate, Frozen, Record
+from calibrant.core import ConfigError, Entry, Estimate, Frozen, InputError, Record
 from calibrant.core.errors import nearest
 from calibrant.ledger import Ledger
 
@@ -138,6 +138,30 @@ def hazards(record: Record) -> dict[str, dict[str, Estimate]]:
         if root == "attack_success_rate" and slash and hazard != "variant":
             rates.setdefault(hazard, {})[family] = estimate
     return dict(sorted(rates.items(), key=lambda pair: (pair[0] == "all", pair[0])))
+
+
+def entry_of(ledger: Ledger, name: str) -> Entry:
+    """The record that ``name`` means: a digest or its beginning, or 'STUDY/JOB' or 'STUDY/JOB#SEED' as a log
+    shows it, of which the latest is meant.
+
+    Raises:
+        InputError: there is none, or the beginning of a digest fits records of several jobs.
+    """
+    if "/" not in name:
+        return ledger.get(name)
+    known: dict[str, Entry] = {}
+    for entry in ledger.entries():
+        one = entry.record
+        if one.job_id:
+            known |= dict.fromkeys(
+                (f"{one.study}/{one.job_id}", f"{one.study}/{one.job_id}#{one.seed}"), entry
+            )
+    if name not in known:
+        raise InputError(
+            f"no record in {ledger.root} is of '{name}'{nearest(name, known)}",
+            hint="see `calibrant log`; a run that an earlier study had done is listed under that study",
+        )
+    return known[name]
 
 
 def status(ledger: Ledger) -> dict[str, Any]:
