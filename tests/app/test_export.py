@@ -126,6 +126,21 @@ def test_a_record_by_its_job_or_its_digest(campaign, tmp_path):
         export("record:attack/atempts.jsonl", "sarif", out, ledger=ledger)
 
 
+def test_what_is_no_table_is_named_as_the_ledger_names_it(campaign, tmp_path):
+    """Not by the link that lent it its suffix, which is gone when the message is read."""
+    ledger, digest = campaign
+    (tmp_path / "graph.json").write_text('{"cfg": {}}')
+    artifact = ledger.store(tmp_path / "graph.json", "graph.json")
+    changed = {"seed": 1, "artifacts": (artifact,), "result": result_digest({}, (artifact,))}
+    record = ledger.get(digest).record
+    job = job_digest(record.technique, 1, {}, {"target": record.inputs["target"].digest}, 1)
+    entry = ledger.append(record.model_copy(update={**changed, "job": job}))
+    name = f"record:{entry.digest[:12]}/graph.json"
+    with pytest.raises(InputError) as caught:
+        export(name, "jsonl", tmp_path / "x", ledger=ledger)
+    assert caught.value.message.startswith(f"'{name}' holds no list of rows")
+
+
 def test_rows_that_cannot_be_read_are_told_and_noted(source, tmp_path):
     with source.open("a", encoding="utf-8") as file:
         file.write('{"id": "cut sho')

@@ -168,6 +168,23 @@ def test_a_description_has_every_input_and_field():
         listing.describe("train.dpoo")
 
 
+def test_a_count_is_shown_with_the_names_that_do_most():
+    def told(technique, metrics):
+        record = Record(
+            technique=technique, version=1, job="a" * 64, result="b" * 64, status="finished",
+            metrics={name: point(value) for name, value in metrics.items()},
+        )  # fmt: skip
+        return listing.beside(record)
+
+    cells = {"denoise/0.h1": 0.99, "denoise/1.h2": -1.02, "denoise/0.h3": 0.1, "noise/0.h3": 7.0}
+    assert told("understand.patch", cells | {"found/denoise": 2}) == "largest shares: 1.h2 -1.02, 0.h1 0.99"
+    assert told("understand.patch", cells | {"found/denoise": 0}) == ""
+    sizes = {"cpr": 0.9, "least_size": 3, "kept/0.01": 0, "kept/0.02": 3, "kept/0.05": 3,
+             "faithfulness/0.01": 0.0, "faithfulness/0.02": 1.0, "faithfulness/0.05": 0.5}  # fmt: skip
+    assert told("understand.circuit", sizes) == "least_size 3, faithfulness 1"
+    assert told("understand.lens", {"rank": 1.0}) == ""
+
+
 def test_a_quote_is_told_by_its_queries():
     """Not by the first of its metrics in the alphabet."""
     metrics = {name: point(7, unit="queries") for name in ("planned_attacker_calls", "planned_queries")}

@@ -163,6 +163,7 @@ def test_changes_of_the_command_line(study):
     assert study(CHAIN, "given.seeds=./mine").given == {"seeds": "./mine"}
     assert study(CHAIN, "sun.inputs.pairs=data:x").job[1].inputs == {"pairs": "data:x"}
     assert study(CHAIN, "dew.fit.lr=1").job[0].config == {"fit": {"lr": 1}}
+    assert study(CHAIN, "alone.budget.tokens=none").job[2].budget.tokens is None
 
 
 @pytest.mark.parametrize(

@@ -148,16 +148,23 @@ def test_a_gate_that_cannot_be_asked(calibrant, copied, model, monkeypatch, poli
     assert told.code == 3 and said in told.err and told.out == ""
 
 
-def test_the_log(calibrant, done):
-    shown = calibrant("log", "--ledger", done / "ledger")
+def test_the_log(calibrant, copied, tmp_path):
+    shown = calibrant("log", "--ledger", copied)
     assert shown.code == 0 and "trial/sft" in shown.out and "finished" in shown.out
-    rows = json.loads(calibrant("log", "--ledger", done / "ledger", "--json").out)
+    rows = json.loads(calibrant("log", "--ledger", copied, "--json").out)
     assert [row["technique"] for row in rows] == [
         "intent", "train.sft", "train.sft", "measure.refusal", "measure.refusal", "govern.gate", "govern.gate"
     ]  # fmt: skip
-    whole = calibrant("log", rows[1]["digest"][:10], "--ledger", done / "ledger")
+    whole = calibrant("log", rows[1]["digest"][:10], "--ledger", copied)
     assert json.loads(whole.out)["predicate"]["jobId"] == "sft"
-    assert calibrant("log", "zzz", "--ledger", done / "ledger").code == 3
+    assert calibrant("log", "zzz", "--ledger", copied).code == 3
+    for name, row in (("trial/sft", rows[2]), ("trial/sft#0", rows[1])):
+        whole = calibrant("log", name, "--ledger", copied, "--files", tmp_path / "out" / row["digest"])
+        assert whole.code == 0 and (tmp_path / "out" / row["digest"] / "model").is_dir()
+        seed = json.loads(calibrant("log", name, "--ledger", copied).out)["predicate"]["seed"]
+        assert seed == row["seed"]
+    lost = calibrant("log", "trial/sfd", "--ledger", copied)
+    assert lost.code == 3 and "did you mean 'trial/sft'" in lost.err
 
 
 def test_the_files_of_a_record_are_copied_out(calibrant, done, tmp_path):

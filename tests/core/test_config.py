@@ -156,3 +156,30 @@ def test_numbers_beyond_reason_are_named():
     )
     with pytest.raises(ConfigError, match="beyond writing down"):
         resolve(Outer, {"inner": 10**5_000})
+
+
+@pytest.mark.parametrize("word", ["none", "null"])
+def test_a_word_is_none_where_it_can_mean_nothing_else(word):
+    class Inner(Frozen):
+        limit: int | None = 100
+        """Most."""
+        name: str | None = "x"
+        """Text."""
+
+    class Outer(Frozen):
+        inner: Inner = Inner()
+        """More."""
+        other: Inner | None = Inner()
+        """More."""
+        how: Literal["none", "null", "some"] | None = "some"
+        """A choice that has the word."""
+        way: Literal["one"] | None = "one"
+        """A choice that has not."""
+        count: int = 2
+        """Never None."""
+
+    made = resolve(Outer, {"inner": {"limit": word, "name": word}, "other": word, "how": word, "way": word})
+    assert made.inner == Inner(limit=None, name=word) and made.other is None
+    assert made.how == word and made.way is None
+    assert resolve(Outer, {"other": {"limit": word}}).other.limit is None
+    assert problems(Outer, {"count": word})[0].endswith(f"got '{word}'")

@@ -9,7 +9,16 @@ import pytest
 
 from calibrant.core import Estimate, Record, digest, point
 from calibrant.core.digest import canonical
-from calibrant.core.record import PREDICATE, STATEMENT, Artifact, Failure, Input, job_digest, result_digest
+from calibrant.core.record import (
+    PREDICATE,
+    STATEMENT,
+    Artifact,
+    Failure,
+    Input,
+    job_digest,
+    result_digest,
+    why_nothing,
+)
 
 METRICS = {"rate": Estimate(value=0.25, low=0.1, high=0.5, n=8, better="lower"), "loss": point(1.5)}
 FILES = {"config.json": "c" * 64}
@@ -120,3 +129,12 @@ def test_a_statement_with_an_unknown_field_is_refused():
     statement["predicate"]["mood"] = "good"
     with pytest.raises(ValueError, match="mood"):
         Record.from_statement(statement)
+
+
+def test_what_stores_nothing_says_why():
+    metrics = {"auroc": point(1.0), "false_alarm_rate": Estimate(value=None, reason="57 cannot: 99 can")}
+    limits = ("probes read", "no threshold: 57 cannot: 99 can", "no stored probe")
+    empty = record(metrics=metrics, limits=limits, artifacts=())
+    assert why_nothing(empty) == limits[1:]
+    assert why_nothing(record(metrics=metrics, limits=limits)) == ()
+    assert why_nothing(record(limits=limits[:1], artifacts=())) == ()

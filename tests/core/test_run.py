@@ -99,3 +99,20 @@ def test_a_result_shows_itself_in_a_notebook() -> None:
     assert "<td>asr</td><td>0.25</td><td>0.1</td><td>0.4568</td><td>40</td><td>goal</td>" in html
     assert "<td>&lt;b&gt;odd&lt;/b&gt;</td><td>unknown: no &lt;judge&gt;</td>" in html
     assert "<li>holds for &amp; on these prompts</li>" in html and html.count("<tr>") == 3
+
+
+def test_a_result_prints_as_a_table() -> None:
+    """One line a metric, an unknown one with its reason, then the caveats; ``repr`` keeps every field."""
+    metrics = {
+        "asr": Estimate(value=0.25, low=0.1, high=0.4567891, n=40, unit="goal"),
+        "a/longer/name": unknown("no judge", n=3),
+    }
+    result = Result(metrics=metrics, caveats=("holds on these prompts",))
+    assert str(result).splitlines() == [
+        "metric         value  low    high   n  unit",
+        "asr             0.25  0.1  0.4568  40  goal",
+        "a/longer/name  unknown: no judge",
+        "- holds on these prompts",
+    ]
+    assert str(Result()).split() == ["metric", "value", "low", "high", "n", "unit"]
+    assert repr(result).startswith("Result(metrics={'asr': Estimate(")

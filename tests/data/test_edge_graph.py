@@ -30,12 +30,12 @@ def test_both_forms_are_read(tmp_path, nodes):
     assert [edge.score for edge in graph.edges] == [-0.5, 0.25, 2]
     assert [edge.kept for edge in graph.edges] == [True, False, True]
     assert graph.layers == 1 and graph.heads == 2 and graph.key_value_heads is None
-    assert graph.parallel is False
+    assert graph.parallel is False and graph.model == ""
 
 
 def test_what_is_written_reads_back_and_has_their_shape(tmp_path):
     graph = EdgeGraph(
-        layers=1, heads=2, key_value_heads=1, parallel=None,
+        layers=1, heads=2, key_value_heads=1, parallel=None, model="0f" * 32,
         edges=(
             ScoredEdge(name="input->a0.h0<k>", score=1e-9, kept=False, inclusion=0.25),
             ScoredEdge(name="a0.h1->logits", score=-3.5, kept=True),
@@ -45,7 +45,7 @@ def test_what_is_written_reads_back_and_has_their_shape(tmp_path):
     write_graph(graph, path)
     assert read_graph(path) == graph
     table = json.loads(path.read_text())
-    assert set(table) == {"cfg", "nodes", "edges"}
+    assert set(table) == {"cfg", "nodes", "edges"} and table["cfg"]["model_digest"] == "0f" * 32
     assert {name: node["in_graph"] for name, node in table["nodes"].items()} == {
         "input": False, "a0.h0": False, "a0.h1": True, "logits": True,
     }  # fmt: skip
@@ -68,6 +68,7 @@ def test_what_is_written_reads_back_and_has_their_shape(tmp_path):
         ({"edges": {}}, "no table"),
         ({"edges": []}, "no table"),
         ({"cfg": {"n_layers": 1}}, "n_heads"),
+        ({"cfg": CFG | {"model_digest": "mine"}}, "model_digest is 'mine'"),
         ({"cfg": {"n_layers": 0, "n_heads": 2}}, "n_layers"),
     ],
 )

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from calibrant.core import ConfigError, InputError, Quiet, resolve
-from calibrant.data.edge_graph import EdgeGraph, ScoredEdge, read_graph, write_graph
+from calibrant.data.edge_graph import DOUBT, EdgeGraph, ScoredEdge, read_graph, write_graph
 from calibrant.testbed.circuits import open_contrasts, open_plant
 from calibrant.understand._circuits import largest, strengths, without_dead_ends
 from calibrant.understand._engine.edge_runs import masked, wrote
@@ -79,6 +79,24 @@ def test_scored_edges_give_the_circuit_and_areas_are_sums(tmp_path):
     for name, area in areas.items():
         one = metrics[name]
         assert one.value == pytest.approx(area) and one.low <= one.value <= one.high
+
+
+def test_a_graph_of_another_model_a_torn_one_and_a_foreign_one_are_doubted(tmp_path):
+    model, pairs = open_plant("induction", {}), open_contrasts("induction", {"n": "4"})
+    edges(model, pairs, Edges(steps=1, top=1, sample=2, draws=10), Quiet(work=tmp_path))
+    given = read_graph(tmp_path / "artifacts" / "graph.json")
+
+    def told(model, graph):
+        caveats = circuit(model, pairs, graph, Circuit(sizes=(1.0,), removals=0), Quiet()).caveats
+        return [caveat for caveat in caveats if caveat.startswith(DOUBT)]
+
+    assert given.model == model.identity.digest and told(model, given) == []
+    (other,) = told(open_plant("induction", {"removed": "1"}), given)
+    assert "another model" in other and given.model[:12] in other
+    (torn,) = told(model, given.model_copy(update={"edges": given.edges[5:]}))
+    assert "no score for 5 of 198 edges" in torn
+    (foreign,) = told(model, given.model_copy(update={"model": ""}))
+    assert "does not say which model" in foreign
 
 
 @pytest.mark.parametrize("seeds", [(0,), pytest.param(range(1, 9), marks=pytest.mark.slow)])

@@ -99,6 +99,7 @@ def test_the_graph_marks_the_strongest_and_reads_back(tmp_path):
     assert least >= max(abs(edge.score) for edge in graph.edges if not edge.kept)
     assert table["cfg"] == {
         "n_layers": 2, "n_heads": 6, "parallel_attn_mlp": False, "n_key_value_heads": 6,
+        "model_digest": open_plant("induction", {}).identity.digest,
     }  # fmt: skip
     assert table["nodes"]["input"] == table["nodes"]["logits"] == {"in_graph": True}
 

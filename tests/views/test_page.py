@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from calibrant.core import Estimate, Record, Verdict, digest, unknown
-from calibrant.core.record import Failure, Input
+from calibrant.core.record import Artifact, Failure, Input
 from calibrant.govern.gate import RuleOutcome
 from calibrant.views import formatting
 from calibrant.views.figures import FigureSpec, Series
@@ -210,6 +210,35 @@ def test_a_pass_that_the_gates_do_not_bear_out_is_contradicted():
 def test_a_study_without_a_gate_is_done_and_has_passed_nothing():
     html = page(empty(verdict=Verdict(question="q", answer="yes")))
     assert ">Done</div>" in html and ">Pass</div>" not in html and "does not follow" not in html
+
+
+def test_a_study_that_asks_no_gate_says_so_calmly(record, ledger):
+    calm, alarm = "it measures, and decides nothing", "That is not a pass"
+    job = record("a", "understand.patch", {})
+    html = page(empty(entries=ledger([job])))
+    assert calm in html and alarm not in html and "A pass says" not in html
+    gate = record("g", "govern.gate", {}).model_copy(update={"status": "failed"})
+    entries = ledger([job])
+    asked = (
+        {"entries": ledger([job, gate])},
+        {"entries": entries, "needed": 1},
+        {"entries": entries, "intent": {"policy": {"name": "p"}}},
+    )
+    for more in asked:
+        html = page(empty(**more))
+        assert alarm in html and calm not in html
+
+
+def test_the_page_says_how_to_have_the_files(record, ledger):
+    kept = record("a", "understand.sae", {}).model_copy(
+        update={"artifacts": (Artifact(name="features.html", digest="a" * 64, bytes=3),)}
+    )
+    bare = record("b", "understand.lens", {}).model_copy(update={"artifacts": ()})
+    entries = ledger([kept, bare])
+    html = page(empty(entries=entries))
+    command = f"calibrant log {formatting.short(entries[0].digest)} --files FOLDER"
+    assert html.count("--files") == 1 and f"{command}</code>" in html
+    assert f"{command} --ledger ./mine</code>" in page(empty(entries=entries, ledger="./mine"))
 
 
 def test_the_intent_says_whether_it_came_first(record, ledger):

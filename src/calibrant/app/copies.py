@@ -5,19 +5,20 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from calibrant.app.listing import entry_of
 from calibrant.core import EvidenceError, InputError
 from calibrant.ledger import Ledger
 from calibrant.ledger.layout import disk
 
 
-def copy_out(ledger: Ledger, prefix: str, folder: Path) -> list[Path]:
-    """Copy every artefact of the record whose digest begins with ``prefix`` into ``folder``, by its name.
+def copy_out(ledger: Ledger, name: str, folder: Path) -> list[Path]:
+    """Copy every artefact of the record that ``name`` means into ``folder``, by its name.
 
     Raises:
         InputError: no such record, or a file of that name lies there already; nothing is written then.
         EvidenceError: a stored file is missing or altered, or its name leads out of the folder.
     """
-    wanted = {folder / artifact.name: artifact for artifact in ledger.get(prefix).record.artifacts}
+    wanted = {folder / artifact.name: artifact for artifact in entry_of(ledger, name).record.artifacts}
     for path, artifact in wanted.items():
         if Path(artifact.name).name != artifact.name:
             raise EvidenceError(

@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from calibrant.app.catalog import behaviours, find_behaviour, find_technique, techniques
 from calibrant.app.references import locate
-from calibrant.core import ConfigError, Entry, Estimate, Frozen, Record
+from calibrant.core import ConfigError, Entry, Estimate, Frozen, InputError, Record
 from calibrant.core.errors import nearest
 from calibrant.ledger import Ledger
 
@@ -94,6 +94,10 @@ PLANNED = "planned_queries"
 """The metric that tells most of a campaign that was only quoted (``dry_run``)."""
 
 
+_FOUND, _NAMED = "found/denoise", 3
+"""A headline that counts cells, and how many of them are named beside it."""
+
+
 def headline(record: Record) -> tuple[str, Estimate | None]:
     """The metric that tells most; a record keeps its metrics in alphabetical order. ("", None): none."""
     known = techniques().get(record.technique)
@@ -101,6 +105,23 @@ def headline(record: Record) -> tuple[str, Estimate | None]:
     if name not in record.metrics:
         name = PLANNED if PLANNED in record.metrics else next(iter(record.metrics), "")
     return name, record.metrics.get(name)
+
+
+def beside(record: Record) -> str:
+    """What a count leaves out: which cells do most, or how faithful the least circuit is. "": nothing."""
+    name, counted = headline(record)
+    if name == _FOUND and counted is not None and counted.value:
+        shares = {key.removeprefix("denoise/"): one.value or 0.0 for key, one in record.metrics.items()
+                  if key.startswith("denoise/")}  # fmt: skip
+        most = sorted(shares, key=lambda cell: -abs(shares[cell]))[: min(int(counted.value), _NAMED)]
+        return f"largest shares: {', '.join(f'{cell} {shares[cell]:.2f}' for cell in most)}"
+    least = record.metrics.get("least_size")
+    if record.technique != "understand.circuit" or least is None:
+        return ""
+    sizes = [key.partition("/")[2] for key, one in record.metrics.items()
+             if key.startswith("kept/") and one.value is not None and one.value == least.value]  # fmt: skip
+    kept = [f"faithfulness {record.metrics[f'faithfulness/{size}']}" for size in sizes[:1]]
+    return ", ".join([f"least_size {least}", *kept])
 
 
 def hazards(record: Record) -> dict[str, dict[str, Estimate]]:
@@ -117,6 +138,30 @@ def hazards(record: Record) -> dict[str, dict[str, Estimate]]:
         if root == "attack_success_rate" and slash and hazard != "variant":
             rates.setdefault(hazard, {})[family] = estimate
     return dict(sorted(rates.items(), key=lambda pair: (pair[0] == "all", pair[0])))
+
+
+def entry_of(ledger: Ledger, name: str) -> Entry:
+    """The record that ``name`` means: a digest or its beginning, or 'STUDY/JOB' or 'STUDY/JOB#SEED' as a log
+    shows it, of which the latest is meant.
+
+    Raises:
+        InputError: there is none, or the beginning of a digest fits records of several jobs.
+    """
+    if "/" not in name:
+        return ledger.get(name)
+    known: dict[str, Entry] = {}
+    for entry in ledger.entries():
+        one = entry.record
+        if one.job_id:
+            known |= dict.fromkeys(
+                (f"{one.study}/{one.job_id}", f"{one.study}/{one.job_id}#{one.seed}"), entry
+            )
+    if name not in known:
+        raise InputError(
+            f"no record in {ledger.root} is of '{name}'{nearest(name, known)}",
+            hint="see `calibrant log`; a run that an earlier study had done is listed under that study",
+        )
+    return known[name]
 
 
 def status(ledger: Ledger) -> dict[str, Any]:

@@ -155,7 +155,8 @@ app.command()(export)
 @app.command()
 def log(
     record: Annotated[
-        str, typer.Argument(help="Digest (or its beginning) of one record to show in full.")
+        str,
+        typer.Argument(help="One record to show in full: its digest (or a beginning), or STUDY/JOB[#SEED]."),
     ] = "",
     ledger: Where = LEDGER,
     files: Annotated[
@@ -170,7 +171,7 @@ def log(
             sys.stdout.write(f"{path}\n")
         return
     if record:
-        render.json_of(store.get(record).record.statement())
+        render.json_of(listing.entry_of(store, record).record.statement())
         return
     rows = [listing.row(entry) for entry in store.entries()]
     if as_json:

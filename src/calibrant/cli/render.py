@@ -12,11 +12,13 @@ from rich.table import Table
 from rich.text import Text
 
 from calibrant.app.execute import NOT_USED
-from calibrant.app.listing import PLANNED, hazards, headline
+from calibrant.app.listing import PLANNED, beside, hazards, headline
 from calibrant.app.study import Outcome
 from calibrant.core import Estimate
 from calibrant.core.digest import plain
+from calibrant.core.record import why_nothing
 from calibrant.core.shown import harmless, harmless_json
+from calibrant.data.edge_graph import DOUBT
 
 
 class _Out(Console):
@@ -34,6 +36,8 @@ WORDS = {"yes": "PASS", "no": "FAIL", "unknown": "INCONCLUSIVE"}
 """How an answer reads when a release is asked about."""
 ANSWERS = ("measure.preference", "understand.triangulate")
 """Techniques whose first limit says whether a claim is supported."""
+OF_INPUTS = (NOT_USED, DOUBT)
+"""How limits begin that say what is odd about an input: each is printed once."""
 _LINES = 8
 """Most lines that are shown of what one rule leaves open."""
 _COLOURS = {"yes": "green", "no": "red", "unknown": "yellow"}
@@ -103,6 +107,8 @@ def outcome(done: Outcome, gates: list[tuple[int, dict[str, Any]]], page: str) -
             continue
         metric, estimate = headline(record)
         OUT.print(f"  {name:<22} {escape(_flat(f'{metric} {estimate}') if metric else 'done')}")
+        if more := beside(record):
+            OUT.print(f"  {'':<22} {escape(_flat(more))}")
         if metric == PLANNED:
             for planned, most in record.metrics.items():
                 if planned != PLANNED:
@@ -112,9 +118,12 @@ def outcome(done: Outcome, gates: list[tuple[int, dict[str, Any]]], page: str) -
         elif estimate is not None and estimate.value is None:  # why nothing was measured
             for limit in record.limits:
                 OUT.print(f"  {'':<22} [dim]{escape(_flat(limit))}[/dim]")
+        else:
+            for limit in why_nothing(record):
+                OUT.print(f"  {'':<22} [dim]nothing is stored: {escape(_flat(limit))}[/dim]")
     unfinished(done)
-    unused = [limit for _, e in done.runs for limit in e.record.limits if limit.startswith(NOT_USED)]
-    for limit in dict.fromkeys(unused):
+    doubted = [limit for _, e in done.runs for limit in e.record.limits if limit.startswith(OF_INPUTS)]
+    for limit in dict.fromkeys(doubted):
         OUT.print(escape(_flat(limit)))
     for job, entry in done.runs:
         matrix(f"{job.id}#{job.seed}", hazards(entry.record))

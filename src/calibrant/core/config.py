@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from types import NoneType
 from typing import Any, ClassVar, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from calibrant.core.errors import ConfigError, nearest
 
@@ -30,12 +31,14 @@ class Frozen(BaseModel):
 def resolve(kind: type[T], given: Mapping[str, Any], *, where: str = "config") -> T:
     """Build ``kind`` from ``given``, with defaults filled in.
 
+    TOML has no null: 'none' or 'null' is None in a field that may be None and takes no such text.
+
     Raises:
         ConfigError: lists every unknown key (with the nearest name) and every wrong value, whole numbers
             beyond ``MOST`` among them.
     """
     try:
-        made = kind.model_validate(_over_defaults(kind, _renamed(kind, given, where)))
+        made = kind.model_validate(_with_nones(kind, _over_defaults(kind, _renamed(kind, given, where))))
     except ValidationError as error:
         raise ConfigError(_problems(kind, error, where)) from None
     except RecursionError:
@@ -91,6 +94,38 @@ def _over_defaults(kind: type[Frozen], given: Mapping[str, Any]) -> dict[str, An
     return filled
 
 
+def _with_nones(kind: type[BaseModel], given: Mapping[str, Any]) -> dict[str, Any]:
+    """``given``, nested tables too, with None for 'none' and 'null' where these can mean nothing else."""
+    filled = dict(given)
+    for name, field in kind.model_fields.items():
+        value, options = filled.get(name), get_args(field.annotation)
+        if isinstance(value, Mapping):
+            inner = _inner(field.annotation)
+            filled[name] = value if inner is None else _with_nones(inner, value)
+        elif value in ("none", "null") and NoneType in options and not _takes(field.annotation, value):
+            filled[name] = None
+    return filled
+
+
+def _takes(annotation: Any, value: str) -> bool:
+    """Whether the value is one of the field's own: of a ``str | None``, or of a choice that has it."""
+    try:
+        TypeAdapter(annotation).validate_python(value)
+    except ValidationError:
+        return False
+    return True
+
+
+def _inner(annotation: Any) -> type[BaseModel] | None:
+    """The one config that a field holds; "LoRA | None" is one as well. None: it holds none, or several."""
+    kinds = [
+        one
+        for one in (annotation, *get_args(annotation))
+        if isinstance(one, type) and issubclass(one, BaseModel)
+    ]
+    return kinds[0] if len(kinds) == 1 else None
+
+
 def _problems(kind: type[Frozen], error: ValidationError, where: str) -> list[str]:
     """Translate pydantic's report into one plain sentence a problem."""
     problems = []
@@ -130,11 +165,8 @@ def _known(kind: type[BaseModel], path: tuple[int | str, ...]) -> tuple[str, ...
     """The keys of the config at ``path`` inside ``kind``; () where that is not one config."""
     for part in path:
         field = kind.model_fields.get(str(part))
-        wanted = field.annotation if field else None
-        inner = [
-            one for one in (wanted, *get_args(wanted)) if isinstance(one, type) and issubclass(one, BaseModel)
-        ]
-        if len(inner) != 1:  # "LoRA | None" is one config as well
+        inner = _inner(field.annotation) if field else None
+        if inner is None:
             return ()
-        kind = inner[0]
+        kind = inner
     return tuple(kind.model_fields)

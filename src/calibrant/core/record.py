@@ -140,6 +140,14 @@ class Record(_Camel):
         return cls.model_validate(statement["predicate"])
 
 
+def why_nothing(record: Record) -> tuple[str, ...]:
+    """Limits of a record without artefacts that say why: they repeat an unknown metric's reason, or what is
+    not stored."""
+    reasons = [one.reason for one in record.metrics.values() if one.value is None and one.reason]
+    told = (limit for limit in record.limits if "stored" in limit or any(r in limit for r in reasons))
+    return () if record.artifacts else tuple(told)
+
+
 class Entry(Frozen):
     """A record with its position in the ledger."""
 

@@ -9,7 +9,7 @@ import inspect
 import shutil
 import tempfile
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import wraps
 from html import escape
 from pathlib import Path
@@ -56,6 +56,9 @@ class Job(Frozen):
     """Limits for this job."""
 
 
+_COLUMNS, _UNKNOWN = ("metric", "value", "low", "high", "n", "unit"), "unknown: "
+
+
 class Result(Frozen):
     """What a technique returns; subclasses add live objects with ``exclude=True``."""
 
@@ -68,18 +71,35 @@ class Result(Frozen):
         """What to draw of it, the most telling figure first; from ``metrics`` alone, as a record has them."""
         return by_names(self.metrics)
 
+    def __str__(self) -> str:
+        """Metrics as a table, and caveats: what ``print`` shows; ``repr`` has every field."""
+        rows = [_COLUMNS, *self._rows()]
+        longest = max(len(name) for name, *_ in rows)
+        numbers = [row[1:-1] for row in rows if not row[1].startswith(_UNKNOWN)]
+        widths = [max(map(len, column)) for column in zip(*numbers, strict=True)]
+        lines = []
+        for name, *cells, unit in rows:
+            known = not cells[0].startswith(_UNKNOWN)
+            shown = [*map(str.rjust, cells, widths), unit] if known else cells[:1]
+            lines.append("  ".join([name.ljust(longest), *shown]).rstrip())
+        return "\n".join([*lines, *(f"- {caveat}" for caveat in self.caveats)])
+
     def _repr_html_(self) -> str:
         """Metrics and caveats as a notebook shows them; an unknown one with its reason."""
-        head = "".join(f"<th>{name}</th>" for name in ("metric", "value", "low", "high", "n", "unit"))
-        rows = []
-        for name, one in self.metrics.items():
-            value = f"unknown: {one.reason or 'no reason given'}" if one.value is None else f"{one.value:.4g}"
-            ends = ["" if end is None else f"{end:.4g}" for end in (one.low, one.high)]
-            cells = (name, value, *ends, str(one.n or ""), one.unit)
-            rows.append("".join(f"<td>{escape(cell)}</td>" for cell in cells))
+        head = "".join(f"<th>{name}</th>" for name in _COLUMNS)
+        rows = ("".join(f"<td>{escape(cell)}</td>" for cell in row) for row in self._rows())
         body = "".join(f"<tr>{row}</tr>" for row in rows)
         notes = "".join(f"<li>{escape(caveat)}</li>" for caveat in self.caveats)
         return f"<table><tr>{head}</tr>{body}</table><ul>{notes}</ul>"
+
+    def _rows(self) -> Iterator[tuple[str, ...]]:
+        """The cells of each metric, under ``_COLUMNS``."""
+        for name, one in self.metrics.items():
+            value = (
+                f"{_UNKNOWN}{one.reason or 'no reason given'}" if one.value is None else f"{one.value:.4g}"
+            )
+            ends = ("" if end is None else f"{end:.4g}" for end in (one.low, one.high))
+            yield name, value, *ends, str(one.n or ""), one.unit
 
 
 class Run(Protocol):

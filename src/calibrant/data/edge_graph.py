@@ -5,7 +5,8 @@
      "edges": {"a0.h1->a1.h2<k>": {"score": 0.91, "in_graph": true}, ...}}
 
 Older files have ``true`` in the place of a node's table; both are read. Ours add ``n_key_value_heads`` to
-``cfg``, for keys and values count their own heads here, and ``inclusion`` to an edge.
+``cfg``, for keys and values count their own heads here, ``model_digest``, the identity of the model that was
+scored, and ``inclusion`` to an edge. EAP-IG and MIB keep keys of ``cfg`` that they do not know.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ from calibrant.core.written import parse_json
 
 _EDGE = re.compile(r"(input|a\d+\.h\d+|m\d+)->(logits|m\d+|a\d+\.h\d+<[qkv]>)")
 _LARGEST = 1e300
+_DIGEST = re.compile("[0-9a-f]{64}")
+DOUBT = "the graph given"
+"""How a limit begins that doubts whether a file of edges is one of this model, or whole."""
 _HINT = "understand.edges writes such a file, and so do EAP-IG and MIB: record:JOB/graph.json"
 
 
@@ -50,6 +54,8 @@ class EdgeGraph(Frozen):
     """Key and value heads of a block; None where the file does not say."""
     parallel: bool | None = None
     """Attention and MLP of a block run side by side; None where the file does not say."""
+    model: str = ""
+    """Digest of the identity of the model whose edges these are; "" where the file does not say."""
     edges: tuple[ScoredEdge, ...]
     """All of them, in the file's order."""
 
@@ -74,6 +80,7 @@ def read_graph(path: Path) -> EdgeGraph:
         if cfg.get("n_key_value_heads") is None
         else _whole(path, cfg, "n_key_value_heads"),
         parallel=cfg["parallel_attn_mlp"] if isinstance(cfg.get("parallel_attn_mlp"), bool) else None,
+        model=_digest(path, cfg),
         edges=tuple(_edge(path, name, told) for name, told in edges.items()),
     )
 
@@ -86,7 +93,8 @@ def write_graph(graph: EdgeGraph, path: Path) -> None:
         "cfg": {
             "n_layers": graph.layers, "n_heads": graph.heads, "parallel_attn_mlp": graph.parallel,
             "n_key_value_heads": graph.key_value_heads,
-        },
+        }
+        | ({"model_digest": graph.model} if graph.model else {}),
         "nodes": {name: {"in_graph": name in kept} for name in nodes},
         "edges": {
             edge.name: {"score": edge.score, "in_graph": edge.kept}
@@ -101,6 +109,15 @@ def _whole(path: Path, cfg: dict[str, Any], key: str) -> int:
     value = cfg.get(key)
     if type(value) is not int or value < 1:
         raise InputError(f"{path}: cfg.{key} is {value!r:.40}, not a count", hint=_HINT)
+    return value
+
+
+def _digest(path: Path, cfg: dict[str, Any]) -> str:
+    value = cfg.get("model_digest")
+    if value is None:
+        return ""
+    if not isinstance(value, str) or not _DIGEST.fullmatch(value):
+        raise InputError(f"{path}: cfg.model_digest is {value!r:.40}, not a digest", hint=_HINT)
     return value
 
 

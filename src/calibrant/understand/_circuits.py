@@ -9,7 +9,7 @@ from torch import Tensor
 
 from calibrant.core import InputError, OpenLM
 from calibrant.core.errors import nearest
-from calibrant.data.edge_graph import EdgeGraph, ScoredEdge
+from calibrant.data.edge_graph import DOUBT, EdgeGraph, ScoredEdge
 from calibrant.understand._engine.graph import Graph
 
 
@@ -33,6 +33,22 @@ def matched(model: OpenLM, graph: Graph, given: EdgeGraph) -> dict[str, ScoredEd
                 f"'{name}' has no edge '{edge.name}'{nearest(edge.name, graph.names)}", hint=hint
             )
     return {edge.name: edge for edge in given.edges}
+
+
+def doubts(model: OpenLM, graph: Graph, given: EdgeGraph) -> list[str]:
+    """Why the file may be of another model, or not whole: counts and names that fit do not say it is not."""
+    name, own, found = model.identity.name, model.identity.digest, []
+    if not given.model:
+        found.append(f"{DOUBT} does not say which model was scored: that it was '{name}' is not known")
+    elif given.model != own:
+        found.append(
+            f"{DOUBT} was scored on another model than '{name}', or on it in another form: "
+            f"{given.model[:12]}, not {own[:12]}"
+        )
+    lost = len(graph.names) - len({edge.name for edge in given.edges})
+    if lost:
+        found.append(f"{DOUBT} has no score for {lost} of {len(graph.names)} edges: they are never kept")
+    return found
 
 
 def strengths(graph: Graph, edges: Mapping[str, ScoredEdge]) -> Tensor:

@@ -30,7 +30,7 @@ from calibrant.core.figure_data import Datum, FigureData, by_names, edges_of
 from calibrant.data.edge_graph import EdgeGraph, ScoredEdge
 from calibrant.data.rows import Contrasts
 from calibrant.maths.areas import trapezoid
-from calibrant.understand._circuits import largest, matched, strengths, without_dead_ends
+from calibrant.understand._circuits import doubts, largest, matched, strengths, without_dead_ends
 from calibrant.understand._contrasts import Encoded, encode
 from calibrant.understand._effects import UNIT, Effects, Floats
 from calibrant.understand._engine.edge_runs import masked, mean_wrote, wrote
@@ -103,7 +103,7 @@ class Tried(NamedTuple):
     """(E,) bool, without dead ends."""
 
 
-@technique(version=1)
+@technique(version=2)
 def circuit(
     model: OpenLM, contrasts: Contrasts, graph: EdgeGraph, config: Circuit = Circuit(), run: Run = Quiet()
 ) -> CircuitResult:
@@ -137,9 +137,7 @@ def circuit(
         "circuits were chosen by scores: on the pairs that gave them f is flattered",
         "edges that no path from input to logits goes through were dropped, as EAP-IG and MIB do: see kept",
     ]
-    if len(edges) < len(found.names):
-        notes.append(f"{len(found.names) - len(edges)} edges have no score in the file, and are never kept")
-    return CircuitResult(metrics=metrics, caveats=(*notes, *effects.notes))
+    return CircuitResult(metrics=metrics, caveats=(*doubts(model, found, graph), *notes, *effects.notes))
 
 
 def circuits(graph: Graph, edges: dict[str, ScoredEdge], sizes: tuple[float, ...]) -> list[Tried]:

@@ -81,7 +81,7 @@ class Edge(NamedTuple):
     name: str
 
 
-@technique(version=1)
+@technique(version=2)
 def edges(model: OpenLM, contrasts: Contrasts, config: Edges = Edges(), run: Run = Quiet()) -> EdgesResult:
     """Score every edge of ``model`` on pairs of a clean and a corrupted prompt, and audit the scores.
 
@@ -104,7 +104,8 @@ def edges(model: OpenLM, contrasts: Contrasts, config: Edges = Edges(), run: Run
         metrics |= {f"{way}/{graph.names[at]}": effects.share(side[at]) for at in chosen.top}
     metrics |= audit(effects, exact_effects(model, graph, effects, chosen, run), chosen, "edge")
     metrics |= _stability(graph, chosen, times, overlap, count, len(pairs.rows))
-    write_graph(_graph(graph, means, strongest(np.abs(means), count), times), run.artifact("graph.json"))
+    kept = strongest(np.abs(means), count)
+    write_graph(_graph(model, graph, means, kept, times), run.artifact("graph.json"))
     notes = [
         "a gradient is a slope: an edge that saturates or cancels another may read 0 (see audit/missed)",
         "edges were ranked and marked on these pairs: judge the circuit on others",
@@ -160,7 +161,7 @@ def _stability(
     }
 
 
-def _graph(graph: Graph, means: Floats, kept: NDArray[np.bool_], times: Floats) -> EdgeGraph:
+def _graph(model: OpenLM, graph: Graph, means: Floats, kept: NDArray[np.bool_], times: Floats) -> EdgeGraph:
     shared = {len(layer.heads["k"].columns) for layer in graph.layers}
     parallel = {layer.parallel for layer in graph.layers}
     return EdgeGraph(
@@ -168,6 +169,7 @@ def _graph(graph: Graph, means: Floats, kept: NDArray[np.bool_], times: Floats) 
         heads=graph.heads,
         key_value_heads=max(shared),
         parallel=parallel.pop() if len(parallel) == 1 else None,
+        model=model.identity.digest,
         edges=tuple(
             ScoredEdge(name=name, score=float(score), kept=bool(inside), inclusion=float(share))
             for name, score, inside, share in zip(graph.names, means, kept, times, strict=True)

@@ -186,6 +186,7 @@ def page(study: StudyView) -> str:
             seeds=_seeds(study.gates),
             gate_of={gate.seed: index for index, gate in reversed(list(enumerate(study.gates, 1)))},
             contradiction=_contradiction(study),
+            asks_no_gate=_asks_no_gate(study),
             unfinished=[entry for entry in study.entries if entry.record.status != "finished"],
             first_with=_first_with(study.entries),
             has=lambda digest: formatting.anchor(digest) in anchors,
@@ -367,6 +368,13 @@ def _tone(study: StudyView) -> Answer:
 
 def _gated(study: StudyView) -> bool:
     return bool(study.gates) or study.needed is not None
+
+
+def _asks_no_gate(study: StudyView) -> bool:
+    """Whether what ran was never meant to decide a release: no gate, not even a failed one, and no policy."""
+    policy = study.intent is not None and study.intent.get("policy") is not None
+    tried = any(entry.record.technique == "govern.gate" for entry in study.entries)
+    return bool(study.entries) and not (_gated(study) or policy or tried)
 
 
 def _contradiction(study: StudyView) -> str:

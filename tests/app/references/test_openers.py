@@ -17,6 +17,7 @@ from calibrant.core import (
     CapabilityError,
     Chat,
     ConfigError,
+    Estimate,
     Evidence,
     EvidenceError,
     Frozen,
@@ -303,6 +304,16 @@ def test_a_seeded_jobs_references_keep_to_its_seed(openers):
 )
 def test_records_that_are_not_there(openers, reference, said):
     assert said in failure(run_pairs(openers, 0), reference, Preferences)
+
+
+def test_a_record_that_holds_nothing_repeats_why(openers):
+    run_pairs(openers, 0)
+    entry = openers.jobs["pairs", 0]
+    reason = Estimate(value=None, reason="3 rows cannot set a rate")
+    told = {"artifacts": (), "metrics": {"rate": reason}, "limits": ("no file: 3 rows cannot set a rate",)}
+    openers.jobs["pairs", 0] = entry.model_copy(update={"record": entry.record.model_copy(update=told)})
+    said = failure(openers, "record:pairs/pairs.jsonl", Preferences)
+    assert "holds no 'pairs.jsonl': no file: 3 rows cannot set a rate" in said and "nothing" in said
 
 
 def test_a_model_that_changed_since_it_was_named_is_refused(openers, tmp_path, model):

@@ -12,7 +12,7 @@ from calibrant.app.references.rows import TABLES
 from calibrant.app.references.scheme import MODELS, Checks, Opens, Reference, Scheme
 from calibrant.core import Entry, Evidence, InputError, Reward, digest
 from calibrant.core.errors import nearest
-from calibrant.core.record import Artifact
+from calibrant.core.record import Artifact, why_nothing
 from calibrant.data.constitution import Constitution
 from calibrant.defend.defended import StackSpec
 
@@ -73,7 +73,10 @@ def find(reference: str, openers: Opens) -> tuple[Entry, Artifact]:
         if artifact.name == path:
             return entry, artifact
     names = ", ".join(a.name for a in entry.record.artifacts)
-    raise InputError(f"'{reference}': that record holds no '{path}'", hint=f"it holds: {names or 'nothing'}")
+    why = "".join(f": {limit}" for limit in why_nothing(entry.record)[:1])
+    raise InputError(
+        f"'{reference}': that record holds no '{path}'{why}", hint=f"it holds: {names or 'nothing'}"
+    )
 
 
 def _entry(reference: str, job: str, seed: str | None, openers: Opens) -> Entry:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from calibrant.app import catalog
+from calibrant.core import CalibrantError
 from calibrant.data import readers
 from calibrant.data.attempts import attempts_from
 from calibrant.data.canaries import Canaries, canaries_from, planted_examples
@@ -52,7 +53,11 @@ def read(
     """
     if stored_as:
         with named(path, stored_as) as file:
-            return read(wanted, file, reference, ignore)
+            try:
+                return read(wanted, file, reference, ignore)
+            except CalibrantError as error:  # the link is gone when this is read
+                told = error.message.replace(str(file), f"'{reference}'")
+                raise type(error)(told, hint=error.hint) from None
     table = _read(wanted, path, reference, ignore)
     return table.model_copy(update={"unused": (*table.unused, *ignore)}) if ignore else table
 
