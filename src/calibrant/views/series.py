@@ -130,8 +130,9 @@ def _cells(metrics: Mapping[str, Estimate], family: str) -> dict[tuple[str, str]
             rows.setdefault(hazard, hazard.replace("_", " "))
     cells = {}
     if not techniques:  # of a sweep over a model's parts: denoise/layer_1/head_2
-        parts = [(name.split("/"), one) for name, one in metrics.items() if name.startswith(f"{family}/")]
-        named = {(_spelt(part[0]), _spelt(part[1])): one for (_, *part), one in parts if len(part) == 2}
+        start = f"{family}/"
+        parts = [(n.removeprefix(start).split("/"), one) for n, one in metrics.items() if n.startswith(start)]
+        named = {(_spelt(part[0]), _spelt(part[1])): one for part, one in parts if len(part) == 2}
         cells = dict(sorted(named.items(), key=lambda cell: tuple(map(_counted, cell[0]))))
     for hazard, row in rows.items() if techniques else ():
         names = {technique: f"{family}/{hazard}/{technique}" for technique in techniques}
