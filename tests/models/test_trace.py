@@ -76,7 +76,7 @@ def test_gradients_reach_the_cache(tiny):
 @pytest.mark.parametrize(
     ("call", "error", "words"),
     [
-        (lambda lm: run_with_cache(lm, IDS[0]), InputError, r"shape \(4,\)"),
+        (lambda lm: run_with_cache(lm, IDS[None]), InputError, r"shape \(1, 2, 4\)"),
         (lambda lm: run_with_cache(lm, IDS.float()), InputError, "float32"),
         (lambda lm: run_with_cache(lm, IDS, "blocks.9.hook_resid_post"), CapabilityError, "is no site"),
         (lambda lm: run_with_cache(lm, IDS, lambda name: False), CapabilityError, "keeps no site"),
@@ -86,7 +86,17 @@ def test_gradients_reach_the_cache(tiny):
             "was not kept",
         ),
         (lambda lm: run_with_hooks(lm, IDS, [("nowhere", lambda a, hook: a)]), CapabilityError, "is no site"),
-        (lambda lm: run_with_cache(lm, "hello"), InputError, "a str is no prompt"),
+        (lambda lm: run_with_cache(lm, 5), InputError, "a value of type int is no chat"),
+        (lambda lm: run_with_cache(lm, [None]), InputError, "a NoneType is no list of chats"),
+        (lambda lm: run_with_cache(lm, []), InputError, "there are no prompts"),
+        (lambda lm: run_with_cache(lm, [[3], []]), InputError, "a list is no list of chats"),
+        (lambda lm: lm.trace([9999], "hook_embed"), InputError, "not in the vocabulary"),
+        (lambda lm: lm.encode([["a"]]), InputError, "a list is no list of chats"),
+        (lambda lm: lm.generate("hello"), InputError, r"a str is no list of chats\n  -> .*Chat.ask"),
+        (lambda lm: lm.generate(["hello"]), InputError, "a str is no list of chats"),
+        (lambda lm: lm.logprobs(Chat.ask("hello"), ["x"]), InputError, "one chat is no list of chats"),
+        (lambda lm: lm.edit([("hook_embed", abs)]).__enter__(), InputError, "an edit is a dict of functions"),
+        (lambda lm: lm.edit({"hook_embed": 0}).__enter__(), InputError, "an edit is a dict of functions"),
         (lambda lm: run_with_cache(lm, IDS > 9), InputError, "torch.bool"),
         (lambda lm: run_with_cache(lm, IDS[:0]), InputError, r"shape \(0, 4\)"),
         (lambda lm: run_with_cache(lm, IDS + 10_000), InputError, "not in the vocabulary"),
@@ -115,3 +125,27 @@ def test_hooks_may_stand_at_many_sites_and_be_called_as_transformerlens_does(tin
     run_with_hooks(lm, IDS, [(lambda name: name.endswith("mlp_out"), note)])
     assert told == [f"blocks.{i}.hook_mlp_out" for i in range(3)]
     assert ("mlp_out", 0) not in run_with_cache(lm, IDS, "hook_embed")[1]
+
+
+@pytest.mark.parametrize("given", ["text", "chat", "texts", "chats", "ids", "rows", "tensor"])
+def test_what_a_user_holds_is_read_as_the_batch_would_be(tiny, given):
+    lm = tiny()
+    one, two = Chat.ask("The cat sat on"), Chat.ask("a")
+    ids = [lm.prompt_ids(chat) for chat in (one, two)]
+    prompts = {
+        "text": "The cat sat on", "chat": one, "texts": ["The cat sat on", "a"], "chats": (one, "a"),
+        "ids": ids[0], "rows": ids, "tensor": torch.tensor(ids[0]),
+    }[given]  # fmt: skip
+    batch = lm.encode([one, two] if given in ("texts", "chats", "rows") else [one])
+    logits = lm.forward(batch)
+    site = "blocks.1.hook_resid_post"
+    state = lm.trace(batch, [site])[site]
+    assert torch.equal(lm.forward(prompts)[batch.mask], logits[batch.mask])
+    assert torch.equal(lm.trace(prompts, site)[site][batch.mask], state[batch.mask])
+    again, cache = lm.run_with_cache(prompts, [site])
+    assert torch.equal(again[batch.mask], logits[batch.mask]) and list(cache) == [site]
+    changed = lm.run_with_hooks(prompts, [(site, lambda act, hook: act * 2)])
+    assert not torch.allclose(changed[batch.mask], logits[batch.mask])
+    with lm.capture(site) as acts:
+        lm.forward(prompts)
+    assert torch.equal(acts[site][batch.mask], state[batch.mask])

@@ -14,8 +14,8 @@ from calibrant.core import Chat, Quiet
 from calibrant.models.anatomy import anatomy
 from calibrant.models.hooks import edited
 from calibrant.models.open_model import OpenModel
+from calibrant.models.prompts import whole_rows
 from calibrant.models.sites import places
-from calibrant.models.trace import whole_rows
 from calibrant.models.variants import plain, untrained
 from calibrant.testbed.contrasts import open_contrasts
 from calibrant.understand._contrasts import encode

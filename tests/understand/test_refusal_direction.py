@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 from zoo import build
 
+from calibrant.app.figures import figure
 from calibrant.app.references.openers import Openers
 from calibrant.core import (
     CapabilityError,
@@ -109,6 +111,26 @@ def test_a_model_that_never_refuses_has_no_opening():
     result = refusal_direction(model, *goals(n=24), config=QUICK)
     assert "no first token is likelier" in result.metrics["ablation"].reason
     assert all(one.value is None for one in result.metrics.values())
+
+
+def test_where_none_is_chosen_it_says_once_what_to_try():
+    result = run({}, config=QUICK.model_copy(update={"kl": 1e-12}), n=32)
+    assert "none does both" in result.metrics["ablation"].reason and result.direction is None
+    told = [*result.caveats, *(one.reason for one in result.metrics.values())]
+    (caveat,) = [text for text in told if "try a larger positions" in text]
+    assert all(f" {word}" in caveat for word in ("kl", "induce", "goals"))
+
+
+def test_doses_are_drawn_beside_random_directions():
+    result = run({}, config=QUICK.model_copy(update={"doses": (4.0, 1.0, 0.25)}), n=32)
+    first, second = result.figure_data()[:2]
+    assert [(one.label, one.at) for one in first.values] == [
+        (name, dose) for name in ("addition", "addition/x*/random_largest") for dose in (0.25, 1, 4)
+    ]
+    assert first.kind == second.kind == "sweep" and first.axis == "dose" and len(second.values) == 3
+    assert {"dose", "0.25", "4"} <= set(re.findall(r">([^<]*)</text>", figure(result).svg))
+    alone = figure(result, ["addition"], kind="sweep").svg
+    assert "addition/x*/random_largest" in figure(result).svg and "random_largest" not in alone
 
 
 def test_metrics_are_those_of_plain_hooks(tmp_path):

@@ -62,7 +62,7 @@ def test_what_is_missing_is_said_with_the_reason(record, ledger):
     reasons = [reason for _, _, reason in table(found)]
     assert reasons == [
         "the job failed: queries spent",
-        "the record holds no metric 'm'",
+        "the record holds no metric 'm'; it has other",
         "judge silent",
         "",
         "the job crashed",
@@ -243,3 +243,45 @@ def test_both_stored_tables_are_read():
     look = {"sqrt_kl": 0.3, "proxy": 1.5, "gold": {"value": 0.7, "n": 4}}
     rl = read_curve({"looks": [look], "config": {"form": "rl"}, "fits": {"rl": None, "best-of-n": fit}})
     assert rl.sqrt_kl == (0.3,) and rl.proxy[0].value == 1.5 and rl.gold[0].n == 4 and rl.fit is None
+
+
+DOSES = {f"addition/x{dose:g}": share(dose / 8, dose / 9, dose / 7) for dose in (4, 0.25, 1)}
+RANDOM = {f"addition/x{dose:g}/random_largest": share(0.1, 0.1, 0.1) for dose in (4, 0.25, 1)}
+
+
+def test_a_sweep_may_be_what_one_job_went_through(record, ledger):
+    entries = ledger([record("j", "t", DOSES | RANDOM | {"addition_rate/x1": share(0.9, 0.8, 1.0)})])
+    series = tuple(
+        Series(label=metric, job_id="j", metric=metric, stage="s")
+        for metric in ("addition", "addition/x*/random_largest")
+    )
+    given = FigureSpec(title="Doses", kind="sweep", axis="dose", series=series)
+    one, two = lanes(given, entries)
+    assert [mark.at for mark in one.marks] == [mark.at for mark in two.marks] == [0.25, 1, 4]
+    assert [mark.estimate.value for mark in one.marks] == [0.25 / 8, 1 / 8, 0.5]
+    svg = render(given, entries)
+    assert svg.count(", dose ") == 6 and "no dose was measured" not in svg
+
+
+@pytest.mark.parametrize(
+    ("kind", "metric", "near"),
+    [
+        ("intervals", "additon/x*", r"'additon/x\*' \(did you mean 'addition/x\*'\?\); it has "),
+        ("sweep", "additon", r"'additon/x\*' \(did you mean 'addition/x\*'\?\); it has "),
+        ("lens", "kl", r"'kl/layer_\*'; it has "),
+        ("graph", "exact", r"'exact/\*->\*' \(did you mean 'path/\*->\*'\?\); it has "),
+    ],
+)
+def test_a_metric_that_no_record_gives_is_answered_with_those_that_there_are(
+    record, ledger, kind, metric, near
+):
+    more = {f"path/m{i}->logits": share(0.5, 0.4, 0.6) for i in range(40)}
+    entries = ledger([record("j", "t", DOSES | RANDOM | more)])
+    given = FigureSpec(
+        title="x", kind=kind, axis="dose", series=(Series(label="a", job_id="j", metric=metric, stage=""),)
+    )
+    (reason,) = [reason for _, _, reason in table(lanes(given, entries))]
+    listed = r"addition/x\*, addition/x\*/random_largest, path/\*->\*$"
+    assert re.search(f"^the record holds no metric {near}{listed}", reason), reason
+    svg = render(given, entries)
+    assert "it has" not in svg and ("table below says why" in svg) == (kind in ("sweep", "lens"))

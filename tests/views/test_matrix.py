@@ -227,6 +227,8 @@ def test_a_patch_sweep_is_a_matrix_of_layers_by_heads(record, ledger):
     found = lanes(given, entries)
     assert [lane.label for lane in found] == ["layer 0", "layer 1"]
     assert [[mark.column for mark in lane.marks] for lane in found] == [["head 0", "head 1", "head 2"]] * 2
+    nested = lanes(spec("j", metric="interaction/denoise"), entries)
+    assert [[mark.estimate.value for mark in lane.marks] for lane in nested] == [[0.5] * 3] * 2
     svg = render(given, entries)
     assert boxes(svg)[:6] == ["h0"] * 5 + ["h5"] and "20 pairs" in svg
     assert "goals without" not in svg and "technique" not in svg

@@ -56,7 +56,8 @@ def figure(
         metrics: names of metrics, or families such as 'denoise'; (): the first figure that the result has,
             at most 24 rows or 4 panels of it.
         title: stands above; "": the data's own, or the name of the technique.
-        kind: None: the first that there is; or 'matrix', 'lens' (curves over layers), 'graph', 'intervals'.
+        kind: None: the first that there is; or 'matrix', 'lens' (curves over layers), 'sweep' (over
+            settings), 'graph', 'intervals'.
 
     Raises:
         InputError: no metrics, or none of that name or kind.

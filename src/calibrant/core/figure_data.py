@@ -9,8 +9,9 @@ from typing import Literal
 from calibrant.core.config import Frozen
 from calibrant.core.estimate import Estimate
 
-FigureKind = Literal["matrix", "lens", "graph", "intervals"]
+FigureKind = Literal["matrix", "lens", "sweep", "graph", "intervals"]
 _CELL = re.compile(r"(?P<family>.+)/(?P<row>[a-z]+_\d+)/(?P<column>[a-z]+_\d+)")
+_NUMBER = r"(?P<at>\d+(?:\.\d+)?(?:e[+-]?\d+)?)"
 _LAYER = re.compile(r"(?P<family>.+)/layer_(?P<at>\d+)")
 
 
@@ -18,7 +19,7 @@ class Datum(Frozen):
     """One number of a figure, and where it stands."""
 
     label: str
-    """Panel of a matrix, curve of a lens, row of intervals."""
+    """Panel of a matrix, curve of a lens or a sweep, row of intervals."""
     estimate: Estimate
     """The number, or why there is none."""
     stage: str = ""
@@ -28,15 +29,15 @@ class Datum(Frozen):
     column: str = ""
     """Of a matrix: 'head 2'; of a graph the edge: 'a0.h1->a3.h2<k>'."""
     at: float | None = None
-    """Place on the axis of a lens: the layer."""
+    """Place on the axis of a lens: the layer; of a sweep: the setting."""
 
 
 class FigureData(Frozen):
     """One figure."""
 
     kind: FigureKind
-    """'matrix': rows by columns. 'lens': curves over layers. 'graph': edges between the parts of a model.
-    'intervals': a row a label, a bar a stage."""
+    """'matrix': rows by columns. 'lens': curves over layers. 'sweep': curves over settings, such as doses.
+    'graph': edges between the parts of a model. 'intervals': a row a label, a bar a stage."""
     values: tuple[Datum, ...]
     """In the order of drawing."""
     title: str = ""
@@ -44,7 +45,7 @@ class FigureData(Frozen):
     caption: str = ""
     """What to take from it."""
     axis: str = ""
-    """What goes from left to right: 'head', 'position', 'layer'."""
+    """What goes from left to right: 'head', 'position', 'layer', 'dose'."""
 
 
 def by_names(metrics: Mapping[str, Estimate]) -> tuple[FigureData, ...]:
@@ -82,6 +83,19 @@ def curve(metrics: Mapping[str, Estimate], names: Mapping[str, str] | None = Non
         names or (),
     )
     return tuple(one.model_copy(update={"label": (names or {}).get(one.label, one.label)}) for one in values)
+
+
+def settings_of(metrics: Mapping[str, Estimate], name: str) -> tuple[Datum, ...]:
+    """Settings 'NAME/x0.5' of a sweep, from low to high.
+
+    A star in ``name`` is the number, where more follows it: 'addition/x*/random_largest'.
+    """
+    before, star, after = name.partition("*")
+    pattern = re.compile(re.escape(before if star else f"{name}/x") + _NUMBER + re.escape(after))
+    found = [(float(m["at"]), one) for metric, one in metrics.items() if (m := pattern.fullmatch(metric))]
+    return tuple(
+        Datum(label=name, estimate=one, at=at) for at, one in sorted(found, key=lambda pair: pair[0])
+    )
 
 
 def edges_of(metrics: Mapping[str, Estimate], name: str, label: str = "") -> tuple[Datum, ...]:

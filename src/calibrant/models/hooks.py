@@ -34,8 +34,12 @@ def edited(
 
     Raises:
         CapabilityError: an unknown site, or, on leaving, a change that was never applied.
-        InputError: a change returned something else than a tensor of the same shape.
+        InputError: no dict of functions, or one returned something else than a tensor of the same shape.
     """
+    if not isinstance(changes, Mapping) or not all(map(callable, changes.values())):
+        raise InputError(
+            "an edit is a dict of functions by site", hint='give {"hook_embed": lambda act: 0 * act}'
+        )
     fired = dict.fromkeys(changes, 0)
     spots = located(module, changes) if places is None else {site: places[site] for site in changes}
     handles = []

@@ -35,10 +35,20 @@ from calibrant.models.loading import (
     stop_ids,
 )
 from calibrant.models.model_facts import accepted, facts
+from calibrant.models.prompts import Asked, Prompts, as_batch, as_chats, only_chats
 from calibrant.models.seeds import item_seeds
 from calibrant.models.sites import reads_all_logits
 from calibrant.models.sites import sites as site_names
 from calibrant.models.template_check import Differences
+from calibrant.models.trace import (
+    ActivationCache,
+    Hook,
+    Names,
+    capture,
+    chosen,
+    run_with_cache,
+    run_with_hooks,
+)
 from calibrant.models.weights import Weights
 
 _CPU_SCORING = 2048  # tokens scored at once on a CPU: larger batches leave its caches and are slower
@@ -140,19 +150,21 @@ class OpenModel(Weights):
         """Ids of a reply without its end token; ``opens``: it follows an empty plain prompt."""
         return self.chat_tokens.replies([text], [opens])[0]
 
-    def encode(self, chats: Sequence[Chat], replies: Sequence[str] | None = None) -> TokenBatch:
+    def encode(self, chats: Asked, replies: Sequence[str] | None = None) -> TokenBatch:
         """Right-padded batch on the model's device: prompt ids, then reply ids and the end token.
 
+        ``chats``: one or several; a text is a user's turn, as in ``Chat.ask``.
+
         Raises:
-            InputError: a row longer than the context, a chat that the template refuses, or lists of
-                different length.
+            InputError: no chats, a row longer than the context, a chat that the template refuses, or lists
+                of different length.
         """
-        prompts, answers = self._pieces(chats, replies)
+        prompts, answers = self._pieces(as_chats(chats), replies)
         return self._pad(prompts, answers)
 
-    def forward(self, batch: Batch) -> Tensor:
+    def forward(self, batch: Prompts) -> Tensor:
         """Logits (B, T, V) of every position, in the model's dtype. Gradients as the caller set them."""
-        return self._logits(batch, keep=0)
+        return self._logits(as_batch(self, batch), keep=0)
 
     def logprobs(self, chats: Sequence[Chat], replies: Sequence[str]) -> list[Scored]:
         """Log-probs in nats, float32, of each reply's tokens, its end token included.
@@ -161,7 +173,7 @@ class OpenModel(Weights):
             InputError: see ``encode``.
             NumericalError: a log-prob is NaN.
         """
-        prompts, answers = self._pieces(chats, replies)
+        prompts, answers = self._pieces(only_chats(chats), replies)
         lengths = [len(p) + len(a) for p, a in zip(prompts, answers, strict=True)]
         config: Any = self.module.config
         budget = min(self.token_budget, _LOGITS // int(config.vocab_size))
@@ -188,7 +200,7 @@ class OpenModel(Weights):
         """
         results: dict[int, Completion] = {}
         texts: dict[int, str] = {}
-        for i, chat in enumerate(chats):
+        for i, chat in enumerate(only_chats(chats)):
             try:
                 texts[i] = self.chat_tokens.prompt_text(chat)
             except InputError as error:
@@ -215,20 +227,33 @@ class OpenModel(Weights):
         """Names for ``trace`` and ``edit``: TransformerLens names, then module paths."""
         return site_names(self.module)
 
-    def trace(self, batch: Batch, sites: Sequence[str]) -> dict[str, Tensor]:
+    def trace(self, batch: Prompts, sites: Names) -> dict[str, Tensor]:
         """Activations (B, T, D) at each site from one forward pass; gradients as the caller set them.
 
         Raises:
             CapabilityError: an unknown site, or one that the pass never went through.
         """
-        keep = 0 if reads_all_logits(self.module, sites) else 1
-        with hooks.captured(self.module, sites) as activations:
-            self._logits(batch, keep=keep)
+        names, rows = chosen(self, sites), as_batch(self, batch)
+        keep = 0 if reads_all_logits(self.module, names) else 1
+        with hooks.captured(self.module, names) as activations:
+            self._logits(rows, keep=keep)
         return activations
 
     def edit(self, changes: Mapping[str, hooks.Change]) -> AbstractContextManager[None]:
         """Change activations in every pass inside a ``with`` block; see ``hooks.edited``."""
         return hooks.edited(self.module, changes)
+
+    def run_with_cache(self, prompts: Prompts, names_filter: Names = None) -> tuple[Tensor, ActivationCache]:
+        """Logits, and the activations that were asked for; see ``trace.run_with_cache``."""
+        return run_with_cache(self, prompts, names_filter)
+
+    def run_with_hooks(self, prompts: Prompts, fwd_hooks: Sequence[tuple[Names, Hook]]) -> Tensor:
+        """Logits of a pass in which hooks may change activations; see ``trace.run_with_hooks``."""
+        return run_with_hooks(self, prompts, fwd_hooks)
+
+    def capture(self, names: Names) -> AbstractContextManager[dict[str, Tensor]]:
+        """The latest activations of what is run inside a ``with`` block; see ``trace.capture``."""
+        return capture(self, names)
 
     def unembed(self, hidden: Tensor) -> Tensor:
         """Logits (..., V) that the model's own last norm and unembedding read from (..., D)."""

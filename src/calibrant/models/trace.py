@@ -6,6 +6,7 @@
     with capture(model, ["blocks.3.hook_resid_post"]) as acts:
         model.generate(chats)
 
+An ``OpenModel`` has the three as methods, too. ``docs/activations.md`` shows each.
 Nothing is kept that was not asked for, and nothing stays on the model. A hook that never fires is an error.
 """
 
@@ -17,12 +18,12 @@ from functools import partial
 from inspect import signature
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from calibrant.core.errors import CapabilityError, InputError, nearest
 from calibrant.core.lm import Batch, OpenLM
 from calibrant.models.hooks import captured, edited
+from calibrant.models.prompts import Prompts, as_batch, check_ids
 from calibrant.models.sites import places
 
 Hook = Callable[..., Any]
@@ -90,24 +91,24 @@ class ActivationCache(Mapping[str, Tensor]):
 
 
 def run_with_cache(
-    model: OpenLM, prompts: Tensor | Batch, names_filter: Names = None
+    model: OpenLM, prompts: Prompts, names_filter: Names = None
 ) -> tuple[Tensor, ActivationCache]:
     """Logits (B, T, V), and the activations that were asked for. Gradients flow as the caller set them.
 
     Args:
         model: local weights.
-        prompts: ids (B, T) of prompts of one length, or a batch of ``model.encode``.
+        prompts: a text, a chat, several of these, ids, or a batch of ``model.encode``.
         names_filter: see ``Names``. None keeps every TransformerLens name, which may be a lot of memory.
 
     Raises:
-        InputError: ids that are no table. CapabilityError: a site that the model does not have.
+        InputError: no prompts. CapabilityError: a site that the model does not have.
     """
     with capture(model, chosen(model, names_filter)) as activations:
         logits = model.forward(_batch(model, prompts))
     return logits, ActivationCache(activations)
 
 
-def run_with_hooks(model: OpenLM, prompts: Tensor | Batch, fwd_hooks: Sequence[tuple[Names, Hook]]) -> Tensor:
+def run_with_hooks(model: OpenLM, prompts: Prompts, fwd_hooks: Sequence[tuple[Names, Hook]]) -> Tensor:
     """Logits (B, T, V) of a pass in which each hook may change the activation at its site.
 
     A hook is called with the activation and its ``HookPoint``, and returns a tensor of that shape, or None to
@@ -127,9 +128,9 @@ def run_with_hooks(model: OpenLM, prompts: Tensor | Batch, fwd_hooks: Sequence[t
         return model.forward(_batch(model, prompts))
 
 
-def capture(model: OpenLM, names: Sequence[str]) -> AbstractContextManager[dict[str, Tensor]]:
+def capture(model: OpenLM, names: Names) -> AbstractContextManager[dict[str, Tensor]]:
     """A block after which the dict holds the latest activation at each site; see ``hooks.captured``."""
-    return captured(model.module, names)
+    return captured(model.module, chosen(model, names))
 
 
 def chosen(model: OpenLM, names: Names) -> list[str]:
@@ -153,44 +154,10 @@ def chosen(model: OpenLM, names: Names) -> list[str]:
     return known
 
 
-class _Prompts(NamedTuple):
-    """Rows of one length: see ``core.lm.Batch``."""
-
-    ids: Tensor
-    mask: Tensor
-    reply: Tensor
-
-
-def whole_rows(ids: Tensor) -> Batch:
-    """A batch of rows (B, T) without padding.
-
-    Raises:
-        InputError: ids that are no table of whole numbers.
-    """
-    if ids.ndim != 2 or not ids.numel() or ids.is_floating_point() or ids.dtype == torch.bool:
-        raise InputError(f"ids of shape {tuple(ids.shape)} and type {ids.dtype}", hint=_TABLE)
-    whole = torch.ones_like(ids, dtype=torch.bool)
-    return _Prompts(ids, whole, ~whole)
-
-
-_TABLE = "give a table (B, T) of whole numbers, or model.encode(chats) for prompts of many lengths"
-
-
-def _batch(model: OpenLM, prompts: Tensor | Batch) -> Batch:
-    """Ids that the model can read, as a batch.
-
-    Raises:
-        InputError: no batch, ids outside the vocabulary, or more than the context holds.
-    """
-    if not isinstance(prompts, Tensor) and not hasattr(prompts, "mask"):
-        raise InputError(f"a {type(prompts).__name__} is no prompt", hint=_TABLE)
-    batch = whole_rows(prompts) if isinstance(prompts, Tensor) else prompts
-    config: Any = model.module.config
-    words, length = int(config.vocab_size), batch.ids.shape[1]
-    if int(batch.ids.min()) < 0 or int(batch.ids.max()) >= words:
-        raise InputError(f"an id is not in the vocabulary of {words}", hint="take the model's own tokenizer")
-    if model.max_length is not None and length > model.max_length:
-        raise InputError(f"{length} tokens, but the context holds {model.max_length}", hint="shorten them")
+def _batch(model: OpenLM, prompts: Prompts) -> Batch:
+    """Ids that the model can read, as a batch; see ``prompts.as_batch``."""
+    batch = as_batch(model, prompts)
+    check_ids(model, batch)
     return batch
 
 

@@ -39,6 +39,7 @@ from calibrant.core import (
     technique,
     unknown,
 )
+from calibrant.core.figure_data import FigureData, by_names, settings_of
 from calibrant.data.distinct import check_goals
 from calibrant.data.rows import Goals
 from calibrant.models.directions import ABOUT, WEIGHTS, Direction, writes
@@ -91,6 +92,19 @@ class RefusalDirectionResult(Result):
     direction: Any = Field(default=None, exclude=True, repr=False)
     """``models.directions.Direction``; None where none was chosen."""
 
+    def figure_data(self) -> tuple[FigureData, ...]:
+        """What each dose does, beside the most that a random direction does; and how often it refuses."""
+        titles = {
+            ("addition", "addition/x*/random_largest"): "Refusal of harmless prompts by dose, change in nats",
+            ("addition_rate",): "Share of harmless prompts that are refused, by dose",
+        }
+        curves = [
+            FigureData(kind="sweep", values=values, title=title, axis="dose")
+            for names, title in titles.items()
+            if (values := tuple(one for name in names for one in settings_of(self.metrics, name)))
+        ]
+        return (*curves, *by_names(self.metrics))
+
 
 class _Parts(NamedTuple):
     """Prompts of each part, and the goals of the last one."""
@@ -105,6 +119,11 @@ _NOTES = (
     "one direction is looked for: refusal that several carry (a cone, 2502.17420) is not described",
     "a small p says that it is not any direction of that length, not that it means refusal and nothing else",
     "log-odds are of the first token of a reply; whether whole replies refuse is for a judge",
+)
+
+_NEXT = (
+    "; try a larger positions, which reaches back from the template into the words of the request, a larger "
+    "kl, a lower induce, or harmless goals that are closer to the harmful ones"
 )
 
 
@@ -141,7 +160,7 @@ def refusal_direction(
         found = _chosen(model, held, metrics["refusal/difference"], train, parts, config, run)
     run.progress(2, 4, "direction chosen")
     if isinstance(found, str) or isinstance(held, str):
-        notes.append(str(found))
+        notes.append(f"{found}{_NEXT if str(found).startswith('no direction') else ''}")
         missing = [name for name in _names(config, judge is not None) if name not in metrics]
         metrics |= {name: unknown(str(found), n=len(harmful) + len(harmless)) for name in missing}
         heard.store()

@@ -61,6 +61,6 @@ def drawn_data(data: FigureData, name: str, key: str, *, seed: int = 0, digest: 
 
 def _series(data: FigureData, one: Datum, name: str) -> Series:
     """Curves are told apart by colour, which is the stage's."""
-    if data.kind == "lens":
+    if data.kind in ("lens", "sweep"):
         return Series(label=name, job_id="", metric=one.label, stage=one.label)
     return Series(label=one.label, job_id="", metric=one.label, stage=one.stage or name)

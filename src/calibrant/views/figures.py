@@ -27,7 +27,9 @@ class Series(Frozen):
     job_id: str
     """Name of the job in its study; every seed's record is taken."""
     metric: str
-    """Metric name; for a lens the family, such as 'top1_agreement' for 'top1_agreement/layer_3'; for
+    """Metric name; for a lens the family, such as 'top1_agreement' for 'top1_agreement/layer_3'; for a sweep
+    without ``at`` the family too, 'addition' for 'addition/x0.5', or with a star for the number,
+    'addition/x*/random_largest'; for
     'goodhart' one of 'proxy' and 'gold'; for 'graph' 'removal', of whose '<writer>-><reader>' it shows every
     one; for 'matrix' 'attack_success_rate', of whose
     '<hazard>/<technique>' it shows every one, or 'denoise', of whose '<layer>/<head>'; for 'budget'
@@ -35,7 +37,7 @@ class Series(Frozen):
     stage: str
     """Colour key: 'before', 'after', 'behind guards'."""
     at: float | None = None
-    """The setting of this job on the axis of a sweep."""
+    """The setting of this job on the axis of a sweep; None where one job went through all settings."""
     threshold: float | None = None
     """Where to draw this row's dashed line; a page takes it from the gate's rule when not given."""
 
@@ -49,9 +51,10 @@ class FigureSpec(Frozen):
     """What the reader should take from it, and what not."""
     kind: Literal["intervals", "lens", "sweep", "goodhart", "matrix", "budget", "graph"] = "intervals"
     """'intervals': one row a label, one bar a stage. 'lens': curves over layers. 'sweep': curves over the
-    settings ``at`` of several jobs. 'goodhart': proxy and gold over the distance, with the fitted form.
-    'matrix': a campaign's rates, hazards by technique families, or a patch sweep's shares, layers by heads.
-    'budget': a campaign's success against queries. 'graph': edges between parts of a model."""
+    settings ``at`` of several jobs, or over those of one. 'goodhart': proxy and gold over the distance,
+    with the fitted form. 'matrix': a campaign's rates, hazards by technique families, or a patch sweep's
+    shares, layers by heads. 'budget': a campaign's success against queries. 'graph': edges between parts of a
+    model."""
     axis: str = ""
     """What a sweep goes through: 'KL coefficient'; of a matrix, what its columns are: 'head'."""
     series: tuple[Series, ...] = ()

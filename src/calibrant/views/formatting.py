@@ -14,6 +14,8 @@ from calibrant.core.estimate import Estimate
 from calibrant.core.verdict import Answer
 
 UNKNOWN = "unknown"
+OFFERED = "; it has "
+"""Before the list of what a record has, in the reason why something is missing."""
 ANSWERS: dict[Answer, str] = {"yes": "Pass", "no": "Fail", "unknown": "Inconclusive"}
 OPERATORS = {"<=": "≤", ">=": "≥", "<": "<", ">": ">", "==": "=", "!=": "≠"}
 BOUNDS = {"high": "upper bound", "low": "lower bound", "value": "point estimate"}
@@ -66,6 +68,11 @@ def interval(low: float | None, high: float | None, near: float | None = None) -
     if not known(low) and not known(high):
         return ""
     return f"[{number(low, near)}, {number(high, near)}]"
+
+
+def in_short(estimate: Estimate) -> str:
+    """The reason for a missing value, without the list of what there is instead."""
+    return why_unknown(estimate).partition(OFFERED)[0]
 
 
 def why_unknown(estimate: Estimate) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from calibrant.views.figures import Lane, Mark, tip
-from calibrant.views.formatting import anchor, known, number
+from calibrant.views.formatting import anchor, in_short, known, number
 from calibrant.views.palette import HAIR, INK, MUTED, PAPER, STAGES
 from calibrant.views.svg import Canvas
 
@@ -181,4 +181,4 @@ def _draw_key(canvas: Canvas, y: float, narrow: bool, left_out: int) -> None:
 def _why_none(lanes: Sequence[Lane]) -> str:
     """Why no edge is drawn."""
     marks = [mark for lane in lanes for mark in lane.marks]
-    return f"unknown: {marks[0].estimate.reason}" if marks else "no edge was measured"
+    return f"unknown: {in_short(marks[0].estimate)}" if marks else "no edge was measured"

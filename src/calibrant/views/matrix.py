@@ -12,7 +12,7 @@ from itertools import groupby
 from typing import NamedTuple
 
 from calibrant.views.figures import Lane, Mark, tip
-from calibrant.views.formatting import anchor, brief, exact, known
+from calibrant.views.formatting import anchor, brief, exact, in_short, known
 from calibrant.views.palette import HAIR, HEAT, INK, MUTED, PAPER
 from calibrant.views.series import TOGETHER
 from calibrant.views.svg import Canvas
@@ -126,7 +126,7 @@ def _panel(canvas: Canvas, grid: Grid, lanes: Sequence[Lane], y: float, numbers:
 def _unmeasured(canvas: Canvas, lane: Lane, corner: tuple[float, float, float, float], numbers: str) -> None:
     """A whole row of a record without rates, or of no record."""
     x, y, wide, high = corner
-    note = f"unknown: {lane.marks[0].estimate.reason}" if lane.marks else lane.summary
+    note = f"unknown: {in_short(lane.marks[0].estimate)}" if lane.marks else lane.summary
     _hatch(canvas, x, y, wide, high)
     note = textwrap.shorten(note, int(wide / 6.4), placeholder=" …")
     canvas.text(x + 10, y + high / 2, note, INK, 12, style="italic", url=numbers)

@@ -178,7 +178,7 @@ def _draw_curves(
             _hump(canvas, lane, STAGES[look], across, up)
         _curve(canvas, lane, look, turn, across, up)
     if not any(lane.seen for lane in lanes):
-        text = f"unknown: no {spec.across or 'setting'} was measured"
+        text = f"unknown: no {spec.across or 'setting'} was measured; the table below says why"
         canvas.text((46 + width) / 2, height / 2, text, MUTED, 12, ha="center", style="italic")
     return canvas
 

@@ -6,13 +6,19 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 
+from calibrant.core.errors import nearest
 from calibrant.core.estimate import Estimate, unknown
-from calibrant.core.figure_data import edges_of
+from calibrant.core.figure_data import edges_of, settings_of
 from calibrant.core.record import Entry
 from calibrant.views.curves import Budget, Curve, Fitted
 from calibrant.views.figures import FigureSpec, Lane, Mark, Series
+from calibrant.views.formatting import OFFERED
 from calibrant.views.scales import rounds
 
+_MOST = 30
+"""Names of metrics that are listed where one is missing."""
+_PLACE = re.compile(r"(?<=/)(layer_|head_|position_|x)\d+(?:\.\d+)?(?=/|$)|(?<=/)[^/]+->[^/]+$")
+"""A number, or an edge, in the name of a metric: a family is listed once."""
 TOGETHER = "together"
 """Column of a matrix: by any of the techniques."""
 
@@ -48,6 +54,20 @@ def _single(entry: Entry, series: Series) -> list[Mark]:
     return [Mark(entry.record.seed, entry.digest, estimate, series.at)]
 
 
+def _settings(entry: Entry, series: Series) -> list[Mark]:
+    """The numbers of a sweep: of this job's setting, or of all that the job went through."""
+    if series.at is not None:
+        return _single(entry, series)
+    marks = [
+        Mark(entry.record.seed, entry.digest, one.estimate, one.at)
+        for one in settings_of(entry.record.metrics, series.metric)
+    ]
+    if marks or series.metric in entry.record.metrics:
+        return marks or _single(entry, series)
+    name = series.metric if "*" in series.metric else f"{series.metric}/x*"
+    return [Mark(entry.record.seed, entry.digest, _absent(entry, name))]
+
+
 def _edges(entry: Entry, series: Series) -> list[Mark]:
     """The numbers of a graph, by edge."""
     marks = [
@@ -64,7 +84,8 @@ def _optimised(series: Series, entries: Sequence[Entry], curves: Mapping[str, Cu
     for entry in entries:
         seed, curve = entry.record.seed, curves.get(entry.digest)
         if not isinstance(curve, Curve) or series.metric not in ("proxy", "gold"):
-            marks.append(Mark(seed, entry.digest, _absent(entry, series.metric)))
+            why = f"the record holds no metric '{series.metric}'"
+            marks.append(Mark(seed, entry.digest, _lost(entry, why)))
             continue
         estimates = curve.gold if series.metric == "gold" else curve.proxy
         marks += [Mark(seed, entry.digest, e, d) for d, e in zip(curve.sqrt_kl, estimates, strict=True)]
@@ -109,8 +130,9 @@ def _cells(metrics: Mapping[str, Estimate], family: str) -> dict[tuple[str, str]
             rows.setdefault(hazard, hazard.replace("_", " "))
     cells = {}
     if not techniques:  # of a sweep over a model's parts: denoise/layer_1/head_2
-        parts = [(name.split("/"), one) for name, one in metrics.items() if name.startswith(f"{family}/")]
-        named = {(_spelt(part[0]), _spelt(part[1])): one for (_, *part), one in parts if len(part) == 2}
+        start = f"{family}/"
+        parts = [(n.removeprefix(start).split("/"), one) for n, one in metrics.items() if n.startswith(start)]
+        named = {(_spelt(part[0]), _spelt(part[1])): one for part, one in parts if len(part) == 2}
         cells = dict(sorted(named.items(), key=lambda cell: tuple(map(_counted, cell[0]))))
     for hazard, row in rows.items() if techniques else ():
         names = {technique: f"{family}/{hazard}/{technique}" for technique in techniques}
@@ -156,8 +178,20 @@ def _attacks(series: Series, entries: Sequence[Entry], curves: Mapping[str, Curv
 
 
 def _absent(entry: Entry, metric: str) -> Estimate:
-    """Why the record does not hold the metric."""
-    return _lost(entry, f"the record holds no metric '{metric}'")
+    """Why the record does not hold the metric, and which it holds."""
+    plain = f"the record holds no metric '{metric}'"
+    families = dict.fromkeys(_PLACE.sub(_star, name) for name in entry.record.metrics)
+    if not families:
+        return _lost(entry, plain)
+    more = f" and {len(families) - _MOST} more" if len(families) > _MOST else ""
+    listed = ", ".join(list(families)[:_MOST])
+    return _lost(
+        entry, f"{plain}{nearest(metric, [*families, *entry.record.metrics])}{OFFERED}{listed}{more}"
+    )
+
+
+def _star(place: re.Match[str]) -> str:
+    return f"{place[1]}*" if place[1] else "*->*"
 
 
 def _lost(entry: Entry, otherwise: str) -> Estimate:
@@ -168,4 +202,8 @@ def _lost(entry: Entry, otherwise: str) -> Estimate:
     return unknown(otherwise)
 
 
-_READERS: Mapping[str, Callable[[Entry, Series], list[Mark]]] = {"lens": _layers, "graph": _edges}
+_READERS: Mapping[str, Callable[[Entry, Series], list[Mark]]] = {
+    "lens": _layers,
+    "sweep": _settings,
+    "graph": _edges,
+}

@@ -30,8 +30,8 @@ from calibrant.models.anatomy import anatomy
 from calibrant.models.batching import batching
 from calibrant.models.hooks import captured, edited, with_first
 from calibrant.models.model_facts import FOREIGN
+from calibrant.models.prompts import whole_rows
 from calibrant.models.sites import located
-from calibrant.models.trace import whole_rows
 from calibrant.understand._engine.narrow import last_mlp, last_position_only
 from calibrant.understand._engine.patches import Edit, Patch, check, check_still, places_of
 from calibrant.understand._engine.plan import Plan, Row, positions
