@@ -57,7 +57,7 @@ def test_benign_requests_are_judged_each(model):
     assert found["undetermined_rate"].value == 0.0 and found["over_refusal_rate"].value < 1.0
 
 
-def test_a_self_report_is_read_in_both_orders(model):
+def test_a_self_report_in_both_orders_tells_a_liking_for_a_place(model):
     rows = [
         Choice(
             id=colour,
@@ -74,7 +74,9 @@ def test_a_self_report_is_read_in_both_orders(model):
         )
     ]
     found = self_report(model, Choices(rows=tuple(rows)), config=SelfReport(sampling=GREEDY)).metrics
-    assert found["unread_rate"].value == 0.0 and found["leaning"].value > 0.0
+    assert found["unread_rate"].value == 0.0
+    # It takes (A), whatever stands there: with one order asked, snow would be white, or green, by place alone.
+    assert found["position_bias"].value > 0.5 and abs(found["leaning"].value) < 0.5
 
 
 def test_a_system_prompt_to_say_nothing_has_a_tax(model):
