@@ -75,7 +75,7 @@ def test_a_self_report_in_both_orders_tells_a_liking_for_a_place(model):
     ]
     found = self_report(model, Choices(rows=tuple(rows)), config=SelfReport(sampling=GREEDY)).metrics
     assert found["unread_rate"].value == 0.0
-    # It takes (A), whatever stands there: with one order asked, snow would be white, or green, by place alone.
+    # It takes (A), whatever stands there: with one order asked, snow would be white or green by place alone.
     assert found["position_bias"].value > 0.5 and abs(found["leaning"].value) < 0.5
 
 
