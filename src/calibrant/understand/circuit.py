@@ -103,7 +103,7 @@ class Tried(NamedTuple):
     """(E,) bool, without dead ends."""
 
 
-@technique(version=1)
+@technique(version=2)  # version 1 counted a pair and its swap twice
 def circuit(
     model: OpenLM, contrasts: Contrasts, graph: EdgeGraph, config: Circuit = Circuit(), run: Run = Quiet()
 ) -> CircuitResult:

@@ -81,7 +81,7 @@ class Edge(NamedTuple):
     name: str
 
 
-@technique(version=1)
+@technique(version=2)  # version 1 counted a pair and its swap twice
 def edges(model: OpenLM, contrasts: Contrasts, config: Edges = Edges(), run: Run = Quiet()) -> EdgesResult:
     """Score every edge of ``model`` on pairs of a clean and a corrupted prompt, and audit the scores.
 

@@ -81,7 +81,7 @@ class Sender(NamedTuple):
     name: str
 
 
-@technique(version=1)
+@technique(version=2)  # version 1 counted a pair and its swap twice
 def path_patch(
     model: OpenLM, contrasts: Contrasts, config: PathPatching = PathPatching(), run: Run = Quiet()
 ) -> PathPatchResult:
