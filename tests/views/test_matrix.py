@@ -9,6 +9,7 @@ from importlib.resources import files
 import pytest
 
 from calibrant.core import Estimate, unknown
+from calibrant.core.figure_data import ROLES
 from calibrant.core.record import Failure
 from calibrant.views.figures import FigureSpec, Series, describe, legend, stages, table
 from calibrant.views.matrix import heat
@@ -214,6 +215,16 @@ def test_layers_stand_in_the_order_of_their_numbers(record, ledger):
     found = lanes(given, entries)
     assert [lane.label for lane in found] == [f"layer {layer}" for layer in range(12)]
     assert [mark.column for mark in found[0].marks] == [f"head {head}" for head in range(11)]
+
+
+def test_places_of_a_prompt_stand_in_its_order(record, ledger):
+    """Not by the alphabet, in which what comes after the subject comes first."""
+    names = [f"probability/layer_{layer}/{place}" for layer in (0, 1) for place in sorted(ROLES)]
+    entries = ledger([record("j", "understand.causal_trace", {name: share(0.1) for name in names})])
+    found = lanes(spec("j", metric="probability").model_copy(update={"axis": "place"}), entries)
+    assert [lane.label for lane in found] == ["layer 0", "layer 1"]
+    places = ["subject first", "subject middle", "subject last", "after first", "after further", "last"]
+    assert [mark.column for mark in found[1].marks] == places
 
 
 def test_a_patch_sweep_is_a_matrix_of_layers_by_heads(record, ledger):

@@ -28,7 +28,7 @@ class Encoded(NamedTuple):
     clusters: list[str] | None = None
     """A name a pair: pairs of one name are not independent; None where all are."""
     repeats: int = 0
-    """Pairs with the prompts of an earlier one, in whichever order, that the table puts in no common cluster."""
+    """Pairs with the prompts of an earlier one, in whichever order, and of another cluster in the table."""
 
     @property
     def notes(self) -> list[str]:
@@ -37,7 +37,7 @@ class Encoded(NamedTuple):
             return []
         units = len(set(self.clusters or ()))
         return [
-            f"{self.repeats} of {len(self.rows)} pairs have the prompts of an earlier pair, most often swapped: "
+            f"{self.repeats} of {len(self.rows)} pairs have the prompts of an earlier pair, swapped or not: "
             f"such pairs count as one, which leaves {units} for intervals and 'found'"
         ]
 
