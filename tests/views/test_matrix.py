@@ -11,7 +11,7 @@ import pytest
 from calibrant.core import Estimate, unknown
 from calibrant.core.figure_data import ROLES
 from calibrant.core.record import Failure
-from calibrant.views.figures import FigureSpec, Series, describe, legend, stages, table
+from calibrant.views.figures import FigureSpec, Lane, Mark, Series, describe, legend, stages, table, tip
 from calibrant.views.matrix import heat
 from calibrant.views.page import StudyView, page
 from calibrant.views.plots import draw
@@ -240,4 +240,13 @@ def test_a_patch_sweep_is_a_matrix_of_layers_by_heads(record, ledger):
     assert [[mark.column for mark in lane.marks] for lane in found] == [["head 0", "head 1", "head 2"]] * 2
     svg = render(given, entries)
     assert boxes(svg)[:6] == ["h0"] * 5 + ["h5"] and "20 pairs" in svg
-    assert "goals without" not in svg and "technique" not in svg
+    assert "share of units is unknown" in svg and "goals" not in svg and "technique" not in svg
+
+
+def test_a_hover_names_a_head_once_and_no_empty_stage():
+    series = Series(label="denoise", job_id="j", metric="denoise", stage="")
+    mark = Mark(0, "", share(0.602), column="head 0")
+    assert tip(Lane(series, (), name="layer 0"), mark, "head").startswith("layer 0, head 0, seed 0: 0.602")
+    assert tip(Lane(series, (), name="layer 0"), mark._replace(column="pair"), "technique").startswith(
+        "layer 0, technique pair, seed 0"
+    )

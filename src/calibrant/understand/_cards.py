@@ -18,10 +18,11 @@ _CLASSES: Mapping[str, tuple[str, ...]] = {
     ),
     "llama": (
         "llama", "llama4_text", "mistral", "ministral", "ministral3", "mixtral", "qwen2", "qwen2_moe",
-        "qwen3", "qwen3_moe", "gemma", "gemma2", "gemma3", "gemma3_text", "gemma3n_text", "olmo", "olmo2", "olmo3",
-        "olmoe", "phi3", "phimoe", "granite", "granitemoe", "starcoder2", "smollm3", "nemotron", "glm",
-        "glm4", "glm4_moe", "persimmon", "diffllama", "helium", "exaone4", "arcee", "apertus", "seed_oss", "ernie4_5",
-        "hunyuan_v1_dense", "gpt_oss", "jetmoe", "minicpm3", "deepseek_v2", "deepseek_v3",
+        "qwen3", "qwen3_moe", "gemma", "gemma2", "gemma3", "gemma3_text", "gemma3n_text", "olmo", "olmo2",
+        "olmo3", "olmoe", "phi3", "phimoe", "granite", "granitemoe", "starcoder2", "smollm3", "nemotron",
+        "glm", "glm4", "glm4_moe", "persimmon", "diffllama", "helium", "exaone4", "arcee", "apertus",
+        "seed_oss", "ernie4_5", "hunyuan_v1_dense", "gpt_oss", "jetmoe", "minicpm3", "deepseek_v2",
+        "deepseek_v3",
     ),
 }  # fmt: skip
 """Class on the card -> model types that are built like it: positions in the stream; queries that turn,
