@@ -70,6 +70,14 @@ def test_every_sweep_counts_a_pair_and_its_swap_once_and_says_so(sweep):
     assert any("such pairs count as one, which leaves 6" in note for note in result.caveats)
 
 
+def test_shared_keys_and_values_are_told_beside_the_drawn_edges():
+    """What enters a1.h1<v> leaves as a1.h2: four query heads share two heads of values."""
+    result = edges(random_model(0), ONE_WAY, run=Quiet())
+    (note,) = [one for one in result.caveats if one.startswith("keys and values are shared by 2 query heads")]
+    assert "a0.h1<v> serves a0.h2 to a0.h3" in note
+    assert next(one for one in result.figure_data() if one.kind == "graph").caption == note
+
+
 @pytest.mark.slow
 def test_swapped_pairs_on_random_models_find_no_more_than_chance():
     """At most 5 % of sweeps may find a head. Each pair counted twice, 15 of 60 find one."""

@@ -35,7 +35,7 @@ from calibrant.understand._contrasts import Encoded, encode
 from calibrant.understand._effects import UNIT, Effects, Floats
 from calibrant.understand._engine.edge_runs import masked, mean_wrote, wrote
 from calibrant.understand._engine.find_graph import graph_of
-from calibrant.understand._engine.graph import Graph
+from calibrant.understand._engine.graph import SHARED, Graph
 from calibrant.understand._engine.readers import LogitDifference
 from calibrant.understand._inclusion import resamples
 
@@ -78,7 +78,8 @@ class CircuitResult(Result):
         """The smallest circuit, edge by edge; and what each size keeps, beside all edges but those."""
         values = edges_of(self.metrics, "removal", "lost without it")
         title = "The smallest faithful circuit: what is lost without each of its edges"
-        graph = FigureData(kind="graph", values=values, title=title)
+        shared = next((one for one in self.caveats if one.startswith(SHARED)), "")
+        graph = FigureData(kind="graph", values=values, title=title, caption=shared)
         kept = []
         for name, one in self.metrics.items():
             part, _, size = name.partition("/")
@@ -139,7 +140,7 @@ def circuit(
     ]
     if len(edges) < len(found.names):
         notes.append(f"{len(found.names) - len(edges)} edges have no score in the file, and are never kept")
-    return CircuitResult(metrics=metrics, caveats=(*notes, *effects.notes))
+    return CircuitResult(metrics=metrics, caveats=(*notes, *found.notes, *effects.notes))
 
 
 def circuits(graph: Graph, edges: dict[str, ScoredEdge], sizes: tuple[float, ...]) -> list[Tried]:

@@ -126,7 +126,7 @@ def path_patch(
         f"{len(cells)} senders, two directions: 'found' is corrected for looking at all, an interval is not",
         _card(model, config),
     )
-    return PathPatchResult(metrics=metrics, caveats=(*notes, *effects.notes))
+    return PathPatchResult(metrics=metrics, caveats=(*notes, *graph.notes, *effects.notes))
 
 
 def _card(model: OpenLM, config: PathPatching) -> str:
