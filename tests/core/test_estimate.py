@@ -14,6 +14,8 @@ from calibrant.core import Estimate, point, unknown
     [
         (Estimate(value=0.25, low=0.125, high=0.5), "0.250 [0.125, 0.500]"),
         (Estimate(value=0.0, low=0.0, high=0.0), "0.000 [0.000, 0.000]"),
+        (Estimate(value=-3e-7, low=-4e-7, high=-2e-7), "-3e-07 [-4e-07, -2e-07]"),
+        (Estimate(value=1e-5, low=0.0, high=0.25), "0.000 [0.000, 0.250]"),
         (Estimate(value=0.25, low=0.125), "0.25"),
         (point(12345.678), "1.235e+04"),
         (point(0.0), "0"),

@@ -409,7 +409,7 @@ def test_romes_foil_follows_a_blank_beside_an_empty_column(blank: dict[str, Any]
     [
         ("The mother tongue of {} is", "The", "unclear: the prompt has both '{}' and"),
         ("Oslo {} is in", "Oslo", "unclear: the prompt has both '{}' and"),
-        ("{} and {} are in", "Oslo", "no subject"),
+        ("{} and {} are in", "Oslo", "no subject: the prompt's last turn must name 'Oslo' once"),
         ("It is in", "Oslo", "no subject"),
     ],
 )

@@ -186,7 +186,7 @@ def test_a_flaw_that_does_not_stand_in_the_answer_is_refused(tmp_path):
     row = {"question": "q", "answer": "the fox eats corn", "flaw": "hay"}
     path.write_text(json.dumps(row) + "\n" + json.dumps({**row, "flaw": "Corn "}) + "\n")
     table = read_file(CheckedAnswers, path)
-    assert [r.reason for r in table.refused] == ["flaw not found: str 'hay' does not stand in the answer"]
+    assert [r.reason for r in table.refused] == ["flaw not found: 'hay' does not stand in the answer"]
     assert table.rows[0].flaw == "Corn"
 
 

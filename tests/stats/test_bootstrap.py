@@ -106,9 +106,12 @@ def test_no_spread_keeps_a_width():
     assert grouped.high == pytest.approx(1 - 0.025**0.1)
     middle = mean([0.5] * 30, bounds=(0.0, 1.0), **LABEL)
     assert middle.low < 0.5 < middle.high
+    assert found.reason == middle.reason and found.reason.startswith(
+        "all independent units have the same value: "
+    )
     unbounded = mean([0.5] * 30, **LABEL)
     assert (unbounded.value, unbounded.low, unbounded.high) == (0.5, None, None)
-    assert unbounded.reason
+    assert unbounded.reason.endswith("may differ by any amount, so there is no interval")
 
 
 def test_one_or_two_units_bound_nothing():

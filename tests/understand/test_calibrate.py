@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -273,6 +274,28 @@ def test_the_nearest_class_is_named():
     for case in list(CircuitPlants("induction", {"n": "2"}).cases(0))[::10]:
         assert nearest_class(case.model) == case.point["family"]
         assert f"({case.point['family']}/none/earlier, 16 pairs)" in in_words(card, case.model, "denoise")
+
+
+@pytest.mark.parametrize(
+    ("kinds", "found"),
+    [
+        (
+            ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "olmo2", "phi3", "granite"),
+            "llama",
+        ),
+        (("gpt_neox", "cohere", "cohere2", "falcon", "phi"), "neox"),
+        (("gpt2", "opt"), "gpt2"),
+        (("rwkv", "jamba", "mamba", "bloom", "bert", ""), ""),
+    ],
+)
+def test_models_unlike_all_planted_ones_have_no_card(kinds, found):
+    for kind in kinds:
+        model = SimpleNamespace(module=SimpleNamespace(config=SimpleNamespace(model_type=kind)))
+        assert nearest_class(model) == found, kind
+        told = in_words(shipped_card(), model, "denoise")
+        assert told.startswith(
+            "card of 'denoise', circuits" if found else "no card of 'denoise' for models of "
+        )
 
 
 def test_what_is_no_card_is_refused(tmp_path):

@@ -204,7 +204,9 @@ def test_facts_that_the_model_gets_wrong_are_counted_and_left_out():
     lm = open_plant("facts", {})
     result = causal_trace(lm, Facts(rows=tuple(rows)), FEW, Quiet())
     assert result.metrics["known"].value == pytest.approx(8 / 12)
-    assert any(c.startswith("4 of 12 facts left out") for c in result.caveats)
+    (note,) = [c for c in result.caveats if c.startswith("4 of 12 facts left out")]
+    said = f"(of '{rows[0].id}' {rows[0].foil!r}, where the answer begins {rows[0].answer!r})"
+    assert note.endswith(f"the model's first choice is not the answer {said}")
     assert result.metrics["total_effect/probability"].n == 8
     kept = causal_trace(lm, Facts(rows=tuple(rows)), FEW.model_copy(update={"wrong": "keep"}), Quiet())
     assert kept.metrics["total_effect/probability"].n == 12
@@ -217,6 +219,17 @@ def test_a_model_that_knows_nothing_is_not_testable():
     for name in ("total_effect/probability", "found/logits"):
         assert "not testable: 0 of 9 facts are left" in result.metrics[name].reason
     assert any("a leading blank of the answer counts" in c for c in result.caveats)
+
+
+def test_an_effect_of_the_size_of_rounding_is_not_testable():
+    """All answers are about as likely with the subject as without: there is nothing to bring back."""
+    lm = open_plant("facts", {})
+    lm.module.get_output_embeddings().weight.data *= 1e-5
+    metrics = causal_trace(lm, open_facts("names", {"n": "16"}), FEW, Quiet()).metrics
+    for unit in ("probability", "logits"):
+        assert metrics[f"total_effect/{unit}"].low > 0 and metrics[f"total_effect/{unit}"].high < 1e-3
+        assert "is smaller than 0.001" in metrics[f"found/{unit}"].reason
+        assert metrics[f"{unit}/layer_0/subject_last"].value is None
 
 
 def test_nothing_is_found_where_the_facts_were_taken_away():

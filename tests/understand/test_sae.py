@@ -85,6 +85,7 @@ def test_the_mean_recovers_nothing_over_the_mean(model, tmp_path):
     assert found["kl_score/mean"].value == pytest.approx(0.0, abs=1e-5)
     assert found["explained_variance"].value == pytest.approx(0.0, abs=1e-5)
     assert found["dead_share"].value == 1.0
+    assert found["dead_share"].reason.startswith("features that were on at none of ")
     zero, *_ = scores(model, lambda store: constant(torch.zeros(32)), tmp_path)
     assert zero["kl_score/zero"].value == pytest.approx(0.0, abs=1e-6)
     assert zero["explained_variance"].value < 0

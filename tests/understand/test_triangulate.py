@@ -76,8 +76,24 @@ def test_nothing_is_testable_on_a_null(null):
 def test_too_few_other_sets_are_too_few_to_compare_with():
     result = judged({}, names((1, 2)))
     assert result.finding == "not testable" and any(
-        "11 other sets of 1 cells are compared with, and 19 are needed" in c for c in result.caveats
+        "11 other sets of 1 cells are compared with, and 19 are needed: the model has no more" in c
+        for c in result.caveats
     )
+
+
+def test_more_sets_are_asked_for_where_there_are_more():
+    result = judged({}, names((0, 1), (1, 2)), sets=25, level=0.03)
+    assert any(caveat.endswith("25 other sets of 2 cells are compared with, and 33 are needed: raise 'sets'")
+               for caveat in result.caveats)  # fmt: skip
+
+
+def test_the_cells_stand_beside_the_words():
+    """Words and cells may differ, and only the cells are tested."""
+    result = judged({}, names((0, 1), (1, 2)), says="the answer is carried by heads 0.0 and 3.2")
+    cells = "[what is tested: layer_0/head_1, layer_1/head_2]"
+    assert result.caveats[0] == f"supported: the answer is carried by heads 0.0 and 3.2 {cells}"
+    layers = judged({}, ("layer_0", "layer_1"), site="attn_out", positions="last", says="attention does it")
+    assert "[what is tested: layer_0, layer_1 (attn_out), at the last position]" in layers.caveats[0]
 
 
 def test_the_rule_prints_its_own_errors_and_not_under_other_thresholds(tmp_path):

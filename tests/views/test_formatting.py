@@ -67,5 +67,5 @@ def test_durations_sizes_and_references():
 def test_a_crowded_place_never_shows_a_round_number_that_is_not_one():
     shares = (0.0, 0.004, 0.005, 0.123, 0.995, 0.996, 1.0, -0.5, -0.004, None)
     assert [formatting.brief(v) for v in shares] == [
-        "0.00", "<0.01", "0.01", "0.12", "0.99", ">0.99", "1.00", "−0.50", ">−0.01", "unknown",
+        "0.00", "<0.01", "0.01", "0.12", "0.99", ">0.99", "1.00", "−0.50", "−0.00", "unknown",
     ]  # fmt: skip

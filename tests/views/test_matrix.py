@@ -9,8 +9,9 @@ from importlib.resources import files
 import pytest
 
 from calibrant.core import Estimate, unknown
+from calibrant.core.figure_data import ROLES
 from calibrant.core.record import Failure
-from calibrant.views.figures import FigureSpec, Series, describe, legend, stages, table
+from calibrant.views.figures import FigureSpec, Lane, Mark, Series, describe, legend, stages, table, tip
 from calibrant.views.matrix import heat
 from calibrant.views.page import StudyView, page
 from calibrant.views.plots import draw
@@ -216,6 +217,16 @@ def test_layers_stand_in_the_order_of_their_numbers(record, ledger):
     assert [mark.column for mark in found[0].marks] == [f"head {head}" for head in range(11)]
 
 
+def test_places_of_a_prompt_stand_in_its_order(record, ledger):
+    """Not by the alphabet, in which what comes after the subject comes first."""
+    names = [f"probability/layer_{layer}/{place}" for layer in (0, 1) for place in sorted(ROLES)]
+    entries = ledger([record("j", "understand.causal_trace", {name: share(0.1) for name in names})])
+    found = lanes(spec("j", metric="probability").model_copy(update={"axis": "place"}), entries)
+    assert [lane.label for lane in found] == ["layer 0", "layer 1"]
+    places = ["subject first", "subject middle", "subject last", "after first", "after further", "last"]
+    assert [mark.column for mark in found[1].marks] == places
+
+
 def test_a_patch_sweep_is_a_matrix_of_layers_by_heads(record, ledger):
     metrics = {"total_effect": share(3.0, 2.0, 4.0), "found/denoise": share(1.0)}
     for layer, head in itertools.product((0, 1), (0, 1, 2)):
@@ -231,4 +242,13 @@ def test_a_patch_sweep_is_a_matrix_of_layers_by_heads(record, ledger):
     assert [[mark.estimate.value for mark in lane.marks] for lane in nested] == [[0.5] * 3] * 2
     svg = render(given, entries)
     assert boxes(svg)[:6] == ["h0"] * 5 + ["h5"] and "20 pairs" in svg
-    assert "goals without" not in svg and "technique" not in svg
+    assert "share of units is unknown" in svg and "goals" not in svg and "technique" not in svg
+
+
+def test_a_hover_names_a_head_once_and_no_empty_stage():
+    series = Series(label="denoise", job_id="j", metric="denoise", stage="")
+    mark = Mark(0, "", share(0.602), column="head 0")
+    assert tip(Lane(series, (), name="layer 0"), mark, "head").startswith("layer 0, head 0, seed 0: 0.602")
+    assert tip(Lane(series, (), name="layer 0"), mark._replace(column="pair"), "technique").startswith(
+        "layer 0, technique pair, seed 0"
+    )

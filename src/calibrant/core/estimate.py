@@ -55,7 +55,10 @@ class Estimate(Frozen):
             return f"unknown{span} ({self.reason or 'no reason given'})"
         if self.low is None or self.high is None:
             return f"{self.value:.4g}"
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+        numbers = (self.value, self.low, self.high)
+        tiny = any(numbers) and max(map(abs, numbers)) < 5e-4  # all would read 0.000
+        value, low, high = (f"{number:{'.1g' if tiny else '.3f'}}" for number in numbers)
+        return f"{value} [{low}, {high}]"
 
 
 def point(value: float, *, unit: str = "", n: int = 0, reason: str = "") -> Estimate:

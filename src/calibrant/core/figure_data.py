@@ -9,6 +9,8 @@ from typing import Literal
 from calibrant.core.config import Frozen
 from calibrant.core.estimate import Estimate
 
+ROLES = ("subject_first", "subject_middle", "subject_last", "after_first", "after_further", "last")
+"""Places in a prompt about a subject, by name, in the order of the prompt."""
 FigureKind = Literal["matrix", "lens", "sweep", "graph", "intervals"]
 _CELL = re.compile(r"(?P<family>.+)/(?P<row>[a-z]+_\d+)/(?P<column>[a-z]+_\d+)")
 _NUMBER = r"(?P<at>\d+(?:\.\d+)?(?:e[+-]?\d+)?)"

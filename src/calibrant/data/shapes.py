@@ -263,7 +263,7 @@ def _classed(name: str, row: Row) -> ClassedText:
 def _checked(name: str, row: Row) -> CheckedAnswer:
     answer, flaw = as_text(*column(row, "answer", "completion")), _word(row, "flaw").strip()
     if flaw.casefold() not in answer.casefold():
-        raise InputError(f"flaw not found: {shown(flaw)} does not stand in the answer")
+        raise InputError(f"flaw not found: {flaw[:30]!r} does not stand in the answer")
     return CheckedAnswer(
         id=name,
         prompt=prompt_in(row, "question", "prompt", "chat"),
@@ -349,12 +349,12 @@ def _fact(name: str, row: Row) -> Fact:
     prompt = prompt_in(row, "prompt")
     last = prompt.messages[-1]
     if "{}" in last.content and subject in last.content.replace("{}", ""):
-        raise InputError(f"unclear: the prompt has both '{{}}' and {shown(subject)}, its subject")
+        raise InputError(f"unclear: the prompt has both '{{}}' and {subject[:30]!r}, its subject")
     if last.content.count("{}") == 1:
         filled = last.model_copy(update={"content": last.content.replace("{}", subject)})
         prompt = Chat(messages=(*prompt.messages[:-1], filled))
     if prompt.messages[-1].content.count(subject) != 1:
-        raise InputError(f"no subject: the prompt's last turn must name {shown(subject)} once")
+        raise InputError(f"no subject: the prompt's last turn must name {subject[:30]!r} once")
     foil, other, cluster = (
         given(row, *names) for names in (("foil", "target_new"), ("other",), ("cluster", "template"))
     )

@@ -38,6 +38,8 @@ from calibrant.stats._sample import (
 Bounds = tuple[float, float]
 UNBOUNDED: Bounds = (-math.inf, math.inf)
 RESAMPLES = 2000
+_SAME = "all independent units have the same value"
+_ALLOWED = "the interval is what others, not seen, could make of it"
 _CELLS = 4_000_000  # resamples times clusters held in memory at once
 
 
@@ -118,9 +120,8 @@ def ends(
     (low, high), remark = limits, ""
     if at_the_ends(worst, bounds) and known.size > 1 and cluster_count(codes) != 1:
         low, high = gaffke(worst, codes, level, limits)
-        agree = "all independent units agree: the ends allow for units that differ unseen"
         if np.array_equal(*worst) and np.ptp(worst[0]) == 0:
-            remark = agree
+            remark = f"{_SAME}: {_ALLOWED}"
     elif known.any():
         groups = None if codes is None else cluster_of(codes[known])
         low, high, remark = bootstrap_t(worst[0][known], groups, level, limits, resamples, seed)
@@ -153,8 +154,12 @@ def bootstrap_t(
         # Of k that agree, a share up to 1 - tail^(1/k) may differ unseen, by as much as bounds allow.
         unseen = 1 - tail ** (1 / k)
         low, high = centre + unseen * (floor - centre), centre + unseen * (ceiling - centre)
-        rest = "the ends allow for" if math.isfinite(low) else "without bounds nothing limits"
-        return low, high, f"all independent units agree, so no bootstrap: {rest} units that differ unseen"
+        rest = (
+            _ALLOWED
+            if math.isfinite(low)
+            else "others, not seen, may differ by any amount, so there is no interval"
+        )
+        return low, high, f"{_SAME}: {rest}"
     ratios = _studentised(totals, sizes, counts, (centre, error, scale), resamples, seed)
     below, above = np.quantile(ratios, [tail, 1 - tail], method="inverted_cdf")
     low, high = centre - float(above) * error, centre - float(below) * error

@@ -13,9 +13,20 @@ from calibrant.understand._rule import Rule
 
 _CLASSES: Mapping[str, tuple[str, ...]] = {
     "gpt2": ("gpt2", "opt", "gpt_neo", "gpt_bigcode", "biogpt", "xglm"),
-    "neox": ("gpt_neox", "gptj", "phi", "falcon", "codegen", "cohere", "gpt_neox_japanese", "stablelm"),
-}
-"""Class on the card -> model types that are built like it: positions in the stream; parallel blocks."""
+    "neox": (
+        "gpt_neox", "gptj", "phi", "falcon", "codegen", "cohere", "cohere2", "gpt_neox_japanese", "stablelm",
+    ),
+    "llama": (
+        "llama", "llama4_text", "mistral", "ministral", "ministral3", "mixtral", "qwen2", "qwen2_moe",
+        "qwen3", "qwen3_moe", "gemma", "gemma2", "gemma3", "gemma3_text", "gemma3n_text", "olmo", "olmo2",
+        "olmo3", "olmoe", "phi3", "phimoe", "granite", "granitemoe", "starcoder2", "smollm3", "nemotron",
+        "glm", "glm4", "glm4_moe", "persimmon", "diffllama", "helium", "exaone4", "arcee", "apertus",
+        "seed_oss", "ernie4_5", "hunyuan_v1_dense", "gpt_oss", "jetmoe", "minicpm3", "deepseek_v2",
+        "deepseek_v3",
+    ),
+}  # fmt: skip
+"""Class on the card -> model types that are built like it: positions in the stream; queries that turn,
+blocks in parallel; queries that turn, blocks in turn. Others (states, biases by distance) have no card."""
 
 _HIDDEN = {"answer", "tenth"}
 """Points where the corruption shows one head of the claim too little, or it does less than its part."""
@@ -35,10 +46,13 @@ def shipped_card() -> InstrumentCard:
 
 
 def nearest_class(model: OpenLM) -> str:
-    """The class of planted models that is built most like ``model``; 'llama' where queries turn."""
-    config = getattr(model.module, "config", None)
-    kind = str(getattr(config, "model_type", ""))
-    return next((name for name, types in _CLASSES.items() if kind in types), "llama")
+    """The class of planted models that is built most like ``model``; "" where none is."""
+    kind = _kind(model)
+    return next((name for name, types in _CLASSES.items() if kind in types), "")
+
+
+def _kind(model: OpenLM) -> str:
+    return str(getattr(getattr(model.module, "config", None), "model_type", ""))
 
 
 def nearest_row(
@@ -54,6 +68,9 @@ def in_words(card: InstrumentCard, model: OpenLM, instrument: str) -> str:
     """One sentence on an instrument, for the caveats of a result."""
     if all(row.instrument != instrument for row in card.rows):
         return f"no card: '{instrument}' is not among the instruments of {card.plants}"
+    if not nearest_class(model):
+        kind = f"'{_kind(model)}'" if _kind(model) else "an unknown type"
+        return f"no card of '{instrument}' for models of {kind}: no circuits were planted in any like it"
     row, nulls = nearest_row(card, model, instrument)
     false, cases = sum(one.false_sweeps for one in nulls), sum(one.cases for one in nulls)
     high = proportion_interval(false, cases)[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -24,12 +25,21 @@ class Encoded(NamedTuple):
     """First token of each answer."""
     foils: list[int]
     """First token of each foil."""
+    clusters: list[str] | None = None
+    """A name a pair: pairs of one name are not independent; None where all are."""
+    repeats: int = 0
+    """Pairs with the prompts of an earlier one, in whichever order, and of another cluster in the table."""
 
     @property
-    def clusters(self) -> list[str] | None:
-        """A name an example; None where no row has one."""
-        named = [row.cluster or f"\0{number}" for number, row in enumerate(self.rows)]
-        return named if any(row.cluster for row in self.rows) else None
+    def notes(self) -> list[str]:
+        """Caveats of these pairs."""
+        if not self.repeats:
+            return []
+        units = len(set(self.clusters or ()))
+        return [
+            f"{self.repeats} of {len(self.rows)} pairs have the prompts of an earlier pair, swapped or not: "
+            f"such pairs count as one, which leaves {units} for intervals and 'found'"
+        ]
 
 
 def encode(model: OpenLM, contrasts: Contrasts, limit: int | None = None) -> Encoded:
@@ -82,9 +92,39 @@ def encode(model: OpenLM, contrasts: Contrasts, limit: int | None = None) -> Enc
                 hint="choose a foil that differs in its first token",
             )
     device = next(model.module.parameters()).device
+    clusters, repeats = _clusters(rows, clean, corrupt)
     return Encoded(
-        rows, torch.tensor(clean, device=device), torch.tensor(corrupt, device=device), answers, foils
-    )
+        rows, torch.tensor(clean, device=device), torch.tensor(corrupt, device=device), answers, foils,
+        clusters, repeats,
+    )  # fmt: skip
+
+
+def _clusters(
+    rows: Sequence[Contrast], clean: Sequence[Sequence[int]], corrupt: Sequence[Sequence[int]]
+) -> tuple[list[str] | None, int]:
+    """Names of clusters, and how many pairs repeat the prompts of one outside their own cluster.
+
+    A pair and its swap have the same total effect, and each one's denoising is the other's noising: counted
+    twice, they would make a chance effect look like a sure one.
+    """
+    names = [row.cluster or f"\0{number}" for number, row in enumerate(rows)]
+    joined: dict[str, str] = {}
+    first: dict[frozenset[tuple[int, ...]], str] = {}
+    repeats = 0
+
+    def root(name: str) -> str:
+        while name in joined:
+            name = joined[name]
+        return name
+
+    for name, one, other in zip(names, clean, corrupt, strict=True):
+        earlier = first.setdefault(frozenset((tuple(one), tuple(other))), name)
+        repeats += earlier != name
+        if root(earlier) != root(name):
+            joined[root(name)] = root(earlier)
+    if not repeats and not any(row.cluster for row in rows):
+        return None, 0
+    return [root(name) for name in names], repeats
 
 
 def first_token(model: OpenLM, whose: str, text: str) -> int:

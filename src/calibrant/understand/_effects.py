@@ -85,7 +85,7 @@ class Effects:
     @property
     def notes(self) -> list[str]:
         """Caveats of these pairs."""
-        notes = [self.idle] if self.idle else []
+        notes = [*self.pairs.notes, *([self.idle] if self.idle else [])]
         if self.testable and self.total.mean() < 0:
             notes.append("the answer is likelier after the corrupted prompt: are answer and foil swapped?")
         return notes

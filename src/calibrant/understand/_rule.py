@@ -95,9 +95,13 @@ def ruled(evidence: Evidence, heldout: Evidence, names: Sequence[str], rule: Rul
         return untestable(f"{units} pairs, or clusters of them, are too few: no p-value can be small enough")
     if 1 / (1 + others) > rule.level:
         needed = math.ceil(1 / rule.level - 1e-9) - 1
+        more = (
+            "the model has no more, whatever 'sets' is: claim a number of cells of which it has more sets"
+            if others < rule.sets
+            else "raise 'sets'"
+        )
         return untestable(
-            f"{others} other sets of {size} cells are compared with, and {needed} are needed: raise 'sets', "
-            "or claim a number of cells of which there are more sets"
+            f"{others} other sets of {size} cells are compared with, and {needed} are needed: {more}"
         )
     lines = {name: _line(evidence, name, size) for name in evidence.effects}
     chances = [

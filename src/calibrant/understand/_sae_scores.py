@@ -65,7 +65,7 @@ def reconstruction(tally: Tally) -> dict[str, Estimate]:
     }
     found["dead_share"] = point(
         float(tally.dead.double().mean()), unit="feature", n=len(tally.fired),
-        reason=f"never on in {seen} held-out tokens",
+        reason=f"features that were on at none of {seen} held-out tokens",
     )  # fmt: skip
     return found
 

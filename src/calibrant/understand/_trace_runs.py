@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from calibrant.core import CapabilityError, NumericalError, OpenLM, Run, digest
+from calibrant.core.figure_data import ROLES
 from calibrant.models.anatomy import anatomy
 from calibrant.models.batching import batching
 from calibrant.models.sites import places
@@ -22,7 +23,6 @@ from calibrant.understand._facts import Asked
 
 _ROWS = 64
 """Corrupted prompts in one sweep."""
-_ROLES = ("subject_first", "subject_middle", "subject_last", "after_first", "after_further", "last")
 
 
 class Corruption(NamedTuple):
@@ -74,18 +74,18 @@ def layers_of(model: OpenLM, site: str) -> dict[int, str]:
 
 def read_clean(
     model: OpenLM, asked: Sequence[Asked]
-) -> tuple[Floats, np.ndarray[tuple[int], np.dtype[np.bool_]]]:
-    """(N, 2) probability and logit difference of clean prompts, and (N,) whether the answer comes first."""
-    found, right = np.empty((len(asked), 2)), np.empty(len(asked), np.bool_)
+) -> tuple[Floats, np.ndarray[tuple[int], np.dtype[np.int64]]]:
+    """(N, 2) probability and logit difference of clean prompts, and (N,) the token that comes first."""
+    found, first = np.empty((len(asked), 2)), np.empty(len(asked), np.int64)
     read = _reader(asked, 1)
     for some in _alike(asked, _ROWS, by_subject=False):
         with torch.inference_mode():
             logits = last_logits(model.module, _ids(model, [asked[at].ids for at in some]), None)
             found[some] = _shown(read(logits, torch.tensor(some, device=logits.device)).double().cpu())
-            right[some] = (logits.argmax(-1).cpu() == torch.tensor([asked[at].answer for at in some])).numpy()
+            first[some] = logits.argmax(-1).cpu().numpy()
     if np.isnan(found).any():
         raise NumericalError("a clean prompt's logits are no numbers", hint="load the model in float32")
-    return found, right
+    return found, first
 
 
 def scale_of(model: OpenLM, asked: Sequence[Asked]) -> float:
@@ -110,7 +110,7 @@ def restore(
     layers = list(sites)
     roles = [_roles(one, each) for one in asked]
     order = list(dict.fromkeys(name for one in roles for name in one))
-    order = order if each else [name for name in _ROLES if name in order]
+    order = order if each else [name for name in ROLES if name in order]
     cells = [f"layer_{layer}/{name}" for layer in layers for name in order]
     effects = np.full((2, len(layers), len(order), len(asked)), np.nan)
     base = np.empty((len(asked), how.draws, 2))

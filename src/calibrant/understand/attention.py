@@ -71,7 +71,7 @@ class _Told(NamedTuple):
     effect: Floats
 
 
-@technique(version=2)
+@technique(version=3)  # version 2 counted a pair and its swap twice
 def attention(
     model: OpenLM, contrasts: Contrasts, config: Attention = Attention(), run: Run = Quiet()
 ) -> AttentionResult:
@@ -112,7 +112,9 @@ def attention(
     ]
     if not seen.checked:
         notes.append("this family's patterns could not be held against what its heads hand on")
-    return AttentionResult(metrics=metrics, caveats=(*notes, *wrote.notes, *left_out(model, cells)))
+    return AttentionResult(
+        metrics=metrics, caveats=(*notes, *wrote.notes, *pairs.notes, *left_out(model, cells))
+    )
 
 
 def _chosen(pairs: Encoded, config: Attention) -> Tensor | None:

@@ -95,7 +95,7 @@ class AttributionResult(Result):
         return (*by_names(slopes), *([exact] if values else []))
 
 
-@technique(version=1)
+@technique(version=2)  # version 1 counted a pair and its swap twice
 def attribute(
     model: OpenLM, contrasts: Contrasts, config: Attribution = Attribution(), run: Run = Quiet()
 ) -> AttributionResult:

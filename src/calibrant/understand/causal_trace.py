@@ -35,6 +35,8 @@ from calibrant.understand._trace_runs import Corruption, Restored, layers_of, re
 _WINDOW = 10 / 48
 """The paper's window, 10 layers of GPT-2 XL's 48, as a share of the depth."""
 _UNITS = ("probability", "logits")
+_LEAST = 1e-3
+"""Least total effect, of either unit, of which shares are told: below it no answer comes or goes."""
 
 
 class CausalTracing(Frozen):
@@ -74,7 +76,7 @@ class CausalTraceResult(Result):
     ``total_effect/...``, ``found/...``, ``known``, ``noise_std``, ``draw_error``. Artefact 'trace.json'."""
 
 
-@technique(version=1)
+@technique(version=2)  # version 1 told shares of a total effect of any size
 def causal_trace(
     model: OpenLM, facts: Facts, config: CausalTracing = CausalTracing(), run: Run = Quiet()
 ) -> CausalTraceResult:
@@ -88,14 +90,15 @@ def causal_trace(
     replace = config.corruption == "replace"
     asked = ask(model, facts, config.limit, swap=replace, seed=run.seed)
     sites = layers_of(model, config.site)
-    clean, right = read_clean(model, asked)
+    clean, first = read_clean(model, asked)
+    right = first == np.array([one.answer for one in asked])
     run.spend(queries=len(asked))
     names = [one.row.cluster or f"\0{number}" for number, one in enumerate(asked)]
     clusters = names if any(one.row.cluster for one in asked) else None
     known = mean(
         right.astype(float).tolist(), clusters=clusters, better="none", unit="fact", bounds=(0.0, 1.0)
     )
-    kept, notes = _kept(asked, right, config)
+    kept, notes = _kept(asked, right, config, _example(model, asked, first))
     metrics: dict[str, Estimate] = {"known": known}
     if len(kept) < 2:
         reason = f"not testable: {len(kept)} of {len(asked)} facts are left"
@@ -146,7 +149,7 @@ class _Traced:
         for at, unit in enumerate(units):
             total = self._mean(self.total[at])
             found[f"total_effect/{unit}"] = total
-            idle = why_idle(total, "the total effect")
+            idle = why_idle(total, "the total effect") or _too_small(total)
             least = abs(config.floor * float(self.total[at].mean()))
             hits = sum(
                 chance <= config.level and abs(float(np.nanmean(effect))) >= least
@@ -193,14 +196,32 @@ class _Traced:
         run.artifact("trace.json").write_text(json.dumps(table), encoding="utf-8")
 
 
+def _too_small(total: Estimate) -> str:
+    if total.value is None or abs(total.value) >= _LEAST:
+        return ""
+    return f"not testable: the total effect, {total.value:.1g}, is smaller than {_LEAST:g}"
+
+
+def _example(model: OpenLM, asked: list[Asked], first: np.ndarray[tuple[int], np.dtype[np.int64]]) -> str:
+    """What the model would say of the first fact that it gets wrong; "" where it gets none wrong."""
+    for one, choice in zip(asked, first.tolist(), strict=True):
+        if choice != one.answer:
+            said, due = (model.tokenizer.decode([token]) for token in (choice, one.answer))
+            return f"of '{one.row.id}' {said!r}, where the answer begins {due!r}"
+    return ""
+
+
 def _rounded(values: Floats) -> list[float | None]:
     return [None if np.isnan(value) else round(float(value), 7) for value in values]
 
 
 def _kept(
-    asked: list[Asked], right: np.ndarray[tuple[int, ...], np.dtype[np.bool_]], config: CausalTracing
+    asked: list[Asked],
+    right: np.ndarray[tuple[int, ...], np.dtype[np.bool_]],
+    config: CausalTracing,
+    example: str,
 ) -> tuple[list[int], list[str]]:
-    """Facts to trace, and a caveat for those that are not."""
+    """Facts to trace, and a caveat for those that are not; ``example`` is of one that is wrong."""
     wrong = [at for at in range(len(asked)) if not right[at]] if config.wrong == "leave_out" else []
     lonely = [
         at
@@ -211,11 +232,13 @@ def _kept(
     if wrong:
         blank = "; a leading blank of the answer counts" if len(wrong) == len(asked) else ""
         notes.append(
-            f"{len(wrong)} of {len(asked)} facts left out: the model's first choice is not the answer{blank}"
+            f"{len(wrong)} of {len(asked)} facts left out: the model's first choice is not the answer "
+            f"({example}){blank}"
         )
     if config.wrong == "keep" and not right.all():
         notes.append(
-            f"{int((~right).sum())} of {len(asked)} facts are traced although the model gets them wrong"
+            f"{int((~right).sum())} of {len(asked)} facts are traced although the model gets them wrong "
+            f"({example})"
         )
     if lonely:
         notes.append(

@@ -35,7 +35,7 @@ from calibrant.understand._contrasts import Encoded, encode
 from calibrant.understand._effects import UNIT, Effects, Floats
 from calibrant.understand._engine.edge_runs import masked, mean_wrote, wrote
 from calibrant.understand._engine.find_graph import graph_of
-from calibrant.understand._engine.graph import Graph
+from calibrant.understand._engine.graph import SHARED, Graph
 from calibrant.understand._engine.readers import LogitDifference
 from calibrant.understand._inclusion import resamples
 
@@ -78,7 +78,8 @@ class CircuitResult(Result):
         """The smallest circuit, edge by edge; and what each size keeps, beside all edges but those."""
         values = edges_of(self.metrics, "removal", "lost without it")
         title = "The smallest faithful circuit: what is lost without each of its edges"
-        graph = FigureData(kind="graph", values=values, title=title)
+        shared = next((one for one in self.caveats if one.startswith(SHARED)), "")
+        graph = FigureData(kind="graph", values=values, title=title, caption=shared)
         kept = []
         for name, one in self.metrics.items():
             part, _, size = name.partition("/")
@@ -103,7 +104,7 @@ class Tried(NamedTuple):
     """(E,) bool, without dead ends."""
 
 
-@technique(version=2)
+@technique(version=2)  # version 1 counted a pair and its swap twice
 def circuit(
     model: OpenLM, contrasts: Contrasts, graph: EdgeGraph, config: Circuit = Circuit(), run: Run = Quiet()
 ) -> CircuitResult:
@@ -137,7 +138,9 @@ def circuit(
         "circuits were chosen by scores: on the pairs that gave them f is flattered",
         "edges that no path from input to logits goes through were dropped, as EAP-IG and MIB do: see kept",
     ]
-    return CircuitResult(metrics=metrics, caveats=(*doubts(model, found, graph), *notes, *effects.notes))
+    return CircuitResult(
+        metrics=metrics, caveats=(*doubts(model, found, graph), *notes, *found.notes, *effects.notes)
+    )
 
 
 def circuits(graph: Graph, edges: dict[str, ScoredEdge], sizes: tuple[float, ...]) -> list[Tried]:

@@ -36,7 +36,7 @@ from calibrant.understand._effects import WAYS, Effects, Floats
 from calibrant.understand._engine.edge_runs import masked, wrote
 from calibrant.understand._engine.edge_scores import edge_scores, midpoints
 from calibrant.understand._engine.find_graph import graph_of
-from calibrant.understand._engine.graph import Graph
+from calibrant.understand._engine.graph import SHARED, Graph
 from calibrant.understand._engine.readers import LogitDifference
 from calibrant.understand._inclusion import inclusion, strongest
 
@@ -71,7 +71,8 @@ class EdgesResult(Result):
                 "noise": "by gradient, noising"}  # fmt: skip
         values = tuple(one for name, label in told.items() for one in edges_of(self.metrics, name, label))
         title = "The strongest edges by gradient, and what patching each does"
-        graph = FigureData(kind="graph", values=values, title=title)
+        shared = next((one for one in self.caveats if one.startswith(SHARED)), "")
+        graph = FigureData(kind="graph", values=values, title=title, caption=shared)
         return (*([graph] if values else []), *by_names(self.metrics))
 
 
@@ -81,7 +82,7 @@ class Edge(NamedTuple):
     name: str
 
 
-@technique(version=2)
+@technique(version=2)  # version 1 counted a pair and its swap twice
 def edges(model: OpenLM, contrasts: Contrasts, config: Edges = Edges(), run: Run = Quiet()) -> EdgesResult:
     """Score every edge of ``model`` on pairs of a clean and a corrupted prompt, and audit the scores.
 
@@ -111,7 +112,7 @@ def edges(model: OpenLM, contrasts: Contrasts, config: Edges = Edges(), run: Run
         "edges were ranked and marked on these pairs: judge the circuit on others",
         f"{len(graph.names)} edges were looked at: an interval is not corrected for that",
     ]
-    return EdgesResult(metrics=metrics, caveats=(*notes, *effects.notes))
+    return EdgesResult(metrics=metrics, caveats=(*notes, *graph.notes, *effects.notes))
 
 
 def scored(model: OpenLM, graph: Graph, pairs: Encoded, config: Edges, run: Run) -> Effects:

@@ -68,7 +68,7 @@ class PatchResult(Result):
         return (*by_names(self.metrics), *([couples] if values else []))
 
 
-@technique(version=2)  # version 1 ran cells of tokens that both prompts share: rounding, not 0
+@technique(version=3)  # version 2 counted a pair and its swap twice
 def patch(
     model: OpenLM, contrasts: Contrasts, config: Patching = Patching(), run: Run = Quiet()
 ) -> PatchResult:

@@ -81,7 +81,7 @@ class Sender(NamedTuple):
     name: str
 
 
-@technique(version=1)
+@technique(version=2)  # version 1 counted a pair and its swap twice
 def path_patch(
     model: OpenLM, contrasts: Contrasts, config: PathPatching = PathPatching(), run: Run = Quiet()
 ) -> PathPatchResult:
@@ -126,7 +126,7 @@ def path_patch(
         f"{len(cells)} senders, two directions: 'found' is corrected for looking at all, an interval is not",
         _card(model, config),
     )
-    return PathPatchResult(metrics=metrics, caveats=(*notes, *effects.notes))
+    return PathPatchResult(metrics=metrics, caveats=(*notes, *graph.notes, *effects.notes))
 
 
 def _card(model: OpenLM, config: PathPatching) -> str:

@@ -41,7 +41,7 @@ class Claim(Rule):
     """What is claimed, and the rule's thresholds."""
 
     says: str = ""
-    """The claim in words, for the report."""
+    """The claim in words, for the report, which gives the cells beside them: nothing else ties the two."""
     cells: tuple[str, ...] = ()
     """The cells that carry the answer: 'layer_1/head_2', or 'layer_3' for what a block adds. At least one."""
     site: Where = "z"
@@ -178,7 +178,10 @@ def _metrics(ruling: Ruling, n: int) -> dict[str, Estimate]:
 def _caveats(
     config: Claim, ruling: Ruling, card: InstrumentCard, carded: bool, others: int
 ) -> tuple[str, ...]:
-    told = config.says or f"the answer is carried by {', '.join(config.cells)}"
+    site = "" if config.site == "z" else f" ({config.site})"
+    place = ", at the last position" if config.positions == "last" else ""
+    cells = f"{', '.join(config.cells)}{site}{place}"
+    told = f"{config.says} [what is tested: {cells}]" if config.says else f"the answer is carried by {cells}"
     silent = [name for name in INSTRUMENTS if name not in ruling.lines] if ruling.lines else []
     return (
         f"{ruling.finding}: {told}",

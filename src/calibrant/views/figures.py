@@ -164,7 +164,8 @@ def describe(spec: FigureSpec, lanes: Sequence[Lane]) -> str:
         setting = f" at {spec.axis or 'setting'} {exact(at)}" if at is not None else ""
         peak = f"; {peaks(lane)}" if lane.fits else ""
         value = within(lane) if lane.steps else f"{lane.summary}{span}"
-        parts.append(f"{lane.label}, {lane.series.stage}{setting}: {value}{peak}")
+        named = ", ".join(part for part in (lane.label, lane.series.stage) if part)
+        parts.append(f"{named}{setting}: {value}{peak}")
     limit = f" Threshold {exact(spec.threshold)}." if spec.threshold is not None else ""
     return (
         f"{spec.title}. {'; '.join(parts) or 'nothing to show'}.{limit} The table below holds every number."
@@ -180,12 +181,15 @@ def reach(spec: FigureSpec, lanes: Sequence[Lane]) -> list[float]:
 
 def tip(lane: Lane, mark: Mark, across: str = "at") -> str:
     """What a mark says when pointed at."""
-    e, place = mark.estimate, f", {across} {mark.place}" if mark.place else ""
+    e, place = mark.estimate, mark.place
+    if place and not place.startswith(f"{across} "):  # 'head 2' says itself what it is
+        place = f"{across} {place}"
     value = f"{number(e.value)} {interval(e.low, e.high)}".rstrip()
     if not known(e.value):
         value += f": {why_unknown(e)}"
     counted = (f" n = {e.n}" if e.n else "") + (f", {e.missing} of them missing" if e.missing else "")
-    return f"{lane.label}, {lane.series.stage}{place}, seed {mark.seed}: {value}{counted}"
+    named = ", ".join(part for part in (lane.label, lane.series.stage, place) if part)
+    return f"{named}, seed {mark.seed}: {value}{counted}"
 
 
 def peaks(lane: Lane) -> str:

@@ -48,13 +48,13 @@ def number(value: float | None, near: float | None = None) -> str:
 
 
 def brief(value: float | None) -> str:
-    """A share in a crowded place: '0.12'; '<0.01', '>0.99', '>−0.01' for what two decimals round away."""
+    """A share in a crowded place: '0.12'; '<0.01', '>0.99', '−0.00' for what two decimals round away."""
     if not known(value):
         return UNKNOWN
     if 0 < value < 0.005 or 0.995 < value < 1:
         return "<0.01" if value < 0.5 else ">0.99"
     if -0.005 < value < 0:
-        return ">\N{MINUS SIGN}0.01"
+        return "\N{MINUS SIGN}0.00"
     return f"{value:.2f}".replace("-", "\N{MINUS SIGN}")
 
 

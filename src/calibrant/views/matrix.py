@@ -82,11 +82,13 @@ def draw_matrix(cells: Sequence[Lane], key: str, narrow: bool, across: str = "te
     for top, lanes in zip(tops, panels, strict=True):
         if len(panels) > 1:
             series = lanes[0].series
-            canvas.text(0, top + 12, f"{series.label}, {series.stage}", INK, 14, weight="bold")
+            canvas.text(
+                0, top + 12, ", ".join(filter(None, (series.label, series.stage))), INK, 14, weight="bold"
+            )
             top += TITLE
         _panel(canvas, grid, lanes, top, f"#{key[:-1]}-numbers", across)
     units = "goals" if across == "technique" else "units"
-    _key(canvas, y, narrow, "" if many else f"unknown; at a foot, the share of {units} without an outcome")
+    _key(canvas, y, narrow, "" if many else f"unknown; foot only: that share of {units} is unknown")
     return canvas
 
 

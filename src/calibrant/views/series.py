@@ -8,7 +8,7 @@ from itertools import product
 
 from calibrant.core.errors import nearest
 from calibrant.core.estimate import Estimate, unknown
-from calibrant.core.figure_data import edges_of, settings_of
+from calibrant.core.figure_data import ROLES, edges_of, settings_of
 from calibrant.core.record import Entry
 from calibrant.views.curves import Budget, Curve, Fitted
 from calibrant.views.figures import FigureSpec, Lane, Mark, Series
@@ -148,7 +148,9 @@ def _spelt(part: str) -> str:
 
 
 def _counted(name: str) -> tuple[str, int]:
-    """By which names of parts are put in order: layer 2 stands before layer 10."""
+    """By which names of parts are put in order: layer 2 before layer 10, a prompt's places as it has them."""
+    if (part := name.replace(" ", "_")) in ROLES:
+        return "", ROLES.index(part)
     words, _, number = name.rpartition(" ")
     return (words, int(number)) if number.isdecimal() else (name, 0)
 

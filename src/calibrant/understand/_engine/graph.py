@@ -40,6 +40,10 @@ class Reader(NamedTuple):
     """It reads so many of the writers, the first ones."""
 
 
+SHARED = "keys and values are shared"
+"""How that caveat begins."""
+
+
 @dataclass(frozen=True)
 class Graph:
     """Writers and readers, in the order in which they run."""
@@ -79,6 +83,20 @@ class Graph:
     def names(self) -> tuple[str, ...]:
         """The name of every edge."""
         return tuple(f"{self.writers[u]}->{self.readers[r].name}" for u, r in self.edges)
+
+    @property
+    def notes(self) -> list[str]:
+        """A caveat where query heads share keys and values, whose heads have numbers of their own."""
+        shared = len(self.layers[0].heads["k"].columns)
+        per = self.heads // shared
+        if per < 2:
+            return []
+        at = min(1, shared - 1)  # head 0 would look like the reader's own
+        readers = f"a0.h{at * per} to a0.h{at * per + per - 1}"
+        return [
+            f"{SHARED} by {per} query heads each: <k> and <v> are numbered by shared head, so what enters "
+            f"a0.h{at}<k> or a0.h{at}<v> serves {readers}, and leaves as theirs"
+        ]
 
     @cached_property
     def number(self) -> dict[str, int]:
