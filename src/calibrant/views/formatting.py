@@ -133,3 +133,10 @@ def short(digest: str) -> str:
 def anchor(digest: str) -> str:
     """The id of a record's place on the page."""
     return f"r-{short(digest)}"
+
+
+def is_policy(value: dict[str, Any]) -> bool:
+    """Whether a table of an intent is a release policy, which is shown in words."""
+    rules = value.get("rules")
+    wanted = {"id", "metric", "op", "threshold"}
+    return isinstance(rules, list | tuple) and all(isinstance(r, dict) and wanted <= r.keys() for r in rules)

@@ -393,11 +393,6 @@ def _title(record: Record) -> str:
     return record.job_id or record.technique
 
 
-def _is_policy(value: dict[str, Any]) -> bool:
-    """Whether a table of an intent is a release policy, which is shown in words."""
-    rules = value.get("rules")
-    wanted = {"id", "metric", "op", "threshold"}
-    return isinstance(rules, list | tuple) and all(isinstance(r, dict) and wanted <= r.keys() for r in rules)
-
-
-_TEMPLATE = template("page.html.j2", anchor=formatting.anchor, title_of=_title, is_policy=_is_policy)
+_TEMPLATE = template(
+    "page.html.j2", anchor=formatting.anchor, title_of=_title, is_policy=formatting.is_policy
+)
