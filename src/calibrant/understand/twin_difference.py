@@ -76,7 +76,7 @@ class TwinDifferenceResult(Result):
     direction of norm 1 that holds most of that."""
 
 
-@technique(version=1)
+@technique(version=2)
 def twin_difference(
     base: OpenLM,
     twin: OpenLM,
@@ -100,7 +100,8 @@ def twin_difference(
     draws = 2000
     chances = max_norm_flip(found.whole.transpose(0, 1).numpy(), draws=draws, seed=run.seed)
     shares, top = _shares(found.tokens)
-    metrics = _metrics(found, chances.tolist(), shares, least_p(n, draws), config, run.seed)
+    rounding = _ROUNDING * torch.finfo(next(base.module.parameters()).dtype).eps
+    metrics = _metrics(found, chances.tolist(), shares, least_p(n, draws), rounding, config, run.seed)
     names = [part.name for part in found.parts]
     directions = {
         "mean": dict(zip(found.stages, found.whole.mean(0), strict=True)),
@@ -140,11 +141,13 @@ def _metrics(
     chances: Sequence[float],
     shares: Sequence[float],
     least: float,
+    rounding: float,
     config: TwinDifference,
     seed: int,
 ) -> dict[str, Estimate]:
-    """All metrics; layer -1 stands for the embedding."""
+    """All metrics; layer -1 stands for the embedding. Parts of a size up to ``rounding`` write the same."""
     n, shifts = len(found.whole), _along(found.whole, seed) / found.lengths
+    differs = (found.relative.mean(0) > rounding).tolist()
     metrics: dict[str, Estimate] = {}
     for at, stage in enumerate(found.stages):
         metrics[f"shift/{stage}"] = _mean(shifts[:, at])
@@ -152,20 +155,24 @@ def _metrics(
     for at, part in enumerate(found.parts):
         metrics[f"local/{part.name}"] = _mean(found.relative[:, at])
         share = point(shares[at], unit="share", n=len(found.tokens))
-        metrics[f"share/{part.name}"] = share if shares[at] > 0 else unknown(_SAME, n=n, unit="share")
+        metrics[f"share/{part.name}"] = share if differs[at] else unknown(_SAME, n=n, unit="share")
     rises = [at for at, chance in enumerate(chances) if chance <= config.level]
     mute = f"no p-value can be below {least:.2g}: give more texts" if least > config.level else ""
+    if not any(differs):
+        rises, mute = [], _SAME
     first = point(rises[0] - 1, unit="layer", n=n) if rises else unknown(mute or _NONE, n=n, unit="layer")
-    return metrics | {"first": first} | _edited(found, shares, config.single)
+    return metrics | {"first": first} | _edited(found, shares, any(differs), config.single)
 
 
+_ROUNDING = 2.0
+"""Times the spacing of numbers beside 1: a model run twice may differ by a part of it, by how memory lies."""
 _SAME, _NONE = "what is written is the same", "no layer's mean difference is beyond chance"
 
 
-def _edited(found: Differences, shares: Sequence[float], single: float) -> dict[str, Estimate]:
+def _edited(found: Differences, shares: Sequence[float], differs: bool, single: float) -> dict[str, Estimate]:
     """Where most was changed, and whether one direction holds it."""
     sizes, n = found.relative.mean(0), len(found.whole)
-    if not sizes.any():
+    if not differs:
         return {name: unknown(_SAME, n=n) for name in ("edited", "edited/share", "single")}
     edited = int(sizes.argmax())
     return {
