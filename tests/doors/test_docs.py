@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+from calibrant.app.check import check_study
+from calibrant.app.study_file import load_study
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -65,3 +69,19 @@ def test_no_two_names_share_a_page(docs: ModuleType) -> None:
 def test_a_cell_never_breaks_its_table(docs: ModuleType) -> None:
     row = next(iter(docs.table([docs._cell("int |\n None")], [])))
     assert row == "| int \\| None |"
+
+
+def test_every_study_of_a_page_passes_check(tmp_path: Path) -> None:
+    faults: dict[str, list[str]] = {}
+    for page in sorted((ROOT / "docs").glob("*.md")):
+        studies = re.findall(r"^```toml\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S)
+        for number, study in enumerate(studies):
+            path = tmp_path / f"{page.stem}_{number}.toml"
+            path.write_text(study, encoding="utf-8")
+            if (
+                "[[job]]" in study
+                and study.startswith("name = ")
+                and (found := check_study(load_study(str(path)), files=False))
+            ):
+                faults[f"{page.name}, block {number}"] = found
+    assert faults == {}

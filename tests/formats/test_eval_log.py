@@ -128,6 +128,23 @@ def test_what_is_no_number_is_never_made_one(write_log):
     assert found.scores == ("hit", "hit/x", "hit/y")
 
 
+def test_two_scores_of_one_name_are_refused(write_log, tmp_path):
+    both = sample("a", {"a": 1.0})
+    both.scores["hit/a"] = Score(value=0.0)
+    with pytest.raises(InputError, match="two scores are called 'hit/a'"):
+        read_eval(write_log(both))
+
+
+def test_half_a_json_text_in_a_sound_zip_is_refused(write_log, tmp_path):
+    whole, half = write_log(sample("a"), sample("b")), tmp_path / "half.eval"
+    with zipfile.ZipFile(whole) as old, zipfile.ZipFile(half, "w") as new:
+        for member in old.infolist():
+            text = old.read(member)
+            new.writestr(member.filename, text[: len(text) // 2] if "a_epoch_1" in member.filename else text)
+    with pytest.raises(InputError, match="cannot be read as an Inspect log"):
+        read_eval(half)
+
+
 def test_samples_that_failed_or_never_ran_stay(write_log):
     found = read_eval(
         write_log(sample("a"), sample("b", error=FAILED), ids=["a", "b", "c"], epochs=2, total=6)

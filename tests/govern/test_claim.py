@@ -13,7 +13,9 @@ def entries(*runs, study="s"):
     found = []
     for seq, (job, seed, values) in enumerate(runs):
         metrics = {
-            name: Estimate(value=value, reason="none" if value is None else "")
+            name: value
+            if isinstance(value, Estimate)
+            else Estimate(value=value, reason="none" if value is None else "")
             for name, value in values.items()
         }
         record = Record(technique="t", version=1, job=f"{seq:064x}", result="", status="finished", job_id=job,
@@ -139,3 +141,16 @@ def test_a_run_that_failed_again_is_missing():
     given = Claims(study="s", claims=(ONE,))
     assert claim(Evidence(entries=held), given, Quiet()).verdicts[0].answer == "yes"
     assert claim(Evidence(entries=(*held, late)), given, Quiet()).verdicts[0].answer == "unknown"
+
+
+def test_seeds_that_change_nothing_are_no_certainty():
+    """Three greedy runs on ten items: .9 [.555, .997] each, and no interval of width 0."""
+    one = Estimate(value=0.9, low=0.555, high=0.997, level=0.95, n=10)
+    runs = [("a", seed, {"m": one}) for seed in range(3)]
+    assert answer(ONE.model_copy(update={"value": 0.89}), *runs).answer == "unknown"
+    assert answer(ONE.model_copy(update={"value": 0.5}), *runs).answer == "yes"
+    both = [*runs, *(("b", seed, {"m": one}) for seed in range(3))]
+    assert answer(ONE.model_copy(update={"against": "b"}), *both).answer == "unknown"
+    bare = [("a", seed, {"m": 0.9}) for seed in range(3)]
+    found = answer(ONE, *bare)
+    assert found.answer == "unknown" and "no interval of its own" in found.reason

@@ -9,6 +9,7 @@ import random
 import pytest
 
 from calibrant.core import ConfigError, InputError, Quiet
+from calibrant.core.estimate import impossible
 from calibrant.formats.evidence import EvalEvidence, ScoredSample
 from calibrant.measure.eval_log import EvalLog, eval_log
 
@@ -119,3 +120,21 @@ def test_what_each_sample_counted_as_is_kept(tmp_path):
     assert [row["why"].get("hit") for row in rows] == [None, "it ended in an error", "refusal"]
     assert json.loads((tmp_path / "origin.json").read_text())["task_version"] == "3"
     assert any("1 samples have no 'hit' (refusal 1)" in line for line in result.caveats)
+
+
+def test_our_own_tasks_name_their_clusters():
+    """Ten dialogues about one creature are one cluster, as Inspect's own table of that log has it."""
+    rows = [one(n, float(n < 10), metadata={"cluster": f"c{n // 10}"}) for n in range(60)]
+    ours = evidence(*rows).model_copy(update={"task": "calibrant/sycophancy"})
+    found, plain = (eval_log(log).metrics["mean_score/hit"] for log in (ours, evidence(*rows)))
+    assert found.clusters == 6 and found.high > plain.high
+    named = eval_log(evidence(*rows), EvalLog(cluster="cluster")).metrics["mean_score/hit"]
+    assert (named.low, named.high) == (found.low, found.high)
+    with pytest.raises(InputError, match="it has: cluster"):
+        eval_log(evidence(*rows), EvalLog(cluster="creature"))
+
+
+def test_scores_of_another_range_that_all_lie_at_an_end_can_be_recorded():
+    rows = [one(n, 10.0 * (n % 2)) for n in range(12)]
+    found = eval_log(evidence(*rows), EvalLog(highest=10.0)).metrics["mean_score/hit"]
+    assert found.value == 5.0 and impossible("mean_score/hit", found) == []

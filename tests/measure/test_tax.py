@@ -7,6 +7,7 @@ import json
 import pytest
 
 from calibrant.core import Chat, Completion, ConfigError, Goal, InputError, Quiet
+from calibrant.core.estimate import impossible
 from calibrant.data.rows import Goals, Item, Items
 from calibrant.measure.judges.string import StringJudge, string_judge
 from calibrant.measure.tax import Tax, tax
@@ -112,10 +113,21 @@ def test_what_the_tax_bought(tmp_path):
     assert found["harm_decrease"].value == 1.0 and found["harm_decrease"].better == "higher"
     assert found["over_refusal_increase"].value == pytest.approx(11 / 40)  # 1 and 10 to 19
     text = next(tmp_path.rglob("tax.md")).read_text()
-    assert "| harmful requests complied with | 1.000 | 0.000 | 1.000 |" in text
-    assert "| benign requests refused | 0.000 | 0.275 | 0.275 |" in text and "more refused" in text
+    assert "| harmful requests complied with | 1.000 [0.912, 1.000] | 0.000 [0.000, 0.088] | -1.000 |" in text
+    assert "| benign requests refused | 0.000 [0.000, 0.088] | 0.275 [0.146, 0.439] | 0.275 |" in text
+    assert "more refused" in text and "fewer complied with" in text and "After less before" in text
     rows = [json.loads(line) for line in next(tmp_path.rglob("replies.jsonl")).read_text().splitlines()]
     assert len(rows) == 2 * 40 and {row["side"] for row in rows} == {"before", "after"}
+
+
+def test_a_total_loss_and_a_large_gain_can_be_recorded():
+    """Shares of a small skill go beyond 1: the record must take them."""
+    lost = tax(speaker(list(CAPITALS)), speaker(), items()).metrics
+    assert lost["tax/fact"].value == 1.0 and lost["tax/fact"].high > 1.0
+    gained = tax(speaker(), speaker(list(CAPITALS)[:36]), items()).metrics
+    assert gained["tax/fact"].value == -9.0
+    for found in (lost, gained):
+        assert [fault for name, one in found.items() for fault in impossible(name, one)] == []
 
 
 def test_length_and_time_are_told(tmp_path):

@@ -204,7 +204,7 @@ def test_a_second_reader_that_reads_otherwise_makes_every_principle_ambiguous(ru
 
     pairs, clean = open_pairs("principled", {}), open_constitution("clean", {})
     reader = open_reader("ruled", {})
-    same = constitution_audit(reader, pairs, clean, second=open_reader("ruled", {}), run=run)
+    same = constitution_audit(reader, pairs, clean, second=open_reader("ruled", {"error": ".01"}), run=run)
     other = constitution_audit(reader, pairs, clean, second=ScriptedModel(contrary), run=run)
     assert not {f for f in found(same) if f[0] == "ambiguity"}
     names = {("ambiguity", (p.id,)) for p in clean.principles}
@@ -232,7 +232,8 @@ def test_every_figure_of_a_one_track_reader_is_possible(run, reply):
     mute = ScriptedModel(lambda chat: reply)
     for pairs in (open_pairs("principled", {"n": "14"}), open_pairs("principled", {"n": "140"})):
         result = constitution_audit(
-            mute, pairs, open_constitution("redundant", {}), second=mute,
+            mute, pairs, open_constitution("redundant", {}),
+            second=ScriptedModel(lambda chat: reply, name="another"),
             writer=open_writer("ruled", {}), oracle=GoldJudge("harmful"), run=run,
         )  # fmt: skip
         faults = [fault for name, one in result.metrics.items() for fault in impossible(name, one)]
@@ -264,7 +265,16 @@ def test_a_reader_that_says_nothing_leaves_everything_open(run):
 
 
 @pytest.mark.parametrize(
-    ("reply", "stop"), [("first", "error"), ("first", "blocked"), ("first and second", "eos"), ("", "eos")]
+    ("reply", "stop"),
+    [
+        *[("first", "error"), ("first", "blocked"), ("first and second", "eos"), ("", "eos")],
+        ("Answer: first\nAnswer: second", "eos"),
+        ("The first answer is better.\nThe second answer is better.", "eos"),
+        ("(first)\n(second)", "eos"),
+        ("The worse answer is:\nfirst", "eos"),
+        ("I would reject\nfirst", "eos"),
+        ("The first is not\nsecond", "eos"),
+    ],
 )
 def test_what_is_no_verdict(run, reply, stop):
     broken = ScriptedModel(lambda chat: Completion(text=reply, stop=stop, error="no line"))
@@ -321,6 +331,36 @@ def test_prompts_that_can_not_be_searched_are_counted(run):
     )
     gap = next(f for f in result.findings if f.where == ("elsewhere",))
     assert (gap.answer, gap.note) == ("yes", "no principle speaks to it")
+
+
+def test_nothing_other_to_compare_clears_no_ambiguity(run):
+    """The same words again, or the same template, show nothing of how words are read."""
+    audit = ConstitutionAudit()
+    one = Principle(id="nice", text="be nice.", reworded=("be  nice.",))
+    result = constitution_audit(
+        open_reader("ruled", {}),
+        open_pairs("principled", {"n": "28"}),
+        Constitution(name="c", version="1", principles=(one,)),
+        config=ConstitutionAudit(forms=(audit.compare,)),
+        run=run,
+    )
+    assert {f.answer for f in result.findings if f.kind == "ambiguity"} <= {"undecided"}
+    with pytest.raises(InputError, match="the very model"):
+        constitution_audit(
+            open_reader("ruled", {}),
+            open_pairs("principled", {"n": "28"}),
+            open_constitution("clean", {}),
+            second=open_reader("ruled", {}),
+            run=run,
+        )
+
+
+def test_no_defect_where_little_was_decided_is_unknown(run):
+    silent = ScriptedModel(lambda chat: Completion(text="neither", stop="eos"))
+    some = Constitution(name="c", principles=(Principle(id="nice", text="be nice."),))
+    result = constitution_audit(silent, open_pairs("principled", {"n": "28"}), some, run=run)
+    one = result.metrics["defects_found"]
+    assert one.value is None and "undecided" in one.reason
 
 
 def test_bad_input(run):

@@ -351,6 +351,7 @@ def test_one_task_has_no_interval():
         ({"budgets": [-0.1]}, "no share"),
         ({"budgets": []}, "at least one"),
         ({"budgets": [0.1, 0.1]}, "none twice"),
+        ({"budgets": [0.3, 0.30000001]}, "the same to six digits"),
         ({"best_of": [0]}, "at least one candidate"),
         ({"sampling": {"temperature": 0.0}}, "temperature 0"),
         ({"protocols": ["trust"]}, "trusted_monitoring"),

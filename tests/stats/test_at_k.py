@@ -169,7 +169,9 @@ def test_too_few_attempts_are_bounded_not_guessed():
     assert found.low == pytest.approx(proportion_interval(10, 20)[0])  # any of 3 is at least any of 2
     assert found.high == 1.0
     some = success_at_k([(1, 4)] * 10 + [(0, 2)] * 10, [3])[0]
-    assert (some.value, some.missing) == (0.75, 10)
+    assert (some.value, some.missing) == (None, 10) and "could move 0.750" in some.reason
+    few = success_at_k([(1, 4)] * 10 + [(0, 2)], [3])[0]
+    assert (few.value, few.missing) == (0.75, 1)
     assert success_at_k([], [1])[0].value is None
     assert success_at_k([(0, 3, 3)], [1])[0].reason
 
@@ -303,3 +305,15 @@ def test_clusters_in_the_long_run(monkeypatch):
     average, worst = report("at k, clusters", clustered(LONG, 30))
     assert average >= 0.94
     assert worst >= 0.92
+
+
+def test_a_goal_that_no_missing_attempt_can_change_counts():
+    """Ten goals were reached in spite of a gap: they are no reason to print 0."""
+    (found,) = success_at_k([(0, 2, 0)] + [(1, 2, 1)] * 10, [2])
+    assert found.value == pytest.approx(10 / 11) and found.low < found.value < found.high
+    (few,) = success_at_k([(0, 8, 0)] * 3 + [(7, 8, 1)] * 20, [8])
+    assert few.value == pytest.approx(20 / 23)
+    (open_,) = success_at_k([(0, 2, 0)] * 10 + [(0, 2, 1)] * 10, [2])
+    assert open_.value is None and "10 of 20 goals are settled" in open_.reason and open_.high > 0.4
+    (hardly,) = success_at_k([(0, 2, 0)] * 50 + [(1, 2, 0)] * 50 + [(0, 2, 1)], [2])
+    assert hardly.value == pytest.approx(0.5) and "100 of 101" in hardly.reason

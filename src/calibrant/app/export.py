@@ -215,7 +215,7 @@ def _opened(reference: str, ledger: Ledger, study: str, out: Path) -> _Source:
         _not_over(Path(reference.partition(":")[2] or reference), out)
         return _Source(table=openers.open(reference, Attempts).load())
     record = find(reference, openers)[0].record
-    target = record.inputs.get("target")
+    target = record.inputs.get("target") or record.inputs.get("model")
     return _Source(
         table=openers.open(reference, Attempts).load(),
         target=(target.name or str(target.reference)) if target is not None else "",

@@ -20,12 +20,11 @@ from calibrant.app.references.openers import Openers
 from calibrant.core import Chat, Completion, Goal, Judge, Verdict
 from calibrant.data.rows import Goals, Item, Items
 from calibrant.evals.judging import verdicts
+from calibrant.formats.evidence import CLUSTER
 from calibrant.ledger import Ledger
 from calibrant.measure.capability import mark
 from calibrant.stats import mean
 
-CLUSTER = "cluster"
-"""Field of a sample's metadata that names its cluster."""
 _Asked = tuple[Goal, Chat, Completion]
 
 

@@ -21,11 +21,12 @@ from inspect_ai.solver import generate
 
 from calibrant import __version__
 from calibrant.app.inspect_batching import MOST
-from calibrant.app.inspect_scoring import CLUSTER, judged, matched, opened
+from calibrant.app.inspect_scoring import judged, matched, opened
 from calibrant.app.inspect_sycophancy import gave_way, objecting, samples
 from calibrant.core import Chat, Judge
 from calibrant.data.distinct import check_goals
 from calibrant.data.rows import Goals, Items
+from calibrant.formats.evidence import CLUSTER
 from calibrant.measure.capability import check_items
 
 _TURNS = {"system": ChatMessageSystem, "user": ChatMessageUser, "assistant": ChatMessageAssistant}

@@ -147,12 +147,14 @@ def _twice(ids: Sequence[str]) -> Iterator[str]:
 def _two_priorities(principles: Sequence[Principle]) -> Iterator[str]:
     seen: dict[str, Principle] = {}
     for one in principles:
-        other = seen.setdefault(_folded(one.text), one)
-        if other.priority != one.priority:
-            yield (
-                f"contradictory priorities: '{other.id}' and '{one.id}' say the same, with {other.priority} "
-                f"and {one.priority}"
-            )
+        for text in (one.text, *one.reworded):
+            other = seen.setdefault(_folded(text), one)
+            if other.priority != one.priority:
+                yield (
+                    f"contradictory priorities: '{other.id}' and '{one.id}' say the same, with "
+                    f"{other.priority} and {one.priority}"
+                )
+                break
 
 
 def _tests(principles: Sequence[Principle]) -> Iterator[str]:

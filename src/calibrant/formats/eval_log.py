@@ -18,12 +18,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ijson.common import JSONError
 from inspect_ai.log import EvalLog, EvalSample, read_eval_log
 from pydantic import ValidationError
 
 from calibrant.core import InputError, digest
 from calibrant.core.digest import plain
-from calibrant.formats.evidence import EvalEvidence, ScoredSample
+from calibrant.formats.evidence import ABSENT, EvalEvidence, ScoredSample
 
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, 93)
 """How Inspect packs members: 93 is Zstandard, which Python's own zipfile cannot read before 3.14."""
@@ -33,7 +34,17 @@ _UNREAD = {"events", "events_data", "timelines", "attachments", "messages", "out
 _WORDS = {"C": 1.0, "I": 0.0, "P": 0.5, "N": 0.0, "yes": 1.0, "true": 1.0, "no": 0.0, "false": 0.0}
 """Inspect's own reading of values that are words."""
 _ZSTD = importlib.import_module("zstandard" if sys.version_info < (3, 14) else "compression.zstd").ZstdError
-_BROKEN = (OSError, ValueError, LookupError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error, _ZSTD)
+_BROKEN = (
+    OSError,
+    ValueError,
+    LookupError,
+    RuntimeError,
+    EOFError,
+    zipfile.BadZipFile,
+    zlib.error,
+    _ZSTD,
+    JSONError,
+)
 _AGAIN = "was it written and fetched to the end? Fetch it again, or run the evaluation again"
 
 
@@ -155,6 +166,11 @@ def _row(sample: EvalSample) -> ScoredSample:
     scores = sample.scores or {}
     for name, score in scores.items():
         for part, value in _parts(name, score.value):
+            if part in {*values, *odd, *unscored}:
+                raise InputError(
+                    f"sample {sample.id}: two scores are called '{part}'",
+                    hint="rename a scorer, or a key of its dictionary",
+                )
             number = _number(value)
             if number is None:
                 odd[part] = str(value)[:60]
@@ -209,7 +225,7 @@ def _absent(head: EvalLog, rows: list[ScoredSample]) -> tuple[ScoredSample, ...]
     lost = [key for key in wanted if key not in held]
     total = max(head.results.total_samples if head.results else 0, len(wanted))
     lost += [(f"sample {number} of the plan", 1) for number in range(len(rows) + len(lost), total)]
-    return tuple(ScoredSample(id=one, epoch=epoch, error="the log does not hold it") for one, epoch in lost)
+    return tuple(ScoredSample(id=one, epoch=epoch, error=ABSENT) for one, epoch in lost)
 
 
 def _fingerprint(samples: list[EvalSample]) -> str:

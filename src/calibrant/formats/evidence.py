@@ -8,6 +8,11 @@ from pydantic import Field
 
 from calibrant.core.config import Frozen
 
+CLUSTER = "cluster"
+"""Field of the samples' metadata that names their cluster, in logs of our own tasks."""
+ABSENT = "the log does not hold it"
+"""Error of a planned sample that is not there."""
+
 
 class ScoredSample(Frozen):
     """One sample in one epoch."""

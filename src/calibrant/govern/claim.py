@@ -117,16 +117,36 @@ def _number(one: Claim, runs: Mapping[str, Mapping[int, Record]], level: float) 
     if len(seeds) < one.seeds:
         pair = f"'{one.job}' and '{one.against}'" if one.against else f"'{one.job}'"
         return not_known(f"{len(seeds)} finished runs of {pair}; {one.seeds} are needed", n=len(seeds))
-    values = []
+    values, sides = [], list[list[Estimate]]()
     for seed in seeds:
-        pair_values = [_value(mine[seed], one.metric)]
+        found = [mine[seed].metrics.get(one.metric)]
         if one.against:
-            pair_values.append(_value(theirs[seed], one.minus or one.metric))
-        if any(value is None for value in pair_values):
+            found.append(theirs[seed].metrics.get(one.minus or one.metric))
+        known = [each for each in found if each is not None and each.value is not None]
+        if len(known) < len(found):
             return not_known(f"seed {seed} has no number for '{one.metric}'", n=len(seeds))
-        first, *rest = (float(value) for value in pair_values if value is not None)
+        first, *rest = (float(each.value or 0.0) for each in known)
         values.append(first - sum(rest))
+        sides.append(known)
+    if all(len({each.value for each in side}) == 1 for side in zip(*sides, strict=True)):
+        return _unmoved(values[0], sides, level)
     return _student(values, level)
+
+
+def _unmoved(value: float, sides: Sequence[Sequence[Estimate]], level: float) -> Estimate:
+    """All seeds gave the same numbers, so nothing shows how seeds differ: what one run leaves open counts."""
+    n, ends = len(sides), list[tuple[float, float]]()
+    for side in zip(*sides, strict=True):
+        lows, highs = [each.low for each in side], [each.high for each in side]
+        if None in lows or None in highs or min(each.level for each in side) < level:
+            return not_known(f"all {n} seeds gave {value:.6g}, and a run has no interval of its own", n=n)
+        ends.append((min(low or 0.0 for low in lows), max(high or 0.0 for high in highs)))
+    (low, high), *rest = ends
+    low, high = low - sum(end for _, end in rest), high - sum(end for end, _ in rest)
+    return Estimate(
+        value=value, low=low, high=high, level=level, n=n, method="widest run", unit="mean over seeds",
+        reason="all seeds gave the same numbers: the interval is that of a single run",
+    )  # fmt: skip
 
 
 def _slope(one: Claim, runs: Mapping[str, Mapping[int, Record]], level: float) -> Estimate:

@@ -34,6 +34,7 @@ from calibrant.core import (
     point,
     technique,
 )
+from calibrant.core.behaviours import same_number
 from calibrant.data.distinct import check_distinct, plain
 from calibrant.data.rows import Item, Items
 from calibrant.evals.judging import tokens
@@ -164,6 +165,7 @@ def _answers(
         most = len(chats) * config.max_tokens
         run.spend(queries=len(chats), tokens=most)
         spoken = model.generate(chats, sampling)
+        same_number(f"model '{model.identity.name}'", len(spoken), len(chats))
         used = sum(tokens(reply, config.max_tokens) for reply in spoken)
         run.spend(tokens=used - most)
         replies += spoken

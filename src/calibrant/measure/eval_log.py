@@ -6,7 +6,8 @@ Source: Miller 2024, "Adding Error Bars to Evals" (arXiv 2411.00640), for cluste
    never run, or has no number for a score is missing, and the bounds count it at its worst; no value is given
    where such samples could move it more than chance. Inspect's own metrics leave them out.
 2. Epochs of one sample are not independent: without ``cluster`` each sample is a cluster. With it, every
-   sample must name its cluster. One cluster shows no spread, so it gives no interval, and not a width of 0.
+   sample must name its cluster; samples of our own tasks do. One cluster shows no spread, so it gives no
+   interval, and not a width of 0.
 3. A score has no direction of its own: ``better`` says what is good.
 
 Command: ``calibrant run STUDY.toml`` with ``use = "measure.eval_log"`` and input log = "inspect:PATH".
@@ -22,7 +23,7 @@ from pydantic import Field
 
 from calibrant.core import ConfigError, Estimate, Frozen, InputError, Quiet, Result, Run, technique
 from calibrant.core.errors import nearest
-from calibrant.formats.evidence import EvalEvidence, ScoredSample
+from calibrant.formats.evidence import ABSENT, CLUSTER, EvalEvidence, ScoredSample
 from calibrant.stats import mean_so_far, rate
 
 Direction = Literal["higher", "lower", "none"]
@@ -34,7 +35,8 @@ class EvalLog(Frozen):
     better: dict[str, Direction] = Field(default_factory=dict)
     """Score -> which direction is good: {"includes" = "higher"}. Empty reads every score, without one."""
     cluster: str = ""
-    """Field of the samples' metadata that names their cluster; "" makes each sample one (with its epochs)."""
+    """Field of the samples' metadata that names their cluster; "" is 'cluster' in logs of our own tasks, else
+    each sample is one (with its epochs)."""
     lowest: float = Field(default=0.0, allow_inf_nan=False)
     """Least value that a score can take: where a missing one may lie."""
     highest: float = Field(default=1.0, allow_inf_nan=False)
@@ -45,7 +47,7 @@ class EvalLogResult(Result):
     """``mean_score/SCORE`` of each score, ``unscored_rate/SCORE``, ``lost_rate`` and ``limit_rate``."""
 
 
-@technique(version=1)
+@technique(version=2)
 def eval_log(log: EvalEvidence, config: EvalLog = EvalLog(), run: Run = Quiet()) -> EvalLogResult:
     """Read each score's mean off a finished evaluation.
 
@@ -57,7 +59,8 @@ def eval_log(log: EvalEvidence, config: EvalLog = EvalLog(), run: Run = Quiet())
     if config.lowest >= config.highest:
         raise ConfigError("'lowest' must be below 'highest'", hint="give the range that a score can take")
     names = _names(log, config)
-    clusters = [_cluster(sample, config.cluster) for sample in log.samples]
+    field = config.cluster or _own(log)
+    clusters = [_cluster(sample, field) for sample in log.samples]
     metrics: dict[str, Estimate] = {}
     for name in names:
         values = [_value(sample, name, config) for sample in log.samples]
@@ -108,14 +111,22 @@ def _value(sample: ScoredSample, name: str, config: EvalLog) -> float | None:
     return value
 
 
+def _own(log: EvalEvidence) -> str:
+    """The field that samples of our own tasks name their cluster in; "" in other logs."""
+    held = [one.metadata for one in log.samples if one.error != ABSENT]
+    ours = log.task.startswith("calibrant/") and all(CLUSTER in one for one in held)
+    return CLUSTER if ours else ""
+
+
 def _cluster(sample: ScoredSample, field: str) -> str:
-    if not field or sample.error == "the log does not hold it":
+    if not field or sample.error == ABSENT:
         return sample.id
     named = sample.metadata.get(field)
     if named is None or named == "" or (isinstance(named, float) and math.isnan(named)):
         raise InputError(
             f"sample '{sample.id}' names no cluster: its metadata have no '{field}'",
-            hint=f"give every sample a '{field}', or leave 'cluster' out: then each sample is its own",
+            hint=f"it has: {', '.join(sorted(sample.metadata)) or 'nothing'}. Name one that all have, "
+            "or leave 'cluster' out: then each sample is its own",
         )
     return f"{type(named).__name__} {named}"
 

@@ -42,6 +42,7 @@ from calibrant.core import (
     technique,
 )
 from calibrant.core.attempt import HIT
+from calibrant.core.behaviours import same_number
 from calibrant.data.distinct import check_goals
 from calibrant.data.rows import Goals, Item, Items
 from calibrant.evals.attempts import Request, ask
@@ -201,6 +202,7 @@ class _Meter:
             clock = time.perf_counter()
             spoken = model.generate(chats, sampling)
             started += time.perf_counter() - clock
+            same_number(f"model '{model.identity.name}'", len(spoken), len(chats))
             self.run.spend(tokens=sum(tokens(reply, most) for reply in spoken) - len(chats) * most)
             replies += spoken
             self.done += len(chats)

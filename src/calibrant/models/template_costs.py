@@ -32,6 +32,8 @@ _WIDE_FORMAT = re.compile(  # linear: no two of its repetitions can begin where 
 _ROWS = (list, tuple, dict, set, frozenset, KeysView, ValuesView, ItemsView)
 _HOLDERS = (*_ROWS, Namespace)
 """What writes out all that it holds."""
+_ALONE: frozenset[type] = frozenset({str, bool, type(None)})
+"""What holds nothing; other such types are not named here."""
 _TOO_MUCH = "it asks for more work than any chat template needs"
 _BOTH_LENGTHS = {"strip", "lstrip", "rstrip", "rfind", "rindex", "rsplit", "rpartition"}
 """Methods whose work grows with a text times what is sought in it; from the front, a search is linear."""
@@ -60,6 +62,8 @@ def size(value: Any) -> int:
     """Units of a value's own items or characters, without looking into them."""
     if isinstance(value, (str, bytes)):
         return len(value) >> CHARS
+    if value is None:
+        return 0
     if isinstance(value, int):
         return value.bit_length() >> 8
     return len(value) if isinstance(value, (*_ROWS, range)) else 0
@@ -82,6 +86,8 @@ def weight(value: Any, limit: int | None = None) -> int:
         total += size(item)
         if total > most:
             raise OverspentError(_TOO_MUCH)
+        if type(item) in _ALONE:  # what nearly all items are: the test below asks three abstract classes
+            continue
         if isinstance(item, Namespace):
             open_.append(item._Namespace__attrs)
         elif isinstance(item, dict):

@@ -140,7 +140,10 @@ def gaps(constitution: Constitution, readings: Readings, cases: Cases, margin: f
         each = [(_agreement(v, c, level), name, p) for (_, name, v, c), p in own]
         best = max(each, key=lambda one: -1.0 if one[0].value is None else one[0].value)
         top = max(one.high if one.high is not None else 1.0 for one, _, _ in each)
-        covered = any(p < _ALPHA and one.low is not None and one.low > margin for one, _, p in each)
+        covered = any(
+            p < _ALPHA and one.low is not None and one.low > margin and cases.decides[name]
+            for one, name, p in each
+        )
         heard = any(cases.decides[name] for _, name, _ in each)
         answer: Answer = "no" if covered else "yes" if top < margin and heard else "undecided"
         found.append(

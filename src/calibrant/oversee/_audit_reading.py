@@ -51,7 +51,8 @@ def read_all(
     run: Run,
 ) -> Readings:
     """Ask everything, a wording at a time."""
-    wordings = [one for p in constitution.principles for one in wordings_of(p, forms, second is not None)]
+    differing = [form for form in forms if form != config.compare]  # the same words are no other way to ask
+    wordings = [one for p in constitution.principles for one in wordings_of(p, differing, second is not None)]
     plain: dict[str, dict[int, Look]] = {}
     others: dict[str, list[dict[int, Look]]] = {p.id: [] for p in constitution.principles}
     for done, wording in enumerate(wordings, 1):
@@ -70,9 +71,11 @@ def read_all(
 
 
 def wordings_of(principle: Principle, forms: Sequence[str], second: bool) -> Iterator[Wording]:
-    """The plain one first, then its rewordings, the other templates and the second reader."""
+    """The plain one first, then what differs from it: rewordings, other templates, the second reader."""
     yield Wording(principle.id, principle.text)
-    for text in principle.reworded:
+    for text in dict.fromkeys(principle.reworded):
+        if text.split() == principle.text.split():
+            continue
         yield Wording(principle.id, text)
     for template in forms:
         yield Wording(principle.id, principle.text, template)

@@ -29,6 +29,8 @@ _ALONE = re.compile(
     r"(?: is (?:the )?(?:better|preferred|right|correct)(?: (?:answer|one))?)?[\s*\"').!]*",
     re.IGNORECASE,
 )
+_LEFT_OPEN = re.compile(r"\b(?:not|worse|worst|reject\w*|against|avoid|dislike)\b[^.!?]*$", re.IGNORECASE)
+"""A line that the last one may end, and turn round: 'the worse answer is:'."""
 
 
 class Comparing(Frozen):
@@ -110,10 +112,11 @@ def said(reply: Completion) -> str | None:
         return None
     verdicts = {word.lower() for word in _VERDICT.findall(reply.text)}
     if not verdicts and reply.stop == "eos" and reply.text.strip():
-        *before, last = reply.text.strip().splitlines()
-        alone = _ALONE.fullmatch(last)
-        bare = {line.strip(" *.!\"'").lower() for line in before}  # lines that are a side, or turn it round
-        verdicts = {alone[1].lower()} if alone and not bare & {*SIDES, "not"} - {alone[1].lower()} else set()
+        lines = [line for line in reply.text.splitlines() if line.strip()]
+        alone = [_ALONE.fullmatch(line) for line in lines]
+        turned = len(lines) > 1 and _LEFT_OPEN.search(lines[-2]) is not None
+        if alone[-1] and not turned:
+            verdicts = {one[1].lower() for one in alone if one}
     return verdicts.pop() if len(verdicts) == 1 and verdicts <= set(SIDES) else None
 
 

@@ -33,6 +33,7 @@ from calibrant.core import (
     technique,
     unknown,
 )
+from calibrant.core.behaviours import same_number
 from calibrant.core.digest import canonical
 from calibrant.data.constitution import Constitution, Principle
 from calibrant.data.rows import Pair, Preferences
@@ -50,6 +51,8 @@ from calibrant.stats import mean, rate
 
 _AFTER_REASONING = 0.6
 _NONE = Principle.model_construct(id="", text="")
+_CONSISTENT = 0.5
+"""Below this share of pairs a caveat says so."""
 """Asks by ``unprincipled``."""
 
 
@@ -138,13 +141,20 @@ def ai_feedback(
     kept = [pair for row, one in zip(rows, labels, strict=True) if (pair := _pair(row, one, config.most))]
     run.artifact("pairs.jsonl").write_bytes(b"".join(canonical(pair) + b"\n" for pair in kept))
     silent = sum(not one.principle for one in labels) if constitution else 0
+    metrics = _metrics(rows, labels, config.most)
+    same = metrics["position_consistency_rate"].value
     return AIFeedbackResult(
-        metrics=_metrics(rows, labels, config.most),
+        metrics=metrics,
         pairs=Preferences(rows=tuple(kept), source="ai_feedback"),
         labels=tuple(labels),
         caveats=(
             "labels are the opinion of one model: what it does not see wrong, no principle makes it see",
             "agreement with people's labels is no measure of harmlessness: both may be wrong together",
+            *(
+                [f"both orders name one answer on {same:.0%} of pairs only: see first_displayed_rate"]
+                if same is not None and same < _CONSISTENT
+                else []
+            ),
             *([f"no principle speaks to {silent} of {len(rows)} pairs: they got no label"] if silent else []),
         ),
     )
@@ -202,6 +212,7 @@ def _thought(model: LM, chats: Sequence[Chat], config: AIFeedback, run: Run) -> 
     asked = [filled(config.think, {"comparison": chat.last_user}) for chat in chats]
     run.spend(queries=len(asked))
     replies = model.generate(asked, config.thinking.model_copy(update={"seed": run.seed}))
+    same_number(f"model '{model.identity.name}'", len(replies), len(asked))
     return [
         ask.then("assistant", reply.text).then("user", chat.last_user) if reply.text.strip() else chat
         for ask, reply, chat in zip(asked, replies, chats, strict=True)

@@ -31,6 +31,7 @@ from calibrant.core import (
     digest,
     point,
     technique,
+    unknown,
 )
 from calibrant.core.digest import canonical
 from calibrant.core.figure_data import Datum, FigureData
@@ -149,11 +150,17 @@ def constitution_audit(
     loopholes.
 
     Raises:
-        InputError: fewer than two prompts; or a writer without an oracle, or the other way round.
+        InputError: fewer than two prompts; a second reader that is the first; or a writer without an oracle,
+            or the other way round.
     """
     if (writer is None) is not (oracle is None):
         raise InputError(
             "a search for loopholes needs a writer and an oracle", hint="give both, or leave both out"
+        )
+    if second is not None and second.identity.digest == model.identity.digest:
+        raise InputError(
+            "'second' is the very model that reads already, so no ambiguity could show",
+            hint="give another reader, or leave 'second' out",
         )
     rows = pairs.rows
     clusters = [digest(row.prompt) for row in rows]
@@ -211,6 +218,9 @@ def _metrics(findings: list[Finding], searched: Search | None) -> dict[str, Esti
     open_ = sum(one.answer == "undecided" for one in findings)
     told = [f"{count} {kind}" for kind, count in kinds.items()] + [f"{open_} of {len(findings)} undecided"]
     total = point(float(kinds.total()), unit="findings", n=len(findings), reason="; ".join(told))
+    if not kinds and 2 * open_ > len(findings):
+        why = f"no defect was found, but {told[-1]}: these pairs, or this reader, show too little"
+        total = unknown(why, n=len(findings), unit="findings")
     metrics: dict[str, Estimate] = {"defects_found": total}
     for kind, name in _COUNTS.items():
         own = [one for one in findings if one.kind == kind]

@@ -79,7 +79,10 @@ class Control(Frozen):
         for budget in budgets:
             if not 0.0 <= budget <= 1.0:
                 raise ValueError(f"a budget of {budget:g} is no share: it lies between 0 and 1")
-        return _distinct(budgets, "budgets")
+        found = _distinct(budgets, "budgets")
+        if len({f"{budget:g}" for budget in budgets}) < len(budgets):
+            raise ValueError("two budgets are the same to six digits, and so are the names of their metrics")
+        return found
 
     @field_validator("best_of")
     @classmethod

@@ -38,6 +38,7 @@ from calibrant.stats._sample import (
     effective_size,
     none_answered,
     sentence,
+    so_far,
 )
 
 
@@ -73,8 +74,9 @@ def success_at_k(
 ) -> list[Estimate]:
     """ASR@k for each of ``ks``, from ``counts``: one ``Tries`` a goal (G,).
 
-    ``value`` is the mean over goals with at least k judged attempts. Undetermined attempts are failures for
-    ``low`` and successes for ``high``; a goal with fewer than k attempts has at least its ASR@n and at most
+    ``value`` is the mean over goals with at least k judged attempts, or where one more changes nothing; None
+    where the other goals could move it beyond chance. Undetermined attempts are failures for ``low`` and
+    successes for ``high``; a goal with fewer than k attempts has at least its ASR@n and at most
     1. ``missing`` counts goals that lack a judged attempt or have too few. ``clusters`` names groups of
     goals (G,), "" is its own cluster.
 
@@ -216,17 +218,17 @@ def _check_k(k: int) -> int:
 def _measured(
     table: Floats, k: int, codes: Codes | None, level: float, better: Better, unit: str
 ) -> Estimate:
-    """ASR@k of one k."""
+    """ASR@k of one k: over the goals that are settled, unless the open ones could move it beyond chance."""
     hits, attempts, gaps = table.T
-    seen = any_of_k(hits, attempts - gaps, k)
     low, high = at_worst(table, k)
+    seen = np.where(low == high, low, any_of_k(hits, attempts - gaps, k))
     answered = ~np.isnan(seen)
     ends = bounded_ends((low, high), codes, level)
     few = int((attempts < k).sum())
     why = f"{few} of {len(table)} {unit}s have fewer than {k} attempts: each counts as anything up to 1"
     more = "beta_binomial and power_law forecast beyond the attempts at hand" if few == len(table) else ""
     empty = none_answered(len(table), int(answered.sum()), unit) if not few else ""
-    return Estimate(
+    found = Estimate(
         value=float(seen[answered].mean()) if answered.any() else None,
         low=ends[0],
         high=ends[1],
@@ -240,6 +242,15 @@ def _measured(
         unit=unit,
         better=better,
     )
+    if not 0 < answered.sum() < len(table):
+        return found
+    # Those that are settled are not like the others: a goal that was left at its first success is settled.
+    groups = None if codes is None else np.unique(codes[answered], return_inverse=True)[1]
+    alone = bounded_ends((seen[answered], seen[answered]), groups, level)
+    reach = tuple(float(np.where(answered, seen, end).mean()) for end in (low, high))
+    settled = found.model_copy(update={"low": alone[0], "high": alone[1]})
+    told = f"{int(answered.sum())} of {len(table)} {unit}s are settled"
+    return so_far(found, settled, (reach[0], reach[1]), told, "success rate")
 
 
 def at_worst(table: Floats, k: int) -> tuple[Floats, Floats]:

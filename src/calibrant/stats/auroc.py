@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from calibrant.core import Estimate, InputError, NumericalError, unknown
 from calibrant.stats._sample import Better, Floats
-from calibrant.stats.bootstrap import mean
+from calibrant.stats.bootstrap import ALIKE, mean
 
 Names = Sequence[Sequence[str]]
 """Kinds of clusters: for each, the name of every row's ("" is its own); at most two."""
@@ -48,8 +48,9 @@ def auroc(
     if pairs.value is None:
         return unknown("no block of rows holds both labels", n=pairs.y.size, unit=UNIT)
     found = crossed(pairs.linear.tolist(), clusters, level=level, null_value=0.5)
-    low, high, method = found.low, found.high, found.method
+    low, high, method, reason = found.low, found.high, found.method, found.reason
     if low is None or high is None:
+        reason = ALIKE
         rows = [_of_label(pairs, label, clusters, level) for label in (True, False)]
         least, most = (
             min(one.low or 0.0 for one in rows),
@@ -57,7 +58,8 @@ def auroc(
         )
         low, high, method = least if low is None else low, most if high is None else high, rows[0].method
     ends = {"low": min(max(low, 0.0), pairs.value), "high": max(min(high, 1.0), pairs.value)}
-    return found.model_copy(update={"value": pairs.value, "method": f"{method}, AUROC"} | ends)
+    told = {"value": pairs.value, "method": f"{method}, AUROC", "reason": reason}
+    return found.model_copy(update=told | ends)
 
 
 def area(scores: ArrayLike, labels: ArrayLike, blocks: ArrayLike | None = None) -> float | None:
@@ -87,8 +89,9 @@ def auroc_gain(
     if mine.value is None or theirs.value is None:
         return unknown("no block of rows holds both labels", n=mine.y.size, unit=UNIT)
     found = crossed((mine.linear - theirs.linear).tolist(), clusters, level=level, null_value=0.0)
-    low, high = found.low, found.high
+    low, high, reason = found.low, found.high, found.reason
     if low is None or high is None:
+        reason = ALIKE
         one, other = (
             auroc(s, labels, blocks=blocks, clusters=clusters, level=(1 + level) / 2)
             for s in (scores, others)
@@ -96,8 +99,8 @@ def auroc_gain(
         low = (one.low or 0.0) - (other.high or 0.0) if low is None else low
         high = (one.high or 0.0) - (other.low or 0.0) if high is None else high
     ends = {"low": max(low, -1.0), "high": min(high, 1.0)}
-    value = mine.value - theirs.value
-    return found.model_copy(update={"value": value, "method": f"{found.method}, AUROC"} | ends)
+    told = {"value": mine.value - theirs.value, "method": f"{found.method}, AUROC", "reason": reason}
+    return found.model_copy(update=told | ends)
 
 
 def crossed(

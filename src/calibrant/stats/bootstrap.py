@@ -40,6 +40,8 @@ UNBOUNDED: Bounds = (-math.inf, math.inf)
 RESAMPLES = 2000
 _SAME = "all independent units have the same value"
 _ALLOWED = "the interval is what others, not seen, could make of it"
+ALIKE = f"{_SAME}: {_ALLOWED}"
+"""What an interval says that allows for units which were not seen, where all that were seen agree."""
 _CELLS = 4_000_000  # resamples times clusters held in memory at once
 
 
@@ -83,7 +85,8 @@ def mean(
     floor, ceiling = bounds or UNBOUNDED
     worst = (np.where(gaps, floor, seen), np.where(gaps, ceiling, seen))
     low, high, remark = ends(worst, codes, level, bounds, resamples, seed)
-    exact = "clopper-pearson" if codes is None else "gaffke"
+    share = bounds == (0.0, 1.0)  # Clopper and Pearson's interval is named for shares; stretched, it is none
+    exact = "gaffke" if codes is not None else "clopper-pearson" if share else "exact"
     drawn = "bootstrap-t" if codes is None else "cluster-bootstrap-t"
     answered = seen.size - int(gaps.sum())
     return Estimate(

@@ -96,12 +96,9 @@ def signed_mean(
     level: float = 0.95,
 ) -> Estimate:
     """``stats.mean`` of values from -1 to 1, against 0."""
-    found = mean(
+    return mean(
         values, clusters=clusters, level=level, bounds=(-1.0, 1.0), better=better, unit=unit, null_value=0.0
     )
-    # Clopper and Pearson's interval is named for shares of units; stretched to -1 and 1 it is none.
-    method = found.method.replace("clopper-pearson", "exact")
-    return found.model_copy(update={"method": method})
 
 
 def excess_p(values: Sequence[float | None], *, clusters: Sequence[str]) -> float:

@@ -49,7 +49,7 @@ def lost_share(
     ends = [end / (rate_ - chance) for end in (loss.low, loss.high) for rate_ in (start.low, start.high)]
     return Estimate(
         value=value, low=min(ends), high=max(ends), level=level, n=len(before), clusters=loss.clusters,
-        missing=loss.missing, method="tango over clopper-pearson, bonferroni", unit=unit, better=better,
+        missing=loss.missing, method="ratio of intervals, bonferroni", unit=unit, better=better,
         reason=loss.reason, null_value=0.0,
     )  # fmt: skip
 

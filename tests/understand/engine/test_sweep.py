@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -364,19 +365,32 @@ def mixing_tail(lm: OpenModel, block: int) -> None:
     norm.forward = lambda hidden: plain(shifted(hidden))
 
 
+_QUICK = ([("pre", "post")], [range(6)], (100, 4096))
+_LONG = ([("pre",), ("post",)], [range(6), (0, 5), (3, 4, 5)], (24, 100, 512, 4096))
+
+
+@pytest.mark.parametrize(
+    "cases", [_QUICK, pytest.param(_LONG, marks=pytest.mark.slow)], ids=["quick", "long"]
+)
 @pytest.mark.parametrize("block", range(3))
 @pytest.mark.parametrize("odd", [steered, marked, mixing, mixing_tail])
-def test_what_goes_by_place_or_ids_is_seen_at_any_block(odd, block) -> None:
-    """Patches of every block and position: those at the end alone would not show what an early block does."""
+def test_what_goes_by_place_or_ids_is_seen_at_any_block(odd, block, cases, monkeypatch) -> None:
+    """Patches of every block and position: those at the end alone would not show what an early block does.
+
+    However many tokens a pass has room for: it decides which patches share one.
+    """
     lm = build("llama", num_hidden_layers=3)
     odd(lm, block)
-    sites = [f"blocks.{i}.hook_resid_{end}" for i in range(3) for end in ("pre", "post")]
-    patches: list[Patch] = [(Edit(site, (p,)),) for site in sites for p in range(6)]
-    sources = traced(lm, CORRUPT, sites)
-    found = sweep(lm, CLEAN, sources, patches, READ)
-    for patch, values in zip(patches, found.values, strict=True):
-        expected = one_by_one(lm, CLEAN, sources, patch, READ)
-        torch.testing.assert_close(values, expected, rtol=1e-4, atol=2e-4, msg=f"{patch}, {found.how}")
+    for ends, span in product(*cases[:2]):
+        sites = [f"blocks.{i}.hook_resid_{end}" for i in range(3) for end in ends]
+        patches: list[Patch] = [(Edit(site, (p,)),) for site in sites for p in span]
+        sources = traced(lm, CORRUPT, sites)
+        expected = torch.stack([one_by_one(lm, CLEAN, sources, patch, READ) for patch in patches])
+        for room in cases[2]:
+            monkeypatch.setattr("calibrant.understand._engine.sweep._TOKENS", {"cpu": room})
+            found = sweep(lm, CLEAN, sources, patches, READ)
+            said = f"{ends}, {span}, {room} tokens a pass, {found.how}"
+            torch.testing.assert_close(found.values, expected, rtol=1e-4, atol=2e-4, msg=said)
 
 
 def test_rows_that_disturb_each_other_run_alone() -> None:

@@ -51,29 +51,43 @@ class Plan:
     def checked(self, batches: Sequence[Tensor], *, whole: bool) -> list[int]:
         """Patches that are tried against a pass in full: as few as show all that is left out.
 
-        They begin where their pass does, so nothing runs before them. One has two blocks to go, for what is
+        Most begin where their pass does, so nothing runs before them. One has two blocks to go, for what is
         wrong at its first position is read in the next block; one enters below rows that run already; one
-        begins later since it is what an MLP adds; one is in the blocks, and not alone in its pass; one begins
-        at the lowest block of those at a later position, so it runs all that may go by positions or ids.
+        begins later since it is what an MLP adds; one is in the blocks, and not alone in its pass. Of the
+        passes that leave positions out, one begins at the lowest block, so it runs all that may go by
+        positions or ids; and one at the lowest block of the latest pass, where nothing is left to hide it.
+        Of rows that enter a pass at their blocks, one is of the lowest: they are handed other ids.
         """
         shown: dict[int, tuple[bool, ...]] = {}
-        skipping: list[tuple[int, bool, int, int]] = []
+        lowest: list[tuple[int, bool, bool, int, int]] = []
+        latest: list[tuple[int, int, bool, int]] = []
+        handed: dict[int, int] = {}
         for rows in batches:
             patches = set(rows[:, 0].tolist())
             first, start = min(self.firsts[p] for p in patches), min(self.starts[p] for p in patches)
             for p in patches:
-                if self.starts[p] < self.blocks and (whole or self.firsts[p] == first):
-                    begins, beside = self.starts[p], self.inner[p] and len(rows) > 1
+                begins, beside = self.starts[p], self.inner[p] and len(rows) > 1
+                at_first = whole or self.firsts[p] == first
+                if first and not whole and at_first:
+                    latest.append((-first, begins, not beside, p))
+                if begins == self.blocks:
+                    continue
+                if at_first:
                     shown[p] = (begins < self.blocks - 1, begins > start, begins > self.early[p], beside)
-                    if first and not whole:
-                        skipping.append((begins, not beside, first, p))
+                if beside and not whole:
+                    handed[p] = begins
+                if first and not whole:
+                    lowest.append((begins, not at_first, not beside, first, p))
         order = sorted(shown, key=lambda p: (sum(shown[p]), self.starts[p], self.firsts[p], p))
         chosen: list[int] = []
         for kind in range(4):
             able = [p for p in order if shown[p][kind]]
             if able and not any(shown[p][kind] for p in chosen):
                 chosen.append(able[-1])
-        chosen += [p for *_, p in [min(skipping)] if p not in chosen] if skipping else []
+        for *_, p in [min(some) for some in (lowest, latest) if some]:
+            chosen += [p] if p not in chosen else []
+        if handed and min(handed.values()) not in {handed.get(p) for p in chosen}:
+            chosen.append(min(handed, key=lambda p: (handed[p], p)))
         return chosen or order[-1:] or [p for rows in batches for p in rows[:, 0].tolist()][-1:]
 
     def idle(self, shared: Tensor | None) -> Tensor:

@@ -105,6 +105,17 @@ KeysAndValues = list[tuple[Tensor, Tensor]]
 """(B, heads, T, d) of each layer."""
 
 
+class _Lent(DynamicLayer):  # type: ignore[no-untyped-call]
+    """Lends its keys and values to one pass and keeps none of those that the pass adds."""
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        keys: Any = self.keys
+        values: Any = self.values
+        return torch.cat([keys, key_states], dim=-2), torch.cat([values, value_states], dim=-2)
+
+
 class Past:
     """Keys and values of earlier positions, for one forward pass, which adds to them."""
 
@@ -119,7 +130,7 @@ class Past:
         self.cache = DynamicCache()
         """Of full layers: a sliding window is the mask's business."""
         for (keys, values), some in zip(kept or [], rows, strict=False):
-            layer = DynamicLayer()  # type: ignore[no-untyped-call]
+            layer = _Lent()  # type: ignore[no-untyped-call]
             layer.lazy_initialization(keys, values)
             layer.keys, layer.values = _of(keys[:, :, :length], some), _of(values[:, :, :length], some)
             self.cache.layers.append(layer)

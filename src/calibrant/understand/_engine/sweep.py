@@ -65,7 +65,7 @@ _FULL = _WAYS[-1]
 _ALONE = _Way("one row at a time")
 _ENTRY = "blocks.0.hook_resid_pre"
 _TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8}  # of the largest logit; half precision: 5 %
-_TOKENS = {"cpu": 1024}  # in one forward pass; elsewhere 16,384
+_TOKENS = {"cpu": 512}  # in one forward pass; elsewhere 16,384
 _LOGITS = 2**27
 
 
