@@ -155,13 +155,15 @@ def test_the_log(calibrant, copied, tmp_path):
     assert [row["technique"] for row in rows] == [
         "intent", "train.sft", "train.sft", "measure.refusal", "measure.refusal", "govern.gate", "govern.gate"
     ]  # fmt: skip
-    whole = calibrant("log", rows[1]["digest"][:10], "--ledger", copied)
+    table = calibrant("log", rows[3]["digest"][:10], "--ledger", copied).out
+    assert "trial/" in table and "measure.refusal" in table and "limits" in table and "Artifact" not in table
+    whole = calibrant("log", rows[1]["digest"][:10], "--ledger", copied, "--json")
     assert json.loads(whole.out)["predicate"]["jobId"] == "sft"
     assert calibrant("log", "zzz", "--ledger", copied).code == 3
     for name, row in (("trial/sft", rows[2]), ("trial/sft#0", rows[1])):
         whole = calibrant("log", name, "--ledger", copied, "--files", tmp_path / "out" / row["digest"])
         assert whole.code == 0 and (tmp_path / "out" / row["digest"] / "model").is_dir()
-        seed = json.loads(calibrant("log", name, "--ledger", copied).out)["predicate"]["seed"]
+        seed = json.loads(calibrant("log", name, "--ledger", copied, "--json").out)["predicate"]["seed"]
         assert seed == row["seed"]
     lost = calibrant("log", "trial/sfd", "--ledger", copied)
     assert lost.code == 3 and "did you mean 'trial/sft'" in lost.err

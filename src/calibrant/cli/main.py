@@ -156,7 +156,7 @@ app.command()(export)
 def log(
     record: Annotated[
         str,
-        typer.Argument(help="One record to show in full: its digest (or a beginning), or STUDY/JOB[#SEED]."),
+        typer.Argument(help="One record to show: its digest (or a beginning), STUDY/JOB or STUDY/JOB#SEED."),
     ] = "",
     ledger: Where = LEDGER,
     files: Annotated[
@@ -171,7 +171,11 @@ def log(
             sys.stdout.write(f"{path}\n")
         return
     if record:
-        render.json_of(listing.entry_of(store, record).record.statement())
+        entry = listing.entry_of(store, record)
+        if as_json:
+            render.json_of(entry.record.statement())
+        else:
+            render.record(entry.digest, entry.record)
         return
     rows = [listing.row(entry) for entry in store.entries()]
     if as_json:

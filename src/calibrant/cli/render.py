@@ -14,7 +14,7 @@ from rich.text import Text
 from calibrant.app.execute import NOT_USED
 from calibrant.app.listing import PLANNED, beside, hazards, headline
 from calibrant.app.study import Outcome
-from calibrant.core import Estimate
+from calibrant.core import Estimate, Record
 from calibrant.core.digest import plain
 from calibrant.core.record import why_nothing
 from calibrant.core.shown import harmless, harmless_json
@@ -69,6 +69,34 @@ def description(entry: dict[str, Any]) -> None:
         values = f" (one of {about['type'].replace(' | ', ', ')})" if "' | '" in about["type"] else ""
         told = escape(f"{about['help']}{values}")
         OUT.print(f"  {name} = {escape(repr(about['default']))}\n      [dim]{told}[/dim]")
+
+
+def record(digest: str, one: Record) -> None:
+    """`calibrant log RECORD`: its numbers, its inputs and what limits it."""
+    seed = "" if one.seed is None else f", seed {one.seed}"
+    head = f"{one.study}/{one.job_id}{seed}: {one.technique}, version {one.version}, {one.status}"
+    OUT.print(f"[bold]{escape(head)}[/bold]\n[dim]{digest}[/dim]")
+    if one.failure is not None:
+        OUT.print(f"[red]{escape(one.failure.message)}[/red]\n  -> {escape(one.failure.hint)}")
+    table = Table(box=None, pad_edge=False)
+    table.add_column("metric", overflow="fold")
+    table.add_column("value", no_wrap=True)
+    table.add_column("n", justify="right")
+    table.add_column("unit; remark", overflow="fold")
+    for name, estimate in one.metrics.items():
+        value = str(estimate).removesuffix(f" ({estimate.reason or 'no reason given'})")
+        told = "; ".join(filter(None, (estimate.unit, estimate.reason)))
+        table.add_row(escape(name), escape(value), f"{estimate.n:,}" if estimate.n else "", escape(told))
+    OUT.print(table)
+    for title, rows in (
+        ("inputs", [f"{name}: {one.reference}" for name, one in one.inputs.items()]),
+        ("limits", list(one.limits)),
+        ("stored files", [artifact.name for artifact in one.artifacts]),
+    ):
+        if rows:
+            OUT.print(f"[bold]{title}[/bold]")
+            for row in rows:
+                OUT.print(f"  {escape(row)}")
 
 
 def log(rows: list[dict[str, Any]]) -> None:

@@ -302,7 +302,7 @@ def test_a_first_sweep_runs_the_last_mlp_at_the_last_position() -> None:
     plain = last.forward
     last.forward = lambda hidden: (seen.append(hidden.shape[1]), plain(hidden))[1]
     sweep(lm, CLEAN, sources, [(Edit(site, (p,)),) for p in range(6)], READ)
-    assert seen[-1] == 1
+    assert min(seen) == 1
 
 
 def test_first_blocks() -> None:
