@@ -22,13 +22,14 @@ of one reader and b1, b2 of the other, and a measure d of how far two readings d
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from calibrant.core import Estimate, InputError, NumericalError
 from calibrant.stats._sample import Better, cluster_codes
-from calibrant.stats.bootstrap import mean
+from calibrant.stats.bootstrap import gaffke, mean
 from calibrant.stats.compare import flip_totals
 
 Reading = float | None
@@ -83,8 +84,21 @@ def firm(one: Looks, other: Looks, differ: Callable[[float, float], float]) -> l
 
 
 def excess(values: Sequence[float | None], *, clusters: Sequence[str], unit: str) -> Estimate:
-    """Mean of ``values`` (n,) as ``excesses`` gives them, missing ones at -1 and at 1 in the bounds."""
-    return signed_mean(values, clusters=clusters, unit=unit, better="none")
+    """Mean of ``values`` (n,) as ``excesses`` gives them, missing ones at -1 and at 1 in the bounds.
+
+    The interval is Gaffke's: most values are 0, and a resample knows nothing of a sign that was not seen. Two
+    readers of one rule, each right in .8, 40 to 280 cases: 0 to 4% of them leave out 0 (980 runs), where
+    bootstrap-t did in 9 to 17%.
+    """
+    found = signed_mean(values, clusters=clusters, unit=unit, better="none")
+    if found.value is None:
+        return found
+    seen = np.array([math.nan if value is None else value for value in values])
+    worst = (np.where(np.isnan(seen), -1.0, seen), np.where(np.isnan(seen), 1.0, seen))
+    codes = cluster_codes(clusters, seen.size)
+    low, high = gaffke(worst, codes, found.level, (-1.0, 1.0))
+    method = "gaffke" if codes is None else "cluster-gaffke"
+    return found.model_copy(update={"low": low, "high": high, "method": method})
 
 
 def signed_mean(
