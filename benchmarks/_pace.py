@@ -37,7 +37,7 @@ class Pace:
         os.dup2(2, 1)  # what libraries print goes to stderr
         self._next, self._block, self._steps = warm, block, 0
         self._losses: list[float] = []
-        self._setup, self._held = 0.0, 0
+        self._setup = 0.0
         self._start = time.process_time(), time.perf_counter()
 
     @contextmanager
@@ -48,14 +48,6 @@ class Pace:
             yield
         finally:
             self._setup += time.process_time() - start
-
-    def count_memory_from_here(self) -> None:
-        """Take what the process holds now (libraries, weights) for nobody's: tell the most that is added."""
-        refs, status = Path("/proc/self/clear_refs"), Path("/proc/self/status")
-        if refs.exists():
-            refs.write_text("5", encoding="ascii")  # the most so far becomes what is held now
-            line = next(row for row in status.read_text().splitlines() if row.startswith("VmRSS"))
-            self._held = int(line.split()[1]) * 1024
 
     def step(self, loss: float) -> None:
         """One optimiser step is over; waits for a line on stdin where it is time to."""
@@ -71,13 +63,7 @@ class Pace:
     def tell(self, **more: Any) -> None:
         """Say what happened since the last time."""
         cpu, wall = time.process_time() - self._start[0], time.perf_counter() - self._start[1]
-        row = {
-            "losses": self._losses,
-            "seconds": cpu,
-            "wall": wall,
-            "setup": self._setup,
-            "peak": peak() - self._held,
-        }
+        row = {"losses": self._losses, "seconds": cpu, "wall": wall, "setup": self._setup, "peak": peak()}
         self._out.write(json.dumps(row | more) + "\n")
         self._out.flush()
         self._losses = []

@@ -30,9 +30,6 @@ def main() -> None:
     read = LogitDifference(job["answers"], job["foils"])
     sites = [f"blocks.{i}.hook_resid_pre" for i in range(module_layers(model))]
     patches = [(Edit(site, (position,)),) for site in sites for position in range(clean.shape[1])]
-    with torch.inference_mode():
-        model.module(clean)
-    pace.count_memory_from_here()
     for _ in range(job["warm"] + job["rounds"]):
         sources = traced(model, clean, sites)
         found = sweep(model, corrupt, sources, patches, read, shared=shared)

@@ -35,8 +35,6 @@ def main() -> None:
         example = rows % len(answers)
         return last[rows, answers[example]] - last[rows, foils[example]]
 
-    loaded(clean)
-    pace.count_memory_from_here()
     for _ in range(job["warm"] + job["rounds"]):
         pace.step(WAYS[job["way"]](model, clean, corrupt, read))
 

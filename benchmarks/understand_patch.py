@@ -16,8 +16,7 @@ nnsight runs in two, both with logits of the last position only:
 
 Ours runs its check (one cell in full, a pass an example) in every sweep, and that is in its time. The pairs
 differ in their sixth token: ours does not run the cells before it, where both runs are the same. In *nothing
-shared* they differ in the first. Memory is the most that the sweeps add to a process that has run the model
-once: libraries and weights are nobody's.
+shared* they differ in the first.
 """
 
 from __future__ import annotations
