@@ -134,18 +134,22 @@ def _number(one: Claim, runs: Mapping[str, Mapping[int, Record]], level: float) 
 
 
 def _unmoved(value: float, sides: Sequence[Sequence[Estimate]], level: float) -> Estimate:
-    """All seeds gave the same numbers, so nothing shows how seeds differ: what one run leaves open counts."""
-    n, ends = len(sides), list[tuple[float, float]]()
-    for side in zip(*sides, strict=True):
-        lows, highs = [each.low for each in side], [each.high for each in side]
-        if None in lows or None in highs or min(each.level for each in side) < level:
-            return not_known(f"all {n} seeds gave {value:.6g}, and a run has no interval of its own", n=n)
-        ends.append((min(low or 0.0 for low in lows), max(high or 0.0 for high in highs)))
-    (low, high), *rest = ends
-    low, high = low - sum(end for _, end in rest), high - sum(end for end, _ in rest)
+    """All seeds gave the same numbers, so nothing shows how seeds differ: what each run leaves open counts.
+
+    The interval is that of a mean of independent estimates (MOVER, Zou & Donner 2008, eq. 5).
+    """
+    n, down, up = len(sides), 0.0, 0.0
+    for run in sides:
+        for sign, each in zip((1, -1), run, strict=False):
+            if each.value is None or each.low is None or each.high is None or each.level < level:
+                return not_known(f"all {n} seeds gave {value:.6g}, and a run has no interval of its own", n=n)
+            below, above = each.value - each.low, each.high - each.value
+            down += (below if sign > 0 else above) ** 2
+            up += (above if sign > 0 else below) ** 2
     return Estimate(
-        value=value, low=low, high=high, level=level, n=n, method="widest run", unit="mean over seeds",
-        reason="all seeds gave the same numbers: the interval is that of a single run",
+        value=value, low=value - math.sqrt(down) / n, high=value + math.sqrt(up) / n, level=level, n=n,
+        method="mover over seeds", unit="mean over seeds",
+        reason="all seeds gave the same numbers: the interval is that of what each run leaves open",
     )  # fmt: skip
 
 
