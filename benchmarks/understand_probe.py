@@ -4,6 +4,10 @@ Standardised features with a decaying spectrum, C = 1 / l2 = 1, float64, one thr
 process. Four courses: few texts and a wide model, as probes mostly have; a middling one; more texts than
 features; and a control task, many labellings of one layer.
 
+*The whole of a probe* is what ``understand.probe`` fits to make one figure: every layer on the training parts
+of four folds, and of each pair of them for the choice of a layer, and 20 labellings of no meaning on the best
+layer. Both sides fit the same parts, standardised by their own rows.
+
 scikit-learn fits a layer at a time. Its best is the quickest of lbfgs, newton-cg and newton-cholesky at
 tolerances of 1e-4 to 1e-12 whose decision values are within 1e-6 of ours (liblinear penalises the bias:
 another problem). What lbfgs at its default tolerance takes is told on stderr: its decision values are not
@@ -25,8 +29,12 @@ from _race import Row, Work, finish, is_quick, make_row, peak_bytes, quickest, r
 from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyped]
 
 from calibrant.maths.probe import logistic_planes
+from calibrant.understand._probe_draws import chance, dealt_again
+from calibrant.understand._probe_fits import linear
+from calibrant.understand._probe_folds import Fit, folds_of, held_out
+from calibrant.understand._probe_folds import best as picked_layer
 
-EQUAL, TARGET, PAIRS = 1e-6, 5.0, 10
+EQUAL, TARGET, PAIRS, WHOLES = 1e-6, 5.0, 10, 6
 SOLVERS, TOLERANCES = ("lbfgs", "newton-cg", "newton-cholesky"), (1e-4, 1e-6, 1e-8, 1e-10, 1e-12)
 
 
@@ -88,6 +96,69 @@ def best(course: Course, x: torch.Tensor, labels: torch.Tensor, ours: np.ndarray
     return choices[quickest(choices, rounds, time.process_time)]
 
 
+class Sklearn(NamedTuple):
+    """scikit-learn's fits of some rows, a layer or a labelling at a time."""
+
+    mean: np.ndarray
+    std: np.ndarray
+    models: list[LogisticRegression]
+
+    def scores(self, x: torch.Tensor) -> torch.Tensor:
+        """Decision values (L, M) of rows (L, M, D)."""
+        scaled = (x.numpy() - self.mean) / self.std
+        said = [one.decision_function(scaled[at % len(scaled)]) for at, one in enumerate(self.models)]
+        return torch.from_numpy(np.stack(said))
+
+
+def sklearn_fit(x: torch.Tensor, labels: torch.Tensor, solver: str, tolerance: float) -> Sklearn:
+    """``linear`` of ``understand.probe`` by scikit-learn."""
+    rows = x.numpy()
+    mean, std = rows.mean(1, keepdims=True), rows.std(1, keepdims=True)
+    scaled, every = (rows - mean) / std, labels.numpy() if labels.ndim == 2 else [labels.numpy()] * len(x)
+    models = [
+        LogisticRegression(C=1.0, tol=tolerance, max_iter=20_000, solver=solver).fit(scaled[at % len(x)], y)
+        for at, y in enumerate(every)
+    ]
+    return Sklearn(mean, std, models)
+
+
+def whole(fit: Fit, x: torch.Tensor, labels: np.ndarray) -> np.ndarray:
+    """Held-out scores (L, N) of every layer, after the draws of the best one as well."""
+    folds = folds_of((), labels, 4, 0, inner=True)
+    held = held_out(fit, x, labels, folds)
+    picked = picked_layer(held.scores, labels, folds.blocks)
+    chance(fit, x[picked], dealt_again(labels, (), folds, 0), folds)
+    return held.scores
+
+
+def run_whole(course: Course, pairs: int) -> Row:
+    """All fits of a probe against the same ones by scikit-learn at its best."""
+    name = f"understand.probe, the whole of a probe, {course.name}"
+    say(name)
+    x, every = drawn(course)
+    labels = every[0].numpy()
+    ours = partial(whole, partial(linear, l2=1.0), x, labels)
+    reference, choices = ours(), dict[str, Work]()
+    for solver in SOLVERS:
+        if solver == "newton-cholesky" and course.width > course.rows:
+            continue
+        for tolerance in TOLERANCES:
+            way = partial(whole, partial(sklearn_fit, solver=solver, tolerance=tolerance), x, labels)
+            apart = float(np.abs(way() - reference).max())
+            if apart <= EQUAL:
+                choices[f"{solver}, {tolerance:g}"] = way
+                break
+        else:
+            say(f"  {solver}: {apart:.1e} apart at the tightest tolerance")
+    rival = choices[quickest(choices, 1, time.process_time)]
+    row = make_row(
+        f"{name}, against scikit-learn's best",
+        race(ours, rival, pairs, clock=time.process_time),
+        equal=True, memory_ratio=peak_of_numpy(rival) / peak_bytes(ours), target=TARGET,
+    )  # fmt: skip
+    return row._replace(versions=row.versions | {"scikit-learn": version("scikit-learn")})
+
+
 def peak_of_numpy(work: Work) -> int:
     """Most bytes allocated at once."""
     tracemalloc.start()
@@ -127,7 +198,8 @@ def main() -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     courses = (COURSES[0], COURSES[3]) if quick else COURSES
-    finish([run(course, 1 if quick else PAIRS) for course in courses])
+    rows = [run(course, 1 if quick else PAIRS) for course in courses]
+    finish(rows + [run_whole(course, 1 if quick else WHOLES) for course in courses if not course.labellings])
 
 
 if __name__ == "__main__":
