@@ -64,7 +64,13 @@ class Planes(NamedTuple):
         return (x @ self.weight[..., None])[..., 0] + self.bias[:, None]
 
 
-def logistic_planes(x: Tensor, labels: Tensor, l2: float, weights: Tensor | None = None) -> Planes:
+def logistic_planes(
+    x: Tensor,
+    labels: Tensor,
+    l2: float,
+    weights: Tensor | None = None,
+    spread: tuple[Tensor, Tensor] | None = None,
+) -> Planes:
     """Regressions of ``labels`` on ``x``, one a layer.
 
     Args:
@@ -72,6 +78,8 @@ def logistic_planes(x: Tensor, labels: Tensor, l2: float, weights: Tensor | None
         labels: (N,) bool, or (L, N) where layers have labels of their own.
         l2: penalty, above 0.
         weights: (N,) or (L, N) of rows, above 0; None: 1 each.
+        spread: mean and standard deviation, (L, D) each: the planes are of features less the one and over the
+            other. A layer's are made when its turn comes, and lie in the cache.
 
     Raises:
         InputError: shapes that do not fit, one label only, or a penalty or weight that is not above 0.
@@ -87,6 +95,8 @@ def logistic_planes(x: Tensor, labels: Tensor, l2: float, weights: Tensor | None
             if rows is None or coarse is None or len(x) > 1:
                 rows = coarse = None  # frees those of the layer before
                 rows = x[layer].double()
+                if spread is not None:
+                    rows = (rows - spread[0][layer]).div_(spread[1][layer])
                 coarse = kind.coarse(rows)
             form = kind(rows, y[layer], c[layer], l2)
             solution, scores = _minimum(form, coarse, margin)

@@ -28,14 +28,15 @@ class Plane(NamedTuple):
 
     def scores(self, x: Tensor) -> Tensor:
         """Log-odds (L, M) of rows (L, M, D)."""
-        scaled = (x - self.mean[:, None]) / self.std[:, None]
-        return (scaled @ self.weight[..., None])[..., 0] + self.bias[:, None]
+        weight = self.weight / self.std
+        shift = self.bias - (self.mean * weight).sum(1)
+        return (x @ weight[..., None])[..., 0] + shift[:, None]
 
 
 def linear(x: Tensor, labels: Tensor, l2: float) -> Plane:
     """L2-regularised logistic regression on features standardised by the training rows."""
     mean, std = _spread(x)
-    planes = logistic_planes((x - mean[:, None]) / std[:, None], labels, l2)
+    planes = logistic_planes(x, labels, l2, spread=(mean, std))
     return Plane(mean, std, planes.weight, planes.bias)
 
 
@@ -129,5 +130,7 @@ def _wide(x: Tensor, labels: Tensor) -> Tensor:
 
 def _spread(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation (L, D); a constant feature counts for nothing."""
-    mean, std = x.mean(1), x.std(1, correction=0)
+    mean = x.mean(1)
+    squares = [(rows - middle).square_().mean(0) for rows, middle in zip(x, mean, strict=True)]
+    std = torch.stack(squares).sqrt_()  # a layer at a time: in the cache
     return mean, torch.where(std > 1e-12 * (1 + mean.abs()), std, 1.0)
