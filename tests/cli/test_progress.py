@@ -26,7 +26,22 @@ def test_one_line_a_minute_with_the_time_left(clock):
     first, second = stream.getvalue().splitlines()
     assert first.startswith("dpo: 60/200 loss 0.1 (about ") and second.startswith("dpo: 120/200")
     # 59 s for 59 further steps after the first; 140 are left.
-    assert "(about 138 s left)" in first
+    assert "(about 140 s left)" in first
+
+
+def test_the_next_seed_of_a_job_starts_its_own_clock(clock):
+    stream = io.StringIO()
+    with Shown(stream) as shown:
+        for _ in range(2):
+            for done in range(1, 201):
+                clock[0] += 0.1 if done < 200 else 1000
+                shown("trunk", done, 200, "")
+        for done in range(1, 101):
+            clock[0] += 0.8
+            shown("trunk", done, 200, "")
+    assert stream.getvalue().splitlines()[-1].startswith("trunk: ")
+    left = int(stream.getvalue().splitlines()[-1].partition("about ")[2].split()[0])
+    assert left < 160
 
 
 def test_nothing_is_said_in_the_first_minute(clock):

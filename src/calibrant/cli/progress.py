@@ -18,7 +18,8 @@ class Shown:
         self._stream = stream
         self._bar: Progress | None = None
         self._tasks: dict[str, int] = {}
-        self._started: dict[str, float] = {}
+        self._started: dict[str, tuple[float, int]] = {}
+        self._last: dict[str, int] = {}
         self._spoke = time.monotonic()
         if stream.isatty():
             columns = (
@@ -51,10 +52,13 @@ class Shown:
             self._bar.update(self._tasks[job], completed=done, total=total, note=note)  # type: ignore[arg-type]
             return
         now = time.monotonic()
-        began = self._started.setdefault(job, now)
+        if done < self._last.get(job, 0):  # the job's next seed, or its next stage
+            self._started.pop(job, None)
+        self._last[job] = done
+        began, first = self._started.setdefault(job, (now, done))
         if now - self._spoke >= 60:
             self._spoke = now
-            left = (now - began) / max(done, 1) * (total - done)
-            eta = f" (about {left:.0f} s left)" if done else ""
+            left = (now - began) / max(done - first, 1) * (total - done)
+            eta = f" (about {left:.0f} s left)" if done > first else ""
             self._stream.write(f"{job}: {done}/{total} {note}{eta}\n")
             self._stream.flush()
