@@ -209,3 +209,25 @@ def test_a_behaviour_of_another_kind_is_a_problem_before_anything_runs(study):
     given = '[given]\nmodel = "testbed:model/base"\n'
     [problem] = check_study(study(given + REFUSAL.replace('"testbed:judge/harmful"', guard)), files=True)
     assert "is no Judge" in problem
+
+
+def test_claims_on_jobs_that_the_study_lacks_or_runs_too_seldom(study):
+    claims = """
+[[job]]
+id = "claim"
+use = "govern.claim"
+[job.config]
+study = "NAME"
+claims = [
+  { says = "a", job = "plian", metric = "harm_rate" },
+  { says = "b", job = "plain", metric = "harm_rate", against = "gone" },
+  { says = "c", job = "plain", metric = "harm_rate", seeds = 5 },
+]
+"""
+    head = f'[given]\nmodel = "testbed:model/tiny"\n{REFUSAL}'
+    name = study(head).name
+    first, second, third = check_study(study(head + claims.replace("NAME", name)))
+    assert "number 1 of claims reads 'plian'" in first and "did you mean 'plain'" in first
+    assert "number 2 of claims reads 'gone'" in second
+    assert "number 3 of claims wants 5 seeds of 'plain', which runs 1" in third
+    assert check_study(study(head + claims.replace("NAME", "another"))) == []

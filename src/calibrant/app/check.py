@@ -59,6 +59,7 @@ def check_study(study: Study, *, allow_python: bool = False, files: bool = False
     except CalibrantError as error:
         problems += _lines(error)
     problems += _verdict_problems(study, before)
+    problems += _reading_problems(study, before)
     return list(dict.fromkeys(problems))
 
 
@@ -102,6 +103,28 @@ def _verdict_problems(study: Study, jobs: Mapping[str, StudyJob]) -> Iterator[st
         yield from misdirected(study)
 
 
+def _reading_problems(study: Study, jobs: Mapping[str, StudyJob]) -> Iterator[str]:
+    """Claims and instruments that read jobs which this study does not have, or too few of their runs."""
+    for reader in study.job:
+        config = reader.config
+        rows = config.get(_READERS.get(reader.use, ""))
+        if config.get("study") != study.name or not isinstance(rows, list):
+            continue
+        for number, row in enumerate(rows, 1):
+            if not isinstance(row, Mapping):  # noted already
+                continue
+            along = row.get("along")
+            names = [row.get("job"), row.get("against"), *(along if isinstance(along, Mapping) else ())]
+            wanted, where = row.get("seeds"), f"job '{reader.id}': number {number} of {_READERS[reader.use]}"
+            for name in map(str, filter(None, names)):
+                if name not in jobs:
+                    yield f"{where} reads '{name}', no job of '{study.name}'{nearest(name, jobs)}"
+                elif isinstance(wanted, int) and wanted > len(jobs[name].runs()):
+                    yield f"{where} wants {wanted} seeds of '{name}', which runs {len(jobs[name].runs())}"
+
+
+_READERS = {"govern.claim": "claims", "measure.audit_game": "instruments"}
+"""Techniques that read other jobs' numbers by name -> the rows of their config that name them."""
 _LOOKING = object()
 
 
