@@ -107,9 +107,24 @@ def headline(record: Record) -> tuple[str, Estimate | None]:
     return name, record.metrics.get(name)
 
 
+_ALSO = {"measure.eval_log": "mean_score/", "oversee.critique_revise": "helpful_change/"}
+"""Techniques whose headline misleads by itself -> the family that is told beside it."""
+
+
 def beside(record: Record) -> str:
-    """What a count leaves out: which cells do most, or how faithful the least circuit is. "": nothing."""
+    """What a headline leaves out. "": nothing.
+
+    Which cells do most, how faithful the least circuit is, scores of a log, what revisions cost, how much of
+    an audit is undecided.
+    """
     name, counted = headline(record)
+    if record.technique in _ALSO:
+        also = [
+            f"{key} {one}" for key, one in record.metrics.items() if key.startswith(_ALSO[record.technique])
+        ]
+        return "; ".join(also[:_NAMED])
+    if record.technique == "oversee.constitution_audit" and counted is not None and counted.value is not None:
+        return counted.reason
     if name == _FOUND and counted is not None and counted.value:
         shares = {key.removeprefix("denoise/"): one.value or 0.0 for key, one in record.metrics.items()
                   if key.startswith("denoise/")}  # fmt: skip
