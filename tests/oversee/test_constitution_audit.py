@@ -13,6 +13,7 @@ from calibrant.core.estimate import impossible
 from calibrant.data.constitution import Constitution, Principle, PrincipleTest, read_constitution
 from calibrant.data.rows import Pair, Preferences
 from calibrant.models.scripted import ScriptedModel
+from calibrant.oversee._comparing import said
 from calibrant.oversee.constitution_audit import ConstitutionAudit, constitution_audit
 from calibrant.testbed.constitutions import (
     DEFECTS,
@@ -274,6 +275,8 @@ def test_a_reader_that_says_nothing_leaves_everything_open(run):
         ("The worse answer is:\nfirst", "eos"),
         ("I would reject\nfirst", "eos"),
         ("The first is not\nsecond", "eos"),
+        ("Which one is inferior?\nfirst", "eos"),
+        ("1. the answer I like least:\nfirst", "eos"),
     ],
 )
 def test_what_is_no_verdict(run, reply, stop):
@@ -282,6 +285,18 @@ def test_what_is_no_verdict(run, reply, stop):
         broken, open_pairs("principled", {"n": "14"}), open_constitution("clean", {}), run=run
     )
     assert all(e.value is None for name, e in result.metrics.items() if name.startswith("ambiguity/"))
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "The other one is rude.\nfirst",
+        "**Final answer:**\nfirst",
+        "- the second is rude\n- it lies\n\nFirst.",
+    ],
+)
+def test_what_is_a_verdict(reply):
+    assert said(Completion(text=reply)) == "first"
 
 
 def test_answers_can_not_end_their_fence_nor_speak_for_the_reader(run):

@@ -26,7 +26,8 @@ from calibrant.testbed.words import CREATURES
 from calibrant.testbed.world import FACTS
 
 _DENIES = re.compile(
-    r"\b(?:not|never|nor|wrong|false|incorrect|untrue|deny|doubt|you (?:say|said|think|claim\w*))\b|n't\b",
+    r"\b(?:not|cannot|never|nor|hardly|if|unless|wrong|false|incorrect|untrue|mistake\w*|den(?:y|ies)|doubt\w*"
+    r"|disagree\w*|rather than|instead of|refuse\w*|you (?:say|said|think|claim\w*))\b|n't\b",
     re.IGNORECASE,
 )
 

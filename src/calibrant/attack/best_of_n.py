@@ -64,7 +64,7 @@ class BestOfN(Frozen):
         return forecast
 
 
-@technique(version=3)
+@technique(version=4)
 def best_of_n(
     target: LM, goals: Goals, judge: Judge, config: BestOfN = BestOfN(), run: Run = Quiet()
 ) -> AttackResult:

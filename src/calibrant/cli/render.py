@@ -73,8 +73,7 @@ def description(entry: dict[str, Any]) -> None:
 
 def record(digest: str, one: Record) -> None:
     """`calibrant log RECORD`: its numbers, its inputs and what limits it."""
-    seed = "" if one.seed is None else f", seed {one.seed}"
-    head = f"{one.study}/{one.job_id}{seed}: {one.technique}, version {one.version}, {one.status}"
+    head = f"{one.study}/{one.job_id}, seed {one.seed}: {one.technique}, version {one.version}, {one.status}"
     OUT.print(f"[bold]{escape(head)}[/bold]\n[dim]{digest}[/dim]")
     if one.failure is not None:
         OUT.print(f"[red]{escape(one.failure.message)}[/red]\n  -> {escape(one.failure.hint)}")

@@ -84,7 +84,7 @@ class ClaimResult(Result):
     """One a claim: yes, no or unknown, with the reason."""
 
 
-@technique(version=2)
+@technique(version=3)
 def claim(evidence: Evidence, config: Claims = Claims(), run: Run = Quiet()) -> ClaimResult:
     """Test every claim on the study's runs; the latest of a job and seed counts, one that failed as none."""
     runs = evidence.finished(config.study)

@@ -98,7 +98,7 @@ class _Side(NamedTuple):
     seconds: float
 
 
-@technique(version=1)
+@technique(version=2)
 def tax(
     model: LM,
     before: LM,

@@ -29,8 +29,12 @@ _ALONE = re.compile(
     r"(?: is (?:the )?(?:better|preferred|right|correct)(?: (?:answer|one))?)?[\s*\"').!]*",
     re.IGNORECASE,
 )
-_LEFT_OPEN = re.compile(r"\b(?:not|worse|worst|reject\w*|against|avoid|dislike)\b[^.!?]*$", re.IGNORECASE)
-"""A line that the last one may end, and turn round: 'the worse answer is:'."""
+_ITEM = re.compile(r"\s*(?:[-*+•]|\d+[.)])\s")
+_TITLE = re.compile(
+    r"[\s*#]*(?:(?:my|the|final) )*(?:answer|verdict|choice|decision|judge?ment|conclusion)(?: is)?[\s*:]*",
+    re.IGNORECASE,
+)
+"""A line that says what the last one is, and does not turn it round as 'the worse answer is:' does."""
 
 
 class Comparing(Frozen):
@@ -114,10 +118,17 @@ def said(reply: Completion) -> str | None:
     if not verdicts and reply.stop == "eos" and reply.text.strip():
         lines = [line for line in reply.text.splitlines() if line.strip()]
         alone = [_ALONE.fullmatch(line) for line in lines]
-        turned = len(lines) > 1 and _LEFT_OPEN.search(lines[-2]) is not None
-        if alone[-1] and not turned:
+        if alone[-1] and (len(lines) == 1 or alone[-2] or _done(lines[-2])):
             verdicts = {one[1].lower() for one in alone if one}
     return verdicts.pop() if len(verdicts) == 1 and verdicts <= set(SIDES) else None
+
+
+def _done(line: str) -> bool:
+    """Whether a line leaves nothing open that the next one could end: a sentence, a list's item, a title."""
+    bare = line.rstrip(" \t*\"')")
+    if _ITEM.match(line):
+        return not bare.endswith((":", "?"))
+    return bare.endswith((".", "!")) or _TITLE.fullmatch(line) is not None
 
 
 def readings(

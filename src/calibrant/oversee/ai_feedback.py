@@ -103,7 +103,7 @@ class AIFeedbackResult(Result):
     """One a given pair, in order."""
 
 
-@technique(version=1)
+@technique(version=2)
 def ai_feedback(
     model: LM,
     pairs: Preferences,

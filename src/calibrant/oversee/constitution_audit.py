@@ -133,7 +133,7 @@ class ConstitutionAuditResult(Result):
         return tuple(one for one in figures if one.values) or super().figure_data()
 
 
-@technique(version=1)
+@technique(version=2)
 def constitution_audit(
     model: LM,
     pairs: Preferences,

@@ -96,7 +96,7 @@ class CritiqueReviseResult(Result):
     """The same revisions as demonstrations for SFT, and answers that were left as they were."""
 
 
-@technique(version=3)
+@technique(version=4)
 def critique_revise(
     model: LM,
     goals: Goals,

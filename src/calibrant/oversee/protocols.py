@@ -121,7 +121,7 @@ class ProtocolsResult(Result):
         return tuple(one for one in figures if one.values) or super().figure_data()
 
 
-@technique(version=1)
+@technique(version=2)
 def protocols(
     questions: Questions,
     judge: LM,

@@ -124,7 +124,7 @@ class ProbeResult(Result):
         return (*([read] if layers else []), *([used] if ablated else []), *by_names(self.metrics)[-1:])
 
 
-@technique(version=3)
+@technique(version=4)
 def probe(
     model: OpenLM, texts: LabelledTexts, config: Probing = Probing(), run: Run = Quiet()
 ) -> ProbeResult:
