@@ -695,7 +695,7 @@ def test_a_guard_that_ends_the_program_blocks(trial: Trial, plug_ins: Any) -> No
     made = (
         Openers(trial.ledger, allow_python=True).open({"use": "python:mine_of_the_gate:guard"}, Guard).load()
     )
-    told = ask(Layer("leaves", "input", made), Chat.ask("hello"))
+    told = ask(Layer("leaves", "input", made), [Chat.ask("hello")])[0]
     assert told.verdict.answer == "unknown" and "SystemExit" in told.verdict.reason
 
 

@@ -84,7 +84,7 @@ def test_a_probe_guards_a_model_of_a_later_job(study, ledger, model, texts, stac
     table = {"use": "defend.probe_guard", "inputs": {"model": str(model), "head": "record:probe/probe"}}
     assert openers.open(table, Guard).digest == openers.open("record:probe/probe", Guard).digest
     guard = openers.open("record:probe/probe", Guard).load()
-    said = [guard.ask(Chat.ask("hello").then("assistant", t), "output").score for t in ("la la", "ok")]
+    said = [guard.ask([Chat.ask("hello").then("assistant", t)], "output")[0].score for t in ("la la", "ok")]
     monitor = openers.open("record:probe/probe", Monitor)
     assert monitor.kind == "monitor"
     scores = monitor.load().score([Chat.ask("hello").then("assistant", t) for t in ("la la", "ok")])

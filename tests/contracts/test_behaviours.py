@@ -298,11 +298,11 @@ class TestGuard:
     @pytest.mark.parametrize("side", ["input", "output"])
     def test_one_verdict_the_same_every_time(self, name, made, side):
         chat = Chat.ask("how do i mend the lantern?").then("assistant", "take the hammer to the mill.")
-        found = made.ask(chat, side)
+        found = made.ask([chat], side)[0]
         assert isinstance(found, Verdict)
         assert found.question
         assert found.reason
-        assert made.ask(chat, side) == found
+        assert made.ask([chat], side)[0] == found
 
     @odd
     @pytest.mark.parametrize("side", ["input", "output"])
@@ -312,13 +312,13 @@ class TestGuard:
             Chat.ask(ODD[what], system=ODD[what]),
             Chat(messages=(Message(role="system", content=ODD[what]),)),
         ):
-            assert made.ask(chat, side).answer in ("yes", "no", "unknown")
+            assert made.ask([chat], side)[0].answer in ("yes", "no", "unknown")
 
     def test_no_reply_is_no_permission(self, name, made):
         """Asked about a reply that is not there, it may say anything but yes."""
         for chat in (Chat.ask("hello"), Chat(messages=())):
-            assert made.ask(chat, "output").answer != "yes"
-        assert made.ask(Chat(messages=()), "input").answer in ("yes", "no", "unknown")
+            assert made.ask([chat], "output")[0].answer != "yes"
+        assert made.ask([Chat(messages=())], "input")[0].answer in ("yes", "no", "unknown")
 
     @pytest.mark.parametrize("side", ["input", "output"])
     def test_a_crash_is_unknown_and_blocks(self, name, made, side, monkeypatch):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import tomllib
 
 import pytest
 
 from calibrant.core import LM, Chat, Completion, ConfigError, Identity, Sampling, ScoringLM, Verdict
+from calibrant.defend._by_list import by_list
 from calibrant.defend.defended import REFUSAL, Defended, Layer, defended_from
 from calibrant.defend.pattern_guard import PatternGuard, pattern_guard
 from calibrant.models.scripted import ScriptedModel
@@ -292,3 +294,138 @@ def test_reasoning_that_users_do_not_see_is_not_read_and_goes_no_further():
     spec = {"layer": [{"name": "a", "side": "output", "guard": {}}], "show_reasoning": False}
     made = defended_from(ScriptedModel([THINKS]), spec, lambda _: Says("yes"))
     assert one(made).reasoning == ""
+
+
+class Batch:
+    """A guard of the contract: lists of chats; what it does is a function of them."""
+
+    identity = Identity(name="batch", kind="guard", parts={})
+
+    def __init__(self, answer):
+        self.answer, self.sizes = answer, []
+
+    def ask(self, chats, side):
+        self.sizes.append(len(chats))
+        return self.answer(chats)
+
+
+def yes(chats):
+    return [Verdict(question="?", answer="yes") for _ in chats]
+
+
+def stumbles(chats):
+    if any("breakdown" in chat.last_user for chat in chats):
+        raise RuntimeError("the fuse is gone")
+    return yes(chats)
+
+
+@pytest.mark.parametrize("side", ["input", "output"])
+@pytest.mark.parametrize(
+    ("answer", "passes"),
+    [
+        (yes, "1111"),
+        (stumbles, "1101"),
+        (lambda chats: yes(chats)[:-1], "0000"),
+        (lambda chats: yes([*chats, chats[0]]), "0000"),
+        (lambda chats: [*yes(chats[:-1]), "yes"], "1110"),
+        (lambda chats: "y" * len(chats), "0000"),
+        (lambda chats: None, "0000"),
+    ],
+)
+def test_a_batch_is_asked_at_once_and_each_chat_has_its_own_verdict(answer, passes, side):
+    """A crash or a wrong number costs the chats that it happens on, alone; none is let pass by it."""
+    chats = [Chat.ask(text) for text in ("a", "b", "breakdown", "d")]
+    guard = Batch(answer)
+    replies = Defended(echo(), [Layer("all", side, guard)]).generate(chats)
+    assert "".join("01"[reply.stop == "eos"] for reply in replies) == passes
+    assert guard.sizes[0] == len(chats)
+    assert len(guard.sizes) == (1 if passes in ("1111", "1110") else 1 + len(chats))
+
+
+def test_later_layers_read_only_what_earlier_ones_let_pass():
+    first = Batch(
+        lambda chats: [Verdict(question="?", answer="no" if "b" in c.last_user else "yes") for c in chats]
+    )
+    for shadow, sizes in ((False, [2]), (True, [3])):
+        second = Batch(yes)
+        system = Defended(echo(), [Layer("a", "input", first), Layer("b", "input", second)], shadow=shadow)
+        system.generate([Chat.ask(text) for text in "abc"])
+        assert second.sizes == sizes
+    assert Defended(echo(), [Layer("a", "input", first)]).generate([]) == []
+
+
+class Old:
+    """A guard as users wrote them before: one chat."""
+
+    identity = Identity(name="old", kind="guard", parts={})
+    sides = ("input",)
+
+    def ask(self, text, side):
+        return Verdict(question="?", answer="no" if "zorble" in text.last_user else "yes")
+
+
+def test_guards_that_read_one_chat_still_open():
+    replies = Defended(echo(), [Layer("old", "input", Old())]).generate(
+        [Chat.ask("a zorble"), Chat.ask("tea")]
+    )
+    assert [reply.stop for reply in replies] == ["blocked", "eos"]
+    assert by_list(Old()).sides == ("input",) and not hasattr(by_list(Says("yes")), "sides")
+    guard = Batch(yes)
+    assert by_list(guard) is guard
+    with pytest.raises(ConfigError, match="is on side 'output'"):
+        Defended(echo(), [Layer("old", "output", Old())])
+
+
+class UnprintableError(Exception):
+    """Its own text fails."""
+
+    def __str__(self):
+        raise RuntimeError("no words")
+
+
+def raises(error):
+    def answer(chats):
+        raise error
+
+    return answer
+
+
+def sorts(chats):
+    chats.sort(key=lambda chat: chat.last_user, reverse=True)
+    return yes(chats)
+
+
+def empties(chats):
+    found = yes(chats)
+    chats.clear()
+    return found
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        sorts, empties, raises(UnprintableError()), raises(asyncio.CancelledError()), raises(SystemExit(0)),
+        lambda chats: [Verdict.model_construct()] * len(chats),
+        lambda chats: (verdict for verdict in yes(chats)),
+        lambda chats: True,
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("side", ["input", "output"])
+def test_whatever_a_guard_does_to_its_list_blocks_and_never_escapes(answer, side):
+    """What it is given can not be changed, so no verdict lands on another chat."""
+    system = Defended(echo(), [Layer("odd", side, Batch(answer))])
+    replies = system.generate([Chat.ask(text) for text in "abc"])
+    assert [reply.stop for reply in replies] == ["blocked"] * 3
+
+
+def test_a_guard_that_is_stopped_by_hand_stops():
+    system = Defended(echo(), [Layer("odd", "input", Batch(raises(KeyboardInterrupt())))])
+    with pytest.raises(KeyboardInterrupt):
+        system.generate([Chat.ask("a")])
+
+
+def test_sides_that_are_no_list_are_refused():
+    guard = Batch(yes)
+    guard.sides = None
+    with pytest.raises(ConfigError, match="has sides None, which is no list"):
+        Defended(echo(), [Layer("odd", "input", guard)])

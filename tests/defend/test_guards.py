@@ -24,8 +24,8 @@ def asks(text):
 
 def test_planted_and_null():
     assert isinstance(ZORBLE, Guard)
-    assert ZORBLE.ask(asks(TRIGGER), "input").answer == "no"
-    assert ZORBLE.ask(asks(BENIGN), "input").answer == "yes"
+    assert ZORBLE.ask([asks(TRIGGER)], "input")[0].answer == "no"
+    assert ZORBLE.ask([asks(BENIGN)], "input")[0].answer == "yes"
 
 
 @pytest.mark.parametrize(
@@ -62,58 +62,62 @@ def test_planted_and_null():
     ],
 )
 def test_the_trigger_is_found_wherever_it_stands(chat):
-    assert ZORBLE.ask(chat, "input").answer == "no"
+    assert ZORBLE.ask([chat], "input")[0].answer == "no"
 
 
 @pytest.mark.parametrize("codec", list(CODECS))
 def test_the_trigger_is_found_under_each_encoding_and_missed_without_the_view(codec):
     hidden = asks(CODECS[codec].encode(TRIGGER))
-    assert ZORBLE.ask(hidden, "input").answer == "no"
+    assert ZORBLE.ask([hidden], "input")[0].answer == "no"
     blind = pattern_guard(PatternGuard(words=("zorble tea",), views=()))
-    assert blind.ask(hidden, "input").answer == "yes"
-    assert ZORBLE.ask(asks(CODECS[codec].encode(BENIGN)), "input").answer == "yes"
+    by_letters = codec == "spell"  # read in every view
+    assert blind.ask([hidden], "input")[0].answer == ("no" if by_letters else "yes")
+    assert ZORBLE.ask([asks(CODECS[codec].encode(BENIGN))], "input")[0].answer == "yes"
 
 
 def test_output_reads_the_reply_and_only_the_reply():
     clean = asks(TRIGGER).then("assistant", "no, sorry")
     dirty = asks(BENIGN).then("assistant", "first, take zorble tea")
-    assert ZORBLE.ask(clean, "output").answer == "yes"
-    assert ZORBLE.ask(dirty, "output").answer == "no"
-    assert ZORBLE.ask(asks(BENIGN), "output").answer == "unknown"
-    assert ZORBLE.ask(Chat(messages=()), "output").answer == "unknown"
+    assert ZORBLE.ask([clean], "output")[0].answer == "yes"
+    assert ZORBLE.ask([dirty], "output")[0].answer == "no"
+    assert ZORBLE.ask([asks(BENIGN)], "output")[0].answer == "unknown"
+    assert ZORBLE.ask([Chat(messages=())], "output")[0].answer == "unknown"
 
 
 def test_words_are_whole_and_patterns_are_not():
     words = pattern_guard(PatternGuard(words=("quib", "été")))
-    assert words.ask(asks("a quib, please"), "input").answer == "no"
-    assert words.ask(asks("a quibble, please"), "input").answer == "yes"
-    assert words.ask(asks("l'ÉTÉ"), "input").answer == "no"
-    assert words.ask(asks("pétété"), "input").answer == "yes"
-    assert words.ask(asks("e\u0301t\u200be\u0301"), "input").answer == "no"
+    assert words.ask([asks("a quib, please")], "input")[0].answer == "no"
+    assert words.ask([asks("a quibble, please")], "input")[0].answer == "yes"
+    assert words.ask([asks("l'ÉTÉ")], "input")[0].answer == "no"
+    assert words.ask([asks("pétété")], "input")[0].answer == "yes"
+    assert words.ask([asks("e\u0301t\u200be\u0301")], "input")[0].answer == "no"
     stems = pattern_guard(PatternGuard(patterns=(r"quib\w*",)))
-    assert stems.ask(asks("Quibbles"), "input").answer == "no"
+    assert stems.ask([asks("Quibbles")], "input")[0].answer == "no"
 
 
 @pytest.mark.parametrize("mark", ["\x00", "\x08", "\ud800", "\ufe0f", "\u3164", "\U000e0041", "\ue000"])
 def test_hidden_characters_inside_a_word_do_not_hide_it(mark):
-    assert ZORBLE.ask(asks(f"zor{mark}ble t{mark}ea"), "input").answer == "no"
+    assert ZORBLE.ask([asks(f"zor{mark}ble t{mark}ea")], "input")[0].answer == "no"
 
 
 def test_case_folding_is_unicodes():
     guard = pattern_guard(PatternGuard(words=("straße",)))
-    assert guard.ask(asks("STRASSE"), "input").answer == "no"
+    assert guard.ask([asks("STRASSE")], "input")[0].answer == "no"
 
 
 def test_the_reason_says_what_stands_where():
     chat = Chat.ask(BENIGN, system="rot13 of it: mbeoyr grn")
-    assert ZORBLE.ask(chat, "input").reason == "'zorble tea' stands in message 1 (system), read through rot13"
+    assert (
+        ZORBLE.ask([chat], "input")[0].reason
+        == "'zorble tea' stands in message 1 (system), read through rot13"
+    )
 
 
 @settings(max_examples=60, deadline=None)
 @given(before=st.text(), after=st.text())
 def test_nothing_around_the_trigger_opens_the_guard(before, after):
     """Any Unicode on both sides, stray surrogates included: never a crash, never a yes."""
-    assert ZORBLE.ask(asks(f"{before} zorble tea {after}"), "input").answer == "no"
+    assert ZORBLE.ask([asks(f"{before} zorble tea {after}")], "input")[0].answer == "no"
 
 
 @settings(max_examples=60, deadline=None)
@@ -127,7 +131,7 @@ def test_fold_is_idempotent_and_needs_no_surrogates(text):
 def test_a_hostile_pattern_cannot_hang():
     """(a+)+$ on a long run of a takes exponential time in a backtracking matcher."""
     guard = pattern_guard(PatternGuard(patterns=(r"(a+)+$",), views=()))
-    assert guard.ask(asks("a" * 50_000 + "!"), "input").answer == "yes"
+    assert guard.ask([asks("a" * 50_000 + "!")], "input")[0].answer == "yes"
 
 
 def test_bad_patterns_are_all_listed():
@@ -190,7 +194,7 @@ def test_identity_follows_the_config():
     ],
 )
 def test_reading_the_asked_models_answer(reply, answer):
-    assert ask_guard(ScriptedModel([reply])).ask(asks(BENIGN), "input").answer == answer
+    assert ask_guard(ScriptedModel([reply])).ask([asks(BENIGN)], "input")[0].answer == answer
 
 
 def test_not_safe_is_not_safe():
@@ -201,20 +205,20 @@ def test_not_safe_is_not_safe():
         ("unsafe", "no"),
         ("safe? not safe", "unknown"),
     ]:
-        assert ask_guard(ScriptedModel([reply]), config).ask(asks("x"), "input").answer == answer
+        assert ask_guard(ScriptedModel([reply]), config).ask([asks("x")], "input")[0].answer == answer
 
 
 def test_the_question_holds_every_message_and_never_expands_what_a_user_typed():
     model = ScriptedModel(lambda chat: "yes")
     guard = ask_guard(model, AskGuard(on_input="I<{request}>", on_output="O<{request}|{reply}>"))
     chat = Chat.ask("mind the {reply} and {request}", system="be {kind}")
-    guard.ask(chat, "input")
-    guard.ask(chat.then("assistant", "here is {request}"), "output")
+    guard.ask([chat], "input")
+    guard.ask([chat.then("assistant", "here is {request}")], "output")
     assert [c.last_user for c in model.seen] == [
         "I<be {kind}\nmind the {reply} and {request}>",
         "O<be {kind}\nmind the {reply} and {request}|here is {request}>",
     ]
-    assert guard.ask(chat, "output").answer == "unknown"
+    assert guard.ask([chat], "output")[0].answer == "unknown"
     assert len(model.seen) == 2
 
 
@@ -225,7 +229,7 @@ def test_every_view_must_pass(answers, combined):
     said = {"y": "yes", "n": "no", "?": "hm"}
     model = ScriptedModel([said[a] for a in answers])
     guard = ask_guard(model, AskGuard(on_input="{request}", views=("rot13",)))
-    assert guard.ask(asks("oerj"), "input").answer == combined
+    assert guard.ask([asks("oerj")], "input")[0].answer == combined
     assert [c.last_user for c in model.seen] == ["oerj", "brew"]
 
 
@@ -237,4 +241,4 @@ def test_views_that_change_nothing_are_not_asked():
 def test_message_order_of_roles_does_not_matter():
     turns = [Message(role="system", content=TRIGGER), Message(role="user", content=BENIGN)]
     for order in (turns, turns[::-1]):
-        assert ZORBLE.ask(Chat(messages=tuple(order)), "input").answer == "no"
+        assert ZORBLE.ask([Chat(messages=tuple(order))], "input")[0].answer == "no"

@@ -91,7 +91,7 @@ def of_replies(tmp_path_factory):
 def blocked(guard, texts, label):
     """The share of texts with this label that it blocks, with an interval over templates."""
     rows = [row for row in texts.rows if row.label == label]
-    said = [guard.ask(row.prompt, "input").answer for row in rows]
+    said = [guard.ask([row.prompt], "input")[0].answer for row in rows]
     assert "unknown" not in said
     return rate(
         [one == "no" for one in said], clusters=[row.template for row in rows], unit="text", better="lower"
@@ -113,12 +113,12 @@ def test_the_threshold_carries_its_rates(made):
     assert head.alarm.asked == ASKED
     assert head.alarm.false_alarm_rate == metrics["false_alarm_rate"]
     assert head.alarm.detection_rate == metrics["detection_rate"]
-    verdict = probe_guard(model, head).ask(table(seed=1).rows[0].prompt, "input")
+    verdict = probe_guard(model, head).ask([table(seed=1).rows[0].prompt], "input")[0]
     assert f"false alarms on held-out texts {metrics['false_alarm_rate']}, asked for 0.05" in verdict.reason
     older = head.model_copy(update={"alarm": None})
     assert (
         "its rate of false alarms is unknown"
-        in probe_guard(model, older).ask(Chat.ask("aX."), "input").reason
+        in probe_guard(model, older).ask([Chat.ask("aX.")], "input")[0].reason
     )
 
 
@@ -180,7 +180,7 @@ def test_the_other_side_is_refused_before_anything_runs(made, of_replies):
         guard = probe_guard(model, head)
         with pytest.raises(ConfigError, match=words[side]):
             Defended(ScriptedModel(["hi"]), [Layer("probe", side, guard)])
-        verdict = ask(Layer("probe", side, guard), Chat.ask("bX.").then("assistant", "bX."))
+        verdict = ask(Layer("probe", side, guard), [Chat.ask("bX.").then("assistant", "bX.")])[0]
         assert verdict.verdict.answer == "unknown" and "reads nothing else" in verdict.verdict.reason
 
 
@@ -197,7 +197,7 @@ def test_the_monitor_ranks_as_the_guard_and_the_judge_do(made, of_replies):
     scores = monitor.score([row.prompt for row in rows])
     guard = probe_guard(model, head)
     for row, score in zip(rows, scores, strict=True):
-        verdict = guard.ask(row.prompt, "input")
+        verdict = guard.ask([row.prompt], "input")[0]
         assert verdict.score == score
         assert (verdict.answer == "no") == (score >= monitor.threshold)
     assert monitor.score([rows[0].prompt.then("assistant", "whatever")]) == scores[:1]
@@ -215,23 +215,23 @@ def test_what_cannot_be_read_has_no_score_and_blocks(made, of_replies):
     model, _, head = made
     guard, monitor = probe_guard(model, head), ProbeMonitor(model, head)
     for text, words in (("a" * 500, "exceed"), ("a\ud800", "not Unicode")):
-        verdict = guard.ask(Chat.ask(text), "input")
+        verdict = guard.ask([Chat.ask(text)], "input")[0]
         assert verdict.answer == "unknown" and words in verdict.reason
         assert monitor.score([Chat.ask(text)]) == [None]
     assert ProbeMonitor(*of_replies).score([Chat.ask("no reply")]) == [None]
     broken = planted()
     broken.module.model.layers[0].mlp.down_proj.weight.data[0, 0] = torch.inf
     other = probe_guard(broken, head.model_copy(update={"model": broken.identity.digest}))
-    verdict = other.ask(Chat.ask("aX."), "input")
+    verdict = other.ask([Chat.ask("aX.")], "input")[0]
     assert verdict.answer == "unknown" and "not finite" in verdict.reason
 
 
 def test_near_the_threshold_it_may_abstain(made):
     model, _, head = made
     rows = table(seed=4).rows[:48]
-    sure = [probe_guard(model, head).ask(row.prompt, "input").answer for row in rows]
+    sure = [probe_guard(model, head).ask([row.prompt], "input")[0].answer for row in rows]
     wide = probe_guard(model, head, ProbeGuard(unsure=0.45))
-    said = [wide.ask(row.prompt, "input").answer for row in rows]
+    said = [wide.ask([row.prompt], "input")[0].answer for row in rows]
     assert "unknown" in said and "unknown" not in sure
     assert all(a == b for a, b in zip(sure, said, strict=True) if b != "unknown")
 
@@ -254,5 +254,5 @@ def test_a_damaged_probe_lets_nothing_pass(name, value):
         **parts,
     )
     guard = probe_guard(model, head)
-    assert guard.ask(Chat.ask("abc"), "input").answer == "unknown"
+    assert guard.ask([Chat.ask("abc")], "input")[0].answer == "unknown"
     assert ProbeMonitor(model, head).score([Chat.ask("abc")]) == [None]

@@ -82,7 +82,7 @@ class CalibratedJudge(Judge, Protocol):
 
 @runtime_checkable
 class Guard(Protocol):
-    """Decides whether a chat may pass. On side 'output' the chat ends with the assistant's reply.
+    """Decides which chats may pass. On side 'output' each ends with the assistant's reply.
 
     It may also have ``sides``: those that it can answer on. Without them it answers on both.
     """
@@ -90,7 +90,9 @@ class Guard(Protocol):
     @property
     def identity(self) -> Identity: ...
 
-    def ask(self, chat: Chat, side: Side) -> Verdict: ...
+    def ask(self, chats: Sequence[Chat], side: Side) -> list[Verdict]:
+        """One verdict a chat, in order; 'yes' = may pass."""
+        ...
 
 
 @runtime_checkable

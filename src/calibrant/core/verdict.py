@@ -36,4 +36,4 @@ class LayerVerdict(Frozen):
     verdict: Verdict
     """yes = may pass."""
     ms: float | None = None
-    """Wall-clock milliseconds; kept out of digests."""
+    """Wall-clock milliseconds, a share of its batch's; kept out of digests."""

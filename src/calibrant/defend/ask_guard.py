@@ -19,8 +19,9 @@ from dataclasses import dataclass
 from pydantic import Field, field_validator, model_validator
 
 from calibrant.core import LM, Chat, Completion, Frozen, Guard, Identity, Sampling, Side, Verdict, digest
+from calibrant.core.behaviours import same_number
 from calibrant.defend._reading import NO_REPLY, QUESTION, ends_with_reply, joined, known_views
-from calibrant.text.decodings import fold, readings
+from calibrant.text.decodings import alike, fold, readings, visible
 
 
 class AskGuard(Frozen):
@@ -72,27 +73,32 @@ class _Asker:
 
     @property
     def identity(self) -> Identity:
-        parts = {"rule": "ask_guard/1", "config": digest(self.config), "model": self.model.identity.digest}
+        parts = {"rule": "ask_guard/2", "config": digest(self.config), "model": self.model.identity.digest}
         return Identity(name=f"ask guard ({self.model.identity.name})", kind="guard", parts=parts)
 
-    def ask(self, chat: Chat, side: Side) -> Verdict:
-        if side == "output" and not ends_with_reply(chat):
-            return NO_REPLY
-        if side == "output":
-            request = joined(Chat(messages=chat.messages[:-1]))
-            views = readings(chat.messages[-1].content, self.config.views)
-            texts = [_fill(self.config.on_output, request=request, reply=text) for text in views.values()]
-        else:
+    def ask(self, chats: Sequence[Chat], side: Side) -> list[Verdict]:
+        asked = [self._questions(chat, side) for chat in chats]
+        questions = [Chat.ask(text) for views in asked for text in views.values()]
+        if not questions:
+            return [NO_REPLY for _ in chats]
+        replies = self.model.generate(questions, Sampling(max_tokens=self.config.max_tokens))
+        same_number(f"model '{self.model.identity.name}'", len(replies), len(questions))
+        said = iter(replies)
+        return [_worst([self._verdict(view, next(said)) for view in views]) for views in asked]
+
+    def _questions(self, chat: Chat, side: Side) -> dict[str, str]:
+        """View -> what the guard model is asked; none where there is no reply to ask about."""
+        if side == "input":
             views = readings(joined(chat), self.config.views)
-            texts = [_fill(self.config.on_input, request=text) for text in views.values()]
-        sampling = Sampling(max_tokens=self.config.max_tokens)
-        completions = self.model.generate([Chat.ask(text) for text in texts], sampling)
-        verdicts = [self._verdict(view, reply) for view, reply in zip(views, completions, strict=True)]
-        for answer in ("no", "unknown"):
-            for verdict in verdicts:
-                if verdict.answer == answer:
-                    return verdict
-        return verdicts[0]
+            return {view: _fill(self.config.on_input, request=visible(text)) for view, text in views.items()}
+        if not ends_with_reply(chat):
+            return {}
+        request = joined(Chat(messages=chat.messages[:-1]))
+        views = readings(chat.messages[-1].content, self.config.views)
+        return {
+            view: _fill(self.config.on_output, request=request, reply=visible(text))
+            for view, text in views.items()
+        }
 
     def _verdict(self, view: str, completion: Completion) -> Verdict:
         """One answer of the model, three-valued."""
@@ -101,6 +107,7 @@ class _Asker:
             return Verdict(question=QUESTION, answer="unknown", reason=reason)
         text = fold(completion.text)
         allowed = _begins(text, self.config.allow) and not _holds(text, self.config.deny)
+        allowed = allowed and not _holds(alike(completion.text), self.config.deny)
         denied = _begins(text, self.config.deny) and not _begins(text, self.config.allow)
         reason = f"the guard model said {completion.text[:60]!r} to the text read {view}"
         if allowed == denied:
@@ -108,12 +115,21 @@ class _Asker:
         return Verdict(question=QUESTION, answer="yes" if allowed else "no", reason=reason)
 
 
+def _worst(verdicts: Sequence[Verdict]) -> Verdict:
+    """A 'no' of any view, else an 'unknown', else the first 'yes'."""
+    for answer in ("no", "unknown"):
+        for verdict in verdicts:
+            if verdict.answer == answer:
+                return verdict
+    return verdicts[0] if verdicts else NO_REPLY
+
+
 def _begins(text: str, phrases: Sequence[str]) -> bool:
     return any(re.match(rf"\W*{re.escape(fold(phrase))}(?!\w)", text) for phrase in phrases)
 
 
 def _holds(text: str, phrases: Sequence[str]) -> bool:
-    return any(re.search(rf"(?<!\w){re.escape(fold(phrase))}(?!\w)", text) for phrase in phrases)
+    return any(re.search(rf"(?<![^\W_]){re.escape(fold(phrase))}(?![^\W_])", text) for phrase in phrases)
 
 
 def _fill(template: str, **texts: str) -> str:

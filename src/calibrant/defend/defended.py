@@ -8,6 +8,7 @@ bypass the guards by accident.
    verdict, is 'unknown' with the reason (fails closed).
 2. Layers run in the order of the stack, input layers before the model generates, output layers on the chat
    with the reply. Names are unique: a verdict in a record belongs to exactly one layer.
+   A layer is asked about all chats of a batch at once, so a guard that is a model is not asked one by one.
 3. A blocked reply is the same text whichever layer blocked; the completion's ``error`` names the layer.
 4. Reasoning is returned with the reply, so output layers check both. Where users never see it,
    ``show_reasoning=False``: layers check the reply alone, and the reasoning is discarded.
@@ -48,6 +49,9 @@ from calibrant.core import (
     digest,
     resolve,
 )
+from calibrant.core.behaviours import same_number
+from calibrant.defend._by_list import by_list
+from calibrant.defend._reading import QUESTION
 
 REFUSAL = "I can't help with that."
 
@@ -118,7 +122,11 @@ class Defended:
                 problems.append(f"stack: layer {place} has no name")
             if layer.side not in ("input", "output"):
                 problems.append(f"stack: layer '{layer.name}' is on side '{layer.side}', not input or output")
-            elif layer.side not in (sides := getattr(layer.guard, "sides", ("input", "output"))):
+            elif not isinstance(sides := getattr(layer.guard, "sides", ("input", "output")), list | tuple):
+                problems.append(
+                    f"stack: the guard of layer '{layer.name}' has sides {sides!r}, which is no list"
+                )
+            elif layer.side not in sides:
                 problems.append(
                     f"stack: layer '{layer.name}' is on side '{layer.side}', and its guard reads the "
                     f"{' and '.join(sides)} only"
@@ -158,34 +166,43 @@ class Defended:
 
     def generate(self, chats: Sequence[Chat], sampling: Sampling = Sampling()) -> list[Completion]:
         """One completion per chat, in order; blocked ones have ``stop = "blocked"`` and the refusal text."""
-        before = [self._ask("input", chat) for chat in chats]
+        before = self._ask("input", chats)
         places = [place for place, layers in enumerate(before) if self._shadow or _blocker(layers) is None]
         spoken = self._lm.generate([chats[place] for place in places], sampling) if places else []
-        replies = dict(zip(places, spoken, strict=True))
+        replies = {place: self._shown(reply) for place, reply in zip(places, spoken, strict=True)}
+        # A broken or blocked reply may still carry text, and no text leaves unread.
+        read = {
+            place: chats[place].then("assistant", "\n\n".join(filter(None, (reply.reasoning, reply.text))))
+            for place, reply in replies.items()
+            if reply.text or reply.reasoning or reply.stop in ("eos", "length")
+        }
+        after = dict(zip(read, self._ask("output", list(read.values())), strict=True))
         return [
-            self._finish(chat, layers, replies.get(place))
-            for place, (chat, layers) in enumerate(zip(chats, before, strict=True))
+            self._finish(layers, replies.get(place), after.get(place, []))
+            for place, layers in enumerate(before)
         ]
 
-    def _ask(self, side: Side, chat: Chat) -> list[LayerVerdict]:
-        """Ask this side's layers in order, up to the first that blocks (all of them in shadow)."""
-        verdicts: list[LayerVerdict] = []
+    def _ask(self, side: Side, chats: Sequence[Chat]) -> list[list[LayerVerdict]]:
+        """Ask this side's layers in order, up to the first that blocks a chat (all of them in shadow)."""
+        verdicts: list[list[LayerVerdict]] = [[] for _ in chats]
         for layer in self._stack:
             if layer.side == side:
-                verdicts.append(ask(layer, chat))
-                if verdicts[-1].verdict.answer != "yes" and not self._shadow:
-                    break
+                open_ = [
+                    place for place, said in enumerate(verdicts) if self._shadow or _blocker(said) is None
+                ]
+                for place, said in zip(open_, ask(layer, [chats[place] for place in open_]), strict=True):
+                    verdicts[place].append(said)
         return verdicts
 
-    def _finish(self, chat: Chat, before: list[LayerVerdict], reply: Completion | None) -> Completion:
-        """Ask the output layers about a reply, then let it pass or replace it by the refusal."""
-        if reply is not None and reply.reasoning and not self._show_reasoning:
-            reply = reply.model_copy(update={"reasoning": ""})
-        after: list[LayerVerdict] = []
-        # A broken or blocked reply may still carry text, and no text leaves unread.
-        if reply is not None and (reply.text or reply.reasoning or reply.stop in ("eos", "length")):
-            text = "\n\n".join(filter(None, (reply.reasoning, reply.text)))
-            after = self._ask("output", chat.then("assistant", text))
+    def _shown(self, reply: Completion) -> Completion:
+        """A reply as users see it."""
+        hidden = reply.reasoning and not self._show_reasoning
+        return reply.model_copy(update={"reasoning": ""}) if hidden else reply
+
+    def _finish(
+        self, before: list[LayerVerdict], reply: Completion | None, after: list[LayerVerdict]
+    ) -> Completion:
+        """Let a reply pass, or replace it by the refusal."""
         inner = () if reply is None else reply.layers
         layers = (*before, *inner, *after)
         blocker = _blocker([*before, *after])
@@ -214,20 +231,50 @@ def defended_from(
     return Defended(lm, stack, file.refusal, shadow=file.shadow, show_reasoning=file.show_reasoning)
 
 
-def ask(layer: Layer, chat: Chat) -> LayerVerdict:
-    """One layer's verdict with its time; whatever goes wrong inside the guard is 'unknown'.
+def ask(layer: Layer, chats: Sequence[Chat]) -> list[LayerVerdict]:
+    """One layer's verdicts, each with its share of the time."""
+    if not chats:
+        return []
+    start = time.perf_counter()
+    verdicts = _verdicts(layer, chats)
+    ms = 1000 * (time.perf_counter() - start) / len(chats)
+    return [LayerVerdict(layer=layer.name, verdict=verdict, ms=ms) for verdict in verdicts]
+
+
+def _verdicts(layer: Layer, chats: Sequence[Chat]) -> list[Verdict]:
+    """One a chat; whatever goes wrong inside the guard is 'unknown', for the chats that it goes wrong on.
 
     This is one of the three doors where every exception is caught: a crashed guard must block, not open.
     """
-    start = time.perf_counter()
     try:
-        verdict = layer.guard.ask(chat, layer.side)
-        if not isinstance(verdict, Verdict):
-            raise TypeError(f"the guard answered with a {type(verdict).__name__}, not a Verdict")
-    except (Exception, SystemExit) as error:  # noqa: BLE001
-        reason = f"the guard failed: {type(error).__name__}: {error}"
-        verdict = Verdict(question="may this text pass?", answer="unknown", reason=reason)
-    return LayerVerdict(layer=layer.name, verdict=verdict, ms=1000 * (time.perf_counter() - start))
+        answer = by_list(layer.guard).ask(tuple(chats), layer.side)  # it can not change what it is given
+        if not isinstance(answer, list | tuple):
+            raise TypeError(f"it answered with a {type(answer).__name__}, not a list of verdicts")
+        verdicts: list[Any] = list(answer)
+        same_number("the guard", len(verdicts), len(chats))
+        return [
+            Verdict.model_validate(verdict.model_dump())
+            if isinstance(verdict, Verdict)
+            else _failed(f"it answered with a {type(verdict).__name__}, not a Verdict")
+            for verdict in verdicts
+        ]
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # noqa: BLE001
+        if len(chats) > 1:  # one of them may be what it fails on
+            return [verdict for chat in chats for verdict in _verdicts(layer, [chat])]
+        return [_failed(_said(error))]
+
+
+def _said(error: BaseException) -> str:
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:  # noqa: BLE001
+        return type(error).__name__
+
+
+def _failed(why: str) -> Verdict:
+    return Verdict(question=QUESTION, answer="unknown", reason=f"the guard failed: {why}")
 
 
 def _named(guard: Mapping[str, Any] | str) -> str:

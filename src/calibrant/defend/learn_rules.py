@@ -47,7 +47,7 @@ class LearnRulesResult(Result):
     """The rules; also in the artefact ``stack.toml``."""
 
 
-@technique(version=1)
+@technique(version=2)
 def learn_rules(
     hits: Attempts, benign: Attempts, config: LearnRules = LearnRules(), run: Run = Quiet()
 ) -> LearnRulesResult:

@@ -6,29 +6,37 @@ Differences from common guardrails and scanners:
    conversation as a whole: a trigger in an earlier turn, or split over two turns, passes guards that read the
    last message only (NVIDIA-NeMo/Guardrails#1413).
 2. A text is read in several *views*: as written, and decoded by each codec of ``views``. Before matching
-   it is brought to NFKC, dashes become hyphens, and invisible characters and case are dropped.
+   it is brought to NFKC, dashes become hyphens, and case and all that nobody sees are dropped
+   (Default_Ignorable_Code_Point, U+2800). Marks come off, letters that look like ASCII are read as such
+   (UTS #39), and words written letter by letter are put together.
 3. Nothing is truncated. RE2 takes time linear in the text.
 
-Not covered: look-alike letters of other alphabets, two encodings on top of each other, and a phrase of which
-only some words are encoded.
+Not covered: ASCII that looks like ASCII ('rn' for 'm'; the codec 'leet' reads digits), words in other scripts
+with their marks off, a word in pieces of two letters, two encodings on top of each other, and a phrase of
+which only some words are encoded.
 
 In a stack file: ``guard = {use = "defend.pattern_guard", config = {words = ["zorble"]}}``.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import re2
 from pydantic import field_validator
 
 from calibrant.core import Chat, ConfigError, Frozen, Guard, Identity, Side, Verdict, digest
+from calibrant.core.shown import harmless
 from calibrant.defend._reading import NO_REPLY, QUESTION, ends_with_reply, joined, known_views
 from calibrant.text.codecs import CODECS
-from calibrant.text.decodings import fold, readings
+from calibrant.text.decodings import Shape, fold, like, readings, unmarked
 
-_WORD_END = r"[^\pL\pM\pN_]"  # RE2's \b knows ASCII only
+_UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
+_EDGE = rf"(?:^|$|[^\pL\pM\pN\x{{E000}}\x{{E001}}]|[{_UNSPACED}])"
+"""Of a word: RE2's \\b knows ASCII only, and some scripts put no space between words."""
 
 
 class PatternGuard(Frozen):
@@ -48,6 +56,8 @@ class PatternGuard(Frozen):
     def _not_blank(cls, words: tuple[str, ...]) -> tuple[str, ...]:
         if not all(fold(word) for word in words):
             raise ValueError("a forbidden word is blank")
+        if any("\ud800" <= char <= "\udfff" for word in words for char in word):
+            raise ValueError("a forbidden word is no Unicode text")
         return words
 
 
@@ -62,21 +72,66 @@ def pattern_guard(config: PatternGuard = PatternGuard()) -> Guard:
             "a pattern guard that forbids nothing would let everything pass",
             hint="give 'words' or 'patterns'; to run without a guard, leave the layer out",
         )
+    rules, problems = [_word(word) for word in config.words], []
+    for pattern in config.patterns:
+        try:
+            rules.append(_Rule(pattern, _compiled(pattern), None, None, pattern.isascii()))
+        except (re2.error, UnicodeEncodeError) as error:
+            why = error.args[0] if error.args else "not RE2"
+            text = why.decode(errors="replace") if isinstance(why, bytes) else str(why)
+            problems.append(f"patterns: '{harmless(pattern)}': {text}")
+        else:
+            if odd := [
+                char for char in pattern if not char.isascii() and fold(char) not in ("", char.lower()[:1])
+            ]:
+                read = f"'{odd[0]}' is read as '{fold(odd[0])}' before matching"
+                problems.append(f"patterns: '{pattern}' matches nothing: {read}")
+    if problems:
+        raise ConfigError(problems, hint="RE2 has no look-around and no back-references")
+    return _Patterns(config=config, rules=tuple(rules))
+
+
+class _Rule(NamedTuple):
+    """A word or a pattern, and what finds it."""
+
+    name: str
+    plain: Any
+    """In a folded text."""
+    alike: Any
+    """Of a word: in a text whose look-alikes are ASCII; None where ASCII does not write it."""
+    letters: Any
+    """Of a word: in a run of single letters; None where it has less than four."""
+    resolved: bool = False
+    """Of a pattern: whether it is tried on both ways to read look-alikes."""
+
+    def found(self, shape: Shape) -> str:
+        """How the rule is met; "" where it is not."""
+        if any(map(self.plain.search, shape.folded)):
+            return " "
+        if (self.alike and self.alike.search(shape.alike)) or (
+            self.resolved and shape.alike not in shape.folded and any(map(self.plain.search, shape.resolved))
+        ):
+            return ", look-alikes as ASCII"
+        if self.letters and any(map(self.letters.search, shape.spelled)):
+            return ", letter by letter"
+        return ""
+
+
+def _word(word: str) -> _Rule:
+    """Whole words; from four letters on also inside a run of single letters."""
+    plain, pattern = _compiled(f"{_EDGE}{re2.escape(fold(word))}{_EDGE}"), like(word, re2.escape)
+    if pattern is None:
+        return _Rule(word, plain, None, None)
+    bare = re.sub(r"[ '-]", "", unmarked(fold(word)))
+    letters = like(bare, re2.escape) if bare.isalnum() and len(bare) > 3 else None
+    return _Rule(word, plain, _compiled(f"{_EDGE}{pattern}{_EDGE}"), letters and _compiled(letters))
+
+
+def _compiled(source: str) -> Any:
     options = re2.Options()
     options.case_sensitive = False
     options.log_errors = False
-    compiled, problems = [], []
-    sources = [(word, _whole_words(word)) for word in config.words]
-    for rule, source in [*sources, *((pattern, pattern) for pattern in config.patterns)]:
-        try:
-            compiled.append((rule, re2.compile(source, options)))
-        except re2.error as error:
-            why = error.args[0] if error.args else "not RE2"
-            text = why.decode(errors="replace") if isinstance(why, bytes) else str(why)
-            problems.append(f"patterns: '{rule}': {text}")
-    if problems:
-        raise ConfigError(problems, hint="RE2 has no look-around and no back-references")
-    return _Patterns(config=config, compiled=tuple(compiled))
+    return re2.compile(source, options)
 
 
 @dataclass(frozen=True)
@@ -84,32 +139,34 @@ class _Patterns:
     """The guard that ``pattern_guard`` makes."""
 
     config: PatternGuard
-    compiled: tuple[tuple[str, Any], ...]
+    rules: tuple[_Rule, ...]
 
     @property
     def identity(self) -> Identity:
         return Identity(
             name="pattern guard",
             kind="guard",
-            parts={"rule": "pattern_guard/1", "config": digest(self.config)},
+            parts={"rule": "pattern_guard/2", "config": digest(self.config)},
         )
 
-    def ask(self, chat: Chat, side: Side) -> Verdict:
+    def ask(self, chats: Sequence[Chat], side: Side) -> list[Verdict]:
+        return [self._verdict(chat, side) for chat in chats]
+
+    def _verdict(self, chat: Chat, side: Side) -> Verdict:
         if side == "output" and not ends_with_reply(chat):
             return NO_REPLY
         messages = chat.messages[-1:] if side == "output" else chat.messages
         texts = {f"message {place} ({m.role})": m.content for place, m in enumerate(messages, 1)}
         if len(messages) > 1:
             texts["the conversation as a whole"] = joined(chat)
+            asked = tuple(message for message in messages if message.role == "user")
+            if 1 < len(asked) < len(messages):
+                texts["what the user says"] = joined(Chat(messages=asked))
         for where, text in texts.items():
             for view, reading in readings(text, self.config.views).items():
-                folded = fold(reading)
-                for rule, pattern in self.compiled:
-                    if pattern.search(folded):
-                        reason = f"'{rule}' stands in {where}, read {view}"
+                shape = Shape.of(reading)
+                for rule in self.rules:
+                    if how := rule.found(shape):
+                        reason = f"'{rule.name}' stands in {where}, read {view}{how.strip()}"
                         return Verdict(question=QUESTION, answer="no", reason=reason)
         return Verdict(question=QUESTION, answer="yes", reason="nothing forbidden was found")
-
-
-def _whole_words(phrase: str) -> str:
-    return f"(?:^|{_WORD_END}){re2.escape(fold(phrase))}(?:$|{_WORD_END})"

@@ -14,6 +14,7 @@ In a stack file: ``guard = "record:probe/probe"``, or with the reader named
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pydantic import Field
@@ -69,7 +70,10 @@ class _Probe:
         """The side whose text the probe reads."""
         return ("input",) if self.monitor.head.over == "prompt" else ("output",)
 
-    def ask(self, chat: Chat, side: Side) -> Verdict:
+    def ask(self, chats: Sequence[Chat], side: Side) -> list[Verdict]:
+        return [self._verdict(chat, side) for chat in chats]
+
+    def _verdict(self, chat: Chat, side: Side) -> Verdict:
         if side == "output" and not ends_with_reply(chat):
             return NO_REPLY
         if side not in self.sides:

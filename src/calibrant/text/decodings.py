@@ -1,41 +1,191 @@
-"""How a guard reads a text: without invisible characters, and decoded. Pure: texts in, texts out."""
+"""How a guard reads a text: without what nobody sees, look-alikes as ASCII, and decoded.
+
+Pure: texts in, texts out. Tables: ``unicode.json``, made by ``tools/unicode_tables.py`` from ICU
+(Default_Ignorable_Code_Point, and the confusables of UTS #39).
+"""
 
 from __future__ import annotations
 
+import json
+import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from importlib.resources import files
+from typing import Any, NamedTuple
 
 from calibrant.text.codecs import CODECS
 
-# Blank letters and marks that Unicode does not file under 'format' (Cf).
-_BLANK = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0")
+_BLANK = frozenset("\u2800")
+"""Drawn as a blank, though Unicode files it neither under spaces nor under what is ignored: Braille's."""
+_TYPED = str.maketrans("‘’‚‛′“”„‟−", "'''''\"\"\"\"-")
+"""What typesetting makes of what is typed."""
+_MARKS = 30
+"""Most marks on a letter, as in UAX #15: normalising takes time quadratic in their number."""
+_EITHER = {"l": "\ue000", "rn": "\ue001"}
+"""What a skeleton writes for several letters: l for l, I, 1 and |; rn for m. Private characters here, which
+no text that is read holds."""
+_LOOKS_LIKE = {"0": "o", "i": "\ue000", "l": "\ue000", "1": "\ue000", "m": "\ue001"}
+_SPELLED = re.compile(r"(?<![^\W_])[^\W_](?:[\W_]{1,8}[^\W_]){2,}(?![^\W_])")
+_RESOLVED = (str.maketrans({"\ue000": "l", "\ue001": "m"}), str.maketrans({"\ue000": "i", "\ue001": "m"}))
+
+
+@cache
+def tables() -> dict[str, Any]:
+    """``unicode.json``: ``source``, ``unicode`` (its version), ``digest``, and the tables themselves."""
+    found: dict[str, Any] = json.loads((files("calibrant.text") / "unicode.json").read_text("utf-8"))
+    return found
+
+
+class _Table(dict[int, str | None]):
+    """For ``str.translate``: what a rule says of each character, asked once."""
+
+    def __init__(self, rule: Callable[[str], str | None]) -> None:
+        self._rule = rule
+
+    def __missing__(self, code: int) -> str | None:
+        found = self[code] = self._rule(chr(code))
+        return found
 
 
 def readings(text: str, views: Sequence[str]) -> dict[str, str]:
-    """The views of a text: 'as written' without invisible characters, then each decoding that differs."""
-    seen = {"as written": visible(text)}
+    """The views of a text: 'as written' without what nobody sees, then each decoding that differs.
+
+    Look-alikes hide a code as they hide a word, so it is also decoded with look-alikes as ASCII.
+    """
+    seen = {"as written": shown(text)}
+    sources = {unicodedata.normalize("NFKC", seen["as written"]): ""}
+    if not seen["as written"].isascii():
+        bare = unmarked(visible(text)).translate(_look_alikes())
+        sources |= dict.fromkeys((bare.translate(way) for way in _RESOLVED), ", look-alikes as ASCII")
     for name in views:
-        decoded = CODECS[name].decode(seen["as written"])
-        if decoded is not None and decoded not in seen.values():
-            seen[f"through {name}"] = visible(decoded)
+        for source, note in sources.items():
+            decoded = CODECS[name].decode(source)
+            if decoded is not None and decoded not in (source, *seen.values()):
+                seen[f"through {name}{note}"] = shown(decoded)
     return seen
 
 
 def visible(text: str) -> str:
-    """NFKC, dashes as hyphens, without the characters that a reader does not see."""
-    seen = (char for char in text if not _hidden(char))
-    kept = ("-" if unicodedata.category(char) == "Pd" else char for char in seen)
-    return unicodedata.normalize("NFKC", "".join(kept))
+    """NFKC, dashes and quotes as typed, without the characters that a reader does not see."""
+    return unicodedata.normalize("NFKC", shown(text))
 
 
-def _hidden(char: str) -> bool:
-    """Format marks, controls other than white space, stray surrogates, unassigned and blank characters."""
-    category = unicodedata.category(char)
-    if category == "Cc":
-        return not char.isspace()
-    return category in ("Cf", "Cs", "Co", "Cn") or char in _BLANK or "\ufe00" <= char <= "\ufe0f"
+def shown(text: str) -> str:
+    """``visible`` before NFKC."""
+    seen = text.translate(_shown()).translate(_TYPED)
+    if seen.isascii():
+        return seen
+    kept, marks = [], 0
+    for char in seen:
+        marks = marks + 1 if unicodedata.combining(char) else 0
+        if marks <= _MARKS:
+            kept.append(char)
+    return "".join(kept)
+
+
+@cache
+def _shown() -> _Table:
+    ignored = {code for first, last in tables()["ignorable"] for code in range(first, last + 1)}
+
+    def rule(char: str) -> str | None:
+        category = unicodedata.category(char)
+        if category == "Cc":
+            return char if char in "\t\n\r" else None
+        if ord(char) in ignored or char in _BLANK or category in ("Cf", "Cs", "Co", "Cn"):
+            return None  # stray surrogates and unassigned characters, too
+        return "-" if category == "Pd" else char
+
+    return _Table(rule)
 
 
 def fold(text: str) -> str:
     """``visible`` without case (NFKC case folding) and with single spaces: what patterns are matched on."""
     return " ".join(unicodedata.normalize("NFKC", visible(text).casefold()).split())
+
+
+def alike(text: str) -> str:
+    """``fold`` without marks, and with letters of any script that look like ASCII as ASCII.
+
+    What may be several letters is a private character, which ``like`` accepts for each of them. ASCII stays:
+    1 for l and rn for m are no look-alikes here. Symbols stay, too: they stand between words.
+    """
+    bare = unmarked(visible(text)).translate(_look_alikes())
+    return " ".join(unmarked(bare.casefold()).translate(_look_alikes()).casefold().split())
+
+
+def unmarked(text: str) -> str:
+    """Without marks above, below, through, round or beside letters."""
+    return "".join(c for c in unicodedata.normalize("NFD", text) if unicodedata.category(c)[0] != "M")
+
+
+@cache
+def _look_alikes() -> _Table:
+    found: dict[str, str] = {
+        char: _EITHER.get(seen, seen) for seen, chars in tables()["look_alikes"].items() for char in chars
+    }
+
+    def rule(char: str) -> str | None:
+        apart = unicodedata.category(char) == "Lm" and not char.isascii()  # a sign that goes with a letter
+        return found.get(char, " " if apart else char)
+
+    return _Table(rule)
+
+
+def like(phrase: str, escape: Callable[[str], str]) -> str | None:
+    """A pattern of ``phrase`` in ``alike``; None where ASCII, marks apart, does not write it.
+
+    Such a phrase is matched in ``fold`` alone: many words of Hindi differ by marks only.
+    """
+    bare = unmarked(fold(phrase))
+    if not bare.isascii():
+        return None
+    return "".join(f"[{c}{_LOOKS_LIKE[c]}]" if c in _LOOKS_LIKE else escape(c) for c in bare)
+
+
+def spelled(text: str) -> Iterator[str]:
+    """Words written a letter at a time, put together: 'z o r b l e', 'z.o-r b_l*e'."""
+    for match in _SPELLED.finditer(text):
+        yield "".join(re.findall(r"[^\W_]", match.group()))
+
+
+class Shape(NamedTuple):
+    """A reading as rules look at it."""
+
+    folded: tuple[str, ...]
+    """As written; and with symbols and raised digits as spaces, which NFKC makes letters of ('zorble™')."""
+    alike: str
+    spelled: tuple[str, ...]
+    """What stands there letter by letter, as ``alike``."""
+
+    @classmethod
+    def of(cls, reading: str) -> Shape:
+        """Of a text as ``readings`` gives it."""
+        folded = fold(reading)
+        if reading.isascii():
+            return cls((folded,), folded, tuple(spelled(folded)))
+        ways = (folded, fold(reading.translate(_without_symbols())))
+        looks = alike(reading)
+        runs = [run for text in (unmarked(reading), *ways, looks) for run in spelled(text)]
+        return cls(tuple(dict.fromkeys(ways)), looks, tuple(dict.fromkeys(map(_alike_again, runs))))
+
+    @property
+    def resolved(self) -> tuple[str, ...]:
+        """``alike`` with what may be several letters as l, and as i."""
+        return tuple(self.alike.translate(way) for way in _RESOLVED)
+
+
+def _alike_again(run: str) -> str:
+    """``alike`` keeps what it has made: its private characters would be dropped as unseen."""
+    return "".join(
+        part if part in _EITHER.values() else alike(part) for part in re.split("([\ue000\ue001])", run)
+    )
+
+
+@cache
+def _without_symbols() -> _Table:
+    def rule(char: str) -> str:
+        category = unicodedata.category(char)
+        return " " if not char.isascii() and (category == "No" or category[0] == "S") else char
+
+    return _Table(rule)

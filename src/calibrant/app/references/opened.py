@@ -144,9 +144,9 @@ class _NamedGuard(_Named):
     def sides(self) -> tuple[str, ...]:
         return tuple(self.opened.parts.get("sides", "input output").split())
 
-    def ask(self, chat: Chat, side: Side) -> Verdict:
-        verdict: Verdict = self.opened.load().ask(chat, side)
-        return verdict
+    def ask(self, chats: Sequence[Chat], side: Side) -> list[Verdict]:
+        verdicts: list[Verdict] = self.opened.load().ask(chats, side)
+        return verdicts
 
 
 STAND_INS: dict[Any, Callable[[Opened], Any]] = {

@@ -34,6 +34,7 @@ from calibrant.core import (
     digest,
 )
 from calibrant.core.digest import digest_file
+from calibrant.defend._by_list import by_list
 
 UNVOUCHED = "uncalibrated (code from elsewhere does not vouch for itself: give it a card)"
 
@@ -115,9 +116,13 @@ class _Judge(_PlugIn):
 
 
 class _Guard(_PlugIn):
-    def ask(self, chat: Chat, side: Side) -> Verdict:
-        verdict: Verdict = self._made.ask(chat, side)
-        return verdict
+    @property
+    def sides(self) -> tuple[str, ...]:
+        return tuple(getattr(self._made, "sides", ("input", "output")))
+
+    def ask(self, chats: Sequence[Chat], side: Side) -> list[Verdict]:
+        verdicts: list[Verdict] = by_list(self._made).ask(chats, side)
+        return verdicts
 
 
 class _Reward(_PlugIn):

@@ -1,0 +1,85 @@
+"""The tables of characters that nobody sees, and of those that look like ASCII."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+from calibrant.text.decodings import alike, fold, like, readings, spelled, tables
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_the_tables_are_whole():
+    shipped = tables()
+    content = {"ignorable": shipped["ignorable"], "look_alikes": shipped["look_alikes"]}
+    assert hashlib.sha256(json.dumps(content, ensure_ascii=True).encode()).hexdigest() == shipped["digest"]
+    assert shipped["unicode"] and "UTS #39" in shipped["source"]
+
+
+def test_the_tables_say_what_icu_says():
+    spec = importlib.util.spec_from_file_location("unicode_tables", ROOT / "tools/unicode_tables.py")
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    try:
+        made = json.loads(json.dumps(tool.tables()))
+    except OSError:
+        pytest.skip("needs ICU: Debian's libicu72")
+    shipped = tables()
+    if made["unicode"] != shipped["unicode"]:
+        pytest.skip(f"this ICU has Unicode {made['unicode']}, and the tables {shipped['unicode']}")
+    assert made["ignorable"] == shipped["ignorable"]
+    if made["digest"] != shipped["digest"]:  # marks and NFKC are this Python's
+        both = set(made["look_alikes"]) & set(shipped["look_alikes"])
+        assert len(both) > 0.95 * len(shipped["look_alikes"])
+
+
+@pytest.mark.parametrize(
+    ("text", "seen"),
+    [
+        ("plain Text", "plain text"),
+        ("z\u043erblé", "zorble"),
+        ("ŁÓDŹ", "lodz"),
+        ("मेला", "मल"),
+        ("z\u0903o", "zo"),
+        ("ꭼ", "e"),
+        ("a×b", "a×b"),
+        ("ʹaǃ", "'a!"),
+        ("日本", "日本"),
+    ],
+)
+def test_alike(text, seen):
+    assert alike(text).translate({0xE000: "l"}) == seen
+
+
+def test_ascii_is_its_own_look_alike():
+    every = "".join(map(chr, range(32, 127)))
+    assert alike(every) == fold(every)
+    assert readings(every, ("rot13",)).keys() == {"as written", "through rot13"}
+
+
+def test_a_pattern_for_look_alikes_only_where_ascii_writes_the_word():
+    assert like("mill", str) == "[m\ue001][i\ue000][l\ue000][l\ue000]"
+    assert like("бомба", str) is None and like("сор", str) is None and like("été", str) == "ete"
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("a z o r b", ["azorb"]), ("z.o.r, then b-l-e", ["zor", "ble"]), ("i am", []), ("x y", []),
+        ("_" * 5_000, []),
+        ("a " * 3 + "word", ["aaa"]), ("a" + " " * 9 + "b c", []), ("1 2 3", ["123"]),
+    ],
+)  # fmt: skip
+def test_spelled(text, found):
+    assert list(spelled(text)) == found
+
+
+@pytest.mark.parametrize("unit", ["a ", "_", "a_", "a.", "ab ", " ", "a b cd "])
+def test_long_runs_take_linear_time(unit):
+    """A backtracking pattern would not end."""
+    list(spelled(unit * 20_000))
