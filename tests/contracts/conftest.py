@@ -243,6 +243,10 @@ KNOWN: dict[str, Known] = {
     "measure.rule_judge": Known(
         "a rule judge without a rule is refused", config={"any_of": [r"\btake the\b"]}
     ),
+    "defend.layers": Known(
+        "only a defended system has layers, and benign attempts are others",
+        inputs={"system": "defended system", "benign": "benign attempts"},
+    ),
     "defend.learn_rules": Known(
         "phrases must tell hits from other requests",
         config={"least": 1},
@@ -681,6 +685,21 @@ def _attempts(shop: Workshop, place: int, name: str = "attempts") -> Built:
     return Built(lambda: attempts_from(raw_rows(path), f"jsonl:{path}"), f"jsonl:{path}")
 
 
+def _defended(shop: Workshop, place: int) -> Built:
+    """A tiny model behind two guards."""
+    path = shop.root / "two_guards.toml"
+    path.write_text(
+        "".join(
+            f'[[layer]]\nname = "{name}"\nside = "{side}"\n'
+            f'guard = {{ use = "defend.pattern_guard", config = {{ words = ["{word}"] }} }}\n'
+            for name, side, word in (("requests", "input", "burn"), ("replies", "output", "take"))
+        )
+    )
+    reference = f"defended:{path}#{shop.folder(0)}"
+    openers = Openers(Ledger(shop.root / "no ledger"), base=shop.root)
+    return Built(lambda: openers.open(reference, LM).load(), reference)
+
+
 def _human_labels(shop: Workshop, place: int) -> Built:
     path = shop.root / "labels.jsonl"
     rows = [
@@ -860,6 +879,7 @@ BUILDERS: dict[Any, Callable[[Workshop, int], Built]] = {
     ),
     "benign attempts": lambda shop, place: _attempts(shop, place, "benign"),
     "confirmed attempts": lambda shop, place: _attempts(shop, place, "confirmed"),
+    "defended system": _defended,
     "attacker": lambda shop, place: Built(lambda: open_attacker("ruled", {}), "testbed:attacker/ruled"),
     "ensemble reward": lambda shop, place: Built(
         lambda: open_reward(shop.reward(), name=str(shop.reward())), str(shop.reward())

@@ -185,8 +185,13 @@ BREAKERS = {
 LENT = (*MODELS, Judge, Reward, Guard, Watcher, Monitor)
 
 
+UNASKED = {"defend.layers": "system"}
+"""Inputs that are a model by type and are not asked: a defended system lends its guards alone."""
+
+
 def lent(name, wanted):
-    return [key for key, parameter in find_technique(name).inputs.items() if parameter.wanted in wanted]
+    inputs = find_technique(name).inputs.items()
+    return [key for key, parameter in inputs if parameter.wanted in wanted and UNASKED.get(name) != key]
 
 
 def breaks(name, key, error, status, openers, shop, monkeypatch):

@@ -66,7 +66,9 @@ def test_the_study_of_the_readme_runs_on_ones_own_files(tmp_path: Path) -> None:
 
 
 def test_ones_own_folder_is_measured_and_the_verdict_is_honest(tmp_path: Path) -> None:
-    ask = ("run", "own_model", f"given.model={TINY}", "given.goals=testbed:goals/heldout?n=20")
+    # The tiny model speaks of its own world only: goals of that world, and its look-alikes.
+    few = ("given.goals=testbed:goals/heldout?n=20", "given.lookalikes=testbed:goals/lookalikes?n=100")
+    ask = ("run", "own_model", f"given.model={TINY}", *few)
     done = calibrant(*ask, cwd=tmp_path)
     assert done.returncode == 2, done.stdout + done.stderr
     assert "INCONCLUSIVE" in done.stdout

@@ -135,6 +135,11 @@ class Defended:
             raise ConfigError(problems, hint="give each layer a name of its own and a side")
 
     @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The guards, in the order of asking."""
+        return self._stack
+
+    @property
     def template_differences(self) -> Any:
         """Where the chat template differs from what is trained (``models/template_check.py``).
 

@@ -1,0 +1,206 @@
+"""The layer lab: planted misses are recovered, a null layer adds nothing, and bad input is named."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from calibrant.core import Attempt, Chat, Completion, Goal, Identity, InputError, LayerVerdict, Quiet, Verdict
+from calibrant.data.rows import Attempts, Goals
+from calibrant.defend.defended import Defended, Layer
+from calibrant.defend.layers import Layers, layers
+from calibrant.models.scripted import ScriptedModel
+
+GUARDS = ("first", "second", "twin", "null")
+
+
+class Marks:
+    """A guard that stops texts with its mark; 'shrug' it cannot read."""
+
+    def __init__(self, mark):
+        self.mark, self.identity = mark, Identity(name=mark, kind="guard", parts={"mark": mark})
+
+    def ask(self, chats, side):
+        return [self._one(chat) for chat in chats]
+
+    def _one(self, chat):
+        text = chat.messages[-1].content
+        answer = "unknown" if f"shrug-{self.mark}" in text else "no" if f"stop-{self.mark}" in text else "yes"
+        return Verdict(question="?", answer=answer)
+
+
+def system(names=GUARDS, side="output"):
+    return Defended(ScriptedModel(["never asked"]), [Layer(name, side, Marks(name)) for name in names])
+
+
+def attempt(place, goal, stopped, outcome="success", text="reply"):
+    reply = " ".join([text, *(f"stop-{name}" for name in stopped)])
+    return Attempt(
+        id=f"a{place}", goal_id=goal, category="c", attack="plain", chat=Chat.ask(f"request {place}"),
+        completion=Completion(text=reply), outcome=outcome,
+    )  # fmt: skip
+
+
+def planted(seed, goals=60, each=4):
+    """'first' stops .6; 'second' .5, apart from it; 'twin' nine in ten of what 'first' stops; 'null' none."""
+    way = np.random.default_rng(seed)
+    rows = []
+    for place in range(goals * each):
+        first, second, off = way.random(3) < (0.6, 0.5, 0.1)
+        stopped = [n for n, on in zip(GUARDS, (first, second, first and not off, False), strict=True) if on]
+        outcome = "success" if way.random() < 0.7 else "failure"
+        rows.append(attempt(place, f"g{place % goals}", stopped, outcome))
+    benign = [
+        attempt(f"b{n}", f"b{n}", ["first"] if way.random() < 0.1 else [], "failure") for n in range(100)
+    ]
+    return Attempts(rows=tuple(rows)), Attempts(rows=tuple(benign))
+
+
+TRUTH = {
+    "attack_success_rate": 0.7,
+    "attack_success_rate/all": 0.7 * 0.4 * 0.5,
+    "attack_success_rate/alone/first": 0.7 * 0.4,
+    "attack_success_rate/alone/null": 0.7,
+    "attack_success_rate/without/first": 0.7 * (1 - 0.6 * 0.9) * 0.5,
+    "attack_success_rate/without/second": 0.7 * 0.4,
+    "marginal/first": 0.7 * 0.06 * 0.5,
+    "marginal/second": 0.7 * 0.4 * 0.5,
+    "marginal/twin": 0.0,
+    "marginal/null": 0.0,
+    "shapley/first": 0.7 * (0.06 * (0.5 + 0.25) + 0.54 * (0.25 + 1 / 6)),
+    "shapley/second": 0.7 * 0.5 * (0.4 + 0.06 / 2 + 0.54 / 3),
+    "shapley/null": 0.0,
+    "bypass_rate/second": 0.5,
+    "bypass_rate/null": 1.0,
+    "rho/first+second": 1.0,
+    "rho/first+twin": 0.4 / (0.4 * 0.46),
+    "over_block_rate": 0.1,
+    "over_block_rate/alone/first": 0.1,
+    "over_block_marginal/first": 0.1,
+    "over_block_shapley/second": 0.0,
+}
+SEEDS = 40
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    runs = []
+    for seed in range(SEEDS):
+        work = tmp_path_factory.mktemp("lab")
+        runs.append(layers(system(), *planted(seed), run=Quiet(work=work)).metrics)
+    return runs
+
+
+@pytest.mark.parametrize("name", TRUTH)
+def test_planted_contributions_are_covered(found, name):
+    """40 seeds of 240 attempts: a 95 % interval leaves out the truth in more than 7 once in 1,000 such
+    tests."""
+    inside = [one[name].low <= TRUTH[name] <= one[name].high for one in found]
+    assert sum(inside) >= SEEDS - 7
+    values = np.array([one[name].value for one in found])
+    assert abs(values.mean() - TRUTH[name]) <= 4 * values.std() / SEEDS**0.5 + 1e-9
+
+
+def test_a_null_layer_adds_nothing_and_a_twin_fails_with_its_twin(found):
+    for one in found:
+        assert (
+            one["marginal/null"].value
+            == one["shapley/null"].value
+            == one["over_block_rate/alone/null"].value
+            == 0
+        )
+        assert one["marginal/null"].low == 0
+        assert one["rho/first+null"].value is None and "stops no attempt" in one["rho/first+null"].reason
+        assert one["rho/first+twin"].low > 1
+        parts = sum(one[f"shapley/{name}"].value for name in GUARDS)
+        assert parts == pytest.approx(one["attack_success_rate"].value - one["attack_success_rate/all"].value)
+        benign = sum(one[f"over_block_shapley/{name}"].value for name in GUARDS)
+        assert benign == pytest.approx(one["over_block_rate"].value)
+
+
+def test_a_layer_twice_adds_nothing_and_order_changes_nothing(tmp_path):
+    rows = planted(0)
+    whole = layers(system(), *rows, run=Quiet(work=tmp_path)).metrics
+    turned = layers(system(GUARDS[::-1]), *rows, run=Quiet(work=tmp_path)).metrics
+    for name, one in whole.items():
+        if not name.startswith("rho/"):
+            assert (turned[name].value, turned[name].low) == (one.value, one.low), name
+    stack = [*system().layers, Layer("again", "output", Marks("second"))]
+    twice = layers(Defended(ScriptedModel(["x"]), stack), *rows, run=Quiet(work=tmp_path)).metrics
+    assert twice["attack_success_rate/all"].value == whole["attack_success_rate/all"].value
+    assert twice["marginal/again"].value == twice["marginal/second"].value == 0
+    assert twice["shapley/again"].value == twice["shapley/second"].value
+
+
+def test_what_was_not_judged_lies_in_the_bounds_unless_a_layer_stops_it(tmp_path):
+    rows = [
+        attempt(n, f"g{n}", ["first"] if n % 2 else [], "undetermined" if n < 20 else "success")
+        for n in range(40)
+    ]
+    benign = [attempt("b", "b", [], "failure")]
+    one = layers(
+        system(("first",)), Attempts(rows=tuple(rows)), Attempts(rows=tuple(benign)), run=Quiet(work=tmp_path)
+    )
+    assert one.metrics["attack_success_rate"].missing == 20
+    behind = one.metrics["attack_success_rate/all"]
+    assert behind.missing == 10 and behind.value == pytest.approx(10 / 30)
+    assert one.metrics["marginal/first"].missing == 10
+
+
+def test_unknown_stops_and_is_counted(tmp_path):
+    rows = [attempt(n, f"g{n}", [], text="shrug-first" if n < 5 else "reply") for n in range(20)]
+    benign = [attempt("b", "b", [], "failure")]
+    one = layers(
+        system(("first",)), Attempts(rows=tuple(rows)), Attempts(rows=tuple(benign)), run=Quiet(work=tmp_path)
+    )
+    assert one.metrics["attack_success_rate/all"].value == 0.75
+    assert one.metrics["unread_rate/first"].value == pytest.approx(5 / 21)
+
+
+def test_goals_name_clusters_and_every_verdict_is_kept(tmp_path):
+    attempts, benign = planted(1)
+    goals = Goals(rows=tuple(Goal(id=f"g{n}", text="t", cluster=f"c{n % 6}") for n in range(60)))
+    run = Quiet(work=tmp_path)
+    one = layers(system(), attempts, benign, goals, run=run)
+    assert one.metrics["attack_success_rate"].clusters == 6
+    lines = [json.loads(line) for line in run.artifact("verdicts.jsonl").read_text().splitlines()]
+    assert len(lines) == 340
+    for row, line in zip([*attempts, *benign], lines, strict=True):
+        assert line == {"attempt": row.id, "goal": row.goal_id,
+                        "stopped_by": [n for n in GUARDS if f"stop-{n}" in row.completion.text]}  # fmt: skip
+    assert any("'null' stops no success that the others let pass" in told for told in one.caveats)
+    small = layers(system(), attempts, benign, config=Layers(pairs=2, batch=7), run=run).metrics
+    assert not any("+" in name for name in small) and "rho/all" in small
+
+
+def test_the_input_side_reads_the_request_alone(tmp_path):
+    rows = [attempt(n, f"g{n}", ["first"]) for n in range(4)]
+    one = layers(
+        system(("first",), "input"),
+        Attempts(rows=tuple(rows)),
+        Attempts(rows=tuple(rows)),
+        run=Quiet(work=tmp_path),
+    )
+    assert one.metrics["attack_success_rate/all"].value == 1
+
+
+def test_bad_input_is_named(tmp_path):
+    attempts, benign = planted(2, goals=4, each=1)
+    run = Quiet(work=tmp_path)
+    with pytest.raises(InputError, match="has no layers"):
+        layers(ScriptedModel(["x"]), attempts, benign, run=run)
+    with pytest.raises(InputError, match="has no layers"):
+        layers(Defended(ScriptedModel(["x"]), []), attempts, benign, run=run)
+    with pytest.raises(InputError, match="'benign' holds no attempt"):
+        layers(system(), attempts, Attempts(rows=()), run=run)
+    said = LayerVerdict(layer="first", verdict=Verdict(question="?", answer="yes"))
+    guarded = Attempts(rows=(*attempts.rows, attempts.rows[0].model_copy(update={"layers": (said,)})))
+    with pytest.raises(InputError, match="1 of 5 attempts of 'attempts' went through guards already"):
+        layers(system(), guarded, benign, run=run)
+    failed = Attempts(rows=tuple(a.model_copy(update={"outcome": "failure"}) for a in attempts))
+    none = layers(system(), failed, benign, run=run)
+    assert none.metrics["attack_success_rate"].value == 0
+    assert none.metrics["bypass_rate/first"].value is None and none.metrics["rho/all"].value is None
+    assert any("no attempt succeeded without guards" in told for told in none.caveats)
