@@ -203,7 +203,8 @@ def test_identity_changes_with_whatever_changes_an_answer():
 def test_no_public_way_round_the_guards():
     defended = Defended(echo(), [Layer("a", "input", Says("no"))])
     offered = {name for name in dir(defended) if not name.startswith("_")}
-    assert offered == {"identity", "generate", "template_differences", "caveats"}
+    # The guards may be looked at; the model behind them may not.
+    assert offered == {"identity", "generate", "template_differences", "caveats", "layers", "with_reply"}
     assert isinstance(defended, LM)
     assert not isinstance(defended, ScoringLM)
 

@@ -204,3 +204,13 @@ def test_bad_input_is_named(tmp_path):
     assert none.metrics["attack_success_rate"].value == 0
     assert none.metrics["bypass_rate/first"].value is None and none.metrics["rho/all"].value is None
     assert any("no attempt succeeded without guards" in told for told in none.caveats)
+
+
+@pytest.mark.parametrize(("shown", "success"), [(True, 0.0), (False, 1.0)])
+def test_output_layers_read_reasoning_where_users_see_it(tmp_path, shown, success):
+    reply = Completion(text="reply", reasoning="stop-first")
+    rows = Attempts(rows=(attempt(0, "g", []).model_copy(update={"completion": reply}),))
+    stack = [Layer("first", "output", Marks("first"))]
+    seen = Defended(ScriptedModel(["x"]), stack, show_reasoning=shown)
+    found = layers(seen, rows, rows, run=Quiet(work=tmp_path)).metrics
+    assert found["attack_success_rate/all"].value == success

@@ -177,7 +177,7 @@ class Defended:
         replies = {place: self._shown(reply) for place, reply in zip(places, spoken, strict=True)}
         # A broken or blocked reply may still carry text, and no text leaves unread.
         read = {
-            place: chats[place].then("assistant", "\n\n".join(filter(None, (reply.reasoning, reply.text))))
+            place: self.with_reply(chats[place], reply)
             for place, reply in replies.items()
             if reply.text or reply.reasoning or reply.stop in ("eos", "length")
         }
@@ -198,6 +198,11 @@ class Defended:
                 for place, said in zip(open_, ask(layer, [chats[place] for place in open_]), strict=True):
                     verdicts[place].append(said)
         return verdicts
+
+    def with_reply(self, chat: Chat, reply: Completion) -> Chat:
+        """What output layers read: the chat with the reply, and with its reasoning where users see it."""
+        shown = self._shown(reply)
+        return chat.then("assistant", "\n\n".join(filter(None, (shown.reasoning, shown.text))))
 
     def _shown(self, reply: Completion) -> Completion:
         """A reply as users see it."""

@@ -35,7 +35,7 @@ from calibrant.core import LM, Attempt, Estimate, Frozen, InputError, Quiet, Res
 from calibrant.core.attempt import HIT
 from calibrant.core.digest import canonical
 from calibrant.data.rows import Attempts, Goals
-from calibrant.defend.defended import Defended, Layer, ask
+from calibrant.defend.defended import Defended, ask
 from calibrant.stats import mean, rate
 from calibrant.stats.together import UNIT, failing_together
 
@@ -73,22 +73,20 @@ def layers(
     ``goals`` name clusters of goals that are not independent; without them each goal is one.
 
     Raises:
-        InputError: ``system`` has no layers; or an attempt went through guards already, was not answered
-            harmful or benign as its side asks, or there is none.
+        InputError: ``system`` has no layers; or a side has no attempt, or some that went through guards.
     """
     if not isinstance(system, Defended) or not system.layers:
         raise InputError(
             "the system has no layers", hint="give defended:FILE.toml#MODEL, a model behind a stack of guards"
         )
-    stack = system.layers
     _check(attempts.rows, "attempts")
     _check(benign.rows, "benign")
     known = {goal.id: goal.cluster for goal in goals or ()}
     groups = [[known.get(a.goal_id) or a.goal_id for a in rows] for rows in (attempts.rows, benign.rows)]
-    verdicts, unread = _asked(stack, [*attempts.rows, *benign.rows], config, run)
+    verdicts, unread = _asked(system, [*attempts.rows, *benign.rows], config, run)
     count = len(attempts.rows)
     hits = _Hits([HIT[a.outcome] for a in attempts.rows], verdicts[:count], groups[0], config.level)
-    names = [layer.name for layer in stack]
+    names = [layer.name for layer in system.layers]
     metrics = _attacked(hits, names, config.pairs)
     metrics |= _benign(verdicts[count:], groups[1], names, config.level)
     for name, missing in zip(names, unread.T, strict=True):
@@ -110,22 +108,16 @@ def _check(rows: Sequence[Attempt], side: str) -> None:
         )
 
 
-def _asked(
-    stack: Sequence[Layer], rows: Sequence[Attempt], config: Layers, run: Run
-) -> tuple[Passes, Passes]:
+def _asked(system: Defended, rows: Sequence[Attempt], config: Layers, run: Run) -> tuple[Passes, Passes]:
     """Which layers let each attempt pass, and which could not answer; written to 'verdicts.jsonl'."""
+    stack = system.layers
     passes = np.zeros((len(rows), len(stack)), np.bool_)
     unread, times = np.zeros_like(passes), np.zeros(passes.shape)
     for column, layer in enumerate(stack):
         for at in range(0, len(rows), config.batch):
             part = rows[at : at + config.batch]
             chats = [
-                a.chat
-                if layer.side == "input"
-                else a.chat.then(
-                    "assistant", "\n\n".join(filter(None, (a.completion.reasoning, a.completion.text)))
-                )
-                for a in part
+                a.chat if layer.side == "input" else system.with_reply(a.chat, a.completion) for a in part
             ]
             for place, said in enumerate(ask(layer, chats), at):
                 passes[place, column] = said.verdict.answer == "yes"
