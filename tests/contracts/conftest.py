@@ -245,7 +245,7 @@ KNOWN: dict[str, Known] = {
     ),
     "defend.layers": Known(
         "only a defended system has layers, and benign attempts are others",
-        inputs={"system": "defended system", "benign": "benign attempts"},
+        inputs={"system": "defended system", "benign": "benign attempts", "goals": "attacked goals"},
     ),
     "defend.learn_rules": Known(
         "phrases must tell hits from other requests",

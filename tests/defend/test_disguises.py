@@ -167,7 +167,7 @@ def test_users_turns_are_read_as_one():
 
 @pytest.mark.parametrize("char", ["ß", "…", "½", "ﬁ", "İ", "ｂ"])
 def test_a_pattern_that_can_match_nothing_is_refused(char):
-    with pytest.raises(ConfigError, match="matches nothing"):
+    with pytest.raises(ConfigError, match="never matches"):
         pattern_guard(PatternGuard(patterns=(f"a{char}b",)))
 
 
@@ -184,3 +184,9 @@ def test_rules_that_are_no_unicode_are_refused():
         resolve(PatternGuard, {"words": ["x\ud800y"]}, where="guard")
     with pytest.raises(ConfigError):
         pattern_guard(PatternGuard(patterns=("\ud800",)))
+
+
+@pytest.mark.parametrize("pattern", ["", ".*", "(a|)", "x*"])
+def test_a_pattern_that_matches_every_text_is_refused(pattern):
+    with pytest.raises(ConfigError, match="matches every text"):
+        pattern_guard(PatternGuard(patterns=(pattern,)))

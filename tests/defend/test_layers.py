@@ -11,6 +11,7 @@ from calibrant.core import Attempt, Chat, Completion, Goal, Identity, InputError
 from calibrant.data.rows import Attempts, Goals
 from calibrant.defend.defended import Defended, Layer
 from calibrant.defend.layers import Layers, layers
+from calibrant.formats.redact import covered
 from calibrant.models.scripted import ScriptedModel
 
 GUARDS = ("first", "second", "twin", "null")
@@ -59,12 +60,12 @@ def planted(seed, goals=60, each=4):
 
 
 TRUTH = {
-    "attack_success_rate": 0.7,
-    "attack_success_rate/all": 0.7 * 0.4 * 0.5,
-    "attack_success_rate/alone/first": 0.7 * 0.4,
-    "attack_success_rate/alone/null": 0.7,
-    "attack_success_rate/without/first": 0.7 * (1 - 0.6 * 0.9) * 0.5,
-    "attack_success_rate/without/second": 0.7 * 0.4,
+    "attempt_success_rate": 0.7,
+    "attempt_success_rate/all": 0.7 * 0.4 * 0.5,
+    "attempt_success_rate/alone/first": 0.7 * 0.4,
+    "attempt_success_rate/alone/null": 0.7,
+    "attempt_success_rate/without/first": 0.7 * (1 - 0.6 * 0.9) * 0.5,
+    "attempt_success_rate/without/second": 0.7 * 0.4,
     "marginal/first": 0.7 * 0.06 * 0.5,
     "marginal/second": 0.7 * 0.4 * 0.5,
     "marginal/twin": 0.0,
@@ -115,7 +116,9 @@ def test_a_null_layer_adds_nothing_and_a_twin_fails_with_its_twin(found):
         assert one["rho/first+null"].value is None and "stops no attempt" in one["rho/first+null"].reason
         assert one["rho/first+twin"].low > 1
         parts = sum(one[f"shapley/{name}"].value for name in GUARDS)
-        assert parts == pytest.approx(one["attack_success_rate"].value - one["attack_success_rate/all"].value)
+        assert parts == pytest.approx(
+            one["attempt_success_rate"].value - one["attempt_success_rate/all"].value
+        )
         benign = sum(one[f"over_block_shapley/{name}"].value for name in GUARDS)
         assert benign == pytest.approx(one["over_block_rate"].value)
 
@@ -129,7 +132,7 @@ def test_a_layer_twice_adds_nothing_and_order_changes_nothing(tmp_path):
             assert (turned[name].value, turned[name].low) == (one.value, one.low), name
     stack = [*system().layers, Layer("again", "output", Marks("second"))]
     twice = layers(Defended(ScriptedModel(["x"]), stack), *rows, run=Quiet(work=tmp_path)).metrics
-    assert twice["attack_success_rate/all"].value == whole["attack_success_rate/all"].value
+    assert twice["attempt_success_rate/all"].value == whole["attempt_success_rate/all"].value
     assert twice["marginal/again"].value == twice["marginal/second"].value == 0
     assert twice["shapley/again"].value == twice["shapley/second"].value
 
@@ -143,8 +146,8 @@ def test_what_was_not_judged_lies_in_the_bounds_unless_a_layer_stops_it(tmp_path
     one = layers(
         system(("first",)), Attempts(rows=tuple(rows)), Attempts(rows=tuple(benign)), run=Quiet(work=tmp_path)
     )
-    assert one.metrics["attack_success_rate"].missing == 20
-    behind = one.metrics["attack_success_rate/all"]
+    assert one.metrics["attempt_success_rate"].missing == 20
+    behind = one.metrics["attempt_success_rate/all"]
     assert behind.missing == 10 and behind.value == pytest.approx(10 / 30)
     assert one.metrics["marginal/first"].missing == 10
 
@@ -155,7 +158,7 @@ def test_unknown_stops_and_is_counted(tmp_path):
     one = layers(
         system(("first",)), Attempts(rows=tuple(rows)), Attempts(rows=tuple(benign)), run=Quiet(work=tmp_path)
     )
-    assert one.metrics["attack_success_rate/all"].value == 0.75
+    assert one.metrics["attempt_success_rate/all"].value == 0.75
     assert one.metrics["unread_rate/first"].value == pytest.approx(5 / 21)
 
 
@@ -164,7 +167,7 @@ def test_goals_name_clusters_and_every_verdict_is_kept(tmp_path):
     goals = Goals(rows=tuple(Goal(id=f"g{n}", text="t", cluster=f"c{n % 6}") for n in range(60)))
     run = Quiet(work=tmp_path)
     one = layers(system(), attempts, benign, goals, run=run)
-    assert one.metrics["attack_success_rate"].clusters == 6
+    assert one.metrics["attempt_success_rate"].clusters == 6
     lines = [json.loads(line) for line in run.artifact("verdicts.jsonl").read_text().splitlines()]
     assert len(lines) == 340
     for row, line in zip([*attempts, *benign], lines, strict=True):
@@ -180,10 +183,10 @@ def test_the_input_side_reads_the_request_alone(tmp_path):
     one = layers(
         system(("first",), "input"),
         Attempts(rows=tuple(rows)),
-        Attempts(rows=tuple(rows)),
+        Attempts(rows=(attempt("b", "b", []),)),
         run=Quiet(work=tmp_path),
     )
-    assert one.metrics["attack_success_rate/all"].value == 1
+    assert one.metrics["attempt_success_rate/all"].value == 1
 
 
 def test_bad_input_is_named(tmp_path):
@@ -199,9 +202,15 @@ def test_bad_input_is_named(tmp_path):
     guarded = Attempts(rows=(*attempts.rows, attempts.rows[0].model_copy(update={"layers": (said,)})))
     with pytest.raises(InputError, match="1 of 5 attempts of 'attempts' went through guards already"):
         layers(system(), guarded, benign, run=run)
+    with pytest.raises(InputError, match="4 attempts are in both"):
+        layers(system(), attempts, attempts, run=run)
+    with pytest.raises(InputError, match="no attempt is after any of the goals"):
+        layers(system(), attempts, benign, Goals(rows=(Goal(id="other", text="t"),)), run=run)
+    with pytest.raises(InputError, match="4 of 4 attempts of 'attempts' are redacted"):
+        layers(system(), Attempts(rows=tuple(map(covered, attempts))), benign, run=run)
     failed = Attempts(rows=tuple(a.model_copy(update={"outcome": "failure"}) for a in attempts))
     none = layers(system(), failed, benign, run=run)
-    assert none.metrics["attack_success_rate"].value == 0
+    assert none.metrics["attempt_success_rate"].value == 0
     assert none.metrics["bypass_rate/first"].value is None and none.metrics["rho/all"].value is None
     assert any("no attempt succeeded without guards" in told for told in none.caveats)
 
@@ -212,5 +221,5 @@ def test_output_layers_read_reasoning_where_users_see_it(tmp_path, shown, succes
     rows = Attempts(rows=(attempt(0, "g", []).model_copy(update={"completion": reply}),))
     stack = [Layer("first", "output", Marks("first"))]
     seen = Defended(ScriptedModel(["x"]), stack, show_reasoning=shown)
-    found = layers(seen, rows, rows, run=Quiet(work=tmp_path)).metrics
-    assert found["attack_success_rate/all"].value == success
+    found = layers(seen, rows, Attempts(rows=(attempt("b", "b", []),)), run=Quiet(work=tmp_path)).metrics
+    assert found["attempt_success_rate/all"].value == success

@@ -65,7 +65,7 @@ _TECHNIQUES: dict[str, tuple[str, str]] = {
     "attack.tap": ("an attacker model grows and prunes a tree of prompts (TAP)", "attack_success_rate"),
     "defend.layers": (
         "what each guard of a stack adds, which fail together, what each costs",
-        "attack_success_rate/all",
+        "attempt_success_rate/all",
     ),
     "defend.learn_rules": ("a block list from phrases of successful attacks", "covered"),
     "govern.claim": ("test pre-registered claims of an experiment on its runs", "claims_held"),

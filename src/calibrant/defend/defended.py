@@ -112,6 +112,8 @@ class Defended:
         """
         self._lm, self._stack, self._refusal, self._shadow = lm, tuple(stack), refusal, shadow
         self._show_reasoning = show_reasoning
+        if not all(isinstance(layer, Layer) for layer in self._stack):
+            raise ConfigError("the stack holds something that is no Layer", hint="Layer(name, side, guard)")
         problems = [
             f"stack: {count} layers are named '{name}'"
             for name, count in Counter(layer.name for layer in self._stack).items()
@@ -132,7 +134,9 @@ class Defended:
                     f"{' and '.join(sides)} only"
                 )
         if problems:
-            raise ConfigError(problems, hint="give each layer a name of its own and a side")
+            raise ConfigError(
+                problems, hint="give each layer a name of its own, and a side that its guard reads"
+            )
 
     @property
     def layers(self) -> tuple[Layer, ...]:

@@ -36,6 +36,7 @@ from calibrant.core.attempt import HIT
 from calibrant.core.digest import canonical
 from calibrant.data.rows import Attempts, Goals
 from calibrant.defend.defended import Defended, ask
+from calibrant.formats.redact import is_covered
 from calibrant.stats import mean, rate
 from calibrant.stats.together import UNIT, failing_together
 
@@ -55,7 +56,7 @@ class Layers(Frozen):
 
 
 class LayersResult(Result):
-    """``attack_success_rate`` (no guards), ``/all`` (all of them), ``/alone/LAYER``, ``/without/LAYER``;
+    """``attempt_success_rate`` (no guards), ``/all`` (all of them), ``/alone/LAYER``, ``/without/LAYER``;
     ``marginal``, ``shapley``, ``bypass_rate``, ``unread_rate`` and ``rho``; ``over_block_rate`` likewise."""
 
 
@@ -81,7 +82,15 @@ def layers(
         )
     _check(attempts.rows, "attempts")
     _check(benign.rows, "benign")
+    same = {(a.id, a.chat) for a in attempts.rows} & {(a.id, a.chat) for a in benign.rows}
+    if same:
+        raise InputError(
+            f"{len(same)} attempts are in both 'attempts' and 'benign'",
+            hint="give an attack on harmful goals, and measure.over_refusal on look-alikes of them",
+        )
     known = {goal.id: goal.cluster for goal in goals or ()}
+    if known and not any(a.goal_id in known for a in attempts.rows):
+        raise InputError("no attempt is after any of the goals", hint="give the goals of the attack")
     groups = [[known.get(a.goal_id) or a.goal_id for a in rows] for rows in (attempts.rows, benign.rows)]
     verdicts, unread = _asked(system, [*attempts.rows, *benign.rows], config, run)
     count = len(attempts.rows)
@@ -100,6 +109,12 @@ def layers(
 def _check(rows: Sequence[Attempt], side: str) -> None:
     if not rows:
         raise InputError(f"'{side}' holds no attempt", hint="give attempts.jsonl of a run without guards")
+    hidden = sum(is_covered(a.completion.text) or is_covered(a.chat.last_user) for a in rows)
+    if hidden:
+        raise InputError(
+            f"{hidden} of {len(rows)} attempts of '{side}' are redacted: no guard can read them",
+            hint="give attempts.jsonl as the ledger holds it",
+        )
     guarded = sum(bool(a.layers) or a.completion.stop == "blocked" for a in rows)
     if guarded:
         raise InputError(
@@ -176,12 +191,12 @@ class _Hits:
 def _attacked(hits: _Hits, names: Sequence[str], most: int) -> dict[str, Estimate]:
     every = list(range(len(names)))
     stops = ~hits.passes
-    metrics = {"attack_success_rate": hits.success([]), "attack_success_rate/all": hits.success(every)}
+    metrics = {"attempt_success_rate": hits.success([]), "attempt_success_rate/all": hits.success(every)}
     counted = np.array([one is not False for one in hits.harmed])
     for at, name in enumerate(names):
         others = [column for column in every if column != at]
-        metrics[f"attack_success_rate/alone/{name}"] = hits.success([at])
-        metrics[f"attack_success_rate/without/{name}"] = hits.success(others)
+        metrics[f"attempt_success_rate/alone/{name}"] = hits.success([at])
+        metrics[f"attempt_success_rate/without/{name}"] = hits.success(others)
         metrics[f"marginal/{name}"] = hits.marginal(stops[:, at] & hits.passes[:, others].all(1))
         credit = np.where(counted & stops[:, at], 1 / np.maximum(stops.sum(1), 1), 0.0)
         metrics[f"shapley/{name}"] = hits.share(credit)
@@ -234,7 +249,10 @@ def _benign(passes: Passes, groups: list[str], names: Sequence[str], level: floa
 
 
 def _caveats(hits: _Hits, benign: Passes, names: Sequence[str]) -> list[str]:
-    told = ["an upper bound of the defence: who made these attempts knew no layer; attack the stack itself"]
+    told = [
+        "an upper bound of the defence: who made these attempts knew no layer; attack the stack itself",
+        "that the attempts were made on the model behind these layers is taken on trust",
+    ]
     stops = ~hits.passes[hits.done]
     for at, name in enumerate(names):
         alone = int((stops[:, at] & (stops.sum(1) == 1)).sum())

@@ -81,13 +81,17 @@ def pattern_guard(config: PatternGuard = PatternGuard()) -> Guard:
             text = why.decode(errors="replace") if isinstance(why, bytes) else str(why)
             problems.append(f"patterns: '{harmless(pattern)}': {text}")
         else:
+            if rules[-1].plain.search(""):
+                problems.append(f"patterns: '{pattern}' matches every text, and would block them all")
             if odd := [
                 char for char in pattern if not char.isascii() and fold(char) not in ("", char.lower()[:1])
             ]:
                 read = f"'{odd[0]}' is read as '{fold(odd[0])}' before matching"
-                problems.append(f"patterns: '{pattern}' matches nothing: {read}")
+                problems.append(f"patterns: '{pattern}': {read}, so it never matches")
     if problems:
-        raise ConfigError(problems, hint="RE2 has no look-around and no back-references")
+        raise ConfigError(
+            problems, hint="patterns are RE2, without look-around and back-references, and match folded text"
+        )
     return _Patterns(config=config, rules=tuple(rules))
 
 
