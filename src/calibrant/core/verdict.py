@@ -8,9 +8,15 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import Field
+
 from calibrant.core.config import Frozen
 
 Answer = Literal["yes", "no", "unknown"]
+
+
+def _answered(status: object) -> bool:
+    return status == "answered"
 
 
 class Verdict(Frozen):
@@ -37,3 +43,6 @@ class LayerVerdict(Frozen):
     """yes = may pass."""
     ms: float | None = None
     """Wall-clock milliseconds, a share of its batch's; kept out of digests."""
+    status: Literal["answered", "failed", "escalated"] = Field(default="answered", exclude_if=_answered)
+    """'failed': the guard gave no answer, and the verdict is unknown. 'escalated': neither, and the stack
+    leaves the decision to the other layers of that side."""

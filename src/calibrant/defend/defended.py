@@ -4,8 +4,9 @@ A user can attack, measure and release the *system*, not the model alone: ``Defe
 ``LM``. It offers ``generate`` only, no weights or log-probs, so that an attack which needs those cannot
 bypass the guards by accident.
 
-1. Only 'yes' lets a text pass. 'No' and 'unknown' block alike; a guard that crashes, or returns no valid
-   verdict, is 'unknown' with the reason (fails closed).
+1. Only 'yes' lets a text pass. 'No' and 'unknown' block alike; a guard that crashes, takes too long, or
+   returns no valid verdict, is 'unknown' with the reason (fails closed), unless its layer escalates
+   (``on_error``): then another layer of that side has to say yes.
 2. Layers run in the order of the stack, input layers before the model generates, output layers on the chat
    with the reply. Names are unique: a verdict in a record belongs to exactly one layer.
    A layer is asked about all chats of a batch at once, so a guard that is a model is not asked one by one.
@@ -26,10 +27,8 @@ Command: ``defended:FILE.toml#MODELREF`` opens a model behind the stack of a fil
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from pydantic import Field
@@ -45,30 +44,17 @@ from calibrant.core import (
     LayerVerdict,
     Sampling,
     Side,
-    Verdict,
     digest,
     resolve,
 )
-from calibrant.core.behaviours import same_number
-from calibrant.defend._by_list import by_list
-from calibrant.defend._reading import QUESTION
+from calibrant.defend._layer import Caller, Layer, OnFailure, blocker
+
+__all__ = ["Defended", "Layer", "LayerSpec", "OnFailure", "StackSpec", "defended_from"]
 
 REFUSAL = "I can't help with that."
 
 
-@dataclass(frozen=True)
-class Layer:
-    """One guard of a stack."""
-
-    name: str
-    """Unique in its stack."""
-    side: Side
-    """'input': before the model speaks. 'output': on its reply."""
-    guard: Guard
-    """The guard; 'yes' = may pass."""
-
-
-class LayerSpec(Frozen):
+class LayerSpec(OnFailure):
     """A layer as a stack file writes it."""
 
     name: str
@@ -77,6 +63,9 @@ class LayerSpec(Frozen):
     """'input': before the model speaks. 'output': on its reply."""
     guard: dict[str, Any] | str
     """Which guard, as ``{use = ..., config = {}, inputs = {}}``, or a reference: ``record:probe/probe``."""
+    every: int | None = Field(default=None, ge=1)
+    """When a reply is streamed: ask about the reply so far after as many further tokens. None: the guard
+    itself says how much of a reply may leave, or reads the whole before any of it leaves."""
 
 
 class StackSpec(Frozen):
@@ -112,6 +101,7 @@ class Defended:
         """
         self._lm, self._stack, self._refusal, self._shadow = lm, tuple(stack), refusal, shadow
         self._show_reasoning = show_reasoning
+        self._callers = tuple(Caller(layer) for layer in self._stack if isinstance(layer, Layer))
         if not all(isinstance(layer, Layer) for layer in self._stack):
             raise ConfigError("the stack holds something that is no Layer", hint="Layer(name, side, guard)")
         problems = [
@@ -160,7 +150,7 @@ class Defended:
     @property
     def identity(self) -> Identity:
         """The whole system: model, layers in order, refusal; not ``shadow``, which changes no answer."""
-        layers = [[layer.name, layer.side, layer.guard.identity.digest] for layer in self._stack]
+        layers = [_named_in_full(layer) for layer in self._stack]
         names = ", ".join(layer.name for layer in self._stack) or "no guards"
         return Identity(
             name=f"{self._lm.identity.name} behind {names}",
@@ -176,7 +166,9 @@ class Defended:
     def generate(self, chats: Sequence[Chat], sampling: Sampling = Sampling()) -> list[Completion]:
         """One completion per chat, in order; blocked ones have ``stop = "blocked"`` and the refusal text."""
         before = self._ask("input", chats)
-        places = [place for place, layers in enumerate(before) if self._shadow or _blocker(layers) is None]
+        places = [
+            place for place, said in enumerate(before) if self._shadow or blocker(said, ended=True) is None
+        ]
         spoken = self._lm.generate([chats[place] for place in places], sampling) if places else []
         replies = {place: self._shown(reply) for place, reply in zip(places, spoken, strict=True)}
         # A broken or blocked reply may still carry text, and no text leaves unread.
@@ -194,12 +186,11 @@ class Defended:
     def _ask(self, side: Side, chats: Sequence[Chat]) -> list[list[LayerVerdict]]:
         """Ask this side's layers in order, up to the first that blocks a chat (all of them in shadow)."""
         verdicts: list[list[LayerVerdict]] = [[] for _ in chats]
-        for layer in self._stack:
-            if layer.side == side:
-                open_ = [
-                    place for place, said in enumerate(verdicts) if self._shadow or _blocker(said) is None
-                ]
-                for place, said in zip(open_, ask(layer, [chats[place] for place in open_]), strict=True):
+        for caller in self._callers:
+            if caller.layer.side == side:
+                open_ = [place for place, said in enumerate(verdicts) if self._shadow or not blocker(said)]
+                answers = caller.ask([chats[place] for place in open_])
+                for place, said in zip(open_, answers, strict=True):
                     verdicts[place].append(said)
         return verdicts
 
@@ -219,9 +210,9 @@ class Defended:
         """Let a reply pass, or replace it by the refusal."""
         inner = () if reply is None else reply.layers
         layers = (*before, *inner, *after)
-        blocker = _blocker([*before, *after])
-        if blocker is not None or reply is None:
-            return Completion(text=self._refusal, stop="blocked", error=_why(blocker), layers=layers)
+        stopped_by = blocker(before, ended=True) or blocker(after, ended=True)
+        if stopped_by is not None or reply is None:
+            return Completion(text=self._refusal, stop="blocked", error=_why(stopped_by), layers=layers)
         return reply.model_copy(update={"layers": layers})
 
 
@@ -234,7 +225,16 @@ def defended_from(
         ConfigError: an unknown key, no layer, a shared name, or a behaviour that is not a guard.
     """
     file = resolve(StackSpec, spec, where="stack")
-    stack = [Layer(layer.name, layer.side, behaviour(layer.guard)) for layer in file.layer]
+    stack = [
+        Layer(
+            layer.name,
+            layer.side,
+            behaviour(layer.guard),
+            OnFailure(**{key: getattr(layer, key) for key in OnFailure.model_fields}),
+            layer.every,
+        )
+        for layer in file.layer
+    ]
     problems = [
         f"stack: layer '{layer.name}': '{_named(entry.guard)}' is not a guard"
         for layer, entry in zip(stack, file.layer, strict=True)
@@ -245,62 +245,17 @@ def defended_from(
     return Defended(lm, stack, file.refusal, shadow=file.shadow, show_reasoning=file.show_reasoning)
 
 
-def ask(layer: Layer, chats: Sequence[Chat]) -> list[LayerVerdict]:
-    """One layer's verdicts, each with its share of the time."""
-    if not chats:
-        return []
-    start = time.perf_counter()
-    verdicts = _verdicts(layer, chats)
-    ms = 1000 * (time.perf_counter() - start) / len(chats)
-    return [LayerVerdict(layer=layer.name, verdict=verdict, ms=ms) for verdict in verdicts]
-
-
-def _verdicts(layer: Layer, chats: Sequence[Chat]) -> list[Verdict]:
-    """One a chat; whatever goes wrong inside the guard is 'unknown', for the chats that it goes wrong on.
-
-    This is one of the three doors where every exception is caught: a crashed guard must block, not open.
-    """
-    try:
-        answer = by_list(layer.guard).ask(tuple(chats), layer.side)  # it can not change what it is given
-        if not isinstance(answer, list | tuple):
-            raise TypeError(f"it answered with a {type(answer).__name__}, not a list of verdicts")
-        verdicts: list[Any] = list(answer)
-        same_number("the guard", len(verdicts), len(chats))
-        return [
-            Verdict.model_validate(verdict.model_dump())
-            if isinstance(verdict, Verdict)
-            else _failed(f"it answered with a {type(verdict).__name__}, not a Verdict")
-            for verdict in verdicts
-        ]
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # noqa: BLE001
-        if len(chats) > 1:  # one of them may be what it fails on
-            return [verdict for chat in chats for verdict in _verdicts(layer, [chat])]
-        return [_failed(_said(error))]
-
-
-def _said(error: BaseException) -> str:
-    try:
-        return f"{type(error).__name__}: {error}"
-    except Exception:  # noqa: BLE001
-        return type(error).__name__
-
-
-def _failed(why: str) -> Verdict:
-    return Verdict(question=QUESTION, answer="unknown", reason=f"the guard failed: {why}")
-
-
 def _named(guard: Mapping[str, Any] | str) -> str:
     return guard if isinstance(guard, str) else str(guard.get("use"))
 
 
-def _blocker(verdicts: Sequence[LayerVerdict]) -> LayerVerdict | None:
-    """The first layer that did not say yes."""
-    return next((layer for layer in verdicts if layer.verdict.answer != "yes"), None)
+def _named_in_full(layer: Layer) -> list[Any]:
+    """For the identity; rules of failing and streaming only where they are not the plain ones."""
+    rules = layer.failing.model_dump(exclude_defaults=True) | ({"every": layer.every} if layer.every else {})
+    return [layer.name, layer.side, layer.guard.identity.digest, *([rules] if rules else [])]
 
 
-def _why(blocker: LayerVerdict | None) -> str | None:
-    if blocker is None:
+def _why(stopped_by: LayerVerdict | None) -> str | None:
+    if stopped_by is None:
         return None
-    return f"blocked by layer '{blocker.layer}' ({blocker.verdict.answer}): {blocker.verdict.reason}"
+    return f"blocked by layer '{stopped_by.layer}' ({stopped_by.verdict.answer}): {stopped_by.verdict.reason}"

@@ -35,7 +35,8 @@ from calibrant.core import LM, Attempt, Estimate, Frozen, InputError, Quiet, Res
 from calibrant.core.attempt import HIT
 from calibrant.core.digest import canonical
 from calibrant.data.rows import Attempts, Goals
-from calibrant.defend.defended import Defended, ask
+from calibrant.defend._layer import Caller
+from calibrant.defend.defended import Defended
 from calibrant.formats.redact import is_covered
 from calibrant.stats import mean, rate
 from calibrant.stats.together import UNIT, failing_together
@@ -134,7 +135,7 @@ def _asked(system: Defended, rows: Sequence[Attempt], config: Layers, run: Run) 
             chats = [
                 a.chat if layer.side == "input" else system.with_reply(a.chat, a.completion) for a in part
             ]
-            for place, said in enumerate(ask(layer, chats), at):
+            for place, said in enumerate(Caller(layer).ask(chats), at):
                 passes[place, column] = said.verdict.answer == "yes"
                 unread[place, column] = said.verdict.answer == "unknown"
                 times[place, column] = said.ms or 0.0

@@ -23,6 +23,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import re2
@@ -30,6 +31,7 @@ from pydantic import field_validator
 
 from calibrant.core import Chat, ConfigError, Frozen, Guard, Identity, Side, Verdict, digest
 from calibrant.core.shown import harmless
+from calibrant.defend._reach import Reach, longest
 from calibrant.defend._reading import NO_REPLY, QUESTION, ends_with_reply, joined, known_views
 from calibrant.text.codecs import CODECS
 from calibrant.text.decodings import Shape, fold, like, readings, unmarked
@@ -108,17 +110,17 @@ class _Rule(NamedTuple):
     resolved: bool = False
     """Of a pattern: whether it is tried on both ways to read look-alikes."""
 
-    def found(self, shape: Shape) -> str:
-        """How the rule is met; "" where it is not."""
+    def found(self, shape: Shape) -> str | None:
+        """How the rule is met, as a remark to the view; None where it is not."""
         if any(map(self.plain.search, shape.folded)):
-            return " "
+            return ""
         if (self.alike and self.alike.search(shape.alike)) or (
             self.resolved and shape.alike not in shape.folded and any(map(self.plain.search, shape.resolved))
         ):
             return ", look-alikes as ASCII"
         if self.letters and any(map(self.letters.search, shape.spelled)):
             return ", letter by letter"
-        return ""
+        return None
 
 
 def _word(word: str) -> _Rule:
@@ -156,6 +158,25 @@ class _Patterns:
     def ask(self, chats: Sequence[Chat], side: Side) -> list[Verdict]:
         return [self._verdict(chat, side) for chat in chats]
 
+    @cached_property
+    def _reach(self) -> Reach | None:
+        return Reach.of(self.config.words, self.config.patterns, self.config.views)
+
+    @property
+    def streams(self) -> str:
+        """Why a reply can not be read in parts; "" where it can."""
+        if self._reach is not None:
+            return ""
+        endless = [p for p in self.config.patterns if longest(p) is None]
+        return f"no bound is known to what '{harmless(endless[0])}' matches"
+
+    def held(self, reply: str) -> int:
+        """Where in a reply so far the part begins that must not leave yet, if ``ask`` lets it pass.
+
+        What comes later makes no match that begins before it.
+        """
+        return 0 if self._reach is None else self._reach.held(reply)
+
     def _verdict(self, chat: Chat, side: Side) -> Verdict:
         if side == "output" and not ends_with_reply(chat):
             return NO_REPLY
@@ -170,7 +191,8 @@ class _Patterns:
             for view, reading in readings(text, self.config.views).items():
                 shape = Shape.of(reading)
                 for rule in self.rules:
-                    if how := rule.found(shape):
-                        reason = f"'{rule.name}' stands in {where}, read {view}{how.strip()}"
+                    how = rule.found(shape)
+                    if how is not None:
+                        reason = f"'{rule.name}' stands in {where}, read {view}{how}"
                         return Verdict(question=QUESTION, answer="no", reason=reason)
         return Verdict(question=QUESTION, answer="yes", reason="nothing forbidden was found")
