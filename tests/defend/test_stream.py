@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import re
 
 import pytest
 from hypothesis import given, settings
@@ -108,8 +109,9 @@ def test_the_verdict_is_that_of_the_whole_and_what_left_is_its_beginning(parts, 
     else:
         assert by is not None
         assert text.startswith(got)
-        # No continuation of what left is needed to see that it is clean: it is, and so is every end of it.
-        assert not got or GUARD.ask([ASKED.then("assistant", got)], "output")[0].answer == "yes"
+        # What left is clean, but for its last word, which may be the beginning of a longer one.
+        left = re.sub(r"\S+$", "", got)
+        assert not left or GUARD.ask([ASKED.then("assistant", left)], "output")[0].answer == "yes"
         # What is forbidden lies in what stayed: cut off, the rest is still forbidden.
         rest = text[len(got) :]
         assert GUARD.ask([ASKED.then("assistant", rest)], "output")[0].answer == "no"

@@ -21,7 +21,7 @@ from calibrant.app.references.openers import Openers
 from calibrant.app.study import Outcome, finished_jobs, run_study
 from calibrant.app.study_file import load_study
 from calibrant.app.verdict import gate_table
-from calibrant.cli import render
+from calibrant.cli import render, serve
 from calibrant.cli.annotate import annotate
 from calibrant.cli.console import console
 from calibrant.cli.export import export
@@ -150,6 +150,7 @@ def _finish(outcome: Outcome, ledger: Ledger, as_json: bool) -> None:
 app.command()(annotate)
 app.command()(console)
 app.command()(export)
+app.add_typer(serve.app, name="serve")
 
 
 @app.command()

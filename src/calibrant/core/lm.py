@@ -6,7 +6,7 @@ bypasses the guards.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
@@ -109,6 +109,19 @@ class Completion(Frozen):
         return self.reasoning is not None and not self.text.strip()
 
 
+class Piece(Frozen):
+    """A part of a reply, as it is generated."""
+
+    text: str = ""
+    """What the reply goes on with."""
+    reasoning: str = ""
+    """What the reasoning before the reply goes on with."""
+    tokens: int = 0
+    """Tokens that were generated since the piece before."""
+    completion: Completion | None = None
+    """On the last piece: the whole; the pieces' texts together are its text."""
+
+
 class Scored(Frozen):
     """Log-probs of a given reply, token by token."""
 
@@ -147,6 +160,13 @@ class LM(Protocol):
     def identity(self) -> Identity: ...
 
     def generate(self, chats: Sequence[Chat], sampling: Sampling = Sampling()) -> list[Completion]: ...
+
+
+@runtime_checkable
+class StreamingLM(LM, Protocol):
+    """Also gives a reply piece by piece, the same as ``generate`` gives for that chat alone."""
+
+    def stream(self, chat: Chat, sampling: Sampling = Sampling()) -> Iterator[Piece]: ...
 
 
 @runtime_checkable

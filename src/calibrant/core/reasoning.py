@@ -65,6 +65,7 @@ _CHANNEL = re.compile(
     r"(.*?)(?=<\|end\|>|<\|return\|>|<\|call\|>|<\|start\|>|<\|channel\|>|\Z)",
     re.DOTALL,
 )
+_MARKED = ("<|start|>assistant", "<|channel|>", "analysis")
 _NAMES = re.compile(r"\s*analysis(?=[A-Z\"\u201c])")
 _QUOTES = ("`", "'", '"', "\u2018", "\u2019", "\u201c", "\u201d")
 _PROSE = ("here is my response:",)
@@ -110,6 +111,14 @@ def part(text: str, opened: bool | None = None) -> Parted:
             return Parted(_joined(thoughts), "", closed=False)
         place = close.end()
     return Parted(_joined(thoughts), _unwrapped(text[place:])) if thoughts else Parted(None, text)
+
+
+def may_open(begun: str) -> bool:
+    """Whether a text that has begun so may turn out to begin with reasoning."""
+    text = begun.lstrip().lower()
+    if text.startswith(_MARKED[0]):
+        return len(text) < 250 and "<|channel|>" not in text
+    return any(mark.startswith(text) for mark in (*_OPENED, *_MARKED))
 
 
 def inside(prompt: str, begun: str = "") -> bool:

@@ -46,6 +46,8 @@ class Release:
         self._shuffled = False
         self.blocked: LayerVerdict | None = None
         """The layer that blocks the reply; what has left stays, and nothing follows."""
+        self.read = ""
+        """What the layers have read last."""
         self.verdicts: tuple[LayerVerdict, ...] = ()
         """The last verdict of each layer."""
 
@@ -64,16 +66,21 @@ class Release:
         """The reply so far, as output layers read it."""
         return "\n\n".join(filter(None, (self._reasoning, self._text)))
 
+    def take(self, text: str = "", reasoning: str = "") -> None:
+        """Take what was generated, to be read at the end."""
+        self._reasoning, self._text = self._reasoning + reasoning, self._text + text
+
     def push(self, text: str = "", reasoning: str = "", tokens: int = 1) -> Out:
         """Take what was generated next; what may leave now."""
         if self.blocked is not None:
             return Out()
         # Reasoning that comes after the reply has begun moves what was read: the rest waits for the end.
         self._shuffled |= bool(reasoning and self._text)
-        self._reasoning, self._text = self._reasoning + reasoning, self._text + text
+        self.take(text, reasoning)
         if self._shuffled or not self._layers:
             return Out() if self._layers else self._leave(len(self.whole))
         cleared = []
+        self.read = self.whole
         for layer in self._layers:
             place = layer.cleared(self._chat, self.whole, tokens, self._left())
             if layer.blocks:
@@ -89,7 +96,7 @@ class Release:
         """
         if self.blocked is not None:
             return Out()
-        whole = "\n\n".join(filter(None, (self.whole, *more)))
+        self.read = whole = "\n\n".join(filter(None, (self.whole, *more)))
         if whole:
             chat, said = self._chat.then("assistant", whole), []
             for layer in self._layers:

@@ -49,7 +49,16 @@ from calibrant.core import (
 )
 from calibrant.defend._layer import Caller, Layer, OnFailure, blocker
 
-__all__ = ["Defended", "Layer", "LayerSpec", "OnFailure", "StackSpec", "defended_from"]
+__all__ = [
+    "Defended",
+    "Layer",
+    "LayerSpec",
+    "OnFailure",
+    "StackSpec",
+    "check_stack",
+    "defended_from",
+    "layers_from",
+]
 
 REFUSAL = "I can't help with that."
 
@@ -101,32 +110,8 @@ class Defended:
         """
         self._lm, self._stack, self._refusal, self._shadow = lm, tuple(stack), refusal, shadow
         self._show_reasoning = show_reasoning
-        self._callers = tuple(Caller(layer) for layer in self._stack if isinstance(layer, Layer))
-        if not all(isinstance(layer, Layer) for layer in self._stack):
-            raise ConfigError("the stack holds something that is no Layer", hint="Layer(name, side, guard)")
-        problems = [
-            f"stack: {count} layers are named '{name}'"
-            for name, count in Counter(layer.name for layer in self._stack).items()
-            if count > 1
-        ]
-        for place, layer in enumerate(self._stack):
-            if not layer.name.strip():
-                problems.append(f"stack: layer {place} has no name")
-            if layer.side not in ("input", "output"):
-                problems.append(f"stack: layer '{layer.name}' is on side '{layer.side}', not input or output")
-            elif not isinstance(sides := getattr(layer.guard, "sides", ("input", "output")), list | tuple):
-                problems.append(
-                    f"stack: the guard of layer '{layer.name}' has sides {sides!r}, which is no list"
-                )
-            elif layer.side not in sides:
-                problems.append(
-                    f"stack: layer '{layer.name}' is on side '{layer.side}', and its guard reads the "
-                    f"{' and '.join(sides)} only"
-                )
-        if problems:
-            raise ConfigError(
-                problems, hint="give each layer a name of its own, and a side that its guard reads"
-            )
+        check_stack(self._stack)
+        self._callers = tuple(map(Caller, self._stack))
 
     @property
     def layers(self) -> tuple[Layer, ...]:
@@ -216,6 +201,35 @@ class Defended:
         return reply.model_copy(update={"layers": layers})
 
 
+def check_stack(stack: Sequence[Layer]) -> None:
+    """Check names and sides of a stack.
+
+    Raises:
+        ConfigError: two layers share a name, a name is blank, or a guard does not read its layer's side.
+    """
+    if not all(isinstance(layer, Layer) for layer in stack):
+        raise ConfigError("the stack holds something that is no Layer", hint="Layer(name, side, guard)")
+    problems = [
+        f"stack: {count} layers are named '{name}'"
+        for name, count in Counter(layer.name for layer in stack).items()
+        if count > 1
+    ]
+    for place, layer in enumerate(stack):
+        if not layer.name.strip():
+            problems.append(f"stack: layer {place} has no name")
+        if layer.side not in ("input", "output"):
+            problems.append(f"stack: layer '{layer.name}' is on side '{layer.side}', not input or output")
+        elif not isinstance(sides := getattr(layer.guard, "sides", ("input", "output")), list | tuple):
+            problems.append(f"stack: the guard of layer '{layer.name}' has sides {sides!r}, which is no list")
+        elif layer.side not in sides:
+            problems.append(
+                f"stack: layer '{layer.name}' is on side '{layer.side}', and its guard reads the "
+                f"{' and '.join(sides)} only"
+            )
+    if problems:
+        raise ConfigError(problems, hint="give each layer a name of its own, and a side that its guard reads")
+
+
 def defended_from(
     lm: LM, spec: Mapping[str, Any], behaviour: Callable[[Mapping[str, Any] | str], Any]
 ) -> Defended:
@@ -225,6 +239,16 @@ def defended_from(
         ConfigError: an unknown key, no layer, a shared name, or a behaviour that is not a guard.
     """
     file = resolve(StackSpec, spec, where="stack")
+    stack = layers_from(file, behaviour)
+    return Defended(lm, stack, file.refusal, shadow=file.shadow, show_reasoning=file.show_reasoning)
+
+
+def layers_from(file: StackSpec, behaviour: Callable[[Mapping[str, Any] | str], Any]) -> list[Layer]:
+    """The layers of a stack file; ``behaviour`` makes each guard.
+
+    Raises:
+        ConfigError: as ``check_stack``, or a behaviour that is not a guard.
+    """
     stack = [
         Layer(
             layer.name,
@@ -242,7 +266,8 @@ def defended_from(
     ]
     if problems:
         raise ConfigError(problems, hint="use a guard, such as defend.pattern_guard or defend.ask_guard")
-    return Defended(lm, stack, file.refusal, shadow=file.shadow, show_reasoning=file.show_reasoning)
+    check_stack(stack)
+    return stack
 
 
 def _named(guard: Mapping[str, Any] | str) -> str:

@@ -90,6 +90,33 @@ def draw(
     return [results[i] for i in range(len(requests))]
 
 
+@torch.inference_mode()
+def follow(
+    module: nn.Module, request: Request, sampling: Sampling, stop_ids: Sequence[int]
+) -> Iterator[Drawn]:
+    """``draw`` for one request, token by token: what has followed so far; the last is what ``draw`` gives."""
+    how = batching(module)
+    how = replace(how, way=how.draws(len(request.ids), len(request.ids) + request.room, 0)[0])
+    ids, mask, _, uniforms = _prepare([request], sampling, next(module.parameters()).device)
+    positions = mask[:, : ids.shape[1]].cumsum(-1) - 1
+    tokens: list[int] = []
+    logprobs: list[float] = []
+    memory = None
+    for step in range(request.room):
+        memory, logits = advance(module, how, ids, None, positions, memory)
+        token, logprob = choose(logits, sampling, None if uniforms is None else uniforms[:, step])
+        if not logits.amax().isfinite():
+            yield Drawn(tuple(tokens), tuple(logprobs), "error")
+            return
+        tokens, logprobs = [*tokens, int(token)], [*logprobs, float(logprob)]
+        ended = tokens[-1] in stop_ids
+        yield Drawn(tuple(tokens), tuple(logprobs), "eos" if ended else "length")
+        if ended:
+            return
+        ids = torch.cat([ids, token[:, None]], 1) if how.way == "again" else token[:, None]
+        positions = positions[:, -1:] + 1
+
+
 def choose(logits: Tensor, sampling: Sampling, uniforms: Tensor | None) -> tuple[Tensor, Tensor]:
     """Next token of each row and its log-prob.
 

@@ -7,7 +7,7 @@ drawn in ``generate.py``, how sites are named in ``hooks.py``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +18,14 @@ from torch import Tensor, nn
 
 from calibrant.core.behaviours import same_length
 from calibrant.core.errors import CapabilityError, InputError, NumericalError
-from calibrant.core.lm import Batch, Chat, Completion, Identity, Sampling, Scored
+from calibrant.core.lm import Batch, Chat, Completion, Identity, Piece, Sampling, Scored
+from calibrant.core.reasoning import may_open
 from calibrant.maths.logprobs import token_logprobs
 from calibrant.models import hooks
 from calibrant.models.batching import batching
 from calibrant.models.chat_tokens import ChatTokens
 from calibrant.models.folder import folder_identity, unchanged
-from calibrant.models.generate import Drawn, Request, buckets, draw
+from calibrant.models.generate import Drawn, Request, buckets, draw, follow
 from calibrant.models.hub import download
 from calibrant.models.loading import (
     Dtype,
@@ -198,6 +199,39 @@ class OpenModel(Weights):
         Greedy log-probs are those of temperature 1. Draws depend on the seed, the chat and how many
         equal chats came before it in the call, never on the batch.
         """
+        texts, results, requests = self._asked(chats, sampling)
+        stops = self.chat_tokens.stop_ids
+        drawn = draw(self.module, list(requests.values()), sampling, stops, self.token_budget)
+        for i, result in zip(requests, drawn, strict=True):
+            results[i] = self._completion(texts[i], chats[i], result)
+        return [results[i] for i in range(len(chats))]
+
+    def stream(self, chat: Chat, sampling: Sampling = Sampling()) -> Iterator[Piece]:
+        """The completion that ``generate([chat])`` gives, piece by piece; it stands in the last one whole.
+
+        A reply that may begin with reasoning comes in one piece.
+        """
+        texts, results, requests = self._asked([chat], sampling)
+        if not requests:
+            yield Piece(text=results[0].text, completion=results[0])
+            return
+        so_far, told, completion = "", "", Completion(text="")
+        for drawn in follow(self.module, requests[0], sampling, self.chat_tokens.stop_ids):
+            completion = self._completion(texts[0], chat, drawn)
+            so_far = completion.text
+            # The last token may be part of a character, or a blank that the next one takes away.
+            steady = so_far.rstrip("\ufffd").rstrip()
+            if completion.reasoning is None and steady.startswith(told) and not may_open(steady):
+                yield Piece(text=steady[len(told) :], tokens=1)
+                told = steady
+            else:
+                yield Piece(tokens=1)
+        yield Piece(text=so_far[len(told) :], reasoning=completion.reasoning or "", completion=completion)
+
+    def _asked(
+        self, chats: Sequence[Chat], sampling: Sampling
+    ) -> tuple[dict[int, str], dict[int, Completion], dict[int, Request]]:
+        """Prompts as text, what is decided without the model, and what to ask it; by place."""
         results: dict[int, Completion] = {}
         texts: dict[int, str] = {}
         for i, chat in enumerate(only_chats(chats)):
@@ -217,11 +251,7 @@ class OpenModel(Weights):
                 results[i] = Completion(text="", ids=(), logprobs=(), stop="length")
             else:
                 requests[i] = Request(ids, min(room, sampling.max_tokens), seeds[i])
-        stops = self.chat_tokens.stop_ids
-        drawn = draw(self.module, list(requests.values()), sampling, stops, self.token_budget)
-        for i, result in zip(requests, drawn, strict=True):
-            results[i] = self._completion(texts[i], chats[i], result)
-        return [results[i] for i in range(len(chats))]
+        return texts, results, requests
 
     def sites(self) -> tuple[str, ...]:
         """Names for ``trace`` and ``edit``: TransformerLens names, then module paths."""

@@ -43,13 +43,13 @@ def open(reference: Reference, openers: Opens) -> Opened:
     stack = openers.open(file, StackSpec).load().model_dump()
 
     def behind(lm: Any, *, named: bool) -> Any:
-        return defended_from(lm, stack, partial(_guard, openers=openers, named=named))
+        return defended_from(lm, stack, partial(guard_of, openers=openers, named=named))
 
     identity = behind(STAND_INS[LM](bare), named=True).identity
     return identified(identity, lambda: behind(bare.load(), named=False), reference.text, reference.wanted)
 
 
-def _guard(written: Mapping[str, Any] | str, openers: Opens, *, named: bool) -> Any:
+def guard_of(written: Mapping[str, Any] | str, openers: Opens, *, named: bool) -> Any:
     """What a layer names: a table with its settings, or a reference."""
     if not isinstance(written, str):
         return behaviours.make(written, openers, named=named)

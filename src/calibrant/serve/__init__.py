@@ -1,0 +1,1 @@
+"""Servers: doors over ``app``, which the command line starts."""

@@ -1,0 +1,1 @@
+"""Guard proxy: an OpenAI-compatible endpoint that puts layers of guards before and behind a model."""

@@ -1,0 +1,452 @@
+"""The proxy itself: one request from the client's first byte to the line in the audit.
+
+1. A request is checked, then the input layers read it. A block answers with the refusal, whichever it was.
+2. The model's server is asked. Its reply passes the output layers as it comes (``defend._stream``): no
+   character leaves before every layer has cleared it; calls of tools leave when the reply has ended.
+3. Whatever fails, fails closed: a layer (unless it escalates), the model's server, the audit.
+4. One deadline holds for the whole request. While text is held, comments keep the connection alive.
+5. Every request leaves one line in the audit; when that can not be written, nothing more is served.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import hmac
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing, asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from calibrant.core import LayerVerdict
+from calibrant.core.errors import InputError
+from calibrant.defend._layer import Caller, Layer, blocker
+from calibrant.defend._stream import Release
+from calibrant.serve.proxy.audit import Audit
+from calibrant.serve.proxy.metrics import Metrics
+from calibrant.serve.proxy.reply import DONE, HELD, Builder, Calls, Part, event
+from calibrant.serve.proxy.request import ApiError, Asked, read
+from calibrant.serve.proxy.upstream import Upstream
+
+T = TypeVar("T")
+BLOCKED = "content_filter"
+"""Why a blocked choice ends, in the words of the protocol."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the proxy serves."""
+
+    refusal: str
+    """What a blocked user reads."""
+    show_reasoning: bool = True
+    """Whether users see the model's reasoning."""
+    deadline: float = 120.0
+    """Seconds for one request, from its first byte to its last."""
+    most_bytes: int = 2**20
+    """Largest request that is read."""
+    most_at_once: int = 256
+    """Requests under way; more are refused with 503."""
+    quiet: float = 10.0
+    """Seconds without an event after which a comment is sent."""
+    token: str = ""
+    """What clients must send as a bearer token; "" lets everybody in, and passes on what they send."""
+
+
+@dataclass
+class _Case:
+    """One request on its way."""
+
+    began: float
+    outcome: str = "error"
+    why: str = ""
+    asked: Asked | None = None
+    verdicts: list[tuple[str, int, tuple[LayerVerdict, ...]]] = field(default_factory=list)
+    released: int = 0
+    held: int = 0
+    replies: list[str] = field(default_factory=list)
+
+    @property
+    def degraded(self) -> bool:
+        return any(one.status != "answered" for _, _, said in self.verdicts for one in said)
+
+
+class Proxy:
+    """Layers of guards between clients and a model."""
+
+    def __init__(self, layers: Sequence[Layer], upstream: Upstream, audit: Audit, settings: Settings) -> None:
+        """``layers``: checked by ``Defended``, of which this is the form that serves."""
+        self._inputs = [Caller(layer) for layer in layers if layer.side == "input"]
+        self._outputs = [Caller(layer) for layer in layers if layer.side == "output"]
+        self._upstream, self._audit, self._settings = upstream, audit, settings
+        self._metrics = Metrics([layer.name for layer in layers])
+        self._pool = ThreadPoolExecutor(settings.most_at_once + 8, thread_name_prefix="layers")
+        self._open = 0
+
+    def app(self) -> Starlette:
+        """The application, to be served by any ASGI server."""
+        routes = [
+            Route("/v1/chat/completions", self._chat, methods=["POST"]),
+            Route("/v1/models", self._models, methods=["GET"]),
+            Route("/healthz", self._healthy, methods=["GET"]),
+            Route("/readyz", self._ready, methods=["GET"]),
+            Route("/metrics", self._measured, methods=["GET"]),
+        ]
+        return Starlette(
+            routes=routes,
+            lifespan=self._lifespan,
+            exception_handlers={404: _unknown, 405: _method, 500: _bug},
+        )
+
+    @asynccontextmanager
+    async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
+        yield
+        await self._upstream.close()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        with suppress(InputError):
+            self._audit.close()
+
+    async def _healthy(self, _: Request) -> Response:
+        return JSONResponse({"status": "ok"})
+
+    async def _ready(self, _: Request) -> Response:
+        reasons = [f"the audit can not be written: {self._audit.broken}"] if self._audit.broken else []
+        reasons += [
+            f"layer '{caller.layer.name}' is not asked: it failed too often"
+            for caller in (*self._inputs, *self._outputs)
+            if caller.open
+        ]
+        return JSONResponse({"ready": not reasons, "reasons": reasons}, status_code=503 if reasons else 200)
+
+    async def _measured(self, _: Request) -> Response:
+        return Response(self._metrics.text(), media_type=self._metrics.media_type)
+
+    async def _models(self, request: Request) -> Response:
+        try:
+            self._let_in(request)
+            names = await self._upstream.models(request.headers)
+        except ApiError as error:
+            return JSONResponse(error.body(), status_code=error.status)
+        rows = [{"id": name, "object": "model", "created": 0, "owned_by": "upstream"} for name in names]
+        return JSONResponse({"object": "list", "data": rows})
+
+    async def _chat(self, request: Request) -> Response:
+        case = _Case(time.monotonic())
+        self._open += 1
+        streams = False
+        try:
+            if self._open > self._settings.most_at_once:
+                raise ApiError(503, "too many requests are under way", code="overloaded")
+            if self._audit.broken:
+                raise ApiError(503, "the audit can not be written, so nothing is served", code="audit_broken")
+            self._let_in(request)
+            asked = case.asked = read(await self._body(request), request.headers.get("content-type", ""))
+            case.outcome = "unanswered"
+            stopped = await self._read_input(case, asked)
+            headers = {"x-calibrant-degraded": "true"} if case.degraded else {}
+            if asked.stream:
+                streams = True
+                body = self._streamed(case, asked, request.headers, stopped)
+                return StreamingResponse(body, media_type="text/event-stream", headers=headers)
+            answer = await self._whole(case, asked, request.headers, stopped)
+            if case.degraded:
+                headers = {"x-calibrant-degraded": "true"}
+            self._write(case)
+            return JSONResponse(answer, headers=headers)
+        except ApiError as error:
+            return self._failed(case, error)
+        except (ClientDisconnect, asyncio.CancelledError):
+            case.outcome, case.why = "client_left", "the client left before it was answered"
+            self._write(case)
+            raise
+        except InputError:  # the audit
+            case.outcome = "error"
+            return self._failed(case, ApiError(503, "the audit can not be written", code="audit_broken"))
+        finally:
+            if not streams:
+                self._open -= 1
+
+    def _failed(self, case: _Case, error: ApiError) -> Response:
+        """An error of the protocol, with its line in the audit where that can be written."""
+        case.outcome, case.why = "error" if error.status >= 500 else "refused", error.message
+        with suppress(InputError):
+            self._write(case)
+        return JSONResponse(error.body(), status_code=error.status)
+
+    def _let_in(self, request: Request) -> None:
+        if self._settings.token:
+            sent = request.headers.get("authorization", "").removeprefix("Bearer ")
+            if not hmac.compare_digest(sent.encode(), self._settings.token.encode()):
+                raise ApiError(401, "the bearer token is not the one of this proxy", code="invalid_api_key")
+
+    async def _body(self, request: Request) -> bytes:
+        """The body, within the limit of size and the deadline."""
+        most, raw = self._settings.most_bytes, bytearray()
+        too_large = ApiError(413, f"the request is larger than {most} bytes", code="too_large")
+        if int(request.headers.get("content-length") or 0) > most:
+            raise too_large
+        try:
+            async with asyncio.timeout(self._settings.deadline):
+                async for piece in request.stream():
+                    raw += piece
+                    if len(raw) > most:
+                        raise too_large
+        except TimeoutError:
+            raise ApiError(408, "the request did not come in time", code="timeout") from None
+        return bytes(raw)
+
+    def _left(self, case: _Case) -> float:
+        return max(0.001, self._settings.deadline - (time.monotonic() - case.began))
+
+    async def _thread(self, call: Callable[..., T], *args: Any) -> T:
+        context = contextvars.copy_context()
+        return await asyncio.get_running_loop().run_in_executor(self._pool, context.run, call, *args)
+
+    async def _read_input(self, case: _Case, asked: Asked) -> LayerVerdict | None:
+        """The input layer that blocks; None where the request may pass."""
+        said: list[LayerVerdict] = []
+
+        def ask() -> None:
+            for caller in self._inputs:
+                said.extend(caller.ask([asked.chat], self._left(case)))
+                if blocker(said):
+                    return
+
+        if self._inputs:
+            await self._thread(ask)
+        case.verdicts.append(("input", 0, tuple(said)))
+        return blocker(said, ended=True)
+
+    def _release(self, case: _Case, asked: Asked) -> Release:
+        return Release(self._outputs, asked.chat, lambda: self._left(case))
+
+    async def _whole(
+        self, case: _Case, asked: Asked, headers: Mapping[str, str], stopped: LayerVerdict | None
+    ) -> dict[str, Any]:
+        """The answer to a request that does not stream."""
+        build = Builder(asked.model)
+        if stopped is not None:
+            case.outcome, case.why = "blocked_input", stopped.layer
+            refused = [self._choice(at, self._settings.refusal, BLOCKED) for at in range(asked.choices)]
+            return build.whole(refused, {})
+        try:
+            async with asyncio.timeout(self._left(case)):
+                parts, usage = await self._upstream.whole(asked, headers)
+        except TimeoutError:
+            raise ApiError(504, "the model's server did not answer in time", code="timeout") from None
+        choices, case.outcome = [], "answered"
+        for part in parts:
+            calls, release = Calls(), self._release(case, asked)
+            calls.add(part.calls)
+            release.take(part.text, part.reasoning if self._settings.show_reasoning else "")
+            out = await self._thread(release.finish, calls.texts())
+            case.verdicts.append(("output", part.index, release.verdicts))
+            case.replies.append(release.read)
+            if release.blocked is not None:
+                case.outcome, case.why = "blocked_output", release.blocked.layer
+                case.held += release.held
+                choices.append(self._choice(part.index, self._settings.refusal, BLOCKED))
+                continue
+            case.released += release.released
+            more = {"reasoning_content": out.reasoning} if out.reasoning else {}
+            choices.append(self._choice(part.index, out.text, part.end or "stop", **more, **calls.message()))
+        return build.whole(choices, usage)
+
+    @staticmethod
+    def _choice(index: int, text: str, end: str, **more: Any) -> dict[str, Any]:
+        message = {"role": "assistant", "content": text, "refusal": None, **more}
+        return {"index": index, "message": message, "logprobs": None, "finish_reason": end}
+
+    async def _streamed(
+        self, case: _Case, asked: Asked, headers: Mapping[str, str], stopped: LayerVerdict | None
+    ) -> AsyncGenerator[bytes]:
+        """The events of a stream; the audit's line is written before the last of them leaves."""
+        build = Builder(asked.model)
+        written = False
+        try:
+            for at in range(asked.choices):
+                yield build.chunk(at, {"role": "assistant", "content": ""})
+            if stopped is not None:
+                case.outcome, case.why = "blocked_input", stopped.layer
+                for at in range(asked.choices):
+                    yield build.chunk(at, {"content": self._settings.refusal})
+                    yield build.chunk(at, {}, BLOCKED)
+            else:
+                async with aclosing(self._live(case, asked, headers, build)) as events:
+                    async for one in events:
+                        yield one
+            written = True
+            self._write(case)
+            yield DONE
+        except ApiError as error:
+            case.outcome, case.why = "error", error.message
+            yield event(error.body())
+        except InputError:
+            yield event(ApiError(503, "the audit can not be written", code="audit_broken").body())
+        except (asyncio.CancelledError, GeneratorExit):
+            case.outcome, case.why = "client_left", "the client left while the reply streamed"
+            raise
+        finally:
+            self._open -= 1
+            if not written:
+                with suppress(InputError):
+                    self._write(case)
+
+    async def _live(
+        self, case: _Case, asked: Asked, headers: Mapping[str, str], build: Builder
+    ) -> AsyncGenerator[bytes]:
+        """A reply as its output layers let it out."""
+        choices = [_Live(self._release(case, asked)) for _ in range(asked.choices)]
+        usage: dict[str, int] = {}
+        try:
+            async with aclosing(self._timed(case, asked, headers)) as parts:
+                async for part in parts:
+                    if part is None:
+                        yield HELD
+                    elif isinstance(part, dict):
+                        usage = part or usage
+                    else:
+                        live = choices[part.index]
+                        if not live.over:
+                            for delta, end in await self._thread(self._pass, live, part):
+                                yield build.chunk(part.index, delta, end)
+                        if all(live.release.blocked is not None for live in choices):
+                            break  # nobody will read the rest
+            if not all(live.over for live in choices):
+                raise ApiError(
+                    502, "the model's server ended in the middle of a reply", code="upstream_closed"
+                )
+            case.outcome = "answered"
+        finally:
+            for at, live in enumerate(choices):
+                case.verdicts.append(("output", at, live.release.verdicts))
+                case.replies.append(live.release.read)
+                case.released += live.release.released
+                case.held += live.release.held
+                if live.release.blocked is not None:
+                    case.outcome, case.why = "blocked_output", live.release.blocked.layer
+        if asked.usage and usage:
+            yield build.counted(usage)
+
+    def _pass(self, live: _Live, part: Part) -> list[tuple[dict[str, Any], str | None]]:
+        """What leaves after one more part of a choice; runs in a thread."""
+        live.calls.add(part.calls)
+        reasoning = part.reasoning if self._settings.show_reasoning else ""
+        outs = [live.release.push(part.text, reasoning)] if part.text or reasoning else []
+        if part.end:
+            outs.append(live.release.finish(live.calls.texts()))
+        events: list[tuple[dict[str, Any], str | None]] = []
+        for out in outs:
+            delta = {"reasoning_content": out.reasoning, "content": out.text}
+            if kept := {key: text for key, text in delta.items() if text}:
+                events.append((kept, None))
+        if live.release.blocked is not None:
+            live.over = True
+            if not live.release.released:
+                events.append(({"content": self._settings.refusal}, None))
+            events.append(({}, BLOCKED))
+        elif part.end:
+            live.over = True
+            if (message := live.calls.message()) and "tool_calls" in message:
+                message["tool_calls"] = [
+                    {"index": at, **call} for at, call in enumerate(message["tool_calls"])
+                ]
+            if message:
+                events.append((message, None))
+            events.append(({}, part.end))
+        return events
+
+    async def _timed(
+        self, case: _Case, asked: Asked, headers: Mapping[str, str]
+    ) -> AsyncGenerator[Part | dict[str, int] | None]:
+        """Parts of the reply within the deadline; None where a while passes without any."""
+        async with aclosing(self._upstream.parts(asked, headers)) as parts:  # type: ignore[type-var]
+            waiting = asyncio.ensure_future(anext(parts, ...))
+            try:
+                while True:
+                    left = self._left(case)
+                    done, _ = await asyncio.wait([waiting], timeout=min(left, self._settings.quiet))
+                    if done:
+                        part = waiting.result()
+                        if part is ...:
+                            return
+                        yield part
+                        waiting = asyncio.ensure_future(anext(parts, ...))
+                    elif left <= self._settings.quiet:
+                        raise ApiError(504, "the reply was not finished in time", code="timeout")
+                    else:
+                        yield None
+            finally:
+                if not waiting.done():
+                    waiting.cancel()
+                with suppress(asyncio.CancelledError, ApiError, StopAsyncIteration):
+                    await waiting
+
+    def _write(self, case: _Case) -> None:
+        """The line in the audit, and the numbers."""
+        ms = 1000 * (time.monotonic() - case.began)
+        self._metrics.told(
+            case.outcome, ms, case.released, [one for _, _, said in case.verdicts for one in said]
+        )
+        asked = case.asked
+        self._audit.add(
+            {
+                "at": round(time.time(), 3),
+                "outcome": case.outcome,
+                "why": case.why,
+                "ms": round(ms, 1),
+                "released": case.released,
+                "held_back": case.held,
+                "degraded": case.degraded,
+                "verdicts": [
+                    {"side": side, "choice": at, "layers": self._audit.verdicts(said)}
+                    for side, at, said in case.verdicts
+                ],
+                **(
+                    {
+                        "model": asked.model,
+                        "stream": asked.stream,
+                        "chat": self._audit.chat(asked.chat),
+                        "replies": [self._audit.text(text) for text in case.replies],
+                    }
+                    if asked is not None
+                    else {}
+                ),
+            }
+        )
+
+
+@dataclass
+class _Live:
+    """One choice of a stream."""
+
+    release: Release
+    calls: Calls = field(default_factory=Calls)
+    over: bool = False
+
+
+_ELSEWHERE = ("/v1/responses", "/v1/completions")
+
+
+async def _unknown(request: Request, _: Exception) -> Response:
+    path = request.url.path
+    hint = "; use /v1/chat/completions" if path.rstrip("/") in _ELSEWHERE else ""
+    error = ApiError(404, f"this proxy does not serve {path[:100]}{hint}", code="unknown_url")
+    return JSONResponse(error.body(), status_code=404)
+
+
+async def _method(request: Request, _: Exception) -> Response:
+    error = ApiError(405, f"{request.method} is not served here", code="method_not_allowed")
+    return JSONResponse(error.body(), status_code=405)
+
+
+async def _bug(_: Request, error: Exception) -> Response:
+    told = ApiError(500, f"the proxy failed: {type(error).__name__}", code="proxy_failed")
+    return JSONResponse(told.body(), status_code=500)

@@ -1,0 +1,283 @@
+"""Where replies come from: a server of the OpenAI chat protocol, or a model in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from contextlib import aclosing, suppress
+from typing import Any, Protocol
+
+import httpx
+
+from calibrant.core import LM, Chat, Completion, Message, Piece, Sampling, StreamingLM
+from calibrant.core.secrets import strike
+from calibrant.models.endpoint import MAX_BYTES, complaint, endpoint_url
+from calibrant.serve.proxy.reply import Events, Part, parts_of, usage_of
+from calibrant.serve.proxy.request import ApiError, Asked
+
+_PASSED = ("authorization", "openai-organization", "openai-project", "api-key", "x-api-key")
+"""Headers that go on to the model's server."""
+
+
+class Upstream(Protocol):
+    """Gives replies, whole or in parts; its texts are what output layers read."""
+
+    async def whole(self, asked: Asked, headers: Mapping[str, str]) -> tuple[list[Part], dict[str, int]]:
+        """Every choice, and the number of tokens where it is known."""
+        ...
+
+    def parts(self, asked: Asked, headers: Mapping[str, str]) -> AsyncIterator[Part | dict[str, int]]:
+        """Choices as they go on; numbers of tokens where the server gives them."""
+        ...
+
+    async def models(self, headers: Mapping[str, str]) -> list[str]:
+        """Names of models."""
+        ...
+
+    async def close(self) -> None:
+        """Let connections go."""
+        ...
+
+
+class Server:
+    """A server of the OpenAI chat protocol at ``url``."""
+
+    def __init__(self, url: str, key: str = "", *, connections: int = 256) -> None:
+        """``key``: sent in place of the client's own. Raises InputError where ``url`` is no such address."""
+        self._url, self._key = endpoint_url(url), key
+        local = httpx.URL(self._url).host in ("localhost", "127.0.0.1", "::1")
+        limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
+        self._client = httpx.AsyncClient(timeout=None, limits=limits, trust_env=not local)
+
+    async def whole(self, asked: Asked, headers: Mapping[str, str]) -> tuple[list[Part], dict[str, int]]:
+        """See ``Upstream``."""
+        async with self._sent(asked, headers) as response:
+            answer = await self._json(response)
+        parts = parts_of(answer, "message", asked.choices)
+        if not parts:
+            raise ApiError(502, "the model's server sent no choice", code="bad_upstream")
+        return parts, usage_of(answer)
+
+    async def parts(self, asked: Asked, headers: Mapping[str, str]) -> AsyncIterator[Part | dict[str, int]]:
+        """See ``Upstream``."""
+        events = Events()
+        async with self._sent(asked, headers) as response:
+            if response.status_code != 200:
+                await self._json(response)
+            if "text/event-stream" not in response.headers.get("content-type", ""):
+                raise ApiError(502, "the model's server sent no stream of events", code="bad_upstream")
+            try:
+                async for piece in response.aiter_bytes():
+                    for found in self._parts(events.push(piece), asked):
+                        yield found
+                    if events.done:
+                        return
+                for found in self._parts(events.end(), asked):
+                    yield found
+            except httpx.HTTPError as error:
+                raise _lost(error) from None
+
+    @staticmethod
+    def _parts(events: Iterator[Any], asked: Asked) -> Iterator[Part | dict[str, int]]:
+        for answer in events:
+            if isinstance(answer, dict) and answer.get("choices") in (None, []) and not answer.get("error"):
+                yield usage_of(answer)
+                continue
+            yield from parts_of(answer, "delta", asked.choices)
+
+    async def models(self, headers: Mapping[str, str]) -> list[str]:
+        """See ``Upstream``."""
+        try:
+            response = await self._client.get(
+                self._url + "/models", headers=self._headers(headers), timeout=30
+            )
+        except httpx.HTTPError as error:
+            raise _lost(error) from None
+        answer = await self._json(response)
+        rows = answer.get("data") if isinstance(answer, dict) else None
+        if not isinstance(rows, list):
+            raise ApiError(502, "the model's server sent no list of models", code="bad_upstream")
+        return [row["id"] for row in rows if isinstance(row, dict) and isinstance(row.get("id"), str)]
+
+    async def close(self) -> None:
+        """See ``Upstream``."""
+        await self._client.aclose()
+
+    def _sent(self, asked: Asked, headers: Mapping[str, str]) -> _Sending:
+        body = json.dumps(asked.body, separators=(",", ":")).encode()
+        request = self._client.build_request(
+            "POST", self._url + "/chat/completions", content=body, headers=self._headers(headers)
+        )
+        return _Sending(self._client, request)
+
+    def _headers(self, given: Mapping[str, str]) -> dict[str, str]:
+        kept = {name: given[name] for name in _PASSED if given.get(name)}
+        if self._key:
+            kept = {"authorization": f"Bearer {self._key}"}
+        return {"content-type": "application/json", "accept-encoding": "identity", **kept}
+
+    async def _json(self, response: httpx.Response) -> Any:
+        """The parsed body of an answer with status 200; any other is an error, told by its status."""
+        try:
+            raw = bytearray()
+            async for piece in response.aiter_bytes():
+                raw += piece
+                if len(raw) > MAX_BYTES:
+                    raise ApiError(502, "the model's server sent too much", code="bad_upstream")
+            answer = json.loads(bytes(raw).decode("utf-8"))
+        except httpx.HTTPError as error:
+            raise _lost(error) from None
+        except (ValueError, RecursionError):
+            answer = None
+        status = response.status_code
+        if status != 200:
+            raise self._told(status, answer)
+        if answer is None:
+            raise ApiError(502, "the model's server sent no JSON", code="bad_upstream")
+        return answer
+
+    def _told(self, status: int, answer: Any) -> ApiError:
+        """A client's own mistake is told as such; words of the server may quote a prompt, never a reply."""
+        if status not in (400, 401, 403, 404, 408, 413, 422, 429):
+            return ApiError(502, f"the model's server answered {status}", code="upstream_error")
+        said = " ".join(strike(complaint(answer), self._key).split())[:200]
+        told = f"the model's server answered {status}{f': {said}' if said and status != 400 else ''}"
+        return ApiError(status, told, code="upstream_error")
+
+
+class _Sending:
+    """An open answer, closed on the way out."""
+
+    def __init__(self, client: httpx.AsyncClient, request: httpx.Request) -> None:
+        self._client, self._request = client, request
+
+    async def __aenter__(self) -> httpx.Response:
+        try:
+            self._response = await self._client.send(self._request, stream=True)
+        except httpx.HTTPError as error:
+            raise _lost(error) from None
+        return self._response
+
+    async def __aexit__(self, *_: object) -> None:
+        with suppress(httpx.HTTPError):
+            await self._response.aclose()
+
+
+def _lost(error: httpx.HTTPError) -> ApiError:
+    late = isinstance(error, httpx.TimeoutException)
+    code = "upstream_timeout" if late else "upstream_unreachable"
+    return ApiError(504 if late else 502, f"the model's server: {type(error).__name__}", code=code)
+
+
+class InProcess:
+    """A model in this process; one reply at a time."""
+
+    def __init__(self, model: LM, name: str) -> None:
+        self._model, self._name = model, name
+        self._turn = asyncio.Lock()
+
+    async def whole(self, asked: Asked, headers: Mapping[str, str]) -> tuple[list[Part], dict[str, int]]:
+        """See ``Upstream``."""
+        chat, samplings = _chat(asked)
+        async with self._turn:
+            replies = [
+                (await asyncio.to_thread(self._model.generate, [chat], sampling))[0] for sampling in samplings
+            ]
+        tokens = sum(reply.tokens or len(reply.ids or ()) for reply in replies)
+        return [_ended(reply, at) for at, reply in enumerate(replies)], {"completion_tokens": tokens}
+
+    async def parts(self, asked: Asked, headers: Mapping[str, str]) -> AsyncIterator[Part | dict[str, int]]:
+        """See ``Upstream``."""
+        chat, samplings = _chat(asked)
+        tokens = 0
+        async with self._turn:
+            for at, sampling in enumerate(samplings):
+                async with aclosing(_pieces(self._model, chat, sampling)) as pieces:
+                    async for piece in pieces:
+                        tokens += piece.tokens
+                        yield Part(at, piece.text, piece.reasoning)
+                        if piece.completion is not None:
+                            yield Part(at, end=_ended(piece.completion, at).end)
+        yield {"completion_tokens": tokens}
+
+    async def models(self, headers: Mapping[str, str]) -> list[str]:
+        """See ``Upstream``."""
+        return [self._name]
+
+    async def close(self) -> None:
+        """See ``Upstream``."""
+
+
+async def _pieces(model: LM, chat: Chat, sampling: Sampling) -> AsyncGenerator[Piece]:
+    """What the model generates in a thread of its own, which ends when nobody listens."""
+    if not isinstance(model, StreamingLM):
+        reply = (await asyncio.to_thread(model.generate, [chat], sampling))[0]
+        yield Piece(
+            text=reply.text, reasoning=reply.reasoning or "", tokens=len(reply.ids or ()), completion=reply
+        )
+        return
+    loop, queue = asyncio.get_running_loop(), asyncio.Queue[Piece | BaseException | None]()
+    left = threading.Event()
+
+    def run() -> None:
+        end: BaseException | None = None
+        try:
+            for piece in model.stream(chat, sampling):
+                if left.is_set():
+                    return
+                loop.call_soon_threadsafe(queue.put_nowait, piece)
+        except Exception as error:  # noqa: BLE001  it is raised again below
+            end = error
+        loop.call_soon_threadsafe(queue.put_nowait, end)
+
+    task = loop.run_in_executor(None, run)
+    try:
+        while (piece := await queue.get()) is not None:
+            if isinstance(piece, BaseException):
+                raise ApiError(
+                    500, f"the model failed: {type(piece).__name__}", code="model_failed"
+                ) from piece
+            yield piece
+    finally:
+        left.set()
+        with suppress(asyncio.CancelledError):
+            await asyncio.shield(task)
+
+
+def _ended(reply: Completion, at: int) -> Part:
+    if reply.stop == "error":
+        raise ApiError(500, f"the model failed: {reply.error}", code="model_failed")
+    ends = {"eos": "stop", "length": "length", "blocked": "content_filter"}
+    return Part(at, reply.text, reply.reasoning or "", end=ends[reply.stop])
+
+
+def _chat(asked: Asked) -> tuple[Chat, list[Sampling]]:
+    """What a local model is asked; it knows no tools."""
+    body = asked.body
+    for key in ("tools", "functions", "response_format", "stop"):
+        if body.get(key):
+            raise ApiError(400, f"a model in this process takes no '{key}'", code="unsupported", param=key)
+    turns = []
+    for message in body["messages"]:
+        role = {"developer": "system"}.get(message["role"], message["role"])
+        if role not in ("system", "user", "assistant"):
+            raise ApiError(400, f"a model in this process takes no role '{role}'", code="unsupported")
+        content = message.get("content") or ""
+        text = content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
+        turns.append(Message(role=role, content=text))
+    try:
+        limit = body.get("max_completion_tokens") or body.get("max_tokens") or 512
+        seed, values = (
+            body.get("seed") or 0,
+            {"temperature": body.get("temperature"), "top_p": body.get("top_p")},
+        )
+        first = Sampling(
+            max_tokens=limit, seed=seed, **{key: value for key, value in values.items() if value is not None}
+        )
+    except ValueError:
+        raise ApiError(400, "max_tokens, temperature, top_p or seed is no such number") from None
+    return Chat(messages=tuple(turns)), [
+        first.model_copy(update={"seed": seed + at}) for at in range(asked.choices)
+    ]
