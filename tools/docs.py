@@ -155,7 +155,12 @@ def cli() -> str:
     group: Any = get_command(app)
     parts = [NOTE, "", "# The command line", "", group.help, ""]
     parts += ["Exit status: 0 pass, 1 fail, 2 inconclusive, 3 tool error.", ""]
-    for name, command in group.commands.items():
+    commands = {
+        f"{name} {inner}".strip(): command
+        for name, outer in group.commands.items()
+        for inner, command in getattr(outer, "commands", {"": outer}).items()
+    }
+    for name, command in commands.items():
         arguments = [p for p in command.params if p.param_type_name == "argument"]
         options = [p for p in command.params if p.param_type_name == "option"]
         usage = ["calibrant", name, *(_usage(p) for p in arguments), *(["[OPTIONS]"] if options else [])]
