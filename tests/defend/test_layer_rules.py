@@ -36,7 +36,7 @@ class Plays:
 
 
 def answers(caller, chats=(CHAT,)):
-    return [(one.verdict.answer, one.status) for one in caller.ask(chats)]
+    return [(one.verdict.answer, one.status) for one in caller.verdicts(chats)]
 
 
 def test_a_call_that_takes_too_long_has_failed():
@@ -54,7 +54,7 @@ def test_a_guard_whose_calls_never_end_is_not_asked_for_ever():
     for _ in range(STUCK + 5):
         assert answers(caller) == [("unknown", "failed")]
     assert guard.asked == STUCK
-    assert "still run" in caller.ask([CHAT])[0].verdict.reason
+    assert "still run" in caller.verdicts([CHAT])[0].verdict.reason
     guard.go.set()
     for _ in range(500):
         if answers(caller) == [("yes", "answered")]:

@@ -78,7 +78,7 @@ class Caller:
         most = self.layer.failing.breaker
         return most is not None and self._failures >= most and self._clock() < self._open_until
 
-    def ask(self, chats: Sequence[Chat], within: float | None = None) -> list[LayerVerdict]:
+    def verdicts(self, chats: Sequence[Chat], within: float | None = None) -> list[LayerVerdict]:
         """One verdict a chat, in order, each with its share of the time.
 
         ``within``: seconds left to the whole request, where that is less than the layer's ``timeout``.

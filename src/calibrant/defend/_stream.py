@@ -100,7 +100,7 @@ class Release:
         if whole:
             chat, said = self._chat.then("assistant", whole), []
             for layer in self._layers:
-                said += layer.caller.ask([chat], self._left())
+                said += layer.caller.verdicts([chat], self._left())
                 if blocker(said):
                     break
             self.verdicts = tuple(said)
@@ -151,9 +151,9 @@ class _Clearing:
     def _by_reach(self, chat: Chat, whole: str, left: float | None, held: Callable[[str], int]) -> None:
         # What was cleared is not read again, but for the word that it ends in.
         start = max(whole.rfind(" ", 0, self._cleared), whole.rfind("\n", 0, self._cleared), 0)
-        said = self.caller.ask([chat.then("assistant", whole[start:])], left)[0]
+        said = self.caller.verdicts([chat.then("assistant", whole[start:])], left)[0]
         if said.verdict.answer == "no" and start:
-            said = self.caller.ask([chat.then("assistant", whole)], left)[0]
+            said = self.caller.verdicts([chat.then("assistant", whole)], left)[0]
         self.said = said
         if self._passes(said):
             self._no_since, self._cleared = 0, max(self._cleared, held(whole))
@@ -166,7 +166,7 @@ class _Clearing:
             self.blocks = len(whole) - self._no_since >= _STAYS
 
     def _ask(self, chat: Chat, whole: str, left: float | None) -> None:
-        self.said = self.caller.ask([chat.then("assistant", whole)], left)[0]
+        self.said = self.caller.verdicts([chat.then("assistant", whole)], left)[0]
         self.blocks = blocker([self.said]) is not None
 
     @staticmethod

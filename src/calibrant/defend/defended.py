@@ -174,7 +174,7 @@ class Defended:
         for caller in self._callers:
             if caller.layer.side == side:
                 open_ = [place for place, said in enumerate(verdicts) if self._shadow or not blocker(said)]
-                answers = caller.ask([chats[place] for place in open_])
+                answers = caller.verdicts([chats[place] for place in open_])
                 for place, said in zip(open_, answers, strict=True):
                     verdicts[place].append(said)
         return verdicts

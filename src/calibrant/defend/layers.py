@@ -135,7 +135,7 @@ def _asked(system: Defended, rows: Sequence[Attempt], config: Layers, run: Run) 
             chats = [
                 a.chat if layer.side == "input" else system.with_reply(a.chat, a.completion) for a in part
             ]
-            for place, said in enumerate(Caller(layer).ask(chats), at):
+            for place, said in enumerate(Caller(layer).verdicts(chats), at):
                 passes[place, column] = said.verdict.answer == "yes"
                 unread[place, column] = said.verdict.answer == "unknown"
                 times[place, column] = said.ms or 0.0

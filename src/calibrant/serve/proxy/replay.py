@@ -58,7 +58,7 @@ def replayed(audit: Path, layers: Sequence[Layer]) -> Replayed:
                 caller = callers.get((side["side"], said["layer"]))
                 if caller is None or said["status"] != "answered":
                     continue
-                now = caller.ask([read_by])[0].verdict
+                now = caller.verdicts([read_by])[0].verdict
                 found.asked += 1
                 if now.answer != said["answer"]:
                     found.changed.append(

@@ -215,7 +215,7 @@ class Proxy:
 
         def ask() -> None:
             for caller in self._inputs:
-                said.extend(caller.ask([asked.chat], self._left(case)))
+                said.extend(caller.verdicts([asked.chat], self._left(case)))
                 if blocker(said):
                     return
 
