@@ -27,7 +27,7 @@ def test_garak_runs_to_its_end_and_reads_replies_and_refusals(stub, front, peer,
     }
     (tmp_path / "options.json").write_text(json.dumps(options))
     command = [
-        str(GARAK),
+        str(peer("garak")),
         "-m",
         "garak",
         "--target_type",
