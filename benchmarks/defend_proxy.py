@@ -1,4 +1,4 @@
-"""Guard proxies side by side: ours and NeMo Guardrails with each of its engines, one rule, one stub upstream.
+"""Guard proxies side by side: ours, both engines of NeMo Guardrails, and litellm; one rule, one stub.
 
 Each proxy runs as a server of its own, with a rule for requests and one for replies: a regular expression,
 the same in all. First each must let a plain request through, and block a forbidden request and reply.
@@ -81,6 +81,19 @@ rails:
   output:
     flows: [regex check output]
 """
+GATEWAY = """
+model_list:
+  - model_name: stub
+    litellm_params: {{model: openai/stub, api_base: "http://127.0.0.1:{port}/v1", api_key: none}}
+guardrails:
+  - guardrail_name: words
+    litellm_params:
+      guardrail: litellm_content_filter
+      mode: [pre_call, post_call]
+      default_on: true
+      patterns:
+        - {{pattern_type: regex, name: word, pattern: "\\b{word}\\b", action: BLOCK}}
+"""
 
 
 class Peer(NamedTuple):
@@ -127,7 +140,8 @@ async def asked(client: httpx.AsyncClient, peer: Peer, text: str) -> tuple[float
     start = time.perf_counter()
     answer = await client.post(f"{peer.url}/v1/chat/completions", json=body)
     ms = 1000 * (time.perf_counter() - start)
-    answer.raise_for_status()
+    if answer.status_code != 200:  # how litellm says that it blocks
+        return ms, ""
     return ms, str(answer.json()["choices"][0]["message"]["content"])
 
 
@@ -196,7 +210,7 @@ async def raced(direct: Peer, ours: Peer, peers: Sequence[Peer], rounds: int, qu
         make_row("added p50, 5 ms over ours", (5 / mine[:, 0]).tolist(), equal=True),
         make_row("added p95, 15 ms over ours", (15 / mine[:, 1]).tolist(), equal=True),
     ]
-    for peer, target in zip(peers, (10.0, 1.0), strict=True):
+    for peer, target in zip(peers, (10.0, 1.0, 2.0), strict=True):
         ratios = (np.array(pace[ours.name]) / np.array(pace[peer.name])).tolist()
         memory = resident(peer.pid) / resident(ours.pid)
         name = f"requests a second at 16 against {peer.name}"
@@ -219,6 +233,12 @@ def main() -> None:
         rails = folder / "rails" / "main"
         rails.mkdir(parents=True)
         (rails / "config.yml").write_text(RAILS.format(port=base, word=WORD))
+        (folder / "gateway.yaml").write_text(GATEWAY.format(port=base, word=WORD))
+        gateway = [
+            str(nemo.parents[1] / "litellm" / "bin" / "litellm"),
+            "--config",
+            str(folder / "gateway.yaml"),
+        ]
         calibrant = [sys.executable, "-m", "calibrant", "serve", "guard", str(folder / "stack.toml")]
         theirs = [str(nemo / "nemoguardrails"), "server", "--config", str(rails.parent), "--disable-chat-ui"]
         with (
@@ -233,11 +253,13 @@ def main() -> None:
                 [*theirs, "--port", str(base + 3)], base + 3, OPENAI_API_KEY="none",
                 NEMO_GUARDRAILS_IORAILS_ENGINE="1",
             ) as rails_2,
+            server(gateway, base + 4, LITELLM_LOCAL_MODEL_COST_MAP="True") as lite,
         ):  # fmt: skip
             config = {"guardrails": {"config_id": "main"}, "config_id": "main"}
             peers = [
                 Peer("NeMo Guardrails (LLMRails)", f"http://127.0.0.1:{base + 2}", config, rails_1),
                 Peer("NeMo Guardrails (IORails)", f"http://127.0.0.1:{base + 3}", config, rails_2),
+                Peer("litellm", f"http://127.0.0.1:{base + 4}", {}, lite),
             ]
             direct = Peer("direct", f"http://127.0.0.1:{base}", {}, stub)
             mine = Peer("Calibrant", f"http://127.0.0.1:{base + 1}", {}, ours)

@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import random
+import string
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
@@ -23,9 +24,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from transformers import BertConfig, BertModel, BertTokenizerFast
 
 from calibrant.app.catalog import Signature, find_behaviour, find_technique
 from calibrant.app.execute import execute
+from calibrant.app.references import locate
 from calibrant.app.references.openers import Openers
 from calibrant.core import (
     LM,
@@ -56,15 +59,18 @@ from calibrant.core.digest import digest_path
 from calibrant.core.record import Input, job_digest, result_digest
 from calibrant.data.answers import answer_line, header
 from calibrant.data.attempts import attempts_from
+from calibrant.data.audits import FIRST, Audits, read_audits
 from calibrant.data.canaries import Canaries, canaries_from, draw_canaries
 from calibrant.data.cards import CardRow, JudgeCard, read_card, write_card
 from calibrant.data.choices import Choice, Choices
+from calibrant.data.classifier_folder import read_classifier
 from calibrant.data.constitution import Constitution, Principle, read_constitution, written
 from calibrant.data.control_setting import ControlSetting
 from calibrant.data.edge_graph import EdgeGraph, read_graph
 from calibrant.data.files import raw_rows
 from calibrant.data.goal_probes import GoalProbes, goal_probes_from
 from calibrant.data.graded import graded_from
+from calibrant.data.guard_policy import GuardPolicy, read_guard_policy
 from calibrant.data.human_labels import HumanLabel, HumanLabels, labels_from
 from calibrant.data.instrument_card import InstrumentCard, read_instrument_card
 from calibrant.data.judge_folder import read_head
@@ -96,8 +102,10 @@ from calibrant.data.rows import (
     Questions,
 )
 from calibrant.data.task_tree import TaskTrees
+from calibrant.data.text_classifier import TextClassifier
 from calibrant.data.votes import Vote, Votes, read_votes
 from calibrant.defend.pattern_guard import PatternGuard, pattern_guard
+from calibrant.defend.train_classifier import TrainClassifier, train_classifier
 from calibrant.formats.evidence import EvalEvidence
 from calibrant.govern.intent import Intent, intent_record
 from calibrant.govern.policy import ReleasePolicy, load_policy
@@ -105,10 +113,12 @@ from calibrant.ledger import Ledger
 from calibrant.measure.fit_judge import FitJudge, fit_judge
 from calibrant.measure.goodhart_watch import goodhart_watch
 from calibrant.models.classifier import Classifier
+from calibrant.models.encoder import open_encoder
 from calibrant.models.folder import folder_identity
 from calibrant.models.open_model import OpenModel
 from calibrant.models.reward_model import open_reward
 from calibrant.models.scripted import ScriptedModel
+from calibrant.models.sentence import SentenceEncoder
 from calibrant.testbed import suspect
 from calibrant.testbed.attacker import open_attacker
 from calibrant.testbed.circuits import CircuitPlants
@@ -247,10 +257,22 @@ KNOWN: dict[str, Known] = {
         "only a defended system has layers, and benign attempts are others",
         inputs={"system": "defended system", "benign": "benign attempts", "goals": "attacked goals"},
     ),
+    "defend.train_classifier": Known(
+        "texts must differ, benign requests be benign, and the model be read",
+        config={"features": "model"},
+        inputs={"texts": "labelled requests", "benign": "benign goals"},
+    ),
+    "defend.monitor": Known(
+        "the baseline leaves something of a short audit to look at", config={"baseline": 20}
+    ),
     "defend.learn_rules": Known(
         "phrases must tell hits from other requests",
         config={"least": 1},
         inputs={"benign": "benign attempts"},
+    ),
+    "defend.perplexity_guard": Known(
+        "its threshold is of the model that reads, so it has no default",
+        config={"threshold": 50.0, "window": 3},
     ),
     "defend.pattern_guard": Known(
         "a guard that forbids nothing is refused, so it needs a word", config={"words": ["zorble"]}
@@ -630,6 +652,20 @@ def _texts(shop: Workshop, place: int) -> Built:
     return shop.rows(LabelledTexts, rows)
 
 
+def _labelled_requests(shop: Workshop, place: int) -> Built:
+    """Those about the mill have the label yes."""
+    rows = [
+        LabelledText(
+            id=f"{a}/{word}",
+            prompt=Chat.ask(f"{a} plus {b}: what of the {word}?"),
+            label=word == "mill",
+        )
+        for a in range(20)
+        for b, word in ((a * 7 % 11, "mill"), (a * 5 % 13, "barn"))
+    ]
+    return shop.rows(LabelledTexts, rows, "requests")
+
+
 def _graded(shop: Workshop, place: int) -> Built:
     """The pairs' replies with two raters each, and another target at each place."""
     path = shop.root / f"graded{place}.jsonl"
@@ -683,6 +719,22 @@ def _attempts(shop: Workshop, place: int, name: str = "attempts") -> Built:
         made = [a.model_copy(update={"id": digest([name, a.id]), "parent": a.id}) for a in made]
     path.write_text("".join(json.dumps(a.model_dump(mode="json")) + "\n" for a in made))
     return Built(lambda: attempts_from(raw_rows(path), f"jsonl:{path}"), f"jsonl:{path}")
+
+
+def _audits(shop: Workshop, place: int) -> Built:
+    """Forty requests through one layer, which blocks every fifth."""
+    path, before, lines = shop.root / "audit.jsonl", FIRST, []
+    header: dict[str, Any] = {"audit": 1, "policy": {"layers": [{"name": "words", "side": "input"}]}}
+    for at in range(40):
+        answer, outcome = ("no", "blocked_input") if at % 5 == 0 else ("yes", "answered")
+        said = [{"layer": "words", "answer": answer, "status": "answered"}]
+        request = {"at": at, "outcome": outcome, "released": int(at % 5 > 0)}
+        for fields in [header] * (at == 0) + [request | {"verdicts": [{"layers": said}]}]:
+            line = {**fields, "before": before}
+            before = digest(line)
+            lines.append(json.dumps(line) + "\n")
+    path.write_text("".join(lines))
+    return Built(lambda: read_audits(path), f"jsonl:{path}")
 
 
 def _defended(shop: Workshop, place: int) -> Built:
@@ -746,6 +798,40 @@ def _head(shop: Workshop, place: int) -> Built:
         config = FitJudge(site="hook_embed", l2=0.01)
         fit_judge(model, GradedReplies(rows=_recipes()), config, Quiet(work=shop.root / "head"))
     return Built(lambda: read_head(folder), str(folder))
+
+
+def _encoder(shop: Workshop, place: int) -> Built:
+    """A BERT of two narrow layers with random weights, which reads characters."""
+    folder = shop.root / f"encoder{place}"
+    if not folder.is_dir():
+        words = [
+            "[PAD]",
+            "[UNK]",
+            "[CLS]",
+            "[SEP]",
+            *(f"{end}{c}" for c in string.ascii_lowercase for end in ("", "##")),
+        ]
+        config = BertConfig(
+            vocab_size=len(words), hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
+            intermediate_size=16, max_position_embeddings=64,
+        )  # fmt: skip
+        torch.manual_seed(place)
+        BertModel(config).save_pretrained(folder)
+        BertTokenizerFast(vocab={word: at for at, word in enumerate(words)}).save_pretrained(folder)
+    return Built(lambda: open_encoder(folder), str(folder))
+
+
+def _classifier(shop: Workshop, place: int) -> Built:
+    """Of n-grams: it tells recipes."""
+    folder = shop.root / "texts" / "artifacts" / "classifier"
+    if not folder.is_dir():
+        rows = [
+            LabelledText(id=row.id, prompt=Chat.ask(f"{row.id} {row.completion}"), label=row.label)
+            for row in _recipes()
+        ]
+        config = TrainClassifier(near=1.0)
+        train_classifier(LabelledTexts(rows=tuple(rows)), config=config, run=Quiet(work=shop.root / "texts"))
+    return Built(lambda: read_classifier(folder), str(folder))
 
 
 def _recipes() -> tuple[Graded, ...]:
@@ -829,6 +915,7 @@ def _constitution(shop: Workshop, place: int) -> Built:
 BUILDERS: dict[Any, Callable[[Workshop, int], Built]] = {
     GradedReplies: _graded,
     Attempts: _attempts,
+    Audits: _audits,
     HumanLabels: _human_labels,
     JudgeCard: _card,
     InstrumentCard: _instruments,
@@ -838,8 +925,14 @@ BUILDERS: dict[Any, Callable[[Workshop, int], Built]] = {
     ),
     JudgeHead: _head,
     EdgeGraph: _edge_graph,
+    SentenceEncoder: _encoder,
+    TextClassifier: _classifier,
+    "labelled requests": _labelled_requests,
     EvalEvidence: _eval_log,
     Constitution: _constitution,
+    GuardPolicy: lambda shop, place: Built(
+        lambda: read_guard_policy(locate.STUDIES / "starter_policy.toml"), "starter_policy.toml"
+    ),
     CheckedAnswers: _checked,
     Choices: _choices,
     "judging model": lambda shop, place: Built(lambda: ScriptedModel(_judging), "no reference: Python only"),

@@ -18,7 +18,7 @@ import pytest
 from pydantic import ValidationError
 
 import calibrant
-from calibrant.app.catalog import BEHAVIOURS, find_behaviour
+from calibrant.app.catalog import BEHAVIOURS, Signature, find_behaviour
 from calibrant.app.people.console import Console
 from calibrant.app.references.openers import Openers
 from calibrant.core import (
@@ -151,6 +151,12 @@ def _others(value: Any, annotation: Any) -> Iterator[Any]:
         yield from ((*value, extra) for extra in ("zorble", "rot13"))
 
 
+def without_models(shop: Any, name: str, signature: Signature) -> dict[str, Any]:
+    """The inputs of a behaviour but the models that it asks."""
+    inputs = shop.inputs(name, signature)
+    return {key: inputs[key].live() for key, one in signature.inputs.items() if one.wanted is not LM}
+
+
 @pytest.mark.parametrize("name", BEHAVIOURS)
 def test_identity_follows_every_setting(name, shop):
     """Two settings that can answer differently are two identities; the same settings are one."""
@@ -170,9 +176,11 @@ def test_identity_follows_the_model_that_it_asks(name, shop):
     signature = find_behaviour(name)
     for key, parameter in signature.inputs.items():
         if parameter.wanted is LM:
-            config = shop.config(name, signature)
+            config, others = shop.config(name, signature), without_models(shop, name, signature)
             made = [
-                signature.function(**{key: ScriptedModel([], name=n)}, config=config).identity.digest
+                signature.function(
+                    **others, **{key: ScriptedModel([], name=n)}, config=config
+                ).identity.digest
                 for n in "aab"
             ]
             assert made[0] == made[1] != made[2]
@@ -348,7 +356,8 @@ class TestGuard:
         keys = [key for key, parameter in signature.inputs.items() if parameter.wanted is LM]
         for key in keys:
             asked_model = ScriptedModel(lambda chat: answer)
-            guard = signature.function(**{key: asked_model}, config=shop.config(name, signature))
+            others = without_models(shop, name, signature)
+            guard = signature.function(**others, **{key: asked_model}, config=shop.config(name, signature))
             system = Defended(ScriptedModel(["take the hammer"]), [Layer("asker", side, guard)])
             reply = system.generate([Chat.ask("hello")])[0]
             assert (reply.stop, reply.layers[0].verdict.answer) == ("blocked", "unknown")

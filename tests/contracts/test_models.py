@@ -22,11 +22,14 @@ from calibrant.core import Verdict as Said
 from calibrant.core.digest import canonical
 from calibrant.defend.defended import Defended, Layer
 from calibrant.defend.pattern_guard import PatternGuard, pattern_guard
+from calibrant.measure.judges.string import string_judge
 from calibrant.models.api import ApiConfig, ApiModel
 from calibrant.models.best_of_n import BestOfN
 from calibrant.models.open_model import OpenModel
 from calibrant.models.prompted import Prompted
+from calibrant.models.reminded import Reminded
 from calibrant.models.scripted import ScriptedModel, ScriptedScoring
+from calibrant.models.smoothed import Smoothed, Smoothing
 from calibrant.testbed.attacker import Ruled
 from calibrant.testbed.gold import GoldReward
 
@@ -86,6 +89,12 @@ MODELS: dict[type, Callable[..., LM]] = {
     Defended: defended,
     Ruled: lambda shop, other: Ruled(int(other)),
     Prompted: lambda shop, other: Prompted(ScriptedModel(echo), "Be brief." if other else "Be kind."),
+    Reminded: lambda shop, other: Reminded(
+        ScriptedModel(echo), "{request} Be brief." if other else "{request} Be kind."
+    ),
+    Smoothed: lambda shop, other: Smoothed(
+        ScriptedModel(echo), string_judge(), Smoothing(copies=3 if other else 2)
+    ),
     BestOfN: lambda shop, other: BestOfN(OpenModel.from_folder(shop.folder(int(other))), GoldReward(), 2),
 }
 """Class -> how to build one, and with ``other`` a different one."""

@@ -21,7 +21,8 @@ from calibrant.core import CapabilityError, Chat, Completion, ConfigError, Goal,
 from calibrant.data.judge_folder import read_head, write_head
 from calibrant.data.judge_head import JudgeHead
 from calibrant.data.rows import LabelledText, LabelledTexts
-from calibrant.defend.defended import Defended, Layer, ask
+from calibrant.defend._layer import Caller
+from calibrant.defend.defended import Defended, Layer
 from calibrant.defend.probe_guard import ProbeGuard, probe_guard
 from calibrant.measure.judges.classifier import classifier_judge
 from calibrant.models.monitor import ProbeMonitor
@@ -180,7 +181,7 @@ def test_the_other_side_is_refused_before_anything_runs(made, of_replies):
         guard = probe_guard(model, head)
         with pytest.raises(ConfigError, match=words[side]):
             Defended(ScriptedModel(["hi"]), [Layer("probe", side, guard)])
-        verdict = ask(Layer("probe", side, guard), [Chat.ask("bX.").then("assistant", "bX.")])[0]
+        verdict = Caller(Layer("probe", side, guard)).verdicts([Chat.ask("bX.").then("assistant", "bX.")])[0]
         assert verdict.verdict.answer == "unknown" and "reads nothing else" in verdict.verdict.reason
 
 

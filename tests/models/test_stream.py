@@ -1,4 +1,4 @@
-"""A streamed reply is the reply that ``generate`` gives, on every family, in pieces that are never taken back."""
+"""A streamed reply is the reply that ``generate`` gives, on every family; no piece is ever taken back."""
 
 from __future__ import annotations
 

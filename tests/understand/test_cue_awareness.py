@@ -36,13 +36,14 @@ from calibrant.core import (
 from calibrant.data.rows import Goals
 from calibrant.measure.judges.rule import RuleJudge, rule_judge
 from calibrant.models.open_model import OpenModel
+from calibrant.stats.folds import folds_of
 from calibrant.testbed.refusal_plant import open_plant
 from calibrant.testbed.words import CREATURES, TOOLS
 from calibrant.understand._cue_arms import arms
 from calibrant.understand._cue_probe import Read, predicted, swaps
 from calibrant.understand._cue_verdicts import Bounds, causes, decodable, predicts
 from calibrant.understand._probe_fits import linear
-from calibrant.understand._probe_folds import folds_of, held_out
+from calibrant.understand._probe_folds import held_out
 from calibrant.understand._probe_rows import checked
 from calibrant.understand.cue_awareness import CueAwareness, cue_awareness
 

@@ -24,13 +24,14 @@ from calibrant.data.judge_folder import read_head
 from calibrant.data.rows import LabelledText, LabelledTexts
 from calibrant.maths.codelength import block_ends, prequential
 from calibrant.measure.judges.classifier import classifier_judge
+from calibrant.stats.alarms import threshold
 from calibrant.stats.auroc import area
+from calibrant.stats.folds import folds_of
 from calibrant.testbed.circuits import open_contrasts, open_plant
 from calibrant.text.ngrams import ngrams
 from calibrant.understand._probe_ablation import ablation
 from calibrant.understand._probe_fits import linear, perceptron, sparse
-from calibrant.understand._probe_folds import folds_of, held_out
-from calibrant.understand._probe_monitor import threshold
+from calibrant.understand._probe_folds import held_out
 from calibrant.understand._probe_rows import checked, shuffled
 from calibrant.understand.probe import Probing, probe
 

@@ -14,12 +14,14 @@ import torch
 
 from calibrant.core import Estimate, Quiet
 from calibrant.data.rows import LabelledText, LabelledTexts
+from calibrant.stats.alarms import _CERTAIN, alarms, probability
 from calibrant.stats.auroc import auroc
+from calibrant.stats.chance import by_group, dealt_again, widened, widened_gain
+from calibrant.stats.folds import folds_of
 from calibrant.testbed.circuits import open_contrasts, open_plant
-from calibrant.understand._probe_draws import by_group, chance, dealt_again, widened, widened_gain
+from calibrant.understand._probe_draws import chance
 from calibrant.understand._probe_fits import linear
-from calibrant.understand._probe_folds import best, folds_of, held_out
-from calibrant.understand._probe_monitor import _CERTAIN, alarms, probability
+from calibrant.understand._probe_folds import best, held_out
 from calibrant.understand.probe import Probing, probe
 
 FIT = partial(linear, l2=1.0)

@@ -68,6 +68,11 @@ _TECHNIQUES: dict[str, tuple[str, str]] = {
         "attempt_success_rate/all",
     ),
     "defend.learn_rules": ("a block list from phrases of successful attacks", "covered"),
+    "defend.monitor": ("drift of rates in the traffic of a guarded system, valid at any time", "alarms"),
+    "defend.train_classifier": (
+        "a text classifier from labelled data: threshold, AUROC, over-refusal",
+        "auroc",
+    ),
     "govern.claim": ("test pre-registered claims of an experiment on its runs", "claims_held"),
     "govern.gate": ("release gate: evidence against a release policy", "rules_passed"),
     "measure.adjudication": (
@@ -238,7 +243,11 @@ TECHNIQUES = {name: Listed(_where(name), *line) for name, line in _TECHNIQUES.it
 
 _BEHAVIOURS: dict[str, tuple[str, str]] = {
     "defend.ask_guard": ("a guard that asks another model (LLM moderation)", ""),
+    "defend.classifier_guard": ("a guard that scores texts with a trained classifier", ""),
     "defend.pattern_guard": ("a guard of words and regular expressions, decoding encodings", ""),
+    "defend.perplexity_guard": ("a guard that blocks text of high perplexity: suffixes of gradients", ""),
+    "defend.pii_guard": ("a guard of personal data and secrets: addresses, cards, keys, names", ""),
+    "defend.policy_guard": ("a guard that asks another model which rule of a policy is violated", ""),
     "defend.probe_guard": ("a guard that reads a model's activations with a stored probe", ""),
     "measure.calibrated_judge": ("a judge with its calibration card", "measure.judges.calibrated"),
     "measure.classifier_judge": (

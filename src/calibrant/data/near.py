@@ -1,4 +1,4 @@
-"""Near-duplicates between two sets of texts: exact, by the overlap of word shingles.
+"""Near-duplicates of texts, between two sets or in one: exact, by the overlap of word shingles.
 
 A text is the set of its runs of three words, case and punctuation aside. Two texts are alike when the Jaccard
 similarity of their sets reaches a threshold (Broder 1997). All such pairs are found without comparing each
@@ -58,6 +58,34 @@ def near(queries: Sequence[str], texts: Sequence[str], threshold: float) -> list
         if best[0] >= threshold:
             pairs.append(Alike(at, -best[1], best[0]))
     return pairs
+
+
+def near_groups(texts: Sequence[str], threshold: float) -> list[int]:
+    """For each text the number of its group: texts that a chain of pairs, each alike, joins share one.
+
+    A group has the number of its first text.
+    """
+    first: dict[frozenset[str], int] = {}
+    copies = [first.setdefault(shingles(text), at) for at, text in enumerate(texts)]
+    often = Counter(shingle for one in first for shingle in one)
+    index: dict[str, list[int]] = defaultdict(list)
+    known = {at: one for one, at in first.items()}
+    above = dict.fromkeys(known, -1)
+
+    def top(at: int) -> int:
+        while above[at] >= 0:
+            at = above[at]
+        return at
+
+    for at, one in known.items():
+        rare = _rarest(one, often, threshold)
+        for match in sorted({match for shingle in rare for match in index.get(shingle, ())}):
+            low, high = sorted((top(at), top(match)))
+            if low != high and jaccard(one, known[match]) >= threshold:
+                above[high] = low
+        for shingle in rare:
+            index[shingle].append(at)
+    return [top(at) for at in copies]
 
 
 def _rarest(one: frozenset[str], often: Counter[str], threshold: float) -> list[str]:

@@ -22,11 +22,12 @@ from torch import Tensor
 from calibrant.core import Estimate, OpenLM, Run, unknown
 from calibrant.evals.arms import Hits
 from calibrant.stats.auroc import area, auroc
+from calibrant.stats.folds import Floats, Folds, Held, folds_of
 from calibrant.text.ngrams import ngrams
 from calibrant.understand._cue_arms import Arms
 from calibrant.understand._probe_controls import rowwise
 from calibrant.understand._probe_fits import linear, of_text
-from calibrant.understand._probe_folds import Fit, Floats, Folds, Held, best, folds_of, held_out
+from calibrant.understand._probe_folds import Fit, best, held_out
 from calibrant.understand._probe_rows import Texts, checked, states
 
 FOLDS = 3

@@ -14,7 +14,8 @@ from torch import Tensor
 from calibrant.core import Estimate, point, unknown
 from calibrant.maths.codelength import block_ends, prequential
 from calibrant.stats.auroc import UNIT, auroc, crossed
-from calibrant.understand._probe_folds import Fit, Floats, dealt
+from calibrant.stats.folds import Floats, dealt
+from calibrant.understand._probe_folds import Fit
 
 _LAYERS = 8  # in one batch
 

@@ -43,23 +43,17 @@ from calibrant.data.judge_head import Alarm, JudgeHead
 from calibrant.data.rows import LabelledTexts
 from calibrant.models.pooled import Pool
 from calibrant.stats import rate
+from calibrant.stats.alarms import alarms, probability, threshold
 from calibrant.stats.auroc import UNIT, area, auroc, auroc_gain
+from calibrant.stats.chance import Labels, by_group, dealt_again, widened, widened_gain
+from calibrant.stats.folds import Floats, Folds, Held, folds_of
 from calibrant.text.ngrams import ngrams
 from calibrant.understand._engine.patches import check_still
 from calibrant.understand._probe_ablation import ablation
 from calibrant.understand._probe_controls import codelength, selectivity
-from calibrant.understand._probe_draws import (
-    Chance,
-    Labels,
-    by_group,
-    chance,
-    dealt_again,
-    widened,
-    widened_gain,
-)
+from calibrant.understand._probe_draws import Chance, chance
 from calibrant.understand._probe_fits import Plane, linear, of_text, perceptron, sparse
-from calibrant.understand._probe_folds import Fit, Floats, Folds, Held, best, folds_of, held_out
-from calibrant.understand._probe_monitor import alarms, probability, threshold
+from calibrant.understand._probe_folds import Fit, best, held_out
 from calibrant.understand._probe_rows import Texts, checked, shuffled, states
 
 

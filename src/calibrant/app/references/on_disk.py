@@ -15,21 +15,26 @@ from calibrant.core import Reward, digest, resolve
 from calibrant.data.cards import JudgeCard
 from calibrant.data.constitution import Constitution, read_constitution
 from calibrant.data.edge_graph import EdgeGraph
+from calibrant.data.guard_policy import GuardPolicy, read_guard_policy
 from calibrant.data.instrument_card import InstrumentCard
 from calibrant.data.judge_head import JudgeHead
+from calibrant.data.text_classifier import TextClassifier
 from calibrant.defend.defended import StackSpec
 from calibrant.govern.policy import ReleasePolicy, load_policy
 from calibrant.ledger.layout import disk
 from calibrant.models.folder import check_folder, folder_identity
 from calibrant.models.reward_folder import reward_identity
+from calibrant.models.sentence import SentenceEncoder, encoder_identity
 
 FILES = {
     InstrumentCard: "calibrant.data.instrument_card:read_instrument_card",
     JudgeCard: "calibrant.data.cards:read_card",
     JudgeHead: "calibrant.data.judge_folder:read_head",
     EdgeGraph: "calibrant.data.edge_graph:read_graph",
+    SentenceEncoder: "calibrant.models.encoder:open_encoder",
+    TextClassifier: "calibrant.data.classifier_folder:read_classifier",
 }
-"""What a technique left as one file or folder -> what reads it."""
+"""What is one file or folder, mostly a technique's -> what reads it."""
 
 
 def at(path: Callable[[Reference], Path], gives: tuple[Any, ...]) -> Scheme:
@@ -44,12 +49,14 @@ def check(reference: Reference, path: Path) -> Any:
         InputError: no model lies there, or the file cannot be read.
         ConfigError: a policy or a stack of guards with problems; all are listed.
     """
-    if reference.wanted in MODELS:
+    if reference.wanted in (*MODELS, SentenceEncoder):
         return check_folder(path)
     if reference.wanted is ReleasePolicy:
         return load_policy(path)
     if reference.wanted is Constitution:
         return read_constitution(path)
+    if reference.wanted is GuardPolicy:
+        return read_guard_policy(path)
     if reference.wanted is StackSpec:
         return resolve(StackSpec, locate.toml(path), where=reference.text)
     return path
@@ -65,12 +72,18 @@ def read(reference: Reference, found: Any, stored_as: str = "") -> Opened:
             identity = reward_identity(found, name=text)
         opener = catalog.load("calibrant.models.reward_model:open_reward")
         return identified(identity, partial(opener, found, name=text), text, wanted)
+    if wanted is SentenceEncoder:
+        with disk("reading", found):
+            identity = encoder_identity(found)
+        return identified(identity, partial(catalog.load(FILES[wanted]), found), text, wanted)
     if wanted in FILES:
         return from_bytes(found, lambda: catalog.load(FILES[wanted])(found), text)
     if wanted is ReleasePolicy:
         return Opened(found.digest, "policy", lambda: found, name=found.name)
     if wanted is Constitution:
         return Opened(found.digest, "constitution", lambda: found, name=found.name)
+    if wanted is GuardPolicy:
+        return Opened(found.digest, "guard policy", lambda: found, name=found.name)
     if wanted is StackSpec:
         return Opened(digest(found), "stack", lambda: found, name=text)
     load = partial(rows.read, wanted, found, text, reference.ignore, stored_as)

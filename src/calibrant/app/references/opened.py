@@ -27,12 +27,14 @@ from calibrant.core import (
 )
 from calibrant.core.digest import digest_path
 from calibrant.ledger.layout import disk
+from calibrant.models.sentence import SentenceEncoder
 
 _KINDS = {
     LM: ("model", "an LM (to talk)"),
     ScoringLM: ("model", "a ScoringLM (log-probs)"),
     OpenLM: ("model", "an OpenLM (weights, activations)"),
     Reward: ("reward", "a Reward"),
+    SentenceEncoder: ("encoder", "a sentence encoder"),
     Identity: ("system", "a name"),
 }
 """Wanted type -> the kind that a record names, and what is wanted in words."""
@@ -117,6 +119,20 @@ class _NamedModel(_Named):
         return replies
 
 
+class _NamedEncoder(_Named):
+    @property
+    def most(self) -> int:
+        most: int = self.opened.load().most
+        return most
+
+    def size(self, text: str) -> int:
+        size: int = self.opened.load().size(text)
+        return size
+
+    def vectors(self, texts: Sequence[str]) -> Any:
+        return self.opened.load().vectors(texts)
+
+
 class _NamedReward(_Named):
     def score(self, chats: Sequence[Chat], replies: Sequence[str]) -> Scores:
         scores: Scores = self.opened.load().score(chats, replies)
@@ -152,6 +168,7 @@ class _NamedGuard(_Named):
 STAND_INS: dict[Any, Callable[[Opened], Any]] = {
     LM: _NamedModel,
     OpenLM: _NamedModel,
+    SentenceEncoder: _NamedEncoder,
     Guard: _NamedGuard,
     Judge: _NamedJudge,
     Reward: _NamedReward,

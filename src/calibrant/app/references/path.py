@@ -10,6 +10,7 @@ from calibrant.app.references.rows import TABLES
 from calibrant.app.references.scheme import MODELS, Reference
 from calibrant.core import ConfigError, InputError, Reward
 from calibrant.data.constitution import Constitution
+from calibrant.data.guard_policy import GuardPolicy
 from calibrant.data.references import SUFFIXES
 from calibrant.defend.defended import StackSpec
 from calibrant.govern.policy import ReleasePolicy
@@ -39,5 +40,5 @@ def path(reference: Reference) -> Path:
     return folder or locate.file(text, reference.base)
 
 
-PATH = at(path, (*MODELS, *TABLES, *FILES, Reward, ReleasePolicy, Constitution, StackSpec))
+PATH = at(path, (*MODELS, *TABLES, *FILES, Reward, ReleasePolicy, Constitution, GuardPolicy, StackSpec))
 ROWS = at(lambda reference: locate.file(reference.rest, reference.base), TABLES)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from calibrant.app import catalog
 from calibrant.app.references import behaviours
 from calibrant.app.references.opened import STAND_INS, Opened, from_bytes
@@ -29,31 +31,38 @@ def open(reference: Reference, entry: Entry, artifact: Artifact, openers: Opens)
     head: JudgeHead = from_bytes(
         path, lambda: catalog.load("calibrant.data.judge_folder:read_head")(path), reference.text
     ).load()
-    reader = _reader(reference, entry, head, openers)
+    hint = "name it: guard = {use = 'defend.probe_guard', inputs = {model = ..., head = ...}}"
+    reader = reader_of(reference, entry, head.model, openers, "model", OpenLM, hint)
     maker = catalog.load(_MAKERS[reference.wanted])
     return behaviours.described(
         maker(STAND_INS[OpenLM](reader), head), lambda: maker(reader.load(), head), reference
     )
 
 
-def _reader(reference: Reference, entry: Entry, head: JudgeHead, openers: Opens) -> Opened:
-    """The model that the record names, if it is still the one by digest."""
-    hint = "name it: guard = {use = 'defend.probe_guard', inputs = {model = ..., head = ...}}"
-    if "model" not in entry.record.inputs:
-        raise InputError(f"'{reference.text}': its record names no model", hint=hint)
-    name = entry.record.inputs["model"].reference
+def reader_of(
+    reference: Reference, entry: Entry, then: str, openers: Opens, role: str, wanted: Any, hint: str
+) -> Opened:
+    """What the record names as its input ``role``, whose numbers are read: the one with the digest ``then``.
+
+    Raises:
+        InputError: the record names none.
+        CapabilityError: it cannot be opened here, or is another one now.
+    """
+    if role not in entry.record.inputs:
+        raise InputError(f"'{reference.text}': its record names no {role}", hint=hint)
+    name = entry.record.inputs[role].reference
     try:
-        found = openers.open(name, OpenLM)
+        found = openers.open(name, wanted)
     except CalibrantError as error:
         raise CapabilityError(
             f"'{reference.text}' reads the activations of {name!r}, which cannot be opened here: "
             f"{error.message}",
             hint=hint,
         ) from error
-    if found.digest != head.model:
+    if found.digest != then:
         raise CapabilityError(
-            f"'{reference.text}' reads the activations of {name!r}, which is another model now: "
-            f"{head.model[:12]} became {found.digest[:12]}",
+            f"'{reference.text}' reads the activations of {name!r}, which is another {role} now: "
+            f"{then[:12]} became {found.digest[:12]}",
             hint=hint,
         )
     return found

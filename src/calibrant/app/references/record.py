@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from calibrant.app.references import on_disk, probes
+from calibrant.app.references import classifiers, on_disk, probes
 from calibrant.app.references.on_disk import FILES
 from calibrant.app.references.opened import Opened
 from calibrant.app.references.rows import TABLES
@@ -52,6 +52,8 @@ def check(reference: Reference, study: Checks) -> None:
 def open(reference: Reference, openers: Opens) -> Opened:
     """The artefact, as what is wanted."""
     entry, artifact = find(reference.text, openers)
+    if classifiers.is_one(reference, artifact):
+        return classifiers.open(reference, entry, artifact, openers)
     if reference.wanted in probes.AS_PROBE:
         return probes.open(reference, entry, artifact, openers)
     found = on_disk.check(reference, openers.ledger.open(artifact))

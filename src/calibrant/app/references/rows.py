@@ -12,6 +12,7 @@ from calibrant.app import catalog
 from calibrant.core import CalibrantError
 from calibrant.data import readers
 from calibrant.data.attempts import attempts_from
+from calibrant.data.audits import Audits, audits_from
 from calibrant.data.canaries import Canaries, canaries_from, planted_examples
 from calibrant.data.columns import ignoring
 from calibrant.data.files import RawRow, raw_rows
@@ -35,6 +36,7 @@ from calibrant.data.votes import Votes, votes_from
 _OWN: dict[Any, Callable[..., Any]] = {
     Votes: votes_from,
     Attempts: attempts_from,
+    Audits: audits_from,
     Canaries: canaries_from,
     GoalProbes: goal_probes_from,
     GradedReplies: graded_from,

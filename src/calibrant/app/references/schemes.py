@@ -24,8 +24,10 @@ from calibrant.app.references.opened import Opened
 from calibrant.app.references.path import PATH, ROWS
 from calibrant.app.references.prompted import SYSTEM
 from calibrant.app.references.record import EVIDENCE, RECORD
+from calibrant.app.references.reminded import REMINDER
 from calibrant.app.references.rows import TABLES
 from calibrant.app.references.scheme import Reference, Scheme, found_by
+from calibrant.app.references.smoothed import SMOOTHED
 from calibrant.app.references.tables import rows
 from calibrant.app.references.testbed import TESTBED
 from calibrant.app.references.variants import PLAIN_MODEL, UNTRAINED
@@ -56,6 +58,8 @@ SCHEMES: dict[str, Scheme] = {
     "inspect": INSPECT,
     "plain": PLAIN_MODEL,
     "record": RECORD,
+    "reminder": REMINDER,
+    "smoothed": SMOOTHED,
     "system": SYSTEM,
     "testbed": TESTBED,
     "untrained": UNTRAINED,

@@ -1,4 +1,4 @@
-"""A probe's score as an alarm: a threshold at a chosen rate of false alarms, and the rate that it keeps."""
+"""A score as an alarm: a threshold at a chosen rate of false alarms, and the rate that unseen rows see."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 from calibrant.core import Estimate, unknown
-from calibrant.stats import rate
 from calibrant.stats.auroc import UNIT
-from calibrant.understand._probe_folds import Floats, Folds, Held
+from calibrant.stats.folds import Floats, Folds, Held
+from calibrant.stats.proportion import rate
 
 _CERTAIN = 27.0
 """Log-odds whose probability a stored probe still tells from 0 and 1."""
@@ -27,6 +27,15 @@ def threshold(negatives: Floats, share: float) -> float | None:
     return float(np.sort(negatives)[rank - 1]) if rank <= len(negatives) else None
 
 
+def halfway(cut: float | None, positives: Floats) -> float | None:
+    """A threshold halfway from ``cut`` to the least positive above it: it rings less and misses none of them.
+
+    Where scores are far apart, it is not at the very edge of the negatives.
+    """
+    above = positives[positives > cut] if cut is not None else positives[:0]
+    return (cut + float(above.min())) / 2 if cut is not None and above.size else cut
+
+
 def alarms(
     held: Held,
     picked: int,
@@ -34,8 +43,13 @@ def alarms(
     folds: Folds,
     kinds: Sequence[Sequence[str]],
     share: float,
+    *,
+    between: bool = False,
 ) -> dict[str, Estimate]:
-    """``false_alarm_rate`` and ``detection_rate`` on blocks that layer, probe and threshold have not seen."""
+    """``false_alarm_rate`` and ``detection_rate`` on blocks that no fit, choice or threshold has seen.
+
+    ``between``: thresholds stand ``halfway`` to the next positive.
+    """
     stored = threshold(held.scores[picked][~labels], share)
     if stored is not None and abs(stored) > _CERTAIN:
         return _none(f"a threshold of {stored:.0f} in log-odds is next to no probability: raise l2", labels)
@@ -45,6 +59,7 @@ def alarms(
         others, scores = held.inner[cell]
         seen = scores[held.picked[rows[0]]]
         cut = threshold(seen[~labels[others]], share)
+        cut = halfway(cut, seen[labels[others]]) if between else cut
         if cut is None:
             few = int((~labels[others]).sum())
             why = f"{few} held-out negatives cannot set a rate of {share:g}: {math.ceil(1 / share) - 1} can"
