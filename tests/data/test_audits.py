@@ -72,6 +72,16 @@ def test_what_the_proxy_writes_is_read(tmp_path):
     assert read_audits(audit.path).rows[0].said == {"words": ("no",)}
 
 
+def test_a_run_says_that_it_is_closed(write):
+    open_run, closed_run = chained([request()]), chained([request(), {"closed": True}])
+    for lines, closed in ((closed_run, True), (open_run, False), (open_run + closed_run, False),
+                          (closed_run + closed_run, True)):  # fmt: skip
+        table = read_audits(write(lines))
+        assert table.closed is closed
+        assert table.refused == ()
+        assert all(line.outcome == "answered" for line in table)
+
+
 def test_runs_one_after_the_other(write):
     other = {"layers": [{"name": "words", "side": "input"}]}
     lines = chained([request()]) + chained([request(2)], other) + chained([request(3)])

@@ -199,6 +199,9 @@ def test_what_was_lost_and_changed_is_said():
     result = monitor(traffic(((0.1, 50),), refused=lost, policies=2), Monitor(baseline=20))
     assert any("1 lines could not be read" in one for one in result.caveats)
     assert any("2 policies" in one for one in result.caveats)
+    assert any("missing at its end" in one for one in result.caveats)
+    whole = monitor(traffic(((0.1, 50),), closed=True), Monitor(baseline=20))
+    assert not any("missing at its end" in one for one in whole.caveats)
 
 
 def test_figures_are_possible_and_drawn_from_the_metrics():

@@ -85,6 +85,58 @@ def test_the_visible_forms_are_seen_only_when_whole():
         assert released(pieces) == (text, None)
 
 
+LEAKED = [
+    ("grey lantern", "see grey l-a-n-t-e-r-n ok"),
+    ("grey lantern", "see g-r-e-y l-a-n-t-e-r-n ok"),
+    ("zorble", "see \u24cf-o-r-b-l-e ok"),
+    ("zorble", "see z-o-r\u0336b-l-e ok"),
+    ("zorble", "see z---o\u0336r---b---l---e ok"),
+    ("zorble", "see aXQgaXMgc\x1c2FpZCB6b3JibGUgYXQgdGhlIGVuZA== ok"),
+    ("\uac00\ub098\ub2e4", "see \u3131\u314f\u3134\u314f\u3137\u314f ok"),
+    ("zorble", "see " + "\u01c3".join("zorble")),
+    ("zorble", "see " + ("\u01c3" * 3).join("zorble")),
+    ("zorble", "see z-.-.-.byByIGI=-.-.-.l-.-.-.e ok"),
+    ("zorble", "see z_o_r_b_l_ez . o . r . b . l . e ok"),
+    ("yellow", "see \u01c0ryybj ok"),
+]
+
+
+@pytest.mark.parametrize(("word", "text"), LEAKED)
+def test_forms_of_which_a_part_once_left(word, text):
+    guard = pattern_guard(PatternGuard(words=(word,)))
+    for size in (1, 2, 3, 5):
+        got, by = released([text[i : i + size] for i in range(0, len(text), size)], guard)
+        assert by is not None
+        assert "see ".startswith(got)
+
+
+@pytest.mark.parametrize(
+    "filler", ["| 1 | 2 | 3 |\n", "0123456789abcdef", "aGVsbG8g", "---", "   ", "\u200b"]
+)
+def test_text_that_is_held_long_is_asked_about_in_linear_time(filler):
+    """Counted in what the guard reads, not in seconds: twice the text, about twice the reading."""
+    read = []
+
+    class Counts:
+        identity = GUARD.identity
+        held = staticmethod(GUARD.held)
+
+        def ask(self, chats, side):
+            read[-1] += sum(len(chat.messages[-1].content) for chat in chats)
+            return GUARD.ask(chats, side)
+
+    for length in (1000, 2000, 4000):
+        read.append(0)
+        text = (filler * length)[:length]
+        assert released([text[i : i + 4] for i in range(0, length, 4)], Counts()) == (text, None)
+    assert read[2] < 3 * read[1] + 20_000
+
+
+@pytest.mark.parametrize("text", ["zorble" + "\u200b" * 900 + "s and so on", "the zorble" + "x" * 900])
+def test_what_may_still_become_another_word_is_not_blocked_early(text):
+    assert released([text[i : i + 4] for i in range(0, len(text), 4)]) == (text, None)
+
+
 PARTS = st.sampled_from(
     [
         "the ", "a ", "zor", "ble", WORD, " ", "  ", "\n", "-", ".", "z o r ", "b l e", "z-o-r-", "b-l-e ",
@@ -134,7 +186,9 @@ def test_what_leaves_can_not_become_part_of_a_match(parts):
 @pytest.mark.parametrize(
     ("pattern", "most"),
     [("ab+", None), ("a.*b", None), ("a.{0,20}b", 22), ("(cat|horse) dog", 9), ("\\pL{3}", 3), ("a", 1),
-     ("[[:alpha:]]{2}x", 3), ("\\x{1F600}?a", 2), ("\\Qa+b\\E", None), ("a{3000}", None), ("^ab$", 2)],
+     ("[[:alpha:]]{2}x", 3), ("\\x{1F600}?a", 2), ("\\Qa+b\\E", None), ("a{3000}", None), ("^ab", 2),
+     ("ab$", None), ("ab\\z", None), ("a\\$", 2), ("\\\\p{abcde}", 9), ("\\\\x{100}", 101),
+     ("a{,1}", None), ("(?i)ab\\b", 2), ("a??b", 2)],
 )  # fmt: skip
 def test_the_longest_match_of_a_pattern(pattern, most):
     assert longest(pattern) == most

@@ -5,6 +5,7 @@ Allowed replies under ``on_error = block``: none.
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -209,3 +210,79 @@ def test_a_layer_that_fails_in_the_middle_of_a_stream_ends_it(stub, front):
     stub.pieces = [chunk({"content": f"word{at} "}) for at in range(20)] + [chunk({}, "stop")]
     found = front([Layer("tires", "output", Tires())], stub).stream(ask())
     assert (said(found), ends(found)) == ("word0 word1 word2 ", ["content_filter"])
+
+
+@pytest.mark.parametrize(
+    "event",
+    [{"tool_calls": 5, "function_call": {"name": "x"}}, {"tool_calls": {"a": 1}}, {"content": ["x"]},
+     {"tool_calls": [{"index": 0, "function": {"name": "f", "arguments": "[" * 70 + "]" * 70}}]}],
+)  # fmt: skip
+def test_what_no_server_should_send_is_its_error_and_has_a_line(stub, front, event):
+    proxy = front(both(), stub)
+    stub.pieces = [chunk(event), chunk({}, "stop")]
+    errors = [one["error"] for one in proxy.stream(ask()) if isinstance(one, dict) and "error" in one]
+    assert [error["type"] for error in errors] == ["server_error"]
+    assert [line["outcome"] for line in proxy.lines()] == ["error"]
+
+
+def test_half_of_a_surrogate_pair_is_no_text(stub, front):
+    proxy = front(both(), stub)
+    stub.answer = (
+        b'{"choices": [{"index": 0, "message": {"content": "see \\ud800 ok"}, "finish_reason": "stop"}]}'
+    )
+    assert proxy.post(ask()).json()["choices"][0]["message"]["content"] == "see ? ok"
+
+
+def test_a_model_in_this_process_that_hangs_meets_the_deadline_and_none_runs_beside_another(front, stub):
+    from calibrant.core import Completion, Piece
+    from calibrant.serve.proxy.upstream import InProcess
+
+    class Slow:
+        identity = Identity(name="slow", parts={"slow": "1"})
+        running, most, go = 0, 0, threading.Event()
+
+        def generate(self, chats, sampling=None):
+            self.running += 1
+            self.most = max(self.most, self.running)
+            self.go.wait(20)
+            self.running -= 1
+            return [Completion(text="well.")]
+
+        def stream(self, chat, sampling=None):
+            self.go.wait(20)
+            yield Piece(text="well.", completion=Completion(text="well."))
+
+    model = Slow()
+    proxy = front(both(), InProcess(model, "slow"), deadline=0.4, quiet=0.1)
+    began = time.monotonic()
+    errors = [one for one in proxy.stream(ask()) if isinstance(one, dict) and "error" in one]
+    assert errors[0]["error"]["code"] == "timeout"
+    assert [proxy.post(ask()).status_code for _ in range(3)] == [504] * 3
+    assert time.monotonic() - began < 15
+    model.go.set()
+    for _ in range(200):
+        if proxy.post(ask()).status_code == 200:
+            break
+    assert model.most <= 1
+
+
+def test_a_client_that_does_not_read_loses_its_place(stub, front, monkeypatch):
+    import socket
+
+    from calibrant.serve.proxy import server
+
+    monkeypatch.setattr(server, "_GRACE", 0.2)
+    proxy = front([], stub, deadline=0.5)
+    stub.pieces = [chunk({"content": "x" * 500_000}) for _ in range(60)] + [chunk({}, "stop")]
+    host, port = proxy.url.removeprefix("http://").split(":")
+    body = json.dumps(ask(stream=True)).encode()
+    with socket.socket() as line:
+        line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        line.connect((host, int(port)))
+        head = "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        line.sendall(head.encode() + f"Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        for _ in range(400):
+            if lines := proxy.lines():
+                break
+            time.sleep(0.02)
+    assert [one["outcome"] for one in lines] == ["client_left"]

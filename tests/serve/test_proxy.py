@@ -287,3 +287,89 @@ def test_a_layer_that_reads_whole_replies_holds_them_with_comments(stub, front):
     found = proxy.stream(ask())
     assert said(found) == "a reply."
     assert any(isinstance(one, str) and one.startswith(":") for one in found)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [{"type": "text", "text": "zor", "x": 1}, {"type": "text", "text": "ble"}],
+        [{"type": "text", "text": "zor", "cache_control": {"a": "b"}}, {"type": "text", "text": "ble"}],
+        [{"type": "refusal", "refusal": "hi", "text": "a zorble"}],
+        [{"type": "text", "text": "hi", "refusal": "zorble"}],
+        [{"type": "text", "text": "hi", "refusal": {"a": "zorble"}}],
+    ],
+)
+def test_parts_of_a_message_are_read_as_they_may_be_put_together(stub, front, content):
+    answer = front(both(), stub).post({"model": "m", "messages": [{"role": "user", "content": content}]})
+    assert answer.json()["choices"][0]["finish_reason"] == "content_filter"
+    assert stub.asked == []
+
+
+def test_numbers_and_the_models_name_are_read(stub, front):
+    proxy = front([Layer("asked", "input", words("4111111111111111", "true", "zorble"))], stub)
+    for more in ({"metadata": {"a": 4111111111111111}}, {"documents": [True, 6]}, {"model": "zorble"}):
+        assert proxy.post({**ask(), **more}).json()["choices"][0]["finish_reason"] == "content_filter"
+    assert proxy.post(ask(stream=False, temperature=1, n=1)).json()["choices"][0]["finish_reason"] == "stop"
+
+
+def test_the_token_of_the_proxy_does_not_go_on(stub, front):
+    proxy = front(both(), stub, token="sesame")
+    assert proxy.post(ask(), headers={"authorization": "Bearer sesame"}).status_code == 200
+    assert "authorization" not in stub.headers[0]
+
+
+def test_a_header_that_is_no_ascii_goes_on_as_it_came(stub, front):
+    proxy = front(both(), stub)
+    headers = [(b"content-type", b"application/json"), (b"authorization", b"Bearer \xe9")]
+    assert proxy.post(ask(), headers=headers).status_code == 200
+    assert [line["outcome"] for line in proxy.lines()] == ["answered"]
+
+
+def test_a_blocked_reply_does_not_tell_its_length(stub, front):
+    proxy = front(both(), stub)
+    stub.text = "zorble"
+    stub.pieces = [
+        chunk({"content": "zorble"}),
+        {"choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 9, "total_tokens": 10}},
+        chunk({}, "stop"),
+    ]
+    options = {"stream_options": {"include_usage": True}}
+    inputs, outputs = proxy.stream(ask("zorble", **options)), proxy.stream(ask(**options))
+    assert len(inputs) == len(outputs)
+    assert proxy.post(ask()).json()["usage"] == proxy.post(ask("zorble")).json()["usage"] == {}
+
+
+def test_an_audit_of_digests_holds_no_text(stub, front):
+    proxy = front(both(), stub, keep="digest")
+    proxy.post({"model": "secret name", "messages": [{"role": "secret role", "content": "x"}]})
+    proxy.post({"model": "secret name", "messages": [{"role": "user", "content": "secret words"}]})
+    stub.status = 400
+    proxy.post(ask("secret words"))
+    assert "secret" not in proxy.audit.path.read_text()
+    assert len(proxy.lines()) == 3
+
+
+def test_paths_are_taken_as_they_are(stub, front):
+    import httpx
+
+    proxy = front(both(), stub)
+    with httpx.Client(base_url=proxy.url, trust_env=False) as client:
+        assert client.post("/v1/chat/completions/", json=ask()).status_code == 404
+
+
+def test_choices_in_any_order_are_asked_again_as_they_were(stub, front):
+    from calibrant.serve.proxy.replay import replayed
+
+    proxy = front(both(), stub)
+    stub.answer = {
+        "choices": [
+            {"index": 1, "message": {"content": "zorble"}, "finish_reason": "stop"},
+            {"index": 0, "message": {"content": "well."}, "finish_reason": "stop"},
+        ]
+    }
+    proxy.post(ask(n=2))
+    proxy.stream(ask())
+    told = replayed(proxy.audit.path, both())
+    assert (told.asked, told.changed) == (5, [])
+    stub.answer["choices"][1]["index"] = 1
+    assert proxy.post(ask(n=2)).status_code == 502

@@ -139,6 +139,17 @@ def test_a_baseline_taken_for_the_truth_rings_too_often_in_this_harness():
     assert lower(ever_from_baseline(0.3, streams, steps, by_share), streams) > ALPHA
 
 
+def test_starts_without_weights_bound_the_run_length_and_not_the_probability():
+    """The e-detector's sum with one bet: false alarms are certain, and come after 20 values or more."""
+    values, rate, q = draws(0.3, 500, 2000), 0.3, 0.4
+    total, first = np.zeros(len(values)), np.full(len(values), np.inf)
+    for step, value in enumerate(values.T, 1):
+        total = (total + 1) * np.where(value == 1, q / rate, (1 - q) / (1 - rate))
+        first = np.where((total >= 1 / ALPHA) & np.isinf(first), step, first)
+    assert np.isfinite(first).mean() > 0.99
+    assert first.mean() >= 1 / ALPHA
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("rate", RATES)
 def test_false_alarms_over_ten_thousand_streams(rate, capsys):

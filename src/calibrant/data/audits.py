@@ -1,8 +1,9 @@
 """Traffic through layers: audits of the guard proxy, or attempts, as what was done with each request.
 
 An audit holds a line a request, each with the digest of the line before; its header names the policy. The
-chain is checked here: a line that was changed, taken out or put in is an ``EvidenceError``. Lines that were
-cut off at the end leave no trace. Audits of several runs may stand one after the other in one file.
+chain is checked here: a line that was changed, taken out or put in is an ``EvidenceError``. The last line of
+a run says that it is closed; without it, lines may be missing at the end. Audits of several runs may stand
+one after the other in one file.
 
 Texts are not read: an audit that keeps digests of them serves as well.
 """
@@ -61,6 +62,8 @@ class Audits(Table[AuditLine]):
     """Layers that headers name, or attempts went through."""
     policies: int = 1
     """Policies that headers name: more than one, and the system changed on the way."""
+    closed: bool = False
+    """Whether each run in the file ended with its closing line; a file of attempts has none."""
 
 
 def read_audits(path: Path) -> Audits:
@@ -121,6 +124,7 @@ def _chained(rows: Iterable[RawRow], source: str) -> Audits:
     refused: list[Refused] = []
     layers: dict[str, None] = {}
     policies: set[str] = set()
+    runs = closed = 0
     before: str | None = None
     torn: Refused | None = None
     for number, row in rows:
@@ -135,6 +139,10 @@ def _chained(rows: Iterable[RawRow], source: str) -> Audits:
                 f"{source}, line {number}: the line before it is not the one that was", hint=_HINT
             )
         before = digest(row)
+        runs += begins
+        if row.get("closed") is True and "outcome" not in row:
+            closed += 1
+            continue
         shaped = _header(number, row) if begins else _line(number, before, row)
         if isinstance(shaped, Refused):
             refused.append(shaped)
@@ -151,7 +159,7 @@ def _chained(rows: Iterable[RawRow], source: str) -> Audits:
     torn_line = () if torn is None else (torn,)
     return Audits(
         rows=tuple(lines), source=source, refused=(*refused, *torn_line), layers=tuple(layers),
-        policies=len(policies),
+        policies=len(policies), closed=closed == runs,
     )  # fmt: skip
 
 

@@ -124,8 +124,9 @@ class Caller:
         """One call, given up at ``until``: it goes on in its thread, and nobody hears its answer."""
         if until is None:
             return self._verdicts(chats), False
-        if self._stuck >= STUCK:
-            return [f"{self._stuck} earlier calls of it still run"] * len(chats), True
+        with self._lock:
+            if self._stuck >= STUCK:
+                return [f"{self._stuck} earlier calls of it still run"] * len(chats), True
         answer: queue.SimpleQueue[list[Verdict | str]] = queue.SimpleQueue()
         given_up = threading.Event()
 

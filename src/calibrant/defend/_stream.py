@@ -3,8 +3,8 @@
 A layer clears a reply in one of three ways:
 
 1. The guard has ``held(reply)``: it knows how far a later text can still reach back (``pattern_guard``). It
-   is asked after every piece, and its 'no' holds the text: 'burn' at the end may become 'burning'. It blocks
-   when the 'no' stays.
+   is asked as text comes, and its 'no' holds the text: 'burn' at the end may become 'burning'. It blocks when
+   the 'no' hangs on what can change no more.
 2. The layer has ``every = k``: the guard is asked about the reply so far after k more tokens, and clears
    what it has read. A 'no' blocks. (A classifier trained on beginnings of replies.)
 3. Else the whole reply is read first.
@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 from calibrant.core import Chat, LayerVerdict
 from calibrant.defend._layer import Caller, blocker
 
-_STAYS = 400
-"""Further characters after which a 'no' to a reply in the making is taken for its end."""
+_PACE = 8
+"""Of what is held, the part that must come anew before the guard is asked again: time stays linear."""
 
 
 class Out(NamedTuple):
@@ -108,8 +108,9 @@ class Release:
         return Out() if self.blocked is not None else self._leave(len(self.whole))
 
     def _stop(self) -> Out:
-        self.verdicts = tuple(layer.said for layer in self._layers if layer.said is not None)
-        self.blocked = blocker(self.verdicts)
+        read = [layer for layer in self._layers if layer.said is not None and layer.read == len(self.whole)]
+        self.verdicts = tuple(layer.said for layer in read if layer.said is not None)
+        self.blocked = next(layer.said for layer in read if layer.blocks)
         return Out()
 
     def _leave(self, place: int) -> Out:
@@ -133,7 +134,7 @@ class _Clearing:
         self._held: Callable[[str], int] | None = getattr(guard, "held", None)
         if getattr(guard, "streams", ""):
             self._held = None
-        self._cleared, self._tokens, self._no_since = 0, 0, 0
+        self._cleared, self._tokens, self._next, self.read = 0, 0, 0, 0
 
     def cleared(self, chat: Chat, whole: str, tokens: int, left: float | None) -> int | None:
         """How much may leave; None where the layer has escalated and leaves it to others."""
@@ -149,26 +150,35 @@ class _Clearing:
         return None if self.said is not None and self.said.status == "escalated" else self._cleared
 
     def _by_reach(self, chat: Chat, whole: str, left: float | None, held: Callable[[str], int]) -> None:
+        if len(whole) < self._next:
+            return
         # What was cleared is not read again, but for the word that it ends in.
-        start = max(whole.rfind(" ", 0, self._cleared), whole.rfind("\n", 0, self._cleared), 0)
+        start = _blank_before(whole, self._cleared)
         said = self.caller.verdicts([chat.then("assistant", whole[start:])], left)[0]
         if said.verdict.answer == "no" and start:
             said = self.caller.verdicts([chat.then("assistant", whole)], left)[0]
-        self.said = said
+        self.said, self.read = said, len(whole)
         if self._passes(said):
-            self._no_since, self._cleared = 0, max(self._cleared, held(whole))
-        elif said.status == "escalated":
-            return
-        elif said.status == "failed" or said.verdict.answer == "unknown":
-            self.blocks = True
+            self._cleared = max(self._cleared, held(whole))
+        elif said.verdict.answer == "no" and said.status == "answered":
+            # It is no for good where it hangs on what can change no more.
+            settled = _blank_before(whole, held(whole))
+            if settled:
+                again = self.caller.verdicts([chat.then("assistant", whole[:settled])], left)[0]
+                self.blocks = blocker([again]) is not None
         else:
-            self._no_since = self._no_since or len(whole)
-            self.blocks = len(whole) - self._no_since >= _STAYS
+            self.blocks = said.status != "escalated"
+        self._next = len(whole) + max(1, (len(whole) - self._cleared) // _PACE)
 
     def _ask(self, chat: Chat, whole: str, left: float | None) -> None:
-        self.said = self.caller.verdicts([chat.then("assistant", whole)], left)[0]
+        self.said, self.read = self.caller.verdicts([chat.then("assistant", whole)], left)[0], len(whole)
         self.blocks = blocker([self.said]) is not None
 
     @staticmethod
     def _passes(said: LayerVerdict | None) -> bool:
         return said is not None and said.verdict.answer == "yes"
+
+
+def _blank_before(text: str, place: int) -> int:
+    """Where the last blank before ``place`` stands; 0 where there is none."""
+    return max(text.rfind(" ", 0, place), text.rfind("\n", 0, place), 0)

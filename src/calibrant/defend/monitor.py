@@ -220,12 +220,15 @@ def _caveats(traffic: Audits, config: Monitor, series: Mapping[str, Series], sho
         "user, or a daily rhythm, are drift to it",
         "an alarm says that a rate moved, not why: the traffic, a layer or the model may have changed",
         "a layer's rates are of the requests on which it was asked, which other layers decide",
-        "that no line is missing at the end of the traffic cannot be seen",
     ]
     if not config.rates:
         told.append("the rates were not named: which ones share alpha depends on the traffic")
     if short:
         told.append(f"not looked at, for want of a baseline: {', '.join(short)}")
+    if not traffic.closed:
+        told.append(
+            "the traffic does not say that it is whole: lines may be missing at its end, or still to come"
+        )
     if traffic.policies > 1:
         told.append(f"{traffic.policies} policies in one stream: the change between them may be the drift")
     if traffic.refused:

@@ -152,7 +152,7 @@ class _Patterns:
         return Identity(
             name="pattern guard",
             kind="guard",
-            parts={"rule": "pattern_guard/2", "config": digest(self.config)},
+            parts={"rule": "pattern_guard/3", "config": digest(self.config)},
         )
 
     def ask(self, chats: Sequence[Chat], side: Side) -> list[Verdict]:

@@ -57,7 +57,10 @@ def readings(text: str, views: Sequence[str]) -> dict[str, str]:
     sources = {unicodedata.normalize("NFKC", seen["as written"]): ""}
     if not seen["as written"].isascii():
         bare = unmarked(visible(text)).translate(_look_alikes())
-        sources |= dict.fromkeys((bare.translate(way) for way in _RESOLVED), ", look-alikes as ASCII")
+        for way, note in zip(
+            _RESOLVED, (", look-alikes as ASCII", ", look-alikes as ASCII (i)"), strict=True
+        ):
+            sources.setdefault(bare.translate(way), note)
     for name in views:
         for source, note in sources.items():
             decoded = CODECS[name].decode(source)

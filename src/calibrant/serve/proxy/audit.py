@@ -92,8 +92,10 @@ class Audit:
 
     def close(self) -> None:
         """Have everything on the disk, and let the file go."""
-        with self._lock:
+        try:
+            self.add({"closed": True})
             self._lines.sync()
+        finally:
             self._lines.close()
 
 

@@ -47,13 +47,13 @@ def replayed(audit: Path, layers: Sequence[Layer]) -> Replayed:
         raise InputError(f"{audit.name} names none of these layers", hint="give the stack that was served")
     for number, line in enumerate(lines, 2):
         chat = Chat(messages=tuple(Message(**turn) for turn in line.get("chat", ())))
-        for side in line["verdicts"]:
+        for side in line.get("verdicts", ()):
             read_by = chat
             if side["side"] == "output":
-                replies = line["replies"]
-                if side["choice"] >= len(replies) or not replies[side["choice"]]:
+                reply = line["replies"].get(str(side["choice"]))
+                if not reply:
                     continue
-                read_by = chat.then("assistant", replies[side["choice"]])
+                read_by = chat.then("assistant", reply)
             for said in side["layers"]:
                 caller = callers.get((side["side"], said["layer"]))
                 if caller is None or said["status"] != "answered":

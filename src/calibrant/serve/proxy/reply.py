@@ -47,7 +47,10 @@ def parts_of(answer: Any, key: str, choices: int) -> list[Part]:
     listed = answer.get("choices")
     if not isinstance(listed, list):
         raise ApiError(502, "the model's server sent no choices", code="bad_upstream")
-    return [_part(choice, key, choices) for choice in listed]
+    parts = [_part(choice, key, choices) for choice in listed]
+    if key == "message" and len({part.index for part in parts}) < len(parts):
+        raise ApiError(502, "the model's server sent one choice twice", code="bad_upstream")
+    return parts
 
 
 def _part(choice: Any, key: str, choices: int) -> Part:
@@ -58,10 +61,10 @@ def _part(choice: Any, key: str, choices: int) -> Part:
     if not isinstance(said, dict) or not isinstance(index, int) or not 0 <= index < choices:
         raise ApiError(502, "the model's server sent a choice that is none", code="bad_upstream")
     calls = said.get("tool_calls") or []
-    if said.get("function_call"):
-        calls = [*calls, {"index": -1, "function": said["function_call"]}]
     if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
         raise ApiError(502, "the model's server sent calls of tools that are none", code="bad_upstream")
+    if said.get("function_call"):
+        calls = [*calls, {"index": -1, "function": said["function_call"]}]
     end = choice.get("finish_reason")
     return Part(
         index=index,
@@ -78,10 +81,10 @@ def _text(value: Any) -> str:
     if isinstance(value, list) and all(
         isinstance(part, dict) and isinstance(part.get("text"), str) for part in value
     ):
-        return "".join(part["text"] for part in value)
+        value = "".join(part["text"] for part in value)
     if not isinstance(value, str):
         raise ApiError(502, "the model's server sent a text that is none", code="bad_upstream")
-    return value
+    return value.encode("utf-8", "replace").decode()  # half of a surrogate pair is no text
 
 
 class Calls:
@@ -104,12 +107,15 @@ class Calls:
             for key, value in given.items():
                 if value is None:
                     continue
-                text = value if isinstance(value, str) else json.dumps(value)
+                text = _text(value if isinstance(value, str) else json.dumps(value))
                 call[key] = text if key == "id" else call[key] + text
 
     def texts(self) -> list[str]:
         """What output layers read of them: names, parsed leaves, and arguments as written."""
-        return call_texts([dict(call) for call in self._calls.values()])
+        try:
+            return call_texts([dict(call) for call in self._calls.values()])
+        except ApiError as error:
+            raise ApiError(502, f"a call of a tool: {error.message}", code="bad_upstream") from None
 
     def message(self) -> dict[str, Any]:
         """Their fields in a message; none where there are no calls."""

@@ -30,8 +30,19 @@ _ROLES: dict[str, Role] = {
     "tool": "user",
     "function": "user",
 }
-_SILENT = ("logprobs", "top_logprobs")
-"""Would carry texts that no layer reads: other tokens that might have come."""
+_TEXT_KEY = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
+"""Type of a part of a message -> where its text stands."""
+_REFUSED = {
+    "logprobs": "would carry texts that no layer reads",
+    "top_logprobs": "would carry texts that no layer reads",
+    "chat_template": "would make texts that no layer reads",
+    "audio": "is read by no guard; only text is served",
+}
+_NUMBERS = (
+    "temperature", "top_p", "top_k", "min_p", "n", "seed", "max_tokens", "max_completion_tokens", "stream",
+    "presence_penalty", "frequency_penalty", "repetition_penalty", "parallel_tool_calls", "store",
+)  # fmt: skip
+"""Settings that are no text for the model, where they are numbers."""
 _ESCAPED = re.compile(r"\\u([0-9a-fA-F]{4})")
 
 
@@ -84,10 +95,10 @@ def read(raw: bytes, content_type: str) -> Asked:
     if not isinstance(messages, list) or not messages:
         raise ApiError(400, "'messages' must be a list with at least one message", param="messages")
     turns = [turn for at, message in enumerate(messages) for turn in _turns(message, f"messages[{at}]")]
-    for key in _SILENT:
+    for key, why in _REFUSED.items():
         if body.get(key):
-            raise ApiError(400, f"'{key}' would carry texts that no layer reads", code="not_read", param=key)
-    if body.get("modalities") not in (None, ["text"]) or body.get("audio"):
+            raise ApiError(400, f"'{key}' {why}", code="not_read", param=key)
+    if body.get("modalities") not in (None, ["text"]):
         raise ApiError(400, "only text is guarded", code="not_read", param="modalities")
     choices, stream = body.get("n", 1), body.get("stream", False)
     if choices is None:
@@ -100,9 +111,13 @@ def read(raw: bytes, content_type: str) -> Asked:
     if not isinstance(model, str) or len(model) > 300:
         raise ApiError(400, "'model' must be a name", param="model")
     options = body.get("stream_options") or {}
-    if not isinstance(options, dict):
-        raise ApiError(400, "'stream_options' must be an object", param="stream_options")
-    beside = {key: value for key, value in body.items() if key not in ("messages", "model", "stream_options")}
+    if not isinstance(options, dict) or not all(value in (True, False, None) for value in options.values()):
+        raise ApiError(400, "'stream_options' must hold true or false", param="stream_options")
+    beside = {
+        key: value
+        for key, value in body.items()
+        if key not in ("messages", "stream_options") and not (key in _NUMBERS and _is_number(value))
+    }
     if texts := list(leaves(beside)):
         turns.insert(0, Message(role="system", content="\n".join(texts)))
     return Asked(
@@ -115,8 +130,14 @@ def read(raw: bytes, content_type: str) -> Asked:
     )
 
 
+def _is_number(value: Any) -> bool:
+    return value is None or isinstance(value, int | float)
+
+
 def leaves(value: Any, depth: int = 0) -> Iterator[str]:
-    """Every text in parsed JSON, keys included; one with escapes or JSON inside is read as that, too."""
+    """Every text in parsed JSON, keys and numbers included; one with escapes or JSON inside is read as that,
+    too.
+    """
     if depth > DEPTH:
         raise ApiError(400, f"it is nested more than {DEPTH} deep", code="too_deep")
     if isinstance(value, str):
@@ -128,6 +149,8 @@ def leaves(value: Any, depth: int = 0) -> Iterator[str]:
     elif isinstance(value, list):
         for inner in value:
             yield from leaves(inner, depth + 1)
+    elif value is not None:
+        yield json.dumps(value)
 
 
 def _readings(text: str, depth: int) -> Iterator[str]:
@@ -163,8 +186,7 @@ def _parsed(raw: bytes) -> dict[str, Any]:
 
     try:
         body = json.loads(raw.decode("utf-8"), parse_constant=no_number)
-        if "\\u" in (text := json.dumps(body, ensure_ascii=True)) and re.search(r"\\ud[89a-f]", text):
-            json.dumps(body, ensure_ascii=False).encode("utf-8")
+        json.dumps(body, ensure_ascii=False, allow_nan=False).encode("utf-8")  # surrogates, 1e999
     except UnicodeError:
         raise ApiError(400, "the request is not UTF-8 text", code="invalid_unicode") from None
     except (ValueError, RecursionError) as error:
@@ -181,8 +203,8 @@ def _turns(message: Any, where: str) -> Iterator[Message]:
         raise ApiError(400, f"{where} must be an object", param=where)
     role = message.get("role")
     if not isinstance(role, str) or role not in _ROLES:
-        said = f"'{str(role)[:40]}'{nearest(str(role)[:40], list(_ROLES))}"
-        raise ApiError(400, f"{where}: unknown role {said}", code="unknown_role", param=f"{where}.role")
+        told = f"unknown role{nearest(str(role)[:40], list(_ROLES))}; known: {', '.join(_ROLES)}"
+        raise ApiError(400, f"{where}: {told}", code="unknown_role", param=f"{where}.role")
     texts = [_content(message.get("content"), f"{where}.content")]
     beside = {key: value for key, value in message.items() if key not in ("role", "content")}
     texts += call_texts(beside)
@@ -196,19 +218,28 @@ def _content(content: Any, where: str) -> str:
         return content
     if not isinstance(content, list):
         raise ApiError(400, f"{where} must be a text or a list of parts", param=where)
-    texts = []
+    texts: list[str] = []
+    beside: list[str] = []
     for at, part in enumerate(content):
         kind = part.get("type") if isinstance(part, dict) else None
-        text = part.get("text") if isinstance(part, dict) else None
-        if kind not in ("text", "input_text", "output_text", "refusal"):
+        if not isinstance(kind, str) or kind not in _TEXT_KEY:
             raise ApiError(
-                400, f"{where}[{at}]: no guard reads a part of type '{str(kind)[:40]}'; only text is served",
-                code="not_read", param=f"{where}[{at}]",
-            )  # fmt: skip
-        if kind == "refusal":
-            text = part.get("refusal")
+                400,
+                f"{where}[{at}]: no guard reads a part of this type; only text is served",
+                code="not_read",
+                param=f"{where}[{at}]",
+            )
+        text = part.get(_TEXT_KEY[kind])
         if not isinstance(text, str):
             raise ApiError(400, f"{where}[{at}] holds no text", param=f"{where}[{at}]")
-        beside = {key: value for key, value in part.items() if key not in ("type", "text", "refusal")}
-        texts += [text, *leaves(beside)]
-    return "".join(texts[:1]) if len(texts) == 1 else "".join(texts) + "\n" + "\n".join(texts)
+        texts.append(text)
+        beside += leaves({key: value for key, value in part.items() if key not in ("type", _TEXT_KEY[kind])})
+    # Servers put parts together in one way or the other.
+    return "\n".join(dict.fromkeys(("".join(texts), "\n".join(texts), *beside)))
+
+
+def plain(content: Any) -> str:
+    """The text of a message whose content ``read`` has let pass, as a local model is given it."""
+    if isinstance(content, list):
+        return "".join(part[_TEXT_KEY[part["type"]]] for part in content)
+    return content or ""

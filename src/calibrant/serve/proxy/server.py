@@ -24,6 +24,7 @@ from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from calibrant.core import LayerVerdict
 from calibrant.core.errors import InputError
@@ -36,6 +37,8 @@ from calibrant.serve.proxy.request import ApiError, Asked, read
 from calibrant.serve.proxy.upstream import Upstream
 
 T = TypeVar("T")
+_GRACE = 5.0
+"""Seconds beyond the deadline in which a client may read what it was sent."""
 BLOCKED = "content_filter"
 """Why a blocked choice ends, in the words of the protocol."""
 
@@ -71,7 +74,8 @@ class _Case:
     verdicts: list[tuple[str, int, tuple[LayerVerdict, ...]]] = field(default_factory=list)
     released: int = 0
     held: int = 0
-    replies: list[str] = field(default_factory=list)
+    replies: dict[int, str] = field(default_factory=dict)
+    """What output layers have read of each choice."""
 
     @property
     def degraded(self) -> bool:
@@ -99,11 +103,10 @@ class Proxy:
             Route("/readyz", self._ready, methods=["GET"]),
             Route("/metrics", self._measured, methods=["GET"]),
         ]
-        return Starlette(
-            routes=routes,
-            lifespan=self._lifespan,
-            exception_handlers={404: _unknown, 405: _method, 500: _bug},
-        )
+        handlers: Any = {404: _unknown, 405: _method, 500: _bug}
+        app = Starlette(routes=routes, lifespan=self._lifespan, exception_handlers=handlers)
+        app.router.redirect_slashes = False
+        return app
 
     @asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
@@ -131,7 +134,7 @@ class Proxy:
     async def _models(self, request: Request) -> Response:
         try:
             self._let_in(request)
-            names = await self._upstream.models(request.headers)
+            names = await self._upstream.models(self._passed(request))
         except ApiError as error:
             return JSONResponse(error.body(), status_code=error.status)
         rows = [{"id": name, "object": "model", "created": 0, "owned_by": "upstream"} for name in names]
@@ -153,9 +156,9 @@ class Proxy:
             headers = {"x-calibrant-degraded": "true"} if case.degraded else {}
             if asked.stream:
                 streams = True
-                body = self._streamed(case, asked, request.headers, stopped)
-                return StreamingResponse(body, media_type="text/event-stream", headers=headers)
-            answer = await self._whole(case, asked, request.headers, stopped)
+                body = self._streamed(case, asked, self._passed(request), stopped)
+                return _Stream(body, headers, self._left(case) + _GRACE)
+            answer = await self._whole(case, asked, self._passed(request), stopped)
             if case.degraded:
                 headers = {"x-calibrant-degraded": "true"}
             self._write(case)
@@ -169,13 +172,15 @@ class Proxy:
         except InputError:  # the audit
             case.outcome = "error"
             return self._failed(case, ApiError(503, "the audit can not be written", code="audit_broken"))
+        except Exception as error:  # noqa: BLE001  the door of the server: it fails closed, and lives on
+            return self._failed(case, _failure(error))
         finally:
             if not streams:
                 self._open -= 1
 
     def _failed(self, case: _Case, error: ApiError) -> Response:
         """An error of the protocol, with its line in the audit where that can be written."""
-        case.outcome, case.why = "error" if error.status >= 500 else "refused", error.message
+        case.outcome, case.why = "error" if error.status >= 500 else "refused", _why(error)
         with suppress(InputError):
             self._write(case)
         return JSONResponse(error.body(), status_code=error.status)
@@ -185,6 +190,11 @@ class Proxy:
             sent = request.headers.get("authorization", "").removeprefix("Bearer ")
             if not hmac.compare_digest(sent.encode(), self._settings.token.encode()):
                 raise ApiError(401, "the bearer token is not the one of this proxy", code="invalid_api_key")
+
+    def _passed(self, request: Request) -> dict[str, str]:
+        """Headers for the model's server; the token of this proxy is not for it."""
+        held = {"authorization"} if self._settings.token else set()
+        return {name: value for name, value in request.headers.items() if name not in held}
 
     async def _body(self, request: Request) -> bytes:
         """The body, within the limit of size and the deadline."""
@@ -248,7 +258,7 @@ class Proxy:
             release.take(part.text, part.reasoning if self._settings.show_reasoning else "")
             out = await self._thread(release.finish, calls.texts())
             case.verdicts.append(("output", part.index, release.verdicts))
-            case.replies.append(release.read)
+            case.replies[part.index] = release.read
             if release.blocked is not None:
                 case.outcome, case.why = "blocked_output", release.blocked.layer
                 case.held += release.held
@@ -257,7 +267,7 @@ class Proxy:
             case.released += release.released
             more = {"reasoning_content": out.reasoning} if out.reasoning else {}
             choices.append(self._choice(part.index, out.text, part.end or "stop", **more, **calls.message()))
-        return build.whole(choices, usage)
+        return build.whole(choices, {} if case.outcome == "blocked_output" else usage)
 
     @staticmethod
     def _choice(index: int, text: str, end: str, **more: Any) -> dict[str, Any]:
@@ -286,13 +296,19 @@ class Proxy:
             self._write(case)
             yield DONE
         except ApiError as error:
-            case.outcome, case.why = "error", error.message
+            case.outcome, case.why = "error", _why(error)
             yield event(error.body())
         except InputError:
             yield event(ApiError(503, "the audit can not be written", code="audit_broken").body())
         except (asyncio.CancelledError, GeneratorExit):
-            case.outcome, case.why = "client_left", "the client left while the reply streamed"
+            case.outcome, case.why = (
+                "client_left",
+                "the client left, or did not read",
+            )
             raise
+        except Exception as error:  # noqa: BLE001  the door of the server: it fails closed, and lives on
+            case.outcome, case.why = "error", type(error).__name__
+            yield event(_failure(error).body())
         finally:
             self._open -= 1
             if not written:
@@ -327,12 +343,13 @@ class Proxy:
         finally:
             for at, live in enumerate(choices):
                 case.verdicts.append(("output", at, live.release.verdicts))
-                case.replies.append(live.release.read)
+                case.replies[at] = live.release.read
                 case.released += live.release.released
                 case.held += live.release.held
                 if live.release.blocked is not None:
                     case.outcome, case.why = "blocked_output", live.release.blocked.layer
-        if asked.usage and usage:
+        # Of a blocked reply its length would tell that there was one.
+        if asked.usage and usage and case.outcome == "answered":
             yield build.counted(usage)
 
     def _pass(self, live: _Live, part: Part) -> list[tuple[dict[str, Any], str | None]]:
@@ -411,16 +428,37 @@ class Proxy:
                 ],
                 **(
                     {
-                        "model": asked.model,
+                        "model": self._audit.text(asked.model),
                         "stream": asked.stream,
                         "chat": self._audit.chat(asked.chat),
-                        "replies": [self._audit.text(text) for text in case.replies],
+                        "replies": {str(at): self._audit.text(text) for at, text in case.replies.items()},
                     }
                     if asked is not None
                     else {}
                 ),
             }
         )
+
+
+class _Stream(StreamingResponse):
+    """Events, with a limit also for a client that does not read; what is open is closed at once."""
+
+    def __init__(self, body: AsyncGenerator[bytes], headers: Mapping[str, str], seconds: float) -> None:
+        super().__init__(body, media_type="text/event-stream", headers=headers)
+        self._body, self._seconds = body, seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._seconds):
+                    await super().__call__(scope, receive, send)
+        finally:
+            await self._body.aclose()
+
+
+def _why(error: ApiError) -> str:
+    """For the audit: no words of the client, and none of the model's server."""
+    return ", ".join(filter(None, (str(error.status), error.code, error.param)))
 
 
 @dataclass
@@ -448,5 +486,8 @@ async def _method(request: Request, _: Exception) -> Response:
 
 
 async def _bug(_: Request, error: Exception) -> Response:
-    told = ApiError(500, f"the proxy failed: {type(error).__name__}", code="proxy_failed")
-    return JSONResponse(told.body(), status_code=500)
+    return JSONResponse(_failure(error).body(), status_code=500)
+
+
+def _failure(error: Exception) -> ApiError:
+    return ApiError(500, f"the proxy failed: {type(error).__name__}", code="proxy_failed")

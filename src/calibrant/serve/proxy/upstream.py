@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, suppress
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import httpx
 
@@ -15,8 +16,9 @@ from calibrant.core import LM, Chat, Completion, Message, Piece, Sampling, Strea
 from calibrant.core.secrets import strike
 from calibrant.models.endpoint import MAX_BYTES, complaint, endpoint_url
 from calibrant.serve.proxy.reply import Events, Part, parts_of, usage_of
-from calibrant.serve.proxy.request import ApiError, Asked
+from calibrant.serve.proxy.request import ApiError, Asked, plain
 
+T = TypeVar("T")
 _PASSED = ("authorization", "openai-organization", "openai-project", "api-key", "x-api-key")
 """Headers that go on to the model's server."""
 
@@ -112,11 +114,11 @@ class Server:
         )
         return _Sending(self._client, request)
 
-    def _headers(self, given: Mapping[str, str]) -> dict[str, str]:
-        kept = {name: given[name] for name in _PASSED if given.get(name)}
+    def _headers(self, given: Mapping[str, str]) -> dict[bytes, bytes]:
+        kept = {name.encode(): given[name].encode("latin-1") for name in _PASSED if given.get(name)}
         if self._key:
-            kept = {"authorization": f"Bearer {self._key}"}
-        return {"content-type": "application/json", "accept-encoding": "identity", **kept}
+            kept = {b"authorization": f"Bearer {self._key}".encode()}
+        return {b"content-type": b"application/json", b"accept-encoding": b"identity", **kept}
 
     async def _json(self, response: httpx.Response) -> Any:
         """The parsed body of an answer with status 200; any other is an error, told by its status."""
@@ -172,19 +174,19 @@ def _lost(error: httpx.HTTPError) -> ApiError:
 
 
 class InProcess:
-    """A model in this process; one reply at a time."""
+    """A model in this process; one reply at a time, also where nobody waits for the one before any more."""
 
     def __init__(self, model: LM, name: str) -> None:
         self._model, self._name = model, name
         self._turn = asyncio.Lock()
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="model")
 
     async def whole(self, asked: Asked, headers: Mapping[str, str]) -> tuple[list[Part], dict[str, int]]:
         """See ``Upstream``."""
         chat, samplings = _chat(asked)
-        async with self._turn:
-            replies = [
-                (await asyncio.to_thread(self._model.generate, [chat], sampling))[0] for sampling in samplings
-            ]
+        replies = []
+        for sampling in samplings:
+            replies.append((await self._run(self._model.generate, [chat], sampling))[0])
         tokens = sum(reply.tokens or len(reply.ids or ()) for reply in replies)
         return [_ended(reply, at) for at, reply in enumerate(replies)], {"completion_tokens": tokens}
 
@@ -192,14 +194,13 @@ class InProcess:
         """See ``Upstream``."""
         chat, samplings = _chat(asked)
         tokens = 0
-        async with self._turn:
-            for at, sampling in enumerate(samplings):
-                async with aclosing(_pieces(self._model, chat, sampling)) as pieces:
-                    async for piece in pieces:
-                        tokens += piece.tokens
-                        yield Part(at, piece.text, piece.reasoning)
-                        if piece.completion is not None:
-                            yield Part(at, end=_ended(piece.completion, at).end)
+        for at, sampling in enumerate(samplings):
+            async with aclosing(self._pieces(chat, sampling)) as pieces:
+                async for piece in pieces:
+                    tokens += piece.tokens
+                    yield Part(at, _text_of(piece.text), _text_of(piece.reasoning))
+                    if piece.completion is not None:
+                        yield Part(at, end=_ended(piece.completion, at).end)
         yield {"completion_tokens": tokens}
 
     async def models(self, headers: Mapping[str, str]) -> list[str]:
@@ -208,49 +209,73 @@ class InProcess:
 
     async def close(self) -> None:
         """See ``Upstream``."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
-
-async def _pieces(model: LM, chat: Chat, sampling: Sampling) -> AsyncGenerator[Piece]:
-    """What the model generates in a thread of its own, which ends when nobody listens."""
-    if not isinstance(model, StreamingLM):
-        reply = (await asyncio.to_thread(model.generate, [chat], sampling))[0]
-        yield Piece(
-            text=reply.text, reasoning=reply.reasoning or "", tokens=len(reply.ids or ()), completion=reply
-        )
-        return
-    loop, queue = asyncio.get_running_loop(), asyncio.Queue[Piece | BaseException | None]()
-    left = threading.Event()
-
-    def run() -> None:
-        end: BaseException | None = None
+    async def _run(self, call: Callable[..., T], *given: Any) -> T:
+        """A call in the model's thread; the next one has its turn when this one has really ended."""
+        await self._turn.acquire()
         try:
-            for piece in model.stream(chat, sampling):
-                if left.is_set():
-                    return
-                loop.call_soon_threadsafe(queue.put_nowait, piece)
-        except Exception as error:  # noqa: BLE001  it is raised again below
-            end = error
-        loop.call_soon_threadsafe(queue.put_nowait, end)
+            future = asyncio.get_running_loop().run_in_executor(self._pool, call, *given)
+        except BaseException:
+            self._turn.release()
+            raise
+        future.add_done_callback(self._ended)
+        try:
+            return await asyncio.shield(future)
+        except ApiError:
+            raise
+        except Exception as error:
+            raise ApiError(500, f"the model failed: {type(error).__name__}", code="model_failed") from error
 
-    task = loop.run_in_executor(None, run)
-    try:
-        while (piece := await queue.get()) is not None:
-            if isinstance(piece, BaseException):
-                raise ApiError(
-                    500, f"the model failed: {type(piece).__name__}", code="model_failed"
-                ) from piece
-            yield piece
-    finally:
-        left.set()
-        with suppress(asyncio.CancelledError):
-            await asyncio.shield(task)
+    def _ended(self, done: asyncio.Future[Any]) -> None:
+        self._turn.release()
+        if not done.cancelled():
+            done.exception()  # told, where somebody still waits
+
+    async def _pieces(self, chat: Chat, sampling: Sampling) -> AsyncGenerator[Piece]:
+        """What the model generates in its thread, which ends with the next piece when nobody listens."""
+        model = self._model
+        if not isinstance(model, StreamingLM):
+            reply = (await self._run(model.generate, [chat], sampling))[0]
+            yield Piece(
+                text=reply.text,
+                reasoning=reply.reasoning or "",
+                tokens=len(reply.ids or ()),
+                completion=reply,
+            )
+            return
+        loop, queue = asyncio.get_running_loop(), asyncio.Queue[Piece | None]()
+        left = threading.Event()
+
+        def run() -> None:
+            try:
+                for piece in model.stream(chat, sampling):
+                    if left.is_set():
+                        return
+                    loop.call_soon_threadsafe(queue.put_nowait, piece)
+            finally:
+                with suppress(RuntimeError):  # the loop is closed
+                    loop.call_soon_threadsafe(queue.put_nowait, None)
+
+        running = asyncio.ensure_future(self._run(run))
+        try:
+            while (piece := await queue.get()) is not None:
+                yield piece
+            await running
+        finally:
+            left.set()
+            running.cancel()
+
+
+def _text_of(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()
 
 
 def _ended(reply: Completion, at: int) -> Part:
     if reply.stop == "error":
         raise ApiError(500, f"the model failed: {reply.error}", code="model_failed")
     ends = {"eos": "stop", "length": "length", "blocked": "content_filter"}
-    return Part(at, reply.text, reply.reasoning or "", end=ends[reply.stop])
+    return Part(at, _text_of(reply.text), _text_of(reply.reasoning or ""), end=ends[reply.stop])
 
 
 def _chat(asked: Asked) -> tuple[Chat, list[Sampling]]:
@@ -264,9 +289,7 @@ def _chat(asked: Asked) -> tuple[Chat, list[Sampling]]:
         role = {"developer": "system"}.get(message["role"], message["role"])
         if role not in ("system", "user", "assistant"):
             raise ApiError(400, f"a model in this process takes no role '{role}'", code="unsupported")
-        content = message.get("content") or ""
-        text = content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
-        turns.append(Message(role=role, content=text))
+        turns.append(Message(role=role, content=plain(message.get("content"))))
     try:
         limit = body.get("max_completion_tokens") or body.get("max_tokens") or 512
         seed, values = (
