@@ -59,6 +59,7 @@ name = "replies"
 side = "output"
 guard = {{ use = "defend.pattern_guard", config = {{ patterns = ["\\\\b{WORD}\\\\b"] }} }}
 """
+OPEN = {"LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true"}
 RAILS = """
 models:
   - type: main
@@ -123,7 +124,8 @@ def server(command: Sequence[str], port: int, **environment: str) -> Iterator[in
             except httpx.HTTPError:
                 time.sleep(0.1)
         else:
-            raise RuntimeError(f"{command[0]} does not answer")
+            log.seek(0)
+            raise RuntimeError(f"{command[0]} does not answer: {log.read().decode(errors='replace')[-2000:]}")
         yield process.pid
     finally:
         process.terminate()
@@ -253,7 +255,7 @@ def main() -> None:
                 [*theirs, "--port", str(base + 3)], base + 3, OPENAI_API_KEY="none",
                 NEMO_GUARDRAILS_IORAILS_ENGINE="1",
             ) as rails_2,
-            server(gateway, base + 4, LITELLM_LOCAL_MODEL_COST_MAP="True") as lite,
+            server(gateway, base + 4, LITELLM_LOCAL_MODEL_COST_MAP="True", **OPEN) as lite,
         ):  # fmt: skip
             config = {"guardrails": {"config_id": "main"}, "config_id": "main"}
             peers = [

@@ -318,11 +318,12 @@ def test_the_token_of_the_proxy_does_not_go_on(stub, front):
     assert "authorization" not in stub.headers[0]
 
 
-def test_a_header_that_is_no_ascii_goes_on_as_it_came(stub, front):
+def test_a_header_that_is_no_ascii_is_refused(stub, front):
     proxy = front(both(), stub)
     headers = [(b"content-type", b"application/json"), (b"authorization", b"Bearer \xe9")]
-    assert proxy.post(ask(), headers=headers).status_code == 200
-    assert [line["outcome"] for line in proxy.lines()] == ["answered"]
+    assert proxy.post(ask(), headers=headers).status_code == 400
+    assert "invalid_header" in str(proxy.stream(ask(), headers=headers))
+    assert [line["outcome"] for line in proxy.lines()] == ["refused", "error"]
 
 
 def test_a_blocked_reply_does_not_tell_its_length(stub, front):

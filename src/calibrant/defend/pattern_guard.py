@@ -146,6 +146,8 @@ class _Patterns:
 
     config: PatternGuard
     rules: tuple[_Rule, ...]
+    bounded = True
+    """It ends in time linear in the text, so a request's deadline needs no thread to hold it."""
 
     @property
     def identity(self) -> Identity:

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from calibrant.core import Chat, EvidenceError, InputError, LayerVerdict
-from calibrant.core.digest import canonical
 from calibrant.ledger.layout import disk
 from calibrant.ledger.lines import Lines
 
@@ -58,7 +57,7 @@ class Audit:
             InputError: the disk refuses; ``broken`` then says so, and no further request may be served.
         """
         with self._lock:
-            line = canonical({**fields, "before": self._last})
+            line = json.dumps({**fields, "before": self._last}, separators=(",", ":")).encode()
             try:
                 self._lines.add([line], durable=False)
             except InputError as error:

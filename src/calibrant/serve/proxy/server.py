@@ -37,6 +37,8 @@ from calibrant.serve.proxy.request import ApiError, Asked, read
 from calibrant.serve.proxy.upstream import Upstream
 
 T = TypeVar("T")
+_SHORT = 2000
+"""Characters that a bounded guard reads in a millisecond or two: no thread is worth its cost."""
 _GRACE = 5.0
 """Seconds beyond the deadline in which a client may read what it was sent."""
 BLOCKED = "content_filter"
@@ -93,6 +95,9 @@ class Proxy:
         self._metrics = Metrics([layer.name for layer in layers])
         self._pool = ThreadPoolExecutor(settings.most_at_once + 8, thread_name_prefix="layers")
         self._open = 0
+        self._bounded = all(
+            getattr(layer.guard, "bounded", False) and layer.failing.timeout is None for layer in layers
+        )
 
     def app(self) -> Starlette:
         """The application, to be served by any ASGI server."""
@@ -215,7 +220,10 @@ class Proxy:
     def _left(self, case: _Case) -> float:
         return max(0.001, self._settings.deadline - (time.monotonic() - case.began))
 
-    async def _thread(self, call: Callable[..., T], *args: Any) -> T:
+    async def _thread(self, call: Callable[..., T], *args: Any, short: bool = False) -> T:
+        """The call in a thread; where it is ``short`` and all guards are bounded, at once."""
+        if short and self._bounded:
+            return call(*args)
         context = contextvars.copy_context()
         return await asyncio.get_running_loop().run_in_executor(self._pool, context.run, call, *args)
 
@@ -230,7 +238,7 @@ class Proxy:
                     return
 
         if self._inputs:
-            await self._thread(ask)
+            await self._thread(ask, short=sum(len(turn.content) for turn in asked.chat.messages) < _SHORT)
         case.verdicts.append(("input", 0, tuple(said)))
         return blocker(said, ended=True)
 
@@ -256,7 +264,9 @@ class Proxy:
             calls, release = Calls(), self._release(case, asked)
             calls.add(part.calls)
             release.take(part.text, part.reasoning if self._settings.show_reasoning else "")
-            out = await self._thread(release.finish, calls.texts())
+            texts = calls.texts()
+            short = len(release.whole) + sum(map(len, texts)) < _SHORT
+            out = await self._thread(release.finish, texts, short=short)
             case.verdicts.append(("output", part.index, release.verdicts))
             case.replies[part.index] = release.read
             if release.blocked is not None:
@@ -331,7 +341,9 @@ class Proxy:
                     else:
                         live = choices[part.index]
                         if not live.over:
-                            for delta, end in await self._thread(self._pass, live, part):
+                            to_read = len(live.release.whole) if part.end else live.release.held
+                            short = to_read + len(part.text) < _SHORT
+                            for delta, end in await self._thread(self._pass, live, part, short=short):
                                 yield build.chunk(part.index, delta, end)
                         if all(live.release.blocked is not None for live in choices):
                             break  # nobody will read the rest

@@ -7,9 +7,10 @@ import json
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing, suppress
+from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Any, Protocol, TypeVar
 
+import aiohttp
 import httpx
 
 from calibrant.core import LM, Chat, Completion, Message, Piece, Sampling, StreamingLM
@@ -48,14 +49,12 @@ class Server:
 
     def __init__(self, url: str, key: str = "", *, connections: int = 256) -> None:
         """``key``: sent in place of the client's own. Raises InputError where ``url`` is no such address."""
-        self._url, self._key = endpoint_url(url), key
-        local = httpx.URL(self._url).host in ("localhost", "127.0.0.1", "::1")
-        limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
-        self._client = httpx.AsyncClient(timeout=None, limits=limits, trust_env=not local)
+        self._url, self._key, self._connections = endpoint_url(url), key, connections
+        self._opened: aiohttp.ClientSession | None = None
 
     async def whole(self, asked: Asked, headers: Mapping[str, str]) -> tuple[list[Part], dict[str, int]]:
         """See ``Upstream``."""
-        async with self._sent(asked, headers) as response:
+        async with self._sent("POST", "/chat/completions", headers, asked.body) as response:
             answer = await self._json(response)
         parts = parts_of(answer, "message", asked.choices)
         if not parts:
@@ -65,20 +64,20 @@ class Server:
     async def parts(self, asked: Asked, headers: Mapping[str, str]) -> AsyncIterator[Part | dict[str, int]]:
         """See ``Upstream``."""
         events = Events()
-        async with self._sent(asked, headers) as response:
-            if response.status_code != 200:
+        async with self._sent("POST", "/chat/completions", headers, asked.body) as response:
+            if response.status != 200:
                 await self._json(response)
             if "text/event-stream" not in response.headers.get("content-type", ""):
                 raise ApiError(502, "the model's server sent no stream of events", code="bad_upstream")
             try:
-                async for piece in response.aiter_bytes():
+                async for piece in response.content.iter_any():
                     for found in self._parts(events.push(piece), asked):
                         yield found
                     if events.done:
                         return
                 for found in self._parts(events.end(), asked):
                     yield found
-            except httpx.HTTPError as error:
+            except (aiohttp.ClientError, OSError) as error:
                 raise _lost(error) from None
 
     @staticmethod
@@ -91,13 +90,8 @@ class Server:
 
     async def models(self, headers: Mapping[str, str]) -> list[str]:
         """See ``Upstream``."""
-        try:
-            response = await self._client.get(
-                self._url + "/models", headers=self._headers(headers), timeout=30
-            )
-        except httpx.HTTPError as error:
-            raise _lost(error) from None
-        answer = await self._json(response)
+        async with self._sent("GET", "/models", headers) as response:
+            answer = await self._json(response)
         rows = answer.get("data") if isinstance(answer, dict) else None
         if not isinstance(rows, list):
             raise ApiError(502, "the model's server sent no list of models", code="bad_upstream")
@@ -105,37 +99,63 @@ class Server:
 
     async def close(self) -> None:
         """See ``Upstream``."""
-        await self._client.aclose()
+        if self._opened is not None:
+            await self._opened.close()
 
-    def _sent(self, asked: Asked, headers: Mapping[str, str]) -> _Sending:
-        body = json.dumps(asked.body, separators=(",", ":")).encode()
-        request = self._client.build_request(
-            "POST", self._url + "/chat/completions", content=body, headers=self._headers(headers)
-        )
-        return _Sending(self._client, request)
+    @asynccontextmanager
+    async def _sent(
+        self, method: str, path: str, headers: Mapping[str, str], body: Any = None
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """An open answer, closed on the way out; a redirect is not followed: a key is for one address."""
+        data = None if body is None else json.dumps(body, separators=(",", ":")).encode()
+        try:
+            sending = self._session().request(
+                method, self._url + path, data=data, headers=self._headers(headers), allow_redirects=False
+            )
+            response = await sending
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise _lost(error) from None
+        try:
+            yield response
+        finally:
+            response.close() if not response.content.at_eof() else response.release()
 
-    def _headers(self, given: Mapping[str, str]) -> dict[bytes, bytes]:
-        kept = {name.encode(): given[name].encode("latin-1") for name in _PASSED if given.get(name)}
+    def _session(self) -> aiohttp.ClientSession:
+        """Connections, opened in the loop that serves."""
+        if self._opened is None:
+            local = httpx.URL(self._url).host in ("localhost", "127.0.0.1", "::1")
+            tls: Any = httpx.create_ssl_context() if self._url.startswith("https") else True
+            self._opened = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=self._connections, ssl=tls),
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=30),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                trust_env=not local,
+            )
+        return self._opened
+
+    def _headers(self, given: Mapping[str, str]) -> dict[str, str]:
+        kept = {name: given[name] for name in _PASSED if given.get(name)}
+        if not all(value.isascii() for value in kept.values()):
+            raise ApiError(400, "a header with a key is no ASCII text", code="invalid_header")
         if self._key:
-            kept = {b"authorization": f"Bearer {self._key}".encode()}
-        return {b"content-type": b"application/json", b"accept-encoding": b"identity", **kept}
+            kept = {"authorization": f"Bearer {self._key}"}
+        return {"content-type": "application/json", "accept-encoding": "identity", **kept}
 
-    async def _json(self, response: httpx.Response) -> Any:
+    async def _json(self, response: aiohttp.ClientResponse) -> Any:
         """The parsed body of an answer with status 200; any other is an error, told by its status."""
         try:
             raw = bytearray()
-            async for piece in response.aiter_bytes():
+            async for piece in response.content.iter_any():
                 raw += piece
                 if len(raw) > MAX_BYTES:
                     raise ApiError(502, "the model's server sent too much", code="bad_upstream")
             answer = json.loads(bytes(raw).decode("utf-8"))
-        except httpx.HTTPError as error:
+        except (aiohttp.ClientError, OSError) as error:
             raise _lost(error) from None
         except (ValueError, RecursionError):
             answer = None
-        status = response.status_code
-        if status != 200:
-            raise self._told(status, answer)
+        if response.status != 200:
+            raise self._told(response.status, answer)
         if answer is None:
             raise ApiError(502, "the model's server sent no JSON", code="bad_upstream")
         return answer
@@ -149,26 +169,8 @@ class Server:
         return ApiError(status, told, code="upstream_error")
 
 
-class _Sending:
-    """An open answer, closed on the way out."""
-
-    def __init__(self, client: httpx.AsyncClient, request: httpx.Request) -> None:
-        self._client, self._request = client, request
-
-    async def __aenter__(self) -> httpx.Response:
-        try:
-            self._response = await self._client.send(self._request, stream=True)
-        except httpx.HTTPError as error:
-            raise _lost(error) from None
-        return self._response
-
-    async def __aexit__(self, *_: object) -> None:
-        with suppress(httpx.HTTPError):
-            await self._response.aclose()
-
-
-def _lost(error: httpx.HTTPError) -> ApiError:
-    late = isinstance(error, httpx.TimeoutException)
+def _lost(error: Exception) -> ApiError:
+    late = isinstance(error, TimeoutError)
     code = "upstream_timeout" if late else "upstream_unreachable"
     return ApiError(504 if late else 502, f"the model's server: {type(error).__name__}", code=code)
 
