@@ -93,7 +93,7 @@ guardrails:
       mode: [pre_call, post_call]
       default_on: true
       patterns:
-        - {{pattern_type: regex, name: word, pattern: "\\b{word}\\b", action: BLOCK}}
+        - {{pattern_type: regex, name: word, pattern: "\\\\b{word}\\\\b", action: BLOCK}}
 """
 
 
@@ -209,17 +209,22 @@ async def raced(direct: Peer, ours: Peer, peers: Sequence[Peer], rounds: int, qu
     say(f"  the stub itself: {np.mean(pace[direct.name]):.0f} requests/s at 16")
     mine = np.maximum(added[ours.name], 0.01)  # (rounds, 2)
     rows = [
-        make_row("added p50, 5 ms over ours", (5 / mine[:, 0]).tolist(), equal=True),
-        make_row("added p95, 15 ms over ours", (15 / mine[:, 1]).tolist(), equal=True),
+        make_row("guard proxy: added p50, 5 ms over ours", (5 / mine[:, 0]).tolist(), equal=True),
+        make_row("guard proxy: added p95, 15 ms over ours", (15 / mine[:, 1]).tolist(), equal=True),
     ]
     for peer, target in zip(peers, (10.0, 1.0, 2.0), strict=True):
         ratios = (np.array(pace[ours.name]) / np.array(pace[peer.name])).tolist()
         memory = resident(peer.pid) / resident(ours.pid)
-        name = f"requests a second at 16 against {peer.name}"
+        name = f"guard proxy: requests a second at 16 against {peer.name}"
         rows.append(make_row(name, ratios, equal=True, memory_ratio=memory, target=target))
         theirs = np.maximum(added[peer.name], 0.01)[:, 0]
         rows.append(
-            make_row(f"added p50 against {peer.name}", (theirs / mine[:, 0]).tolist(), equal=True, target=0.0)
+            make_row(
+                f"guard proxy: added p50 against {peer.name}",
+                (theirs / mine[:, 0]).tolist(),
+                equal=True,
+                target=0.0,
+            )
         )
     return rows
 
@@ -240,6 +245,8 @@ def main() -> None:
             str(nemo.parents[1] / "litellm" / "bin" / "litellm"),
             "--config",
             str(folder / "gateway.yaml"),
+            "--port",
+            str(base + 4),
         ]
         calibrant = [sys.executable, "-m", "calibrant", "serve", "guard", str(folder / "stack.toml")]
         theirs = [str(nemo / "nemoguardrails"), "server", "--config", str(rails.parent), "--disable-chat-ui"]
