@@ -29,8 +29,9 @@ from _race import Row, Work, finish, is_quick, make_row, peak_bytes, quickest, r
 from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyped]
 
 from calibrant.maths.probe import logistic_planes
+from calibrant.stats.chance import dealt_again
 from calibrant.stats.folds import folds_of
-from calibrant.understand._probe_draws import chance, dealt_again
+from calibrant.understand._probe_draws import chance
 from calibrant.understand._probe_fits import linear
 from calibrant.understand._probe_folds import Fit, held_out
 from calibrant.understand._probe_folds import best as picked_layer
