@@ -22,8 +22,9 @@ from starlette.routing import Route
 from calibrant.defend.defended import Layer
 from calibrant.defend.pattern_guard import PatternGuard, pattern_guard
 from calibrant.serve.proxy.audit import Audit, read
+from calibrant.serve.proxy.case import Settings
 from calibrant.serve.proxy.run import _bound
-from calibrant.serve.proxy.server import Proxy, Settings
+from calibrant.serve.proxy.server import Proxy
 from calibrant.serve.proxy.upstream import Server, Upstream
 
 WORD = "zorble"

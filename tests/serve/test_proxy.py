@@ -374,3 +374,21 @@ def test_choices_in_any_order_are_asked_again_as_they_were(stub, front):
     assert (told.asked, told.changed) == (5, [])
     stub.answer["choices"][1]["index"] = 1
     assert proxy.post(ask(n=2)).status_code == 502
+
+
+@pytest.mark.parametrize("score", [None, 0.1, 1.0, 1e-7, 123456.7, 1e300, float("nan"), float("-inf")])
+def test_a_line_of_the_audit_is_canonical_json(stub, front, score):
+    """Its digest is that of its content, so other programs can check the chain."""
+    from calibrant.core import Identity, Verdict
+    from calibrant.core.digest import canonical
+
+    class Scores:
+        identity = Identity(name="scores", kind="guard", parts={"scores": "1"})
+
+        def ask(self, chats, side):
+            return [Verdict(question="?", answer="yes", score=score) for _ in chats]
+
+    proxy = front([Layer("scores", "input", Scores())], stub)
+    proxy.post(ask("tout va très bien \U0001f600 \x07 \u2028"))
+    for line in proxy.audit.path.read_bytes().splitlines():
+        assert canonical(json.loads(line)) == line

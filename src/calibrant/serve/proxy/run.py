@@ -13,7 +13,8 @@ from calibrant.core import LM, ConfigError
 from calibrant.core.digest import digest
 from calibrant.defend.defended import Layer, StackSpec
 from calibrant.serve.proxy.audit import Audit, Keep
-from calibrant.serve.proxy.server import Proxy, Settings
+from calibrant.serve.proxy.case import Settings
+from calibrant.serve.proxy.server import Proxy
 from calibrant.serve.proxy.upstream import InProcess, Server, Upstream
 
 

@@ -17,23 +17,23 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, asynccontextmanager, suppress
-from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
 
 from calibrant.core import LayerVerdict
 from calibrant.core.errors import InputError
 from calibrant.defend._layer import Caller, Layer, blocker
 from calibrant.defend._stream import Release
 from calibrant.serve.proxy.audit import Audit
+from calibrant.serve.proxy.case import Case, Settings, told
 from calibrant.serve.proxy.metrics import Metrics
 from calibrant.serve.proxy.reply import DONE, HELD, Builder, Calls, Part, event
 from calibrant.serve.proxy.request import ApiError, Asked, read
+from calibrant.serve.proxy.streaming import BLOCKED, EventStream, Live
 from calibrant.serve.proxy.upstream import Upstream
 
 T = TypeVar("T")
@@ -41,47 +41,6 @@ _SHORT = 2000
 """Characters that a bounded guard reads in a millisecond or two: no thread is worth its cost."""
 _GRACE = 5.0
 """Seconds beyond the deadline in which a client may read what it was sent."""
-BLOCKED = "content_filter"
-"""Why a blocked choice ends, in the words of the protocol."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How the proxy serves."""
-
-    refusal: str
-    """What a blocked user reads."""
-    show_reasoning: bool = True
-    """Whether users see the model's reasoning."""
-    deadline: float = 120.0
-    """Seconds for one request, from its first byte to its last."""
-    most_bytes: int = 2**20
-    """Largest request that is read."""
-    most_at_once: int = 256
-    """Requests under way; more are refused with 503."""
-    quiet: float = 10.0
-    """Seconds without an event after which a comment is sent."""
-    token: str = ""
-    """What clients must send as a bearer token; "" lets everybody in, and passes on what they send."""
-
-
-@dataclass
-class _Case:
-    """One request on its way."""
-
-    began: float
-    outcome: str = "error"
-    why: str = ""
-    asked: Asked | None = None
-    verdicts: list[tuple[str, int, tuple[LayerVerdict, ...]]] = field(default_factory=list)
-    released: int = 0
-    held: int = 0
-    replies: dict[int, str] = field(default_factory=dict)
-    """What output layers have read of each choice."""
-
-    @property
-    def degraded(self) -> bool:
-        return any(one.status != "answered" for _, _, said in self.verdicts for one in said)
 
 
 class Proxy:
@@ -146,7 +105,7 @@ class Proxy:
         return JSONResponse({"object": "list", "data": rows})
 
     async def _chat(self, request: Request) -> Response:
-        case = _Case(time.monotonic())
+        case = Case(time.monotonic())
         self._open += 1
         streams = False
         try:
@@ -162,7 +121,7 @@ class Proxy:
             if asked.stream:
                 streams = True
                 body = self._streamed(case, asked, self._passed(request), stopped)
-                return _Stream(body, headers, self._left(case) + _GRACE)
+                return EventStream(body, headers, self._left(case) + _GRACE)
             answer = await self._whole(case, asked, self._passed(request), stopped)
             if case.degraded:
                 headers = {"x-calibrant-degraded": "true"}
@@ -183,9 +142,9 @@ class Proxy:
             if not streams:
                 self._open -= 1
 
-    def _failed(self, case: _Case, error: ApiError) -> Response:
+    def _failed(self, case: Case, error: ApiError) -> Response:
         """An error of the protocol, with its line in the audit where that can be written."""
-        case.outcome, case.why = "error" if error.status >= 500 else "refused", _why(error)
+        case.outcome, case.why = "error" if error.status >= 500 else "refused", told(error)
         with suppress(InputError):
             self._write(case)
         return JSONResponse(error.body(), status_code=error.status)
@@ -217,7 +176,7 @@ class Proxy:
             raise ApiError(408, "the request did not come in time", code="timeout") from None
         return bytes(raw)
 
-    def _left(self, case: _Case) -> float:
+    def _left(self, case: Case) -> float:
         return max(0.001, self._settings.deadline - (time.monotonic() - case.began))
 
     async def _thread(self, call: Callable[..., T], *args: Any, short: bool = False) -> T:
@@ -227,7 +186,7 @@ class Proxy:
         context = contextvars.copy_context()
         return await asyncio.get_running_loop().run_in_executor(self._pool, context.run, call, *args)
 
-    async def _read_input(self, case: _Case, asked: Asked) -> LayerVerdict | None:
+    async def _read_input(self, case: Case, asked: Asked) -> LayerVerdict | None:
         """The input layer that blocks; None where the request may pass."""
         said: list[LayerVerdict] = []
 
@@ -242,11 +201,11 @@ class Proxy:
         case.verdicts.append(("input", 0, tuple(said)))
         return blocker(said, ended=True)
 
-    def _release(self, case: _Case, asked: Asked) -> Release:
+    def _release(self, case: Case, asked: Asked) -> Release:
         return Release(self._outputs, asked.chat, lambda: self._left(case))
 
     async def _whole(
-        self, case: _Case, asked: Asked, headers: Mapping[str, str], stopped: LayerVerdict | None
+        self, case: Case, asked: Asked, headers: Mapping[str, str], stopped: LayerVerdict | None
     ) -> dict[str, Any]:
         """The answer to a request that does not stream."""
         build = Builder(asked.model)
@@ -285,7 +244,7 @@ class Proxy:
         return {"index": index, "message": message, "logprobs": None, "finish_reason": end}
 
     async def _streamed(
-        self, case: _Case, asked: Asked, headers: Mapping[str, str], stopped: LayerVerdict | None
+        self, case: Case, asked: Asked, headers: Mapping[str, str], stopped: LayerVerdict | None
     ) -> AsyncGenerator[bytes]:
         """The events of a stream; the audit's line is written before the last of them leaves."""
         build = Builder(asked.model)
@@ -306,7 +265,7 @@ class Proxy:
             self._write(case)
             yield DONE
         except ApiError as error:
-            case.outcome, case.why = "error", _why(error)
+            case.outcome, case.why = "error", told(error)
             yield event(error.body())
         except InputError:
             yield event(ApiError(503, "the audit can not be written", code="audit_broken").body())
@@ -326,10 +285,10 @@ class Proxy:
                     self._write(case)
 
     async def _live(
-        self, case: _Case, asked: Asked, headers: Mapping[str, str], build: Builder
+        self, case: Case, asked: Asked, headers: Mapping[str, str], build: Builder
     ) -> AsyncGenerator[bytes]:
         """A reply as its output layers let it out."""
-        choices = [_Live(self._release(case, asked)) for _ in range(asked.choices)]
+        choices = [Live(self._release(case, asked), self._settings) for _ in range(asked.choices)]
         usage: dict[str, int] = {}
         try:
             async with aclosing(self._timed(case, asked, headers)) as parts:
@@ -343,7 +302,7 @@ class Proxy:
                         if not live.over:
                             to_read = len(live.release.whole) if part.end else live.release.held
                             short = to_read + len(part.text) < _SHORT
-                            for delta, end in await self._thread(self._pass, live, part, short=short):
+                            for delta, end in await self._thread(live.pass_on, part, short=short):
                                 yield build.chunk(part.index, delta, end)
                         if all(live.release.blocked is not None for live in choices):
                             break  # nobody will read the rest
@@ -364,36 +323,8 @@ class Proxy:
         if asked.usage and usage and case.outcome == "answered":
             yield build.counted(usage)
 
-    def _pass(self, live: _Live, part: Part) -> list[tuple[dict[str, Any], str | None]]:
-        """What leaves after one more part of a choice; runs in a thread."""
-        live.calls.add(part.calls)
-        reasoning = part.reasoning if self._settings.show_reasoning else ""
-        outs = [live.release.push(part.text, reasoning)] if part.text or reasoning else []
-        if part.end:
-            outs.append(live.release.finish(live.calls.texts()))
-        events: list[tuple[dict[str, Any], str | None]] = []
-        for out in outs:
-            delta = {"reasoning_content": out.reasoning, "content": out.text}
-            if kept := {key: text for key, text in delta.items() if text}:
-                events.append((kept, None))
-        if live.release.blocked is not None:
-            live.over = True
-            if not live.release.released:
-                events.append(({"content": self._settings.refusal}, None))
-            events.append(({}, BLOCKED))
-        elif part.end:
-            live.over = True
-            if (message := live.calls.message()) and "tool_calls" in message:
-                message["tool_calls"] = [
-                    {"index": at, **call} for at, call in enumerate(message["tool_calls"])
-                ]
-            if message:
-                events.append((message, None))
-            events.append(({}, part.end))
-        return events
-
     async def _timed(
-        self, case: _Case, asked: Asked, headers: Mapping[str, str]
+        self, case: Case, asked: Asked, headers: Mapping[str, str]
     ) -> AsyncGenerator[Part | dict[str, int] | None]:
         """Parts of the reply within the deadline; None where a while passes without any."""
         async with aclosing(self._upstream.parts(asked, headers)) as parts:  # type: ignore[type-var]
@@ -418,68 +349,12 @@ class Proxy:
                 with suppress(asyncio.CancelledError, ApiError, StopAsyncIteration):
                     await waiting
 
-    def _write(self, case: _Case) -> None:
+    def _write(self, case: Case) -> None:
         """The line in the audit, and the numbers."""
         ms = 1000 * (time.monotonic() - case.began)
-        self._metrics.told(
-            case.outcome, ms, case.released, [one for _, _, said in case.verdicts for one in said]
-        )
-        asked = case.asked
-        self._audit.add(
-            {
-                "at": round(time.time(), 3),
-                "outcome": case.outcome,
-                "why": case.why,
-                "ms": round(ms, 1),
-                "released": case.released,
-                "held_back": case.held,
-                "degraded": case.degraded,
-                "verdicts": [
-                    {"side": side, "choice": at, "layers": self._audit.verdicts(said)}
-                    for side, at, said in case.verdicts
-                ],
-                **(
-                    {
-                        "model": self._audit.text(asked.model),
-                        "stream": asked.stream,
-                        "chat": self._audit.chat(asked.chat),
-                        "replies": {str(at): self._audit.text(text) for at, text in case.replies.items()},
-                    }
-                    if asked is not None
-                    else {}
-                ),
-            }
-        )
-
-
-class _Stream(StreamingResponse):
-    """Events, with a limit also for a client that does not read; what is open is closed at once."""
-
-    def __init__(self, body: AsyncGenerator[bytes], headers: Mapping[str, str], seconds: float) -> None:
-        super().__init__(body, media_type="text/event-stream", headers=headers)
-        self._body, self._seconds = body, seconds
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(self._seconds):
-                    await super().__call__(scope, receive, send)
-        finally:
-            await self._body.aclose()
-
-
-def _why(error: ApiError) -> str:
-    """For the audit: no words of the client, and none of the model's server."""
-    return ", ".join(filter(None, (str(error.status), error.code, error.param)))
-
-
-@dataclass
-class _Live:
-    """One choice of a stream."""
-
-    release: Release
-    calls: Calls = field(default_factory=Calls)
-    over: bool = False
+        said = [one for _, _, verdicts in case.verdicts for one in verdicts]
+        self._metrics.told(case.outcome, ms, case.released, said)
+        self._audit.add(case.line(self._audit, ms))
 
 
 _ELSEWHERE = ("/v1/responses", "/v1/completions")
