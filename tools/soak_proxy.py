@@ -124,13 +124,13 @@ def main() -> None:
                 counts, memory = asyncio.run(soaked(url, pid, seconds))
             audit = next((folder / "ledger" / "audit").glob("*.jsonl")).read_bytes().splitlines()
     lines = [json.loads(line) for line in audit if b'"outcome"' in line]
-    sys.stdout.write(f"{counts.leaked} forbidden words reached a client\n")
-    sys.stdout.write(
-        f"{counts.sent} requests: {counts.whole} whole, {counts.blocked} blocked, {counts.left} left early\n"
-    )
-    sys.stdout.write(
-        f"{len(lines)} lines in the audit; memory {memory[1] / 2**20:.0f} to {memory[-1] / 2**20:.0f} MiB\n"
-    )
+    for line in (
+        f"{counts.leaked} forbidden words reached a client",
+        f"{counts.sent} requests: {counts.whole} whole, {counts.blocked} blocked, {counts.left} left early",
+        f"{len(lines)} lines in the audit",
+        f"memory {memory[1] / 2**20:.0f} to {memory[-1] / 2**20:.0f} MiB",
+    ):
+        sys.stdout.write(line + "\n")
     sys.exit(1 if counts.leaked or len(lines) != counts.sent else 0)
 
 
