@@ -39,7 +39,8 @@ from calibrant.core import (
 )
 from calibrant.data.cards import CardRow, JudgeCard, write_card
 from calibrant.data.rows import Goals
-from calibrant.defend.defended import Layer, ask
+from calibrant.defend._layer import Caller
+from calibrant.defend.defended import Layer
 from calibrant.ledger import Ledger
 from calibrant.measure.judges.rule import RuleJudge, rule_judge
 from calibrant.testbed.world import goals
@@ -695,7 +696,7 @@ def test_a_guard_that_ends_the_program_blocks(trial: Trial, plug_ins: Any) -> No
     made = (
         Openers(trial.ledger, allow_python=True).open({"use": "python:mine_of_the_gate:guard"}, Guard).load()
     )
-    told = ask(Layer("leaves", "input", made), [Chat.ask("hello")])[0]
+    told = Caller(Layer("leaves", "input", made)).verdicts([Chat.ask("hello")])[0]
     assert told.verdict.answer == "unknown" and "SystemExit" in told.verdict.reason
 
 

@@ -166,7 +166,7 @@ def test_the_command_serves_and_its_audit_can_be_asked_again(command, stub, tmp_
     assert [line.get("outcome") for line in read(audit)] == [None, "answered", "blocked_input", None]
     again = [sys.executable, "-m", "calibrant", "serve", "replay", str(audit), "stack.toml"]
     told = subprocess.run(again, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
-    assert (told.returncode, told.stdout.strip()) == (0, "3 verdicts asked again, 0 are others now")
+    assert (told.returncode, told.stdout.strip()) == (0, "2 requests asked again, 0 differences")
     (tmp_path / "stack.toml").write_text(STACK.replace('"zorble"', '"hello"'))
     told = subprocess.run(again, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
     assert told.returncode == 1

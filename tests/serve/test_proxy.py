@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import ClassVar
 
 import pytest
 from proxy_stub import REFUSAL, WORD, ask, both, chunk, ends, said, words
@@ -305,9 +306,9 @@ def test_parts_of_a_message_are_read_as_they_may_be_put_together(stub, front, co
     assert stub.asked == []
 
 
-def test_numbers_and_the_models_name_are_read(stub, front):
+def test_numbers_are_read_and_settings_and_names_are_not(stub, front):
     proxy = front([Layer("asked", "input", words("4111111111111111", "true", "zorble"))], stub)
-    for more in ({"metadata": {"a": 4111111111111111}}, {"documents": [True, 6]}, {"model": "zorble"}):
+    for more in ({"metadata": {"a": 4111111111111111}}, {"documents": [True, 6]}):
         assert proxy.post({**ask(), **more}).json()["choices"][0]["finish_reason"] == "content_filter"
     assert proxy.post(ask(stream=False, temperature=1, n=1)).json()["choices"][0]["finish_reason"] == "stop"
 
@@ -337,17 +338,47 @@ def test_a_blocked_reply_does_not_tell_its_length(stub, front):
     options = {"stream_options": {"include_usage": True}}
     inputs, outputs = proxy.stream(ask("zorble", **options)), proxy.stream(ask(**options))
     assert len(inputs) == len(outputs)
-    assert proxy.post(ask()).json()["usage"] == proxy.post(ask("zorble")).json()["usage"] == {}
+    nothing = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
+    assert proxy.post(ask()).json()["usage"] == proxy.post(ask("zorble")).json()["usage"] == nothing
 
 
 def test_an_audit_of_digests_holds_no_text(stub, front):
     proxy = front(both(), stub, keep="digest")
-    proxy.post({"model": "secret name", "messages": [{"role": "secret role", "content": "x"}]})
-    proxy.post({"model": "secret name", "messages": [{"role": "user", "content": "secret words"}]})
+    proxy.post({"model": "secret-name", "messages": [{"role": "secret role", "content": "x"}]})
+    proxy.post({"model": "secret-name", "messages": [{"role": "user", "content": "secret words"}]})
     stub.status = 400
     proxy.post(ask("secret words"))
     assert "secret" not in proxy.audit.path.read_text()
     assert len(proxy.lines()) == 3
+
+
+def test_a_guard_that_scores_reads_the_messages_and_nothing_of_the_proxys_own(stub, front):
+    class Reads:
+        identity = words().identity
+        read: ClassVar[list] = []
+
+        def ask(self, chats, side):
+            self.read += [[turn.content for turn in chat.messages] for chat in chats]
+            return words().ask(chats, side)
+
+    proxy = front([Layer("reads", "input", Reads())], stub)
+    proxy.post(ask("hello", model="Qwen/Qwen2.5-7B-Instruct", temperature=0.5, max_tokens=5, stream=False))
+    assert Reads.read == [["hello"]]
+    assert proxy.post(ask(model="a name with blanks")).status_code == 400
+
+
+def test_an_audit_tells_the_kind_of_a_failure_and_is_for_its_owner(stub, front):
+    class Breaks:
+        identity = words().identity
+
+        def ask(self, chats, side):
+            raise ValueError("secret words")
+
+    proxy = front([Layer("breaks", "input", Breaks())], stub, keep="digest")
+    proxy.post(ask())
+    assert proxy.lines()[0]["verdicts"][0]["layers"][0]["failure"] == "ValueError"
+    assert "secret" not in proxy.audit.path.read_text()
+    assert proxy.audit.path.stat().st_mode & 0o077 == 0
 
 
 def test_paths_are_taken_as_they_are(stub, front):
@@ -371,7 +402,11 @@ def test_choices_in_any_order_are_asked_again_as_they_were(stub, front):
     proxy.post(ask(n=2))
     proxy.stream(ask())
     told = replayed(proxy.audit.path, both())
-    assert (told.asked, told.changed) == (5, [])
+    assert (told.requests, told.unread, told.changed) == (2, [], [])
+    less = replayed(proxy.audit.path, [*both()[:1], Layer("new", "input", words("barn"))])
+    assert less.unread == ["layer 'new' (input) is new", "layer 'replied' (output) is gone"]
+    assert len(less.changed) == 1  # the plain request; the other one is blocked now as it was
+    assert "would be blocked on the input by 'new'" in less.changed[0]
     stub.answer["choices"][1]["index"] = 1
     assert proxy.post(ask(n=2)).status_code == 502
 

@@ -11,12 +11,17 @@ import typer
 
 from calibrant.app import catalog
 from calibrant.app.guarding import opened_model, opened_stack
+from calibrant.app.references import locate
 from calibrant.app.references.openers import Openers
+from calibrant.app.study import finished_jobs
 from calibrant.core import ConfigError
 from calibrant.ledger import Ledger
 
 app = typer.Typer(no_args_is_help=True)
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+Study = Annotated[str, typer.Option("--study", help="Name of the study whose jobs 'record:JOB' means.")]
 
 
 class Kept(StrEnum):
@@ -53,6 +58,7 @@ def guard(
     keep: Annotated[
         Kept, typer.Option("--keep", help="Texts in the audit: salted digests, or in full, for replay.")
     ] = Kept.digest,
+    study: Study = "",
     ledger: Annotated[
         Path, typer.Option("--ledger", help="Folder of the ledger.", envvar="CALIBRANT_LEDGER")
     ] = Path(".calibrant"),
@@ -63,7 +69,8 @@ def guard(
     """Put guards before and behind a model: an OpenAI-compatible proxy that fails closed."""
     if bool(upstream) == bool(model):
         raise ConfigError(
-            "one of --upstream and --model is needed", hint="--upstream http://localhost:8000/v1"
+            "it takes one of --upstream and --model" + (", not both" if model else ""),
+            hint="--upstream http://localhost:8000/v1, or --model ./my-model",
         )
     token, key = _secret(token_env), _secret(key_env)
     if host not in _LOOPBACK and not token:
@@ -71,7 +78,7 @@ def guard(
             f"on {host} everybody could use the model",
             hint="give --token-env NAME, or listen on 127.0.0.1 behind a gateway that lets people in",
         )
-    openers = Openers(Ledger(ledger), allow_python=allow_python)
+    openers = _openers(ledger, stack, study, allow_python)
     spec, layers = opened_stack(stack, openers)
     catalog.load("calibrant.serve.proxy.run:run")(
         spec,
@@ -93,7 +100,8 @@ def guard(
 @app.command()
 def replay(
     audit: Annotated[Path, typer.Argument(help="File of an audit that keeps texts in full.")],
-    stack: Annotated[str, typer.Argument(help="File of the layers to ask again.")],
+    stack: Annotated[str, typer.Argument(help="File of the layers to ask.")],
+    study: Study = "",
     ledger: Annotated[
         Path, typer.Option("--ledger", help="Folder of the ledger.", envvar="CALIBRANT_LEDGER")
     ] = Path(".calibrant"),
@@ -101,11 +109,18 @@ def replay(
         bool, typer.Option("--allow-python", help="Allow references to code, python:mod:fn.")
     ] = False,
 ) -> None:
-    """Ask layers again about what an audit holds; exit status 1 where one answers otherwise."""
-    _, layers = opened_stack(stack, Openers(Ledger(ledger), allow_python=allow_python))
+    """Ask layers about what an audit holds; exit status 1 where something would end otherwise."""
+    _, layers = opened_stack(stack, _openers(ledger, stack, study, allow_python))
     told = catalog.load("calibrant.serve.proxy.replay:replayed")(audit, layers)
     typer.echo(told.summary())
     raise typer.Exit(1 if told.changed else 0)
+
+
+def _openers(ledger: Path, stack: str, study: str, allow_python: bool) -> Openers:
+    """Openers that know the jobs which the stack file names as 'record:JOB'."""
+    store = Ledger(ledger)
+    named = locate.file(stack, Path.cwd()).read_text(encoding="utf-8", errors="replace")
+    return Openers(store, jobs=finished_jobs(store, named, study), allow_python=allow_python)
 
 
 def _secret(name: str) -> str:

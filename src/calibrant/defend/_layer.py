@@ -78,6 +78,11 @@ class Caller:
         most = self.layer.failing.breaker
         return most is not None and self._failures >= most and self._clock() < self._open_until
 
+    @property
+    def stuck(self) -> bool:
+        """Whether so many calls still run beyond their time that the guard is not asked."""
+        return self._stuck >= STUCK
+
     def verdicts(self, chats: Sequence[Chat], within: float | None = None) -> list[LayerVerdict]:
         """One verdict a chat, in order, each with its share of the time.
 

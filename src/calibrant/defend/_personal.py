@@ -52,7 +52,7 @@ _EMAIL = compiled(
     r"(?:xn--[a-z0-9-]+|\pL[\pL\pM]+)"
 )
 _URL = compiled(
-    r"\b[a-z][a-z0-9+.-]*://(?:[^\s/?#:@]*:[^\s/?#@]+@[^\s/?#\"'<>(),;]+"
+    r"\b[a-z][a-z0-9+.-]*://(?:[^\s/?#:@]*:[^\s/?#@]+@[^\s\"'<>(),;]+"
     r"|[^\s?#]+\?(?:[^\s#]*&)?(?:api_?key|access_?token|auth_?token|token|secret|passw(?:or)?d|pwd)=[^\s&#]{6,})"
 )
 _SECRET = compiled(

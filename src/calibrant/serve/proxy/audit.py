@@ -43,6 +43,8 @@ class Audit:
         self._salt = secrets.token_bytes(32)
         self._lock, self._last, self.broken = threading.Lock(), FIRST, ""
         self._lines = Lines(self.path)
+        with disk("writing", self.path):
+            self.path.chmod(0o600)
         if keep == "digest":
             salt = self.path.with_suffix(".salt")
             with disk("writing", salt):
@@ -85,6 +87,7 @@ class Audit:
                 "ms": round(one.ms or 0.0, 3),
                 **({"score": one.verdict.score} if one.verdict.score is not None else {}),
                 **({"reason": one.verdict.reason} if self._keep == "full" else {}),
+                **({"failure": _kind(one.verdict.reason)} if one.status != "answered" else {}),
             }
             for one in said
         ]
@@ -96,6 +99,11 @@ class Audit:
             self._lines.sync()
         finally:
             self._lines.close()
+
+
+def _kind(reason: str) -> str:
+    """Of a failure: which it was, without what an exception says, which may quote a text."""
+    return reason.removeprefix("the guard failed: ").partition(": ")[0][:100]
 
 
 def _line(fields: Mapping[str, Any]) -> bytes:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from calibrant.core import Chat, InputError, Message
-from calibrant.defend._layer import Caller, Layer
+from calibrant.core import Chat, InputError, LayerVerdict, Message
+from calibrant.defend._layer import Caller, Layer, blocker
 from calibrant.serve.proxy.audit import read
 
 
@@ -15,24 +16,26 @@ from calibrant.serve.proxy.audit import read
 class Replayed:
     """What came of it."""
 
-    asked: int = 0
-    """Verdicts that were asked for again."""
+    requests: int = 0
+    """Requests that were answered or blocked then."""
+    unread: list[str] = field(default_factory=list)
+    """Layers of only one of the two: new, gone, or on another side."""
     changed: list[str] = field(default_factory=list)
-    """One line each for a verdict that is another now."""
+    """One line each for a request that would end otherwise, or a layer of both that says otherwise."""
 
     def summary(self) -> str:
         """In words, the first twenty changes with it."""
-        told = f"{self.asked} verdicts asked again, {len(self.changed)} are others now"
-        return "\n".join([told, *self.changed[:20]])
+        told = f"{self.requests} requests asked again, {len(self.changed)} differences"
+        return "\n".join([told, *self.unread, *self.changed[:20]])
 
 
 def replayed(audit: Path, layers: Sequence[Layer]) -> Replayed:
-    """Verdicts of ``layers`` on the chats and replies of ``audit``, compared with those that stand there.
+    """Ask ``layers`` about the chats and replies of ``audit``: what would end otherwise?
 
-    A layer that the audit does not name, or that was not asked then, is not compared.
+    A request that was blocked and would pass now has no reply here: it is told as one that reaches the model.
 
     Raises:
-        InputError: the audit holds no texts, or none of these layers. EvidenceError: it was changed.
+        InputError: the audit holds no texts. EvidenceError: it was changed.
     """
     lines = read(audit)
     first = next(lines)
@@ -40,29 +43,48 @@ def replayed(audit: Path, layers: Sequence[Layer]) -> Replayed:
         raise InputError(
             f"{audit.name} holds digests of texts, which can not be read again", hint="serve with --keep full"
         )
-    callers = {(layer.side, layer.name): Caller(layer) for layer in layers}
+    then = {(one["side"], one["name"]) for one in first["policy"]["layers"]}
+    now = {(layer.side, layer.name) for layer in layers}
     found = Replayed()
-    known = {(one["side"], one["name"]) for one in first["policy"]["layers"]}
-    if not known & set(callers):
-        raise InputError(f"{audit.name} names none of these layers", hint="give the stack that was served")
+    for many, what in ((now - then, "new"), (then - now, "gone")):
+        found.unread += [f"layer '{name}' ({side}) is {what}" for side, name in sorted(many)]
+    callers = [Caller(layer) for layer in layers]
     for number, line in enumerate(lines, 2):
-        chat = Chat(messages=tuple(Message(**turn) for turn in line.get("chat", ())))
-        for side in line.get("verdicts", ()):
-            read_by = chat
-            if side["side"] == "output":
-                reply = line["replies"].get(str(side["choice"]))
-                if not reply:
-                    continue
-                read_by = chat.then("assistant", reply)
-            for said in side["layers"]:
-                caller = callers.get((side["side"], said["layer"]))
-                if caller is None or said["status"] != "answered":
-                    continue
-                now = caller.verdicts([read_by])[0].verdict
-                found.asked += 1
-                if now.answer != said["answer"]:
-                    found.changed.append(
-                        f"line {number}: layer '{said['layer']}' said {said['answer']}, says {now.answer}: "
-                        f"{now.reason[:100]}"
-                    )
+        if line.get("outcome") in ("answered", "blocked_input", "blocked_output"):
+            found.requests += 1
+            found.changed += [f"line {number}: {change}" for change in _changes(line, callers)]
     return found
+
+
+def _changes(line: Mapping[str, Any], callers: Sequence[Caller]) -> Iterator[str]:
+    """What is otherwise in one request."""
+    chat = Chat(messages=tuple(Message(**turn) for turn in line["chat"]))
+    said = {
+        (side["side"], side["choice"], one["layer"]): one["answer"]
+        for side in line["verdicts"]
+        for one in side["layers"]
+        if one["status"] == "answered"
+    }
+    asked: list[tuple[str, int, Chat]] = [("input", 0, chat)]
+    asked += [
+        ("output", int(at), chat.then("assistant", reply)) for at, reply in line["replies"].items() if reply
+    ]
+    outcome, blocks = "answered", ""
+    for side, choice, read_by in asked:
+        verdicts: list[LayerVerdict] = []
+        for caller in callers:
+            if caller.layer.side == side:
+                verdicts += caller.verdicts([read_by])
+        for one in verdicts:
+            now, before = one.verdict, said.get((side, choice, one.layer), one.verdict.answer)
+            if now.answer != before:
+                yield f"layer '{one.layer}' said {before}, says {now.answer}: {now.reason[:100]}"
+        stopped = blocker(verdicts, ended=True)
+        if stopped is not None:
+            outcome, blocks = f"blocked_{side}", f" by '{stopped.layer}'"
+            break
+    if line["outcome"] == "blocked_input" and outcome == "answered":
+        yield "it was blocked, and would reach the model"
+    elif outcome.partition("_")[0] != line["outcome"].partition("_")[0]:
+        then, ends = (text.replace("_", " on the ") for text in (line["outcome"], outcome))
+        yield f"it was {then}, and would be {ends}{blocks}"

@@ -153,7 +153,12 @@ class Builder:
 
     def whole(self, choices: list[dict[str, Any]], usage: Mapping[str, int]) -> dict[str, Any]:
         """The answer to a request that does not stream."""
-        return {**self._same, "object": "chat.completion", "choices": choices, "usage": dict(usage)}
+        return {
+            **self._same,
+            "object": "chat.completion",
+            "choices": choices,
+            "usage": dict(usage) or counted(),
+        }
 
     def _event(self, fields: Mapping[str, Any]) -> bytes:
         return event({**self._same, "object": "chat.completion.chunk", **fields})
@@ -175,7 +180,13 @@ def usage_of(answer: Any) -> dict[str, int]:
     keys = ("prompt_tokens", "completion_tokens", "total_tokens")
     if not isinstance(given, dict):
         return {}
-    return {key: given[key] for key in keys if isinstance(given.get(key), int)}
+    counts = {key: given[key] for key in keys[:2] if isinstance(given.get(key), int)}
+    return counted(counts.get(keys[0], 0), counts.get(keys[1], 0)) if counts else {}
+
+
+def counted(prompt: int = 0, completion: int = 0) -> dict[str, int]:
+    """Numbers of tokens as clients want them: all three."""
+    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
 
 class Events:

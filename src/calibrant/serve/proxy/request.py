@@ -43,6 +43,8 @@ _NUMBERS = (
     "presence_penalty", "frequency_penalty", "repetition_penalty", "parallel_tool_calls", "store",
 )  # fmt: skip
 """Settings that are no text for the model, where they are numbers."""
+_NAME = re.compile(r"[\w.:/@+-]{0,200}", re.ASCII)
+"""Of a model: no text that it reads, and none that a guard has to."""
 _ESCAPED = re.compile(r"\\u([0-9a-fA-F]{4})")
 
 
@@ -107,16 +109,16 @@ def read(raw: bytes, content_type: str) -> Asked:
         raise ApiError(400, f"'n' must be a number from 1 to {CHOICES}", param="n")
     if stream not in (True, False, None):
         raise ApiError(400, "'stream' must be true or false", param="stream")
-    model = body.get("model", "")
-    if not isinstance(model, str) or len(model) > 300:
-        raise ApiError(400, "'model' must be a name", param="model")
+    model = body.get("model") or ""
+    if not isinstance(model, str) or not _NAME.fullmatch(model):
+        raise ApiError(400, "'model' must be a name of letters, digits and ._:/@+-", param="model")
     options = body.get("stream_options") or {}
     if not isinstance(options, dict) or not all(value in (True, False, None) for value in options.values()):
         raise ApiError(400, "'stream_options' must hold true or false", param="stream_options")
     beside = {
         key: value
         for key, value in body.items()
-        if key not in ("messages", "stream_options") and not (key in _NUMBERS and _is_number(value))
+        if key not in ("messages", "model", "stream_options") and not (key in _NUMBERS and _is_number(value))
     }
     if texts := list(leaves(beside)):
         turns.insert(0, Message(role="system", content="\n".join(texts)))

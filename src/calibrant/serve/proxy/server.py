@@ -85,11 +85,10 @@ class Proxy:
 
     async def _ready(self, _: Request) -> Response:
         reasons = [f"the audit can not be written: {self._audit.broken}"] if self._audit.broken else []
-        reasons += [
-            f"layer '{caller.layer.name}' is not asked: it failed too often"
-            for caller in (*self._inputs, *self._outputs)
-            if caller.open
-        ]
+        for caller in (*self._inputs, *self._outputs):
+            if caller.open or caller.stuck:
+                why = "it failed too often" if caller.open else "too many of its calls do not end"
+                reasons.append(f"layer '{caller.layer.name}' is not asked: {why}")
         return JSONResponse({"ready": not reasons, "reasons": reasons}, status_code=503 if reasons else 200)
 
     async def _measured(self, _: Request) -> Response:
@@ -236,6 +235,7 @@ class Proxy:
             case.released += release.released
             more = {"reasoning_content": out.reasoning} if out.reasoning else {}
             choices.append(self._choice(part.index, out.text, part.end or "stop", **more, **calls.message()))
+        # Of a blocked reply its length would tell that there was one.
         return build.whole(choices, {} if case.outcome == "blocked_output" else usage)
 
     @staticmethod

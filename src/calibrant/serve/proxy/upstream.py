@@ -13,10 +13,10 @@ from typing import Any, Protocol, TypeVar
 import aiohttp
 import httpx
 
-from calibrant.core import LM, Chat, Completion, Message, Piece, Sampling, StreamingLM
+from calibrant.core import LM, Chat, Completion, Message, OpenLM, Piece, Sampling, StreamingLM
 from calibrant.core.secrets import strike
 from calibrant.models.endpoint import MAX_BYTES, complaint, endpoint_url
-from calibrant.serve.proxy.reply import Events, Part, parts_of, usage_of
+from calibrant.serve.proxy.reply import Events, Part, counted, parts_of, usage_of
 from calibrant.serve.proxy.request import ApiError, Asked, plain
 
 T = TypeVar("T")
@@ -190,7 +190,7 @@ class InProcess:
         for sampling in samplings:
             replies.append((await self._run(self._model.generate, [chat], sampling))[0])
         tokens = sum(reply.tokens or len(reply.ids or ()) for reply in replies)
-        return [_ended(reply, at) for at, reply in enumerate(replies)], {"completion_tokens": tokens}
+        return [_ended(reply, at) for at, reply in enumerate(replies)], counted(self._size(chat), tokens)
 
     async def parts(self, asked: Asked, headers: Mapping[str, str]) -> AsyncIterator[Part | dict[str, int]]:
         """See ``Upstream``."""
@@ -203,7 +203,7 @@ class InProcess:
                     yield Part(at, _text_of(piece.text), _text_of(piece.reasoning))
                     if piece.completion is not None:
                         yield Part(at, end=_ended(piece.completion, at).end)
-        yield {"completion_tokens": tokens}
+        yield counted(self._size(chat), tokens)
 
     async def models(self, headers: Mapping[str, str]) -> list[str]:
         """See ``Upstream``."""
@@ -212,6 +212,11 @@ class InProcess:
     async def close(self) -> None:
         """See ``Upstream``."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _size(self, chat: Chat) -> int:
+        """Tokens of the prompt, where the model can tell."""
+        model: Any = self._model
+        return len(model.prompt_ids(chat)) if isinstance(model, OpenLM) else 0
 
     async def _run(self, call: Callable[..., T], *given: Any) -> T:
         """A call in the model's thread; the next one has its turn when this one has really ended."""
@@ -292,6 +297,10 @@ def _chat(asked: Asked) -> tuple[Chat, list[Sampling]]:
         if role not in ("system", "user", "assistant"):
             raise ApiError(400, f"a model in this process takes no role '{role}'", code="unsupported")
         turns.append(Message(role=role, content=plain(message.get("content"))))
+    if turns[-1].role == "assistant":
+        raise ApiError(
+            400, "the last message must not be the assistant's", code="unsupported", param="messages"
+        )
     try:
         limit = body.get("max_completion_tokens") or body.get("max_tokens") or 512
         seed, values = (
