@@ -196,6 +196,17 @@ KNOWN: dict[str, Known] = {
         "a few small generations",
         config={"population": 4, "generations": 2},
     ),
+    "attack.layers": Known(
+        "only a defended system has layers, and every input must be used, in few tries",
+        config={
+            "attacks": [
+                {"use": "attack.staged", "config": {"tries": 2}},
+                {"use": "attack.pair", "config": {"streams": 1, "iterations": 1}},
+                {"use": "attack.random_search", "config": {"steps": 1, "wave": 2, "length": 2}},
+            ]
+        },
+        inputs={"system": "defended system", "attacker": "attacker"},
+    ),
     "attack.many_shot": Known(
         "a dozen examples are few, and 64 have no room in a tiny model",
         config={"counts": [2, 4]},

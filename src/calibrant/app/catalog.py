@@ -46,6 +46,10 @@ _TECHNIQUES: dict[str, tuple[str, str]] = {
     "attack.gcg": ("adversarial suffix by gradients (greedy coordinate gradient)", "attack_success_rate"),
     "attack.genetic": ("genetic search over jailbreak prefixes (AutoDAN)", "attack_success_rate"),
     "attack.harvest": ("confirmed successes become preference pairs", "pairs"),
+    "attack.layers": (
+        "attack a stack of guards in every configuration, each time anew",
+        "attack_success_rate/all",
+    ),
     "attack.many_shot": ("many in-context examples of compliance before the request", "attack_success_rate"),
     "attack.multi_turn": (
         "lead up to a request over several turns, with backtracking",
@@ -62,6 +66,7 @@ _TECHNIQUES: dict[str, tuple[str, str]] = {
         "upper bound on suffix attacks: vectors in place of tokens",
         "upper_bound_success",
     ),
+    "attack.staged": ("staged attack: get past the layers of a pipeline one by one", "attack_success_rate"),
     "attack.tap": ("an attacker model grows and prunes a tree of prompts (TAP)", "attack_success_rate"),
     "defend.layers": (
         "what each guard of a stack adds, which fail together, what each costs",

@@ -15,6 +15,7 @@ from calibrant.attack import (  # noqa: F401 - this list is the list of attacks
     prefill,
     rainbow,
     random_search,
+    staged,
     tap,
 )
 from calibrant.attack.engine.protocol import Attack

@@ -163,6 +163,20 @@ class LM(Protocol):
 
 
 @runtime_checkable
+class LayeredLM(LM, Protocol):
+    """A model behind layers of guards, which can be left out one by one."""
+
+    @property
+    def layer_names(self) -> tuple[str, ...]: ...
+
+    def with_layers(self, names: Sequence[str]) -> LM:
+        """The same model behind these layers alone, in the order of the stack; without any, the model."""
+
+    def lets_pass(self, chats: Sequence[Chat], replies: Sequence[Completion]) -> list[bool]:
+        """Whether each reply, had the model given it to that chat, would reach the user."""
+
+
+@runtime_checkable
 class StreamingLM(LM, Protocol):
     """Also gives a reply piece by piece, the same as ``generate`` gives for that chat alone."""
 

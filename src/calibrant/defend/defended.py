@@ -47,6 +47,7 @@ from calibrant.core import (
     digest,
     resolve,
 )
+from calibrant.core.errors import nearest
 from calibrant.defend._layer import Caller, Layer, OnFailure, blocker
 
 __all__ = [
@@ -89,6 +90,23 @@ class StackSpec(Frozen):
     show_reasoning: bool = True
     """Whether users see the model's reasoning, and output layers check it."""
 
+    def only(self, names: Sequence[str]) -> StackSpec:
+        """The stack with these layers alone, in its own order.
+
+        Raises:
+            ConfigError: there is no such layer.
+        """
+        _known(names, [layer.name for layer in self.layer])
+        return self.model_copy(update={"layer": tuple(one for one in self.layer if one.name in names)})
+
+
+def _known(names: Sequence[str], stack: Sequence[str]) -> None:
+    for name in names:
+        if name not in stack:
+            raise ConfigError(
+                f"the stack has no layer '{name}'{nearest(name, stack)}", hint=f"it has {', '.join(stack)}"
+            )
+
 
 class Defended:
     """A model behind guards, as an ``LM``."""
@@ -117,6 +135,33 @@ class Defended:
     def layers(self) -> tuple[Layer, ...]:
         """The guards, in the order of asking."""
         return self._stack
+
+    @property
+    def layer_names(self) -> tuple[str, ...]:
+        """Their names."""
+        return tuple(layer.name for layer in self._stack)
+
+    def with_layers(self, names: Sequence[str]) -> LM:
+        """The model behind these layers alone, in the order of the stack; without any, the model itself.
+
+        Raises:
+            ConfigError: there is no such layer.
+        """
+        _known(names, self.layer_names)
+        kept = [layer for layer in self._stack if layer.name in names]
+        if not kept:
+            return self._lm
+        return Defended(
+            self._lm, kept, self._refusal, shadow=self._shadow, show_reasoning=self._show_reasoning
+        )
+
+    def lets_pass(self, chats: Sequence[Chat], replies: Sequence[Completion]) -> list[bool]:
+        """Whether each reply, had the model given it to that chat, would reach the user."""
+        sides = (
+            self._ask("input", chats),
+            self._ask("output", list(map(self.with_reply, chats, replies))),
+        )
+        return [all(blocker(said, ended=True) is None for said in both) for both in zip(*sides, strict=True)]
 
     @property
     def template_differences(self) -> Any:

@@ -26,8 +26,10 @@ class ArmRun:
         self._run.log(self._before + step, arm=self._number, **metrics)
 
     def artifact(self, name: str) -> Path:
-        """In the arm's own folder: it leaves no artefact."""
-        return self.work / name
+        """In the arm's own folder, apart from what it works with: it leaves no artefact."""
+        path = self.work / "artifacts" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
 
     def spend(self, *, tokens: int = 0, queries: int = 0, flops: float = 0.0) -> None:
         """Charge the run, and count."""

@@ -243,6 +243,10 @@ def test_a_defended_model_offers_talk_only(openers):
         ("defended:stack.toml", "names no model"),
         ("defended:stak.toml#given:model", "no file 'stak.toml'"),
         ("defended:stack.toml#nowhere", "no such folder"),
+        ("defended:stack.toml?layers=#given:model", "names no layers"),
+        ("defended:stack.toml?layer=words#given:model", "names no layers"),
+        ("defended:?layers=words#given:model", "names no layers"),
+        ("defended:stack.toml?layers=wards#given:model", "no layer 'wards'"),
     ],
 )
 def test_what_is_no_defended_model(openers, reference, said):

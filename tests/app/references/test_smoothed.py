@@ -46,8 +46,8 @@ def test_settings_judge_and_model_each_make_another(openers):
 @pytest.mark.parametrize(
     ("reference", "said"),
     [
-        ("smoothed:", "is no smoothed model"),
-        ("smoothed:few.toml", "is no smoothed model"),
+        ("smoothed:", "names neither a file nor a model"),
+        ("smoothed:few.toml", "names no model"),
         (f"smoothed:no.toml#{NULL}", "no file 'no.toml'"),
         (f"smoothed:nobody.toml#{NULL}", "'judge' is required"),
         (f"smoothed:typo.toml#{NULL}", "did you mean 'copies'"),

@@ -25,6 +25,8 @@ from calibrant.data.references import Part
 from calibrant.ledger import Ledger
 
 MODELS = (LM, ScoringLM, OpenLM, Identity)
+_NESTED = 16
+"""Most references of one scheme, one inside the other."""
 BEHAVIOURS = (Judge, Guard, Reward, Watcher, Monitor)
 
 
@@ -111,6 +113,22 @@ def found_by(
         lambda reference, openers: make(reference, find(reference)),
         columns=columns,
     )
+
+
+def file_and_model(reference: str, example: str) -> tuple[str, str]:
+    """The file and the model of ``SCHEME:FILE#MODEL``; ``example`` is such a reference.
+
+    Raises:
+        ConfigError: one of them is missing, or too many stand inside one another.
+    """
+    scheme, _, rest = reference.partition(":")
+    if reference.count(f"{scheme}:") > _NESTED:
+        raise too_deep(reference)
+    file, _, model = rest.partition("#")
+    if not (file and model):
+        what = "names no model" if file else "names neither a file nor a model"
+        raise ConfigError(f"'{reference}' {what}", hint=f"write {scheme}:FILE#MODEL: {example}")
+    return file, model
 
 
 def too_deep(reference: Any) -> ConfigError:

@@ -22,14 +22,13 @@ from calibrant.app.references.inspect_file import INSPECT
 from calibrant.app.references.locate import check_text
 from calibrant.app.references.opened import Opened
 from calibrant.app.references.path import PATH, ROWS
-from calibrant.app.references.prompted import SYSTEM
 from calibrant.app.references.record import EVIDENCE, RECORD
-from calibrant.app.references.reminded import REMINDER
 from calibrant.app.references.rows import TABLES
 from calibrant.app.references.scheme import Reference, Scheme, found_by
 from calibrant.app.references.smoothed import SMOOTHED
 from calibrant.app.references.tables import rows
 from calibrant.app.references.testbed import TESTBED
+from calibrant.app.references.texts import REMINDER, SYSTEM
 from calibrant.app.references.variants import PLAIN_MODEL, UNTRAINED
 from calibrant.core import ConfigError, digest, resolve
 from calibrant.core.errors import nearest
