@@ -162,7 +162,7 @@ def break_model(monkeypatch, reference, error):
 
     def from_folder(path, **options):
         model = whole(path, **options)
-        if Path(path) == Path(reference):
+        if Path(path) == Path(reference.rpartition("#")[2]):
             for voice in VOICES:
                 setattr(model, voice, Fuse(error))
         return model
