@@ -10,6 +10,7 @@ import pytest
 from calibrant.app.guarding import opened_stack
 from calibrant.app.references.openers import Openers
 from calibrant.core import (
+    LM,
     Chat,
     Completion,
     ConfigError,
@@ -113,6 +114,9 @@ def test_a_stack_file_names_the_judge_alone(tmp_path):
     goal = next(goal for goal in goals("heldout") if goal.harmful)
     system = Defended(ScriptedModel(lambda chat: recipe(*_parts(goal))), layers)
     assert system.generate([Chat.ask(goal.text)])[0].stop == "blocked"
+    reference = f"defended:{file}#testbed:model/tiny"
+    opened = Openers(Ledger(tmp_path / "ledger"), base=tmp_path).open(reference, LM)
+    assert opened.digest == opened.load().identity.digest  # named before it is loaded, and the same
     file.write_text(file.read_text().replace('"output"', '"input"'))
     with pytest.raises(ConfigError, match="its guard reads the output only"):
         opened_stack(str(file), Openers(Ledger(tmp_path / "ledger"), base=tmp_path))

@@ -37,7 +37,9 @@ def versions_in(python: str) -> dict[str, str]:
     """
     command = [python, "-P", str(WORKER), "--versions"]
     try:
-        done = subprocess.run(command, capture_output=True, timeout=_START, check=True)
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_START, check=True
+        )
         found = {str(key): str(value) for key, value in json.loads(done.stdout).items()}
     except (OSError, ValueError, AttributeError, subprocess.SubprocessError) as error:
         raise ConfigError(
