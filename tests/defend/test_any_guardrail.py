@@ -173,6 +173,12 @@ def test_nothing_is_truncated_where_the_peer_truncates_silently(made, limits, pl
     assert said.answer == "no"
 
 
+@pytest.mark.parametrize("words", range(8, 16))
+def test_a_text_is_as_long_as_the_model_takes_and_no_longer(made, words):
+    guard = made(settings={"table": 14})  # two of whose places no token takes: more is an IndexError
+    assert answers(guard, ["loaf " * words, "loaf " * words + "zorble"]) == ["yes", "no"]
+
+
 def test_a_passage_as_long_as_the_overlap_stands_whole_in_a_chunk(made):
     guard = made(settings={"limit": 512}, chunk=40, overlap=12, most=200)
     for start in range(60):

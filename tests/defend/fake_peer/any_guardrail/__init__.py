@@ -57,6 +57,9 @@ class Guardrail:
             return Output("unsafe" not in words, explanation=words)  # as 0.7.7 has it
         if tokenizer is not None:
             seen = " ".join(tokenizer(seen, truncation=True)["input_ids"][1:-1])  # silently
+            table = self.provider.table
+            if table is not None and len(tokenizer(seen)["input_ids"]) > table - 2:
+                raise IndexError("index out of range in self")
         score = 0.9 if "zorble" in seen else 0.1
         if mode == "sleep":
             time.sleep(10**6)
