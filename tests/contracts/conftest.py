@@ -264,6 +264,10 @@ KNOWN: dict[str, Known] = {
     "measure.rule_judge": Known(
         "a rule judge without a rule is refused", config={"any_of": [r"\btake the\b"]}
     ),
+    "defend.any_guardrail": Known(
+        "a guardrail has a name, and its model a revision; a stand-in of the package lies on PYTHONPATH",
+        config={"guardrail": "deepset", "revision": "unpinned"},
+    ),
     "defend.layers": Known(
         "only a defended system has layers, and benign attempts are others",
         inputs={"system": "defended system", "benign": "benign attempts", "goals": "attacked goals"},
@@ -388,6 +392,9 @@ KNOWN: dict[str, Known] = {
         "a million tokens are many", config={"tokens": 2000, "batch": 64, "expansion": 2, "k": 4}
     ),
 }
+
+_PEER = Path(__file__).parents[1] / "defend" / "fake_peer"
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_PEER), os.environ.get("PYTHONPATH")]))
 
 OPEN_BUGS: dict[str, str] = {}
 """'test[parameter]', or 'test' for all its parameters -> what is wrong."""

@@ -9,6 +9,7 @@ import importlib
 import inspect
 import math
 import pkgutil
+import sys
 import typing
 from collections.abc import Iterator
 from pathlib import Path
@@ -145,7 +146,9 @@ def _others(value: Any, annotation: Any) -> Iterator[Any]:
     elif isinstance(value, float):
         yield value * 0.5 + 0.1
     elif isinstance(value, str):
-        yield f"{value} x"
+        yield from (f"{value} x", str(Path(__file__).parent), sys.executable)  # a folder; a program
+    elif isinstance(value, dict):
+        yield {**value, "zorble": "x"}
     elif isinstance(value, tuple):
         yield from [value[:-1]] if value else []
         yield from ((*value, extra) for extra in ("zorble", "rot13"))

@@ -247,8 +247,10 @@ TECHNIQUES = {name: Listed(_where(name), *line) for name, line in _TECHNIQUES.it
 """Technique name -> function."""
 
 _BEHAVIOURS: dict[str, tuple[str, str]] = {
+    "defend.any_guardrail": ("a guard of the any-guardrail package, in a process of its own", ""),
     "defend.ask_guard": ("a guard that asks another model (LLM moderation)", ""),
     "defend.classifier_guard": ("a guard that scores texts with a trained classifier", ""),
+    "defend.judge_guard": ("a guard that asks a judge, as attacks and measurements do", ""),
     "defend.pattern_guard": ("a guard of words and regular expressions, decoding encodings", ""),
     "defend.perplexity_guard": ("a guard that blocks text of high perplexity: suffixes of gradients", ""),
     "defend.pii_guard": ("a guard of personal data and secrets: addresses, cards, keys, names", ""),
