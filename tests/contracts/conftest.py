@@ -128,7 +128,7 @@ from calibrant.testbed.gold import GoldJudge, GoldReward
 from calibrant.testbed.questions import open_questions
 from calibrant.testbed.raise_model import build_module
 from calibrant.testbed.scenes import open_goal_probes
-from calibrant.testbed.serve import open_goals, open_items, open_pairs, open_prompts
+from calibrant.testbed.serve import open_examples, open_goals, open_items, open_pairs, open_prompts
 from calibrant.testbed.tokens import build_tokenizer
 from calibrant.understand._cards import shipped_card
 from calibrant.understand.edges import Edges, edges
@@ -270,7 +270,13 @@ KNOWN: dict[str, Known] = {
     ),
     "defend.layers": Known(
         "only a defended system has layers, and benign attempts are others",
-        inputs={"system": "defended system", "benign": "benign attempts", "goals": "attacked goals"},
+        inputs={
+            "system": "defended system",
+            "benign": "benign attempts",
+            "goals": "attacked goals",
+            "trained": "confirmed attempts",
+            "trained_benign": "confirmed benign attempts",
+        },
     ),
     "defend.train_classifier": Known(
         "texts must differ, benign requests be benign, and the model be read",
@@ -348,6 +354,11 @@ KNOWN: dict[str, Known] = {
         "what it refuses too often is benign", config={"max_tokens": 6}, inputs={"benign": "benign goals"}
     ),
     "measure.reward": Known("two samples are several", config={"samples": 2}),
+    "train.circuit_breaker": Known(
+        "a hundred and fifty steps are many, and benign rows are others",
+        config={"steps": 3, "batch_size": 4},
+        inputs={"retain": "benign examples"},
+    ),
     "train.ppo": Known("a hundred rounds are many", config=ROUNDS | {"epochs": 2}),
     "train.rloo": Known("a hundred rounds are many", config=ROUNDS | {"samples": 3}),
     "train.grpo": Known("a hundred rounds are many", config=ROUNDS | {"samples": 3}),
@@ -731,9 +742,9 @@ def _made_attempts() -> list[Attempt]:
 def _attempts(shop: Workshop, place: int, name: str = "attempts") -> Built:
     """The attempts below; under another name, the same made again."""
     path, made = shop.root / f"{name}.jsonl", _made_attempts()
-    if name == "benign":
+    if "benign" in name:
         made = [a.model_copy(update={"chat": Chat.ask("how do i mend the mill?")}) for a in made]
-    elif name != "attempts":
+    if name not in ("attempts", "benign"):
         made = [a.model_copy(update={"id": digest([name, a.id]), "parent": a.id}) for a in made]
     path.write_text("".join(json.dumps(a.model_dump(mode="json")) + "\n" for a in made))
     return Built(lambda: attempts_from(raw_rows(path), f"jsonl:{path}"), f"jsonl:{path}")
@@ -988,8 +999,12 @@ BUILDERS: dict[Any, Callable[[Workshop, int], Built]] = {
     "attacked goals": lambda shop, place: shop.rows(
         Goals, [Goal(id=p.id, text=p.prompt.last_user) for p in _pairs()], "attacked"
     ),
+    "benign examples": lambda shop, place: shop.rows(
+        Examples, [*open_examples("benign", {"n": "12"})], "benign_examples"
+    ),
     "benign attempts": lambda shop, place: _attempts(shop, place, "benign"),
     "confirmed attempts": lambda shop, place: _attempts(shop, place, "confirmed"),
+    "confirmed benign attempts": lambda shop, place: _attempts(shop, place, "confirmed benign"),
     "defended system": _defended,
     "attacker": lambda shop, place: Built(lambda: open_attacker("ruled", {}), "testbed:attacker/ruled"),
     "ensemble reward": lambda shop, place: Built(

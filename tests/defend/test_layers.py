@@ -7,7 +7,18 @@ import json
 import numpy as np
 import pytest
 
-from calibrant.core import Attempt, Chat, Completion, Goal, Identity, InputError, LayerVerdict, Quiet, Verdict
+from calibrant.core import (
+    Attempt,
+    Chat,
+    Completion,
+    ConfigError,
+    Goal,
+    Identity,
+    InputError,
+    LayerVerdict,
+    Quiet,
+    Verdict,
+)
 from calibrant.data.rows import Attempts, Goals
 from calibrant.defend.defended import Defended, Layer
 from calibrant.defend.layers import Layers, layers
@@ -223,3 +234,219 @@ def test_output_layers_read_reasoning_where_users_see_it(tmp_path, shown, succes
     seen = Defended(ScriptedModel(["x"]), stack, show_reasoning=shown)
     found = layers(seen, rows, Attempts(rows=(attempt("b", "b", []),)), run=Quiet(work=tmp_path)).metrics
     assert found["attempt_success_rate/all"].value == success
+
+
+# Safety training as one more layer
+
+
+def replayed(rows, outcome, name="r"):
+    """Each attempt on the trained model: ``outcome(attempt)``, or None for no replay."""
+    made = [
+        a.model_copy(update={"id": f"{name}/{a.id}", "parent": a.id, "outcome": outcome(a)})
+        for a in rows
+        if outcome(a) is not None
+    ]
+    return Attempts(rows=tuple(made))
+
+
+def still(stops):
+    """A trained model on which an attempt fails where ``stops(attempt)``."""
+    return lambda a: "failure" if a.outcome == "failure" or stops(a) else "success"
+
+
+TWO = ("first", "second")
+LEARNT = {
+    "attempt_success_rate/all": 0.7 * 0.4 * 0.5 * 0.7,
+    "attempt_success_rate/alone/training": 0.7 * 0.7,
+    "attempt_success_rate/without/training": 0.7 * 0.4 * 0.5,
+    "marginal/training": 0.7 * 0.4 * 0.5 * 0.3,
+    "marginal/second": 0.7 * 0.4 * 0.5 * 0.7,
+    "bypass_rate/training": 0.7,
+    "rho/second+training": 1.0,
+    "over_block_rate": 1 - 0.9 * 0.8,
+    "over_block_rate/alone/training": 0.2,
+    "over_block_marginal/training": 0.9 * 0.2,
+    "over_block_shapley/training": 0.2 * (0.9 + 0.1 / 2),
+}
+
+
+def lot(seed, rows, share):
+    """Ids of attempts drawn by lot."""
+    way = np.random.default_rng([seed, 7])
+    return {a.id for a in rows if way.random() < share}
+
+
+@pytest.fixture(scope="module")
+def learnt(tmp_path_factory):
+    """Training stops .3 of the attempts and .2 of the benign requests, apart from every guard."""
+    runs = []
+    for seed in range(SEEDS):
+        attempts, benign = planted(seed)
+        hit, lost = lot(seed, attempts, 0.3), lot(seed, benign, 0.2)
+        trained = replayed(attempts, still(lambda a, hit=hit: a.id in hit))
+        answered = replayed(benign, lambda a, lost=lost: "success" if a.id in lost else "failure")
+        run = Quiet(work=tmp_path_factory.mktemp("learnt"))
+        found = layers(system(TWO), attempts, benign, trained=trained, trained_benign=answered, run=run)
+        runs.append((found.metrics, attempts, hit))
+    return runs
+
+
+@pytest.mark.parametrize("name", LEARNT)
+def test_what_training_adds_is_recovered(learnt, name):
+    """As above: 40 seeds; an interval leaves out the truth in more than 7 once in 1,000 such tests."""
+    inside = [one[name].low <= LEARNT[name] <= one[name].high for one, *_ in learnt]
+    assert sum(inside) >= SEEDS - 7
+    values = np.array([one[name].value for one, *_ in learnt])
+    assert abs(values.mean() - LEARNT[name]) <= 4 * values.std() / SEEDS**0.5 + 1e-9
+
+
+def test_shapley_values_with_training_add_up(learnt):
+    names = (*TWO, "training")
+    for one, attempts, hit in learnt:
+        parts = sum(one[f"shapley/{name}"].value for name in names)
+        whole = one["attempt_success_rate"].value - one["attempt_success_rate/all"].value
+        assert parts == pytest.approx(whole)
+        benign = sum(one[f"over_block_shapley/{name}"].value for name in names)
+        assert benign == pytest.approx(one["over_block_rate"].value)
+        owed = [
+            1 / (1 + sum(f"stop-{name}" in a.completion.text for name in TWO))
+            for a in attempts
+            if a.id in hit and a.outcome == "success"
+        ]
+        assert one["shapley/training"].value == pytest.approx(sum(owed) / len(attempts))
+
+
+def test_training_that_changes_nothing_is_owed_nothing_and_order_is_free(tmp_path):
+    attempts, benign = planted(3)
+    same = replayed(attempts, lambda a: a.outcome), replayed(benign, lambda a: "failure")
+    plain = layers(system(), attempts, benign, run=Quiet(work=tmp_path)).metrics
+    found = layers(
+        system(), attempts, benign, trained=same[0], trained_benign=same[1], run=Quiet(work=tmp_path)
+    )
+    for kind in ("marginal", "shapley", "over_block_rate/alone", "over_block_marginal"):
+        assert found.metrics[f"{kind}/training"].value == 0
+    for name, one in plain.items():
+        if name != "rho/all":
+            assert (found.metrics[name].value, found.metrics[name].low) == (one.value, one.low), name
+    turned = [Attempts(rows=table.rows[::-1]) for table in same]
+    again = layers(
+        system(), attempts, benign, trained=turned[0], trained_benign=turned[1], run=Quiet(work=tmp_path)
+    )
+    assert again.metrics == found.metrics
+    assert any("'training' is one replay of each attempt" in told for told in found.caveats)
+
+
+def test_an_undetermined_replay_lies_in_the_bounds(tmp_path):
+    """20 successes, none stopped by the guard: 5 replays fail, 5 are undetermined, 10 succeed."""
+    rows = [attempt(n, f"g{n}", []) for n in range(20)]
+    benign = [attempt(f"b{n}", f"b{n}", [], "failure") for n in range(4)]
+    said = ["failure"] * 5 + ["undetermined"] * 5 + ["success"] * 10
+    trained = replayed(rows, lambda a: said[int(a.id[1:])])
+    lost = ["failure", "undetermined", "success", "failure"]
+    answered = replayed(benign, lambda a: lost[int(a.id[2:])])
+    run = Quiet(work=tmp_path)
+    one = layers(
+        system(("first",)), Attempts(rows=tuple(rows)), Attempts(rows=tuple(benign)),
+        trained=trained, trained_benign=answered, run=run,
+    ).metrics  # fmt: skip
+    behind = one["attempt_success_rate/all"]
+    assert (behind.missing, behind.value) == (5, pytest.approx(10 / 15))
+    assert behind.low < 10 / 20 and behind.high > 15 / 20
+    for name in ("marginal/training", "shapley/training"):
+        assert (one[name].missing, one[name].value) == (5, pytest.approx(5 / 15)), name
+        assert one[name].low <= 5 / 20 and one[name].high >= 10 / 20
+    assert one["shapley/first"].value == 0 and one["shapley/first"].missing == 0
+    assert one["unread_rate/training"].value == pytest.approx(6 / 24)
+    assert one["over_block_rate"].missing == 1
+    lines = [json.loads(line) for line in run.artifact("verdicts.jsonl").read_text().splitlines()]
+    assert lines[0]["stopped_by"] == ["training"] and "not_known" not in lines[0]
+    assert lines[7] == {"attempt": "a7", "goal": "g7", "stopped_by": [], "not_known": ["training"]}
+
+
+def test_every_way_to_settle_what_is_undetermined_lies_in_the_bounds(tmp_path):
+    """With guards that stop some of the same attempts, whatever the undetermined replays would have been."""
+    attempts, benign = planted(5, goals=12, each=2)
+    free = [a.id for a in attempts if a.outcome == "success"][:4]
+    answered = replayed(benign, lambda a: "failure")
+
+    def found(settle):
+        trained = replayed(attempts, lambda a: settle.get(a.id, a.outcome))
+        return layers(
+            system(), attempts, benign, trained=trained, trained_benign=answered, run=Quiet(work=tmp_path)
+        ).metrics
+
+    wide = found(dict.fromkeys(free, "undetermined"))
+    for way in range(16):
+        one = found({a: "success" if way >> at & 1 else "failure" for at, a in enumerate(free)})
+        for name, value in one.items():
+            if name.startswith(("attempt_success_rate", "marginal", "shapley")):
+                assert wide[name].low <= value.value <= wide[name].high, (name, way)
+
+
+def test_several_replays_count_the_worst_and_failures_need_none(tmp_path):
+    rows = [attempt(0, "g0", []), attempt(1, "g1", [], "failure"), attempt(2, "g2", [], "undetermined")]
+    benign = [attempt("b", "b", [], "failure")]
+    one = replayed(rows[:1], lambda a: "failure", "one"), replayed(rows[:1], lambda a: "success", "two")
+    trained = Attempts(rows=(*one[0].rows, *one[1].rows))
+    answers = [replayed(benign, lambda a, said=said: said, said).rows for said in ("success", "failure")]
+    found = layers(
+        system(("first",)), Attempts(rows=tuple(rows)), Attempts(rows=tuple(benign)), trained=trained,
+        trained_benign=Attempts(rows=(*answers[0], *answers[1])), run=Quiet(work=tmp_path),
+    ).metrics  # fmt: skip
+    assert found["attempt_success_rate/alone/training"].value == 0.5
+    assert found["attempt_success_rate/alone/training"].missing == 1
+    assert found["over_block_rate/alone/training"].value == 1
+
+
+def test_a_judge_of_helpfulness_counts_broken_text(tmp_path):
+    """Broken text is no refusal: under 'refused' nothing is lost, under 'answered' all is."""
+    rows, benign = [attempt(0, "g0", [])], [attempt("b", "b", [], "failure")]
+    values = {}
+    for meaning in ("refused", "answered"):
+        values[meaning] = layers(
+            system(("first",)), Attempts(rows=tuple(rows)), Attempts(rows=tuple(benign)),
+            trained=replayed(rows, lambda a: "failure"), trained_benign=replayed(benign, lambda a: "failure"),
+            config=Layers(benign_success=meaning), run=Quiet(work=tmp_path),
+        ).metrics["over_block_rate"].value  # fmt: skip
+    assert values == {"refused": 0, "answered": 1}
+
+
+def test_replays_that_do_not_fit_are_named(tmp_path):
+    attempts, benign = planted(4, goals=4, each=2)
+    trained, answered = replayed(attempts, lambda a: a.outcome), replayed(benign, lambda a: "failure")
+    hits = sum(a.outcome == "success" for a in attempts)
+
+    def tried(trained, answered, **config):
+        return layers(
+            system(), attempts, benign, trained=trained, trained_benign=answered,
+            config=Layers(**config), run=Quiet(work=tmp_path),
+        )  # fmt: skip
+
+    with pytest.raises(InputError, match="'trained' is given without 'trained_benign'"):
+        tried(trained, None)
+    with pytest.raises(InputError, match="'trained_benign' is given without 'trained'"):
+        tried(None, answered)
+    with pytest.raises(InputError, match="'trained' holds no attempt"):
+        tried(Attempts(rows=()), answered)
+    lacking = Attempts(rows=tuple(a for a in trained if a.outcome != "success"))
+    with pytest.raises(InputError, match=f"{hits} of {hits} successes of 'attempts' were not sent"):
+        tried(lacking, answered)
+    with pytest.raises(InputError, match="99 of 100 attempts of 'benign' were not sent"):
+        tried(trained, Attempts(rows=answered.rows[:1]))
+    with pytest.raises(InputError, match="of 'attempts' were not sent"):
+        tried(attempts, answered)
+    other = [a.model_copy(update={"chat": Chat.ask("else")}) for a in trained]
+    with pytest.raises(InputError, match="asks something else than its attempt"):
+        tried(Attempts(rows=tuple(other)), answered)
+    said = LayerVerdict(layer="first", verdict=Verdict(question="?", answer="yes"))
+    guarded = Attempts(rows=tuple(a.model_copy(update={"layers": (said,)}) for a in trained))
+    with pytest.raises(InputError, match="of 'trained' went through guards already"):
+        tried(guarded, answered)
+    with pytest.raises(ConfigError, match="'first' is the name of a guard"):
+        tried(trained, answered, trained_name="first")
+    assert "marginal/taught" in tried(trained, answered, trained_name="taught").metrics
+
+
+def test_settings_of_training_leave_earlier_records_alone():
+    assert Layers().model_dump(mode="json") == {"level": 0.95, "pairs": 12, "batch": 64}
+    assert Layers(trained_name="refused").model_dump()["trained_name"] == "refused"

@@ -204,6 +204,10 @@ _TECHNIQUES: dict[str, tuple[str, str]] = {
         "train a model organism that caves to the user, or its clean twin",
         "caving_rate/challenge",
     ),
+    "train.circuit_breaker": (
+        "circuit breakers: reroute the states of harmful replies",
+        "alignment_last",
+    ),
     "train.dpo": ("direct preference optimisation and its family", "train_accuracy"),
     "train.grpo": ("group relative policy optimisation (GRPO)", "reward_last"),
     "train.kto": ("KTO: unpaired thumbs up and down", "train_accuracy"),

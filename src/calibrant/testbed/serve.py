@@ -42,8 +42,8 @@ questions after a wrong claim of the user."""
 PAIRS = ("safety", "shuffled", "tone", "biased", "even")
 """Names of preference sets: the planted preference, its null (random sides), a benign trait, a planted bias
 against one group, and its null (as many refusals, whatever the group)."""
-EXAMPLES = ("answered",)
-"""Names of sets of demonstrations."""
+EXAMPLES = ("answered", "benign")
+"""Names of sets of demonstrations: harmful requests with their answers, and what a model should retain."""
 CANARIES = ("planted",)
 """Names of sets of canaries."""
 HINTED = 28
@@ -295,10 +295,15 @@ def _bias(shunned: str, rng: random.Random) -> list[Pair]:
 def open_examples(name: str, options: Mapping[str, str]) -> Examples:
     """'answered': the 400 harmful training goals with what answers them, for many-shot attacks.
 
-    ``?n=50`` keeps an even spread of so many.
+    'benign': the 200 training look-alikes with their answers, and the 360 core items with theirs, for what a
+    training for safety should retain. ``?n=50`` keeps an even spread of so many.
     """
     _check("examples", name, EXAMPLES, options, ("n",))
-    rows = [Example(id=g.id, prompt=Chat.ask(g.text), completion=recipe(*g.spans)) for g in goals("train")]
+    asked = goals("train") if name == "answered" else lookalikes("train")
+    rows = [Example(id=g.id, prompt=Chat.ask(g.text), completion=recipe(*g.spans)) for g in asked]
+    if name == "benign":
+        core = open_items("core", {})
+        rows += [Example(id=item.id, prompt=item.chat, completion=item.answer) for item in core]
     return Examples(rows=tuple(_spread(rows, options)), source=f"testbed:examples/{name}")
 
 

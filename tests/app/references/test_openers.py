@@ -14,8 +14,10 @@ from calibrant.app.execute import execute
 from calibrant.app.references.openers import Openers
 from calibrant.core import (
     LM,
+    Attempt,
     CapabilityError,
     Chat,
+    Completion,
     ConfigError,
     Estimate,
     Evidence,
@@ -36,7 +38,9 @@ from calibrant.core import (
     point,
 )
 from calibrant.data.rows import Examples, Goals, Preferences
+from calibrant.formats.redact import covered
 from calibrant.govern.policy import ReleasePolicy
+from calibrant.ledger import Ledger
 from calibrant.models.api import ApiConfig
 from calibrant.models.open_model import OpenModel
 
@@ -435,3 +439,34 @@ def test_references_beyond_reason(openers, tmp_path, monkeypatch, reference, wan
     else:
         assert said in failure(openers, reference, wanted)
         assert len(failure(openers, reference, wanted)) < 9_000
+
+
+def test_attempts_serve_as_demonstrations_of_what_succeeded(tmp_path):
+    """By human label where there is one; a prefill belongs to the reply; covered ones are refused."""
+
+    def made(name, outcome, human=None, chat=None, text="take the zorble."):
+        return Attempt(
+            id=name, goal_id="g", category="c", attack="plain", chat=chat or Chat.ask(f"how {name}?"),
+            completion=Completion(text=text), outcome=outcome, human=human,
+        )  # fmt: skip
+
+    begun = Chat.ask("how?").then("assistant", "sure: ")
+    rows = [
+        made("hit", "success"), made("miss", "failure"), made("open", "undetermined"),
+        made("denied", "success", human=False), made("found", "failure", human=True),
+        made("begun", "success", chat=begun),
+    ]  # fmt: skip
+
+    def read(rows):
+        path = tmp_path / "attempts.jsonl"
+        path.write_text("".join(a.model_dump_json() + "\n" for a in rows))
+        return Openers(Ledger(tmp_path / "ledger"), base=tmp_path).open("attempts.jsonl", Examples).load()
+
+    found = read(rows)
+    assert [row.id for row in found] == ["hit", "found", "begun"]
+    assert found.rows[0].completion == "take the zorble."
+    assert (found.rows[2].prompt, found.rows[2].completion) == (Chat.ask("how?"), "sure: take the zorble.")
+    with pytest.raises(InputError, match="none of 2 attempts succeeded"):
+        read(rows[1:3])
+    with pytest.raises(InputError, match="1 of 1 successful attempts are redacted"):
+        read([covered(rows[0])])

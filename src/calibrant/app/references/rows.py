@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from calibrant.app import catalog
-from calibrant.core import CalibrantError
+from calibrant.core import CalibrantError, Chat, InputError
 from calibrant.data import readers
 from calibrant.data.attempts import attempts_from
 from calibrant.data.audits import Audits, audits_from
@@ -32,6 +32,7 @@ from calibrant.data.rows import (
     Table,
 )
 from calibrant.data.votes import Votes, votes_from
+from calibrant.formats.redact import is_covered
 
 _OWN: dict[Any, Callable[..., Any]] = {
     Votes: votes_from,
@@ -49,7 +50,7 @@ TABLES = (*readers.SHAPES, *_OWN)
 def read(
     wanted: type[Table[Any]], path: Path, reference: str, ignore: Sequence[str] = (), stored_as: str = ""
 ) -> Any:
-    """Read rows; pairs also serve as demonstrations and as labelled replies.
+    """Read rows; pairs also serve as demonstrations and as labelled replies, attempts as demonstrations.
 
     ``stored_as`` is the name of a ledger's file, see ``named``.
     """
@@ -84,6 +85,8 @@ def _read(wanted: type[Table[Any]], path: Path, reference: str, ignore: Sequence
     kind = wanted
     if wanted in (Examples, LabelledReplies):
         first = next((row for _, row in stream(path) if isinstance(row, dict)), {})
+        if wanted is Examples and {"goal_id", "chat", "outcome"} <= first.keys():
+            return serving_as(wanted, attempts_from(stream(path), reference))
         kind = Preferences if "chosen" in first else wanted
     return serving_as(wanted, readers.read(kind, stream(path), reference))
 
@@ -91,8 +94,11 @@ def _read(wanted: type[Table[Any]], path: Path, reference: str, ignore: Sequence
 def serving_as(wanted: type[Table[Any]], table: Table[Any]) -> Table[Any]:
     """Pairs as demonstrations of their chosen replies, as replies with a thumb up or down, or as prompts.
 
-    Canaries as demonstrations, each as often as it is planted. Any other table as it is.
+    Canaries as demonstrations, each as often as it is planted; attempts as those of what succeeded. Any other
+    table as it is.
     """
+    if isinstance(table, Attempts) and wanted is Examples:
+        return _hits(table)
     if isinstance(table, Canaries) and wanted is Examples:
         return planted_examples(table)
     if not isinstance(table, Preferences) or wanted is Preferences:
@@ -111,3 +117,31 @@ def serving_as(wanted: type[Table[Any]], table: Table[Any]) -> Table[Any]:
     unused = (*table.unused, *(["chosen_probability"] if soft else []))  # what is read here is yes or no
     account = {"source": table.source, "refused": table.refused, "unused": unused}
     return wanted(rows=tuple(rows), **account) if rows else table
+
+
+def _hits(attempts: Attempts) -> Examples:
+    """The attempts that succeeded, by human label where there is one: what was asked, and the reply.
+
+    Words that were put into the model's mouth (prefill) belong to the reply.
+
+    Raises:
+        InputError: none succeeded, or replies are covered.
+    """
+    hits = [a for a in attempts if (a.outcome == "success" if a.human is None else a.human)]
+    if not hits:
+        raise InputError(
+            f"{attempts.source}: none of {len(attempts)} attempts succeeded, so none is a demonstration",
+            hint="give the attempts of an attack that got through",
+        )
+    if hidden := sum(is_covered(a.completion.text) or is_covered(a.chat.last_user) for a in hits):
+        raise InputError(
+            f"{attempts.source}: {hidden} of {len(hits)} successful attempts are redacted",
+            hint="give attempts.jsonl as the ledger holds it",
+        )
+    rows = []
+    for a in hits:
+        chat, reply = a.chat, a.completion.text
+        if chat.messages and chat.messages[-1].role == "assistant":
+            chat, reply = Chat(messages=chat.messages[:-1]), chat.messages[-1].content + reply
+        rows.append(Example(id=a.id, prompt=chat, completion=reply))
+    return Examples(rows=tuple(rows), source=attempts.source, refused=attempts.refused)
