@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,6 +24,10 @@ from transformers import (
 )
 
 from calibrant.models.open_model import OpenModel
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from api_stub import server  # noqa: F401  a fixture of this folder
 
 FAMILIES = ("gpt2", "llama", "qwen2", "gpt_neox", "mistral", "gemma2", "olmo2")
 LINES = (

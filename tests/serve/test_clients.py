@@ -178,6 +178,19 @@ def test_the_command_serves_and_its_audit_can_be_asked_again(command, stub, tmp_
     assert "line 3" in told.stderr
 
 
+def test_a_stack_file_that_hides(command, stub, tmp_path, monkeypatch):
+    monkeypatch.setattr(f"{__name__}.STACK", 'hide = { kinds = ["email"], names = ["Ann Quibble"] }' + STACK)
+    url, _ = command("--upstream", stub.url, "--refusal-after", "0.2")
+    stub.text = "so <NAME_1> is <EMAIL_1>."
+    with sdk(url) as client:
+        text = "i am Ann Quibble, ann@example.org, +44 20 7946 0018"
+        assert hello(client, text).choices[0].message.content == "so Ann Quibble is ann@example.org."
+        assert hello(client, "a zorble").choices[0].finish_reason == "content_filter"
+    assert stub.asked[0]["messages"][0]["content"] == "i am <NAME_1>, <EMAIL_1>, +44 20 7946 0018"
+    audit = next((tmp_path / "ledger" / "audit").glob("*.jsonl"))
+    assert "Quibble" not in audit.read_text()
+
+
 def test_a_killed_proxy_loses_no_line_that_it_answered(command, stub, tmp_path):
     url, process = command("--upstream", stub.url)
     with sdk(url) as client:
@@ -200,6 +213,7 @@ def test_a_killed_proxy_loses_no_line_that_it_answered(command, stub, tmp_path):
         ((*UP, "--host", "0.0.0.0"), "--token-env"),
         ((*UP, "--token-env", "NOT_SET_ANYWHERE"), "NOT_SET_ANYWHERE"),
         ((*UP, "--host", "192.0.2.7", "--token-env", "TOKEN"), "cannot listen"),
+        ((*UP, "--refusal-after", "120"), "refusals wait 120 s"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_said_before_anything_is_served(options, told, tmp_path):

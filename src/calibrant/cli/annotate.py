@@ -11,6 +11,7 @@ import typer
 
 from calibrant.app import catalog
 from calibrant.cli import render
+from calibrant.cli._options import LEDGER, Where
 from calibrant.core import Chat, InputError
 from calibrant.core.errors import nearest
 from calibrant.core.shown import visible
@@ -62,9 +63,7 @@ def annotate(
         str, typer.Option("--condition", help="How you work, for the record: alone or expert.")
     ] = "",
     study: Annotated[str, typer.Option("--study", help="Name of the study whose job --assist means.")] = "",
-    ledger: Annotated[
-        Path, typer.Option("--ledger", help="Folder of the ledger.", envvar="CALIBRANT_LEDGER")
-    ] = Path(".calibrant"),
+    ledger: Where = LEDGER,
 ) -> None:
     """Compare two outputs, or label the replies of a queue, blind; run it again to resume."""
     if not rater and pairs is None:

@@ -13,6 +13,7 @@ from calibrant.app.references import locate
 from calibrant.app.references.openers import Openers
 from calibrant.app.references.schemes import scheme
 from calibrant.cli import render
+from calibrant.cli._options import LEDGER, AllowPython, Where
 from calibrant.cli.annotate import Ignore, tell_unused
 from calibrant.core import LM, InputError, Judge, Sampling
 from calibrant.core.shown import visible
@@ -35,12 +36,8 @@ def console(
     temperature: Annotated[float, typer.Option("--temperature", help="0 is greedy.", min=0.0)] = 0.0,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the samples.")] = 0,
     ignore: Ignore = None,
-    ledger: Annotated[
-        Path, typer.Option("--ledger", help="Folder of the ledger.", envvar="CALIBRANT_LEDGER")
-    ] = Path(".calibrant"),
-    allow_python: Annotated[
-        bool, typer.Option("--allow-python", help="Allow references to code, python:mod:fn.")
-    ] = False,
+    ledger: Where = LEDGER,
+    allow_python: AllowPython = False,
 ) -> None:
     """Red-team a model by hand; every turn becomes an attempt. Run it again to resume."""
     openers = Openers(Ledger(ledger), allow_python=allow_python)

@@ -10,6 +10,7 @@ import typer
 
 from calibrant.app import catalog
 from calibrant.cli import render
+from calibrant.cli._options import LEDGER, Where
 from calibrant.core.shown import visible
 from calibrant.ledger import Ledger
 
@@ -37,9 +38,7 @@ def export(
     study: Annotated[
         str, typer.Option("--study", help="Name of the study whose jobs 'record:JOB' means.")
     ] = "",
-    ledger: Annotated[
-        Path, typer.Option("--ledger", help="Folder of the ledger.", envvar="CALIBRANT_LEDGER")
-    ] = Path(".calibrant"),
+    ledger: Where = LEDGER,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
 ) -> None:
     """Export attempts to other tools (SARIF, JUnit, Inspect, AVID, HTML, ...), redacted unless revealed."""

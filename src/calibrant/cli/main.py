@@ -22,6 +22,7 @@ from calibrant.app.study import Outcome, finished_jobs, run_study
 from calibrant.app.study_file import load_study
 from calibrant.app.verdict import gate_table
 from calibrant.cli import render, serve
+from calibrant.cli._options import LEDGER, AllowPython, Where
 from calibrant.cli.annotate import annotate
 from calibrant.cli.console import console
 from calibrant.cli.export import export
@@ -40,10 +41,7 @@ app = typer.Typer(
     help="Train, understand, attack, oversee, defend and gate language models, with evidence.",
 )
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
-Where = Annotated[Path, typer.Option("--ledger", help="Folder of the ledger.", envvar="CALIBRANT_LEDGER")]
 Changes = Annotated[list[str] | None, typer.Argument(help="given.NAME=VALUE, or JOB.FIELD=VALUE.")]
-AllowPython = Annotated[bool, typer.Option("--allow-python", help="Allow references to code, python:mod:fn.")]
-LEDGER = Path(".calibrant")
 # Typer carries a copy of click whose errors it does not export; this is its UsageError.
 _Usage: Any = typer.BadParameter.__base__
 _BUG = "calibrant: this is a bug; please report it with the lines above\n"

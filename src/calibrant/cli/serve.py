@@ -14,6 +14,7 @@ from calibrant.app.guarding import opened_model, opened_stack
 from calibrant.app.references import locate
 from calibrant.app.references.openers import Openers
 from calibrant.app.study import finished_jobs
+from calibrant.cli._options import LEDGER, AllowPython, Where
 from calibrant.core import ConfigError
 from calibrant.ledger import Ledger
 
@@ -54,17 +55,19 @@ def guard(
         str, typer.Option("--token-env", help="Variable that holds the token which clients must send.")
     ] = "",
     deadline: Annotated[float, typer.Option("--deadline", help="Seconds for one request.", min=0.1)] = 120.0,
+    refusal_after: Annotated[
+        float,
+        typer.Option(
+            "--refusal-after", help="No refusal leaves before so many seconds; 0: at once.", min=0.0
+        ),
+    ] = 0.0,
     max_bytes: Annotated[int, typer.Option("--max-bytes", help="Largest request.", min=1)] = 2**20,
     keep: Annotated[
         Kept, typer.Option("--keep", help="Texts in the audit: salted digests, or in full, for replay.")
     ] = Kept.digest,
     study: Study = "",
-    ledger: Annotated[
-        Path, typer.Option("--ledger", help="Folder of the ledger.", envvar="CALIBRANT_LEDGER")
-    ] = Path(".calibrant"),
-    allow_python: Annotated[
-        bool, typer.Option("--allow-python", help="Allow references to code, python:mod:fn.")
-    ] = False,
+    ledger: Where = LEDGER,
+    allow_python: AllowPython = False,
 ) -> None:
     """Put guards before and behind a model: an OpenAI-compatible proxy that fails closed."""
     if bool(upstream) == bool(model):
@@ -78,23 +81,23 @@ def guard(
             f"on {host} everybody could use the model",
             hint="give --token-env NAME, or listen on 127.0.0.1 behind a gateway that lets people in",
         )
-    openers = _openers(ledger, stack, study, allow_python)
-    spec, layers = opened_stack(stack, openers)
-    catalog.load("calibrant.serve.proxy.run:run")(
-        spec,
-        layers,
+    settings = catalog.load("calibrant.serve.proxy.case:Settings")(
         upstream=upstream,
-        model=opened_model(model, openers) if model else None,
         key=key,
         token=token,
         host=host,
         port=port,
         deadline=deadline,
+        refusal_after=refusal_after,
         most_bytes=max_bytes,
         keep=keep.value,
         audits=ledger / "audit",
-        say=lambda text: typer.echo(text, err=True),
     )
+    openers = _openers(ledger, stack, study, allow_python)
+    spec, layers = opened_stack(stack, openers)
+    behind = opened_model(model, openers) if model else None
+    run = catalog.load("calibrant.serve.proxy.run:run")
+    run(spec, layers, behind, settings, lambda text: typer.echo(text, err=True))
 
 
 @app.command()
@@ -102,12 +105,8 @@ def replay(
     audit: Annotated[Path, typer.Argument(help="File of an audit that keeps texts in full.")],
     stack: Annotated[str, typer.Argument(help="File of the layers to ask.")],
     study: Study = "",
-    ledger: Annotated[
-        Path, typer.Option("--ledger", help="Folder of the ledger.", envvar="CALIBRANT_LEDGER")
-    ] = Path(".calibrant"),
-    allow_python: Annotated[
-        bool, typer.Option("--allow-python", help="Allow references to code, python:mod:fn.")
-    ] = False,
+    ledger: Where = LEDGER,
+    allow_python: AllowPython = False,
 ) -> None:
     """Ask layers about what an audit holds; exit status 1 where something would end otherwise."""
     _, layers = opened_stack(stack, _openers(ledger, stack, study, allow_python))

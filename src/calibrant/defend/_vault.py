@@ -18,7 +18,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 
-from calibrant.core import InputError
+from calibrant.core import Chat, Completion, InputError
 from calibrant.defend._personal import SAID, Found
 from calibrant.defend.pii_guard import PiiGuard, finder
 
@@ -69,6 +69,19 @@ class Vault:
     def restore(self, text: str) -> str:
         """``text`` with the value of every placeholder of this vault; others stay as they are."""
         return _PLACEHOLDER.sub(lambda match: self._values.get(match[0], match[0]), text)
+
+    def hide_chat(self, chat: Chat) -> Chat:
+        """``chat`` with a placeholder for every match in every message; half a surrogate pair becomes '?'."""
+        turns = [
+            turn.model_copy(update={"content": self.hide(turn.content.encode("utf-8", "replace").decode())})
+            for turn in chat.messages
+        ]
+        return Chat(messages=tuple(turns))
+
+    def restore_reply(self, reply: Completion) -> Completion:
+        """``reply`` with the values in text and reasoning; its ids are those of the placeholders."""
+        reasoning = reply.reasoning and self.restore(reply.reasoning)
+        return reply.model_copy(update={"text": self.restore(reply.text), "reasoning": reasoning})
 
     def _found(self, text: str) -> list[Found]:
         """Every match, and then those that come to light when these no longer stand beside them."""

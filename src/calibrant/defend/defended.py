@@ -13,7 +13,8 @@ bypass the guards by accident.
 3. A blocked reply is the same text whichever layer blocked; the completion's ``error`` names the layer.
 4. Reasoning is returned with the reply, so output layers check both. Where users never see it,
    ``show_reasoning=False``: layers check the reply alone, and the reasoning is discarded.
-5. ``shadow=True`` runs every layer even after a block, and the model too, so that each attempt shows what
+5. ``hide`` keeps personal data from the model itself: it reads placeholders, and its reply gets the values.
+6. ``shadow=True`` runs every layer even after a block, and the model too, so that each attempt shows what
    each layer would have done alone. The user's reply is the same.
 
 Command: ``defended:FILE.toml#MODELREF`` opens a model behind the stack of a file such as
@@ -49,13 +50,19 @@ from calibrant.core import (
 )
 from calibrant.core.errors import nearest
 from calibrant.defend._layer import Caller, Layer, OnFailure, blocker
+from calibrant.defend._vault import Restorer, Vault
+from calibrant.defend.pii_guard import PiiGuard, pii_guard
 
 __all__ = [
+    "Caller",
     "Defended",
     "Layer",
     "LayerSpec",
     "OnFailure",
+    "Restorer",
     "StackSpec",
+    "Vault",
+    "blocker",
     "check_stack",
     "defended_from",
     "layers_from",
@@ -89,6 +96,9 @@ class StackSpec(Frozen):
     """Run every layer even after a block, so that each attempt shows what each would have done alone."""
     show_reasoning: bool = True
     """Whether users see the model's reasoning, and output layers check it."""
+    hide: PiiGuard | None = None
+    """Personal data that the model never reads: placeholders stand in its place, and the reply gets it back.
+    Input layers read what was asked, output layers what is shown. Its ``views`` change nothing."""
 
     def only(self, names: Sequence[str]) -> StackSpec:
         """The stack with these layers alone, in its own order.
@@ -119,15 +129,20 @@ class Defended:
         *,
         shadow: bool = False,
         show_reasoning: bool = True,
+        hide: PiiGuard | None = None,
     ) -> None:
         """Put ``lm`` behind ``stack``; a blocked request is answered with ``refusal``.
 
+        ``hide``: see ``StackSpec``.
+
         Raises:
             ConfigError: two layers share a name, a name is blank, or a side is neither input nor output, or
-                not one that the guard answers on.
+                not one that the guard answers on; ``hide`` looks for nothing, or has a bad pattern.
         """
         self._lm, self._stack, self._refusal, self._shadow = lm, tuple(stack), refusal, shadow
-        self._show_reasoning = show_reasoning
+        self._show_reasoning, self._hide = show_reasoning, hide
+        if hide is not None:
+            Vault(hide)
         check_stack(self._stack)
         self._callers = tuple(map(Caller, self._stack))
 
@@ -152,7 +167,12 @@ class Defended:
         if not kept:
             return self._lm
         return Defended(
-            self._lm, kept, self._refusal, shadow=self._shadow, show_reasoning=self._show_reasoning
+            self._lm,
+            kept,
+            self._refusal,
+            shadow=self._shadow,
+            show_reasoning=self._show_reasoning,
+            hide=self._hide,
         )
 
     def lets_pass(self, chats: Sequence[Chat], replies: Sequence[Completion]) -> list[bool]:
@@ -190,6 +210,11 @@ class Defended:
                 "guards": digest(layers),
                 "refusal": self._refusal,
                 **({} if self._show_reasoning else {"reasoning": "not shown"}),
+                **(
+                    {}
+                    if self._hide is None
+                    else {"hidden": f"vault/1 {pii_guard(self._hide).identity.digest}"}
+                ),
             },
         )
 
@@ -199,7 +224,7 @@ class Defended:
         places = [
             place for place, said in enumerate(before) if self._shadow or blocker(said, ended=True) is None
         ]
-        spoken = self._lm.generate([chats[place] for place in places], sampling) if places else []
+        spoken = self._spoken([chats[place] for place in places], sampling) if places else []
         replies = {place: self._shown(reply) for place, reply in zip(places, spoken, strict=True)}
         # A broken or blocked reply may still carry text, and no text leaves unread.
         read = {
@@ -212,6 +237,15 @@ class Defended:
             self._finish(layers, replies.get(place), after.get(place, []))
             for place, layers in enumerate(before)
         ]
+
+    def _spoken(self, chats: Sequence[Chat], sampling: Sampling) -> list[Completion]:
+        """What the model says; it never reads what is hidden from it."""
+        if self._hide is None:
+            return self._lm.generate(chats, sampling)
+        vaults = [Vault(self._hide) for _ in chats]
+        hidden = [vault.hide_chat(chat) for vault, chat in zip(vaults, chats, strict=True)]
+        replies = self._lm.generate(hidden, sampling)
+        return [vault.restore_reply(reply) for vault, reply in zip(vaults, replies, strict=True)]
 
     def _ask(self, side: Side, chats: Sequence[Chat]) -> list[list[LayerVerdict]]:
         """Ask this side's layers in order, up to the first that blocks a chat (all of them in shadow)."""
@@ -285,7 +319,9 @@ def defended_from(
     """
     file = resolve(StackSpec, spec, where="stack")
     stack = layers_from(file, behaviour)
-    return Defended(lm, stack, file.refusal, shadow=file.shadow, show_reasoning=file.show_reasoning)
+    return Defended(
+        lm, stack, file.refusal, shadow=file.shadow, show_reasoning=file.show_reasoning, hide=file.hide
+    )
 
 
 def layers_from(file: StackSpec, behaviour: Callable[[Mapping[str, Any] | str], Any]) -> list[Layer]:

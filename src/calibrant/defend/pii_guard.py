@@ -20,6 +20,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import re2
 from pydantic import field_validator
@@ -64,8 +65,9 @@ def pii_guard(config: PiiGuard = PiiGuard()) -> Guard:
     return _Personal(config=config, finder=finder(config))
 
 
+@lru_cache(maxsize=64)
 def finder(config: PiiGuard) -> Finder:
-    """What finds every match of the config. Raises ConfigError: see ``pii_guard``."""
+    """What finds every match of the config; made once. Raises ConfigError: see ``pii_guard``."""
     if not (config.kinds or config.patterns or config.names):
         raise ConfigError(
             "it looks for no personal data, so everything would pass",

@@ -1,7 +1,7 @@
 """ApiModel: any server that speaks the OpenAI chat protocol (``POST /v1/chat/completions``).
 
-It is an ``LM`` and nothing more: no weights, no token ids. One batch goes out over a bounded number of
-connections and comes back in order. A chat that fails comes back as ``stop = "error"`` with the reason
+It is a ``StreamingLM`` and nothing more: no weights, no token ids. One batch goes out over a bounded number
+of connections and comes back in order. A chat that fails comes back as ``stop = "error"`` with the reason
 (contract C5); ``check`` is the place that raises, once, before a long job starts.
 
     model = ApiModel.open("http://localhost:8000", "tiny-chat", ApiConfig(max_requests=500))
@@ -11,16 +11,18 @@ connections and comes back in order. A chat that fails comes back as ``stop = "e
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from typing import Any
 
 import httpx
 
 from calibrant.core.errors import InputError, nearest
-from calibrant.core.lm import Chat, Completion, Identity, Sampling
-from calibrant.models.api_reply import read_reply
-from calibrant.models.endpoint import ApiConfig, Endpoint, EndpointError, Pacing, complaint
+from calibrant.core.lm import Chat, Completion, Identity, Piece, Sampling
+from calibrant.models.api_reply import Gathering, read_reply
+from calibrant.models.endpoint import ApiConfig, Endpoint, Pacing, complaint
+from calibrant.models.endpoint_budget import EndpointError
 from calibrant.models.keys import key_variable
 from calibrant.models.seeds import item_seeds
 
@@ -58,7 +60,8 @@ class ApiModel:
         """Endpoint and model name: all that can be known from outside."""
         note = "unknown: the server can change the model behind the name"
         parts = {"endpoint": self._endpoint.url, "model": self._model, "system_fingerprint": note}
-        parts["replies"] = "api_reply/3"  # how an answer becomes a completion
+        # How an answer becomes a completion.
+        parts["replies"] = "api_reply/3" + ("" if self._config.lone_tags else ", no lone tags")
         return Identity(name=self._model, parts=parts)
 
     def generate(self, chats: Sequence[Chat], sampling: Sampling = Sampling()) -> list[Completion]:
@@ -78,6 +81,32 @@ class ApiModel:
                 return list(pool.map(lambda payload: self._complete(client, payload, sampling), payloads))
             finally:  # an interrupt waits for the calls under way, not for the whole queue
                 pool.shutdown(wait=True, cancel_futures=True)
+
+    def stream(self, chat: Chat, sampling: Sampling = Sampling()) -> Iterator[Piece]:
+        """The completion that ``generate([chat])`` gives, piece by piece, by server-sent events.
+
+        A reply comes in one piece where it may begin with reasoning: see ``ApiConfig.lone_tags``. What goes
+        wrong stands in the last piece: ``stop = "error"``, the text that had come, the reason. The call is
+        tried again only before its first event.
+        """
+        seed = item_seeds([chat], sampling.seed)[0]
+        payload = self._payload(chat, seed, sampling)
+        payload |= {"stream": True, "stream_options": {"include_usage": True}}
+        gathering = Gathering(self._endpoint.quote, self._config.lone_tags, self._endpoint.struck)
+        try:
+            with (
+                self._endpoint.session() as client,
+                closing(self._endpoint.events(client, _CHAT, payload, tokens=sampling.max_tokens)) as events,
+            ):
+                for event in events:
+                    if (piece := gathering.push(event)) is not None:
+                        yield piece
+            last = gathering.finish()
+        except EndpointError as error:
+            last = gathering.broken(self._reason(error), blocked=error.blocked)
+        if last.completion is not None:
+            last = last.model_copy(update={"completion": self._named(gathering.answer, last.completion)})
+        yield last
 
     def check(self) -> None:
         """Ask the server whether it is there and knows the model.
@@ -129,11 +158,14 @@ class ApiModel:
     def _complete(self, client: httpx.Client, payload: dict[str, Any], sampling: Sampling) -> Completion:
         try:
             reply = self._endpoint.call(client, _CHAT, payload, tokens=sampling.max_tokens)
-            return self._named(reply, read_reply(reply, self._endpoint.quote))
+            return self._named(reply, self._read(reply))
         except EndpointError as error:
             return Completion(
                 text="", stop="blocked" if error.blocked else "error", error=self._reason(error)
             )
+
+    def _read(self, reply: Any) -> Completion:
+        return read_reply(reply, self._endpoint.quote, self._config.lone_tags)
 
     def _reason(self, error: EndpointError) -> str:
         """The reason; where a key was refused or missing, with the name of its variable."""

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import functools
 import json
-import math
 import os
 import random
-import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing, contextmanager
 from email.utils import parsedate_to_datetime
 from typing import Any, Literal, NamedTuple
 
@@ -24,6 +23,8 @@ from pydantic import Field
 from calibrant.core.config import Frozen
 from calibrant.core.errors import InputError
 from calibrant.core.secrets import strike, without_secrets
+from calibrant.models.endpoint_budget import EndpointError, Meter
+from calibrant.models.events import BadEventError, Events
 
 _tls = functools.cache(httpx.create_ssl_context)  # costs tens of milliseconds: once a process
 
@@ -42,7 +43,7 @@ _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 class ApiConfig(Frozen):
-    """How to call the endpoint. Nothing here changes what the model answers."""
+    """How to call the endpoint. Nothing here changes what the model answers, ``lone_tags`` how it is read."""
 
     api_key_env: str | None = None
     """Name of the environment variable that holds the key; the key itself is never stored."""
@@ -61,6 +62,10 @@ class ApiConfig(Frozen):
     max_tokens: int | None = Field(default=None, ge=0)
     """Most tokens generated over the life of the object, by the server's count; a call whose count is not
     known costs ``Sampling.max_tokens``. None is no limit."""
+    lone_tags: bool = True
+    """Whether a closing tag without its opening one ends reasoning, which the template had opened. What is
+    reply is then known in the end only, so ``stream`` gives a reply without reasoning beside it in one piece.
+    False: it is text like any other, and a reply streams as it comes."""
     logprobs: bool = False
     """Ask for log-probs; not every server takes the question."""
     limit_key: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
@@ -73,23 +78,6 @@ class Pacing(NamedTuple):
     sleep: Callable[[float], None] = time.sleep
     clock: Callable[[], float] = time.monotonic
     jitter: Callable[[], float] = random.SystemRandom().random
-
-
-class EndpointError(InputError):
-    """Why a call gave no answer, and what that means for trying again and for the bill."""
-
-    def __init__(self, message: str, *, hint: str = "", status: int | None = None) -> None:
-        super().__init__(message, hint=hint)
-        self.status = status
-        """HTTP status; None when there was none, or it was 200."""
-        self.retry = status is not None and (status in (408, 429) or status >= 500)
-        """Another try may help."""
-        self.billed = status is None
-        """The server may have generated tokens all the same."""
-        self.blocked = False
-        """A content filter refused."""
-        self.wait: float | None = None
-        """Seconds that the server asks to wait."""
 
 
 class Endpoint:
@@ -107,7 +95,7 @@ class Endpoint:
         self._here = host in _LOOPBACK
         self._config = config
         self._pacing = pacing
-        self._meter = _Meter(config)
+        self._meter = Meter(config.max_requests, config.max_tokens)
 
     def session(self) -> httpx.Client:
         """Connections to use in a ``with``; threads may share it."""
@@ -130,10 +118,30 @@ class Endpoint:
                 return self._paid(client, path, payload, tokens, last)
             except EndpointError as error:
                 tries, last = tries + 1, error.message
-                if not error.retry or tries > self._config.max_retries:
-                    error.message += f" (after {tries} tries)" if tries > 1 else ""
+                wait = self._wait(tries, error)
+            self._pacing.sleep(wait)
+
+    def events(self, client: httpx.Client, path: str, payload: Any, *, tokens: int = 0) -> Generator[Any]:
+        """The parsed server-sent events of the answer to POST ``payload``.
+
+        Of a server that does not stream it is the one answer. Tried again only where no event has come.
+
+        Raises:
+            EndpointError: as ``call``; an event that is no JSON; the connection breaks off.
+        """
+        tries, last, begun = 0, "", False
+        while True:
+            try:
+                with closing(self._paid_events(client, path, payload, tokens, last)) as events:
+                    for event in events:
+                        begun = True
+                        yield event
+                return
+            except EndpointError as error:
+                if begun:
                     raise
-                wait = self._wait(tries - 1, error)
+                tries, last = tries + 1, error.message
+                wait = self._wait(tries, error)
             self._pacing.sleep(wait)
 
     def _paid(self, client: httpx.Client, path: str, payload: Any, tokens: int, last: str) -> Any:
@@ -151,11 +159,49 @@ class Endpoint:
         finally:
             self._meter.settle(tokens, used)
 
-    def _wait(self, retry: int, error: EndpointError) -> float:
-        """Seconds to sleep before the next try; raises when the server asks for too long."""
+    def _paid_events(
+        self, client: httpx.Client, path: str, payload: Any, tokens: int, last: str
+    ) -> Generator[Any]:
+        """One call with its place in the budget; one that is left early has cost all that it could."""
+        self._meter.reserve(tokens, last)
+        used = tokens
+        try:
+            with self._opened(client, path, payload) as response:
+                if response.status_code != 200:
+                    raise self._refused(response, b"".join(self._pieces(response)))
+                if "text/event-stream" not in response.headers.get("content-type", ""):
+                    answer = self._parsed(b"".join(self._pieces(response)))
+                    used = tokens if (counted := completion_tokens(answer)) is None else counted
+                    yield answer
+                    return
+                for event in self._read_events(response):
+                    used = used if (counted := completion_tokens(event)) is None else counted
+                    yield self.struck(event)
+        except EndpointError as error:
+            used = used if error.billed else 0
+            raise
+        finally:
+            self._meter.settle(tokens, used)
+
+    def _read_events(self, response: httpx.Response) -> Iterator[Any]:
+        events = Events()
+        try:
+            for piece in self._pieces(response):
+                yield from events.push(piece)
+                if events.done:
+                    return
+            yield from events.end()
+        except BadEventError as error:
+            raise EndpointError(f"the server sent {error}") from None
+
+    def _wait(self, tries: int, error: EndpointError) -> float:
+        """Seconds to sleep after so many tries; raises where there is to be no other one."""
+        if not error.retry or tries > self._config.max_retries:
+            error.message += f" (after {tries} tries)" if tries > 1 else ""
+            raise error
         longest = self._config.max_wait
         if error.wait is None:
-            return self._pacing.jitter() * min(longest, self._config.backoff * 2.0**retry)
+            return self._pacing.jitter() * min(longest, self._config.backoff * 2.0 ** (tries - 1))
         if error.wait > longest:
             error.message += f" (asks to wait {error.wait:g} s; max_wait is {longest:g} s)"
             raise error
@@ -163,33 +209,42 @@ class Endpoint:
 
     def _once(self, client: httpx.Client, path: str, payload: Any) -> Any:
         """One HTTP call. Raises for all that is not a JSON answer with status 200."""
+        with self._opened(client, path, payload) as response:
+            raw = b"".join(self._pieces(response))
+        if response.status_code != 200:
+            raise self._refused(response, raw)
+        return self._parsed(raw)
+
+    @contextmanager
+    def _opened(self, client: httpx.Client, path: str, payload: Any) -> Iterator[httpx.Response]:
+        """An answer whose body is still to be read."""
         key = self._key()
         headers = {"content-type": "application/json"} | ({"authorization": f"Bearer {key}"} if key else {})
         method, body = ("GET", None) if payload is None else ("POST", json.dumps(payload).encode())
         try:
             with client.stream(method, self.url + path, content=body, headers=headers) as response:
-                raw = self._read(response)
+                yield response
         except httpx.RequestError as caught:
             raise self._lost(caught) from None
-        if response.status_code != 200:
-            raise self._refused(response, raw)
+
+    def _parsed(self, raw: bytes) -> Any:
         try:
-            return strike(json.loads(raw), key)  # some servers send back what they were sent
+            return self.struck(json.loads(raw))
         except (ValueError, RecursionError):
             hint = "see that the URL leads to the API and not to a web page"
             raise EndpointError(f"the answer is not JSON: {self.quote(raw)}", hint=hint) from None
 
-    def _read(self, response: httpx.Response) -> bytes:
-        """The body, within ``timeout`` as a whole: httpx alone would wait for ever on a trickle."""
-        deadline = self._pacing.clock() + self._config.timeout
-        body = bytearray()
+    def _pieces(self, response: httpx.Response) -> Iterator[bytes]:
+        """The body, within ``timeout`` of waiting in all: httpx alone would wait for ever on a trickle."""
+        waited, size, since = 0.0, 0, self._pacing.clock()
         for piece in response.iter_bytes():
-            body += piece
-            if self._pacing.clock() > deadline:
+            waited, size = waited + self._pacing.clock() - since, size + len(piece)
+            if waited > self._config.timeout:
                 raise httpx.ReadTimeout(f"the body took more than {self._config.timeout:g} s")
-            if len(body) > MAX_BYTES:
+            if size > MAX_BYTES:
                 raise EndpointError(f"the answer is larger than {MAX_BYTES} bytes")
-        return bytes(body)
+            yield piece
+            since = self._pacing.clock()
 
     def _lost(self, caught: httpx.RequestError) -> EndpointError:
         """What a failure below HTTP means."""
@@ -224,7 +279,14 @@ class Endpoint:
 
     def quote(self, text: object) -> str:
         """A short piece of what the server said, fit for a message."""
-        return quote(text, os.environ.get(self._config.api_key_env or "", "").strip())
+        return quote(text, self._held())
+
+    def struck(self, value: Any) -> Any:
+        """``value`` without keys: some servers send back what they were sent."""
+        return strike(value, self._held())
+
+    def _held(self) -> str:
+        return os.environ.get(self._config.api_key_env or "", "").strip()
 
     def _key(self) -> str:
         """The key as the environment has it now, or "" where none is asked for."""
@@ -298,41 +360,3 @@ def completion_tokens(reply: Any) -> int | None:
         case {"usage": {"completion_tokens": int(count)}} if 0 <= count < _MOST_TOKENS:
             return int(count)
     return None
-
-
-class _Meter:
-    """Requests and tokens so far, across threads; refuses before a limit would be passed."""
-
-    def __init__(self, config: ApiConfig) -> None:
-        self._max_requests = math.inf if config.max_requests is None else config.max_requests
-        self._max_tokens = math.inf if config.max_tokens is None else config.max_tokens
-        self._changed = threading.Condition()
-        self._requests = 0
-        self._tokens = 0
-        self._open = 0
-
-    def reserve(self, tokens: int, last: str) -> None:
-        """Book one request and at most ``tokens``; waits while an open call may still give some back."""
-        with self._changed:
-            while self._open and self._tokens + tokens > self._max_tokens:
-                self._changed.wait()
-            short = ""
-            if self._requests >= self._max_requests:
-                short = f"{self._requests} requests made, max_requests is {self._max_requests}"
-            elif self._tokens + tokens > self._max_tokens:
-                short = (
-                    f"{self._tokens} tokens used, {tokens} more could pass max_tokens = {self._max_tokens}"
-                )
-            if short:
-                before = f" (before that: {last})" if last else ""
-                raise EndpointError(f"budget: {short}{before}", hint="raise the limit in ApiConfig")
-            self._requests += 1
-            self._tokens += tokens
-            self._open += 1
-
-    def settle(self, reserved: int, used: int) -> None:
-        """Replace a booking by what was really used."""
-        with self._changed:
-            self._tokens += used - reserved
-            self._open -= 1
-            self._changed.notify_all()

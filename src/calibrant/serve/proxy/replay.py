@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from calibrant.core import Chat, InputError, LayerVerdict, Message
-from calibrant.defend._layer import Caller, Layer, blocker
+from calibrant.defend.defended import Caller, Layer, blocker
 from calibrant.serve.proxy.audit import read
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,8 +17,6 @@ from calibrant.serve.proxy.request import ApiError, call_texts
 
 _REASONING = ("reasoning_content", "reasoning")
 _ENDS = ("stop", "length", "tool_calls", "function_call", "content_filter")
-EVENT_BYTES = 4 * 2**20
-"""Longest event of a stream that is read."""
 
 
 @dataclass
@@ -117,6 +115,19 @@ class Calls:
         except ApiError as error:
             raise ApiError(502, f"a call of a tool: {error.message}", code="bad_upstream") from None
 
+    def changed(
+        self, change: Callable[[str], str], arguments: Callable[[str], str]
+    ) -> list[Mapping[str, Any]]:
+        """Every call as one piece, its names and ``arguments`` changed."""
+        return [
+            {
+                "index": index,
+                "id": change(call["id"]) or None,
+                "function": {"name": change(call["name"]), "arguments": arguments(call["arguments"])},
+            }
+            for index, call in sorted(self._calls.items())
+        ]
+
     def message(self) -> dict[str, Any]:
         """Their fields in a message; none where there are no calls."""
         named = [(index, call) for index, call in sorted(self._calls.items()) if index >= 0]
@@ -187,42 +198,3 @@ def usage_of(answer: Any) -> dict[str, int]:
 def counted(prompt: int = 0, completion: int = 0) -> dict[str, int]:
     """Numbers of tokens as clients want them: all three."""
     return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
-
-
-class Events:
-    """Server-sent events from bytes, however they are cut (WHATWG HTML, 9.2.6)."""
-
-    def __init__(self) -> None:
-        self._rest, self._data = b"", []  # type: tuple[bytes, list[bytes]]
-        self.done = False
-
-    def push(self, piece: bytes) -> Iterator[Any]:
-        """Parsed events that are complete now.
-
-        Raises:
-            ApiError: 502, one that is no JSON, or longer than ``EVENT_BYTES``.
-        """
-        *lines, self._rest = (self._rest + piece).replace(b"\r\n", b"\n").split(b"\n")
-        if len(self._rest) + sum(map(len, self._data)) > EVENT_BYTES:
-            raise ApiError(502, "the model's server sent an event that is too long", code="bad_upstream")
-        for line in lines:
-            if line.startswith(b"data:"):
-                self._data.append(line[5:].removeprefix(b" "))
-            elif not line.strip() and self._data:
-                yield from self._event()
-
-    def end(self) -> Iterator[Any]:
-        """What stands there when the stream ends, its last blank line missing."""
-        yield from self.push(b"\n\n")
-
-    def _event(self) -> Iterator[Any]:
-        data, self._data = b"\n".join(self._data), []
-        if data.strip() == b"[DONE]":
-            self.done = True
-            return
-        try:
-            yield json.loads(data.decode("utf-8"))
-        except (ValueError, RecursionError):
-            raise ApiError(
-                502, "the model's server sent an event that is no JSON", code="bad_upstream"
-            ) from None

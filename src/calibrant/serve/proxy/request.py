@@ -30,7 +30,7 @@ _ROLES: dict[str, Role] = {
     "tool": "user",
     "function": "user",
 }
-_TEXT_KEY = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
+TEXT_KEY = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
 """Type of a part of a message -> where its text stands."""
 _REFUSED = {
     "logprobs": "would carry texts that no layer reads",
@@ -38,7 +38,7 @@ _REFUSED = {
     "chat_template": "would make texts that no layer reads",
     "audio": "is read by no guard; only text is served",
 }
-_NUMBERS = (
+NUMBERS = (
     "temperature", "top_p", "top_k", "min_p", "n", "seed", "max_tokens", "max_completion_tokens", "stream",
     "presence_penalty", "frequency_penalty", "repetition_penalty", "parallel_tool_calls", "store",
 )  # fmt: skip
@@ -118,7 +118,7 @@ def read(raw: bytes, content_type: str) -> Asked:
     beside = {
         key: value
         for key, value in body.items()
-        if key not in ("messages", "model", "stream_options") and not (key in _NUMBERS and _is_number(value))
+        if key not in ("messages", "model", "stream_options") and not (key in NUMBERS and _is_number(value))
     }
     if texts := list(leaves(beside)):
         turns.insert(0, Message(role="system", content="\n".join(texts)))
@@ -224,18 +224,18 @@ def _content(content: Any, where: str) -> str:
     beside: list[str] = []
     for at, part in enumerate(content):
         kind = part.get("type") if isinstance(part, dict) else None
-        if not isinstance(kind, str) or kind not in _TEXT_KEY:
+        if not isinstance(kind, str) or kind not in TEXT_KEY:
             raise ApiError(
                 400,
                 f"{where}[{at}]: no guard reads a part of this type; only text is served",
                 code="not_read",
                 param=f"{where}[{at}]",
             )
-        text = part.get(_TEXT_KEY[kind])
+        text = part.get(TEXT_KEY[kind])
         if not isinstance(text, str):
             raise ApiError(400, f"{where}[{at}] holds no text", param=f"{where}[{at}]")
         texts.append(text)
-        beside += leaves({key: value for key, value in part.items() if key not in ("type", _TEXT_KEY[kind])})
+        beside += leaves({key: value for key, value in part.items() if key not in ("type", TEXT_KEY[kind])})
     # Servers put parts together in one way or the other.
     return "\n".join(dict.fromkeys(("".join(texts), "\n".join(texts), *beside)))
 
@@ -243,5 +243,5 @@ def _content(content: Any, where: str) -> str:
 def plain(content: Any) -> str:
     """The text of a message whose content ``read`` has let pass, as a local model is given it."""
     if isinstance(content, list):
-        return "".join(part[_TEXT_KEY[part["type"]]] for part in content)
+        return "".join(part[TEXT_KEY[part["type"]]] for part in content)
     return content or ""

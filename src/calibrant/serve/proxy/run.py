@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import uvicorn
@@ -12,47 +11,39 @@ import uvicorn
 from calibrant.core import LM, ConfigError
 from calibrant.core.digest import digest
 from calibrant.defend.defended import Layer, StackSpec
-from calibrant.serve.proxy.audit import Audit, Keep
+from calibrant.defend.pii_guard import pii_guard
+from calibrant.serve.proxy.audit import Audit
 from calibrant.serve.proxy.case import Settings
+from calibrant.serve.proxy.hiding import Hiding
 from calibrant.serve.proxy.server import Proxy
 from calibrant.serve.proxy.upstream import InProcess, Server, Upstream
 
 
 def run(
-    spec: StackSpec,
-    layers: Sequence[Layer],
-    *,
-    upstream: str,
-    model: LM | None,
-    key: str,
-    token: str,
-    host: str,
-    port: int,
-    deadline: float,
-    most_bytes: int,
-    keep: Keep,
-    audits: Path,
-    say: Callable[[str], None],
+    spec: StackSpec, layers: Sequence[Layer], model: LM | None, settings: Settings, say: Callable[[str], None]
 ) -> None:
-    """Serve until the process is told to stop.
+    """Serve until the process is told to stop: ``settings.upstream``, or ``model`` in this process.
 
     Raises:
-        ConfigError: the port is taken, or the address is none of this machine.
+        ConfigError: the port is taken, the address is none of this machine, or no request could be refused in
+            time.
     """
-    behind: Upstream = Server(upstream, key) if model is None else InProcess(model, model.identity.name)
-    told = upstream if model is None else model.identity.digest
-    for note in notes(layers, key=bool(key), token=bool(token)):
-        say(f"note: {note}")
-    policy = policy_of(spec, layers, told)
-    listening = _bound(host, port)
-    audit = Audit(audits, policy, keep)
-    settings = Settings(
-        refusal=spec.refusal,
-        show_reasoning=spec.show_reasoning,
-        deadline=deadline,
-        most_bytes=most_bytes,
-        token=token,
+    if settings.refusal_after >= settings.deadline:
+        raise ConfigError(
+            f"refusals wait {settings.refusal_after:g} s, and a request has {settings.deadline:g} s",
+            hint="--refusal-after must be less than --deadline",
+        )
+    settings = settings.of_stack(spec)
+    behind: Upstream = (
+        Server(settings.upstream, settings.key) if model is None else InProcess(model, model.identity.name)
     )
+    if settings.hide is not None:
+        behind = Hiding(behind, settings.hide)
+    for note in notes(layers, key=bool(settings.key), token=bool(settings.token)):
+        say(f"note: {note}")
+    policy = policy_of(spec, layers, settings.upstream if model is None else model.identity.digest)
+    listening = _bound(settings.host, settings.port)
+    audit = Audit(settings.audits, policy, settings.keep)
     config = uvicorn.Config(
         Proxy(layers, behind, audit, settings).app(),
         log_level="warning",
@@ -60,10 +51,9 @@ def run(
         timeout_graceful_shutdown=10,
         server_header=False,
     )
-    at = f"[{host}]" if ":" in host else host
-    say(
-        f"guarding {told if model is None else model.identity.name} at http://{at}:{listening.getsockname()[1]}/v1"
-    )
+    at = f"[{settings.host}]" if ":" in settings.host else settings.host
+    name = settings.upstream if model is None else model.identity.name
+    say(f"guarding {name} at http://{at}:{listening.getsockname()[1]}/v1")
     say(f"audit: {audit.path}")
     uvicorn.Server(config).run(sockets=[listening])
 
@@ -100,6 +90,8 @@ def policy_of(spec: StackSpec, layers: Sequence[Layer], upstream: str) -> dict[s
         for layer in layers
     ]
     policy = {"layers": named, "refusal": spec.refusal, "show_reasoning": spec.show_reasoning}
+    if spec.hide is not None:
+        policy["hide"] = pii_guard(spec.hide).identity.digest  # it may list names
     return {**policy, "upstream": upstream, "digest": digest({**policy, "upstream": upstream})}
 
 

@@ -1,11 +1,12 @@
 """The proxy itself: one request from the client's first byte to the line in the audit.
 
 1. A request is checked, then the input layers read it. A block answers with the refusal, whichever it was.
-2. The model's server is asked. Its reply passes the output layers as it comes (``defend._stream``): no
+2. The model's server is asked. Its reply passes the output layers as it comes (``release``): no
    character leaves before every layer has cleared it; calls of tools leave when the reply has ended.
 3. Whatever fails, fails closed: a layer (unless it escalates), the model's server, the audit.
 4. One deadline holds for the whole request. While text is held, comments keep the connection alive.
-5. Every request leaves one line in the audit; when that can not be written, nothing more is served.
+5. With ``refusal_after`` no refusal leaves, and no stream begins, before that time or a reply's first text.
+6. Every request leaves one line in the audit; when that can not be written, nothing more is served.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import asyncio
 import contextvars
 import hmac
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Any, TypeVar
@@ -26,11 +27,12 @@ from starlette.routing import Route
 
 from calibrant.core import LayerVerdict
 from calibrant.core.errors import InputError
-from calibrant.defend._layer import Caller, Layer, blocker
-from calibrant.defend._stream import Release
+from calibrant.defend.defended import Caller, Layer, blocker
 from calibrant.serve.proxy.audit import Audit
 from calibrant.serve.proxy.case import Case, Settings, told
+from calibrant.serve.proxy.errors import HANDLERS, failure
 from calibrant.serve.proxy.metrics import Metrics
+from calibrant.serve.proxy.release import Release
 from calibrant.serve.proxy.reply import DONE, HELD, Builder, Calls, Part, event
 from calibrant.serve.proxy.request import ApiError, Asked, read
 from calibrant.serve.proxy.streaming import BLOCKED, EventStream, Live
@@ -46,8 +48,18 @@ _GRACE = 5.0
 class Proxy:
     """Layers of guards between clients and a model."""
 
-    def __init__(self, layers: Sequence[Layer], upstream: Upstream, audit: Audit, settings: Settings) -> None:
+    def __init__(
+        self,
+        layers: Sequence[Layer],
+        upstream: Upstream,
+        audit: Audit,
+        settings: Settings,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
         """``layers``: checked by ``Defended``, of which this is the form that serves."""
+        self._clock, self._sleep = clock, sleep
         self._inputs = [Caller(layer) for layer in layers if layer.side == "input"]
         self._outputs = [Caller(layer) for layer in layers if layer.side == "output"]
         self._upstream, self._audit, self._settings = upstream, audit, settings
@@ -67,8 +79,7 @@ class Proxy:
             Route("/readyz", self._ready, methods=["GET"]),
             Route("/metrics", self._measured, methods=["GET"]),
         ]
-        handlers: Any = {404: _unknown, 405: _method, 500: _bug}
-        app = Starlette(routes=routes, lifespan=self._lifespan, exception_handlers=handlers)
+        app = Starlette(routes=routes, lifespan=self._lifespan, exception_handlers=HANDLERS)
         app.router.redirect_slashes = False
         return app
 
@@ -104,7 +115,7 @@ class Proxy:
         return JSONResponse({"object": "list", "data": rows})
 
     async def _chat(self, request: Request) -> Response:
-        case = Case(time.monotonic())
+        case = Case(self._clock())
         self._open += 1
         streams = False
         try:
@@ -120,10 +131,13 @@ class Proxy:
             if asked.stream:
                 streams = True
                 body = self._streamed(case, asked, self._passed(request), stopped)
-                return EventStream(body, headers, self._left(case) + _GRACE)
+                late = bool(self._settings.refusal_after)
+                return EventStream(body, headers, self._left(case) + _GRACE, late=late)
             answer = await self._whole(case, asked, self._passed(request), stopped)
             if case.degraded:
                 headers = {"x-calibrant-degraded": "true"}
+            if case.outcome != "answered":
+                await self._refusal_time(case)
             self._write(case)
             return JSONResponse(answer, headers=headers)
         except ApiError as error:
@@ -136,7 +150,7 @@ class Proxy:
             case.outcome = "error"
             return self._failed(case, ApiError(503, "the audit can not be written", code="audit_broken"))
         except Exception as error:  # noqa: BLE001  the door of the server: it fails closed, and lives on
-            return self._failed(case, _failure(error))
+            return self._failed(case, failure(error))
         finally:
             if not streams:
                 self._open -= 1
@@ -175,8 +189,16 @@ class Proxy:
             raise ApiError(408, "the request did not come in time", code="timeout") from None
         return bytes(raw)
 
+    def _refusal_left(self, case: Case) -> float:
+        return case.began + self._settings.refusal_after - self._clock()
+
+    async def _refusal_time(self, case: Case) -> None:
+        """Wait until a refusal may leave."""
+        if (left := self._refusal_left(case)) > 0:
+            await self._sleep(left)
+
     def _left(self, case: Case) -> float:
-        return max(0.001, self._settings.deadline - (time.monotonic() - case.began))
+        return max(0.001, self._settings.deadline - (self._clock() - case.began))
 
     async def _thread(self, call: Callable[..., T], *args: Any, short: bool = False) -> T:
         """The call in a thread; where it is ``short`` and all guards are bounded, at once."""
@@ -249,18 +271,19 @@ class Proxy:
         """The events of a stream; the audit's line is written before the last of them leaves."""
         build = Builder(asked.model)
         written = False
+        opening = [build.chunk(at, {"role": "assistant", "content": ""}) for at in range(asked.choices)]
         try:
-            for at in range(asked.choices):
-                yield build.chunk(at, {"role": "assistant", "content": ""})
+            while opening and not self._settings.refusal_after:
+                yield opening.pop(0)
             if stopped is not None:
-                case.outcome, case.why = "blocked_input", stopped.layer
-                for at in range(asked.choices):
-                    yield build.chunk(at, {"content": self._settings.refusal})
-                    yield build.chunk(at, {}, BLOCKED)
+                events = self._refused(case, asked, build, stopped)
             else:
-                async with aclosing(self._live(case, asked, headers, build)) as events:
-                    async for one in events:
-                        yield one
+                events = self._live(case, asked, headers, build)
+            async with aclosing(events):
+                async for one in events:
+                    while opening:
+                        yield opening.pop(0)
+                    yield one
             written = True
             self._write(case)
             yield DONE
@@ -270,19 +293,26 @@ class Proxy:
         except InputError:
             yield event(ApiError(503, "the audit can not be written", code="audit_broken").body())
         except (asyncio.CancelledError, GeneratorExit):
-            case.outcome, case.why = (
-                "client_left",
-                "the client left, or did not read",
-            )
+            case.outcome, case.why = "client_left", "the client left, or did not read"
             raise
         except Exception as error:  # noqa: BLE001  the door of the server: it fails closed, and lives on
             case.outcome, case.why = "error", type(error).__name__
-            yield event(_failure(error).body())
+            yield event(failure(error).body())
         finally:
             self._open -= 1
             if not written:
                 with suppress(InputError):
                     self._write(case)
+
+    async def _refused(
+        self, case: Case, asked: Asked, build: Builder, stopped: LayerVerdict
+    ) -> AsyncGenerator[bytes]:
+        """What a client reads of a request that does not pass."""
+        case.outcome, case.why = "blocked_input", stopped.layer
+        await self._refusal_time(case)
+        for at in range(asked.choices):
+            yield build.chunk(at, {"content": self._settings.refusal})
+            yield build.chunk(at, {}, BLOCKED)
 
     async def _live(
         self, case: Case, asked: Asked, headers: Mapping[str, str], build: Builder
@@ -290,11 +320,13 @@ class Proxy:
         """A reply as its output layers let it out."""
         choices = [Live(self._release(case, asked), self._settings) for _ in range(asked.choices)]
         usage: dict[str, int] = {}
+        refusals: dict[int, list[bytes]] = {}
         try:
             async with aclosing(self._timed(case, asked, headers)) as parts:
                 async for part in parts:
                     if part is None:
-                        yield HELD
+                        if self._refusal_left(case) <= 0:  # a request that is refused has no comments either
+                            yield HELD
                     elif isinstance(part, dict):
                         usage = part or usage
                     else:
@@ -303,13 +335,22 @@ class Proxy:
                             to_read = len(live.release.whole) if part.end else live.release.held
                             short = to_read + len(part.text) < _SHORT
                             for delta, end in await self._thread(live.pass_on, part, short=short):
-                                yield build.chunk(part.index, delta, end)
+                                one = build.chunk(part.index, delta, end)
+                                if live.release.blocked is not None and self._settings.refusal_after:
+                                    refusals.setdefault(part.index, []).append(one)
+                                else:
+                                    yield one
                         if all(live.release.blocked is not None for live in choices):
                             break  # nobody will read the rest
             if not all(live.over for live in choices):
                 raise ApiError(
                     502, "the model's server ended in the middle of a reply", code="upstream_closed"
                 )
+            if refusals:  # all at once, so that the time of none tells what it took
+                await self._refusal_time(case)
+            for _, held in sorted(refusals.items()):
+                for one in held:
+                    yield one
             case.outcome = "answered"
         finally:
             for at, live in enumerate(choices):
@@ -351,30 +392,7 @@ class Proxy:
 
     def _write(self, case: Case) -> None:
         """The line in the audit, and the numbers."""
-        ms = 1000 * (time.monotonic() - case.began)
+        ms = 1000 * (self._clock() - case.began)
         said = [one for _, _, verdicts in case.verdicts for one in verdicts]
         self._metrics.told(case.outcome, ms, case.released, said)
         self._audit.add(case.line(self._audit, ms))
-
-
-_ELSEWHERE = ("/v1/responses", "/v1/completions")
-
-
-async def _unknown(request: Request, _: Exception) -> Response:
-    path = request.url.path
-    hint = "; use /v1/chat/completions" if path.rstrip("/") in _ELSEWHERE else ""
-    error = ApiError(404, f"this proxy does not serve {path[:100]}{hint}", code="unknown_url")
-    return JSONResponse(error.body(), status_code=404)
-
-
-async def _method(request: Request, _: Exception) -> Response:
-    error = ApiError(405, f"{request.method} is not served here", code="method_not_allowed")
-    return JSONResponse(error.body(), status_code=405)
-
-
-async def _bug(_: Request, error: Exception) -> Response:
-    return JSONResponse(_failure(error).body(), status_code=500)
-
-
-def _failure(error: Exception) -> ApiError:
-    return ApiError(500, f"the proxy failed: {type(error).__name__}", code="proxy_failed")

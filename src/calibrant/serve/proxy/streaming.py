@@ -11,8 +11,8 @@ from typing import Any
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from calibrant.defend._stream import Release
 from calibrant.serve.proxy.case import Settings
+from calibrant.serve.proxy.release import Release
 from calibrant.serve.proxy.reply import Calls, Part
 
 BLOCKED = "content_filter"
@@ -60,15 +60,29 @@ class Live:
 class EventStream(StreamingResponse):
     """Events, with a limit also for a client that does not read; what is open is closed at once."""
 
-    def __init__(self, body: AsyncGenerator[bytes], headers: Mapping[str, str], seconds: float) -> None:
+    def __init__(
+        self, body: AsyncGenerator[bytes], headers: Mapping[str, str], seconds: float, *, late: bool = False
+    ) -> None:
+        """``late``: the answer begins with its first event, so that its headers tell nothing before."""
         super().__init__(body, media_type="text/event-stream", headers=headers)
-        self._body, self._seconds = body, seconds
+        self._body, self._seconds, self._late = body, seconds, late
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the events, for as long as the client may take."""
+        body = self._body
         try:
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._seconds):
+                    if self._late:
+                        body = _again(await anext(self._body, b""), body)
+                        self.body_iterator = body
                     await super().__call__(scope, receive, send)
         finally:
+            await body.aclose()
             await self._body.aclose()
+
+
+async def _again(first: bytes, rest: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
+    yield first
+    async for one in rest:
+        yield one

@@ -16,7 +16,8 @@ import httpx
 from calibrant.core import LM, Chat, Completion, Message, OpenLM, Piece, Sampling, StreamingLM
 from calibrant.core.secrets import strike
 from calibrant.models.endpoint import MAX_BYTES, complaint, endpoint_url
-from calibrant.serve.proxy.reply import Events, Part, counted, parts_of, usage_of
+from calibrant.models.events import BadEventError, Events
+from calibrant.serve.proxy.reply import Part, counted, parts_of, usage_of
 from calibrant.serve.proxy.request import ApiError, Asked, plain
 
 T = TypeVar("T")
@@ -77,6 +78,8 @@ class Server:
                         return
                 for found in self._parts(events.end(), asked):
                     yield found
+            except BadEventError as error:
+                raise ApiError(502, f"the model's server sent {error}", code="bad_upstream") from None
             except (aiohttp.ClientError, OSError) as error:
                 raise _lost(error) from None
 

@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from calibrant.core import Chat, LayerVerdict
-from calibrant.defend._layer import Caller, blocker
+from calibrant.defend.defended import Caller, blocker
 
 _PACE = 8
 """Of what is held, the part that must come anew before the guard is asked again: time stays linear."""

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from calibrant.core import Chat, Identity, Verdict
-from calibrant.defend._layer import Caller, Layer, OnFailure
 from calibrant.defend._reach import Reach, longest
-from calibrant.defend._stream import Release
+from calibrant.defend.defended import Caller, Layer, OnFailure
 from calibrant.defend.pattern_guard import PatternGuard, pattern_guard
+from calibrant.serve.proxy.release import Release
 from calibrant.text.codecs import CODECS
 
 WORD = "zorble"
