@@ -190,3 +190,40 @@ def test_rules_that_are_no_unicode_are_refused():
 def test_a_pattern_that_matches_every_text_is_refused(pattern):
     with pytest.raises(ConfigError, match="matches every text"):
         pattern_guard(PatternGuard(patterns=(pattern,)))
+
+
+RULES = PatternGuard(
+    words=("zorble", "o'brien", "क", "smash"),
+    patterns=("qu+ib", "^fen|wick$", r"\bma\w+n\b", "(?P<a>x)(y|z)"),
+)
+PIECES = (
+    "zorble",
+    "z-o-r-b-l-e",
+    "zоrble",
+    "O’Brien",
+    "क",
+    "quuib",
+    "xz",
+    "fen",
+    "wick",
+    "marn",
+    "mar",
+    "é",
+    " ",
+    "a",
+)
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=8).map("".join))
+def test_one_look_at_all_rules_changes_no_verdict(text):
+    """A text that breaks no rule is dismissed at one look; with the rules one by one it is the same."""
+    quick, slow = pattern_guard(RULES), pattern_guard(RULES)
+    slow.__dict__["_any"] = None
+    assert quick.ask([Chat.ask(text)], "input") == slow.ask([Chat.ask(text)], "input")
+
+
+def test_rules_that_are_too_large_together_are_tried_one_by_one(monkeypatch):
+    monkeypatch.setattr("calibrant.defend.pattern_guard._MEMORY", 500)
+    guard = pattern_guard(PatternGuard(words=("quib",)))
+    assert guard._any is None
+    assert [v.answer for v in guard.ask([Chat.ask("a quib"), Chat.ask("a barn")], "input")] == ["no", "yes"]

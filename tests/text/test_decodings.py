@@ -5,11 +5,26 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import unicodedata
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from calibrant.text.decodings import alike, fold, like, readings, spelled, tables
+from calibrant.text.decodings import (
+    _look_alikes,
+    _shown,
+    _unmarked,
+    _without_symbols,
+    alike,
+    fold,
+    like,
+    readings,
+    shown,
+    spelled,
+    tables,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -83,3 +98,25 @@ def test_spelled(text, found):
 def test_long_runs_take_linear_time(unit):
     """A backtracking pattern would not end."""
     list(spelled(unit * 20_000))
+
+
+TEXT = st.text(st.characters(), max_size=60) | st.text("aé°\u0301\u0323‘−l1I\u200bрᴬ", max_size=60)
+
+
+@given(TEXT)
+def test_a_table_on_a_text_is_its_translation(text):
+    for table in (_shown(), _unmarked(), _look_alikes(), _without_symbols()):
+        assert table.on(text) == text.translate(table)
+
+
+@given(TEXT, st.integers(25, 40))
+def test_marks_beyond_thirty_on_a_letter_are_dropped(text, marks):
+    def slowly(text):
+        kept, run = [], 0
+        for char in text:
+            run = run + 1 if unicodedata.combining(char) else 0
+            kept.append(char if run <= 30 else "")
+        return "".join(kept)
+
+    long = f"{text}é{chr(0x301) * marks}b"
+    assert shown(long) == slowly(long.translate(_shown()))

@@ -37,6 +37,8 @@ from calibrant.text.codecs import CODECS
 from calibrant.text.decodings import Shape, fold, like, readings, unmarked
 
 _UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
+_MEMORY = 1 << 26
+"""Bytes that the automaton of all rules may grow to; beyond, RE2 goes on without one, and is slow."""
 _EDGE = rf"(?:^|$|[^\pL\pM\pN\x{{E000}}\x{{E001}}]|[{_UNSPACED}])"
 """Of a word: RE2's \\b knows ASCII only, and some scripts put no space between words."""
 
@@ -133,8 +135,41 @@ def _word(word: str) -> _Rule:
     return _Rule(word, plain, _compiled(f"{_EDGE}{pattern}{_EDGE}"), letters and _compiled(letters))
 
 
-def _compiled(source: str) -> Any:
+class _Any(NamedTuple):
+    """All rules as one, which is met where any of them is: one look at a text that breaks none."""
+
+    plain: Any
+    alike: Any
+    letters: Any
+
+    @classmethod
+    def of(cls, rules: Sequence[_Rule]) -> _Any | None:
+        """None where RE2 refuses the whole, for its size say; then each rule looks for itself."""
+        parts = ([getattr(rule, part) for rule in rules] for part in cls._fields)
+        try:
+            return cls(*(_either([one.pattern for one in part if one is not None]) for part in parts))
+        except re2.error:
+            return None
+
+    def found(self, shape: Shape) -> bool:
+        """Whether any rule may be met: where this is False, none is."""
+        folded = shape.folded if shape.alike in shape.folded else (*shape.folded, *shape.resolved)
+        return (
+            any(map(self.plain.search, folded))
+            or (self.alike is not None and self.alike.search(shape.alike) is not None)
+            or (self.letters is not None and any(map(self.letters.search, shape.spelled)))
+        )
+
+
+def _either(sources: Sequence[str]) -> Any:
+    """Any of these, a word also inside another: without edges RE2's automaton stays small."""
+    bare = [source.removeprefix(_EDGE).removesuffix(_EDGE) for source in sources]
+    return _compiled("|".join(f"(?:{source})" for source in bare), memory=_MEMORY) if sources else None
+
+
+def _compiled(source: str, memory: int | None = None) -> Any:
     options = re2.Options()
+    options.max_mem = memory or options.max_mem
     options.case_sensitive = False
     options.log_errors = False
     return re2.compile(source, options)
@@ -159,6 +194,10 @@ class _Patterns:
 
     def ask(self, chats: Sequence[Chat], side: Side) -> list[Verdict]:
         return [self._verdict(chat, side) for chat in chats]
+
+    @cached_property
+    def _any(self) -> _Any | None:
+        return _Any.of(self.rules)
 
     @cached_property
     def _reach(self) -> Reach | None:
@@ -192,6 +231,8 @@ class _Patterns:
         for where, text in texts.items():
             for view, reading in readings(text, self.config.views).items():
                 shape = Shape.of(reading)
+                if self._any is not None and not self._any.found(shape):
+                    continue
                 for rule in self.rules:
                     how = rule.found(shape)
                     if how is not None:

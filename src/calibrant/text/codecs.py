@@ -11,25 +11,24 @@ import base64
 import binascii
 import re
 from collections.abc import Callable
+from string import ascii_lowercase, ascii_uppercase
 from typing import NamedTuple
 
-_LEET = str.maketrans("aeiost", "431057")
-_UNLEET = str.maketrans("431057", "aeiost")
+_LEET = ("aeiost", "431057")
 _SPELLED = re.compile(r"(?<![\w-])[^\W\d_](?:-[^\W\d_])+(?![\w-])")
 _BASE64 = re.compile(r"(?<![\w+/=])(?=[A-Za-z0-9+/=]{8})[A-Za-z0-9+/]+={0,2}(?![\w+/=])")
 
 
+def _ascii(text: str, source: str, to: str) -> str:
+    """Replace ASCII characters by ASCII ones: on bytes, where a table is quick and UTF-8 keeps all others."""
+    table = bytes.maketrans(source.encode(), to.encode())
+    return text.encode("utf-8", "surrogatepass").translate(table).decode("utf-8", "surrogatepass")
+
+
 def _shift(text: str, by: int) -> str:
     """Move each ASCII letter ``by`` places round the alphabet."""
-
-    def move(char: str) -> str:
-        if "a" <= char <= "z":
-            return chr((ord(char) - 97 + by) % 26 + 97)
-        if "A" <= char <= "Z":
-            return chr((ord(char) - 65 + by) % 26 + 65)
-        return char
-
-    return "".join(move(char) for char in text)
+    moved = "".join(letters[by:] + letters[:by] for letters in (ascii_lowercase, ascii_uppercase))
+    return _ascii(text, ascii_lowercase + ascii_uppercase, moved)
 
 
 def _each_word(text: str, change: Callable[[str], str]) -> str:
@@ -78,7 +77,7 @@ CODECS: dict[str, Codec] = {
     ),
     "rot13": Codec(lambda text: _shift(text, 13), lambda text: _shift(text, -13)),
     "caesar": Codec(lambda text: _shift(text, 3), lambda text: _shift(text, -3)),
-    "leet": Codec(lambda text: text.translate(_LEET), lambda text: text.translate(_UNLEET)),
+    "leet": Codec(lambda text: _ascii(text, *_LEET), lambda text: _ascii(text, *_LEET[::-1])),
     "base64": Codec(_base64, _unbase64),
 }
 """Name -> codec. 'caesar' shifts by three; 'spell' puts a hyphen between the letters of each word."""

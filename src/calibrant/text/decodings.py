@@ -37,6 +37,12 @@ def tables() -> dict[str, Any]:
     return found
 
 
+_FEW = 12
+"""Most kinds of characters that are replaced one after the other."""
+_RUN = re.compile(f"[\u0300-\U0010ffff]{{{_MARKS + 1},}}")
+"""Where too many marks may stand: no mark is below U+0300."""
+
+
 class _Table(dict[int, str | None]):
     """For ``str.translate``: what a rule says of each character, asked once."""
 
@@ -47,6 +53,16 @@ class _Table(dict[int, str | None]):
         found = self[code] = self._rule(chr(code))
         return found
 
+    def on(self, text: str) -> str:
+        """``text.translate(self)``; quick where few kinds of characters change, which is nearly always."""
+        changed = {char: to for char in set(text) if (to := self[ord(char)]) != char}
+        chained = any(self[ord(char)] != char for to in changed.values() for char in to or "")
+        if chained or len(changed) > _FEW:
+            return text.translate(self)
+        for char, to in changed.items():
+            text = text.replace(char, to or "")
+        return text
+
 
 def readings(text: str, views: Sequence[str]) -> dict[str, str]:
     """The views of a text: 'as written' without what nobody sees, then each decoding that differs.
@@ -56,7 +72,7 @@ def readings(text: str, views: Sequence[str]) -> dict[str, str]:
     seen = {"as written": shown(text)}
     sources = {unicodedata.normalize("NFKC", seen["as written"]): ""}
     if not seen["as written"].isascii():
-        bare = unmarked(visible(text)).translate(_look_alikes())
+        bare = _look_alikes().on(unmarked(visible(text)))
         for way, note in zip(
             _RESOLVED, (", look-alikes as ASCII", ", look-alikes as ASCII (i)"), strict=True
         ):
@@ -76,11 +92,13 @@ def visible(text: str) -> str:
 
 def shown(text: str) -> str:
     """``visible`` before NFKC."""
-    seen = text.translate(_shown()).translate(_TYPED)
-    if seen.isascii():
-        return seen
+    seen = _shown().on(text)
+    return seen if seen.isascii() else _RUN.sub(lambda run: _fewer_marks(run.group()), seen)
+
+
+def _fewer_marks(text: str) -> str:
     kept, marks = [], 0
-    for char in seen:
+    for char in text:
         marks = marks + 1 if unicodedata.combining(char) else 0
         if marks <= _MARKS:
             kept.append(char)
@@ -92,6 +110,8 @@ def _shown() -> _Table:
     ignored = {code for first, last in tables()["ignorable"] for code in range(first, last + 1)}
 
     def rule(char: str) -> str | None:
+        if ord(char) in _TYPED:
+            return chr(_TYPED[ord(char)])
         category = unicodedata.category(char)
         if category == "Cc":
             return char if char in "\t\n\r" else None
@@ -113,13 +133,18 @@ def alike(text: str) -> str:
     What may be several letters is a private character, which ``like`` accepts for each of them. ASCII stays:
     1 for l and rn for m are no look-alikes here. Symbols stay, too: they stand between words.
     """
-    bare = unmarked(visible(text)).translate(_look_alikes())
-    return " ".join(unmarked(bare.casefold()).translate(_look_alikes()).casefold().split())
+    bare = _look_alikes().on(unmarked(visible(text)))
+    return " ".join(_look_alikes().on(unmarked(bare.casefold())).casefold().split())
 
 
 def unmarked(text: str) -> str:
     """Without marks above, below, through, round or beside letters."""
-    return "".join(c for c in unicodedata.normalize("NFD", text) if unicodedata.category(c)[0] != "M")
+    return text if text.isascii() else _unmarked().on(unicodedata.normalize("NFD", text))
+
+
+@cache
+def _unmarked() -> _Table:
+    return _Table(lambda char: None if unicodedata.category(char)[0] == "M" else char)
 
 
 @cache
@@ -167,10 +192,11 @@ class Shape(NamedTuple):
         folded = fold(reading)
         if reading.isascii():
             return cls((folded,), folded, tuple(spelled(folded)))
-        ways = (folded, fold(reading.translate(_without_symbols())))
-        looks = alike(reading)
-        runs = [run for text in (unmarked(reading), *ways, looks) for run in spelled(text)]
-        return cls(tuple(dict.fromkeys(ways)), looks, tuple(dict.fromkeys(map(_alike_again, runs))))
+        bare, looks = _without_symbols().on(reading), alike(reading)
+        ways = (folded,) if bare == reading else tuple(dict.fromkeys((folded, fold(bare))))
+        texts = dict.fromkeys((unmarked(reading), *ways, looks))
+        runs = dict.fromkeys(run for text in texts for run in spelled(text))
+        return cls(ways, looks, tuple(dict.fromkeys(map(_alike_again, runs))))
 
     @property
     def resolved(self) -> tuple[str, ...]:
