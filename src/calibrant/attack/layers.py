@@ -62,6 +62,8 @@ class AttackedLayers(Frozen):
     """How the target's replies are sampled."""
     caps: Caps = Caps()
     """Budget against each configuration; a cap leaves goals open."""
+    batch: int = Field(default=256, ge=1)
+    """Most concurrent queries to the target, and concurrent episodes."""
     level: float = Field(default=0.95, gt=0, lt=1)
     """Coverage of every interval of a difference."""
 
@@ -117,7 +119,7 @@ def layers(
         arm = ArmRun(run, f"configuration{number}", number, number * steps, len(kinds) * steps)
         target = system.with_layers(kept)
         who = Participants(target, judge, config.sampling, attacker, surrogate)
-        scheduler, stored = run_attacks(plans, goals, who, arm, caps=config.caps)
+        scheduler, stored = run_attacks(plans, goals, who, arm, caps=config.caps, batch=config.batch)
         attempts = tuple(stored)
         first = attacked[()].attempts if kept else attempts
         attacked[kept] = _Attacked(

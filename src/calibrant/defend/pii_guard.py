@@ -22,7 +22,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-import re2
 from pydantic import field_validator
 
 from calibrant.core import Chat, ConfigError, Frozen, Guard, Identity, InputError, Side, Verdict, digest
@@ -73,6 +72,8 @@ def finder(config: PiiGuard) -> Finder:
             "it looks for no personal data, so everything would pass",
             hint="give 'kinds', 'patterns' or 'names'",
         )
+    import re2  # here: as in _personal
+
     patterns, problems = [], []
     for place, source in enumerate(config.patterns, 1):
         try:
