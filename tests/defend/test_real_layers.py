@@ -65,7 +65,9 @@ def test_the_lab_reads_every_attempt(model, system):
         string_judge(),
         config=Campaign(attacks=(Chosen(use="attack.persona"),), sampling=SHORT, benign=True),
     )
-    found = layers(system, Attempts(rows=attacked.attempts), Attempts(rows=benign.attempts)).metrics
+    # Shares add up where every attempt has a verdict, and a reply of twelve tokens may have none.
+    judged = tuple(attempt for attempt in attacked.attempts if attempt.outcome != "undetermined")
+    found = layers(system, Attempts(rows=judged), Attempts(rows=benign.attempts)).metrics
     assert all(found[f"unread_rate/{name}"].value == 0 for name in system.layer_names)
     owed = [found[f"shapley/{name}"].value for name in system.layer_names]
     prevented = found["attempt_success_rate"].value - found["attempt_success_rate/all"].value

@@ -118,7 +118,8 @@ class Endpoint:
                 return self._paid(client, path, payload, tokens, last)
             except EndpointError as error:
                 tries, last = tries + 1, error.message
-                wait = self._wait(tries, error)
+                self._give_up(tries, error)
+                wait = self._wait(tries - 1, error)
             self._pacing.sleep(wait)
 
     def events(self, client: httpx.Client, path: str, payload: Any, *, tokens: int = 0) -> Generator[Any]:
@@ -141,7 +142,8 @@ class Endpoint:
                 if begun:
                     raise
                 tries, last = tries + 1, error.message
-                wait = self._wait(tries, error)
+                self._give_up(tries, error)
+                wait = self._wait(tries - 1, error)
             self._pacing.sleep(wait)
 
     def _paid(self, client: httpx.Client, path: str, payload: Any, tokens: int, last: str) -> Any:
@@ -194,14 +196,17 @@ class Endpoint:
         except BadEventError as error:
             raise EndpointError(f"the server sent {error}") from None
 
-    def _wait(self, tries: int, error: EndpointError) -> float:
-        """Seconds to sleep after so many tries; raises where there is to be no other one."""
+    def _give_up(self, tries: int, error: EndpointError) -> None:
+        """Raise the error of the last of so many tries, unless there is to be another."""
         if not error.retry or tries > self._config.max_retries:
             error.message += f" (after {tries} tries)" if tries > 1 else ""
             raise error
+
+    def _wait(self, retry: int, error: EndpointError) -> float:
+        """Seconds to sleep before the next try; raises when the server asks for too long."""
         longest = self._config.max_wait
         if error.wait is None:
-            return self._pacing.jitter() * min(longest, self._config.backoff * 2.0 ** (tries - 1))
+            return self._pacing.jitter() * min(longest, self._config.backoff * 2.0**retry)
         if error.wait > longest:
             error.message += f" (asks to wait {error.wait:g} s; max_wait is {longest:g} s)"
             raise error
