@@ -37,6 +37,7 @@ from calibrant.core import (
     Reward,
     Verdict,
 )
+from calibrant.defend._any_guardrail_peer import Peer
 from calibrant.defend.defended import Defended, Layer
 from calibrant.ledger import Ledger
 from calibrant.measure.goodhart_watch import GoodhartWatch
@@ -73,6 +74,7 @@ MADE_ELSEWHERE = {
     Conservative: "train.conservative",
     GoodhartWatch: "measure.goodhart_watch",
     Errands: "testbed:control/errands: a setting, whose method tells what was done",
+    Peer: "within defend.any_guardrail: the process that holds a guardrail",
     ProbeMonitor: "record:JOB/probe, and within defend.probe_guard",
 }
 """Public classes that are behaviours without standing in the catalogue, and how they are reached here."""

@@ -203,10 +203,29 @@ def test_identity_changes_with_whatever_changes_an_answer():
 def test_no_public_way_round_the_guards():
     defended = Defended(echo(), [Layer("a", "input", Says("no"))])
     offered = {name for name in dir(defended) if not name.startswith("_")}
-    # The guards may be looked at; the model behind them may not.
-    assert offered == {"identity", "generate", "template_differences", "caveats", "layers", "with_reply"}
+    # The guards may be looked at, and left out by name; the model behind them may not be had.
+    assert offered == {
+        *("identity", "generate", "template_differences", "caveats", "layers", "with_reply"),
+        *("layer_names", "with_layers", "lets_pass"),
+    }
     assert isinstance(defended, LM)
     assert not isinstance(defended, ScoringLM)
+
+
+def test_layers_that_are_left_out_leave_a_system_that_only_talks():
+    no, yes = Layer("no", "input", Says("no")), Layer("yes", "output", Says("yes"))
+    whole = Defended(echo(), [no, yes])
+    bare, one = whole.with_layers(()), whole.with_layers(("yes",))
+    assert bare.layer_names == () and one.layer_names == ("yes",) and not isinstance(bare, ScoringLM)
+    assert whole.with_layers(("yes", "no")).identity.digest == whole.identity.digest != one.identity.digest
+    assert [system.generate([Chat.ask("hello")])[0].stop for system in (whole, one, bare)] == [
+        "blocked", "eos", "eos",
+    ]  # fmt: skip
+    reply = Completion(text="hello")
+    passes = [system.lets_pass([Chat.ask("hello")], [reply]) for system in (whole, one, bare)]
+    assert passes == [[False], [True], [True]]
+    with pytest.raises(ConfigError, match="has no layer 'yet'"):
+        whole.with_layers(("yet",))
 
 
 def test_inputs_are_left_as_they_are():

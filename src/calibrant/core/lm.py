@@ -170,7 +170,7 @@ class LayeredLM(LM, Protocol):
     def layer_names(self) -> tuple[str, ...]: ...
 
     def with_layers(self, names: Sequence[str]) -> LM:
-        """The same model behind these layers alone, in the order of the stack; without any, the model."""
+        """The same model behind these layers alone, in the order of the stack: none, one, all."""
 
     def lets_pass(self, chats: Sequence[Chat], replies: Sequence[Completion]) -> list[bool]:
         """Whether each reply, had the model given it to that chat, would reach the user."""

@@ -156,16 +156,14 @@ class Defended:
         """Their names."""
         return tuple(layer.name for layer in self._stack)
 
-    def with_layers(self, names: Sequence[str]) -> LM:
-        """The model behind these layers alone, in the order of the stack; without any, the model itself.
+    def with_layers(self, names: Sequence[str]) -> Defended:
+        """The model behind these layers alone, in the order of the stack; without any, it still only talks.
 
         Raises:
             ConfigError: there is no such layer.
         """
         _known(names, self.layer_names)
         kept = [layer for layer in self._stack if layer.name in names]
-        if not kept:
-            return self._lm
         return Defended(
             self._lm,
             kept,
