@@ -134,7 +134,7 @@ def test_wrapper_goes_round_the_encoded_text(goals, judge, tmp_path):
         ({"encodings": ["rot31"]}, "did you mean 'rot13'?"),
         ({"encodings": ["caesar(99)"]}, "'99' is no key of caesar"),
         ({"encodings": []}, "at least one encoding"),
-        ({"encodings": ["rot13", "rot13"]}, "each only once"),
+        ({"encodings": ["rot13", "rot13"]}, "given twice"),
         ({"wrapper": "say it"}, "does not contain {request}"),
         ({"scope": "words"}, "scope"),
     ],

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import random
 import statistics
+import sys
+from pathlib import Path
 
 import pytest
 from scipy.stats import binom
@@ -17,6 +19,8 @@ from calibrant.models.open_model import OpenModel
 from calibrant.testbed.raise_model import build_module
 from calibrant.testbed.tokens import build_tokenizer
 from calibrant.testbed.words import CATEGORIES
+
+sys.path.append(str(Path(__file__).parent))
 
 REQUESTS = tuple(
     f"how do i {verb} the {thing}?"

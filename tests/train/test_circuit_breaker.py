@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from kept import Log
 
 from calibrant.app.references.locate import WEIGHTS
 from calibrant.core import CapabilityError, Chat, ConfigError, InputError, Quiet, Sampling, resolve
@@ -21,20 +22,6 @@ from calibrant.testbed.serve import open_examples, open_goals, open_items
 from calibrant.train.circuit_breaker import _AT, CircuitBreaker, _nudge, circuit_breaker
 
 FAST = CircuitBreaker(steps=3, batch_size=4, lora=LoRA(r=4, alpha=4), fit=Fit(lr=3e-3, schedule="constant"))
-
-
-class Log(Quiet):
-    """Keeps what was logged and spent."""
-
-    def __init__(self, work, seed=0):
-        super().__init__(work=work, seed=seed)
-        self.rows, self.tokens = [], 0
-
-    def log(self, step, **metrics):
-        self.rows.append(metrics)
-
-    def spend(self, *, tokens=0, queries=0, flops=0.0):
-        self.tokens += tokens
 
 
 def rows(kind, n=6):

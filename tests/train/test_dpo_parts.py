@@ -10,6 +10,7 @@ import sys
 import pyarrow.parquet as pq
 import pytest
 import torch
+from kept import Log
 
 from calibrant.core import Chat, Quiet
 from calibrant.data.rows import Pair, Preferences
@@ -20,20 +21,6 @@ from calibrant.models.open_model import OpenModel
 from calibrant.train.dpo import DPO, dpo
 
 FAST = DPO(batch_size=8, fit=Fit(lr=3e-3))
-
-
-class Log(Quiet):
-    """Keeps what was logged and spent."""
-
-    def __init__(self, work, seed=0):
-        super().__init__(seed=seed, work=work)
-        self.rows, self.tokens = [], 0
-
-    def log(self, step, **metrics):
-        self.rows.append(metrics)
-
-    def spend(self, *, tokens=0, queries=0, flops=0.0):
-        self.tokens += tokens
 
 
 def uneven():

@@ -8,6 +8,7 @@ import random
 import pyarrow.parquet as pq
 import pytest
 import torch
+from kept import Log
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from calibrant.core import BudgetError, Chat, InputError, NumericalError, Quiet, resolve
@@ -24,20 +25,6 @@ from calibrant.train.kto import KTO, kto
 
 FAST = KTO(batch_size=8, fit=Fit(lr=3e-3))
 STILL = Fit(lr=1e-3, schedule="constant", warmup=0.0)
-
-
-class Log(Quiet):
-    """Keeps what was logged and spent."""
-
-    def __init__(self, work, seed=0):
-        super().__init__(seed=seed, work=work)
-        self.rows, self.tokens = [], 0
-
-    def log(self, step, **metrics):
-        self.rows.append(metrics)
-
-    def spend(self, *, tokens=0, queries=0, flops=0.0):
-        self.tokens += tokens
 
 
 def table(*rows):

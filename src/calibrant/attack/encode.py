@@ -57,14 +57,9 @@ class Encode(Frozen):
     @field_validator("encodings")
     @classmethod
     def _known_encodings(cls, encodings: tuple[str, ...]) -> tuple[str, ...]:
-        if not encodings or len(set(encodings)) < len(encodings):
-            raise ValueError("at least one encoding is needed, and each only once")
-        for name in encodings:
-            try:
-                converter(name)
-            except ConfigError as error:
-                raise ValueError(error.message) from None
-        return encodings
+        if not encodings:
+            raise ValueError("at least one encoding is needed")
+        return known_encodings(encodings)
 
     @field_validator("wrapper")
     @classmethod
@@ -72,6 +67,18 @@ class Encode(Frozen):
         if "{request}" not in wrapper:
             raise ValueError("the wrapper does not contain {request}")
         return wrapper
+
+
+def known_encodings(names: tuple[str, ...]) -> tuple[str, ...]:
+    """The names, if each is a converter and given once. Raises ValueError otherwise."""
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"the encoding '{name}' is given twice")
+        try:
+            converter(name)
+        except ConfigError as error:
+            raise ValueError(error.message) from None
+    return names
 
 
 def _is_encoding(name: str) -> bool:

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pydantic import Field, field_validator
 
 from calibrant.attack.engine.episodes import Participants
-from calibrant.attack.engine.protocol import AskTarget, Attack, Episode, Tools, check_named
+from calibrant.attack.engine.protocol import AskTarget, Attack, Episode, Tools, check_templates
 from calibrant.attack.engine.run import AttackResult, run_attack
 from calibrant.core import LM, Chat, Frozen, Goal, Judge, Quiet, Run, Sampling, technique
 from calibrant.data.rows import Goals
@@ -42,10 +42,7 @@ class Persona(Frozen):
     @field_validator("personas")
     @classmethod
     def _usable(cls, personas: dict[str, str]) -> dict[str, str]:
-        check_named("persona", personas)
-        for name, template in personas.items():
-            if "{request}" not in template:
-                raise ValueError(f"the template of persona '{name}' does not contain {{request}}")
+        check_templates("persona", personas)
         return personas
 
 

@@ -27,15 +27,14 @@ from itertools import product
 from math import exp, lgamma, log, pi, prod
 from typing import Literal, NamedTuple
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
-from calibrant.attack.encode import encoded
+from calibrant.attack.encode import encoded, known_encodings
 from calibrant.attack.engine.episodes import Participants
-from calibrant.attack.engine.protocol import AskTarget, Attack, Episode, Response, Tools, check_named
+from calibrant.attack.engine.protocol import AskTarget, Attack, Episode, Response, Tools, check_templates
 from calibrant.attack.engine.run import AttackResult, run_attack
-from calibrant.core import LM, Chat, ConfigError, Frozen, Goal, Judge, Quiet, Run, Sampling, technique
+from calibrant.core import LM, Chat, Frozen, Goal, Judge, Quiet, Run, Sampling, technique
 from calibrant.data.rows import Goals
-from calibrant.text.converters import converter
 
 _SLOT = "{request}"
 
@@ -72,26 +71,13 @@ class Staged(Frozen):
     sampling: Sampling = Sampling()
     """How the target's replies are sampled."""
 
-    @field_validator("disguises")
-    @classmethod
-    def _known(cls, disguises: tuple[str, ...]) -> tuple[str, ...]:
-        if len(set(disguises)) < len(disguises):
-            raise ValueError("a disguise is given twice")
-        for name in disguises:
-            try:
-                converter(name)
-            except ConfigError as error:
-                raise ValueError(error.message) from None
-        return disguises
+    _known = field_validator("disguises")(known_encodings)
 
     @field_validator("personas", "forms")
     @classmethod
-    def _usable(cls, templates: dict[str, str]) -> dict[str, str]:
+    def _usable(cls, templates: dict[str, str], field: ValidationInfo) -> dict[str, str]:
         if templates:
-            check_named("template", templates)
-        for name, template in templates.items():
-            if _SLOT not in template:
-                raise ValueError(f"the template '{name}' does not contain {_SLOT}")
+            check_templates(str(field.field_name).removesuffix("s"), templates)
         return templates
 
 
@@ -105,13 +91,19 @@ def staged(
         InputError: goals over which a rate would mean nothing, or a target that answers nothing but errors.
     """
     result = run_attack(ATTACK, config, goals, Participants(target, judge, config.sampling), run)
-    return result.model_copy(update={"caveats": (*result.caveats, _LEARNT)})
+    notes = [_LEARNT]
+    if config.feedback == "layers" and not any(attempt.layers for attempt in result.stored or ()):
+        notes.append(_UNSEEN)
+    return result.model_copy(update={"caveats": (*result.caveats, *notes)})
 
 
 _LEARNT = (
     "the tries on one goal learn from those on others: the interval is that of this attacker over goals, and "
     "another seed makes another attacker"
 )
+
+
+_UNSEEN = "the target told of no layer, so tries learnt only from what the model itself did with them"
 
 
 class _Try(NamedTuple):

@@ -14,12 +14,12 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
 from typing import Any, Literal, NamedTuple, get_args
 
 from calibrant.defend._aligned import Aligned, apart, plain, views
 from calibrant.defend._numbers import numbers
 from calibrant.text.decodings import fold, unmarked
+from calibrant.text.patterns import Later
 
 Kind = Literal["email", "phone", "iban", "card", "ip", "ssn", "url", "secret"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -38,52 +38,28 @@ SAID = {
 """Kind -> how a reason names it, without what was found."""
 
 
-def compiled(source: str, *, ignore_case: bool = True) -> Any:
-    """An RE2 pattern. Raises re2.error, or UnicodeEncodeError for half a surrogate pair."""
-    import re2  # here: reading verbs know of stack files, and none of them matches a text
-
-    options = re2.Options()
-    options.case_sensitive = not ignore_case
-    options.log_errors = False
-    return re2.compile(source, options)
-
-
-class _Later:
-    """A pattern that is compiled when it is first used."""
-
-    def __init__(self, source: str, *, ignore_case: bool = True) -> None:
-        self._make = partial(compiled, source, ignore_case=ignore_case)
-
-    @cached_property
-    def _made(self) -> Any:
-        return self._make()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._made, name)
-
-
-_EMAIL = _Later(
+_EMAIL = Later(
     r"[\pL\pN_](?:[\pL\pM\pN._%+'&=/-]*[\pL\pM\pN_+'-])?@(?:[\pL\pN](?:[\pL\pM\pN-]*[\pL\pM\pN])?\.)+"
     r"(?:xn--[a-z0-9-]+|\pL[\pL\pM]+)"
 )
-_URL = _Later(
+_URL = Later(
     r"\b[a-z][a-z0-9+.-]*://(?:[^\s/?#:@]*:[^\s/?#@]+@[^\s\"'<>(),;]+"
     r"|[^\s?#]+\?(?:[^\s#]*&)?(?:api_?key|access_?token|auth_?token|token|secret|passw(?:or)?d|pwd)=[^\s&#]{6,})"
 )
-_SECRET = _Later(
+_SECRET = Later(
     r"\b(?:sk-(?P<loose>[A-Za-z0-9_-]{20,})|[sr]k_(?:live|test)_[A-Za-z0-9]{16,}|gh[pousr]_[A-Za-z0-9]{30,}"
     r"|github_pat_[A-Za-z0-9_]{22,}|glpat-[A-Za-z0-9_-]{20,}|A[KS]IA[A-Z0-9]{16}\b|AIza[A-Za-z0-9_-]{35}"
     r"|xox[abeprs]-[A-Za-z0-9-]{10,}|hf_[A-Za-z0-9]{30,}|npm_[A-Za-z0-9]{36}|pypi-[A-Za-z0-9_-]{50,}"
     r"|SG\.[A-Za-z0-9_-]{16,}\.[A-Za-z0-9_-]{16,}|eyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,})",
     ignore_case=False,
 )
-_KEY = _Later(r"-----BEGIN [A-Z ]*PRIVATE KEY-----(?:[^-]*-----END [A-Z ]*PRIVATE KEY-----)?")
+_KEY = Later(r"-----BEGIN [A-Z ]*PRIVATE KEY-----(?:[^-]*-----END [A-Z ]*PRIVATE KEY-----)?")
 _ENTROPY = 2.5
 """Bits a character, by their own frequencies: random letters and digits have more, 'xxxxxxxx' has none."""
-_IPV4 = _Later(r"\b\d{1,3}(?:\.\d{1,3}){3}\b")
-_IPV6 = _Later(r"[0-9a-f]{0,4}(?::[0-9a-f]{0,4}){2,8}(?:\.\d{1,3}){0,3}")
+_IPV4 = Later(r"\b\d{1,3}(?:\.\d{1,3}){3}\b")
+_IPV6 = Later(r"[0-9a-f]{0,4}(?::[0-9a-f]{0,4}){2,8}(?:\.\d{1,3}){0,3}")
 _WORD = re.compile("[A-Za-z0-9]")
-_IBAN = _Later(r"\b[a-z]{2}[0-9]{2}")
+_IBAN = Later(r"\b[a-z]{2}[0-9]{2}")
 _LENGTHS = {
     country: length
     for length, countries in {

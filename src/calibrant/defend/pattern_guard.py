@@ -35,6 +35,7 @@ from calibrant.defend._reach import Reach, longest
 from calibrant.defend._reading import NO_REPLY, QUESTION, ends_with_reply, joined, known_views
 from calibrant.text.codecs import CODECS
 from calibrant.text.decodings import Shape, fold, like, readings, unmarked
+from calibrant.text.patterns import compiled
 
 _UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
 _MEMORY = 1 << 26
@@ -79,11 +80,9 @@ def pattern_guard(config: PatternGuard = PatternGuard()) -> Guard:
     rules, problems = [_word(word) for word in config.words], []
     for pattern in config.patterns:
         try:
-            rules.append(_Rule(pattern, _compiled(pattern), None, None, pattern.isascii()))
-        except (re2.error, UnicodeEncodeError) as error:
-            why = error.args[0] if error.args else "not RE2"
-            text = why.decode(errors="replace") if isinstance(why, bytes) else str(why)
-            problems.append(f"patterns: '{harmless(pattern)}': {text}")
+            rules.append(_Rule(pattern, compiled(pattern), None, None, pattern.isascii()))
+        except ValueError as error:
+            problems.append(f"patterns: '{harmless(pattern)}': {error}")
         else:
             if rules[-1].plain.search(""):
                 problems.append(f"patterns: '{pattern}' matches every text, and would block them all")
@@ -127,12 +126,12 @@ class _Rule(NamedTuple):
 
 def _word(word: str) -> _Rule:
     """Whole words; from four letters on also inside a run of single letters."""
-    plain, pattern = _compiled(f"{_EDGE}{re2.escape(fold(word))}{_EDGE}"), like(word, re2.escape)
+    plain, pattern = compiled(f"{_EDGE}{re2.escape(fold(word))}{_EDGE}"), like(word, re2.escape)
     if pattern is None:
         return _Rule(word, plain, None, None)
     bare = re.sub(r"[ '-]", "", unmarked(fold(word)))
     letters = like(bare, re2.escape) if bare.isalnum() and len(bare) > 3 else None
-    return _Rule(word, plain, _compiled(f"{_EDGE}{pattern}{_EDGE}"), letters and _compiled(letters))
+    return _Rule(word, plain, compiled(f"{_EDGE}{pattern}{_EDGE}"), letters and compiled(letters))
 
 
 class _Any(NamedTuple):
@@ -148,7 +147,7 @@ class _Any(NamedTuple):
         parts = ([getattr(rule, part) for rule in rules] for part in cls._fields)
         try:
             return cls(*(_either([one.pattern for one in part if one is not None]) for part in parts))
-        except re2.error:
+        except ValueError:
             return None
 
     def found(self, shape: Shape) -> bool:
@@ -164,15 +163,7 @@ class _Any(NamedTuple):
 def _either(sources: Sequence[str]) -> Any:
     """Any of these, a word also inside another: without edges RE2's automaton stays small."""
     bare = [source.removeprefix(_EDGE).removesuffix(_EDGE) for source in sources]
-    return _compiled("|".join(f"(?:{source})" for source in bare), memory=_MEMORY) if sources else None
-
-
-def _compiled(source: str, memory: int | None = None) -> Any:
-    options = re2.Options()
-    options.max_mem = memory or options.max_mem
-    options.case_sensitive = False
-    options.log_errors = False
-    return re2.compile(source, options)
+    return compiled("|".join(f"(?:{source})" for source in bare), memory=_MEMORY) if sources else None
 
 
 @dataclass(frozen=True)

@@ -26,9 +26,10 @@ from pydantic import field_validator
 
 from calibrant.core import Chat, ConfigError, Frozen, Guard, Identity, InputError, Side, Verdict, digest
 from calibrant.core.shown import harmless
-from calibrant.defend._personal import KINDS, SAID, Finder, Kind, compiled, name_forms
+from calibrant.defend._personal import KINDS, SAID, Finder, Kind, name_forms
 from calibrant.defend._reading import NO_REPLY, QUESTION, ends_with_reply, joined, known_views
 from calibrant.text.decodings import fold, readings, tables
+from calibrant.text.patterns import compiled
 
 
 class PiiGuard(Frozen):
@@ -72,16 +73,12 @@ def finder(config: PiiGuard) -> Finder:
             "it looks for no personal data, so everything would pass",
             hint="give 'kinds', 'patterns' or 'names'",
         )
-    import re2  # here: as in _personal
-
     patterns, problems = [], []
     for place, source in enumerate(config.patterns, 1):
         try:
             patterns.append(compiled(source))
-        except (re2.error, UnicodeEncodeError) as error:
-            why = error.args[0] if error.args else "not RE2"
-            said = why.decode(errors="replace") if isinstance(why, bytes) else str(why)
-            problems.append(f"patterns: '{harmless(source)}': {said}")
+        except ValueError as error:
+            problems.append(f"patterns: '{harmless(source)}': {error}")
         else:
             if patterns[-1].search(""):
                 problems.append(f"patterns: number {place} matches every text, and would block them all")

@@ -153,3 +153,11 @@ def check_named(kind: str, texts: Mapping[str, str]) -> None:
     for name, text in texts.items():
         if not name.strip() or "/" in name or not text.strip():
             raise ValueError(f"{kind} '{name}': its name or text is blank, or the name holds a '/'")
+
+
+def check_templates(kind: str, templates: Mapping[str, str]) -> None:
+    """Raise ValueError as ``check_named``, and unless each template contains {request}."""
+    check_named(kind, templates)
+    for name, template in templates.items():
+        if "{request}" not in template:
+            raise ValueError(f"the template of {kind} '{name}' does not contain {{request}}")

@@ -14,11 +14,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import re2
 from pydantic import field_validator
 
 from calibrant.core import Chat, Completion, ConfigError, Frozen, Goal, Identity, Judge, Verdict, digest
 from calibrant.measure.judges._plain import PlainJudge, absent
+from calibrant.text.patterns import compiled
 
 
 class RuleJudge(Frozen):
@@ -57,14 +57,11 @@ def rule_judge(config: RuleJudge = RuleJudge()) -> Judge:
             "a rule judge without a rule would say yes to everything",
             hint="give 'exact', 'any_of', 'all_of' or 'none_of'",
         )
-    options = re2.Options()
-    options.case_sensitive = not config.ignore_case
-    options.log_errors = False
     problems: list[str] = []
-    compiled = [tuple(_compiled(source, options, problems) for source in group) for group in rules]
+    made = [tuple(_made(source, config.ignore_case, problems) for source in group) for group in rules]
     if problems:
         raise ConfigError(problems, hint="RE2 has no look-around and no back-references")
-    return _Rules(config.question, config, *compiled)
+    return _Rules(config.question, config, *made)
 
 
 @dataclass(frozen=True)
@@ -113,13 +110,11 @@ class _Rules(PlainJudge):
         return False, "nothing that was searched is in the reply"
 
 
-def _compiled(source: str, options: Any, problems: list[str]) -> Any:
+def _made(source: str, ignore_case: bool, problems: list[str]) -> Any:
     try:
-        return re2.compile(source, options)
-    except re2.error as error:
-        why = error.args[0] if error.args else "not RE2"
-        message = why.decode(errors="replace") if isinstance(why, bytes) else str(why)
-        problems.append(f"'{source}': {message}")
+        return compiled(source, ignore_case=ignore_case)
+    except ValueError as error:
+        problems.append(f"'{source}': {error}")
     return None
 
 
