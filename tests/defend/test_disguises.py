@@ -196,6 +196,9 @@ RULES = PatternGuard(
     words=("zorble", "o'brien", "क", "smash"),
     patterns=("qu+ib", "^fen|wick$", r"\bma\w+n\b", "(?P<a>x)(y|z)"),
 )
+ANCHORED = PatternGuard(
+    words=("smash",), patterns=(r"\Amarn", r"wick\z", "(?s)fen.x", "(?-m)^quuib", r"[^a]\Bo", "^wick ?fen")
+)
 PIECES = (
     "zorble",
     "z-o-r-b-l-e",
@@ -214,12 +217,18 @@ PIECES = (
 )
 
 
-@given(st.lists(st.sampled_from(PIECES), max_size=8).map("".join))
-def test_one_look_at_all_rules_changes_no_verdict(text):
-    """A text that breaks no rule is dismissed at one look; with the rules one by one it is the same."""
-    quick, slow = pattern_guard(RULES), pattern_guard(RULES)
+@pytest.mark.parametrize("config", [RULES, ANCHORED])
+@given(texts=st.lists(st.lists(st.sampled_from(PIECES), max_size=8).map("".join), min_size=1, max_size=3))
+def test_one_look_at_all_rules_changes_no_verdict(config, texts):
+    """Texts that break no rule are dismissed at one look, as lines of one, where no pattern asks for the ends
+    of a text; with the rules one by one, on a text at a time, it is the same."""
+    quick, slow = pattern_guard(config), pattern_guard(config)
     slow.__dict__["_any"] = None
-    assert quick.ask([Chat.ask(text)], "input") == slow.ask([Chat.ask(text)], "input")
+    assert quick._any.together == (config is RULES)
+    chat = Chat.ask(texts[0])
+    for text in texts[1:]:
+        chat = chat.then("assistant", "well").then("user", text)
+    assert quick.ask([chat], "input") == slow.ask([chat], "input")
 
 
 def test_rules_that_are_too_large_together_are_tried_one_by_one(monkeypatch):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calibrant.text.codecs import CODECS
+from calibrant.text.codecs import _BASE64, CODECS
 
 letters = st.text("abcdefghijklmnopqrstuvwxyz", min_size=1, max_size=12)
 phrases = st.lists(letters, min_size=1, max_size=6).map(" ".join)
@@ -72,3 +75,31 @@ def test_text_that_is_not_encoded_is_not_decoded() -> None:
 
 def test_base64_is_found_inside_a_sentence() -> None:
     assert CODECS["base64"].decode("please read YmFrZSBhIG1vb24= now") == "please read bake a moon now"
+
+
+words = st.lists(
+    st.sampled_from(
+        ["YmFrZSBhIG1vb24=", "YmFrZSBhIGJhcm4", "dumpster", "=", "_", "é", "/", "+", " ", "-", "中²"]
+    ),
+    max_size=6,
+)
+
+
+@given(words.map("".join) | st.text("AQab=+/_ é", max_size=30) | st.text(max_size=30))
+def test_base64_is_found_by_bytes_as_by_characters(text: str) -> None:
+    """The slow way: one pattern over the text, whatever stands there tried."""
+
+    def read(match: re.Match[str]) -> str:
+        try:
+            found = base64.b64decode(match.group(), validate=True).decode()
+        except ValueError:
+            return match.group()
+        return found if found.isprintable() and found.isascii() else match.group()
+
+    slow = _BASE64.sub(read, text)
+    assert CODECS["base64"].decode(text) == (None if slow == text else slow)
+
+
+@given(st.text("ab é_中-.", max_size=30) | st.text(max_size=30))
+def test_words_are_reversed_in_place(text: str) -> None:
+    assert CODECS["reverse"].encode(text) == re.sub(r"\w+", lambda match: match.group()[::-1], text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import re
 import unicodedata
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from calibrant.text.decodings import (
+    _SPELLED,
     _look_alikes,
     _shown,
     _unmarked,
@@ -98,6 +100,12 @@ def test_spelled(text, found):
 def test_long_runs_take_linear_time(unit):
     """A backtracking pattern would not end."""
     list(spelled(unit * 20_000))
+
+
+@given(st.text("a1é_- .中²", max_size=40) | st.text(max_size=40))
+def test_a_text_without_single_letters_is_dismissed_as_the_pattern_would(text):
+    slow = ["".join(re.findall(r"[^\W_]", match.group())) for match in _SPELLED.finditer(text)]
+    assert list(spelled(text)) == slow
 
 
 TEXT = st.text(st.characters(), max_size=60) | st.text("aé°\u0301\u0323‘−l1I\u200bрᴬ", max_size=60)

@@ -130,16 +130,16 @@ def _claims(entries: Sequence[Entry], ledger: Ledger) -> Iterator[ClaimView]:
 
 
 def _shown(entries: Sequence[Entry]) -> dict[str, tuple[FigureData, ...]]:
-    """What records of interpretability show of themselves, at most ``_MOST`` figures in all.
-
-    Intervals without a title of their own say no more than the record's table.
+    """What records show of themselves, at most ``_MOST`` figures in all: what a result has with a title of
+    its own, and for interpretability what names alone allow, but for intervals, which the record's table has.
     """
     shown: dict[str, tuple[FigureData, ...]] = {}
     left = _MOST
     for entry in entries:
         record = entry.record
-        if record.technique.startswith("understand.") and record.status == "finished":
-            told = [one for one in figure_data(record) if one.title or one.kind != "intervals"]
+        if record.status == "finished":
+            opens = record.technique.startswith("understand.")
+            told = [one for one in figure_data(record) if one.title or (opens and one.kind != "intervals")]
             some = [few_enough(one)[0] for one in told if len(one.values) <= _CELLS][: min(left, _EACH)]
             shown[entry.digest] = tuple(some)
             left -= len(some)

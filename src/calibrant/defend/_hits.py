@@ -63,6 +63,12 @@ class Hits:
         owed = outcomes(self.only(at, others))
         return rate(owed, clusters=self.groups, level=self.level, better="higher", unit="attempt")
 
+    def owed(self, names: Sequence[str]) -> dict[str, Estimate]:
+        """Of attempts, successes that are prevented: by some layer ('all'), and each one's share."""
+        stopped = outcomes(np.minimum(self.harmed, 1 - self.passes.min(1, initial=1.0)))
+        whole = rate(stopped, clusters=self.groups, level=self.level, better="higher", unit="attempt")
+        return {"all": whole} | {name: self.share(at) for at, name in enumerate(names)}
+
     def share(self, at: int) -> Estimate:
         """Mean over attempts of what a layer is owed; those without a verdict count 0 to 1."""
         owed = credit(1 - self.passes, at, self.harmed)

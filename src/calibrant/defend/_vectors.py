@@ -14,7 +14,7 @@ from calibrant.core import CapabilityError, Chat, InputError, OpenLM
 from calibrant.data.text_classifier import ClassifierCard, Features, TextClassifier
 from calibrant.models.pooled import Pool, features
 from calibrant.models.sentence import SentenceEncoder
-from calibrant.text.decodings import Shape
+from calibrant.text.decodings import Shape, shown
 from calibrant.text.ngrams import hashed
 
 
@@ -57,7 +57,7 @@ class NgramVectors(NamedTuple):
 
 def _folded(text: str) -> str:
     """Words that are written a letter at a time stand behind the text, put together."""
-    shape = Shape.of(text)
+    shape = Shape.of(shown(text))
     return " ".join((shape.resolved[0], *shape.spelled))
 
 

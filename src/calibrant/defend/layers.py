@@ -13,7 +13,10 @@ engineering of redundant barriers; staged attacks on a pipeline: STACK, McKenzie
 4. Layers fail together where more gets through all than independent layers would let through: rho above 1
    (``calibrant.stats.together``).
 5. 'No' and 'unknown' stop alike; ``unread_rate`` says how often a layer could not answer.
-6. Safety training counts as one more layer where the same attempts were sent to the trained model
+6. Costs go over what is prevented: benign requests that are blocked, calls and milliseconds for each success
+   that a layer is owed, in traffic of ``benign_per_attempt``. Calls and times are those of serving: layers
+   in their order, up to the first that blocks (``defend/_costs.py``).
+7. Safety training counts as one more layer where the same attempts were sent to the trained model
    (``attack.replay``): it lets an attempt pass that succeeds there, too. Guards are asked about the replies
    of the model before. An undetermined replay is a missing outcome, and widens intervals.
 
@@ -25,10 +28,9 @@ Command: ``calibrant run STUDY.toml`` with ``use = "defend.layers"`` and inputs 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from itertools import combinations
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,18 +51,26 @@ from calibrant.core import (
 )
 from calibrant.core.attempt import HIT
 from calibrant.core.digest import canonical
+from calibrant.core.figure_data import FigureData, by_names
 from calibrant.data.rows import Attempts, Goals
+from calibrant.defend._costs import traffic_of, write_times
 from calibrant.defend._hits import NUMBER, Hits, Passes, credit, outcomes
 from calibrant.defend._layer import Caller
+from calibrant.defend._layers_table import figures, table, times_table
 from calibrant.defend._trained import Meaning, answers, stands
 from calibrant.defend.defended import Defended
 from calibrant.formats.redact import is_covered
 from calibrant.stats import mean, rate
+from calibrant.stats.per import per, scaled
 from calibrant.stats.together import UNIT, failing_together
 
 
 def _usual_name(value: object) -> bool:
     return value == "training"
+
+
+def _one_each(value: object) -> bool:
+    return value == 1.0
 
 
 def _usual_meaning(value: object) -> bool:
@@ -75,7 +85,10 @@ class Layers(Frozen):
     pairs: int = Field(default=12, ge=2)
     """Most layers whose pairs each get a ``rho``; that of all layers together is always given."""
     batch: int = Field(default=64, ge=1)
-    """Attempts that a layer is asked about at once."""
+    """Attempts that a layer is asked about at once. Times are a text's share of its batch: 1 gives what one
+    user waits."""
+    benign_per_attempt: float = Field(default=1.0, ge=0, allow_inf_nan=False, exclude_if=_one_each)
+    """Benign requests for each attempt in the traffic whose costs are told, such as 1000."""
     trained_name: str = Field(default="training", min_length=1, exclude_if=_usual_name)
     """Name of the layer that ``trained`` makes."""
     benign_success: Meaning = Field(default="refused", exclude_if=_usual_meaning)
@@ -85,10 +98,16 @@ class Layers(Frozen):
 
 class LayersResult(Result):
     """``attempt_success_rate`` (no guards), ``/all`` (all of them), ``/alone/LAYER``, ``/without/LAYER``;
-    ``marginal``, ``shapley``, ``bypass_rate``, ``unread_rate`` and ``rho``; ``over_block_rate`` likewise."""
+    ``marginal``, ``shapley``, ``bypass_rate``, ``unread_rate`` and ``rho``; ``over_block_rate`` likewise;
+    ``over_block_per_prevented`` and ``calls_per_prevented``. Artefacts 'layers.md', a table to hand on,
+    'verdicts.jsonl', and 'timing.md' and 'timing.jsonl', milliseconds by the same parts."""
+
+    def figure_data(self) -> tuple[FigureData, ...]:
+        """What each layer adds; which pairs fail together."""
+        return (*figures(self.metrics), *by_names(self.metrics))
 
 
-@technique(version=1)
+@technique(version=2)  # version 1 told no costs
 def layers(
     system: LM,
     attempts: Attempts,
@@ -126,14 +145,16 @@ def layers(
     if known and not any(a.goal_id in known for a in attempts.rows):
         raise InputError("no attempt is after any of the goals", hint="give the goals of the attack")
     groups = [[known.get(a.goal_id) or a.goal_id for a in rows] for rows in (attempts.rows, benign.rows)]
-    verdicts, unread = _asked(system, [*attempts.rows, *benign.rows], config, run)
+    asked = _asked(system, [*attempts.rows, *benign.rows], config, run)
+    verdicts, unread = asked.passes, asked.unread
     names = [layer.name for layer in system.layers]
     if learnt is not None:
         verdicts, names = np.column_stack([verdicts, learnt]), [*names, config.trained_name]
         unread = np.column_stack([unread, learnt == 0.5])
     _write([*attempts.rows, *benign.rows], verdicts, names, run)
     count = len(attempts.rows)
-    hits = Hits([HIT[a.outcome] for a in attempts.rows], verdicts[:count], groups[0], config.level)
+    harmed = [HIT[a.outcome] for a in attempts.rows]
+    hits = Hits(harmed, verdicts[:count], groups[0], config.level)
     metrics = _attacked(hits, names, config.pairs)
     metrics |= _benign(verdicts[count:], groups[1], names, config.level)
     for name, missing in zip(names, unread.T, strict=True):
@@ -141,6 +162,31 @@ def layers(
             missing.tolist(), clusters=[*groups[0], *groups[1]], level=config.level, better="lower",
             unit="attempt",
         )  # fmt: skip
+    wide = (1 + config.level) / 2  # each of two intervals that a cost is made of
+    owed = Hits(harmed, verdicts[:count], groups[0], wide).owed(names)
+    lost = _benign(verdicts[count:], groups[1], names, wide)
+    for part in ("all", *names):
+        top = lost["over_block_rate" if part == "all" else f"over_block_shapley/{part}"]
+        metrics[f"over_block_per_prevented/{part}"] = per(
+            scaled(top, config.benign_per_attempt), owed[part], level=config.level, better="lower",
+            unit="benign request",
+        )  # fmt: skip
+    traffic = traffic_of(
+        system.layers, asked.ms, asked.passes == 0, groups, config.benign_per_attempt, config.level
+    )
+    metrics |= traffic.calls(owed)
+    times = traffic.times(owed)
+    write_times(times, run)
+    costs = f"Costs are those of traffic with {config.benign_per_attempt:g} benign requests for each attempt."
+    asked_at = "one text" if config.batch == 1 else f"{config.batch} texts at once, a text's share of them,"
+    tables = {
+        "layers.md": table(metrics, names, costs),
+        "timing.md": times_table(
+            times, traffic.names, f"{costs} Milliseconds of this machine, {asked_at} each."
+        ),
+    }
+    for name, text in tables.items():
+        run.artifact(name).write_text(text, encoding="utf-8")
     told = _caveats(hits, verdicts[count:], names)
     if learnt is not None:
         told.append(
@@ -195,10 +241,16 @@ def _check(rows: Sequence[Attempt], side: str) -> None:
         )
 
 
-def _asked(
-    system: Defended, rows: Sequence[Attempt], config: Layers, run: Run
-) -> tuple[Passes, NDArray[np.bool_]]:
-    """Which layers let each attempt pass, and which could not answer."""
+class _Said(NamedTuple):
+    """What each layer says of each text: (texts, layers), in the order of the stack."""
+
+    passes: Passes
+    unread: NDArray[np.bool_]
+    ms: NDArray[np.float64]
+
+
+def _asked(system: Defended, rows: Sequence[Attempt], config: Layers, run: Run) -> _Said:
+    """Every layer about every text."""
     stack = system.layers
     passes = np.zeros((len(rows), len(stack)))
     unread, times = np.zeros(passes.shape, np.bool_), np.zeros(passes.shape)
@@ -213,9 +265,7 @@ def _asked(
                 unread[place, column] = said.verdict.answer == "unknown"
                 times[place, column] = said.ms or 0.0
             run.progress(column * len(rows) + at + len(part), passes.size, f"layer '{layer.name}'")
-    ms = dict(zip([layer.name for layer in stack], times.mean(0).round(3).tolist(), strict=True))
-    run.artifact("timing.jsonl").write_text(json.dumps({"mean_ms": ms}) + "\n", encoding="utf-8")
-    return passes, unread
+    return _Said(passes, unread, times)
 
 
 def _write(rows: Sequence[Attempt], passes: Passes, names: Sequence[str], run: Run) -> None:

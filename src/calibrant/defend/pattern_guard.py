@@ -21,7 +21,7 @@ In a stack file: ``guard = {use = "defend.pattern_guard", config = {words = ["zo
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -38,6 +38,8 @@ from calibrant.text.decodings import Shape, fold, like, readings, unmarked
 from calibrant.text.patterns import compiled
 
 _UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
+_OF_A_TEXT = re.compile(r"\\[Az]|\(\?(?!:|P<)")
+"""In a pattern: it may ask where a *text* begins or ends, or change what '^' means."""
 _MEMORY = 1 << 26
 """Bytes that the automaton of all rules may grow to; beyond, RE2 goes on without one, and is slow."""
 _EDGE = rf"(?:^|$|[^\pL\pM\pN\x{{E000}}\x{{E001}}]|[{_UNSPACED}])"
@@ -135,35 +137,55 @@ def _word(word: str) -> _Rule:
 
 
 class _Any(NamedTuple):
-    """All rules as one, which is met where any of them is: one look at a text that breaks none."""
+    """All rules as one, which is met where any of them is: one look at texts that break none.
+
+    Texts are looked at together, a line each (no folded text has two), since a call costs more than reading a
+    short text. What a pattern matches over two lines, or between them, is looked at again.
+    """
 
     plain: Any
     alike: Any
     letters: Any
+    together: bool
+    """Whether many texts may be lines of one."""
 
     @classmethod
     def of(cls, rules: Sequence[_Rule]) -> _Any | None:
         """None where RE2 refuses the whole, for its size say; then each rule looks for itself."""
-        parts = ([getattr(rule, part) for rule in rules] for part in cls._fields)
+        parts = [
+            [found.pattern for rule in rules if (found := getattr(rule, part)) is not None]
+            for part in ("plain", "alike", "letters")
+        ]
         try:
-            return cls(*(_either([one.pattern for one in part if one is not None]) for part in parts))
+            plain, alike, letters = map(_either, parts)
         except ValueError:
             return None
+        return cls(plain, alike, letters, not any(map(_OF_A_TEXT.search, parts[0])))
 
-    def found(self, shape: Shape) -> bool:
+    def found(self, shapes: Sequence[Shape]) -> bool:
         """Whether any rule may be met: where this is False, none is."""
-        folded = shape.folded if shape.alike in shape.folded else (*shape.folded, *shape.resolved)
+        folded, alike, letters = dict[str, None](), dict[str, None](), dict[str, None]()
+        for shape in shapes:
+            folded |= dict.fromkeys(shape.folded)
+            if shape.alike not in shape.folded:
+                folded |= dict.fromkeys(shape.resolved)
+            alike[shape.alike] = None
+            letters |= dict.fromkeys(shape.spelled)
         return (
-            any(map(self.plain.search, folded))
-            or (self.alike is not None and self.alike.search(shape.alike) is not None)
-            or (self.letters is not None and any(map(self.letters.search, shape.spelled)))
+            self._met(self.plain, folded) or self._met(self.alike, alike) or self._met(self.letters, letters)
         )
+
+    def _met(self, rules: Any, texts: Iterable[str]) -> bool:
+        if rules is None:
+            return False
+        return any(map(rules.search, ["\n".join(texts)] if self.together else texts))
 
 
 def _either(sources: Sequence[str]) -> Any:
     """Any of these, a word also inside another: without edges RE2's automaton stays small."""
     bare = [source.removeprefix(_EDGE).removesuffix(_EDGE) for source in sources]
-    return compiled("|".join(f"(?:{source})" for source in bare), memory=_MEMORY) if sources else None
+    whole = "|".join(f"(?:{source})" for source in bare)
+    return compiled(f"(?m:{whole})", memory=_MEMORY) if sources else None
 
 
 @dataclass(frozen=True)
@@ -219,14 +241,25 @@ class _Patterns:
             asked = tuple(message for message in messages if message.role == "user")
             if 1 < len(asked) < len(messages):
                 texts["what the user says"] = joined(Chat(messages=asked))
-        for where, text in texts.items():
-            for view, reading in readings(text, self.config.views).items():
-                shape = Shape.of(reading)
-                if self._any is not None and not self._any.found(shape):
-                    continue
-                for rule in self.rules:
-                    how = rule.found(shape)
-                    if how is not None:
-                        reason = f"'{rule.name}' stands in {where}, read {view}{how}"
-                        return Verdict(question=QUESTION, answer="no", reason=reason)
+        shapes = [
+            (where, view, Shape.of(reading))
+            for where, text in texts.items()
+            for view, reading in readings(text, self.config.views).items()
+        ]
+        if self._any is None or self._any.found([shape for *_, shape in shapes]):
+            for where, view, shape in shapes:
+                if (how := self._broken(shape)) is not None:
+                    name, remark = how
+                    reason = f"'{name}' stands in {where}, read {view}{remark}"
+                    return Verdict(question=QUESTION, answer="no", reason=reason)
         return Verdict(question=QUESTION, answer="yes", reason="nothing forbidden was found")
+
+    def _broken(self, shape: Shape) -> tuple[str, str] | None:
+        """The first rule that is met, and how."""
+        if self._any is not None and not self._any.found([shape]):
+            return None
+        for rule in self.rules:
+            how = rule.found(shape)
+            if how is not None:
+                return rule.name, how
+        return None

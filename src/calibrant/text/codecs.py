@@ -11,24 +11,34 @@ import base64
 import binascii
 import re
 from collections.abc import Callable
-from string import ascii_lowercase, ascii_uppercase
+from string import ascii_letters, ascii_lowercase, ascii_uppercase, digits
 from typing import NamedTuple
+
+from calibrant.text.quick import flat, from_bytes, to_bytes
 
 _LEET = ("aeiost", "431057")
 _SPELLED = re.compile(r"(?<![\w-])[^\W\d_](?:-[^\W\d_])+(?![\w-])")
+_WORD = re.compile(r"(\w+)")
 _BASE64 = re.compile(r"(?<![\w+/=])(?=[A-Za-z0-9+/=]{8})[A-Za-z0-9+/]+={0,2}(?![\w+/=])")
 
+_IN_BASE64 = bytes(
+    97 if chr(code) in ascii_letters + digits + "+/=" else code if code == ord("_") else 32
+    for code in range(256)
+)
+_RUN = re.compile(b"(?<![a_])a{8,}+(?!_)")
+"""Where ``_BASE64`` may find something, 'a' for each of its characters."""
 
-def _ascii(text: str, source: str, to: str) -> str:
-    """Replace ASCII characters by ASCII ones: on bytes, where a table is quick and UTF-8 keeps all others."""
+
+def _ascii(source: str, to: str) -> Callable[[str], str]:
+    """Replaces ASCII characters by ASCII ones: on bytes, where a table is quick; UTF-8 keeps all others."""
     table = bytes.maketrans(source.encode(), to.encode())
-    return text.encode("utf-8", "surrogatepass").translate(table).decode("utf-8", "surrogatepass")
+    return lambda text: from_bytes(to_bytes(text).translate(table))
 
 
-def _shift(text: str, by: int) -> str:
-    """Move each ASCII letter ``by`` places round the alphabet."""
+def _shift(by: int) -> Callable[[str], str]:
+    """Moves each ASCII letter ``by`` places round the alphabet."""
     moved = "".join(letters[by:] + letters[:by] for letters in (ascii_lowercase, ascii_uppercase))
-    return _ascii(text, ascii_lowercase + ascii_uppercase, moved)
+    return _ascii(ascii_lowercase + ascii_uppercase, moved)
 
 
 def _each_word(text: str, change: Callable[[str], str]) -> str:
@@ -39,8 +49,14 @@ def _spell(text: str) -> str:
     return _each_word(text, "-".join)
 
 
+def _reversed(text: str) -> str:
+    parts = _WORD.split(text)
+    parts[1::2] = [word[::-1] for word in parts[1::2]]
+    return "".join(parts)
+
+
 def _unspell(text: str) -> str | None:
-    if not _SPELLED.search(text):
+    if "-" not in text or not _SPELLED.search(text):
         return None
     return _SPELLED.sub(lambda match: match.group().replace("-", ""), text)
 
@@ -50,16 +66,30 @@ def _base64(text: str) -> str:
 
 
 def _unbase64(text: str) -> str | None:
-    def read(match: re.Match[str]) -> str:
-        try:
-            text = base64.b64decode(match.group(), validate=True).decode()
-        except (binascii.Error, UnicodeDecodeError):
-            return match.group()
-        # Ordinary words of 8 letters are valid base64 too; what they decode to is no text.
-        return text if text.isprintable() and text.isascii() else match.group()
+    seen = flat(text, _IN_BASE64, ("_", " "))
+    if seen is None:
+        changed = _BASE64.sub(lambda match: _decoded(match.group()), text)
+        return changed if changed != text else None
+    done, parts = 0, []
+    for run in _RUN.finditer(seen):
+        code = text[run.start() : run.end()]
+        if (found := _decoded(code)) != code:
+            parts += [text[done : run.start()], found]
+            done = run.end()
+    return "".join(parts) + text[done:] if parts else None
 
-    changed = _BASE64.sub(read, text)
-    return changed if changed != text else None
+
+def _decoded(code: str) -> str:
+    """A word in base64; as it is, where it is none."""
+    bare = code.rstrip("=")
+    if "=" in bare or len(bare) % 4 == 1 or -len(bare) % 4 > len(code) - len(bare):
+        return code
+    try:
+        text = base64.b64decode(code, validate=True).decode()
+    except (binascii.Error, UnicodeDecodeError):
+        return code
+    # Ordinary words of 8 letters are valid base64 too; what they decode to is no text.
+    return text if text.isprintable() and text.isascii() else code
 
 
 class Codec(NamedTuple):
@@ -71,13 +101,10 @@ class Codec(NamedTuple):
 
 CODECS: dict[str, Codec] = {
     "spell": Codec(_spell, _unspell),
-    "reverse": Codec(
-        lambda text: _each_word(text, lambda word: word[::-1]),
-        lambda text: _each_word(text, lambda word: word[::-1]),
-    ),
-    "rot13": Codec(lambda text: _shift(text, 13), lambda text: _shift(text, -13)),
-    "caesar": Codec(lambda text: _shift(text, 3), lambda text: _shift(text, -3)),
-    "leet": Codec(lambda text: _ascii(text, *_LEET), lambda text: _ascii(text, *_LEET[::-1])),
+    "reverse": Codec(_reversed, _reversed),
+    "rot13": Codec(_shift(13), _shift(-13)),
+    "caesar": Codec(_shift(3), _shift(-3)),
+    "leet": Codec(_ascii(*_LEET), _ascii(*_LEET[::-1])),
     "base64": Codec(_base64, _unbase64),
 }
 """Name -> codec. 'caesar' shifts by three; 'spell' puts a hyphen between the letters of each word."""

@@ -15,6 +15,7 @@ from importlib.resources import files
 from typing import Any, NamedTuple
 
 from calibrant.text.codecs import CODECS
+from calibrant.text.quick import FEW, flat, from_bytes, others, to_bytes
 
 _BLANK = frozenset("\u2800")
 """Drawn as a blank, though Unicode files it neither under spaces nor under what is ignored: Braille's."""
@@ -27,6 +28,9 @@ _EITHER = {"l": "\ue000", "rn": "\ue001"}
 no text that is read holds."""
 _LOOKS_LIKE = {"0": "o", "i": "\ue000", "l": "\ue000", "1": "\ue000", "m": "\ue001"}
 _SPELLED = re.compile(r"(?<![^\W_])[^\W_](?:[\W_]{1,8}[^\W_]){2,}(?![^\W_])")
+_LETTERS = bytes(97 if chr(code).isalnum() and code < 128 else 32 for code in range(256))
+_ALONE = re.compile(b" a {1,8}a {1,8}a ")
+"""Three letters by themselves, 'a' for each: where ``_SPELLED`` finds anything."""
 _RESOLVED = (str.maketrans({"\ue000": "l", "\ue001": "m"}), str.maketrans({"\ue000": "i", "\ue001": "m"}))
 
 
@@ -37,17 +41,16 @@ def tables() -> dict[str, Any]:
     return found
 
 
-_FEW = 12
-"""Most kinds of characters that are replaced one after the other."""
 _RUN = re.compile(f"[\u0300-\U0010ffff]{{{_MARKS + 1},}}")
 """Where too many marks may stand: no mark is below U+0300."""
 
 
 class _Table(dict[int, str | None]):
-    """For ``str.translate``: what a rule says of each character, asked once."""
+    """For ``str.translate``: what a rule says of each character, asked once. ASCII stays, or is dropped."""
 
     def __init__(self, rule: Callable[[str], str | None]) -> None:
         self._rule = rule
+        self._dropped = bytes(code for code in range(128) if self[code] is None)
 
     def __missing__(self, code: int) -> str | None:
         found = self[code] = self._rule(chr(code))
@@ -55,9 +58,17 @@ class _Table(dict[int, str | None]):
 
     def on(self, text: str) -> str:
         """``text.translate(self)``; quick where few kinds of characters change, which is nearly always."""
-        changed = {char: to for char in set(text) if (to := self[ord(char)]) != char}
+        plain = text.isascii()
+        if plain and not self._dropped:
+            return text
+        raw = to_bytes(text)
+        if len(kept := raw.translate(None, self._dropped)) < len(raw):
+            text = from_bytes(kept)
+        if plain:
+            return text
+        changed = {char: to for char in others(kept) if (to := self[ord(char)]) != char}
         chained = any(self[ord(char)] != char for to in changed.values() for char in to or "")
-        if chained or len(changed) > _FEW:
+        if chained or len(changed) > FEW:
             return text.translate(self)
         for char, to in changed.items():
             text = text.replace(char, to or "")
@@ -124,7 +135,13 @@ def _shown() -> _Table:
 
 def fold(text: str) -> str:
     """``visible`` without case (NFKC case folding) and with single spaces: what patterns are matched on."""
-    return " ".join(unicodedata.normalize("NFKC", visible(text).casefold()).split())
+    return _fold(shown(text))
+
+
+def _fold(text: str) -> str:
+    """Of a text as ``shown`` gives it."""
+    seen = unicodedata.normalize("NFKC", text).casefold()
+    return " ".join(unicodedata.normalize("NFKC", seen).split())
 
 
 def alike(text: str) -> str:
@@ -133,7 +150,12 @@ def alike(text: str) -> str:
     What may be several letters is a private character, which ``like`` accepts for each of them. ASCII stays:
     1 for l and rn for m are no look-alikes here. Symbols stay, too: they stand between words.
     """
-    bare = _look_alikes().on(unmarked(visible(text)))
+    return _alike(shown(text))
+
+
+def _alike(text: str) -> str:
+    """Of a text as ``shown`` gives it."""
+    bare = _look_alikes().on(unmarked(unicodedata.normalize("NFKC", text)))
     return " ".join(_look_alikes().on(unmarked(bare.casefold())).casefold().split())
 
 
@@ -173,6 +195,9 @@ def like(phrase: str, escape: Callable[[str], str]) -> str | None:
 
 def spelled(text: str) -> Iterator[str]:
     """Words written a letter at a time, put together: 'z o r b l e', 'z.o-r b_l*e'."""
+    seen = flat(text, _LETTERS, ("a", " "))
+    if seen is not None and not _ALONE.search(b" %b " % seen):
+        return
     for match in _SPELLED.finditer(text):
         yield "".join(re.findall(r"[^\W_]", match.group()))
 
@@ -189,11 +214,11 @@ class Shape(NamedTuple):
     @classmethod
     def of(cls, reading: str) -> Shape:
         """Of a text as ``readings`` gives it."""
-        folded = fold(reading)
+        folded = _fold(reading)
         if reading.isascii():
             return cls((folded,), folded, tuple(spelled(folded)))
-        bare, looks = _without_symbols().on(reading), alike(reading)
-        ways = (folded,) if bare == reading else tuple(dict.fromkeys((folded, fold(bare))))
+        bare, looks = _without_symbols().on(reading), _alike(reading)
+        ways = (folded,) if bare == reading else tuple(dict.fromkeys((folded, _fold(bare))))
         texts = dict.fromkeys((unmarked(reading), *ways, looks))
         runs = dict.fromkeys(run for text in texts for run in spelled(text))
         return cls(ways, looks, tuple(dict.fromkeys(map(_alike_again, runs))))

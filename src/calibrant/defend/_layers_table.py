@@ -1,0 +1,138 @@
+"""What the layer lab shows: a table to hand on, and figures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from calibrant.core import Estimate
+from calibrant.core.figure_data import Datum, FigureData
+
+_HEAD = (
+    "| Layer | Only it stops | Owed (Shapley) | Benign it blocks | "
+    "Benign blocked for each success prevented | Calls for each | Reading |\n"
+    "| --- | --- | --- | --- | --- | --- | --- |\n"
+)
+_TIMES = (
+    "| Layer | Benign: alone | owed | Attempts: alone | owed | For each success prevented |\n"
+    "| --- | --- | --- | --- | --- | --- |\n"
+)
+_MEANING = """
+'Only it stops' and 'owed' are shares of attempts. What a layer that nothing else repeats prevents is lost
+without it; of layers that repeat each other all but one may go.
+"""
+_OWED = """
+Owed time is below the time alone, or below 0, where a layer that blocks early spares the later ones.
+"""
+
+
+def table(metrics: Mapping[str, Estimate], names: Sequence[str], traffic: str) -> str:
+    """Markdown: a line for each layer, one for all, and pairs that fail together."""
+    lines = [_HEAD]
+    for name in names:
+        cells = [
+            metrics[f"marginal/{name}"],
+            metrics[f"shapley/{name}"],
+            metrics[f"over_block_rate/alone/{name}"],
+            metrics[f"over_block_per_prevented/{name}"],
+            metrics.get(f"calls_per_prevented/{name}"),
+        ]
+        lines.append(_line(name, cells, reading(name, metrics)))
+    whole = [None, None, metrics["over_block_rate"], metrics["over_block_per_prevented/all"], None]
+    lines.append(_line("all of them", whole, _through(metrics)))
+    lines += [f"\n- {told}." for told in _pairs(metrics)]
+    return "".join(lines) + f"\n{_MEANING}\n{traffic}\n"
+
+
+def times_table(times: Mapping[str, Estimate], names: Sequence[str], asked: str) -> str:
+    """Markdown: milliseconds of a text, a line for each layer and one for all."""
+    lines = [_TIMES]
+    for name in names:
+        parts = (
+            f"benign/alone/{name}",
+            f"benign/shapley/{name}",
+            f"attempts/alone/{name}",
+            f"attempts/shapley/{name}",
+        )
+        lines.append(
+            _line(name, [*(times[f"ms/{part}"] for part in parts), times[f"ms_per_prevented/{name}"]])
+        )
+    whole = [times["ms/benign/all"], None, times["ms/attempts/all"], None, times["ms_per_prevented/all"]]
+    lines.append(_line("all of them", whole))
+    return "".join(lines) + f"{_OWED}\n{asked}\n"
+
+
+def reading(name: str, metrics: Mapping[str, Estimate]) -> str:
+    """What may be done with a layer, in words."""
+    alone, owed = metrics[f"marginal/{name}"].value, metrics[f"shapley/{name}"].value
+    cost = metrics[f"over_block_marginal/{name}"].value
+    if alone is None or owed is None:
+        return "unknown: too little is judged"
+    if alone > 0:
+        return f"keep: without it {alone:.1%} more of the attempts succeed"
+    lost = f", and blocks {cost:.1%} of benign requests that no other does" if cost else ""
+    if owed > 0:
+        return f"others stop all that it stops{lost}: one of them may go"
+    return f"stops no success here{lost}: it may go"
+
+
+def _through(metrics: Mapping[str, Estimate]) -> str:
+    before, after = metrics["attempt_success_rate"], metrics["attempt_success_rate/all"]
+    return f"{_number(before)} of attempts succeed without guards, {_number(after)} behind all"
+
+
+def _pairs(metrics: Mapping[str, Estimate]) -> Iterator[str]:
+    for name, one in metrics.items():
+        if name.startswith("rho/") and one.low is not None and one.high is not None:
+            what = name.removeprefix("rho/").replace("+", " and ")
+            what = "all layers" if what == "all" else what
+            if one.low > 1:
+                yield f"{what} fail together: rho {_number(one)}"
+            elif one.high < 1:
+                yield f"{what} make up for each other: rho {_number(one)}"
+
+
+def _line(name: str, cells: Sequence[Estimate | None], *told: str) -> str:
+    shown = ["" if one is None else _number(one) for one in cells]
+    return f"| {' | '.join([name, *shown, *told])} |\n"
+
+
+def _number(one: Estimate) -> str:
+    if one.value is None:
+        return f"unknown: {one.reason}"
+    if one.low is None or one.high is None:
+        return f"{one.value:.3g} ({one.reason})"
+    return f"{one.value:.3g} [{one.low:.3g}, {one.high:.3g}]"
+
+
+def figures(metrics: Mapping[str, Estimate]) -> tuple[FigureData, ...]:
+    """What each layer prevents and costs; and which pairs fail together."""
+    stages = {
+        "marginal": "only it stops",
+        "shapley": "owed of what is prevented",
+        "over_block_rate/alone": "benign requests it blocks",
+    }
+    names = [name.removeprefix("marginal/") for name in metrics if name.startswith("marginal/")]
+    rows = tuple(
+        Datum(label=name, estimate=metrics[f"{kind}/{name}"], stage=stage)
+        for name in names
+        for kind, stage in stages.items()
+        if f"{kind}/{name}" in metrics
+    )
+    pairs = tuple(
+        Datum(label="rho", estimate=metrics[f"rho/{first}+{second}"], row=one, column=other)
+        for first in names
+        for second in names
+        if f"rho/{first}+{second}" in metrics
+        for one, other in ((first, second), (second, first))
+    )
+    made = (
+        FigureData(kind="intervals", values=rows, title="What each layer adds, and what it costs"),
+        FigureData(
+            kind="matrix",
+            values=pairs,
+            title="Which layers fail together",
+            caption="Rho: above 1 a pair shares its gaps, below 1 its layers make up for each other.",
+            axis="layer",
+        ),
+    )
+    return tuple(one for one in made if one.values)
