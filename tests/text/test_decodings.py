@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from calibrant.text.codecs import CODECS
 from calibrant.text.decodings import (
     _SPELLED,
     _look_alikes,
@@ -128,3 +129,13 @@ def test_marks_beyond_thirty_on_a_letter_are_dropped(text, marks):
 
     long = f"{text}é{chr(0x301) * marks}b"
     assert shown(long) == slowly(long.translate(_shown()))
+
+
+@given(TEXT | st.text("YmFrZSBhIG1vb24=a-b-c é\u2800‘", max_size=40))
+def test_no_codec_hides_anything_that_was_seen(text):
+    """``readings`` takes a decoding of what hides nothing as it is."""
+    source = unicodedata.normalize("NFKC", shown(text))
+    if shown(source) == source:
+        for name, codec in CODECS.items():
+            decoded = codec.decode(source)
+            assert decoded is None or shown(decoded) == decoded, name

@@ -72,24 +72,25 @@ def _unbase64(text: str) -> str | None:
         return changed if changed != text else None
     done, parts = 0, []
     for run in _RUN.finditer(seen):
-        code = text[run.start() : run.end()]
+        start, end = run.span()
+        if (end - start) % 4 and text[end - 1] != "=":
+            continue  # most words
+        code = text[start:end]
         if (found := _decoded(code)) != code:
-            parts += [text[done : run.start()], found]
-            done = run.end()
+            parts += [text[done:start], found]
+            done = end
     return "".join(parts) + text[done:] if parts else None
 
 
 def _decoded(code: str) -> str:
     """A word in base64; as it is, where it is none."""
     bare = code.rstrip("=")
-    if "=" in bare or len(bare) % 4 == 1 or -len(bare) % 4 > len(code) - len(bare):
+    padding = len(code) - len(bare)
+    if "=" in bare or padding > 2 or (len(code) % 4 and len(bare) % 4):
         return code
-    try:
-        text = base64.b64decode(code, validate=True).decode()
-    except (binascii.Error, UnicodeDecodeError):
-        return code
+    raw = binascii.a2b_base64(code)
     # Ordinary words of 8 letters are valid base64 too; what they decode to is no text.
-    return text if text.isprintable() and text.isascii() else code
+    return text if raw.isascii() and (text := raw.decode()).isprintable() else code
 
 
 class Codec(NamedTuple):

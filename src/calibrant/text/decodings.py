@@ -81,18 +81,21 @@ def readings(text: str, views: Sequence[str]) -> dict[str, str]:
     Look-alikes hide a code as they hide a word, so it is also decoded with look-alikes as ASCII.
     """
     seen = {"as written": shown(text)}
-    sources = {unicodedata.normalize("NFKC", seen["as written"]): ""}
-    if not seen["as written"].isascii():
-        bare = _look_alikes().on(unmarked(visible(text)))
+    plain = unicodedata.normalize("NFKC", seen["as written"])
+    sources = {plain: ""}
+    if not plain.isascii():
+        bare = _look_alikes().on(unmarked(plain))
         for way, note in zip(
             _RESOLVED, (", look-alikes as ASCII", ", look-alikes as ASCII (i)"), strict=True
         ):
             sources.setdefault(bare.translate(way), note)
+    # A codec moves what a text has, and writes ASCII that is seen: nothing new is hidden.
+    clean = {source for source in sources if shown(source) == source}
     for name in views:
         for source, note in sources.items():
             decoded = CODECS[name].decode(source)
             if decoded is not None and decoded not in (source, *seen.values()):
-                seen[f"through {name}{note}"] = shown(decoded)
+                seen[f"through {name}{note}"] = decoded if source in clean else shown(decoded)
     return seen
 
 
