@@ -68,6 +68,38 @@ def test_the_version(calibrant):
     assert calibrant("--version") == (0, f"calibrant {__version__}\n", "")
 
 
+STACK = """
+[[layer]]
+name = "words"
+side = "input"
+guard = { use = "defend.pattern_guard", config = { words = ["zorble"] } }
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("", "", None),
+        ("pattern_guard", "pattern_gard", "layer 'words': no behaviour 'defend.pattern_gard' (did you mean"),
+        ("words = [", "word = [", "unknown key 'word'"),
+        ('side = "input"', 'side = "input"\nevery = 3', "is on side 'input' and has 'every'"),
+        ('name = "words"', 'name = " "', "layer 0 has no name"),
+        ("\n[[layer]]", STACK + "[[layer]]", "2 layers are named 'words'"),
+        ("zorble", "", "a forbidden word is blank"),
+    ],
+)
+def test_check_reads_a_file_of_guards(calibrant, tmp_path, old, new, told):
+    file = tmp_path / "guards.toml"
+    file.write_text(STACK.replace(old, new, 1) if old else STACK)
+    done = calibrant("check", str(file))
+    assert done.code == (0 if told is None else 3), done.err
+    if told is None:
+        assert "guards.toml: 1 layers, no problem found" in done.out
+    else:
+        assert told in done.err
+        assert told in json.loads(calibrant("check", str(file), "--json").out)["problems"][0]
+
+
 def test_check(calibrant, trial):
     assert calibrant("check", trial).out == "trial: 6 runs of 3 jobs, no problem found\n"
     told = calibrant("check", trial, "sft.batch_sise=3", "plain.sampling.temperatur=0", "gate.seeds=[0, 5]")

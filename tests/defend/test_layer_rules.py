@@ -190,7 +190,7 @@ def test_rules_come_from_the_file_and_stand_in_the_identity():
     model = ScriptedModel(lambda chat: "well.")
 
     def system(**rules):
-        layer = {"name": "a", "side": "input", "guard": "x", **rules}
+        layer = {"name": "a", "side": "output", "guard": "x", **rules}
         return defended_from(model, {"layer": [layer]}, lambda _: pattern_guard(PatternGuard(words=("x",))))
 
     given_rules = {

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from calibrant.app.catalog import Signature, find_technique
-from calibrant.app.references import schemes
+from calibrant.app.references import locate, schemes
 from calibrant.app.references.scheme import too_deep
 from calibrant.app.study_file import Study, StudyJob
 from calibrant.app.verdict import misdirected
-from calibrant.core import CalibrantError, ConfigError, Evidence, Frozen, Job, resolve
+from calibrant.core import CalibrantError, ConfigError, Evidence, Frozen, Guard, Job, resolve
 from calibrant.core.errors import nearest
+from calibrant.defend.defended import StackSpec
 
 
 def check_config(job: Job | StudyJob, signature: Signature) -> Frozen | None:
@@ -61,6 +63,30 @@ def check_study(study: Study, *, allow_python: bool = False, files: bool = False
     problems += _verdict_problems(study, before)
     problems += _reading_problems(study, before)
     return list(dict.fromkeys(problems))
+
+
+def stack_file(reference: str) -> Path | None:
+    """The file, where it is one of guards (``[[layer]]``) and no study."""
+    if not reference.endswith(".toml"):
+        return None
+    try:
+        path = locate.file(reference, Path.cwd())
+    except CalibrantError:  # told as a study that is not there
+        return None
+    table = locate.toml(path)
+    return path if "layer" in table and "job" not in table else None
+
+
+def check_guards(path: Path, *, allow_python: bool = False) -> tuple[int, list[str]]:
+    """Layers of a stack file, and every problem that can be found without loading a model."""
+    job = StudyJob.model_construct(id="", use="", inputs={}, config={})
+    study = Study.model_construct(name=path.stem, job=(job,), base=path.parent, given={})
+    look = _Look(study, job, {}, allow_python, files=True, problems=[], seen={})
+    stack = look.check(str(path), StackSpec)
+    layers = stack.layer if stack is not None else ()
+    for layer in layers:
+        look.check(layer.guard, Guard, where=f"layer '{layer.name}': ")
+    return len(layers), list(dict.fromkeys(look.problems))
 
 
 def _job_problems(job: StudyJob) -> Iterator[str]:

@@ -15,7 +15,7 @@ import typer
 
 from calibrant import __version__
 from calibrant.app import catalog, listing
-from calibrant.app.check import check_study
+from calibrant.app.check import check_guards, check_study, stack_file
 from calibrant.app.execute import execute
 from calibrant.app.references.openers import Openers
 from calibrant.app.study import Outcome, finished_jobs, run_study
@@ -72,14 +72,20 @@ def show(name: str, as_json: Json = False) -> None:
 def check(
     study: str, changes: Changes = None, as_json: Json = False, allow_python: AllowPython = False
 ) -> None:
-    """Find every problem of a study without running it."""
-    loaded = load_study(study, changes or [])
-    problems = check_study(loaded, allow_python=allow_python, files=True)
+    """Find every problem of a study, or of a file of guards, without running it."""
+    guards = stack_file(study)
+    if guards is not None and not changes:
+        name = guards.name
+        count, problems = check_guards(guards, allow_python=allow_python)
+        fine = f"{count} layers"
+    else:
+        loaded = load_study(study, changes or [])
+        name, problems = loaded.name, check_study(loaded, allow_python=allow_python, files=True)
+        fine = f"{sum(len(job.runs()) for job in loaded.job)} runs of {len(loaded.job)} jobs"
     if as_json:
-        render.json_of({"study": loaded.name, "problems": without_secrets(problems)})
+        render.json_of({"study": name, "problems": without_secrets(problems)})
     elif not problems:
-        runs = sum(len(job.runs()) for job in loaded.job)
-        render.OUT.print(f"{loaded.name}: {runs} runs of {len(loaded.job)} jobs, no problem found")
+        render.OUT.print(f"{name}: {fine}, no problem found")
     if problems:
         if as_json:
             raise typer.Exit(3)

@@ -147,7 +147,7 @@ def _problems(kind: type[Frozen], error: ValidationError, where: str) -> list[st
             said = str(own or item["msg"])
             said = said[:1].lower() + said[1:]  # the rest may quote names and choices
             given = item.get("input")  # a table was filled from defaults, so it is not what was written
-            got = "" if own and isinstance(given, Mapping) else f", got {_shown(given)}"
+            got = "" if own and isinstance(given, Mapping | list) else f", got {_shown(given)}"
             said = said.replace("a valid tuple", "a list")  # what TOML and JSON have
             problems.append(f"{where}: '{path}': {said}{got}" if path else f"{where}: {said}{got}")
     return problems

@@ -32,7 +32,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from calibrant.core import (
     LM,
@@ -100,6 +100,13 @@ class StackSpec(Frozen):
     """Personal data that the model never reads: placeholders stand in its place, and the reply gets it back.
     Input layers read what was asked, output layers what is shown. Its ``views`` change nothing."""
 
+    @field_validator("layer")
+    @classmethod
+    def _sound(cls, layers: tuple[LayerSpec, ...]) -> tuple[LayerSpec, ...]:
+        if problems := [*_shared(layers), *_senseless(layers)]:
+            raise ValueError("; ".join(problems))
+        return layers
+
     def only(self, names: Sequence[str]) -> StackSpec:
         """The stack with these layers alone, in its own order.
 
@@ -108,6 +115,22 @@ class StackSpec(Frozen):
         """
         _known(names, [layer.name for layer in self.layer])
         return self.model_copy(update={"layer": tuple(one for one in self.layer if one.name in names)})
+
+
+def _shared(layers: Sequence[Layer | LayerSpec]) -> list[str]:
+    """Problems of names."""
+    counts = Counter(layer.name for layer in layers)
+    blank = [f"layer {place} has no name" for place, one in enumerate(layers) if not one.name.strip()]
+    return [f"{count} layers are named '{name}'" for name, count in counts.items() if count > 1] + blank
+
+
+def _senseless(layers: Sequence[Layer | LayerSpec]) -> list[str]:
+    """``every`` where nothing is streamed."""
+    return [
+        f"layer '{one.name}' is on side 'input' and has 'every', which is of replies that are streamed"
+        for one in layers
+        if one.side == "input" and one.every is not None
+    ]
 
 
 def _known(names: Sequence[str], stack: Sequence[str]) -> None:
@@ -286,14 +309,8 @@ def check_stack(stack: Sequence[Layer]) -> None:
     """
     if not all(isinstance(layer, Layer) for layer in stack):
         raise ConfigError("the stack holds something that is no Layer", hint="Layer(name, side, guard)")
-    problems = [
-        f"stack: {count} layers are named '{name}'"
-        for name, count in Counter(layer.name for layer in stack).items()
-        if count > 1
-    ]
-    for place, layer in enumerate(stack):
-        if not layer.name.strip():
-            problems.append(f"stack: layer {place} has no name")
+    problems = [f"stack: {problem}" for problem in (*_shared(stack), *_senseless(stack))]
+    for layer in stack:
         if layer.side not in ("input", "output"):
             problems.append(f"stack: layer '{layer.name}' is on side '{layer.side}', not input or output")
         elif not isinstance(sides := getattr(layer.guard, "sides", ("input", "output")), list | tuple):
