@@ -86,6 +86,8 @@ guard = { use = "defend.pattern_guard", config = { words = ["zorble"] } }
         ('name = "words"', 'name = " "', "layer 0 has no name"),
         ("\n[[layer]]", STACK + "[[layer]]", "2 layers are named 'words'"),
         ("zorble", "", "a forbidden word is blank"),
+        ('words = ["zorble"]', 'patterns = ["(", "a*"]', "layer 'words': patterns: '('"),
+        ('{ words = ["zorble"] }', "{}", "a pattern guard that forbids nothing"),
     ],
 )
 def test_check_reads_a_file_of_guards(calibrant, tmp_path, old, new, told):
@@ -98,6 +100,17 @@ def test_check_reads_a_file_of_guards(calibrant, tmp_path, old, new, told):
     else:
         assert told in done.err
         assert told in json.loads(calibrant("check", str(file), "--json").out)["problems"][0]
+
+
+def test_check_leaves_to_a_study_what_it_gives(calibrant, tmp_path):
+    file = tmp_path / "guards.toml"
+    probe = STACK.replace("words", "probe").split("guard =")[0] + 'guard = "record:probe/probe"\n'
+    file.write_text(STACK + probe, encoding="utf-8-sig")
+    assert (
+        "guards.toml: 2 layers, 1 of them for a study to check, no problem"
+        in calibrant("check", str(file)).out
+    )
+    assert "4 layers, 1 of them for a study" in calibrant("check", "real_layers_guards").out
 
 
 def test_check(calibrant, trial):

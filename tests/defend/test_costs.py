@@ -9,7 +9,7 @@ from itertools import permutations
 import numpy as np
 import pytest
 
-from calibrant.core import Attempt, Chat, Completion, Identity, Quiet, Verdict
+from calibrant.core import Attempt, Chat, Completion, ConfigError, Identity, Quiet, Verdict
 from calibrant.data.rows import Attempts
 from calibrant.defend._costs import Asked
 from calibrant.defend.defended import Defended, Layer
@@ -101,8 +101,12 @@ def test_calls_and_blocked_requests_for_each_success_prevented(tmp_path):
     assert metrics["calls_per_prevented/later"].value == pytest.approx((0.5 + 3 * 0.8) / 0.25)
     assert metrics["over_block_per_prevented/first"].value == pytest.approx(3 * 0.2 / 0.5)
     assert metrics["over_block_per_prevented/later"].value == 0
-    assert metrics["over_block_per_prevented/all"].value == pytest.approx(3 * 0.2 / 0.75)
-    assert "| first | 0.5" in told and "keep: without it 50.0% more" in told and "3 benign requests" in told
+    assert metrics["over_block_per_prevented"].value == pytest.approx(3 * 0.2 / 0.75)
+    assert (
+        "| first | 0.5" in told
+        and "keep: without it 50.0% more" in told
+        and "3 benign for each attempt" in told
+    )
 
 
 def test_a_layer_that_prevents_nothing_has_no_cost_for_each(tmp_path):
@@ -112,7 +116,7 @@ def test_a_layer_that_prevents_nothing_has_no_cost_for_each(tmp_path):
     for name in ("calls_per_prevented/null", "over_block_per_prevented/null"):
         assert metrics[name].value is None and "nothing to share it out on" in metrics[name].reason
     assert times["ms_per_prevented/null"]["ms"] is None
-    assert "stops no success here: it may go" in told
+    assert "stops no success here (at most" in told and "it may go" in told
 
 
 def test_an_early_layer_spares_a_slow_one_its_time(tmp_path):
@@ -140,6 +144,42 @@ def test_the_figures_say_what_to_drop_and_what_fails_together(tmp_path):
     assert {one.label for one in adds.values} == {"first", "twin", "other"}
     assert {(one.row, one.column) for one in together.values} >= {("first", "twin"), ("twin", "first")}
     told = run.artifact("layers.md").read_text()
-    assert (
-        "first and twin fail together" in told and "others stop all that it stops: one of them may go" in told
-    )
+    assert "first and twin fail together" in told and "others stop all that it stops (at most" in told
+
+
+class OneSided(Slow):
+    """Takes its time for attempts alone."""
+
+    def ask(self, chats, side):
+        time.sleep(0.004 * sum("attempt" in chat.messages[-1].content for chat in chats))
+        return super().ask(chats, side)
+
+
+@pytest.mark.parametrize("batch", [1, 64])
+def test_the_sides_do_not_share_a_batch(tmp_path, batch):
+    attempts, benign = rows((6, "attempt")), rows((6, "plain"), outcome="failure")
+    _, times, _ = found([Layer("a", "input", OneSided("a"))], attempts, benign, tmp_path, batch=batch)
+    assert times["ms/benign/alone/a"]["ms"] < 4 <= times["ms/attempts/alone/a"]["ms"]
+    # One time of a batch shows nothing of how texts differ.
+    assert (times["ms/attempts/alone/a"]["low"] is None) == (batch > 6)
+
+
+def test_what_is_not_judged_is_not_advised_on(tmp_path):
+    benign, stack = rows((3, "plain"), outcome="failure"), [Layer("first", "input", Slow("first"))]
+    some = rows((6, "stop-first"), (3, "plain"), outcome="undetermined")
+    _, _, told = found(stack, some, benign, tmp_path)
+    assert "not known: 6 outcomes are open" in told and "it may go" not in told
+    _, _, told = found(stack, rows((9, "stop-first"), outcome="undetermined"), benign, tmp_path)
+    assert "not known: too little is judged" in told and "it may go" not in told
+
+
+def test_layers_may_be_called_anything_that_is_shown(tmp_path):
+    attempts, benign = rows((6, "stop-all"), (3, "x")), rows((3, "plain"), outcome="failure")
+    stack = [Layer(name, "input", Slow(mark)) for name, mark in (("all", "all"), ("a|b <i> [c](d)", "none"))]
+    metrics, times, told = found(stack, attempts, benign, tmp_path)
+    assert {"over_block_per_prevented", "over_block_per_prevented/all"} < set(metrics)
+    assert {"ms_per_prevented", "ms_per_prevented/all"} < set(times)
+    assert r"a\|b \<i> \[c](d)" in told
+    for name in ("a+b", "x\ny"):
+        with pytest.raises(ConfigError, match=r"joins the names|not shown"):
+            found([Layer(name, "input", Slow("a"))], attempts, benign, tmp_path)

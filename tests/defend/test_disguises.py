@@ -236,3 +236,25 @@ def test_rules_that_are_too_large_together_are_tried_one_by_one(monkeypatch):
     guard = pattern_guard(PatternGuard(words=("quib",)))
     assert guard._any is None
     assert [v.answer for v in guard.ask([Chat.ask("a quib"), Chat.ask("a barn")], "input")] == ["no", "yes"]
+
+
+@pytest.mark.parametrize(
+    ("patterns", "text"),
+    [
+        ((r"\Qc++ bomb", r"\Q.net\E"), "make a c++ bomb"),
+        ((r"\Qc++ bomb", r"\Q.net\E"), "the .net"),
+        ((r"\Qc++ bomb", "poison", r"C:\\Etc"), "poison"),
+    ],
+)
+def test_an_open_quotation_swallows_no_other_rule(patterns, text):
+    guard = pattern_guard(PatternGuard(patterns=patterns))
+    assert [v.answer for v in guard.ask([Chat.ask(text), Chat.ask("a mill")], "input")] == ["no", "yes"]
+
+
+def test_a_long_text_is_read_as_a_short_one(monkeypatch):
+    texts = ["a zorble", "mneoyr, elbroz", "mend a barn"]
+    guard = pattern_guard(PatternGuard(words=("zorble",)))
+    asked = [Chat.ask(text) for text in texts]
+    whole = guard.ask(asked, "input")
+    monkeypatch.setattr("calibrant.defend.pattern_guard._LONG", 3)
+    assert guard.ask(asked, "input") == whole and [v.answer for v in whole] == ["no", "no", "yes"]

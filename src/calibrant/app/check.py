@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from calibrant.app.catalog import Signature, find_technique
-from calibrant.app.references import locate, schemes
+from calibrant.app.references import behaviours, locate, schemes
 from calibrant.app.references.scheme import too_deep
 from calibrant.app.study_file import Study, StudyJob
 from calibrant.app.verdict import misdirected
@@ -67,26 +68,52 @@ def check_study(study: Study, *, allow_python: bool = False, files: bool = False
 
 def stack_file(reference: str) -> Path | None:
     """The file, where it is one of guards (``[[layer]]``) and no study."""
-    if not reference.endswith(".toml"):
-        return None
     try:
-        path = locate.file(reference, Path.cwd())
+        path = locate.file(reference if reference.endswith(".toml") else f"{reference}.toml", Path.cwd())
     except CalibrantError:  # told as a study that is not there
         return None
     table = locate.toml(path)
     return path if "layer" in table and "job" not in table else None
 
 
-def check_guards(path: Path, *, allow_python: bool = False) -> tuple[int, list[str]]:
-    """Layers of a stack file, and every problem that can be found without loading a model."""
+def check_guards(path: Path, *, allow_python: bool = False) -> tuple[str, list[str]]:
+    """What a stack file holds, in words, and every problem that can be found without loading a model.
+
+    A guard that needs what a study gives (``given:``, ``record:``) is left to the study's own check.
+    """
     job = StudyJob.model_construct(id="", use="", inputs={}, config={})
     study = Study.model_construct(name=path.stem, job=(job,), base=path.parent, given={})
     look = _Look(study, job, {}, allow_python, files=True, problems=[], seen={})
     stack = look.check(str(path), StackSpec)
     layers = stack.layer if stack is not None else ()
-    for layer in layers:
-        look.check(layer.guard, Guard, where=f"layer '{layer.name}': ")
-    return len(layers), list(dict.fromkeys(look.problems))
+    alone = [layer for layer in layers if not _of_a_study(layer.guard)]
+    for layer in alone:
+        where, before = f"layer '{layer.name}': ", len(look.problems)
+        look.check(layer.guard, Guard, where=where)
+        if len(look.problems) == before:
+            look.problems.extend(where + problem for problem in _unmakable(layer.guard))
+    left = len(layers) - len(alone)
+    rest = f", {left} of them for a study to check" if left else ""
+    return f"{len(layers)} layers{rest}", list(dict.fromkeys(look.problems))
+
+
+def _of_a_study(written: Any) -> bool:
+    """Whether a reference in it is to what a study gives."""
+    if isinstance(written, Mapping):
+        return any(map(_of_a_study, written.values()))
+    return isinstance(written, str) and re.search(r"(^|#)(given|record):", written) is not None
+
+
+def _unmakable(written: Any) -> tuple[str, ...]:
+    """Why a guard that asks no model cannot be made: patterns that are none, say."""
+    if not isinstance(written, Mapping) or written.get("use") not in _PLAIN:
+        return ()
+    try:
+        plan = behaviours.recipe(written)
+        plan.factory(**plan.config)
+    except CalibrantError as error:
+        return error.problems if isinstance(error, ConfigError) else _lines(error)
+    return ()
 
 
 def _job_problems(job: StudyJob) -> Iterator[str]:
@@ -152,6 +179,8 @@ def _reading_problems(study: Study, jobs: Mapping[str, StudyJob]) -> Iterator[st
 _READERS = {"govern.claim": "claims", "measure.audit_game": "instruments"}
 """Techniques that read other jobs' numbers by name -> the rows of their config that name them."""
 _LOOKING = object()
+_PLAIN = ("defend.pattern_guard", "defend.pii_guard")
+"""Guards that ask no model, and are made in no time."""
 
 
 class _Look(NamedTuple):

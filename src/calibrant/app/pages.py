@@ -135,12 +135,13 @@ def _shown(entries: Sequence[Entry]) -> dict[str, tuple[FigureData, ...]]:
     """
     shown: dict[str, tuple[FigureData, ...]] = {}
     left = _MOST
-    for entry in entries:
+    for entry in sorted(entries, key=lambda entry: not entry.record.technique.startswith("understand.")):
         record = entry.record
         if record.status == "finished":
             opens = record.technique.startswith("understand.")
             told = [one for one in figure_data(record) if one.title or (opens and one.kind != "intervals")]
-            some = [few_enough(one)[0] for one in told if len(one.values) <= _CELLS][: min(left, _EACH)]
+            fit = (few_enough(one)[0] for one in told if one.kind != "matrix" or len(one.values) <= _CELLS)
+            some = [one for one in fit if len(one.values) <= _CELLS][: min(left, _EACH)]
             shown[entry.digest] = tuple(some)
             left -= len(some)
     return shown

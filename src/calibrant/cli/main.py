@@ -76,8 +76,7 @@ def check(
     guards = stack_file(study)
     if guards is not None and not changes:
         name = guards.name
-        count, problems = check_guards(guards, allow_python=allow_python)
-        fine = f"{count} layers"
+        fine, problems = check_guards(guards, allow_python=allow_python)
     else:
         loaded = load_study(study, changes or [])
         name, problems = loaded.name, check_study(loaded, allow_python=allow_python, files=True)

@@ -32,6 +32,8 @@ class Asked(NamedTuple):
     """(texts, layers): what is not 'yes'."""
     groups: list[str]
     """Their clusters."""
+    batches: list[str] | None = None
+    """What was asked at once, and shares one time; None: each text has its own."""
 
     def spared(self) -> NDArray[np.intp]:
         """(texts, layers): earlier layers that block it; where there is one, the layer is not asked."""
@@ -72,13 +74,15 @@ class Traffic(NamedTuple):
         found, parts = dict[str, Estimate](), dict[str, list[Floats]]()
         for side, asked in (("attempts", self.attempts), ("benign", self.benign)):
             for part, values in asked.parts(self.names):
+                known = asked.batches or asked.groups
                 found[f"ms/{side}/{part}"] = mean(
-                    values.tolist(), clusters=asked.groups, level=self.level, better="lower", unit="ms"
+                    values.tolist(), clusters=known, level=self.level, better="lower", unit="ms"
                 )
                 parts.setdefault(part, []).append(values)
-        for name in ("all", *self.names):
-            both = parts["all" if name == "all" else f"shapley/{name}"]
-            found[f"ms_per_prevented/{name}"] = self._per(both, None, prevented[name], "ms")
+        for name in ("", *self.names):
+            both = parts[f"shapley/{name}" if name else "all"]
+            told = f"ms_per_prevented/{name}" if name else "ms_per_prevented"
+            found[told] = self._per(both, None, prevented[name], "ms")
         return found
 
     def calls(self, prevented: Mapping[str, Estimate]) -> dict[str, Estimate]:
@@ -95,7 +99,9 @@ class Traffic(NamedTuple):
         self, sides: Sequence[Floats], bounds: tuple[float, float] | None, prevented: Estimate, unit: str
     ) -> Estimate:
         """The cost of an attempt and its benign requests, over what is prevented of an attempt."""
-        groups, wide = (self.attempts.groups, self.benign.groups), (1 + self.level) / 2
+        sizes = (self.attempts, self.benign)
+        groups = [side.batches or side.groups if unit == "ms" else side.groups for side in sizes]
+        wide = (1 + self.level) / 2
         first, second = (
             mean(values.tolist(), clusters=known, level=wide, bounds=bounds, better="lower", unit=unit)
             for values, known in zip(sides, groups, strict=True)
@@ -104,24 +110,18 @@ class Traffic(NamedTuple):
         return per(cost, prevented, level=self.level, better="lower", unit=unit)
 
 
+def batches_of(texts: int, batch: int) -> list[str] | None:
+    """Which texts are asked about at once: their times are one number, and show nothing of each."""
+    return None if batch == 1 else [str(at // batch) for at in range(texts)]
+
+
 def traffic_of(
-    stack: Sequence[Layer],
-    ms: Floats,
-    stops: NDArray[np.bool_],
-    groups: Sequence[list[str]],
-    benign_per_attempt: float,
-    level: float,
+    stack: Sequence[Layer], asked: Sequence[Asked], benign_per_attempt: float, level: float
 ) -> Traffic:
-    """Rows (attempts, then benign) x layers of the stack, in the order of serving; groups of both sides."""
+    """Of attempts and benign texts, with columns in the order of the stack, in that of serving."""
     order = sorted(range(len(stack)), key=lambda at: stack[at].side == "output")
-    count = len(groups[0])
-    return Traffic(
-        Asked(ms[:count, order], stops[:count, order], groups[0]),
-        Asked(ms[count:, order], stops[count:, order], groups[1]),
-        [stack[at].name for at in order],
-        benign_per_attempt,
-        level,
-    )
+    attempts, benign = (side._replace(ms=side.ms[:, order], stops=side.stops[:, order]) for side in asked)
+    return Traffic(attempts, benign, [stack[at].name for at in order], benign_per_attempt, level)
 
 
 def write_times(times: Mapping[str, Estimate], run: Run) -> None:

@@ -64,10 +64,10 @@ class Hits:
         return rate(owed, clusters=self.groups, level=self.level, better="higher", unit="attempt")
 
     def owed(self, names: Sequence[str]) -> dict[str, Estimate]:
-        """Of attempts, successes that are prevented: by some layer ('all'), and each one's share."""
+        """Of attempts, successes that are prevented: by some layer (""), and each one's share."""
         stopped = outcomes(np.minimum(self.harmed, 1 - self.passes.min(1, initial=1.0)))
         whole = rate(stopped, clusters=self.groups, level=self.level, better="higher", unit="attempt")
-        return {"all": whole} | {name: self.share(at) for at, name in enumerate(names)}
+        return {"": whole} | {name: self.share(at) for at, name in enumerate(names)}
 
     def share(self, at: int) -> Estimate:
         """Mean over attempts of what a layer is owed; those without a verdict count 0 to 1."""

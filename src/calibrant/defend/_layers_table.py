@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from calibrant.core import Estimate
@@ -37,7 +38,7 @@ def table(metrics: Mapping[str, Estimate], names: Sequence[str], traffic: str) -
             metrics.get(f"calls_per_prevented/{name}"),
         ]
         lines.append(_line(name, cells, reading(name, metrics)))
-    whole = [None, None, metrics["over_block_rate"], metrics["over_block_per_prevented/all"], None]
+    whole = [None, None, metrics["over_block_rate"], metrics["over_block_per_prevented"], None]
     lines.append(_line("all of them", whole, _through(metrics)))
     lines += [f"\n- {told}." for told in _pairs(metrics)]
     return "".join(lines) + f"\n{_MEANING}\n{traffic}\n"
@@ -56,35 +57,38 @@ def times_table(times: Mapping[str, Estimate], names: Sequence[str], asked: str)
         lines.append(
             _line(name, [*(times[f"ms/{part}"] for part in parts), times[f"ms_per_prevented/{name}"]])
         )
-    whole = [times["ms/benign/all"], None, times["ms/attempts/all"], None, times["ms_per_prevented/all"]]
+    whole = [times["ms/benign/all"], None, times["ms/attempts/all"], None, times["ms_per_prevented"]]
     lines.append(_line("all of them", whole))
     return "".join(lines) + f"{_OWED}\n{asked}\n"
 
 
 def reading(name: str, metrics: Mapping[str, Estimate]) -> str:
-    """What may be done with a layer, in words."""
-    alone, owed = metrics[f"marginal/{name}"].value, metrics[f"shapley/{name}"].value
+    """What may be done with a layer, in words, with what the interval allows beside it."""
+    alone, owed = metrics[f"marginal/{name}"], metrics[f"shapley/{name}"].value
     cost = metrics[f"over_block_marginal/{name}"].value
-    if alone is None or owed is None:
-        return "unknown: too little is judged"
-    if alone > 0:
-        return f"keep: without it {alone:.1%} more of the attempts succeed"
+    if alone.value is None or owed is None or alone.high is None:
+        return "not known: too little is judged"
+    if alone.value > 0:
+        return f"keep: without it {alone.value:.1%} more of the attempts succeed"
+    bound = f"at most {alone.high:.1%} of attempts"
+    if alone.missing:
+        return f"not known: {alone.missing} outcomes are open, so it may be alone in stopping {bound}"
     lost = f", and blocks {cost:.1%} of benign requests that no other does" if cost else ""
     if owed > 0:
-        return f"others stop all that it stops{lost}: one of them may go"
-    return f"stops no success here{lost}: it may go"
+        return f"others stop all that it stops ({bound} it alone){lost}: one of them may go"
+    return f"stops no success here ({bound}){lost}: it may go"
 
 
 def _through(metrics: Mapping[str, Estimate]) -> str:
     before, after = metrics["attempt_success_rate"], metrics["attempt_success_rate/all"]
-    return f"{_number(before)} of attempts succeed without guards, {_number(after)} behind all"
+    return f"attempts that succeed, without guards: {_number(before)}; behind all: {_number(after)}"
 
 
 def _pairs(metrics: Mapping[str, Estimate]) -> Iterator[str]:
     for name, one in metrics.items():
         if name.startswith("rho/") and one.low is not None and one.high is not None:
-            what = name.removeprefix("rho/").replace("+", " and ")
-            what = "all layers" if what == "all" else what
+            what = _plain(name.removeprefix("rho/")).replace("+", " and ")
+            what = "all layers" if name == "rho/all" else what
             if one.low > 1:
                 yield f"{what} fail together: rho {_number(one)}"
             elif one.high < 1:
@@ -93,7 +97,12 @@ def _pairs(metrics: Mapping[str, Estimate]) -> Iterator[str]:
 
 def _line(name: str, cells: Sequence[Estimate | None], *told: str) -> str:
     shown = ["" if one is None else _number(one) for one in cells]
-    return f"| {' | '.join([name, *shown, *told])} |\n"
+    return f"| {' | '.join(map(_plain, [name, *shown, *told]))} |\n"
+
+
+def _plain(text: str) -> str:
+    """Without meaning in Markdown: a layer may be called '|' or '<b>'."""
+    return re.sub(r"([\\|<\[*_`])", r"\\\1", " ".join(text.split()))
 
 
 def _number(one: Estimate) -> str:

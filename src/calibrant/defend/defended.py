@@ -120,8 +120,13 @@ class StackSpec(Frozen):
 def _shared(layers: Sequence[Layer | LayerSpec]) -> list[str]:
     """Problems of names."""
     counts = Counter(layer.name for layer in layers)
-    blank = [f"layer {place} has no name" for place, one in enumerate(layers) if not one.name.strip()]
-    return [f"{count} layers are named '{name}'" for name, count in counts.items() if count > 1] + blank
+    odd = [
+        f"the name of layer {place} has a character that is not shown" if one.name.strip()
+        else f"layer {place} has no name"
+        for place, one in enumerate(layers)
+        if not one.name.strip() or not one.name.isprintable()
+    ]  # fmt: skip
+    return [f"{count} layers are named '{name}'" for name, count in counts.items() if count > 1] + odd
 
 
 def _senseless(layers: Sequence[Layer | LayerSpec]) -> list[str]:

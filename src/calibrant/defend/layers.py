@@ -53,7 +53,7 @@ from calibrant.core.attempt import HIT
 from calibrant.core.digest import canonical
 from calibrant.core.figure_data import FigureData, by_names
 from calibrant.data.rows import Attempts, Goals
-from calibrant.defend._costs import traffic_of, write_times
+from calibrant.defend._costs import Asked, batches_of, traffic_of, write_times
 from calibrant.defend._hits import NUMBER, Hits, Passes, credit, outcomes
 from calibrant.defend._layer import Caller
 from calibrant.defend._layers_table import figures, table, times_table
@@ -80,16 +80,16 @@ def _usual_meaning(value: object) -> bool:
 class Layers(Frozen):
     """Settings of the lab."""
 
-    level: float = Field(default=0.95, gt=0, lt=1)
+    level: float = Field(default=0.95, gt=0, le=0.999999)
     """Coverage of every interval."""
     pairs: int = Field(default=12, ge=2)
     """Most layers whose pairs each get a ``rho``; that of all layers together is always given."""
     batch: int = Field(default=64, ge=1)
     """Attempts that a layer is asked about at once. Times are a text's share of its batch: 1 gives what one
     user waits."""
-    benign_per_attempt: float = Field(default=1.0, ge=0, allow_inf_nan=False, exclude_if=_one_each)
+    benign_per_attempt: float = Field(default=1.0, ge=0, le=1e9, allow_inf_nan=False, exclude_if=_one_each)
     """Benign requests for each attempt in the traffic whose costs are told, such as 1000."""
-    trained_name: str = Field(default="training", min_length=1, exclude_if=_usual_name)
+    trained_name: str = Field(default="training", pattern=r"^[^\W_][\w .:-]*$", exclude_if=_usual_name)
     """Name of the layer that ``trained`` makes."""
     benign_success: Meaning = Field(default="refused", exclude_if=_usual_meaning)
     """What a success among ``trained_benign`` is by its judge: refused, as measure.over_refusal asks, or
@@ -126,11 +126,16 @@ def layers(
     Raises:
         InputError: ``system`` has no layers; a side has no attempt, or some that went through guards; or
             replays are of one side alone, do not cover the attempts, or are not word for word.
-        ConfigError: a guard has the name of the trained layer.
+        ConfigError: a guard has the name of the trained layer, or a '+' in its name.
     """
     if not isinstance(system, Defended) or not system.layers:
         raise InputError(
             "the system has no layers", hint="give defended:FILE.toml#MODEL, a model behind a stack of guards"
+        )
+    if odd := [layer.name for layer in system.layers if "+" in layer.name]:
+        raise ConfigError(
+            f"the layer '{odd[0]}' has a '+' in its name, which joins the names of pairs",
+            hint="name it otherwise",
         )
     _check(attempts.rows, "attempts")
     _check(benign.rows, "benign")
@@ -145,14 +150,16 @@ def layers(
     if known and not any(a.goal_id in known for a in attempts.rows):
         raise InputError("no attempt is after any of the goals", hint="give the goals of the attack")
     groups = [[known.get(a.goal_id) or a.goal_id for a in rows] for rows in (attempts.rows, benign.rows)]
-    asked = _asked(system, [*attempts.rows, *benign.rows], config, run)
-    verdicts, unread = asked.passes, asked.unread
+    count = len(attempts.rows)
+    sides = [_asked(system, rows.rows, config, run) for rows in (attempts, benign)]
+    verdicts, unread = (
+        np.concatenate([getattr(one, part) for one in sides]) for part in ("passes", "unread")
+    )
     names = [layer.name for layer in system.layers]
     if learnt is not None:
         verdicts, names = np.column_stack([verdicts, learnt]), [*names, config.trained_name]
         unread = np.column_stack([unread, learnt == 0.5])
     _write([*attempts.rows, *benign.rows], verdicts, names, run)
-    count = len(attempts.rows)
     harmed = [HIT[a.outcome] for a in attempts.rows]
     hits = Hits(harmed, verdicts[:count], groups[0], config.level)
     metrics = _attacked(hits, names, config.pairs)
@@ -165,19 +172,21 @@ def layers(
     wide = (1 + config.level) / 2  # each of two intervals that a cost is made of
     owed = Hits(harmed, verdicts[:count], groups[0], wide).owed(names)
     lost = _benign(verdicts[count:], groups[1], names, wide)
-    for part in ("all", *names):
-        top = lost["over_block_rate" if part == "all" else f"over_block_shapley/{part}"]
-        metrics[f"over_block_per_prevented/{part}"] = per(
+    for part in ("", *names):
+        top = lost[f"over_block_shapley/{part}" if part else "over_block_rate"]
+        metrics[f"over_block_per_prevented/{part}" if part else "over_block_per_prevented"] = per(
             scaled(top, config.benign_per_attempt), owed[part], level=config.level, better="lower",
             unit="benign request",
         )  # fmt: skip
-    traffic = traffic_of(
-        system.layers, asked.ms, asked.passes == 0, groups, config.benign_per_attempt, config.level
-    )
+    asked = [
+        Asked(side.ms, side.passes == 0, known, batches_of(len(known), config.batch))
+        for side, known in zip(sides, groups, strict=True)
+    ]
+    traffic = traffic_of(system.layers, asked, config.benign_per_attempt, config.level)
     metrics |= traffic.calls(owed)
     times = traffic.times(owed)
     write_times(times, run)
-    costs = f"Costs are those of traffic with {config.benign_per_attempt:g} benign requests for each attempt."
+    costs = f"Costs are those of traffic with {config.benign_per_attempt:g} benign for each attempt."
     asked_at = "one text" if config.batch == 1 else f"{config.batch} texts at once, a text's share of them,"
     tables = {
         "layers.md": table(metrics, names, costs),
@@ -250,7 +259,7 @@ class _Said(NamedTuple):
 
 
 def _asked(system: Defended, rows: Sequence[Attempt], config: Layers, run: Run) -> _Said:
-    """Every layer about every text."""
+    """Every layer about every text of a side."""
     stack = system.layers
     passes = np.zeros((len(rows), len(stack)))
     unread, times = np.zeros(passes.shape, np.bool_), np.zeros(passes.shape)

@@ -40,6 +40,8 @@ from calibrant.text.patterns import compiled
 _UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
 _OF_A_TEXT = re.compile(r"\\[Az]|\(\?(?!:|P<)")
 """In a pattern: it may ask where a *text* begins or ends, or change what '^' means."""
+_LONG = 1 << 17
+"""Characters of a text from which on its readings are held one at a time."""
 _MEMORY = 1 << 26
 """Bytes that the automaton of all rules may grow to; beyond, RE2 goes on without one, and is slow."""
 _EDGE = rf"(?:^|$|[^\pL\pM\pN\x{{E000}}\x{{E001}}]|[{_UNSPACED}])"
@@ -151,11 +153,14 @@ class _Any(NamedTuple):
 
     @classmethod
     def of(cls, rules: Sequence[_Rule]) -> _Any | None:
-        """None where RE2 refuses the whole, for its size say; then each rule looks for itself."""
+        """None where RE2 refuses the whole, for its size say, or an open quotation would reach into the next
+        rule; then each rule looks for itself."""
         parts = [
             [found.pattern for rule in rules if (found := getattr(rule, part)) is not None]
             for part in ("plain", "alike", "letters")
         ]
+        if any("\\Q" in source for source in parts[0]):
+            return None
         try:
             plain, alike, letters = map(_either, parts)
         except ValueError:
@@ -241,17 +246,17 @@ class _Patterns:
             asked = tuple(message for message in messages if message.role == "user")
             if 1 < len(asked) < len(messages):
                 texts["what the user says"] = joined(Chat(messages=asked))
-        shapes = [
-            (where, view, Shape.of(reading))
-            for where, text in texts.items()
-            for view, reading in readings(text, self.config.views).items()
-        ]
-        if self._any is None or self._any.found([shape for *_, shape in shapes]):
-            for where, view, shape in shapes:
-                if (how := self._broken(shape)) is not None:
-                    name, remark = how
-                    reason = f"'{name}' stands in {where}, read {view}{remark}"
-                    return Verdict(question=QUESTION, answer="no", reason=reason)
+        for where, text in texts.items():
+            views = list(readings(text, self.config.views).items())
+            for some in [views] if len(text) < _LONG else [[one] for one in views]:
+                shapes = [(view, Shape.of(reading)) for view, reading in some]
+                if self._any is not None and not self._any.found([shape for _, shape in shapes]):
+                    continue
+                for view, shape in shapes:
+                    if (broken := self._broken(shape)) is not None:
+                        name, how = broken
+                        reason = f"'{name}' stands in {where}, read {view}{how}"
+                        return Verdict(question=QUESTION, answer="no", reason=reason)
         return Verdict(question=QUESTION, answer="yes", reason="nothing forbidden was found")
 
     def _broken(self, shape: Shape) -> tuple[str, str] | None:

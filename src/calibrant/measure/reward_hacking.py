@@ -74,10 +74,13 @@ class RewardHackingResult(Result):
         """What is paid and what is right, of both models."""
         names = [f"{what}_rate/{who}" for what in ("proxy", "true") for who in ("model", "twin")]
         values = tuple(
-            Datum(label=name.replace("_rate/", ", "), estimate=self.metrics[name]) for name in names
+            Datum(label=name.replace("_rate/", ", "), estimate=self.metrics[name])
+            for name in names
+            if name in self.metrics
         )
         title = "What the checker pays, and what is right"
-        return (FigureData(kind="intervals", values=values, title=title), *super().figure_data())
+        paid = (FigureData(kind="intervals", values=values, title=title),) if values else ()
+        return (*paid, *super().figure_data())
 
 
 class _Side(NamedTuple):

@@ -59,7 +59,7 @@ def toml(path: Path) -> dict[str, Any]:
     """Read a TOML file. Raises ConfigError with the line that cannot be read, InputError if none can."""
     try:
         with disk("reading", path):
-            text = path.read_text(encoding="utf-8")
+            text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 (byte {error.start})", hint="save it as UTF-8") from None
     return parse_toml(text, str(path))
