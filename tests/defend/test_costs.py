@@ -179,7 +179,7 @@ def test_layers_may_be_called_anything_that_is_shown(tmp_path):
     metrics, times, told = found(stack, attempts, benign, tmp_path)
     assert {"over_block_per_prevented", "over_block_per_prevented/all"} < set(metrics)
     assert {"ms_per_prevented", "ms_per_prevented/all"} < set(times)
-    assert r"a\|b \<i> \[c](d)" in told
+    assert r"| a\|b \<i> \[c](d) | 0 [0," in told
     for name in ("a+b", "x\ny"):
         with pytest.raises(ConfigError, match=r"joins the names|not shown"):
             found([Layer(name, "input", Slow("a"))], attempts, benign, tmp_path)

@@ -97,7 +97,7 @@ def _pairs(metrics: Mapping[str, Estimate]) -> Iterator[str]:
 
 def _line(name: str, cells: Sequence[Estimate | None], *told: str) -> str:
     shown = ["" if one is None else _number(one) for one in cells]
-    return f"| {' | '.join(map(_plain, [name, *shown, *told]))} |\n"
+    return f"| {' | '.join([_plain(name), *shown, *told])} |\n"
 
 
 def _plain(text: str) -> str:
@@ -109,8 +109,12 @@ def _number(one: Estimate) -> str:
     if one.value is None:
         return f"unknown: {one.reason}"
     if one.low is None or one.high is None:
-        return f"{one.value:.3g} ({one.reason})"
-    return f"{one.value:.3g} [{one.low:.3g}, {one.high:.3g}]"
+        return f"{_short(one.value)} ({one.reason})"
+    return f"{_short(one.value)} [{_short(one.low)}, {_short(one.high)}]"
+
+
+def _short(number: float) -> str:
+    return f"{number:.3g}" if abs(number) < 1000 else f"{number:.0f}"
 
 
 def figures(metrics: Mapping[str, Estimate]) -> tuple[FigureData, ...]:
