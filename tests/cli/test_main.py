@@ -96,7 +96,7 @@ def test_check_reads_a_file_of_guards(calibrant, tmp_path, old, new, told):
     done = calibrant("check", str(file))
     assert done.code == (0 if told is None else 3), done.err
     if told is None:
-        assert "guards.toml: 1 layers, no problem found" in done.out
+        assert "guards.toml: 1 layer, no problem found" in done.out
     else:
         assert told in done.err
         assert told in json.loads(calibrant("check", str(file), "--json").out)["problems"][0]
@@ -106,11 +106,8 @@ def test_check_leaves_to_a_study_what_it_gives(calibrant, tmp_path):
     file = tmp_path / "guards.toml"
     probe = STACK.replace("words", "probe").split("guard =")[0] + 'guard = "record:probe/probe"\n'
     file.write_text(STACK + probe, encoding="utf-8-sig")
-    assert (
-        "guards.toml: 2 layers, 1 of them for a study to check, no problem"
-        in calibrant("check", str(file)).out
-    )
-    assert "4 layers, 1 of them for a study" in calibrant("check", "real_layers_guards").out
+    assert "guards.toml: 2 layers, 1 left to the check of the study" in calibrant("check", str(file)).out
+    assert "4 layers, 1 left to the check of the study" in calibrant("check", "real_layers_guards").out
 
 
 def test_check(calibrant, trial):

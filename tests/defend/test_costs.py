@@ -104,7 +104,7 @@ def test_calls_and_blocked_requests_for_each_success_prevented(tmp_path):
     assert metrics["over_block_per_prevented"].value == pytest.approx(3 * 0.2 / 0.75)
     assert (
         "| first | 0.5" in told
-        and "keep: without it 50.0% more" in told
+        and "without it 50.0 percentage points more" in told
         and "3 benign for each attempt" in told
     )
 
@@ -116,7 +116,7 @@ def test_a_layer_that_prevents_nothing_has_no_cost_for_each(tmp_path):
     for name in ("calls_per_prevented/null", "over_block_per_prevented/null"):
         assert metrics[name].value is None and "nothing to share it out on" in metrics[name].reason
     assert times["ms_per_prevented/null"]["ms"] is None
-    assert "stops no success here (at most" in told and "it may go" in told
+    assert "stops no success of these attempts (at most" in told and "it may go" in told
 
 
 def test_an_early_layer_spares_a_slow_one_its_time(tmp_path):

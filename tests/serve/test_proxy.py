@@ -403,12 +403,35 @@ def test_choices_in_any_order_are_asked_again_as_they_were(stub, front):
     proxy.stream(ask())
     told = replayed(proxy.audit.path, both())
     assert (told.requests, told.unread, told.changed) == (2, [], [])
+    assert told.cut and "no closing line" in told.summary()  # it still serves
     less = replayed(proxy.audit.path, [*both()[:1], Layer("new", "input", words("barn"))])
     assert less.unread == ["layer 'new' (input) is new", "layer 'replied' (output) is gone"]
     assert len(less.changed) == 1  # the plain request; the other one is blocked now as it was
     assert "would be blocked on the input by 'new'" in less.changed[0]
     stub.answer["choices"][1]["index"] = 1
     assert proxy.post(ask(n=2)).status_code == 502
+
+
+def test_a_stack_that_hides_or_refuses_otherwise_is_told():
+    from calibrant.defend.defended import StackSpec
+    from calibrant.defend.pii_guard import PiiGuard
+    from calibrant.serve.proxy.replay import _otherwise
+    from calibrant.serve.proxy.run import policy_of
+
+    def stack(**rest):
+        layer = {"name": "a", "side": "input", "guard": "x"}
+        return StackSpec.model_validate({"layer": [layer], **rest})
+
+    hides, less = stack(hide=PiiGuard(kinds=("email", "phone"))), stack(hide=PiiGuard(kinds=("phone",)))
+    for then, now, told in [
+        (hides, stack(), "hidden then would reach the model"),
+        (hides, less, "other personal data is hidden"),
+        (stack(), hides, "which the model read then"),
+        (stack(), stack(refusal="no."), "another refusal"),
+        (stack(), stack(show_reasoning=False), "reasoning is hidden now"),
+    ]:
+        assert [told in line for line in _otherwise(policy_of(then, [], "u"), now)] == [True]
+        assert not list(_otherwise(policy_of(then, [], "u"), then))
 
 
 @pytest.mark.parametrize("score", [None, 0.1, 1.0, 1e-7, 123456.7, 1e300, float("nan"), float("-inf")])

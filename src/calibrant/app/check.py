@@ -93,8 +93,9 @@ def check_guards(path: Path, *, allow_python: bool = False) -> tuple[str, list[s
         if len(look.problems) == before:
             look.problems.extend(where + problem for problem in _unmakable(layer.guard))
     left = len(layers) - len(alone)
-    rest = f", {left} of them for a study to check" if left else ""
-    return f"{len(layers)} layers{rest}", list(dict.fromkeys(look.problems))
+    rest = f", {left} left to the check of the study that gives what they name" if left else ""
+    many = "1 layer" if len(layers) == 1 else f"{len(layers)} layers"
+    return f"{many}{rest}", list(dict.fromkeys(look.problems))
 
 
 def _of_a_study(written: Any) -> bool:

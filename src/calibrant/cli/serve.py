@@ -109,10 +109,10 @@ def replay(
     allow_python: AllowPython = False,
 ) -> None:
     """Ask layers about what an audit holds; exit status 1 where something would end otherwise."""
-    _, layers = opened_stack(stack, _openers(ledger, stack, study, allow_python))
-    told = catalog.load("calibrant.serve.proxy.replay:replayed")(audit, layers)
+    spec, layers = opened_stack(stack, _openers(ledger, stack, study, allow_python))
+    told = catalog.load("calibrant.serve.proxy.replay:replayed")(audit, layers, spec)
     typer.echo(told.summary())
-    raise typer.Exit(1 if told.changed else 0)
+    raise typer.Exit(1 if told.changed or told.policy else 0)
 
 
 def _openers(ledger: Path, stack: str, study: str, allow_python: bool) -> Openers:

@@ -75,9 +75,12 @@ class Traffic(NamedTuple):
         for side, asked in (("attempts", self.attempts), ("benign", self.benign)):
             for part, values in asked.parts(self.names):
                 known = asked.batches or asked.groups
-                found[f"ms/{side}/{part}"] = mean(
-                    values.tolist(), clusters=known, level=self.level, better="lower", unit="ms"
-                )
+                one = mean(values.tolist(), clusters=known, level=self.level, better="lower", unit="ms")
+                if one.low is not None and not part.startswith(
+                    "shapley/"
+                ):  # what is no saving is not below 0
+                    one = one.model_copy(update={"low": max(0.0, one.low)})
+                found[f"ms/{side}/{part}"] = one
                 parts.setdefault(part, []).append(values)
         for name in ("", *self.names):
             both = parts[f"shapley/{name}" if name else "all"]

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from calibrant.core import Estimate
 from calibrant.core.figure_data import Datum, FigureData
 
 _HEAD = (
-    "| Layer | Only it stops | Owed (Shapley) | Benign it blocks | "
+    "| Layer | Only it stops | Owed (Shapley) | Benign it blocks, alone | Benign, owed | "
     "Benign blocked for each success prevented | Calls for each | Reading |\n"
-    "| --- | --- | --- | --- | --- | --- | --- |\n"
+    "| --- | --- | --- | --- | --- | --- | --- | --- |\n"
 )
 _TIMES = (
-    "| Layer | Benign: alone | owed | Attempts: alone | owed | For each success prevented |\n"
+    "| Layer | ms of a benign text, alone | owed | ms of an attempt, alone | owed | "
+    "ms for each success prevented |\n"
     "| --- | --- | --- | --- | --- | --- |\n"
 )
 _MEANING = """
 'Only it stops' and 'owed' are shares of attempts. What a layer that nothing else repeats prevents is lost
-without it; of layers that repeat each other all but one may go.
+without it; of layers that repeat each other all but one may go. A layer that is there for something else,
+such as personal data, is not judged by attempts that hold none.
 """
 _OWED = """
 Owed time is below the time alone, or below 0, where a layer that blocks early spares the later ones.
@@ -34,13 +36,14 @@ def table(metrics: Mapping[str, Estimate], names: Sequence[str], traffic: str) -
             metrics[f"marginal/{name}"],
             metrics[f"shapley/{name}"],
             metrics[f"over_block_rate/alone/{name}"],
+            metrics[f"over_block_shapley/{name}"],
             metrics[f"over_block_per_prevented/{name}"],
             metrics.get(f"calls_per_prevented/{name}"),
         ]
         lines.append(_line(name, cells, reading(name, metrics)))
-    whole = [None, None, metrics["over_block_rate"], metrics["over_block_per_prevented"], None]
+    whole = [None, None, metrics["over_block_rate"], None, metrics["over_block_per_prevented"], None]
     lines.append(_line("all of them", whole, _through(metrics)))
-    lines += [f"\n- {told}." for told in _pairs(metrics)]
+    lines += [f"\n- {told}." for told in _pairs(metrics) or ["No pair is shown to fail together"]]
     return "".join(lines) + f"\n{_MEANING}\n{traffic}\n"
 
 
@@ -69,14 +72,15 @@ def reading(name: str, metrics: Mapping[str, Estimate]) -> str:
     if alone.value is None or owed is None or alone.high is None:
         return "not known: too little is judged"
     if alone.value > 0:
-        return f"keep: without it {alone.value:.1%} more of the attempts succeed"
+        price = f"; it blocks {cost:.1%} of benign requests that no other does" if cost else ""
+        return f"without it {100 * alone.value:.1f} percentage points more of the attempts succeed{price}"
     bound = f"at most {alone.high:.1%} of attempts"
     if alone.missing:
         return f"not known: {alone.missing} outcomes are open, so it may be alone in stopping {bound}"
     lost = f", and blocks {cost:.1%} of benign requests that no other does" if cost else ""
     if owed > 0:
         return f"others stop all that it stops ({bound} it alone){lost}: one of them may go"
-    return f"stops no success here ({bound}){lost}: it may go"
+    return f"stops no success of these attempts ({bound}){lost}: for them it may go"
 
 
 def _through(metrics: Mapping[str, Estimate]) -> str:
@@ -84,15 +88,17 @@ def _through(metrics: Mapping[str, Estimate]) -> str:
     return f"attempts that succeed, without guards: {_number(before)}; behind all: {_number(after)}"
 
 
-def _pairs(metrics: Mapping[str, Estimate]) -> Iterator[str]:
+def _pairs(metrics: Mapping[str, Estimate]) -> list[str]:
+    told = []
     for name, one in metrics.items():
         if name.startswith("rho/") and one.low is not None and one.high is not None:
             what = _plain(name.removeprefix("rho/")).replace("+", " and ")
             what = "all layers" if name == "rho/all" else what
             if one.low > 1:
-                yield f"{what} fail together: rho {_number(one)}"
+                told.append(f"{what} fail together: rho {_number(one)}")
             elif one.high < 1:
-                yield f"{what} make up for each other: rho {_number(one)}"
+                told.append(f"{what} make up for each other: rho {_number(one)}")
+    return told
 
 
 def _line(name: str, cells: Sequence[Estimate | None], *told: str) -> str:

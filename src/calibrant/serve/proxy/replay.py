@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from calibrant.core import Chat, InputError, LayerVerdict, Message
-from calibrant.defend.defended import Caller, Layer, blocker
+from calibrant.defend.defended import Caller, Layer, StackSpec, blocker
+from calibrant.defend.pii_guard import pii_guard
 from calibrant.serve.proxy.audit import read
 
 
@@ -18,6 +19,10 @@ class Replayed:
 
     requests: int = 0
     """Requests that were answered or blocked then."""
+    policy: list[str] = field(default_factory=list)
+    """What else of the stack is otherwise, such as personal data that the model would read now."""
+    cut: bool = False
+    """Whether the audit lacks its closing line: its last lines may be missing."""
     unread: list[str] = field(default_factory=list)
     """Layers of only one of the two: new, gone, or on another side."""
     changed: list[str] = field(default_factory=list)
@@ -25,14 +30,18 @@ class Replayed:
 
     def summary(self) -> str:
         """In words, the first twenty changes with it."""
-        told = f"{self.requests} requests asked again, {len(self.changed)} differences"
-        return "\n".join([told, *self.unread, *self.changed[:20]])
+        told = [f"{self.requests} requests asked again, {len(self.changed)} differences"]
+        if self.cut:
+            told.append("the audit has no closing line: it is still written, or its last lines are missing")
+        return "\n".join([*told, *self.policy, *self.unread, *self.changed[:20]])
 
 
-def replayed(audit: Path, layers: Sequence[Layer]) -> Replayed:
+def replayed(audit: Path, layers: Sequence[Layer], spec: StackSpec | None = None) -> Replayed:
     """Ask ``layers`` about the chats and replies of ``audit``: what would end otherwise?
 
     A request that was blocked and would pass now has no reply here: it is told as one that reaches the model.
+    With ``spec``, the file of the layers, also what the policy of the audit hides from the model, and how it
+    refuses.
 
     Raises:
         InputError: the audit holds no texts. EvidenceError: it was changed.
@@ -48,12 +57,33 @@ def replayed(audit: Path, layers: Sequence[Layer]) -> Replayed:
     found = Replayed()
     for many, what in ((now - then, "new"), (then - now, "gone")):
         found.unread += [f"layer '{name}' ({side}) is {what}" for side, name in sorted(many)]
-    callers = [Caller(layer) for layer in layers]
+    if spec is not None:
+        found.policy = list(_otherwise(first["policy"], spec))
+    callers, closed = [Caller(layer) for layer in layers], False
     for number, line in enumerate(lines, 2):
+        closed = bool(line.get("closed"))
         if line.get("outcome") in ("answered", "blocked_input", "blocked_output"):
             found.requests += 1
             found.changed += [f"line {number}: {change}" for change in _changes(line, callers)]
+    found.cut = not closed
     return found
+
+
+def _otherwise(then: Mapping[str, Any], now: StackSpec) -> Iterator[str]:
+    """What the stack does beside its layers."""
+    before, hides = then.get("hide"), None if now.hide is None else pii_guard(now.hide).identity.digest
+    if before != hides:
+        yield (
+            "personal data is hidden now, which the model read then"
+            if before is None
+            else "personal data that was hidden then would reach the model"
+            if hides is None
+            else "other personal data is hidden now than then: see 'hide' of both stacks"
+        )
+    if then.get("refusal") != now.refusal:
+        yield "a blocked user reads another refusal"
+    if then.get("show_reasoning", True) != now.show_reasoning:
+        yield f"reasoning is {'shown' if now.show_reasoning else 'hidden'} now"
 
 
 def _changes(line: Mapping[str, Any], callers: Sequence[Caller]) -> Iterator[str]:

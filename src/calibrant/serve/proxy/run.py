@@ -39,7 +39,10 @@ def run(
     )
     if settings.hide is not None:
         behind = Hiding(behind, settings.hide)
-    for note in notes(layers, key=bool(settings.key), token=bool(settings.token)):
+    told = notes(layers, key=bool(settings.key), token=bool(settings.token))
+    if spec.hide is not None and settings.keep == "full":
+        told.append("--keep full keeps personal data in the audit, though the model never reads it")
+    for note in told:
         say(f"note: {note}")
     policy = policy_of(spec, layers, settings.upstream if model is None else model.identity.digest)
     listening = _bound(settings.host, settings.port)
