@@ -140,9 +140,9 @@ def test_the_figures_say_what_to_drop_and_what_fails_together(tmp_path):
         Defended(ScriptedModel(["x"]), stack), attempts, rows((5, "plain"), outcome="failure"), run=run
     )
     adds, together = result.figure_data()[:2]
-    assert (adds.kind, together.kind) == ("intervals", "matrix")
+    assert (adds.kind, together.kind) == ("intervals", "intervals")
     assert {one.label for one in adds.values} == {"first", "twin", "other"}
-    assert {(one.row, one.column) for one in together.values} >= {("first", "twin"), ("twin", "first")}
+    assert [one.label for one in together.values] == ["first and twin", "first and other", "twin and other"]
     told = run.artifact("layers.md").read_text()
     assert "first and twin fail together" in told and "others stop all that it stops (at most" in told
 

@@ -138,20 +138,17 @@ def figures(metrics: Mapping[str, Estimate]) -> tuple[FigureData, ...]:
         if f"{kind}/{name}" in metrics
     )
     pairs = tuple(
-        Datum(label="rho", estimate=metrics[f"rho/{first}+{second}"], row=one, column=other)
-        for first in names
-        for second in names
-        if f"rho/{first}+{second}" in metrics
-        for one, other in ((first, second), (second, first))
+        Datum(label=name.removeprefix("rho/").replace("+", " and "), estimate=one, stage="rho")
+        for name, one in metrics.items()
+        if name.startswith("rho/") and "+" in name
     )
     made = (
         FigureData(kind="intervals", values=rows, title="What each layer adds, and what it costs"),
         FigureData(
-            kind="matrix",
+            kind="intervals",
             values=pairs,
             title="Which layers fail together",
             caption="Rho: above 1 a pair shares its gaps, below 1 its layers make up for each other.",
-            axis="layer",
         ),
     )
     return tuple(one for one in made if one.values)
