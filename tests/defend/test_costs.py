@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from itertools import permutations
 
 import numpy as np
@@ -51,15 +50,23 @@ def test_parts_are_those_of_the_game(seed):
         assert sum(parts[f"shapley/{name}"][text] for name in names) == pytest.approx(whole)
 
 
+@pytest.fixture
+def clock(monkeypatch):
+    """Time stands still but where a guard takes some."""
+    ticks = [0.0]
+    monkeypatch.setattr("calibrant.defend._layer.time.perf_counter", lambda: ticks[0])
+    return ticks
+
+
 class Slow:
     """Stops texts with its mark, and takes its time for each."""
 
-    def __init__(self, mark, seconds=0.0):
-        self.mark, self.seconds = mark, seconds
+    def __init__(self, mark, seconds=0.0, clock=None):
+        self.mark, self.seconds, self.clock = mark, seconds, clock or [0.0]
         self.identity = Identity(name=mark, kind="guard", parts={"mark": mark})
 
     def ask(self, chats, side):
-        time.sleep(self.seconds * len(chats))
+        self.clock[0] += self.seconds * len(chats)
         return [
             Verdict(question="?", answer="no" if f"stop-{self.mark}" in chat.messages[-1].content else "yes")
             for chat in chats
@@ -119,17 +126,20 @@ def test_a_layer_that_prevents_nothing_has_no_cost_for_each(tmp_path):
     assert "stops no success of these attempts (at most" in told and "it may go" in told
 
 
-def test_an_early_layer_spares_a_slow_one_its_time(tmp_path):
+def test_an_early_layer_spares_a_slow_one_its_time(tmp_path, clock):
     """'first' stops all benign texts, so the slow layer, 4 ms a text, is owed half of its time and spared it
     all where both serve."""
     attempts, benign = rows((6, "plain")), rows((6, "stop-first"), outcome="failure")
-    stack = [Layer("first", "input", Slow("first")), Layer("slow", "input", Slow("slow", 0.004))]
+    stack = [
+        Layer("first", "input", Slow("first", 0.001, clock)),
+        Layer("slow", "input", Slow("s", 0.004, clock)),
+    ]
     _, times, told = found(stack, attempts, benign, tmp_path, batch=1)
-    alone, owed = times["ms/benign/alone/slow"]["ms"], times["ms/benign/shapley/slow"]["ms"]
-    assert alone >= 4 and owed == pytest.approx(alone / 2)
-    assert times["ms/benign/shapley/first"]["ms"] < 0
-    assert times["ms/benign/all"]["ms"] < 4 <= times["ms/benign/without/first"]["ms"]
-    assert times["ms/attempts/all"]["ms"] >= 4 and "one text each" in told
+    ms = {part: pytest.approx(line["ms"]) for part, line in times.items() if line["ms"] is not None}
+    owed = [ms[f"ms/benign/{part}"] for part in ("alone/slow", "shapley/slow", "shapley/first")]
+    assert owed == [4, 2, 1 - 2]
+    assert [ms[f"ms/benign/{part}"] for part in ("all", "without/first")] == [1, 4]
+    assert ms["ms/attempts/all"] == 5 and "one text each" in told
 
 
 def test_the_figures_say_what_to_drop_and_what_fails_together(tmp_path):
@@ -151,17 +161,19 @@ class OneSided(Slow):
     """Takes its time for attempts alone."""
 
     def ask(self, chats, side):
-        time.sleep(0.004 * sum("attempt" in chat.messages[-1].content for chat in chats))
+        self.clock[0] += 0.004 * sum("attempt" in chat.messages[-1].content for chat in chats)
         return super().ask(chats, side)
 
 
 @pytest.mark.parametrize("batch", [1, 64])
-def test_the_sides_do_not_share_a_batch(tmp_path, batch):
+def test_the_sides_do_not_share_a_batch(tmp_path, clock, batch):
     attempts, benign = rows((6, "attempt")), rows((6, "plain"), outcome="failure")
-    _, times, _ = found([Layer("a", "input", OneSided("a"))], attempts, benign, tmp_path, batch=batch)
-    assert times["ms/benign/alone/a"]["ms"] < 4 <= times["ms/attempts/alone/a"]["ms"]
-    # One time of a batch shows nothing of how texts differ.
-    assert (times["ms/attempts/alone/a"]["low"] is None) == (batch > 6)
+    stack = [Layer("a", "input", OneSided("a", clock=clock))]
+    _, times, _ = found(stack, attempts, benign, tmp_path, batch=batch)
+    assert times["ms/benign/alone/a"]["ms"] == 0
+    assert times["ms/attempts/alone/a"]["ms"] == pytest.approx(4)
+    # One time of a batch shows nothing of how texts differ; nor do six that are the same.
+    assert times["ms/attempts/alone/a"]["low"] is None
 
 
 def test_what_is_not_judged_is_not_advised_on(tmp_path):

@@ -76,11 +76,7 @@ class Traffic(NamedTuple):
             for part, values in asked.parts(self.names):
                 known = asked.batches or asked.groups
                 one = mean(values.tolist(), clusters=known, level=self.level, better="lower", unit="ms")
-                if one.low is not None and not part.startswith(
-                    "shapley/"
-                ):  # what is no saving is not below 0
-                    one = one.model_copy(update={"low": max(0.0, one.low)})
-                found[f"ms/{side}/{part}"] = one
+                found[f"ms/{side}/{part}"] = one if part.startswith("shapley/") else _time(one)
                 parts.setdefault(part, []).append(values)
         for name in ("", *self.names):
             both = parts[f"shapley/{name}" if name else "all"]
@@ -111,6 +107,11 @@ class Traffic(NamedTuple):
         )
         cost = added(first, second, self.benign_per_attempt)
         return per(cost, prevented, level=self.level, better="lower", unit=unit)
+
+
+def _time(one: Estimate) -> Estimate:
+    """What is no saving is not below 0."""
+    return one if one.low is None else one.model_copy(update={"low": max(0.0, one.low)})
 
 
 def batches_of(texts: int, batch: int) -> list[str] | None:

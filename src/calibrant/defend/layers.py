@@ -28,7 +28,7 @@ Command: ``calibrant run STUDY.toml`` with ``use = "defend.layers"`` and inputs 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any, NamedTuple
 
@@ -54,14 +54,14 @@ from calibrant.core.digest import canonical
 from calibrant.core.figure_data import FigureData, by_names
 from calibrant.data.rows import Attempts, Goals
 from calibrant.defend._costs import Asked, batches_of, traffic_of, write_times
-from calibrant.defend._hits import NUMBER, Hits, Passes, credit, outcomes
+from calibrant.defend._hits import NUMBER, Hits, Passes, outcomes
 from calibrant.defend._layer import Caller
 from calibrant.defend._layers_table import figures, table, times_table
+from calibrant.defend._over_blocks import blocked_for_each, over_blocks, wide
 from calibrant.defend._trained import Meaning, answers, stands
 from calibrant.defend.defended import Defended
 from calibrant.formats.redact import is_covered
-from calibrant.stats import mean, rate
-from calibrant.stats.per import per, scaled
+from calibrant.stats import rate
 from calibrant.stats.together import UNIT, failing_together
 
 
@@ -163,39 +163,16 @@ def layers(
     harmed = [HIT[a.outcome] for a in attempts.rows]
     hits = Hits(harmed, verdicts[:count], groups[0], config.level)
     metrics = _attacked(hits, names, config.pairs)
-    metrics |= _benign(verdicts[count:], groups[1], names, config.level)
+    metrics |= over_blocks(verdicts[count:], groups[1], names, config.level)
     for name, missing in zip(names, unread.T, strict=True):
         metrics[f"unread_rate/{name}"] = rate(
             missing.tolist(), clusters=[*groups[0], *groups[1]], level=config.level, better="lower",
             unit="attempt",
         )  # fmt: skip
-    wide = (1 + config.level) / 2  # each of two intervals that a cost is made of
-    owed = Hits(harmed, verdicts[:count], groups[0], wide).owed(names)
-    lost = _benign(verdicts[count:], groups[1], names, wide)
-    for part in ("", *names):
-        top = lost[f"over_block_shapley/{part}" if part else "over_block_rate"]
-        metrics[f"over_block_per_prevented/{part}" if part else "over_block_per_prevented"] = per(
-            scaled(top, config.benign_per_attempt), owed[part], level=config.level, better="lower",
-            unit="benign request",
-        )  # fmt: skip
-    asked = [
-        Asked(side.ms, side.passes == 0, known, batches_of(len(known), config.batch))
-        for side, known in zip(sides, groups, strict=True)
-    ]
-    traffic = traffic_of(system.layers, asked, config.benign_per_attempt, config.level)
-    metrics |= traffic.calls(owed)
-    times = traffic.times(owed)
-    write_times(times, run)
-    costs = f"Costs are those of traffic with {config.benign_per_attempt:g} benign for each attempt."
-    asked_at = "one text" if config.batch == 1 else f"{config.batch} texts at once, a text's share of them,"
-    tables = {
-        "layers.md": table(metrics, names, costs),
-        "timing.md": times_table(
-            times, traffic.names, f"{costs} Milliseconds of this machine, {asked_at} each."
-        ),
-    }
-    for name, text in tables.items():
-        run.artifact(name).write_text(text, encoding="utf-8")
+    owed = Hits(harmed, verdicts[:count], groups[0], wide(config.level)).owed(names)
+    metrics |= blocked_for_each(verdicts[count:], groups[1], owed, config.benign_per_attempt, config.level)
+    metrics |= _spent(system, sides, groups, owed, config, run)
+    run.artifact("layers.md").write_text(table(metrics, names, _traffic(config)), encoding="utf-8")
     told = _caveats(hits, verdicts[count:], names)
     if learnt is not None:
         told.append(
@@ -289,6 +266,32 @@ def _write(rows: Sequence[Attempt], passes: Passes, names: Sequence[str], run: R
     run.artifact("verdicts.jsonl").write_bytes(b"".join(lines))
 
 
+def _traffic(config: Layers) -> str:
+    return f"Costs are those of traffic with {config.benign_per_attempt:g} benign for each attempt."
+
+
+def _spent(
+    system: Defended,
+    sides: Sequence[_Said],
+    groups: Sequence[list[str]],
+    owed: Mapping[str, Estimate],
+    config: Layers,
+    run: Run,
+) -> dict[str, Estimate]:
+    """Calls for each success; times, which are another machine's tomorrow, go to files."""
+    asked = [
+        Asked(side.ms, side.passes == 0, known, batches_of(len(known), config.batch))
+        for side, known in zip(sides, groups, strict=True)
+    ]
+    traffic = traffic_of(system.layers, asked, config.benign_per_attempt, config.level)
+    times = traffic.times(owed)
+    write_times(times, run)
+    at_once = "one text" if config.batch == 1 else f"{config.batch} texts at once, a text's share of them,"
+    told = f"{_traffic(config)} Milliseconds of this machine, {at_once} each."
+    run.artifact("timing.md").write_text(times_table(times, traffic.names, told), encoding="utf-8")
+    return traffic.calls(owed)
+
+
 def _attacked(hits: Hits, names: Sequence[str], most: int) -> dict[str, Estimate]:
     every = list(range(len(names)))
     metrics = {"attempt_success_rate": hits.success([]), "attempt_success_rate/all": hits.success(every)}
@@ -321,25 +324,6 @@ def _together(hits: Hits, columns: Sequence[int]) -> Estimate:
     if not len(rows):
         return unknown("no attempt succeeded without guards", n=len(hits.harmed), unit=UNIT)
     return failing_together(chosen[rows] == 1, clusters=[hits.groups[row] for row in rows], level=hits.level)
-
-
-def _benign(passes: Passes, groups: list[str], names: Sequence[str], level: float) -> dict[str, Estimate]:
-    """What benign requests and their replies lose, by the same parts."""
-    stops, all_of_them = 1 - passes, np.ones(len(passes))
-
-    def lost(rows: NDArray[np.float64]) -> Estimate:
-        return rate(outcomes(rows), clusters=groups, level=level, better="lower", unit="attempt")
-
-    metrics = {"over_block_rate": lost(stops.max(1))}
-    for at, name in enumerate(names):
-        others = np.delete(passes, at, 1).min(1, initial=1.0)
-        metrics[f"over_block_rate/alone/{name}"] = lost(stops[:, at])
-        metrics[f"over_block_marginal/{name}"] = lost(np.minimum(stops[:, at], others))
-        metrics[f"over_block_shapley/{name}"] = mean(
-            credit(stops, at, all_of_them), clusters=groups, level=level, bounds=(0.0, 1.0),
-            better="lower", unit="attempt",
-        )  # fmt: skip
-    return metrics
 
 
 def _caveats(hits: Hits, benign: Passes, names: Sequence[str]) -> list[str]:
