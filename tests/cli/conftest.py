@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -168,6 +169,13 @@ def done(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Path:
         main(["run", str(write_trial(folder, model)), "--ledger", str(folder / "ledger")])
     assert left.value.code == 0
     return folder
+
+
+@pytest.fixture
+def copied(done: Path, tmp_path: Path) -> Path:
+    """The finished ledger, free to be changed, with its study beside it."""
+    shutil.copytree(done, tmp_path, dirs_exist_ok=True)
+    return tmp_path / "ledger"
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from hashlib import sha256
 from pathlib import Path
 
@@ -15,13 +14,6 @@ from calibrant.cli import main as cli
 from calibrant.ledger import Ledger
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
-
-
-@pytest.fixture
-def copied(done, tmp_path):
-    """The finished ledger, free to be changed, with its study beside it."""
-    shutil.copytree(done, tmp_path, dirs_exist_ok=True)
-    return tmp_path / "ledger"
 
 
 def words(text):

@@ -27,6 +27,7 @@ from calibrant.cli.annotate import annotate
 from calibrant.cli.console import console
 from calibrant.cli.export import export
 from calibrant.cli.progress import Shown
+from calibrant.cli.seal import keys, seal
 from calibrant.core import CalibrantError, ConfigError, Job, Verdict
 from calibrant.core.digest import plain
 from calibrant.core.secrets import without_secrets
@@ -153,6 +154,8 @@ def _finish(outcome: Outcome, ledger: Ledger, as_json: bool) -> None:
 app.command()(annotate)
 app.command()(console)
 app.command()(export)
+app.command()(keys)
+app.command()(seal)
 app.add_typer(serve.app, name="serve")
 
 
@@ -224,18 +227,41 @@ def gate(
 
 
 @app.command("verify")
-def verify_command(ledger: Where = LEDGER, as_json: Json = False) -> None:
-    """Check that every record and stored file of a ledger is intact."""
-    report = verify(ledger)
+def verify_command(
+    ledger: Where = LEDGER,
+    as_json: Json = False,
+    witness: Annotated[
+        Path | None, typer.Option("--witness", help="File of checkpoints that was kept elsewhere.")
+    ] = None,
+    trust: Annotated[
+        list[Path] | None,
+        typer.Option("--trust", help="Public key whose checkpoints count; may be repeated."),
+    ] = None,
+) -> None:
+    """Check that every record and stored file of a ledger is intact, and what a witness saw of it."""
+    if trust and witness is None:
+        raise ConfigError(
+            "--trust without --witness", hint="give the file of checkpoints that was kept elsewhere"
+        )
+    report, tail = verify(ledger), None
+    if witness is not None:
+        tail = catalog.load("calibrant.app.witness:tail_of")(ledger, witness, trust or [])
+    verdicts = [report.verdict, *([tail.verdict] if tail else [])]
+    worst = min(verdicts, key=lambda one: ("no", "unknown", "yes").index(one.answer))
     if as_json:
-        render.json_of({**plain(report), "verdict": plain(report.verdict)})
+        told = {**plain(report), "verdict": plain(report.verdict)}
+        render.json_of(
+            told if tail is None else {**told, "tail": plain(tail.verdict), "witness": tail.notices}
+        )
     else:
-        for line in (*report.notices, *report.problems):
+        for line in (*report.notices, *(tail.notices if tail else ()), *report.problems):
             render.OUT.print(line, markup=False)
         render.OUT.print(f"{report.records} records, {report.artifacts} artefacts, {report.bytes:,} bytes")
         render.OUT.print(f"head: {report.head or 'none'}", markup=False)
-        render.verdict(report.verdict.answer, report.verdict.reason)
-    raise typer.Exit(exit_code(report.verdict))
+        render.verdict(report.verdict.answer, f"intact: {report.verdict.reason}")
+        if tail is not None:
+            render.verdict(tail.verdict.answer, f"tail witnessed: {tail.verdict.reason}")
+    raise typer.Exit(exit_code(worst))
 
 
 @app.command()

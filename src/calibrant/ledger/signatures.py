@@ -98,8 +98,6 @@ class PrivateKey:
         with disk("reading", path):
             pem = path.read_bytes()
             shared = path.stat().st_mode & 0o077
-        if shared:
-            raise InputError(f"others may read the private key {path}", hint=f"chmod 600 {path}")
         try:
             key = load_pem_private_key(pem, password=None)
         except TypeError:
@@ -110,6 +108,8 @@ class PrivateKey:
             raise InputError(
                 f"{path} holds no private Ed25519 key in PEM", hint="make one with `calibrant keys new NAME`"
             )
+        if shared:
+            raise InputError(f"others may read the private key {path}", hint=f"chmod 600 {path}")
         return cls(key, path.stem)
 
     def write(self, path: Path) -> Path:
