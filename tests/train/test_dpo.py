@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from kept import Log
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from calibrant.core import BudgetError, Chat, InputError, NumericalError, Quiet
@@ -18,20 +19,6 @@ from calibrant.models.open_model import OpenModel
 from calibrant.train.dpo import DPO, dpo
 
 FAST = DPO(batch_size=8, fit=Fit(lr=3e-3))
-
-
-class Log(Quiet):
-    """Keeps what was logged and spent."""
-
-    def __init__(self, work, seed=0):
-        super().__init__(seed=seed, work=work)
-        self.rows, self.tokens = [], 0
-
-    def log(self, step, **metrics):
-        self.rows.append(metrics)
-
-    def spend(self, *, tokens=0, queries=0, flops=0.0):
-        self.tokens += tokens
 
 
 def uneven():

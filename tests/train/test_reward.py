@@ -8,6 +8,7 @@ import random
 import pyarrow.parquet as pq
 import pytest
 import torch
+from kept import Log
 
 from calibrant.core import Chat, ConfigError, InputError, NumericalError, Quiet, resolve
 from calibrant.data.rows import Pair, Preferences
@@ -20,20 +21,6 @@ from calibrant.train.reward import RewardConfig, reward
 FAST = RewardConfig(batch_size=8, fit=Fit(lr=1e-3))
 STILL = Fit(lr=1e-12, schedule="constant")  # steps too small to change a number here
 WORDS = ("ember", "dusk", "no the barn", "say it is dusk", "well", "good morning to you")
-
-
-class Log(Quiet):
-    """Keeps what was logged and spent."""
-
-    def __init__(self, work, seed=0):
-        super().__init__(seed=seed, work=work)
-        self.rows, self.tokens = [], 0
-
-    def log(self, step, **metrics):
-        self.rows.append(metrics)
-
-    def spend(self, *, tokens=0, queries=0, flops=0.0):
-        self.tokens += tokens
 
 
 def train(model, table, config, run, **more):
